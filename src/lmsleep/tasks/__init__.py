@@ -1,0 +1,7 @@
+"""Tasks: one file each, with generator, vocabulary and row layout."""
+
+from lmsleep.tasks.base import IGNORE, Batch, Task
+from lmsleep.tasks.depo import Depo
+from lmsleep.tasks.rule110 import Rule110
+
+__all__ = ["IGNORE", "Batch", "Depo", "Rule110", "Task"]
