@@ -1,0 +1,41 @@
+"""Language models that sleep: a replication of arXiv 2605.26099.
+
+The names below are loaded when first used, so that `import lmsleep` stays quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmsleep.memory import AttentionCache, FastWeights
+    from lmsleep.model import HybridConfig, HybridLM
+    from lmsleep.sleep import read_windows
+    from lmsleep.training import SleepCallback, SleepModule
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AttentionCache": "memory",
+    "FastWeights": "memory",
+    "HybridConfig": "model",
+    "HybridLM": "model",
+    "SleepCallback": "training",
+    "SleepModule": "training",
+    "read_windows": "sleep",
+}
+
+__all__ = [
+    "AttentionCache",
+    "FastWeights",
+    "HybridConfig",
+    "HybridLM",
+    "SleepCallback",
+    "SleepModule",
+    "read_windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"lmsleep.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lmsleep' has no attribute {name!r}")

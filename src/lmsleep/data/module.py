@@ -1,0 +1,107 @@
+"""One data module for all tasks: rows drawn by (seed, split, step), so that workers, ranks and resuming change nothing."""
+
+from collections.abc import Callable, Iterator
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from lmsleep.tasks import Batch, Task
+
+TEST_SEED = 0  # held-out rows are the same for every run
+
+
+class RowsDataModule(L.LightningDataModule):
+    """Feeds a task to the trainer.
+
+    Args:
+        task: where the rows come from.
+        batch_size: rows of a training step, over all ranks.
+        seed: of the training rows; validation and test rows are the same for every seed.
+        eval_rows: rows of the validation and test sets, rounded up to whole batches of every slice.
+        eval_batch_size: rows of an evaluation step; None: batch_size.
+        num_workers: processes that draw rows; the rows do not depend on it.
+
+    Raises:
+        ValueError: if a number is out of range or the ranks do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        batch_size: int = 64,
+        seed: int = 0,
+        eval_rows: int = 2048,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        eval_batch_size = eval_batch_size or batch_size
+        for name, value in (("batch_size", batch_size), ("eval_rows", eval_rows), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
+        self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if self.batch_size % ranks:
+            raise ValueError(f"batch_size must be divisible by the {ranks} ranks, got {self.batch_size}")
+        rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
+        return DataLoader(rows, batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._held_out("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._held_out("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._held_out("test")
+
+    def _held_out(self, split: str) -> DataLoader:
+        slices = len(self.task.slices)
+        rounds = -(-self.eval_rows // (self.eval_batch_size * slices))
+        return DataLoader(HeldOutRows(self.task, split, self.eval_batch_size, rounds * slices), batch_size=None)
+
+    def _batches_done(self) -> int:
+        """Training batches consumed so far, which a resumed trainer takes from its checkpoint."""
+        trainer = self.trainer
+        return 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
+
+
+class TrainRows(IterableDataset):
+    """The endless training stream from batch `start()` on; rank r keeps rows r, r + ranks, ... of every batch."""
+
+    def __init__(
+        self, task: Task, batch_size: int, seed: int, start: Callable[[], int], rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.task, self.batch_size, self.seed, self.start = task, batch_size, seed, start
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The loader takes batches from its workers in turn, so worker w draws every n-th step.
+        worker = get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.start() + offset
+        while True:
+            batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
+            yield (
+                batch if self.ranks == 1 else Batch(*(None if x is None else x[self.rank :: self.ranks] for x in batch))
+            )
+            step += stride
+
+
+class HeldOutRows(Dataset):
+    """The batches of a held-out split."""
+
+    def __init__(self, task: Task, split: str, batch_size: int, n_batches: int) -> None:
+        self.task, self.split, self.batch_size, self.n_batches = task, split, batch_size, n_batches
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.task.rows(split=self.split, seed=TEST_SEED, step=step, batch_size=self.batch_size)

@@ -1,0 +1,129 @@
+"""What a model remembers: fast weights, which cross a window boundary, and the attention cache, which eviction empties.
+
+Both are values: every operation returns a new one and leaves the old as it was.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Eviction = Literal["hard", "sliding"]
+
+
+def check_eviction(eviction: str) -> None:
+    """Raises ValueError unless `eviction` is a known policy."""
+    if eviction not in get_args(Eviction):
+        raise ValueError(f"eviction must be one of {', '.join(get_args(Eviction))}, got {eviction!r}")
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """S: one state per fast-weight layer, in the order of the blocks.
+
+    Args:
+        states: for each fast-weight layer a tensor (B, H, ...): (B, H, K, V) for `gated_delta` and `jet`, (B, H, P, N) for
+            `mamba2`. float32 also under mixed precision.
+    """
+
+    states: tuple[Tensor, ...]
+
+    @classmethod
+    def zeros(
+        cls,
+        shapes: Iterable[Sequence[int]],
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "FastWeights":
+        """S at the start of a sequence (Algorithm 1, line 1)."""
+        return cls(tuple(torch.zeros(batch_size, *shape, device=device, dtype=dtype) for shape in shapes))
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self.states[layer]
+
+    def with_layers(self, changed: dict[int, Tensor]) -> "FastWeights":
+        """The same fast weights with some layers' states exchanged."""
+        return FastWeights(tuple(changed.get(i, state) for i, state in enumerate(self.states)))
+
+    def detach(self) -> "FastWeights":
+        """Cuts the gradient, keeps the values."""
+        return FastWeights(tuple(state.detach() for state in self.states))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FastWeights":
+        return FastWeights(tuple(state.to(device=device, dtype=dtype) for state in self.states))
+
+    def rows(self, index: Tensor | slice) -> "FastWeights":
+        """The fast weights of some rows of the batch."""
+        return FastWeights(tuple(state[index] for state in self.states))
+
+    def norms(self) -> Tensor:
+        """Frobenius norm of each layer's state: (n_layers, B)."""
+        if not self.states:
+            return torch.zeros(0, 0)
+        return torch.stack([state.flatten(1).norm(dim=1) for state in self.states])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self.states)
+
+
+@dataclass(frozen=True)
+class AttentionCache:
+    """What the wake pass left of the tokens that are still visible.
+
+    Args:
+        capacity: L, the tokens that attention can see together.
+        position: position of the next token; restarts at 0 after a hard eviction.
+        fresh: tokens of the current window, those read since the last eviction.
+        held: all visible tokens in the cache, m.
+        layers: per block what its mixer needs of earlier tokens: keys and values (B, H, m, K) of attention, the last
+            inputs of a short convolution; empty before the first token.
+        mask: (B, m) bool, False for tokens that must leave no trace; None if all count.
+    """
+
+    capacity: int
+    position: int = 0
+    fresh: int = 0
+    held: int = 0
+    layers: tuple[tuple[Tensor, ...], ...] = ()
+    mask: Tensor | None = None
+
+    @property
+    def full(self) -> bool:
+        """The next token would not fit: an overflow."""
+        return self.fresh >= self.capacity
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit into the current window."""
+        return self.capacity - self.fresh
+
+    def layer(self, index: int) -> tuple[Tensor, ...]:
+        return self.layers[index] if self.layers else ()
+
+    def extended(self, n: int, layers: tuple[tuple[Tensor, ...], ...], mask: Tensor | None) -> "AttentionCache":
+        """The cache after `n` more tokens; `layers` already holds them."""
+        counts = {"position": self.position + n, "fresh": self.fresh + n, "held": self.held + n}
+        return replace(self, **counts, layers=layers, mask=mask)
+
+    def evict(self, eviction: Eviction) -> "AttentionCache":
+        """The cache after a sleep: empty (`hard`), or the newest L-1 tokens (`sliding`)."""
+        check_eviction(eviction)
+        if eviction == "hard":
+            return AttentionCache(self.capacity)
+        kept = min(self.held, self.capacity - 1)
+        drop = self.held - kept
+        # Keys and values (4-D) grow with the tokens; the inputs of a short convolution (3-D) are always its last few.
+        layers = tuple(tuple(e[:, :, drop:] if e.ndim == 4 else e for e in layer) for layer in self.layers)
+        mask = None if self.mask is None else self.mask[:, drop:]
+        return replace(self, fresh=0, held=kept, layers=layers, mask=mask)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for layer in self.layers for entry in layer)

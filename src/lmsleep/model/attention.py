@@ -1,0 +1,107 @@
+"""Causal attention inside a window, with rotary positions."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lmsleep.model.config import HybridConfig
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where the tokens of a pass stand.
+
+    Args:
+        rotary: cos and sin (n, head_dim / 2) of their positions.
+        reach: a token sees itself and the `reach - 1` tokens before it.
+        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens, or None where plain causality says it all.
+        mask: (B, n) bool, False for tokens that must leave no trace, or None.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    visible: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Rotary(nn.Module):
+    """Rotary positions: a table for the first positions, computed in float64 beyond it so that endless streams keep exact angles."""
+
+    def __init__(self, head_dim: int, theta: float, table_size: int) -> None:
+        super().__init__()
+        self.head_dim, self.theta, self.table_size = head_dim, theta, table_size
+        self._table: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin (n, head_dim / 2) of positions start .. start + n - 1, in the dtype and on the device of `like`."""
+        if start + n > self.table_size:
+            return self._angles(start, n, like)
+        table = self._table
+        if table is None or table[0].device != like.device or table[0].dtype != like.dtype:
+            table = self._table = self._angles(0, self.table_size, like)
+        return table[0][start : start + n], table[1][start : start + n]
+
+    def _angles(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(start, start + n, device=like.device, dtype=torch.float64)
+        exponents = torch.arange(0, self.head_dim, 2, device=like.device, dtype=torch.float64) / self.head_dim
+        angles = positions[:, None] * self.theta**-exponents
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates the two halves of x (B, H, n, K) by the angles of its positions (the layout of Llama and Qwen)."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def visibility(n: int, cached: int, reach: int, mask: Tensor | None, device: torch.device) -> Tensor | None:
+    """Which of the m cached and n own tokens each own token sees; None if plain causality over the own tokens says it all.
+
+    `mask` (B, m + n) is False for tokens that nobody sees; such a token still sees itself, so that its softmax is defined.
+    """
+    if mask is None and cached == 0 and n <= reach:
+        return None
+    query = torch.arange(cached, cached + n, device=device)[:, None]
+    key = torch.arange(cached + n, device=device)[None, :]
+    visible = (key <= query) & (key > query - reach)
+    if mask is None:
+        return visible[None, None]
+    return ((visible & mask[:, None, :]) | (key == query))[:, None]
+
+
+class Attention(nn.Module):
+    """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights."""
+
+    state_shape = None
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        self.head_dim, self.grouped = config.attention_head_dim, config.kv_heads != config.n_heads
+        width, kv_width = config.n_heads * self.head_dim, config.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(config.d_model, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.d_model, kv_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.d_model, kv_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, config.d_model, bias=False)
+
+    def forward(
+        self, x: Tensor, state: None, left: tuple[Tensor, ...], span: Span
+    ) -> tuple[Tensor, None, tuple[Tensor, ...]]:
+        """x (B, n, D); left: keys and values (B, H, m, K) of the cached tokens, or empty. Returns y (B, n, D), None and
+        keys and values of the m + n tokens."""
+        q, k, v = (
+            rearrange(proj(x), "b n (h k) -> b h n k", k=self.head_dim)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, span.rotary), rotate(k, span.rotary)
+        if left:
+            k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
+        causal = span.visible is None
+        o = F.scaled_dot_product_attention(q, k, v, span.visible, is_causal=causal, enable_gqa=self.grouped)
+        return self.o_proj(rearrange(o, "b h n k -> b n (h k)")), None, (k, v)
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Scores and values against a whole window; the projections are counted by the block."""
+        return 4 * window_size * self.q_proj.out_features

@@ -1,0 +1,126 @@
+"""One block and the stack of blocks: a pass over a window."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmsleep.memory import AttentionCache, FastWeights
+from lmsleep.model.attention import Attention, Rotary, Span, visibility
+from lmsleep.model.config import HybridConfig
+from lmsleep.model.fast_weights import GatedDelta
+from lmsleep.model.mlp import SwiGLU
+from lmsleep.model.norm import RMSNorm
+
+Mixer = Attention | GatedDelta
+MIXER_CLASSES: dict[str, Callable[[HybridConfig], Mixer]] = {"A": Attention, "G": GatedDelta}
+Left = tuple[Tensor, ...]
+
+
+class Block(nn.Module):
+    """h + mixer(norm(h)), then h + mlp(norm(h)); with sandwich norms also norm(mixer(...)) and norm(mlp(...))."""
+
+    def __init__(self, config: HybridConfig, letter: str, has_mlp: bool) -> None:
+        super().__init__()
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.d_model, config.norm_eps)
+
+        self.mixer_norm, self.mixer = norm(), MIXER_CLASSES[letter](config)
+        self.mlp_norm, self.mlp = (norm(), SwiGLU(config.d_model, config.mlp_hidden)) if has_mlp else (None, None)
+        self.mixer_post_norm = norm() if config.sandwich_norm else nn.Identity()
+        self.mlp_post_norm = norm() if config.sandwich_norm and has_mlp else nn.Identity()
+
+    def forward(self, h: Tensor, state: Tensor | None, left: Left, span: Span) -> tuple[Tensor, Tensor | None, Left]:
+        """h (B, n, D), the mixer's fast weights (None for attention) and left context -> the same three after n tokens."""
+        y, state, left = self.mixer(self.mixer_norm(h), state, left, span)
+        h = h + self.mixer_post_norm(y)
+        if self.mlp is not None and self.mlp_norm is not None:
+            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
+        return h, state, left
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Matrix products of one token: every projection, and what the mixer does along the sequence."""
+        projections = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return projections + self.mixer.flops_per_token(window_size)
+
+
+class Blocks(nn.Module):
+    """The stack. `blocks(h, S)` is one pass over one window; nothing is mutated.
+
+    Args:
+        checkpointing: recompute a pass in the backward instead of keeping its activations; same gradients, less memory.
+    """
+
+    def __init__(self, config: HybridConfig, norm: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
+        self.rotary = Rotary(config.attention_head_dim, config.rope_theta, config.window_size or 1)
+        self.pass_norm = norm
+        fast = [i for i, layer in enumerate(self.layers) if layer.mixer.state_shape is not None]
+        self.state_index = {block: index for index, block in enumerate(fast)}
+        self.checkpointing = False
+
+    @property
+    def state_shapes(self) -> list[tuple[int, ...]]:
+        return [self.layers[i].mixer.state_shape for i in self.state_index]  # pyright: ignore[reportReturnType]
+
+    def forward(
+        self, h: Tensor, S: FastWeights, cache: AttentionCache | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, FastWeights]:
+        """One pass over the n <= L tokens of a window: (B, n, D), S -> (B, n, D), S.
+
+        Args:
+            cache: the tokens before them that attention still sees; None: none.
+            mask: (B, n) bool, False for tokens that must leave no trace.
+        """
+        h, S, _ = self.run(0, self.config.depth, h, S, self.empty_cache() if cache is None else cache, mask)
+        return h, S
+
+    def run(
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, mask: Tensor | None = None
+    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        """Blocks first .. last - 1, and the norm that closes a pass if it ends the stack. Returns h, S and what each of
+        these blocks must remember of the tokens."""
+        span = self.span(h, cache, mask)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
+        return self._run(first, last, h, S, cache, span)
+
+    def _run(
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
+    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        changed: dict[int, Tensor] = {}
+        remembered: list[Left] = []
+        for i in range(first, last):
+            index = self.state_index.get(i)
+            h, state, left = self.layers[i](h, None if index is None else S[index], cache.layer(i), span)
+            remembered.append(left)
+            if index is not None:
+                changed[index] = state
+        if last == self.config.depth:
+            h = self.pass_norm(h)
+        return h, S.with_layers(changed), tuple(remembered)
+
+    def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None) -> Span:
+        """Where the n tokens of h stand behind the cached ones."""
+        n, cached = h.shape[1], cache.held
+        everyone = joined_mask(mask, cache, h)
+        visible = visibility(n, cached, cache.capacity, everyone, h.device)
+        return Span(self.rotary(cache.position, n, h), visible, mask)
+
+    def empty_cache(self) -> AttentionCache:
+        return AttentionCache(self.config.window_size or 1)
+
+
+def joined_mask(mask: Tensor | None, cache: AttentionCache, h: Tensor) -> Tensor | None:
+    """The mask (B, m + n) over cached and new tokens; None if all count."""
+    if mask is None and cache.mask is None:
+        return None
+    past = (
+        cache.mask if cache.mask is not None else torch.ones(h.shape[0], cache.held, dtype=torch.bool, device=h.device)
+    )
+    own = mask if mask is not None else torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+    return torch.cat([past, own], dim=1)

@@ -1,0 +1,84 @@
+"""The gated delta layer, the rule that the paper's experiments run (section 3.1; arXiv 2412.06464)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lmsleep.model.attention import Span
+from lmsleep.model.config import HybridConfig
+from lmsleep.model.norm import GatedRMSNorm
+from lmsleep.ops import gated_delta, short_conv
+
+
+class GatedDelta(nn.Module):
+    """q, k, v = silu(conv(W x)), q and k L2-normalised; S written by the gated delta rule; y = W_o (norm(S^T q) * silu(W_g x)).
+
+    Gates per head: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength sigmoid(W_b x), doubled under
+    `allow_neg_eigval`. About 6 D^2 parameters when H K = H V = D... plus 2 D H for the gates.
+    """
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        H, K, V = config.fast_shape
+        self.state_shape = (H, K, V)
+        self.beta_scale = 2.0 if config.allow_neg_eigval else 1.0
+        self.q_proj = nn.Linear(config.d_model, H * K, bias=False)
+        self.k_proj = nn.Linear(config.d_model, H * K, bias=False)
+        self.v_proj = nn.Linear(config.d_model, H * V, bias=False)
+        self.a_proj = nn.Linear(config.d_model, H, bias=False)
+        self.b_proj = nn.Linear(config.d_model, H, bias=False)
+        self.g_proj = nn.Linear(config.d_model, H * V, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(2 * H * K + H * V, config.conv_size))
+        self.A_log = nn.Parameter(torch.empty(H))
+        self.dt_bias = nn.Parameter(torch.empty(H))
+        self.norm = GatedRMSNorm(V, config.norm_eps)
+        self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
+        self.reset_gates()
+
+    def reset_gates(self) -> None:
+        """Decay rates A in (1, 16) and steps dt in (0.001, 0.1), log-uniform as in Mamba-2; the convolution as nn.Conv1d."""
+        bound = self.conv_weight.shape[1] ** -0.5
+        nn.init.uniform_(self.conv_weight, -bound, bound)
+        with torch.no_grad():
+            self.A_log.uniform_(1, 16).log_()
+            dt = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
+            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+    def forward(
+        self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the new
+        state and the new left context."""
+        H, K, V = self.state_shape
+        qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+        if span.mask is not None:
+            qkv = qkv * span.mask[..., None]
+        mixed = short_conv(qkv, self.conv_weight, None, left[0] if left else None, activation="silu")
+        q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in mixed.split([H * K, H * K, H * V], dim=-1))
+        log_decay, beta = self.gates(x, span.mask)
+        o, state = gated_delta(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay, beta, state)
+        gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
+        o = self.norm(rearrange(o, "b h n v -> b n h v"), gate)
+        return self.o_proj(o.flatten(2)), state, (conv_tail(qkv, left, self.conv_weight.shape[1]),)
+
+    def gates(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log decay and beta, (B, H, n); a masked token neither decays nor writes."""
+        log_decay = -self.A_log.float().exp() * F.softplus(self.a_proj(x).float() + self.dt_bias)
+        beta = self.beta_scale * self.b_proj(x).float().sigmoid()
+        if mask is not None:
+            log_decay, beta = log_decay * mask[..., None], beta * mask[..., None]
+        return log_decay.mT, beta.mT
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
+        H, K, V = self.state_shape
+        return 6 * H * K * V
+
+
+def conv_tail(x: Tensor, left: tuple[Tensor, ...], width: int) -> Tensor:
+    """The last `width - 1` inputs of a convolution, (B, width - 1, D), zeros where there were none: its next left context."""
+    past = left[0] if left else x.new_zeros(x.shape[0], width - 1, x.shape[2])
+    return torch.cat([past, x], dim=1)[:, x.shape[1] :]

@@ -1,0 +1,138 @@
+"""Algorithm 1 of arXiv 2605.26099 on one page: wake, overflow, sleep, eviction.
+
+A causal stack gives the same h and S whether a window is read token by token or in one go, so pass 1 of the algorithm *is*
+the wake pass, and a sleep adds passes 2..N.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmsleep.memory import Eviction, FastWeights, check_eviction
+from lmsleep.model import HybridLM, Wake
+
+IGNORE = -100
+Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
+OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
+
+
+def sleep(blocks: Pass, h: Tensor, S: FastWeights, n_passes: int) -> tuple[Tensor, FastWeights]:
+    """Passes 2..N over a window that already had its wake pass.
+
+    Args:
+        blocks: one pass over the window, (B, L, D), S -> (B, L, D), S.
+        h, S: what the wake pass left.
+        n_passes: N, the total number of passes, the wake pass included.
+
+    Raises:
+        ValueError: if n_passes is below 1.
+    """
+    if n_passes < 1:
+        raise ValueError(f"n_passes must be 1 or more (the wake pass counts), got {n_passes}")
+    for _ in range(n_passes - 1):  #                                                     line 7, repeat N times
+        h, S = blocks(h, S)  #                                                           line 8, both h and S go on
+    return h, S
+
+
+def read_windows(
+    model: HybridLM,
+    tokens: Tensor,
+    targets: Tensor | None = None,
+    n_passes: int = 1,
+    *,
+    eviction: Eviction = "hard",
+    mask: Tensor | None = None,
+    on_overflow: OnOverflow | None = None,
+) -> "Reading":
+    """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
+
+    A window sleeps if it is full and carries no loss in any row. `mask` (B, T) is False for tokens that must leave no
+    trace. `on_overflow` answers an overflow in place of `sleep(..., n_passes)`.
+    """
+    check_eviction(eviction)
+    on_overflow = on_overflow or partial(sleep, n_passes=n_passes)
+    S = model.init_fast_weights(len(tokens))  #                                           line 1, S <- 0
+    cache = model.init_cache()
+    hidden, scored = [], []
+    for window in cut_windows(tokens, targets, mask, model.window_size):  #               lines 2-3
+        wake = model.wake(window.tokens, S, cache, window.mask)  #                        lines 4, 8: embed, pass 1
+        S, cache = wake.S, wake.cache
+        hidden.append(wake.h)
+        if window.carries_loss:  #                                                        line 5
+            scored.append((model.logits(wake.h), window.targets))  #                      lines 10-12
+        if cache.full:
+            if not window.carries_loss:
+                S = sleep_window(model, wake, on_overflow)  #                             lines 6-8
+            cache = cache.evict(eviction)  #                                              line 13, keep S alone
+    return Reading.of(model, hidden, scored, S)
+
+
+def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWeights:
+    """The fast weights after a sleep on the window that `wake` has read.
+
+    Only the looped blocks repeat. The blocks after them then read the refined h once, from the S they had before the
+    window, as if the wake pass had not yet reached them.
+    """
+    h, S = on_overflow(partial(model.loop_pass, wake=wake), wake.core, wake.S)
+    return S if S is wake.S else model.coda_pass(h, S, wake)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading a sequence gave: wake-pass outputs `hidden` (B, T, D), the final S, the mean loss over all targets, and
+    the logits (B, P, V) and targets (B, P) of the loss-bearing windows."""
+
+    model: HybridLM
+    hidden: Tensor
+    fast_weights: FastWeights
+    loss: Tensor | None
+    scored_logits: Tensor | None
+    scored_targets: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, T, V), computed when asked for: training needs those of the loss-bearing windows alone."""
+        return self.model.logits(self.hidden)
+
+    @classmethod
+    def of(cls, model: HybridLM, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
+        if not scored:
+            return cls(model, torch.cat(hidden, dim=1), S, None, None, None)
+        logits, targets = (torch.cat(parts, dim=1) for parts in zip(*scored, strict=True))
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
+        return cls(model, torch.cat(hidden, dim=1), S, loss, logits, targets)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Up to L consecutive tokens that attention can see together: (B, L) each."""
+
+    tokens: Tensor
+    targets: Tensor | None
+    mask: Tensor | None
+    carries_loss: bool
+
+
+def cut_windows(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, size: int) -> Iterator[Window]:
+    """Windows of `size` tokens from the start of the sequence; the last may be shorter.
+
+    Raises:
+        ValueError: if tokens, targets and mask differ in shape.
+    """
+    for name, other in (("targets", targets), ("mask", mask)):
+        if other is not None and other.shape != tokens.shape:
+            raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")
+    # One transfer for the whole sequence: the loop itself must not wait for the device.
+    scored = [] if targets is None else (targets != IGNORE).any(dim=0).tolist()
+    for start in range(0, tokens.shape[1], size):
+        span = slice(start, start + size)
+        yield Window(
+            tokens[:, span],
+            None if targets is None else targets[:, span],
+            None if mask is None else mask[:, span],
+            any(scored[span]),
+        )

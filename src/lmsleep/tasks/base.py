@@ -1,0 +1,81 @@
+"""What every task shares: the batch, the contract, and counter-based random streams."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a position without loss
+SPLITS = ("train", "val", "test")
+
+
+class Batch(NamedTuple):
+    """Rows of one task.
+
+    `targets[b, i]` is what the model must say *at* position i (no shift is applied later), `IGNORE` where there is no loss.
+    """
+
+    tokens: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64
+    slice: Tensor  # (B,) int64: difficulty level of the row; 0 where a row mixes levels
+    mask: Tensor | None = None  # (B, T) bool: False where a token must leave no trace (padding); None means all True
+
+
+class Task(ABC):
+    """The contract of a task: sizes, difficulty levels and rows drawn by counter. Subclasses are frozen dataclasses.
+
+    `slices` are the difficulty levels reported on their own. In the splits `val` and `test` of a task with several slices,
+    step i draws rows of slice `slices[i % len(slices)]`, so that any multiple of `len(slices)` steps is balanced.
+    """
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def sequence_length(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def window_size(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def slices(self) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch: ...
+
+    def answers(self, targets: Tensor) -> Tensor:
+        """Which answer of its row each target token belongs to; by default a row is one answer.
+
+        An answer is exact when all of its tokens are right.
+
+        Args:
+            targets: (B, T).
+
+        Returns:
+            (B, T) int64: 0, 1, ... within a row, -1 where the position belongs to no answer.
+        """
+        return torch.where(targets == IGNORE, -1, 0)
+
+
+def stream(seed: int, split: str, step: int) -> np.random.Generator:
+    """Random numbers that depend on (seed, split, step) alone.
+
+    Philox is counter-based: seed and split form the key, the step the highest word of the counter. Two steps are 2^192
+    draws apart and two splits use different keys, so the streams are disjoint by construction, whoever draws them in
+    whatever order.
+
+    Raises:
+        ValueError: for an unknown split or a negative seed or step.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    for name, value in (("seed", seed), ("step", step)):
+        if value < 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+    return np.random.Generator(np.random.Philox(key=[seed, SPLITS.index(split)], counter=[0, 0, 0, step]))

@@ -1,0 +1,7 @@
+"""Training with Lightning."""
+
+from lmsleep.training.callbacks import RunReport, SleepCallback, StopOnNonFinite
+from lmsleep.training.module import SleepModule
+from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
+
+__all__ = ["MuonAdamW", "OptimizerConfig", "RunReport", "SleepCallback", "SleepModule", "StopOnNonFinite"]

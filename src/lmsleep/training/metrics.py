@@ -1,0 +1,70 @@
+"""Scores of the answers, per slice."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from lmsleep.tasks import IGNORE
+
+SCORES = ("loss", "answer_loss", "token", "exact")
+
+
+def row_scores(logits: Tensor, targets: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and counts of the scores of each row.
+
+    Args:
+        logits: (B, P, V). targets: (B, P). answers: (B, P), see `Task.answers`.
+
+    Returns:
+        Two tensors (4, B) in the order of `SCORES`: cross entropy in nats over all target tokens, the same over answer tokens,
+        answer tokens that are right, and answers all of whose tokens are right.
+    """
+    counted, answered = targets != IGNORE, answers >= 0
+    nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    nll = nll.view_as(targets)
+    wrong = answered & (logits.argmax(-1) != targets)
+    n_wrong = torch.zeros_like(targets).scatter_add_(1, answers.clamp(min=0), wrong.long())
+    n_tokens = torch.zeros_like(targets).scatter_add_(1, answers.clamp(min=0), answered.long())
+    present = n_tokens > 0
+    sums = [nll.sum(1), (nll * answered).sum(1), (answered & ~wrong).sum(1), (present & (n_wrong == 0)).sum(1)]
+    counts = [counted.sum(1), answered.sum(1), answered.sum(1), present.sum(1)]
+    return torch.stack([s.double() for s in sums]), torch.stack([c.double() for c in counts])
+
+
+class SliceScores(Metric):
+    """The scores of `row_scores`, accumulated for each slice and over all rows."""
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, slices: tuple[int, ...]) -> None:
+        super().__init__()
+        self.slices = slices
+        shape = (len(slices) + 1, len(SCORES))
+        self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor, answers: Tensor, slice_: Tensor) -> None:
+        """Adds a batch: (B, P, V), (B, P), (B, P), (B,)."""
+        sums, counts = row_scores(logits, targets, answers)
+        for row, level in enumerate(self.slices):
+            of_slice = (slice_ == level).double()
+            self.sums[row] += sums @ of_slice
+            self.counts[row] += counts @ of_slice
+        self.sums[-1] += sums.sum(1)
+        self.counts[-1] += counts.sum(1)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`exact` over all rows, `exact/<slice>` for each slice that had rows, and so on for every score; `count/<slice>` is
+        the number of answers behind `exact/<slice>`."""
+        values: dict[str, Tensor] = {}
+        for row, level in enumerate([*self.slices, None]):
+            if not self.counts[row, 0]:
+                continue
+            suffix = "" if level is None else f"/{level}"
+            means = self.sums[row] / self.counts[row]
+            values |= {f"{name}{suffix}": means[i].float() for i, name in enumerate(SCORES)}
+            values[f"count{suffix}"] = self.counts[row, SCORES.index("exact")].float()
+        return values

@@ -1,0 +1,150 @@
+"""One optimizer object for Muon and AdamW, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms, gates and convolutions.
+
+    Args:
+        muon_lr: step of an orthogonalised update (paper: 2e-3 from scratch, 1e-3 pretrained).
+        adamw_lr: (paper: 5e-5).
+        weight_decay: decoupled, for both.
+        momentum: of Muon, Nesterov.
+        betas, eps: of AdamW.
+        warmup_steps: linear warm-up.
+        decay_fraction: last part of the steps, over which the rate falls linearly to `final_ratio` of its value.
+        grad_clip: largest gradient norm; None: no clipping.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    muon_lr: float = 2e-3
+    adamw_lr: float = 5e-5
+    weight_decay: float = 1e-4
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2
+    final_ratio: float = 1e-3
+    grad_clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("decay_fraction", "final_ratio", "momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
+        """The optimizer for `model`, with Muon on the matrices of the linear layers in `blocks`."""
+        hidden = {id(m.weight) for m in blocks.modules() if isinstance(m, nn.Linear)}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        muon = {"muon": True, "lr": self.muon_lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        other = {"muon": False, "lr": self.adamw_lr, "betas": self.betas, "eps": self.eps}
+        groups = [
+            muon | {"params": [p for p in trained if id(p) in hidden]},
+            other | {"params": [p for p in trained if id(p) not in hidden], "weight_decay": self.weight_decay},
+        ]
+        return MuonAdamW(group for group in groups if group["params"])
+
+    def schedule(self, total_steps: int) -> Callable[[int], float]:
+        """Warm-up, constant, linear decay: step -> factor of the learning rate."""
+        decay_steps = max(1, round(self.decay_fraction * total_steps))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / (self.warmup_steps + 1))
+            left = min(1.0, max(0, total_steps - step) / decay_steps) if self.decay_fraction else 1.0
+            return warm * (self.final_ratio + (1 - self.final_ratio) * left)
+
+        return factor
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, one schedule, one checkpoint."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(list(groups), {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update; returns what the closure returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            (self._muon if group["muon"] else self._adamw)(group, params)
+        return loss
+
+    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if not params:
+            return
+        momenta = [self._state(p, "momentum") for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        for shape in dict.fromkeys(p.shape for p in params):
+            same = [i for i, p in enumerate(params) if p.shape == shape]
+            steps = orthogonalise(torch.stack([updates[i] for i in same]))
+            scale = math.sqrt(max(1.0, shape[0] / shape[1]))
+            torch._foreach_add_([params[i] for i in same], list(steps.unbind()), alpha=-group["lr"] * scale)
+
+    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        if not params:
+            return
+        for p in params:
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32)
+        first, second = ([self._state(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        steps = [self.state[p]["step"] for p in params]
+        adamw(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            first,
+            second,
+            [],
+            steps,
+            foreach=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _state(self, p: Tensor, name: str) -> Tensor:
+        if name not in self.state[p]:
+            self.state[p][name] = torch.zeros_like(p)
+        return self.state[p][name]
+
+
+def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
+    """Newton-Schulz: (n, rows, cols) -> matrices of the same row and column space with singular values near 1.
+
+    The quintic x -> a x + b x^3 + c x^5 with Jordan's coefficients, on the smaller side; bfloat16 on CUDA.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = updates.shape[-2] > updates.shape[-1]
+    X = updates.to(torch.bfloat16 if updates.is_cuda else updates.dtype)
+    X = X.mT if tall else X
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        A = X @ X.mT
+        X = a * X + (b * A + c * A @ A) @ X
+    return (X.mT if tall else X).to(updates.dtype)
