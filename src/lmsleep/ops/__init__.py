@@ -1,0 +1,8 @@
+"""Recurrences and convolutions, each with a definition and faster twins. `describe` tells which run here."""
+
+from lmsleep.ops.backend import describe, use_backend
+from lmsleep.ops.gated_delta import gated_delta
+from lmsleep.ops.short_conv import dynamic_conv, short_conv
+from lmsleep.ops.ssd import ssd, ssd_delta
+
+__all__ = ["describe", "dynamic_conv", "gated_delta", "short_conv", "ssd", "ssd_delta", "use_backend"]

@@ -1,0 +1,197 @@
+"""Which implementation an op uses.
+
+Every op registers a table of backends, best first. The first one that can run on the tensors' device and dtype is
+taken, once per (op, device type, dtype), and said once in the log. A kernel package is imported only where CUDA is at
+hand, and counts as installed only if that import works: one built without its kernels is found but cannot be imported.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+Implementation = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute an op.
+
+    Attributes:
+        name: the word users choose it by.
+        load: imports the implementation and returns it; called at most once, and only on a machine that could run it.
+        install: the command that installs what `load` imports; empty for backends that need only torch.
+        cuda_only: runs on CUDA tensors alone.
+        dtypes: input dtypes it takes; empty means any floating dtype.
+        automatic: whether it may be taken without being asked for.
+    """
+
+    name: str
+    load: Callable[[], Implementation]
+    install: str = ""
+    cuda_only: bool = False
+    dtypes: tuple[torch.dtype, ...] = ()
+    automatic: bool = True
+
+
+class Obstacle(NamedTuple):
+    """Why a backend cannot run, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+class Choice(NamedTuple):
+    """The backend an op uses and, for each of the others, why not."""
+
+    backend: str
+    others: dict[str, str]
+
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_TABLES: dict[str, dict[str, Backend]] = {}
+_FORCED: dict[str, str] = {}
+_LOADED: dict[tuple[str, str], Implementation] = {}
+_BROKEN: dict[tuple[str, str], Exception] = {}
+_CHOSEN: dict[tuple[str, str, torch.dtype, str | None], str] = {}
+_SAID: set[str] = set()
+
+
+def register(op: str, *backends: Backend) -> None:
+    """Declares the backends of an op, best first. At least one automatic backend must need nothing but torch."""
+    _TABLES[op] = {backend.name: backend for backend in backends}
+
+
+def resolve(op: str, device: torch.device, dtype: torch.dtype, forced: str | None = None) -> Implementation:
+    """The implementation of `op` for tensors of this device and dtype.
+
+    Args:
+        op: a registered op.
+        device: where the tensors are.
+        dtype: of the tensors.
+        forced: a backend's name; goes before `use_backend`, which goes before the automatic choice.
+
+    Raises:
+        ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
+    """
+    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op))]
+
+
+@contextmanager
+def use_backend(**names: str) -> Iterator[None]:
+    """Forces backends by op within a block: `with use_backend(ssd="naive"): ...`. Holds for all threads.
+
+    Raises:
+        ValueError: for an unknown op or backend.
+    """
+    for op, name in names.items():
+        _backend(op, name)
+    before = dict(_FORCED)
+    _FORCED.update(names)
+    try:
+        yield
+    finally:
+        _FORCED.clear()
+        _FORCED.update(before)
+
+
+def describe(device: str | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Choice]:
+    """For every op, the backend it uses and why not each other one.
+
+    Args:
+        device: device type, "cpu" or "cuda"; by default "cuda" where CUDA is at hand.
+        dtype: of the tensors.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return {op: _choose(op, device, dtype) for op in sorted(_TABLES)}
+
+
+@torch.compiler.assume_constant_result
+def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None) -> str:
+    """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
+    key = (op, device, dtype, forced)
+    if key not in _CHOSEN:
+        if forced is None:
+            choice = _choose(op, device, dtype)
+            name, why = choice.backend, _why_not_better(op, choice)
+        else:
+            name, why = forced, "forced"
+            if obstacle := _obstacle(op, _backend(op, name), device, dtype):
+                raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
+        _CHOSEN[key] = name
+        _say(f"{op}: {name} ({why})" if why else f"{op}: {name}")
+    return _CHOSEN[key]
+
+
+def _choose(op: str, device: str, dtype: torch.dtype) -> Choice:
+    chosen, others = None, {}
+    for backend in _TABLES[op].values():
+        if obstacle := _obstacle(op, backend, device, dtype):
+            others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
+        elif not backend.automatic:
+            others[backend.name] = "used only when asked for"
+        elif chosen is None:
+            chosen = backend.name
+        else:
+            others[backend.name] = f"could run, {chosen} is preferred"
+    assert chosen is not None, f"{op} has no backend that needs nothing but torch"
+    return Choice(chosen, others)
+
+
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obstacle | None:
+    elsewhere = f"use {', '.join(repr(b.name) for b in _TABLES[op].values() if not b.cuda_only)}"
+    if backend.cuda_only and not torch.cuda.is_available():
+        return Obstacle("no CUDA device", f"{elsewhere} here")
+    if backend.cuda_only and device != "cuda":
+        return Obstacle(f"the tensors are on {device}", f"move them to CUDA or {elsewhere}")
+    if backend.dtypes and dtype not in backend.dtypes:
+        taken = ", ".join(_name(d) for d in backend.dtypes)
+        return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
+    if error := _import_error(op, backend):
+        return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
+    return None
+
+
+def _import_error(op: str, backend: Backend) -> Exception | None:
+    """Loads the backend, once."""
+    key = (op, backend.name)
+    if key not in _LOADED and key not in _BROKEN:
+        try:
+            _LOADED[key] = backend.load()
+        except Exception as error:  # a broken binary package raises whatever its loader raises
+            _BROKEN[key] = error
+    return _BROKEN.get(key)
+
+
+def _backend(op: str, name: str) -> Backend:
+    if op not in _TABLES:
+        raise ValueError(f"op must be one of {', '.join(sorted(_TABLES))}, got {op!r}")
+    if name not in _TABLES[op]:
+        raise ValueError(f"{op}: backend must be one of {', '.join(_TABLES[op])}, got {name!r}")
+    return _TABLES[op][name]
+
+
+def _why_not_better(op: str, choice: Choice) -> str:
+    """The reasons of the backends that stand before the chosen one, each once."""
+    reasons: dict[str, list[str]] = {}
+    for name in _TABLES[op]:
+        if name == choice.backend:
+            break
+        reasons.setdefault(choice.others[name].split(";")[0], []).append(name)
+    return "; ".join(r if r == "no CUDA device" else f"{', '.join(names)}: {r}" for r, names in reasons.items())
+
+
+def _say(message: str) -> None:
+    if message not in _SAID:
+        _SAID.add(message)
+        logger.info(message)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,103 @@
+"""Short causal depthwise convolutions: with one kernel for all tokens, and with a kernel per token."""
+
+from torch import Tensor
+
+from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.short_conv.naive import dynamic_conv_naive, short_conv_naive
+from lmsleep.ops.short_conv.taps import dynamic_conv_torch, short_conv_torch
+
+
+def _load_causal_conv1d() -> Implementation:
+    from lmsleep.ops.short_conv.causal_conv1d import short_conv_causal_conv1d
+
+    return short_conv_causal_conv1d
+
+
+register(
+    "short_conv",
+    Backend(
+        "causal_conv1d",
+        _load_causal_conv1d,
+        install="pip install --no-build-isolation --no-cache-dir causal-conv1d",
+        cuda_only=True,
+        dtypes=KERNEL_DTYPES,
+    ),
+    Backend("torch", lambda: short_conv_torch),
+    Backend("naive", lambda: short_conv_naive, automatic=False),
+)
+register(
+    "dynamic_conv",
+    Backend("torch", lambda: dynamic_conv_torch),
+    Backend("naive", lambda: dynamic_conv_naive, automatic=False),
+)
+
+
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    left: Tensor | None = None,
+    activation: str | None = "silu",
+    backend: str | None = None,
+) -> Tensor:
+    """Causal depthwise convolution along L, with gradients for everything.
+
+    Args:
+        x: (B, L, D).
+        weight: (D, W); the last tap is the current token's.
+        bias: (D,); None is zero.
+        left: (B, W - 1, D), the inputs just before x; None is zero.
+        activation: "silu" or None.
+        backend: forces an implementation: "naive", "torch" or "causal_conv1d".
+
+    Returns:
+        y (B, L, D) in x's dtype.
+
+    Raises:
+        ValueError: if a shape or the activation does not fit, or the forced backend is unknown or cannot run here.
+    """
+    left = _check(x, weight, (x.shape[-1],), left, activation)
+    if bias is not None and bias.shape != x.shape[-1:]:
+        raise ValueError(f"bias must have shape {tuple(x.shape[-1:])}, got {tuple(bias.shape)}")
+    return resolve("short_conv", x.device, x.dtype, backend)(x, weight, bias, left, activation).to(x.dtype)
+
+
+def dynamic_conv(
+    x: Tensor,
+    kernels: Tensor,
+    left: Tensor | None = None,
+    activation: str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Causal depthwise convolution along L whose kernel every token brings along.
+
+    Args:
+        kernels: (B, L, D, W); the last tap is the current token's.
+        backend: forces an implementation: "naive" or "torch".
+        x, left, activation: as in `short_conv`.
+
+    Returns:
+        y (B, L, D) in x's dtype.
+
+    Raises:
+        ValueError: as `short_conv`.
+    """
+    left = _check(x, kernels, tuple(x.shape), left, activation)
+    return resolve("dynamic_conv", x.device, x.dtype, backend)(x, kernels, left, activation).to(x.dtype)
+
+
+def _check(x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None, activation: str | None) -> Tensor:
+    """The inputs before x, after all shapes were found to fit. `per` is what the kernel has one of its W taps for."""
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"x must be (B, L, D) and not empty, got {tuple(x.shape)}")
+    width = kernel.shape[-1]
+    if kernel.shape != (*per, width):
+        raise ValueError(f"the kernel must have shape {per} and taps last to fit x, got {tuple(kernel.shape)}")
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
+    before = (x.shape[0], width - 1, x.shape[2])
+    if left is None:
+        return x.new_zeros(before)
+    if left.shape != before:
+        raise ValueError(f"left must have shape {before}, got {tuple(left.shape)}")
+    return left.to(x.dtype)

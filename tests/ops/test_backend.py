@@ -1,0 +1,197 @@
+"""Which implementation runs, what is said about it, and what is said when it cannot."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lmsleep.ops import backend as backends
+from lmsleep.ops import describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend
+from lmsleep.ops.backend import Backend, register, resolve
+
+CPU = torch.device("cpu")
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+
+
+def broken():
+    raise OSError("undefined symbol: _ZN3c10")
+
+
+@pytest.fixture
+def op(monkeypatch):
+    """An op of its own, with tables that are thrown away afterwards."""
+    for name, kind in [("_TABLES", dict), ("_FORCED", dict), ("_LOADED", dict), ("_BROKEN", dict), ("_CHOSEN", dict)]:
+        monkeypatch.setattr(backends, name, kind(getattr(backends, name)))
+    monkeypatch.setattr(backends, "_SAID", set())
+    loads = []
+
+    def kernel():
+        loads.append("kernel")
+        return lambda x: x + 1
+
+    register(
+        "double",
+        Backend("broken", broken, install="pip install broken"),
+        Backend("kernel", kernel, install="pip install kernel", cuda_only=True, dtypes=(torch.bfloat16,)),
+        Backend("torch", lambda: torch.add),
+        Backend("spare", lambda: torch.mul),
+        Backend("naive", lambda: torch.sub, automatic=False),
+    )
+    return loads
+
+
+def test_takes_the_first_that_can_run_and_says_so_once(op, caplog):
+    with caplog.at_level(logging.INFO, logger="lmsleep.ops.backend"):
+        assert resolve("double", CPU, torch.float32) is torch.add
+        assert resolve("double", CPU, torch.float32) is torch.add
+        assert resolve("double", CPU, torch.float64) is torch.add
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("double: torch (broken: its import failed (OSError: undefined symbol: _Z")
+
+
+@no_cuda
+def test_a_kernel_is_not_even_imported_without_cuda(op):
+    assert resolve("double", CPU, torch.float32) is torch.add
+    with pytest.raises(
+        ValueError, match=r"^double: backend 'kernel' cannot run: no CUDA device; use 'broken', 'torch'"
+    ):
+        resolve("double", CPU, torch.bfloat16, "kernel")
+    assert op == []
+
+
+def test_with_cuda_a_kernel_runs_on_cuda_tensors_of_its_dtypes(op, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda = torch.device("cuda")
+    assert resolve("double", cuda, torch.bfloat16)(1) == 2
+    assert resolve("double", cuda, torch.float64) is torch.add
+    with pytest.raises(ValueError, match="it does not take float64; convert to one of bfloat16, or use"):
+        resolve("double", cuda, torch.float64, "kernel")
+    with pytest.raises(ValueError, match="the tensors are on cpu; move them to CUDA or use"):
+        resolve("double", CPU, torch.bfloat16, "kernel")
+    assert op == ["kernel"]
+
+
+def test_describe_gives_a_reason_for_every_other_backend(op, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen, others = describe("cuda", torch.bfloat16)["double"]
+    assert chosen == "kernel"
+    assert others["broken"] == (
+        "its import failed (OSError: undefined symbol: _ZN3c10); install it with: pip install broken"
+    )
+    assert others["torch"] == others["spare"] == "could run, kernel is preferred"
+    assert others["naive"] == "used only when asked for"
+
+
+def test_force_by_argument_goes_before_force_by_block(op):
+    with use_backend(double="naive"):
+        assert resolve("double", CPU, torch.float32) is torch.sub
+        assert resolve("double", CPU, torch.float32, "torch") is torch.add
+        with use_backend(double="torch"):
+            assert resolve("double", CPU, torch.float32) is torch.add
+        assert resolve("double", CPU, torch.float32) is torch.sub
+    assert resolve("double", CPU, torch.float32) is torch.add
+
+
+def test_a_block_that_raises_forces_nothing_afterwards(op):
+    with pytest.raises(RuntimeError), use_backend(double="naive"):
+        raise RuntimeError
+    assert resolve("double", CPU, torch.float32) is torch.add
+
+
+def test_unknown_names_are_refused(op):
+    with pytest.raises(ValueError, match=r"op must be one of .*double.*, got 'triple'"), use_backend(triple="naive"):
+        pass
+    with pytest.raises(ValueError, match="double: backend must be one of broken, kernel, torch, spare, naive, got 'x'"):
+        resolve("double", CPU, torch.float32, "x")
+    with pytest.raises(ValueError, match="got 'x'"), use_backend(double="naive", ssd="x"):
+        pass
+    assert resolve("double", CPU, torch.float32) is torch.add
+
+
+def test_a_broken_package_says_how_to_install_it(op):
+    with pytest.raises(
+        ValueError, match=r"'broken' cannot run: its import failed .*; install it with: pip install broken$"
+    ):
+        resolve("double", CPU, torch.float32, "broken")
+
+
+def test_every_op_runs_on_torch_alone():
+    for op, choice in describe("cpu").items():
+        assert choice.backend == "torch", op
+        assert "naive" in choice.others, op
+
+
+def small_ops():
+    x = torch.ones(1, 3, 2, 4)
+    yield "ssd", lambda **kw: ssd(x, x[..., 0], -torch.ones(2), x[:, :, :1], x[:, :, :1], **kw)[0]
+    yield "gated_delta", lambda **kw: gated_delta(x, x, x, -x[..., 0], x[..., 0] / 2, None, **kw)[0]
+    yield "short_conv", lambda **kw: short_conv(x[:, :, 0], torch.ones(4, 4), **kw)
+    yield "dynamic_conv", lambda **kw: dynamic_conv(x[:, :, 0], torch.ones(1, 3, 4, 4), **kw)
+
+
+@pytest.mark.parametrize(("name", "call"), small_ops())
+def test_ops_follow_the_argument_and_the_block(name, call, monkeypatch):
+    taken = []
+
+    def spy(op, *rest):
+        implementation = resolve(op, *rest)
+        taken.append(implementation.__name__)
+        return implementation
+
+    # The module is looked up by name: `lmsleep.ops.ssd` is the function that the package exports.
+    module = sys.modules[f"lmsleep.ops.{'short_conv' if 'conv' in name else name}"]
+    monkeypatch.setattr(module, "resolve", spy)
+    call()
+    call(backend="naive")
+    with use_backend(**{name: "naive"}):
+        call()
+    assert taken == [f"{name}_torch", f"{name}_naive", f"{name}_naive"]
+
+
+@no_cuda
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: ssd(x, x[..., 0], x[0, 0, :, 0], x, x, backend="mamba_ssm"), "ssd: backend 'mamba_ssm' cannot run"),
+        (
+            lambda x: short_conv(x[0], x[0, 0], backend="causal_conv1d"),
+            "short_conv: backend 'causal_conv1d' cannot run",
+        ),
+    ],
+)
+def test_a_kernel_asked_for_on_a_cpu_machine_is_one_sentence(call, words):
+    with pytest.raises(ValueError, match=f"^{words}: no CUDA device; use 'torch', 'naive' here$"):
+        call(torch.ones(4, 4, 4, 4))
+
+
+@no_cuda
+def test_no_kernel_package_is_imported_without_cuda():
+    code = """
+import sys, torch
+from lmsleep.ops import describe, short_conv, ssd
+x = torch.ones(1, 4, 2, 4)
+ssd(x, x[..., 0], -torch.ones(2), x, x), short_conv(x[0], torch.ones(4, 4)), describe(), describe("cuda")
+print(*[name for name in ("mamba_ssm", "causal_conv1d", "fla") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("name", "call"), small_ops())
+def test_compiles_into_one_graph_and_follows_a_block(name, call):
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(call, backend=keep, fullgraph=True)
+    torch.testing.assert_close(compiled(), call())
+    compiled()
+    assert len(graphs) == 1
+    with use_backend(**{name: "naive"}):
+        torch.testing.assert_close(compiled(), call())
+    assert len(graphs) == 2

@@ -1,0 +1,90 @@
+"""The short convolutions against their loops over time and against `torch.nn.functional.conv1d`."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmsleep.ops import dynamic_conv, short_conv
+from lmsleep.ops.short_conv.naive import dynamic_conv_naive, short_conv_naive
+
+LENGTHS = [1, 2, 3, 4, 24, 75, 300]
+
+
+def normal(*shape, seed=0):
+    g = torch.Generator().manual_seed(seed + len(shape))
+    return torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True)
+
+
+def results(op, tensors, activation):
+    y = op(*tensors, activation)
+    return [y, *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum(), tensors)]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("activation", ["silu", None])
+def test_torch_equals_the_loop_in_values_and_gradients(length, width, activation):
+    x, weight, bias, left = normal(2, length, 5), normal(5, width), normal(5), normal(2, width - 1, 5, seed=1)
+    got, want = (results(op, [x, weight, bias, left], activation) for op in (short_conv, short_conv_naive))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    kernels = normal(2, length, 5, width)
+    got, want = (results(op, [x, kernels, left], activation) for op in (dynamic_conv, dynamic_conv_naive))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["naive", "torch"])
+def test_equals_conv1d(backend):
+    x, weight, bias, left = normal(2, 24, 6), normal(6, 4), normal(6), normal(2, 3, 6, seed=1)
+    padded = torch.cat([left, x], dim=1).mT
+    want = F.silu(F.conv1d(padded, weight[:, None], bias, groups=6)).mT
+    torch.testing.assert_close(short_conv(x, weight, bias, left, backend=backend), want)
+    same_for_all = weight.expand(2, 24, 6, 4)
+    want = F.conv1d(padded, weight[:, None], groups=6).mT
+    torch.testing.assert_close(dynamic_conv(x, same_for_all, left, backend=backend), want)
+
+
+def test_definitions_pass_gradcheck():
+    x, weight, bias, left = normal(1, 5, 2), normal(2, 3), normal(2), normal(1, 2, 2, seed=1)
+    assert torch.autograd.gradcheck(lambda *t: short_conv_naive(*t, "silu"), [x, weight, bias, left])
+    assert torch.autograd.gradcheck(lambda *t: dynamic_conv_naive(*t, "silu"), [x, normal(1, 5, 2, 3), left])
+
+
+def test_without_left_the_inputs_before_are_zero():
+    x, weight, kernels = normal(2, 9, 4), normal(4, 4), normal(2, 9, 4, 4)
+    zero = torch.zeros(2, 3, 4, dtype=torch.float64)
+    assert torch.equal(short_conv(x, weight), short_conv(x, weight, left=zero))
+    assert torch.equal(dynamic_conv(x, kernels), dynamic_conv(x, kernels, zero))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 20])
+def test_two_windows_equal_one_when_left_is_handed_over(cut):
+    x, weight, kernels = normal(2, 24, 4), normal(4, 4), normal(2, 24, 4, 4)
+    left = F.pad(x[:, :cut], (0, 0, 3, 0))[:, -3:]
+    parts = [short_conv(x[:, :cut], weight), short_conv(x[:, cut:], weight, left=left)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), short_conv(x, weight))
+    parts = [dynamic_conv(x[:, :cut], kernels[:, :cut]), dynamic_conv(x[:, cut:], kernels[:, cut:], left)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), dynamic_conv(x, kernels))
+
+
+def test_the_dtype_of_x_is_kept():
+    x, weight = normal(1, 6, 4).bfloat16(), normal(4, 4).float()
+    assert short_conv(x, weight).dtype == torch.bfloat16
+    assert dynamic_conv(x, normal(1, 6, 4, 4).float()).dtype == torch.bfloat16
+
+
+def test_bad_input_is_named():
+    x, weight = normal(2, 6, 4), normal(4, 4)
+    with pytest.raises(ValueError, match=r"x must be \(B, L, D\)"):
+        short_conv(x[0], weight)
+    with pytest.raises(ValueError, match=r"the kernel must have shape \(4,\)"):
+        short_conv(x, normal(3, 4))
+    with pytest.raises(ValueError, match=r"the kernel must have shape \(2, 6, 4\)"):
+        dynamic_conv(x, weight)
+    with pytest.raises(ValueError, match=r"bias must have shape \(4,\), got \(1,\)"):
+        short_conv(x, weight, normal(1))
+    with pytest.raises(ValueError, match=r"left must have shape \(2, 3, 4\), got \(2, 2, 4\)"):
+        short_conv(x, weight, left=normal(2, 2, 4))
+    with pytest.raises(ValueError, match="activation must be 'silu' or None, got 'gelu'"):
+        short_conv(x, weight, activation="gelu")
