@@ -1,0 +1,107 @@
+"""The Jet layer of Jet-Nemotron (arXiv 2508.15884): the gated delta rule with a convolution that every token shapes."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lmsleep.model.attention import Span
+from lmsleep.model.config import HybridConfig
+from lmsleep.model.fast_weights.decay import draw_decay, step_size
+from lmsleep.model.fast_weights.gated_delta import conv_tail
+from lmsleep.model.norm import GatedRMSNorm
+from lmsleep.ops import dynamic_conv, gated_delta
+
+REDUCTION = 8
+
+
+class Jet(nn.Module):
+    """q, k = silu(W x), L2-normalised; v = silu(conv_x(W x)) with a kernel made from x; S written by the gated delta
+    rule; y = W_o (norm(S^T q) * silu(W_g x)).
+
+    Gates per head as in the gated delta layer: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength
+    sigmoid(W_b x), doubled under `allow_neg_eigval`. Parameters are named and shaped as in the released layer. Nothing
+    depends on the length of the window or on train or eval mode.
+    """
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__()
+        H, K, V = config.fast_shape
+        self.state_shape = (H, K, V)
+        self.beta_scale = 2.0 if config.allow_neg_eigval else 1.0
+        self.q_proj = nn.Linear(config.d_model, H * K, bias=False)
+        self.k_proj = nn.Linear(config.d_model, H * K, bias=False)
+        self.v_proj = nn.Linear(config.d_model, H * V, bias=False)
+        self.a_proj = nn.Linear(config.d_model, H, bias=False)
+        self.b_proj = nn.Linear(config.d_model, H, bias=False)
+        self.g_proj = nn.Linear(config.d_model, H * V, bias=False)
+        self.dynamic_conv1d = DynamicConv(config.d_model, H * V, config.conv_size)
+        self.A_log = nn.Parameter(torch.empty(H))
+        self.dt_bias = nn.Parameter(torch.empty(H))
+        self.o_norm = GatedRMSNorm(V, config.norm_eps)
+        self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
+        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+
+    def forward(
+        self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
+        new state and the new left context. A masked token leaves no trace in them."""
+        H = self.state_shape[0]
+        values = self.v_proj(x)
+        beta = self.beta_scale * self.b_proj(x).to(self.A_log.dtype).sigmoid()
+        if span.mask is not None:
+            values, beta = values * span.mask[..., None], beta * span.mask[..., None]
+        log_decay = -self.A_log.exp() * step_size(self.a_proj(x), self.dt_bias, span.mask)
+        mixed = self.dynamic_conv1d(values, x, left)
+        q, k = F.silu(self.q_proj(x)), F.silu(self.k_proj(x))
+        q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in (q, k, mixed))
+        o, state = gated_delta(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay.mT, beta.mT, state)
+        gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
+        o = self.o_norm(rearrange(o, "b h n v -> b n h v"), gate)
+        return self.o_proj(o.flatten(2)), state, (conv_tail(values, left, self.dynamic_conv1d.width),)
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Recall of k, write, and read by q: three K x V products a head; and the head that makes kernels."""
+        H, K, V = self.state_shape
+        return 6 * H * K * V + self.dynamic_conv1d.head_flops
+
+
+class DynamicConv(nn.Module):
+    """silu of a causal depthwise convolution whose kernel a small MLP makes from each token.
+
+    The kernel is W_2 silu(W_1 x) + b with W_1 reducing by 8. W_2 starts at zero, so the kernel starts as b, one for all
+    tokens; W_1 does not, for then no gradient would ever reach either of them.
+    """
+
+    def __init__(self, d_model: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        hidden = max(1, dim // REDUCTION)
+        self.head_flops = 2 * hidden * dim * width
+        self.kernel_generator = nn.Sequential(
+            OrderedDict(w1=nn.Linear(d_model, hidden, bias=False), act=nn.SiLU(), w2=KernelHead(hidden, dim, width))
+        )
+
+    def forward(self, values: Tensor, x: Tensor, left: tuple[Tensor, ...]) -> Tensor:
+        """values (B, n, dim) to mix, x (B, n, D) to make the kernels from -> (B, n, dim)."""
+        kernels = self.kernel_generator(x).unflatten(-1, (-1, self.width))
+        return dynamic_conv(values, kernels, left[0] if left else None, activation="silu")
+
+
+class KernelHead(nn.Module):
+    """W h + b with W at zero and b drawn as the weights of `nn.Conv1d`.
+
+    It is no `nn.Linear`, whose weights the model draws anew when it initialises itself.
+    """
+
+    def __init__(self, hidden: int, dim: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim * width, hidden))
+        self.bias = nn.Parameter(torch.empty(dim * width).uniform_(-(width**-0.5), width**-0.5))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(..., hidden) -> (..., dim * width), tap fastest."""
+        return F.linear(h, self.weight, self.bias)

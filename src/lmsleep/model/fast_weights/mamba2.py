@@ -1,0 +1,112 @@
+"""The Mamba-2 layer (arXiv 2405.21060; the rule of the paper's eq. 3), from a state to a state, and its delta form."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lmsleep.model.attention import Span
+from lmsleep.model.config import HybridConfig
+from lmsleep.model.fast_weights.decay import draw_decay, step_size
+from lmsleep.model.fast_weights.gated_delta import conv_tail
+from lmsleep.ops import short_conv, ssd, ssd_delta
+
+
+class Mamba2(nn.Module):
+    """z, x, B, C, dt = W_in u;  x, B, C = silu(conv(x, B, C));  y = ssd(x, softplus(dt + dt_bias), -exp(A_log), B, C,
+    D);  out = W_out norm(y * silu(z)).
+
+    Parameters are named and shaped as in `mamba_ssm.modules.mamba2.Mamba2` at its defaults, so that a state_dict of one
+    loads into the other: `expand` there is nheads * headdim / d_model here, which need not be whole. With `delta`
+    there is one more, `correction_log` (H,), and a token writes what the memory gets wrong of x instead of x: see
+    `lmsleep.ops.ssd_delta`. Then the layer shares its op with the gated delta layer; what differs is where keys, values
+    and writing strength come from.
+
+    Args:
+        d_model: D.
+        nheads: H. headdim: P. d_state: N; the fast weights of a head are a (P, N) matrix.
+        ngroups: heads share B and C in this many groups.
+        d_conv: taps of the convolution.
+        delta: the delta correction; its strength λ = exp(correction_log) starts at 1, the delta rule.
+
+    Raises:
+        ValueError: if `ngroups` does not divide `nheads`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nheads: int,
+        headdim: int = 64,
+        d_state: int = 128,
+        ngroups: int = 1,
+        d_conv: int = 4,
+        delta: bool = False,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if nheads % ngroups:
+            raise ValueError(f"ngroups must divide nheads={nheads}, got {ngroups}")
+        self.state_shape = (nheads, headdim, d_state)
+        self.ngroups, self.delta = ngroups, delta
+        d_inner = nheads * headdim
+        self.parts = (d_inner, ngroups * d_state, ngroups * d_state)  # x, B, C
+        conv_dim = sum(self.parts)
+        self.in_proj = nn.Linear(d_model, d_inner + conv_dim + nheads, bias=False)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, padding=d_conv - 1)
+        self.dt_bias = nn.Parameter(torch.empty(nheads))
+        self.A_log = nn.Parameter(torch.empty(nheads))
+        self.D = nn.Parameter(torch.ones(nheads))
+        self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
+        self.norm = GateThenNorm(d_inner, ngroups, norm_eps)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+
+    @classmethod
+    def from_config(cls, config: HybridConfig) -> "Mamba2":
+        """Heads, d_state and headdim are H, K and V of the configuration's fast weights."""
+        H, K, V = config.fast_shape
+        return cls(config.d_model, H, V, K, d_conv=config.conv_size, delta=config.delta)
+
+    def forward(
+        self, u: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """u (B, n, D), state (B, H, P, N), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
+        new state and the new left context. A masked token leaves no trace in them."""
+        H = self.state_shape[0]
+        z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
+        dt = step_size(dt, self.dt_bias, span.mask)
+        if span.mask is not None:
+            xBC = xBC * span.mask[..., None]
+        weight = self.conv1d.weight[:, 0]
+        mixed = short_conv(xBC, weight, self.conv1d.bias, left[0] if left else None, activation="silu")
+        x, B, C = mixed.split(self.parts, dim=-1)
+        x = rearrange(x, "b n (h p) -> b n h p", h=H)
+        B, C = (rearrange(part, "b n (g s) -> b n g s", g=self.ngroups) for part in (B, C))
+        A = -self.A_log.exp()
+        if self.correction_log is None:
+            y, state = ssd(x, dt, A, B, C, self.D, state)
+        else:
+            y, state = ssd_delta(x, dt, A, B, C, self.D, state, self.correction_log.exp())
+        y = self.norm(y.flatten(2), z)
+        return self.out_proj(y), state, (conv_tail(xBC, left, weight.shape[1]),)
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Write, read by C and, with the delta correction, recall of B: one P x N product a head each."""
+        H, P, N = self.state_shape
+        return (6 if self.delta else 4) * H * P * N
+
+
+class GateThenNorm(nn.Module):
+    """RMS norm of y * silu(z) over each of `groups` parts of the last axis, in float32 under mixed precision."""
+
+    def __init__(self, dim: int, groups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.groups, self.eps = groups, eps
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """(..., D), (..., D) -> (..., D) in y's dtype."""
+        gated = y.to(self.weight.dtype) * F.silu(z.to(self.weight.dtype))
+        parts = gated.unflatten(-1, (self.groups, -1))
+        return (F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight).to(y.dtype)
