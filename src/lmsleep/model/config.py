@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from lmsleep.model.hybrid import HybridLM
 
-MIXERS = {"A": "attention", "G": "gated delta", "M": "Mamba-2", "J": "Jet"}
+MIXERS = {"A": "attention", "W": "sliding attention", "G": "gated delta", "M": "Mamba-2", "J": "Jet"}
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,25 @@ class HybridConfig:
     Args:
         vocab_size: V. None until a task sets it.
         d_model: D, width of the residual stream.
-        pattern: one letter a block: A attention, G gated delta, M Mamba-2, J Jet. Lower case: a block without MLP.
+        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet. Lower case: a block
+            without MLP.
         window_size: L, tokens that attention can see together. None until a task sets it.
         n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
+        sliding_window: tokens that a W block sees, itself included, of those that attention can see.
         n_kv_heads: key/value heads of grouped-query attention; None: n_heads.
         head_dim: width of an attention head; None: d_model / n_heads.
         fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
         conv_size: width of the short convolution of fast-weight layers.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
+        decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself, with
+            steps dt from 0.001 to 0.1. (1, 16) is Mamba-2's; smaller rates remember longer from the start.
         delta: extend Mamba-2's update by the delta correction.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
         attention_bias: biases on q, k, v (Qwen2).
         norm_eps: epsilon of the RMS norms.
-        sandwich_norm: a second norm after each mixer and MLP (Ouro).
+        fast_norm_eps: epsilon of the norm inside a fast-weight layer of rule `jet`; None: norm_eps.
+        sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
         norm_between_passes: the final norm closes every pass and its output starts the next (Ouro).
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
@@ -46,6 +51,7 @@ class HybridConfig:
     d_model: int = 256
     pattern: str = "AGAG"
     window_size: int | None = None
+    sliding_window: int | None = None
     n_heads: int = 4
     n_kv_heads: int | None = None
     head_dim: int | None = None
@@ -54,11 +60,13 @@ class HybridConfig:
     fast_value_dim: int | None = None
     conv_size: int = 4
     allow_neg_eigval: bool = False
+    decay_rates: tuple[float, float] = (1.0, 16.0)
     delta: bool = False
     mlp_dim: int | None = None
     rope_theta: float = 10_000.0
     attention_bias: bool = False
     norm_eps: float = 1e-6
+    fast_norm_eps: float | None = None
     sandwich_norm: bool = False
     norm_between_passes: bool = False
     loop: tuple[int, int] | None = None
@@ -74,12 +82,16 @@ class HybridConfig:
         if unknown or not self.pattern:
             known = ", ".join(f"{letter} ({name})" for letter, name in MIXERS.items())
             raise ValueError(f"pattern must be made of {known}, got {self.pattern!r}")
+        if "W" in self.pattern.upper() and self.sliding_window is None:
+            raise ValueError(f"sliding_window must be set for the W blocks of pattern {self.pattern!r}, got None")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model={self.d_model} unless head_dim is given, got {self.n_heads}")
         if self.attention_head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        if not 0 < self.decay_rates[0] <= self.decay_rates[1]:
+            raise ValueError(f"decay_rates must be two positive numbers in rising order, got {self.decay_rates}")
         first, last = self.looped
         if not 0 <= first < last <= self.depth:
             raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
@@ -114,17 +126,21 @@ class HybridConfig:
         return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
 
     def for_task(self, vocab_size: int, window_size: int) -> "HybridConfig":
-        """The same configuration with the sizes of a task.
+        """The same configuration with the sizes of a task. A vocabulary that is larger than the task's stays: pretrained
+        models pad theirs.
 
         Raises:
-            ValueError: if the configuration already names another size.
+            ValueError: if the configuration already names another window or a smaller vocabulary.
         """
-        for name, value in (("vocab_size", vocab_size), ("window_size", window_size)):
-            if getattr(self, name) not in (None, value):
-                raise ValueError(
-                    f"{name} of the model must be the task's {value} or left out, got {getattr(self, name)}"
-                )
-        return replace(self, vocab_size=vocab_size, window_size=window_size)
+        if self.window_size not in (None, window_size):
+            raise ValueError(
+                f"window_size of the model must be the task's {window_size} or left out, got {self.window_size}"
+            )
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise ValueError(
+                f"vocab_size of the model must be at least the task's {vocab_size} or left out, got {self.vocab_size}"
+            )
+        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=window_size)
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
         """The model with freshly drawn weights.
@@ -168,6 +184,7 @@ class HybridConfig:
 
 
 _OPTIONAL_SIZES = (
+    "sliding_window",
     "n_kv_heads",
     "head_dim",
     "fast_heads",

@@ -1,7 +1,8 @@
 """Training with Lightning."""
 
 from lmsleep.training.callbacks import RunReport, SleepCallback, StopOnNonFinite
+from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 
-__all__ = ["MuonAdamW", "OptimizerConfig", "RunReport", "SleepCallback", "SleepModule", "StopOnNonFinite"]
+__all__ = ["LearningCurve", "MuonAdamW", "OptimizerConfig", "RunReport", "SleepCallback", "SleepModule", "StopOnNonFinite"]

@@ -1,7 +1,5 @@
 """The gated delta layer, the rule that the paper's experiments run (section 3.1; arXiv 2412.06464)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
+from lmsleep.model.fast_weights.decay import draw_decay, step_size
 from lmsleep.model.norm import GatedRMSNorm
 from lmsleep.ops import gated_delta, short_conv
 
@@ -36,16 +35,8 @@ class GatedDelta(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.norm = GatedRMSNorm(V, config.norm_eps)
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
-        self.reset_gates()
-
-    def reset_gates(self) -> None:
-        """Decay rates A in (1, 16) and steps dt in (0.001, 0.1), log-uniform as in Mamba-2; the convolution as nn.Conv1d."""
-        bound = self.conv_weight.shape[1] ** -0.5
-        nn.init.uniform_(self.conv_weight, -bound, bound)
-        with torch.no_grad():
-            self.A_log.uniform_(1, 16).log_()
-            dt = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
-            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+        nn.init.uniform_(self.conv_weight, -(config.conv_size**-0.5), config.conv_size**-0.5)
 
     def forward(
         self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
@@ -66,10 +57,10 @@ class GatedDelta(nn.Module):
 
     def gates(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """log decay and beta, (B, H, n); a masked token neither decays nor writes."""
-        log_decay = -self.A_log.float().exp() * F.softplus(self.a_proj(x).float() + self.dt_bias)
-        beta = self.beta_scale * self.b_proj(x).float().sigmoid()
+        log_decay = -self.A_log.exp() * step_size(self.a_proj(x), self.dt_bias, mask)
+        beta = self.beta_scale * self.b_proj(x).to(log_decay.dtype).sigmoid()
         if mask is not None:
-            log_decay, beta = log_decay * mask[..., None], beta * mask[..., None]
+            beta = beta * mask[..., None]
         return log_decay.mT, beta.mT
 
     def flops_per_token(self, window_size: int) -> int:

@@ -1,0 +1,1 @@
+"""The stages of dvc.yaml: held-out data, training, evaluation, tables, figures."""

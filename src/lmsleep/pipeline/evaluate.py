@@ -1,0 +1,86 @@
+"""Stage `evaluate`: the test scores of every run of a figure, and of the same weights under other ways to sleep.
+
+python -m lmsleep.pipeline.evaluate --figure fig2b --runs runs/mini/fig2b --data data/mini --out runs/mini/fig2b.csv
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lmsleep.memory import FastWeights
+from lmsleep.model import HybridLM
+from lmsleep.pipeline.experiment import load_model
+from lmsleep.pipeline.table import run_columns
+from lmsleep.sleep import OnOverflow, Pass, read_windows, sleep
+from lmsleep.training.metrics import SliceScores
+
+BATCH = 512
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
+    parser.add_argument("--data", type=Path, required=True, help="folder with rows.safetensors, or of such folders")
+    parser.add_argument("--out", type=Path, required=True, help="CSV")
+    args = parser.parse_args(argv)
+    frames = [evaluate_run(args.figure, run, args.data) for run in sorted(args.runs.iterdir()) if run.is_dir()]
+    if not frames:
+        raise ValueError(f"runs must be a folder with finished runs, got {args.runs}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(frames).to_csv(args.out, index=False)
+
+
+def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
+    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
+    columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
+    model, sleeps = load_model(run / "last.ckpt")
+    trained = sleeps["n_passes"]
+    ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
+    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
+    records = []
+    for way, on_overflow in ways.items():
+        for name, value in scores(model, rows, on_overflow, sleeps["eviction"]).items():
+            metric, _, level = name.partition("/")
+            records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
+    return pd.DataFrame(records)
+
+
+def data_folder(run: Path, data: Path) -> Path:
+    """`data` itself, or the folder in it that is named like the part of the run's name before the first dash."""
+    return data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]
+
+
+def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+    """The control: nothing crosses the window boundary."""
+    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
+
+
+@torch.no_grad()
+def scores(model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, eviction: str) -> dict[str, float]:
+    """Scores per slice over held-out rows, see `SliceScores.compute`."""
+    totals = SliceScores(tuple(rows["slice"].unique().tolist()))
+    for start in range(0, len(rows["tokens"]), BATCH):
+        part = {name: value[start : start + BATCH] for name, value in rows.items()}
+        reading = read_windows(
+            model,
+            part["tokens"],
+            part["targets"],
+            eviction=eviction,  # pyright: ignore[reportArgumentType]
+            mask=part.get("mask"),
+            on_overflow=on_overflow,
+        )
+        assert reading.scored_logits is not None and reading.scored_targets is not None
+        answers = part["answers"][:, -reading.scored_targets.shape[1] :]
+        totals.update(reading.scored_logits, reading.scored_targets, answers, part["slice"])
+    return {name: float(value) for name, value in totals.compute().items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Stage `data`: the held-out rows that every run of a figure is tested on, and what answering without reading scores.
+
+python -m lmsleep.pipeline.make_data --config configs/experiment/rule110.yaml --out data/mini/fig2b
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lmsleep.data.module import RowsDataModule
+from lmsleep.pipeline.experiment import build_task, read_config
+from lmsleep.tasks import IGNORE, Batch, Task
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", action="append", required=True, help="YAML file of an experiment; later ones win")
+    parser.add_argument("--out", type=Path, required=True, help="folder for rows.safetensors and baselines.json")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value")
+    args = parser.parse_args(argv)
+    config = read_config(args.config, args.overrides)
+    data = {k: v for k, v in config["data"].items() if k != "task"}
+    make_data(build_task(config), args.out, **data)
+
+
+def make_data(task: Task, out: Path, **data: int) -> None:
+    """Writes the test rows of `task` as (R, T) tensors and their baselines."""
+    rows = held_out(task, RowsDataModule(task, **data))
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value for name, value in rows._asdict().items() if value is not None}
+    save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
+    (out / "baselines.json").write_text(json.dumps({"majority": majority(rows)}, indent=2) + "\n")
+
+
+def held_out(task: Task, module: RowsDataModule) -> Batch:
+    """All test batches of a data module in one."""
+    batches = list(module.test_dataloader())
+    return Batch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def majority(rows: Batch) -> dict[str, float]:
+    """For each slice, how often the most frequent answer is right: what a model scores that has read nothing."""
+    shares = {}
+    for level in rows.slice.unique().tolist():
+        answers = [tuple(t[t != IGNORE].tolist()) for t in rows.targets[rows.slice == level]]
+        shares[str(level)] = Counter(answers).most_common(1)[0][1] / len(answers)
+    return shares
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Stage `train`: one cell of a grid.
+
+python -m lmsleep.pipeline.train --out runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
+
+Everything but `--out` goes to `lmsleep fit`. DVC empties an output folder before its stage starts, so the state to resume
+from lives elsewhere, under a name made of the arguments, the configuration files and the code: a killed run goes on where
+its last validation saved it, a changed one starts afresh.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import lmsleep
+from lmsleep.cli import main as lmsleep_cli
+
+RESUME = Path("runs/.resume")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for last.ckpt, curve.csv, config.yaml, run.json")
+    args, fit_args = parser.parse_known_args(argv)
+    train(args.out, fit_args)
+
+
+def train(out: Path, fit_args: list[str]) -> None:
+    """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
+    state = RESUME / digest(out, fit_args)
+    print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", file=sys.stderr, flush=True)
+    state.mkdir(parents=True, exist_ok=True)
+    checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
+    started = time.time()
+    lmsleep_cli(
+        [
+            "fit",
+            *fit_args,
+            f"--trainer.default_root_dir={state}",
+            "--trainer.logger=false",
+            f"--trainer.callbacks+={checkpoint}",
+            f"--trainer.callbacks.dirpath={state}",
+            "--trainer.callbacks.filename=last",
+            "--trainer.callbacks.enable_version_counter=false",
+            "--trainer.callbacks.save_on_train_epoch_end=false",
+            "--trainer.callbacks+=lmsleep.training.LearningCurve",
+            f"--trainer.callbacks.path={state / 'curve.csv'}",
+            *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
+        ]
+    )
+    (state / "run.json").write_text(json.dumps({"seconds": round(time.time() - started, 1), "args": fit_args}, indent=2))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.move(state, out)
+
+
+def digest(out: Path, fit_args: list[str]) -> str:
+    """A name for a run: its place, its arguments, the configuration files among them and the code."""
+    files = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
+    files += sorted(Path(lmsleep.__file__).parent.rglob("*.py"))
+    parts = [str(out), *fit_args, *(f.read_text() for f in files)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The learning curve of a run, kept in its checkpoints so that a resumed run has all of it."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+
+
+class LearningCurve(L.Callback):
+    """Records the validation scores against tokens seen and writes them as CSV.
+
+    Args:
+        path: the file, with columns step, tokens and one per score (`exact`, `loss`, `exact/<slice>`, ...).
+    """
+
+    def __init__(self, path: str = "curve.csv") -> None:
+        self.path = Path(path)
+        self.rows: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        tokens = trainer.global_step * trainer.accumulate_grad_batches * data.batch_size * data.task.sequence_length
+        scores = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self.rows.append({"step": trainer.global_step, "tokens": tokens, **scores})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(self.rows).to_csv(self.path, index=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
