@@ -24,8 +24,8 @@ class FastWeights:
     """S: one state per fast-weight layer, in the order of the blocks.
 
     Args:
-        states: for each fast-weight layer a tensor (B, H, ...): (B, H, K, V) for `gated_delta` and `jet`, (B, H, P, N) for
-            `mamba2`. float32 also under mixed precision.
+        states: one tensor a fast-weight layer: (B, H, K, V) for `gated_delta` and `jet`, (B, H, P, N) for `mamba2`.
+            float32 also under mixed precision.
     """
 
     states: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""One data module for all tasks: rows drawn by (seed, split, step), so that workers, ranks and resuming change nothing."""
+"""One data module for all tasks: rows drawn by (seed, split, step), whatever workers, ranks and resuming do."""
 
 from collections.abc import Callable, Iterator
 
@@ -88,9 +88,7 @@ class TrainRows(IterableDataset):
         step = self.start() + offset
         while True:
             batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
-            yield (
-                batch if self.ranks == 1 else Batch(*(None if x is None else x[self.rank :: self.ranks] for x in batch))
-            )
+            yield Batch._make(None if field is None else field[self.rank :: self.ranks] for field in batch)
             step += stride
 
 

@@ -163,9 +163,9 @@ class HybridConfig:
     def flops_per_token(self, n_passes: int = 1, kind: Literal["forward", "training"] = "forward") -> int:
         """Operations of one token of a full window that is read N times, and of its logits.
 
-        Counted are matrix products, two operations per multiply-add: projections, attention scores over the whole window
-        as FlashAttention's authors count them, and the reads and writes of the fast weights. Element-wise work and the
-        short convolution are left out. `training` is three times `forward`.
+        Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
+        masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
+        are left out. `training` is three times `forward`.
         """
         model = self.build("meta")
         first, last = self.looped

@@ -1,4 +1,4 @@
-"""The hybrid language model: embedding, blocks, output projection, and the three ways a window is run through the blocks."""
+"""The hybrid language model: embedding, blocks, output projection, and the ways a window runs through the blocks."""
 
 from dataclasses import dataclass
 
@@ -49,8 +49,8 @@ class HybridLM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Projections normal with variance 1 / fan-in, embeddings and head with standard deviation 0.02; output projections
-        zero under `zero_init`."""
+        """Projections normal with variance 1 / fan-in, embeddings and head with standard deviation 0.02; output
+        projections zero under `zero_init`."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -116,5 +116,5 @@ class HybridLM(nn.Module):
 
     def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
         """Logits (B, n, V) and S after one pass over one window (B, n)."""
-        h, S = self.blocks(self.embed(tokens), S or self.init_fast_weights(len(tokens)))
-        return self.logits(h), S
+        h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
+        return self.logits(h), after

@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "test")
 class Batch(NamedTuple):
     """Rows of one task.
 
-    `targets[b, i]` is what the model must say *at* position i (no shift is applied later), `IGNORE` where there is no loss.
+    `targets[b, i]` is what the model must say *at* position i, `IGNORE` where there is no loss; no shift follows later.
     """
 
     tokens: Tensor  # (B, T) int64
@@ -26,8 +26,8 @@ class Batch(NamedTuple):
 class Task(ABC):
     """The contract of a task: sizes, difficulty levels and rows drawn by counter. Subclasses are frozen dataclasses.
 
-    `slices` are the difficulty levels reported on their own. In the splits `val` and `test` of a task with several slices,
-    step i draws rows of slice `slices[i % len(slices)]`, so that any multiple of `len(slices)` steps is balanced.
+    `slices` are the difficulty levels reported on their own. In the splits `val` and `test` of a task with several of
+    them, step i draws rows of slice `slices[i % len(slices)]`, so that any multiple of `len(slices)` steps is balanced.
     """
 
     @property

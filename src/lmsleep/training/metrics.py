@@ -17,8 +17,8 @@ def row_scores(logits: Tensor, targets: Tensor, answers: Tensor) -> tuple[Tensor
         logits: (B, P, V). targets: (B, P). answers: (B, P), see `Task.answers`.
 
     Returns:
-        Two tensors (4, B) in the order of `SCORES`: cross entropy in nats over all target tokens, the same over answer tokens,
-        answer tokens that are right, and answers all of whose tokens are right.
+        Two tensors (4, B) in the order of `SCORES`: cross entropy in nats over all target tokens, the same over answer
+        tokens, answer tokens that are right, and answers all of whose tokens are right.
     """
     counted, answered = targets != IGNORE, answers >= 0
     nll = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
@@ -57,8 +57,8 @@ class SliceScores(Metric):
         self.counts[-1] += counts.sum(1)
 
     def compute(self) -> dict[str, Tensor]:
-        """`exact` over all rows, `exact/<slice>` for each slice that had rows, and so on for every score; `count/<slice>` is
-        the number of answers behind `exact/<slice>`."""
+        """`exact` over all rows, `exact/<slice>` for each slice that had rows, and so on for every score;
+        `count/<slice>` is the number of answers behind `exact/<slice>`."""
         values: dict[str, Tensor] = {}
         for row, level in enumerate([*self.slices, None]):
             if not self.counts[row, 0]:

@@ -72,7 +72,7 @@ class OptimizerConfig:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, one schedule, one checkpoint."""
+    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, schedule and checkpoint."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(list(groups), {})

@@ -13,10 +13,10 @@ from lmsleep.ops import gated_delta, short_conv
 
 
 class GatedDelta(nn.Module):
-    """q, k, v = silu(conv(W x)), q and k L2-normalised; S written by the gated delta rule; y = W_o (norm(S^T q) * silu(W_g x)).
+    """q, k, v = silu(conv(W x)), q and k L2-normalised; S by the gated delta rule; y = W_o (norm(S^T q) * silu(W_g x)).
 
     Gates per head: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength sigmoid(W_b x), doubled under
-    `allow_neg_eigval`. About 6 D^2 parameters when H K = H V = D... plus 2 D H for the gates.
+    `allow_neg_eigval`. About 5 D^2 parameters when H K = H V = D.
     """
 
     def __init__(self, config: HybridConfig) -> None:

@@ -49,5 +49,5 @@ def gated_delta(
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape} to fit k {tuple(k.shape)}, got {tuple(tensor.shape)}")
     with torch.autocast(q.device.type, enabled=False):
-        o, state = resolve("gated_delta", v.device, v.dtype, backend)(q, k, v, log_decay, beta, state)
-    return o.to(v.dtype), state
+        o, after = resolve("gated_delta", v.device, v.dtype, backend)(q, k, v, log_decay, beta, state)
+    return o.to(v.dtype), after

@@ -1,4 +1,4 @@
-"""The gated delta rule without a loop over time: exact closed form of a chunk, and a loop over chunks for long inputs."""
+"""The gated delta rule without a loop over time: exact closed form of a chunk, a loop over chunks for long inputs."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ def gated_delta_torch(
     outputs = []
     for start in range(0, length, CHUNK):
         span = slice(start, start + CHUNK)
-        pieces = (x[:, :, span] for x in (q, k, v, log_decay, beta))
-        o, state = _window(*pieces, state)
+        o, state = _window(q[:, :, span], k[:, :, span], v[:, :, span], log_decay[..., span], beta[..., span], state)
         outputs.append(o)
     return torch.cat(outputs, dim=2), state
 
