@@ -16,18 +16,20 @@ class Span:
 
     Args:
         rotary: cos and sin (n, head_dim / 2) of their positions.
-        reach: a token sees itself and the `reach - 1` tokens before it.
-        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens, or None where plain causality says it all.
+        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens, or None where plain causality says
+            it all.
         mask: (B, n) bool, False for tokens that must leave no trace, or None.
+        near: as `visible`, for sliding attention, which sees fewer of them.
     """
 
     rotary: tuple[Tensor, Tensor]
     visible: Tensor | None = None
     mask: Tensor | None = None
+    near: Tensor | None = None
 
 
 class Rotary(nn.Module):
-    """Rotary positions: a table for the first positions, computed in float64 beyond it so that endless streams keep exact angles."""
+    """Rotary positions: a table for the first ones; angles in float64, so that endless streams keep exact ones."""
 
     def __init__(self, head_dim: int, theta: float, table_size: int) -> None:
         super().__init__()
@@ -58,9 +60,11 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def visibility(n: int, cached: int, reach: int, mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which of the m cached and n own tokens each own token sees; None if plain causality over the own tokens says it all.
+    """Which of the m cached and n own tokens each own token sees, itself and the `reach - 1` before it; None if plain
+    causality over the own tokens says it all.
 
-    `mask` (B, m + n) is False for tokens that nobody sees; such a token still sees itself, so that its softmax is defined.
+    `mask` (B, m + n) is False for tokens that nobody sees; such a token still sees itself, so that its softmax is
+    defined.
     """
     if mask is None and cached == 0 and n <= reach:
         return None
@@ -73,12 +77,17 @@ def visibility(n: int, cached: int, reach: int, mask: Tensor | None, device: tor
 
 
 class Attention(nn.Module):
-    """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights."""
+    """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
+
+    Args:
+        reach: tokens that a token sees of the visible ones, itself included (sliding attention); None: all.
+    """
 
     state_shape = None
 
-    def __init__(self, config: HybridConfig) -> None:
+    def __init__(self, config: HybridConfig, reach: int | None = None) -> None:
         super().__init__()
+        self.reach = reach
         self.head_dim, self.grouped = config.attention_head_dim, config.kv_heads != config.n_heads
         width, kv_width = config.n_heads * self.head_dim, config.kv_heads * self.head_dim
         self.q_proj = nn.Linear(config.d_model, width, bias=config.attention_bias)
@@ -98,10 +107,11 @@ class Attention(nn.Module):
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if left:
             k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
-        causal = span.visible is None
-        o = F.scaled_dot_product_attention(q, k, v, span.visible, is_causal=causal, enable_gqa=self.grouped)
+        visible = span.visible if self.reach is None else span.near
+        causal = visible is None
+        o = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, enable_gqa=self.grouped)
         return self.o_proj(rearrange(o, "b h n k -> b n (h k)")), None, (k, v)
 
     def flops_per_token(self, window_size: int) -> int:
-        """Scores and values against a whole window; the projections are counted by the block."""
-        return 4 * window_size * self.q_proj.out_features
+        """Scores and values against all that a token sees; the projections are counted by the block."""
+        return 4 * min(window_size, self.reach or window_size) * self.q_proj.out_features

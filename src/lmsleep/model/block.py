@@ -9,17 +9,27 @@ from torch.utils.checkpoint import checkpoint
 from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model.attention import Attention, Rotary, Span, visibility
 from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights import GatedDelta
+from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
 from lmsleep.model.mlp import SwiGLU
 from lmsleep.model.norm import RMSNorm
 
-Mixer = Attention | GatedDelta
-MIXER_CLASSES: dict[str, Callable[[HybridConfig], Mixer]] = {"A": Attention, "G": GatedDelta}
+Mixer = Attention | GatedDelta | Mamba2 | Jet
+MIXER_CLASSES: dict[str, Callable[[HybridConfig], Mixer]] = {
+    "A": Attention,
+    "W": lambda config: Attention(config, config.sliding_window),
+    "G": GatedDelta,
+    "M": Mamba2.from_config,
+    "J": Jet,
+}
 Left = tuple[Tensor, ...]
 
 
 class Block(nn.Module):
-    """h + mixer(norm(h)), then h + mlp(norm(h)); with sandwich norms also norm(mixer(...)) and norm(mlp(...))."""
+    """h + mixer(norm(h)), then h + mlp(norm(h)); with sandwich norms also norm(mixer(...)) and norm(mlp(...)).
+
+    A block without MLP, as is inserted between those of a pretrained model, has no sandwich norm: that would blow up
+    the first step away from an output projection of zero.
+    """
 
     def __init__(self, config: HybridConfig, letter: str, has_mlp: bool) -> None:
         super().__init__()
@@ -29,11 +39,12 @@ class Block(nn.Module):
 
         self.mixer_norm, self.mixer = norm(), MIXER_CLASSES[letter](config)
         self.mlp_norm, self.mlp = (norm(), SwiGLU(config.d_model, config.mlp_hidden)) if has_mlp else (None, None)
-        self.mixer_post_norm = norm() if config.sandwich_norm else nn.Identity()
-        self.mlp_post_norm = norm() if config.sandwich_norm and has_mlp else nn.Identity()
+        sandwich = config.sandwich_norm and has_mlp
+        self.mixer_post_norm = norm() if sandwich else nn.Identity()
+        self.mlp_post_norm = norm() if sandwich else nn.Identity()
 
     def forward(self, h: Tensor, state: Tensor | None, left: Left, span: Span) -> tuple[Tensor, Tensor | None, Left]:
-        """h (B, n, D), the mixer's fast weights (None for attention) and left context -> the same three after n tokens."""
+        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens."""
         y, state, left = self.mixer(self.mixer_norm(h), state, left, span)
         h = h + self.mixer_post_norm(y)
         if self.mlp is not None and self.mlp_norm is not None:
@@ -109,7 +120,11 @@ class Blocks(nn.Module):
         n, cached = h.shape[1], cache.held
         everyone = joined_mask(mask, cache, h)
         visible = visibility(n, cached, cache.capacity, everyone, h.device)
-        return Span(self.rotary(cache.position, n, h), visible, mask)
+        reach = self.config.sliding_window
+        near = visible
+        if reach is not None and reach < cache.capacity:
+            near = visibility(n, cached, reach, everyone, h.device)
+        return Span(self.rotary(cache.position, n, h), visible, mask, near)
 
     def empty_cache(self) -> AttentionCache:
         return AttentionCache(self.config.window_size or 1)

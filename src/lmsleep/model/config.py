@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from lmsleep.memory import check_n_passes
+
 if TYPE_CHECKING:
     from lmsleep.model.hybrid import HybridLM
 
@@ -19,8 +21,8 @@ class HybridConfig:
     Args:
         vocab_size: V. None until a task sets it.
         d_model: D, width of the residual stream.
-        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet. Lower case: a block
-            without MLP.
+        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet. Lower case: a
+            block without MLP.
         window_size: L, tokens that attention can see together. None until a task sets it.
         n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
         sliding_window: tokens that a W block sees, itself included, of those that attention can see.
@@ -29,8 +31,8 @@ class HybridConfig:
         fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
         conv_size: width of the short convolution of fast-weight layers.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
-        decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself, with
-            steps dt from 0.001 to 0.1. (1, 16) is Mamba-2's; smaller rates remember longer from the start.
+        decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself,
+            with steps dt from 0.001 to 0.1. (1, 16) is Mamba-2's; smaller rates remember longer from the start.
         delta: extend Mamba-2's update by the delta correction.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
@@ -126,8 +128,8 @@ class HybridConfig:
         return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
 
     def for_task(self, vocab_size: int, window_size: int) -> "HybridConfig":
-        """The same configuration with the sizes of a task. A vocabulary that is larger than the task's stays: pretrained
-        models pad theirs.
+        """The same configuration with the sizes of a task. A larger vocabulary than the task's stays: pretrained models
+        pad theirs.
 
         Raises:
             ValueError: if the configuration already names another window or a smaller vocabulary.
@@ -166,7 +168,11 @@ class HybridConfig:
         Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
         are left out. `training` is three times `forward`.
+
+        Raises:
+            ValueError: if n_passes is below 1.
         """
+        check_n_passes(n_passes)
         model = self.build("meta")
         first, last = self.looped
         costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]

@@ -40,7 +40,7 @@ class Jet(nn.Module):
         self.dynamic_conv1d = DynamicConv(config.d_model, H * V, config.conv_size)
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
-        self.o_norm = GatedRMSNorm(V, config.norm_eps)
+        self.o_norm = GatedRMSNorm(V, config.fast_norm_eps or config.norm_eps)
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
         draw_decay(self.A_log, self.dt_bias, config.decay_rates)
 
