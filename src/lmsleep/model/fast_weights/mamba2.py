@@ -43,6 +43,7 @@ class Mamba2(nn.Module):
         d_conv: int = 4,
         delta: bool = False,
         norm_eps: float = 1e-5,
+        decay_rates: tuple[float, float] = (1.0, 16.0),
     ) -> None:
         super().__init__()
         if nheads % ngroups:
@@ -60,13 +61,14 @@ class Mamba2(nn.Module):
         self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
         self.norm = GateThenNorm(d_inner, ngroups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+        draw_decay(self.A_log, self.dt_bias, decay_rates)
 
     @classmethod
     def from_config(cls, config: HybridConfig) -> "Mamba2":
         """Heads, d_state and headdim are H, K and V of the configuration's fast weights."""
         H, K, V = config.fast_shape
-        return cls(config.d_model, H, V, K, d_conv=config.conv_size, delta=config.delta)
+        options = {"d_conv": config.conv_size, "delta": config.delta, "decay_rates": config.decay_rates}
+        return cls(config.d_model, H, V, K, **options)
 
     def forward(
         self, u: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
