@@ -19,6 +19,12 @@ def check_eviction(eviction: str) -> None:
         raise ValueError(f"eviction must be one of {', '.join(get_args(Eviction))}, got {eviction!r}")
 
 
+def check_n_passes(n_passes: int) -> None:
+    """Raises ValueError unless `n_passes` is a number of passes."""
+    if n_passes < 1:
+        raise ValueError(f"n_passes must be 1 or more (the wake pass counts), got {n_passes}")
+
+
 @dataclass(frozen=True)
 class FastWeights:
     """S: one state per fast-weight layer, in the order of the blocks.
@@ -67,6 +73,11 @@ class FastWeights:
         if not self.states:
             return torch.zeros(0, 0)
         return torch.stack([state.flatten(1).norm(dim=1) for state in self.states])
+
+    def change(self, before: "FastWeights") -> Tensor:
+        """|S - before| / |S| for each layer, averaged over the rows: (n_layers,)."""
+        step = FastWeights(tuple(b - a for a, b in zip(before.states, self.states, strict=True)))
+        return (step.norms() / self.norms().clamp(min=1e-12)).mean(dim=1)
 
     @property
     def nbytes(self) -> int:

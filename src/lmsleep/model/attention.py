@@ -20,12 +20,15 @@ class Span:
             it all.
         mask: (B, n) bool, False for tokens that must leave no trace, or None.
         near: as `visible`, for sliding attention, which sees fewer of them.
+        slot: (1,) where a single token overwrites cached keys and values, which then stand in buffers of
+            fixed size; None: the cache grows.
     """
 
     rotary: tuple[Tensor, Tensor]
     visible: Tensor | None = None
     mask: Tensor | None = None
     near: Tensor | None = None
+    slot: Tensor | None = None
 
 
 class Rotary(nn.Module):
@@ -37,18 +40,18 @@ class Rotary(nn.Module):
         self._table: tuple[Tensor, Tensor] | None = None
 
     def forward(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (n, head_dim / 2) of positions start .. start + n - 1, in the dtype and on the device of `like`."""
+        """cos and sin (n, head_dim / 2) of the n positions from `start` on, in the dtype and on the device of `like`."""
         if start + n > self.table_size:
-            return self._angles(start, n, like)
+            return self.at(torch.arange(start, start + n, device=like.device), like)
         table = self._table
         if table is None or table[0].device != like.device or table[0].dtype != like.dtype:
-            table = self._table = self._angles(0, self.table_size, like)
+            table = self._table = self.at(torch.arange(self.table_size, device=like.device), like)
         return table[0][start : start + n], table[1][start : start + n]
 
-    def _angles(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(start, start + n, device=like.device, dtype=torch.float64)
+    def at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for any positions (n,)."""
         exponents = torch.arange(0, self.head_dim, 2, device=like.device, dtype=torch.float64) / self.head_dim
-        angles = positions[:, None] * self.theta**-exponents
+        angles = positions[:, None].double() * self.theta**-exponents
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -99,13 +102,15 @@ class Attention(nn.Module):
         self, x: Tensor, state: None, left: tuple[Tensor, ...], span: Span
     ) -> tuple[Tensor, None, tuple[Tensor, ...]]:
         """x (B, n, D); left: keys and values (B, H, m, K) of the cached tokens, or empty. Returns y (B, n, D), None and
-        keys and values of the m + n tokens."""
+        keys and values of the m + n tokens, or the buffers that `span.slot` wrote to."""
         q, k, v = (
             rearrange(proj(x), "b n (h k) -> b h n k", k=self.head_dim)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
-        if left:
+        if span.slot is not None:
+            k, v = left[0].index_copy_(2, span.slot, k), left[1].index_copy_(2, span.slot, v)
+        elif left:
             k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
         visible = span.visible if self.reach is None else span.near
         causal = visible is None

@@ -1,6 +1,6 @@
 """One block and the stack of blocks: a pass over a window."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class Blocks(nn.Module):
     def __init__(self, config: HybridConfig, norm: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
+        layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
+        self.layers: Sequence[Block] = layers  # pyright: ignore[reportAttributeAccessIssue]
         self.rotary = Rotary(config.attention_head_dim, config.rope_theta, config.window_size or 1)
         self.pass_norm = norm
         fast = [i for i, layer in enumerate(self.layers) if layer.mixer.state_shape is not None]
@@ -91,11 +92,19 @@ class Blocks(nn.Module):
         return h, S
 
     def run(
-        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, mask: Tensor | None = None
+        self,
+        first: int,
+        last: int,
+        h: Tensor,
+        S: FastWeights,
+        cache: AttentionCache,
+        mask: Tensor | None = None,
+        span: Span | None = None,
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
         """Blocks first .. last - 1, and the norm that closes a pass if it ends the stack. Returns h, S and what each of
-        these blocks must remember of the tokens."""
-        span = self.span(h, cache, mask)
+        these blocks must remember of the tokens. `span`, if given, says where the tokens stand in place of `cache` and
+        `mask`."""
+        span = span or self.span(h, cache, mask)
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
         return self._run(first, last, h, S, cache, span)

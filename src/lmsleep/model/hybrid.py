@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import AttentionCache, FastWeights
+from lmsleep.model.attention import Span
 from lmsleep.model.block import Blocks, joined_mask
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.norm import RMSNorm
@@ -83,8 +84,16 @@ class HybridLM(nn.Module):
     def init_cache(self) -> AttentionCache:
         return self.blocks.empty_cache()
 
-    def wake(self, tokens: Tensor, S: FastWeights, cache: AttentionCache, mask: Tensor | None = None) -> Wake:
+    def wake(
+        self,
+        tokens: Tensor,
+        S: FastWeights,
+        cache: AttentionCache,
+        mask: Tensor | None = None,
+        span: Span | None = None,
+    ) -> Wake:
         """The wake pass over n tokens (B, n) of the current window, all of them or one: embed, every block once.
+        `span` is for decoding in buffers of fixed size, see `Blocks.run`.
 
         Raises:
             ValueError: if the tokens do not fit into the window.
@@ -92,10 +101,10 @@ class HybridLM(nn.Module):
         if tokens.shape[1] > cache.room:
             raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {tokens.shape[1]}")
         depth, (_, last) = self.config.depth, self.config.looped
-        core, core_S, layers = self.blocks.run(0, last, self.embed(tokens), S, cache, mask)
+        core, core_S, layers = self.blocks.run(0, last, self.embed(tokens), S, cache, mask, span)
         h, after = core, core_S
         if last < depth:
-            h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask)
+            h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask, span)
             layers = layers + coda
         extended = cache.extended(tokens.shape[1], layers, joined_mask(mask, cache, h))
         return Wake(h, core, S, after, cache, extended, mask)
