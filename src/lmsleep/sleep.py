@@ -1,7 +1,21 @@
 """Algorithm 1 of arXiv 2605.26099 on one page: wake, overflow, sleep, eviction.
 
-A causal stack gives the same h and S whether a window is read token by token or in one go, so pass 1 of the algorithm *is*
-the wake pass, and a sleep adds passes 2..N.
+The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the comments below cite its lines:
+
+     1  S <- 0 for every fast-weight layer
+     2  split x, m into windows of at most L
+     3  for each window c with mask m_c:
+     4      h <- Embed(c)
+     5      if m_c is all zero:
+     6          repeat N times: h, S <- Blocks(h, S)
+     7      else:
+     8          h, S <- Blocks(h, S)
+     9          loss <- MaskedCE(OutProj(h), c, m_c)
+    10      drop h and the attention cache, keep S
+    11  back-propagate through everything
+
+A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
+*is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.memory import Eviction, FastWeights, check_eviction
+from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM, Wake
 
 IGNORE = -100
@@ -31,10 +45,9 @@ def sleep(blocks: Pass, h: Tensor, S: FastWeights, n_passes: int) -> tuple[Tenso
     Raises:
         ValueError: if n_passes is below 1.
     """
-    if n_passes < 1:
-        raise ValueError(f"n_passes must be 1 or more (the wake pass counts), got {n_passes}")
-    for _ in range(n_passes - 1):  #                                                     line 7, repeat N times
-        h, S = blocks(h, S)  #                                                           line 8, both h and S go on
+    check_n_passes(n_passes)
+    for _ in range(n_passes - 1):
+        h, S = blocks(h, S)  #                                                           line 6, both h and S go on
     return h, S
 
 
@@ -52,22 +65,26 @@ def read_windows(
 
     A window sleeps if it is full and carries no loss in any row. `mask` (B, T) is False for tokens that must leave no
     trace. `on_overflow` answers an overflow in place of `sleep(..., n_passes)`.
+
+    Raises:
+        ValueError: if n_passes is below 1, the eviction unknown, or a shape does not fit.
     """
+    check_n_passes(n_passes)
     check_eviction(eviction)
     on_overflow = on_overflow or partial(sleep, n_passes=n_passes)
-    S = model.init_fast_weights(len(tokens))  #                                           line 1, S <- 0
+    S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache = model.init_cache()
     hidden, scored = [], []
     for window in cut_windows(tokens, targets, mask, model.window_size):  #               lines 2-3
-        wake = model.wake(window.tokens, S, cache, window.mask)  #                        lines 4, 8: embed, pass 1
+        wake = model.wake(window.tokens, S, cache, window.mask)  #                        lines 4, 8, pass 1 of line 6
         S, cache = wake.S, wake.cache
         hidden.append(wake.h)
-        if window.carries_loss:  #                                                        line 5
-            scored.append((model.logits(wake.h), window.targets))  #                      lines 10-12
+        if window.carries_loss:  #                                                        line 7
+            scored.append((model.logits(wake.h), window.targets))  #                      line 9
         if cache.full:
-            if not window.carries_loss:
-                S = sleep_window(model, wake, on_overflow)  #                             lines 6-8
-            cache = cache.evict(eviction)  #                                              line 13, keep S alone
+            if not window.carries_loss:  #                                                line 5
+                S = sleep_window(model, wake, on_overflow)  #                             line 6, passes 2..N
+            cache = cache.evict(eviction)  #                                              line 10
     return Reading.of(model, hidden, scored, S)
 
 
@@ -83,8 +100,8 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWe
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a sequence gave: wake-pass outputs `hidden` (B, T, D), the final S, the mean loss over all targets, and
-    the logits (B, P, V) and targets (B, P) of the loss-bearing windows."""
+    """What reading a sequence gave: wake-pass outputs `hidden` (B, T, D), the final S, the mean loss over all targets,
+    and the logits (B, P, V) and targets (B, P) of the loss-bearing windows."""
 
     model: HybridLM
     hidden: Tensor
@@ -121,8 +138,10 @@ def cut_windows(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, siz
     """Windows of `size` tokens from the start of the sequence; the last may be shorter.
 
     Raises:
-        ValueError: if tokens, targets and mask differ in shape.
+        ValueError: if there is no token, or tokens, targets and mask differ in shape.
     """
+    if tokens.ndim != 2 or not tokens.numel():
+        raise ValueError(f"tokens must be (B, T) with at least one row and one token, got {tuple(tokens.shape)}")
     for name, other in (("targets", targets), ("mask", mask)):
         if other is not None and other.shape != tokens.shape:
             raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")

@@ -5,4 +5,12 @@ from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 
-__all__ = ["LearningCurve", "MuonAdamW", "OptimizerConfig", "RunReport", "SleepCallback", "SleepModule", "StopOnNonFinite"]
+__all__ = [
+    "LearningCurve",
+    "MuonAdamW",
+    "OptimizerConfig",
+    "RunReport",
+    "SleepCallback",
+    "SleepModule",
+    "StopOnNonFinite",
+]

@@ -1,6 +1,7 @@
 """Lightning callbacks: the sleep itself, the stop on a non-finite loss, and the report of a run."""
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -8,7 +9,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lmsleep.memory import Eviction, FastWeights, check_eviction
+from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, sleep
 
@@ -24,8 +26,10 @@ class SleepCallback(L.Callback):
         allow_other_n: lets a checkpoint that was trained with another N or eviction be used.
 
     Attributes:
-        n_sleeps: overflows answered since the start of the stage. seconds_asleep: wall time spent on them (on CUDA: time
-            to launch them).
+        n_sleeps: overflows of a batch answered since the start of the stage.
+        seconds_asleep: wall time spent on them (on CUDA: time to launch them).
+        sleeps_per_sequence, passes_per_sequence: of the rows read since then, the mean number of sleeps, and of passes
+            over the windows that slept.
         change: per pass 2..N of the last recorded sleep, the mean over rows of |S_n - S_(n-1)| / |S_n| for each
             fast-weight layer; recorded in validation, test and predict, where it costs nothing that counts.
 
@@ -34,15 +38,24 @@ class SleepCallback(L.Callback):
     """
 
     def __init__(self, n_passes: int = 1, eviction: Eviction = "hard", allow_other_n: bool = False) -> None:
-        if n_passes < 1:
-            raise ValueError(f"n_passes must be 1 or more (the wake pass counts), got {n_passes}")
+        check_n_passes(n_passes)
         check_eviction(eviction)
-        self.n_passes, self.eviction, self.allow_other_n = n_passes, eviction, allow_other_n
+        self.n_passes, self.allow_other_n = n_passes, allow_other_n
+        self.eviction: Eviction = eviction
         self.reset()
 
     def reset(self) -> None:
         self.n_sleeps, self.seconds_asleep = 0, 0.0
+        self.n_sequences, self.n_sequence_sleeps = 0, 0
         self.change: list[list[float]] = []
+
+    @property
+    def sleeps_per_sequence(self) -> float:
+        return self.n_sequence_sleeps / max(1, self.n_sequences)
+
+    @property
+    def passes_per_sequence(self) -> float:
+        return self.sleeps_per_sequence * self.n_passes
 
     def on_overflow(
         self, module: L.LightningModule, blocks: Pass, h: Tensor, S: FastWeights
@@ -58,15 +71,24 @@ class SleepCallback(L.Callback):
 
         h, S = sleep(blocks if module.training else traced, h, S, self.n_passes)
         self.n_sleeps += 1
+        self.n_sequence_sleeps += len(h)
         self.seconds_asleep += time.perf_counter() - start
         if len(trace) > 1:
-            self.change = [_relative_change(*pair) for pair in zip(trace, trace[1:], strict=False)]
+            self.change = [_relative_change(*pair) for pair in pairwise(trace)]
         return h, S
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.reset()
 
-    on_test_start = on_predict_start = on_train_start
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.reset()  # forgets the sanity check
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.n_sequences += len(batch.tokens)
+
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["sleep"] = {"n_passes": self.n_passes, "eviction": self.eviction}
@@ -113,7 +135,8 @@ class RunReport(L.Callback):
     """Says at the start what is run, and shows tokens per second in the progress bar."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        model, data = pl_module.model, trainer.datamodule  # pyright: ignore
+        model: HybridLM = pl_module.model  # pyright: ignore
+        data = trainer.datamodule  # pyright: ignore
         N, task = sleeping(trainer).n_passes, data.task
         windows = -(-task.sequence_length // model.window_size)
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
@@ -127,7 +150,9 @@ class RunReport(L.Callback):
         self.tokens_per_batch = data.batch_size * task.sequence_length // trainer.accumulate_grad_batches
         self.since, self.batches = time.perf_counter(), 0
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.batches += 1
         if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore
             now = time.perf_counter()

@@ -5,9 +5,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lmsleep.memory import FastWeights
+from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridConfig
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
@@ -43,7 +44,7 @@ class SleepModule(L.LightningModule):
     def forward(self, batch: Batch) -> Reading:
         """Algorithm 1 over a batch; every overflow goes to the callbacks."""
         trainer = self._trainer
-        eviction = "hard" if trainer is None else sleeping(trainer).eviction
+        eviction: Eviction = "hard" if trainer is None else sleeping(trainer).eviction
         return read_windows(
             self.model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=self.raise_overflow
         )
@@ -84,7 +85,7 @@ class SleepModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
         factor = self.optimizer_config.schedule(int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -41,8 +41,8 @@ class GatedDelta(nn.Module):
     def forward(
         self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the new
-        state and the new left context."""
+        """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
+        new state and the new left context."""
         H, K, V = self.state_shape
         qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
         if span.mask is not None:
@@ -70,6 +70,6 @@ class GatedDelta(nn.Module):
 
 
 def conv_tail(x: Tensor, left: tuple[Tensor, ...], width: int) -> Tensor:
-    """The last `width - 1` inputs of a convolution, (B, width - 1, D), zeros where there were none: its next left context."""
+    """The last `width - 1` inputs of a convolution, (B, width - 1, D), zeros where there were none: its next left."""
     past = left[0] if left else x.new_zeros(x.shape[0], width - 1, x.shape[2])
     return torch.cat([past, x], dim=1)[:, x.shape[1] :]
