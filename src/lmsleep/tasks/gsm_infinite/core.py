@@ -1,0 +1,211 @@
+"""The core of a problem: a small world, its parameters, and the dependency graph that the question asks about.
+
+The graph follows iGSM (arXiv 2407.20311) as GSM-Infinite uses it. A problem asks for one parameter. The operations of a
+problem
+are counted over the parameters needed for it: an instance parameter counts its direct dependencies, a constant being
+one of them, and at least one; a total counts one for each item it adds up; a total of products two (the count and the
+average).
+"""
+
+from typing import NamedTuple
+
+from lmsleep.tasks.gsm_infinite.draws import Draws
+from lmsleep.tasks.gsm_infinite.structure import Structure, draw_structure, in_range, total
+from lmsleep.tasks.gsm_infinite.worlds import Parameter, World
+
+MAX_NAMES = 4  # other parameters in one sentence
+MAX_CONSTANT = 4
+
+
+class Definition(NamedTuple):
+    """What a sentence says of its parameter: `constant operator join(names)`, any part of which may be missing."""
+
+    names: tuple[Parameter, ...] = ()
+    constant: int | None = None
+    operator: str = ""  # "plus" or "times", between constant and the rest
+    join: str = ""  # "sum" or "difference", of two names or more
+
+
+class Core(NamedTuple):
+    """A solved problem without its words: `values` holds every defined parameter and every total that can be formed."""
+
+    query: Parameter
+    definitions: dict[Parameter, Definition]
+    values: dict[Parameter, int]
+
+    @property
+    def answer(self) -> int:
+        return self.values[self.query]
+
+
+def draw_definition(
+    draws: Draws, names: list[Parameter], values: dict[Parameter, int], with_constant: bool
+) -> tuple[Definition, int]:
+    """A random sentence form for the given dependencies, and the value it gives."""
+    if not names:
+        constant = draws.between(1, MAX_CONSTANT)
+        return Definition(constant=constant), constant
+    join, value = "", values[names[0]]
+    if len(names) == 2 and draws.coin():
+        names = sorted(names, key=values.__getitem__, reverse=True)
+        join, value = "difference", values[names[0]] - values[names[1]]
+    elif len(names) > 1:
+        join, value = "sum", sum(values[name] for name in names)
+    if not with_constant:
+        return Definition(tuple(names), join=join), value
+    if draws.coin():
+        constant = draws.between(1, MAX_CONSTANT)
+        return Definition(tuple(names), constant, "plus", join), constant + value
+    constant = draws.between(2, MAX_CONSTANT)
+    return Definition(tuple(names), constant, "times", join), constant * value
+
+
+def draw_side_definition(
+    draws: Draws, kind: str, options: list[Parameter], n_names: int, values: dict[Parameter, int], max_value: int
+) -> tuple[Definition, int]:
+    """A definition by `n_names` of the options with a value in range; a constant where three tries gave none."""
+    for _ in range(3):
+        names = draws.sample(options, min(n_names, len(options)))
+        definition, value = draw_definition(draws, names, values, draws.coin())
+        if in_range(kind, value, max_value):
+            return definition, value
+    return draw_definition(draws, [], values, True)
+
+
+def draw_core(
+    draws: Draws, world: World, *, op: int, layers: int, width: tuple[int, int], max_value: int
+) -> Core | None:
+    """A problem of exactly `op` operations, or None where this draw leads to none."""
+    structure = draw_structure(draws, world, layers, width)
+    parts = structure.parts()
+    needed = _choose_needed(draws, structure.instances(), parts, op)
+    linked = _link(draws, needed, parts)
+    if linked is None:
+        return None
+    order, names = linked
+    constants = _spend(draws, order, names, parts, op)
+    if constants is None:
+        return None
+    definitions: dict[Parameter, Definition] = {}
+    values: dict[Parameter, int] = {}
+    for parameter in reversed(order):
+        if parameter in parts:
+            values[parameter] = total(parameter, parts[parameter], values)
+        else:
+            linked_to, with_constant = names[parameter], parameter in constants
+            definitions[parameter], values[parameter] = draw_definition(draws, linked_to, values, with_constant)
+        if not in_range(parameter.kind, values[parameter], max_value):
+            return None
+    _define_rest(draws, structure, parts, definitions, values, max_value)
+    return Core(order[0], definitions, values)
+
+
+def _choose_needed(
+    draws: Draws, instances: list[Parameter], parts: dict[Parameter, list[Parameter]], op: int
+) -> dict[Parameter, None]:
+    """Totals with their parts while the operations last, then instance parameters up to a random share of the rest."""
+    needed: dict[Parameter, None] = {}
+    spent = 0
+    budget = max(draws.between(1, op), draws.between(1, op), draws.between(1, op))
+    for goal in draws.shuffled(list(parts)):
+        cost = len(parts[goal]) + sum(part not in needed for part in parts[goal])
+        if spent + cost <= budget:
+            needed |= dict.fromkeys((goal, *parts[goal]))
+            spent += cost
+    budget = draws.between(max(spent, 1), op)
+    rest = [instance for instance in instances if instance not in needed]
+    return needed | dict.fromkeys(draws.sample(rest, min(budget - spent, len(rest))))
+
+
+def _link(
+    draws: Draws, needed: dict[Parameter, None], parts: dict[Parameter, list[Parameter]]
+) -> tuple[list[Parameter], dict[Parameter, list[Parameter]]] | None:
+    """Order the needed parameters from the query down, so that each one is used by one before it.
+
+    Returns:
+        the order, and for each instance parameter the ones it depends on; None where the draw gets stuck.
+    """
+    users: dict[Parameter, int] = dict.fromkeys(needed, 0)  # totals that add the parameter up
+    for parameter in needed:
+        for part in parts.get(parameter, ()):
+            users[part] += 1
+    waiting = dict(users)  # ... and that are not in the order yet
+    names: dict[Parameter, list[Parameter]] = {}
+    order: list[Parameter] = []
+    newest: Parameter | None = (
+        None  # a parameter that no total adds up is used by the newest instance: chains grow long
+    )
+    while len(order) < len(needed):
+        ready = [p for p in waiting if not waiting[p] and (users[p] or newest or not order)]
+        if not ready:
+            return None
+        parameter = draws.choice(ready)
+        del waiting[parameter]
+        order.append(parameter)
+        if not users[parameter] and newest:
+            names[newest].append(parameter)
+        if parameter in parts:
+            for part in parts[parameter]:
+                waiting[part] -= 1
+        else:
+            names[parameter] = []
+            newest = parameter
+    return order, names
+
+
+def _spend(
+    draws: Draws,
+    order: list[Parameter],
+    names: dict[Parameter, list[Parameter]],
+    parts: dict[Parameter, list[Parameter]],
+    op: int,
+) -> set[Parameter] | None:
+    """Add dependencies to `names`, and constants, until the problem has `op` operations.
+
+    Returns:
+        the parameters that have a constant beside names; None where `op` cannot be met.
+    """
+    constants: set[Parameter] = set()
+    free = op - sum(len(parts[p]) if p in parts else max(1, len(names[p])) for p in order)
+    while free > 0:
+        options: list[tuple[Parameter, Parameter | None]] = []
+        for i, parameter in enumerate(order):
+            if parameter in parts:
+                continue
+            if names[parameter] and parameter not in constants:
+                options.append((parameter, None))
+            deeper = [p for p in order[i + 1 :] if p not in names[parameter]]
+            if deeper and len(names[parameter]) < MAX_NAMES:
+                options.append((parameter, draws.choice(deeper)))
+        if not options:
+            return None
+        parameter, name = draws.choice(options)
+        free -= bool(names[parameter])  # the first name takes the place of the lone constant: still one operation
+        if name is None:
+            constants.add(parameter)
+        else:
+            names[parameter].append(name)
+    return constants if free == 0 else None
+
+
+def _define_rest(
+    draws: Draws,
+    structure: Structure,
+    parts: dict[Parameter, list[Parameter]],
+    definitions: dict[Parameter, Definition],
+    values: dict[Parameter, int],
+    max_value: int,
+) -> None:
+    """Define every instance parameter that the question does not need from parameters defined before it."""
+
+    def add_totals() -> None:
+        for goal, goal_parts in parts.items():
+            if goal not in values and all(part in values for part in goal_parts):
+                values[goal] = total(goal, goal_parts, values)
+
+    add_totals()
+    for parameter in draws.shuffled([p for p in structure.instances() if p not in definitions]):
+        definitions[parameter], values[parameter] = draw_side_definition(
+            draws, parameter.kind, list(values), draws.between(0, 3), values, max_value
+        )
+        add_totals()

@@ -1,0 +1,53 @@
+"""Small random choices, many thousand a second, from one counter-based stream."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+_BLOCK = 512
+
+
+class Draws:
+    """Choices made from the uniform numbers of a generator.
+
+    Uniform numbers are taken in blocks, since one call of numpy for each choice would cost more than the problem it
+    builds; and everything is derived from them here, so that a choice does not depend on how numpy's own methods
+    consume a stream.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._block: list[float] = []
+
+    def unit(self) -> float:
+        """A number in [0, 1)."""
+        if not self._block:
+            self._block = self._rng.random(_BLOCK).tolist()
+        return self._block.pop()
+
+    def below(self, n: int) -> int:
+        """An integer in 0..n-1."""
+        return int(self.unit() * n)
+
+    def between(self, low: int, high: int) -> int:
+        """An integer in low..high, both included."""
+        return low + int(self.unit() * (high - low + 1))
+
+    def coin(self, probability: float = 0.5) -> bool:
+        return self.unit() < probability
+
+    def choice(self, options: Sequence[T]) -> T:
+        return options[int(self.unit() * len(options))]
+
+    def sample(self, options: Sequence[T], k: int) -> list[T]:
+        """`k` different entries, in random order (the first k steps of a Fisher-Yates shuffle)."""
+        pool = list(options)
+        for i in range(k):
+            j = i + int(self.unit() * (len(pool) - i))
+            pool[i], pool[j] = pool[j], pool[i]
+        return pool[:k]
+
+    def shuffled(self, options: Sequence[T]) -> list[T]:
+        return self.sample(options, len(options))

@@ -1,0 +1,181 @@
+"""Text to token ids and back: any tokenizer.json, or a small vocabulary of whole words and whole numbers."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from lmsleep.tasks.gsm_infinite.worlds import WORLDS
+
+PROMPT_END = "\nAnswer: "
+_WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
+_JOINERS = "equals plus times the sum of the difference between and , . ? : Question Problem Answer"
+_PROBE = "Question: How many are 1208?\nProblem: The sum of 3 and 45. X, Y\nAnswer: 67890"
+
+
+def _hash_vocabulary(ids: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(sorted(ids.items()), ensure_ascii=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class WordVocabulary:
+    """One token for each word, punctuation mark and whole number that the given templates can emit.
+
+    Ids: 0 padding, 1 end of sequence, then the words in alphabetical order, then the numbers 0 to `max_value`. A number
+    is one token, so that an answer is one token and the end of sequence.
+    """
+
+    templates: tuple[str, ...]
+    max_value: int = 1000
+
+    PAD, EOS = "<pad>", "<eos>"
+
+    @property
+    def name(self) -> str:
+        return f"words of {', '.join(sorted(set(self.templates)))}, numbers to {self.max_value}"
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        texts = [_JOINERS, *(text for name in set(self.templates) for text in ("The", *WORLDS[name].texts()))]
+        words = sorted({word for text in texts for word in _WORD.findall(text)})
+        numbers = [str(n) for n in range(self.max_value + 1)]
+        return {token: i for i, token in enumerate([self.PAD, self.EOS, *words, *numbers])}
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        return list(self.ids)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the vocabulary: tokens and their ids."""
+        return _hash_vocabulary(self.ids)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def pad_id(self) -> int:
+        return 0
+
+    @property
+    def eos_id(self) -> int:
+        return 1
+
+    def _lookup(self, text: str) -> list[int]:
+        try:
+            return [self.ids[word] for word in _WORD.findall(text)]
+        except KeyError as error:
+            raise ValueError(f"the vocabulary ({self.name}) has no word {error.args[0]!r}") from None
+
+    def encode(self, prompt: str, answer: int) -> tuple[list[int], int]:
+        """Token ids of prompt, answer and end of sequence, and the position of the first answer token."""
+        ids = self._lookup(prompt)
+        return [*ids, *self._lookup(str(answer)), self.eos_id], len(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words with a space between them, punctuation without; padding and end of sequence say nothing."""
+        words = " ".join(self._tokens[i] for i in ids if i > self.eos_id)
+        return re.sub(r" ([.,?:])", r"\1", words)
+
+    def length(self, piece: str) -> int:
+        """How many tokens a piece of text adds to a prompt."""
+        return len(_WORD.findall(piece))
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer of the `tokenizers` library in a local tokenizer.json.
+
+    Args:
+        path: the file.
+        eos_token: the token that ends a sequence; it serves as padding too, which is masked anyway.
+
+    Raises:
+        ValueError: if the file is no tokenizer, lacks `eos_token`, or does not give a text back after encoding it.
+    """
+
+    path: str
+    eos_token: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        if self._tokenizer.token_to_id(self.eos_token) is None:
+            raise ValueError(f"eos_token {self.eos_token!r} is not in the vocabulary of {self.path}")
+        text = self.decode(self._tokenizer.encode(_PROBE, add_special_tokens=False).ids)
+        if text.split() != _PROBE.split():
+            raise ValueError(f"tokenizer {self.path} does not keep the text: {_PROBE!r} comes back as {text!r}")
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        if not Path(self.path).is_file():
+            raise ValueError(f"tokenizer: no file {self.path}")
+        try:
+            return Tokenizer.from_file(self.path)
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"tokenizer {self.path} is not a tokenizer.json: {error}") from None
+
+    @cached_property
+    def _word_lengths(self) -> dict[str, int]:
+        return {}
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the vocabulary: tokens and their ids."""
+        return _hash_vocabulary(self._tokenizer.get_vocab())
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    @property
+    def pad_id(self) -> int:
+        return self.eos_id
+
+    @cached_property
+    def eos_id(self) -> int:
+        return self._tokenizer.get_vocab()[self.eos_token]
+
+    def encode(self, prompt: str, answer: int) -> tuple[list[int], int]:
+        """As `WordVocabulary.encode`; prompt and answer are encoded as one text, and so cut as in any other text.
+
+        The first answer token is the one with the first digit; a space may be part of it or stand before it.
+        """
+        encoding = self._tokenizer.encode(prompt + str(answer), add_special_tokens=False)
+        start = encoding.char_to_token(len(prompt))
+        if start is None:
+            raise ValueError(f"tokenizer {self.path} has no token for the answer {answer}")
+        return [*encoding.ids, self.eos_id], start
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False)
+
+    def length(self, piece: str) -> int:
+        """About how many tokens a piece of text adds to a prompt.
+
+        The sum over words, each counted once and remembered: exact where a tokenizer never joins two words."""
+        return sum(map(self._word_length, piece.split()))
+
+    def _word_length(self, word: str) -> int:
+        known = self._word_lengths.get(word)
+        if known is None:
+            known = self._word_lengths[word] = len(self._tokenizer.encode(" " + word, add_special_tokens=False).ids)
+        return known
+
+
+Encoder = WordVocabulary | TokenizerFile
+
+
+def open_encoder(tokenizer: str | None, templates: Iterable[str], max_value: int, eos_token: str) -> Encoder:
+    """The tokenizer in the file `tokenizer`, or the words of the templates where it is None."""
+    if tokenizer is None:
+        return WordVocabulary(tuple(sorted(set(templates))), max_value)
+    return TokenizerFile(tokenizer, eos_token)

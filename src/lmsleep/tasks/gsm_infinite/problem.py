@@ -1,0 +1,206 @@
+"""Problems as text and tokens: sentences, distractors, and the fit to a length and to the windows of a model."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from lmsleep.tasks.gsm_infinite.core import Core, Definition, draw_core, draw_side_definition
+from lmsleep.tasks.gsm_infinite.draws import Draws
+from lmsleep.tasks.gsm_infinite.encoder import PROMPT_END, Encoder
+from lmsleep.tasks.gsm_infinite.worlds import WORLDS, Parameter, World
+
+Int = TypeVar("Int", int, np.ndarray)  # one row, or many at once
+
+MAX_ATTEMPTS = 20_000  # cores drawn for one problem before it counts as impossible ...
+MAX_WRITTEN = 1_000  # ... and how many of them are written out in full
+
+
+@dataclass(frozen=True)
+class ProblemConfig:
+    """What problems are drawn. The defaults are those of paper scale.
+
+    Args:
+        ops: smallest and largest number of operations.
+        templates: the worlds problems are told in, drawn with equal probability; a name may come several times.
+        layers: numbers of layers, drawn with equal probability: 2 (places, items) or 3 (and an average for each item).
+        width: smallest and largest number of places, and of items.
+        max_value: largest value that any parameter may have.
+        length: smallest and largest number of tokens, end of sequence included.
+        instruction: begin with a paragraph that says what a total is and how to answer.
+        window_sizes: for each of these window sizes, the answer of every problem falls into one window, and not the
+        first.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    ops: tuple[int, int] = (1, 8)
+    templates: tuple[str, ...] = ("zoo",)
+    layers: tuple[int, ...] = (2, 3)
+    width: tuple[int, int] = (1, 5)
+    max_value: int = 1000
+    length: tuple[int, int] = (2000, 3300)
+    instruction: bool = True
+    window_sizes: tuple[int, ...] = (2000, 512)
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("ops", 1, 32), ("width", 1, 10), ("length", 8, 1 << 20)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} must be two numbers in order between {least} and {most}, got {low}, {high}")
+        if not self.templates or not set(self.templates) <= set(WORLDS):
+            raise ValueError(
+                f"templates must be some of {', '.join(WORLDS)}, got {', '.join(self.templates) or 'none'}"
+            )
+        if not self.layers or not set(self.layers) <= {2, 3}:
+            raise ValueError(f"layers must be some of 2 and 3, got {self.layers}")
+        if not 9 <= self.max_value <= 9999:
+            raise ValueError(f"max_value must be between 9 and 9999, got {self.max_value}")
+        if any(not 1 <= size < self.length[1] for size in self.window_sizes):
+            raise ValueError(
+                f"window_sizes must lie below the largest length {self.length[1]}, got {self.window_sizes}"
+            )
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        return tuple(range(self.ops[0], self.ops[1] + 1))
+
+
+class Problem(NamedTuple):
+    """A problem under an encoder: `ids` ends with the answer and the end of sequence; the answer begins at `start`."""
+
+    ids: list[int]
+    start: int
+    answer: int
+    op: int
+    fingerprint: int
+
+
+def sentence(world: World, parameter: Parameter, definition: Definition) -> str:
+    """One sentence without its full stop."""
+    names = [world.phrase(name) for name in definition.names]
+    if definition.join == "difference":
+        rest = f"the difference between {names[0]} and {names[1]}"
+    elif definition.join == "sum":
+        rest = f"the sum of {', '.join(names[:-1])}{',' if len(names) > 2 else ''} and {names[-1]}"
+    else:
+        rest = "".join(names)
+    head = "" if definition.constant is None else str(definition.constant)
+    said = " ".join(part for part in (head, definition.operator, rest) if part)
+    phrase = world.phrase(parameter)
+    subject = "The" + phrase[3:] if phrase.startswith("the ") else phrase
+    return f"{subject} equals {said}"
+
+
+def fingerprint(world: World, core: Core) -> int:
+    """64 bits that two problems share when their core sentences, in any order, and their questions are the same."""
+    lines = sorted(sentence(world, *pair) for pair in core.definitions.items())
+    text = "\n".join([*lines, world.question(core.query)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def in_split(mark: int, split: str) -> bool:
+    """Which problems a split may draw: a tenth of all belongs to `test`, a tenth to `val` and the rest to `train`.
+
+    So no problem can be in two splits, whoever draws them, with whatever seed, stored or not.
+    """
+    return {0: "test", 1: "val"}.get(mark % 10, "train") == split
+
+
+def distractors(draws: Draws, world: World, core: Core, layers: int, max_value: int) -> Iterator[str]:
+    """Sentences on other places and items that use core parameters; no core sentence uses them."""
+    options = list(core.values)
+    values = dict(core.values)
+    totals: list[Parameter] = []  # of places that get no further sentence, so that no sentence defines itself
+    kinds = ("count", "average")[: layers - 1]
+    for place in draws.shuffled(world.distractor_places):
+        items = draws.sample(world.distractor_items, draws.between(2, len(world.distractor_items)))
+        for item in items:
+            for kind in kinds:
+                own = Parameter(kind, place, item)
+                also = [draws.choice(totals)] if totals and draws.coin(0.2) else []
+                names = draws.sample(options, min(draws.between(1, 2), len(options))) + also
+                definition, values[own] = draw_side_definition(draws, kind, names, len(names), values, max_value)
+                yield sentence(world, own, definition)
+        totals.append(Parameter("total_count", place))
+        values[totals[-1]] = sum(values[Parameter("count", place, item)] for item in items)
+
+
+def draw_problem(
+    draws: Draws, config: ProblemConfig, encoder: Encoder, op: int, accept: Callable[[int], bool]
+) -> Problem:
+    """A problem of `op` operations whose fingerprint is accepted and that fits the length and the windows.
+
+    Template and number of layers are drawn once, so that what is hard to fit is not drawn less often.
+
+    Raises:
+        ValueError: if none was found in `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
+    """
+    template, layers = draws.choice(config.templates), draws.choice(config.layers)
+    world = WORLDS[template]
+    cores, lengths = 0, []
+    for _ in range(MAX_ATTEMPTS):
+        if len(lengths) == MAX_WRITTEN:
+            break
+        core = draw_core(draws, world, op=op, layers=layers, width=config.width, max_value=config.max_value)
+        if core is None:
+            continue
+        cores += 1
+        mark = fingerprint(world, core)
+        if not accept(mark):
+            continue
+        prompt, length = _write(draws, config, encoder, world, core, layers)
+        lengths.append(length)
+        # The length is an estimate, exact for most tokenizers: what is far off needs no encoding.
+        if not 0.9 * config.length[0] <= length <= 1.1 * config.length[1]:
+            continue
+        ids, start = encoder.encode(prompt, core.answer)
+        lengths[-1] = len(ids)
+        if config.length[0] <= len(ids) <= config.length[1] and fits_windows(start, len(ids), config.window_sizes):
+            return Problem(ids, start, core.answer, op, mark)
+    raise ValueError(_impossible(config, encoder, f"op {op}, {layers} layers, template {template}", cores, lengths))
+
+
+def _write(
+    draws: Draws, config: ProblemConfig, encoder: Encoder, world: World, core: Core, layers: int
+) -> tuple[str, int]:
+    """The prompt, with distractors up to a random length in the range, and about how many tokens the row will have."""
+    head = f"{world.instruction} " if config.instruction else ""
+    head += f"Question: {world.question(core.query)}\nProblem: "
+    lines = [sentence(world, *pair) for pair in core.definitions.items()]
+    length = encoder.length(f"{head} {'. '.join(lines)}. {PROMPT_END} {core.answer}") + 1
+    target = draws.between(*config.length)
+    for line in distractors(draws, world, core, layers, config.max_value):
+        more = encoder.length(f"{line}.")
+        if length + more > target:
+            break
+        lines.append(line)
+        length += more
+    return f"{head}{'. '.join(draws.shuffled(lines))}.{PROMPT_END}", length
+
+
+def loss_windows(start: Int, length: Int, window_size: int) -> tuple[Int, Int]:
+    """First and last window with loss of a row of `length` tokens whose answer begins at `start`.
+
+    The answer is said one position ahead of its tokens, and the end of sequence is never read.
+    """
+    return (start - 1) // window_size, (length - 2) // window_size
+
+
+def fits_windows(start: int, length: int, window_sizes: tuple[int, ...]) -> bool:
+    return all(first == last > 0 for first, last in (loss_windows(start, length, size) for size in window_sizes))
+
+
+def _impossible(config: ProblemConfig, encoder: Encoder, what: str, cores: int, lengths: list[int]) -> str:
+    if not cores:
+        return f"ops {config.ops}: no problem of {what} exists with width {config.width}, max_value {config.max_value}"
+    if not lengths:
+        return f"no new problem of {what} was found in {MAX_ATTEMPTS} draws: ask for fewer rows or a larger width"
+    low, high = config.length
+    return (
+        f"length {low}, {high}: no problem of {what} fits it and window_sizes {config.window_sizes} under the "
+        f"tokenizer ({encoder.name}); the {len(lengths)} drawn had {min(lengths)} to {max(lengths)} tokens"
+    )

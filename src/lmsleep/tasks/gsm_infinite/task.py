@@ -1,0 +1,204 @@
+"""GSM-Infinite as a task: a question, a problem, and a number to answer with (paper sections 6.3 and 6.4)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lmsleep.tasks.base import IGNORE, SPLITS, Batch, Task, stream
+from lmsleep.tasks.gsm_infinite.buckets import epoch_batch, epoch_steps, exact_batches
+from lmsleep.tasks.gsm_infinite.dataset import MANIFEST, Dataset
+from lmsleep.tasks.gsm_infinite.draws import Draws
+from lmsleep.tasks.gsm_infinite.encoder import Encoder, TokenizerFile, open_encoder
+from lmsleep.tasks.gsm_infinite.problem import ProblemConfig, draw_problem, in_split, loss_windows
+
+# The shortest wording, four windows of 32 tokens and a bit.
+MINI = ProblemConfig(
+    ops=(1, 4),
+    templates=("terse",),
+    layers=(2,),
+    width=(1, 3),
+    max_value=99,
+    length=(132, 160),
+    instruction=False,
+    window_sizes=(32,),
+)
+
+
+@lru_cache(maxsize=4)
+def _open(path: str, tokenizer: str | None, eos_token: str, modified: int) -> Dataset:
+    del modified  # part of the key only: a folder that was made anew is opened anew
+    return Dataset(path, None if tokenizer is None else TokenizerFile(tokenizer, eos_token))
+
+
+def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
+    """Pad rows that end with answer and end of sequence, and move the answer one position ahead into the targets."""
+    tokens = np.full((len(rows), width), pad_id, np.int64)
+    targets = np.full_like(tokens, IGNORE)
+    mask = np.zeros_like(tokens, bool)
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        n = len(row) - 1  # the end of sequence is said, never read
+        tokens[i, :n] = row[:-1]
+        targets[i, start - 1 : n] = row[start:]
+        mask[i, :n] = True
+    slices = torch.tensor([int(op) for op in ops])
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), slices, torch.from_numpy(mask))
+
+
+@dataclass(frozen=True)
+class GSMInfinite(Task):
+    """Answer a word problem that takes `op` operations; the slice of a row is its `op`.
+
+    Row, here in the terse words of mini scale:
+
+        tokens   Question : animals in creek ? Problem : lynx in creek equals .. 3 . Answer :   7   PAD PAD
+        targets     -     -    -    -    -   -    -    -   -   -   -     -    -  - -   -    7 <eos>  -   -
+        mask        1     1    1    1    1   1    1    1   1   1   1     1    1  1 1   1    1   1    0   0
+
+    The targets marked - are ignored by the loss, which counts the answer and the end of sequence (together one answer).
+    The prompt fills several windows, cut from the start of the row wherever they fall. A window with loss never sleeps,
+    so all rows of a batch must have their answer in the same windows:
+
+    * with `path`, rows come from a dataset that `make_dataset` wrote, sorted into buckets by the windows of their
+      answer. A batch is taken from one bucket and padded to the end of its last window or to `sequence_length`. Batches
+      of `train` are full; rows that fill no batch are left out of that epoch, and each epoch has a new order that
+      follows from (seed, epoch) alone. `val` and `test` show every row once in `epoch_steps(split, batch_size)` steps,
+      whatever the seed, in batches of at most `batch_size` rows.
+    * without `path`, problems are drawn from (seed, split, step) in the built-in vocabulary of words. Their lengths are
+      such that every answer falls into the last window; all rows are padded to `sequence_length`.
+
+    No problem is in two splits, stored or drawn.
+
+    Args:
+        path: a dataset; None to draw problems.
+        window_size: window size L.
+        problem: what is drawn without `path`.
+        tokenizer: with `path`, the tokenizer.json of the model, whose vocabulary must be that of the dataset.
+        eos_token: end of sequence in that tokenizer.
+
+    Raises:
+        ValueError: if an argument is out of range, the dataset is damaged, or it was made with another vocabulary.
+    """
+
+    path: str | None = None
+    window_size: int = 32  # pyright: ignore[reportIncompatibleMethodOverride] (the field is the property)
+    problem: ProblemConfig = MINI
+    tokenizer: str | None = None
+    eos_token: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        if self.window_size < 1:
+            raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
+        if self.path is not None:
+            _ = self._dataset
+            return
+        if self.tokenizer is not None:
+            raise ValueError("tokenizer needs path: without it problems are drawn in the built-in vocabulary of words")
+        low, high = self.problem.length  # the answer and the end of sequence are the last two tokens
+        first, last = loss_windows(low - 2, low, self.window_size)[0], loss_windows(high - 2, high, self.window_size)[1]
+        if not 0 < first == last:
+            raise ValueError(
+                f"length {low}, {high} puts answers into windows {first} to {last} of window_size {self.window_size}; "
+                f"all must be in one window, and not in window 0"
+            )
+
+    @property
+    def _dataset(self) -> Dataset:
+        assert self.path is not None
+        manifest = Path(self.path) / MANIFEST
+        modified = manifest.stat().st_mtime_ns if manifest.exists() else 0
+        return _open(self.path, self.tokenizer, self.eos_token, modified)
+
+    @cached_property
+    def vocabulary(self) -> Encoder:
+        """The built-in vocabulary of words that problems are drawn in."""
+        return open_encoder(None, self.problem.templates, self.problem.max_value, self.eos_token)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.vocab_size if self.path is None else self._dataset.manifest["vocabulary"]["size"]
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of the longest row, its end of sequence left out."""
+        length = self.problem.length if self.path is None else self._dataset.manifest["config"]["problem"]["length"]
+        return length[1] - 1
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        low, high = self.problem.ops if self.path is None else self._dataset.manifest["config"]["problem"]["ops"]
+        return tuple(range(low, high + 1))
+
+    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """The rows of (seed, split, step), computed without the steps before: see `Batch` and the class.
+
+        Raises:
+            ValueError: for an unknown split or one without rows, a negative seed or step, or a batch that no bucket
+            fills.
+        """
+        for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be {least} or more, got {value}")
+        if self.path is None:
+            return self._draw(split, seed, step, batch_size)
+        source = self._dataset.split(split)
+        if split == "train":
+            chosen = epoch_batch(source, self.window_size, seed, step, batch_size)
+        else:
+            plan = exact_batches(source, self.window_size, batch_size)
+            chosen = plan[step % len(plan)]
+        starts, lengths = source.starts[chosen], source.lengths[chosen]
+        last = loss_windows(int(starts[0]), int(lengths[0]), self.window_size)[1]
+        width = min((last + 1) * self.window_size, self.sequence_length)
+        pad_id = self._dataset.manifest["vocabulary"]["pad_id"]
+        return _batch(
+            [source.tokens(row) for row in chosen], starts.tolist(), source.ops[chosen].tolist(), width, pad_id
+        )
+
+    def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        draws = Draws(stream(seed, split, step))
+        # Exactly balanced over steps in training; one slice a step elsewhere.
+        turns = range(step * batch_size, (step + 1) * batch_size) if split == "train" else [step] * batch_size
+        ops = [self.slices[turn % len(self.slices)] for turn in turns]
+        problems = [
+            draw_problem(draws, self.problem, self.vocabulary, op, lambda mark: in_split(mark, split)) for op in ops
+        ]
+        rows = [np.asarray(problem.ids) for problem in problems]
+        return _batch(rows, [p.start for p in problems], ops, self.sequence_length, self.vocabulary.pad_id)
+
+    def epoch_steps(self, split: str, batch_size: int) -> int:
+        """With `path`: the steps of an epoch of `train`, or those that show each row of `val` or `test` exactly once.
+
+        Raises:
+            ValueError: without `path`, since drawn problems have no end; otherwise as `rows`.
+        """
+        if self.path is None:
+            raise ValueError("epoch_steps needs path: drawn problems have no end")
+        source = self._dataset.split(split)
+        if split == "train":
+            return epoch_steps(source, self.window_size, batch_size)
+        return len(exact_batches(source, self.window_size, batch_size))
+
+    def guess_floor(self, *, split: str = "test", seed: int = 0, n_drawn: int = 1000) -> dict[int, float]:
+        """For each slice, the share of rows that its most frequent answer gets right.
+
+        With `path` over all rows of the split, otherwise over `n_drawn` drawn problems for each slice.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        answers: dict[int, list[int]] = {op: [] for op in self.slices}
+        if self.path is not None:
+            source = self._dataset.split(split)
+            for op in self.slices:
+                answers[op] = source.answers[source.ops == op].tolist()
+        else:
+            for step in range(len(self.slices) if split != "train" else 1):
+                batch = self._draw(split, seed, step, n_drawn * (len(self.slices) if split == "train" else 1))
+                first = (batch.targets != IGNORE).int().argmax(1, keepdim=True)
+                for op, answer in zip(batch.slice.tolist(), batch.targets.gather(1, first)[:, 0].tolist(), strict=True):
+                    answers[op].append(answer)
+        return {op: Counter(found).most_common(1)[0][1] / len(found) for op, found in answers.items()}

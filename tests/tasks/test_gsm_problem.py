@@ -1,0 +1,163 @@
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from gsm_bpe import train_bpe
+
+from lmsleep.tasks.base import stream
+from lmsleep.tasks.gsm_infinite import ProblemConfig, TokenizerFile, WordVocabulary, solve
+from lmsleep.tasks.gsm_infinite.draws import Draws
+from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fits_windows, in_split, loss_windows
+from lmsleep.tasks.gsm_infinite.solver import Reading, parse_phrase
+from lmsleep.tasks.gsm_infinite.worlds import TERSE
+
+PAPER = ProblemConfig(templates=("zoo", "school", "film"))
+MINI = ProblemConfig((1, 4), ("terse",), (2, 3), (1, 3), 99, (132, 160), False, (32,))
+
+
+def draw(config: ProblemConfig, encoder: Any, n: int, split: str = "train", seed: int = 0) -> list[Problem]:
+    ops = config.slices
+    return [
+        draw_problem(
+            Draws(stream(seed, split, row)), config, encoder, ops[row % len(ops)], lambda mark: in_split(mark, split)
+        )
+        for row in range(n)
+    ]
+
+
+def check(config: ProblemConfig, encoder: Any, problems: list[Problem]) -> None:
+    """Each problem against the solver, which reads nothing but the decoded tokens."""
+    for problem in problems:
+        text = encoder.decode(problem.ids)
+        solution = solve(text)
+        assert (solution.answer, solution.op, solution.stated) == (problem.answer, problem.op, problem.answer), text
+        assert config.length[0] <= len(problem.ids) <= config.length[1]
+        assert problem.ids[-1] == encoder.eos_id and problem.ids.count(encoder.eos_id) == 1
+        assert encoder.decode(problem.ids[problem.start : -1]).strip() == str(problem.answer)
+        assert encoder.decode(problem.ids[: problem.start]).rstrip().endswith("Answer:")
+        for size in config.window_sizes:
+            windows = {i // size for i in range(problem.start - 1, len(problem.ids) - 1)}
+            assert len(windows) == 1 and windows != {0}
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory) -> TokenizerFile:
+    return TokenizerFile(train_bpe(tmp_path_factory.mktemp("bpe")))
+
+
+def test_300_problems_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
+    problems = draw(PAPER, bpe, 304)
+    check(PAPER, bpe, problems)
+    assert Counter(p.op for p in problems) == dict.fromkeys(range(1, 9), 38)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_10000_problems_of_paper_length_solved_by_the_solver(bpe: TokenizerFile, split: str):
+    problems = draw(PAPER, bpe, 10_000, split)
+    check(PAPER, bpe, problems)
+    assert len({p.fingerprint for p in problems}) == len(problems)
+    lengths = np.array([len(p.ids) for p in problems])
+    assert abs(lengths.mean() - 2650) < 30 and lengths.min() < 2100 and lengths.max() > 3200
+
+
+def test_mini_problems_solved_by_the_solver():
+    words = WordVocabulary(MINI.templates, MINI.max_value)
+    problems = draw(MINI, words, 1000)
+    check(MINI, words, problems)
+
+
+@pytest.mark.parametrize("template", ["zoo", "school", "film", "terse"])
+@pytest.mark.parametrize("layers", [2, 3])
+def test_every_template_in_words(template: str, layers: int):
+    length = (400, 600) if template == "terse" else (1600, 2300)
+    config = ProblemConfig(templates=(template,), layers=(layers,), length=length, window_sizes=(length[0] - 200,))
+    words = WordVocabulary((template,))
+    check(config, words, draw(config, words, 24))
+
+
+def test_every_quantity_can_be_resolved_and_distractors_decide_nothing():
+    words = WordVocabulary(MINI.templates, MINI.max_value)
+    distractors = 0
+    for problem in draw(MINI, words, 200):
+        text = words.decode(problem.ids)
+        sentences = text.split("Problem: ")[1].split(". Answer:")[0].split(". ")
+        whole = Reading(sentences)
+        values = [whole.value(quantity) for quantity in whole.rules]
+        assert 0 <= min(values) <= max(values) <= MINI.max_value
+        assert all(whole.value(q) > 0 for q in whole.rules if q[0] == "number")
+        core = [s for s in sentences if parse_phrase(s.split(" equals ")[0])[1] not in TERSE.distractor_places]
+        distractors += len(sentences) - len(core)
+        question = parse_phrase(text.split("Question: ")[1].split("?")[0])
+        assert Reading(core).value(question) == problem.answer
+    assert distractors > 400
+
+
+def test_question_types_and_guess_floors():
+    """Two operations are nearly always a total over one item; answers spread out as operations grow."""
+    words = WordVocabulary(("zoo",))
+    config = ProblemConfig(length=(300, 1500), instruction=False, window_sizes=())
+    problems = draw(config, words, 8 * 250)
+    totals = {op: [] for op in config.slices}
+    for problem in problems:
+        totals[problem.op].append("What is the total" in words.decode(problem.ids))
+    assert not any(totals[1]) and 0.7 < np.mean(totals[2]) < 1 and 0.4 < np.mean(totals[8]) < 1
+    floors = {op: Counter(p.answer for p in problems if p.op == op).most_common(1)[0][1] / 250 for op in config.slices}
+    assert 0.2 < floors[2] < 0.4 and 0.1 < floors[6] < 0.25 and 0.05 < floors[8] < 0.18
+
+
+def test_problems_follow_from_seed_split_and_row_alone(bpe: TokenizerFile):
+    assert draw(PAPER, bpe, 8) == draw(PAPER, bpe, 8)
+    assert draw(PAPER, bpe, 8, seed=1) != draw(PAPER, bpe, 8)
+
+
+def test_splits_share_no_problem_under_any_seed():
+    words = WordVocabulary(MINI.templates, MINI.max_value)
+    tiny = replace(MINI, ops=(1, 2), width=(1, 1), layers=(2,), length=(30, 80), window_sizes=())
+    marks = {
+        split: {p.fingerprint for seed in range(3) for p in draw(tiny, words, 300, split, seed)}
+        for split in ("train", "val", "test")
+    }
+    assert min(map(len, marks.values())) > 50
+    assert not marks["train"] & marks["val"] and not marks["train"] & marks["test"] and not marks["val"] & marks["test"]
+
+
+def test_loss_windows_of_drawn_rows():
+    # Tokens 0..9, the answer at 7 and 8, the end of sequence at 9: said at 6, 7 and 8, in windows of 3 at 2 and 2.
+    assert loss_windows(7, 10, 3) == (2, 2)
+    assert loss_windows(7, 10, 8) == (0, 1)
+    assert fits_windows(7, 10, (3,)) and not fits_windows(7, 10, (3, 8)) and not fits_windows(7, 10, (100,))
+
+
+def test_what_cannot_be_drawn_is_explained(bpe: TokenizerFile):
+    with pytest.raises(ValueError, match=r"length 50, 60: no problem of op 3, .* fits .* drawn had \d+ to \d+ tokens"):
+        draw_problem(
+            Draws(stream(0, "train", 0)), replace(PAPER, length=(50, 60), window_sizes=()), bpe, 3, lambda m: True
+        )
+    with pytest.raises(ValueError, match=r"no problem of op 8, .* exists with width \(1, 1\)"):
+        narrow = replace(MINI, ops=(8, 8), width=(1, 1), layers=(2,))
+        draw_problem(Draws(stream(0, "train", 0)), narrow, bpe, 8, lambda m: True)
+    with pytest.raises(ValueError, match="no new problem"):
+        draw_problem(Draws(stream(0, "train", 0)), MINI, bpe, 1, lambda m: False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ops", (0, 4)),
+        ("ops", (4, 2)),
+        ("templates", ("zoo", "farm")),
+        ("templates", ()),
+        ("layers", (4,)),
+        ("width", (1, 11)),
+        ("max_value", 5),
+        ("length", (300, 200)),
+        ("window_sizes", (3300,)),
+        ("window_sizes", (0,)),
+    ],
+)
+def test_bad_configurations_name_their_field(field: str, value: Any):
+    with pytest.raises(ValueError, match=f"^{field} "):
+        replace(PAPER, **{field: value})
