@@ -120,7 +120,8 @@ class Reading:
         if not scored:
             return cls(model, torch.cat(hidden, dim=1), S, None, None, None)
         logits, targets = (torch.cat(parts, dim=1) for parts in zip(*scored, strict=True))
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         return cls(model, torch.cat(hidden, dim=1), S, loss, logits, targets)
 
 

@@ -1,0 +1,31 @@
+"""What several rooms need: a small model in float64, in which an error cannot hide behind rounding."""
+
+import pytest
+import torch
+
+from lmsleep import HybridConfig
+
+
+@pytest.fixture(scope="session")
+def build():
+    """build(pattern, **options): a model with all weights away from zero, the same one for the same arguments."""
+
+    def build(pattern="AGAG", dtype=torch.float64, **options):
+        sizes = {"vocab_size": 7, "d_model": 16, "window_size": 6, "n_heads": 2, "mlp_dim": 24, "zero_init": False}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = HybridConfig(pattern=pattern, **(sizes | options)).build().to(dtype)
+            torch.nn.init.normal_(model.embedding.weight)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def draw_tokens():
+    """draw_tokens(rows, length, seed=0): tokens below 7."""
+
+    def draw_tokens(rows, length, seed=0):
+        return torch.randint(7, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+    return draw_tokens

@@ -1,0 +1,345 @@
+"""Algorithm 1 against passes written by hand, and the promise that only S crosses a window boundary."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmsleep import AttentionCache, FastWeights, read_windows
+from lmsleep.ops import use_backend
+from lmsleep.sleep import IGNORE, sleep
+
+PATTERNS = ["AG", "GA", "AGAG", "AM", "AJ"]
+L = 6
+
+
+@pytest.fixture
+def rows(draw_tokens):
+    """Two full windows and a prediction window of four: tokens and targets (5, 16)."""
+    tokens = draw_tokens(5, 2 * L + 4)
+    targets = draw_tokens(5, 2 * L + 4, seed=1)
+    targets[:, : 2 * L] = IGNORE
+    return tokens, targets
+
+
+def windows(tokens):
+    return tokens[:, :L], tokens[:, L : 2 * L], tokens[:, 2 * L :]
+
+
+def by_hand(model, tokens, targets, n_passes):
+    """Algorithm 1 with nothing but `embed`, `blocks` and `logits`."""
+    S = model.init_fast_weights(len(tokens))
+    *context, last = windows(tokens)
+    for window in context:
+        h = model.embed(window)
+        for _ in range(n_passes):
+            h, S = model.blocks(h, S)
+    h, S = model.blocks(model.embed(last), S)
+    logits = model.logits(h)
+    return logits, F.cross_entropy(logits.flatten(0, 1), targets[:, 2 * L :].flatten()), S
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("n_passes", [1, 3])
+def test_equals_passes_written_by_hand_bit_for_bit(build, rows, pattern, n_passes):
+    model = build(pattern)
+    out = read_windows(model, *rows, n_passes=n_passes)
+    logits, loss, S = by_hand(model, *rows, n_passes)
+    assert torch.equal(out.scored_logits, logits)
+    assert torch.equal(out.logits[:, 2 * L :], logits)
+    assert torch.equal(out.loss, loss)
+    assert all(map(torch.equal, out.fast_weights.states, S.states))
+    want = torch.autograd.grad(loss, list(model.parameters()))
+    for got, want in zip(torch.autograd.grad(out.loss, list(model.parameters())), want, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_number_of_passes_matters(build, rows):
+    losses = {n: read_windows(build(), *rows, n_passes=n).loss.item() for n in (1, 2, 3, 4)}
+    assert len(set(losses.values())) == 4
+
+
+def test_sleep_adds_passes_two_to_n():
+    calls = []
+
+    def blocks(h, S):
+        calls.append((h, S))
+        return h + 1, S + 10
+
+    assert sleep(blocks, 0, 0, n_passes=1) == (0, 0) and not calls
+    assert sleep(blocks, 0, 0, n_passes=4) == (3, 30)
+    assert calls == [(0, 0), (1, 10), (2, 20)]
+
+
+def cut(blocks, h, S):
+    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
+
+
+def embedded(model, tokens, targets, **kwargs):
+    """The loss, and its gradient with respect to the embedding of every token, (B, T, D)."""
+    seen = []
+    hook = model.embedding.register_forward_hook(lambda _, __, out: seen.append(out) or out.retain_grad())
+    out = read_windows(model, tokens, targets, **kwargs)
+    hook.remove()
+    out.loss.backward()
+    model.zero_grad()
+    return out, torch.cat([torch.zeros_like(e) if e.grad is None else e.grad for e in seen], dim=1)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_without_S_earlier_tokens_have_no_influence_and_no_gradient(build, rows, draw_tokens, pattern):
+    """Covers every hidden second memory: attention cache, h, and the short convolution."""
+    model, (tokens, targets) = build(pattern), rows
+    other = torch.cat([draw_tokens(5, 2 * L, seed=9), tokens[:, 2 * L :]], dim=1)
+    out, grads = embedded(model, tokens, targets, on_overflow=cut)
+    assert torch.equal(out.scored_logits, read_windows(model, other, targets, on_overflow=cut).scored_logits)
+    assert not grads[:, : 2 * L].any() and grads[:, 2 * L :].any()
+
+    whole, grads = embedded(model, tokens, targets, n_passes=2)
+    influence = (whole.scored_logits - read_windows(model, other, targets, n_passes=2).scored_logits).abs()
+    assert (influence.amax(-1) > 1e-9).all()
+    assert (grads.abs().amax(-1) > 1e-12).all()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("n_passes", [1, 3])
+def test_evicted_tokens_act_through_S_alone(build, rows, draw_tokens, pattern, n_passes):
+    """Reading other tokens, but leaving the sleeps the S of these ones, gives the logits of these ones."""
+    model, (tokens, targets) = build(pattern), rows
+    kept = []
+
+    def record(blocks, h, S):
+        h, S = sleep(blocks, h, S, n_passes)
+        kept.append(S)
+        return h, S
+
+    want = read_windows(model, tokens, targets, on_overflow=record).scored_logits
+    other = torch.cat([draw_tokens(5, 2 * L, seed=9), tokens[:, 2 * L :]], dim=1)
+    replay = iter(kept)
+    got = read_windows(model, other, targets, on_overflow=lambda blocks, h, S: (h, next(replay))).scored_logits
+    assert torch.equal(got, want)
+    assert not torch.equal(read_windows(model, other, targets, n_passes=n_passes).scored_logits, want)
+
+
+def test_the_gradient_is_that_of_the_loop_over_time_and_of_finite_differences(build, rows):
+    """Through two windows with three passes each, for every parameter."""
+    model = build()
+    parameters = list(model.parameters())
+
+    def loss():
+        return read_windows(model, *rows, n_passes=3).loss
+
+    grads = torch.autograd.grad(loss(), parameters)
+    with use_backend(gated_delta="naive", short_conv="naive"):
+        for got, want in zip(grads, torch.autograd.grad(loss(), parameters), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+    generator, eps = torch.Generator().manual_seed(3), 1e-6
+    for p, grad in zip(parameters, grads, strict=True):
+        direction = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        with torch.no_grad():
+            p += eps * direction
+            above = loss()
+            p -= 2 * eps * direction
+            below = loss()
+            p += eps * direction
+        torch.testing.assert_close((above - below) / (2 * eps), (grad * direction).sum(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_row_does_not_depend_on_the_other_rows(build, rows, draw_tokens, pattern):
+    model, (tokens, targets) = build(pattern), rows
+    out = read_windows(model, tokens, targets, n_passes=2).scored_logits
+    order = torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(read_windows(model, tokens[order], targets[order], n_passes=2).scored_logits, out[order])
+    for b in range(5):
+        alone = read_windows(model, tokens[b : b + 1], targets[b : b + 1], n_passes=2).scored_logits
+        torch.testing.assert_close(alone[0], out[b])
+    other = tokens.clone()
+    other[1:] = draw_tokens(4, tokens.shape[1], seed=5)
+    assert torch.equal(read_windows(model, other, targets, n_passes=2).scored_logits[0], out[0])
+    first_only = targets.clone()
+    first_only[1:] = IGNORE
+    _, grads = embedded(model, tokens, first_only, n_passes=2)
+    assert grads[0].any() and not grads[1:].any()
+
+
+def padded(tokens, targets, n):
+    """`n` tokens of padding on the left, and their mask."""
+    left = torch.full((len(tokens), n), 3)
+    mask = torch.cat([torch.zeros_like(left, dtype=torch.bool), torch.ones_like(tokens, dtype=torch.bool)], dim=1)
+    return torch.cat([left, tokens], dim=1), torch.cat([torch.full_like(left, IGNORE), targets], dim=1), mask
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_a_window_of_padding_leaves_no_trace(build, rows, pattern, eviction):
+    model, (tokens, targets) = build(pattern), rows
+    want = read_windows(model, tokens, targets, n_passes=3, eviction=eviction)
+    longer, longer_targets, mask = padded(tokens, targets, L)
+    got = read_windows(model, longer, longer_targets, n_passes=3, mask=mask, eviction=eviction)
+    torch.testing.assert_close(got.scored_logits, want.scored_logits)
+    for state, wanted in zip(got.fast_weights.states, want.fast_weights.states, strict=True):
+        torch.testing.assert_close(state, wanted)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_padding_inside_a_window_leaves_no_trace(build, draw_tokens, pattern, eviction):
+    """Two tokens of padding before four real ones, against a model whose windows hold four."""
+    tokens, targets = draw_tokens(3, 4 + L + 2), draw_tokens(3, 4 + L + 2, seed=1)
+    targets[:, : 4 + L] = IGNORE
+    model = build(pattern)
+    longer, longer_targets, mask = padded(tokens, targets, 2)
+    got = read_windows(model, longer, longer_targets, n_passes=3, mask=mask, eviction=eviction)
+    other = longer.clone()
+    other[:, :2] = draw_tokens(3, 2, seed=4)
+    again = read_windows(model, other, longer_targets, n_passes=3, mask=mask, eviction=eviction)
+    assert torch.equal(got.scored_logits, again.scored_logits)
+    assert all(map(torch.equal, got.fast_weights.states, again.fast_weights.states))
+    _, grads = embedded(model, longer, longer_targets, n_passes=3, mask=mask, eviction=eviction)
+    assert not grads[:, :2].any() and (grads[:, 2:].abs().amax(-1) > 1e-12).all()
+
+    short = build(pattern, window_size=4)
+    h, S = short.blocks(short.embed(tokens[:, :4]), short.init_fast_weights(3))
+    h, S = sleep(short.blocks, h, S, n_passes=3)
+    first = read_windows(model, longer[:, :L], n_passes=3, mask=mask[:, :L]).fast_weights
+    for state, wanted in zip(first.states, S.states, strict=True):
+        torch.testing.assert_close(state, wanted)
+
+
+def test_padding_differs_from_row_to_row(build, draw_tokens):
+    model, tokens = build(), draw_tokens(3, L)
+    mask = torch.arange(L) >= torch.tensor([[0], [2], [5]])
+    S = read_windows(model, tokens, n_passes=2, mask=mask).fast_weights
+    for b in range(3):
+        alone = read_windows(model, tokens[b : b + 1], n_passes=2, mask=mask[b : b + 1]).fast_weights
+        torch.testing.assert_close(S.rows(slice(b, b + 1)).norms(), alone.norms())
+    unmasked = read_windows(model, tokens, n_passes=2).fast_weights
+    torch.testing.assert_close(S.norms()[:, 0], unmasked.norms()[:, 0])
+    assert (S.norms()[:, 1:] - unmasked.norms()[:, 1:]).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_sliding_eviction_with_one_pass_is_one_masked_pass_over_everything(build, draw_tokens, monkeypatch, pattern):
+    T = 3 * L + 2
+    tokens = draw_tokens(2, T)
+    out = read_windows(build(pattern), tokens, eviction="sliding")
+    mask = torch.ones(T, T, dtype=torch.bool).tril().triu(-(L - 1))
+    monkeypatch.setattr("lmsleep.model.block.visibility", lambda *args: mask)
+    long = build(pattern, window_size=T)
+    h, S = long.blocks(long.embed(tokens), long.init_fast_weights(2))
+    torch.testing.assert_close(out.logits, long.logits(h))
+    for state, wanted in zip(out.fast_weights.states, S.states, strict=True):
+        torch.testing.assert_close(state, wanted)
+
+
+def test_a_sleep_with_sliding_eviction_sees_what_the_wake_pass_saw(build, draw_tokens):
+    model, tokens = build(), draw_tokens(2, 2 * L)
+    S, cache = model.init_fast_weights(2), AttentionCache(L)
+    for window in tokens.split(L, dim=1):
+        h, S, left = model.blocks.run(0, 4, model.embed(window), S, cache)
+        for _ in range(2):
+            h, S, _ = model.blocks.run(0, 4, h, S, cache)
+        cache = cache.extended(L, left, None).evict("sliding")
+    got = read_windows(model, tokens, n_passes=3, eviction="sliding").fast_weights
+    for state, wanted in zip(got.states, S.states, strict=True):
+        torch.testing.assert_close(state, wanted)
+
+
+@pytest.mark.parametrize(("pattern", "loop"), [("AGAGAG", (2, 4)), ("GAGA", (0, 2)), ("GAG", (1, 3)), ("GGG", (0, 1))])
+@pytest.mark.parametrize("n_passes", [1, 3])
+def test_partial_looping_repeats_the_middle_blocks(build, rows, pattern, loop, n_passes):
+    """Prelude once, core N times, coda once on the refined h, block by block; the answer is one pass through all."""
+    model, (tokens, targets) = build(pattern, loop=loop), rows
+    blocks, (first, last) = model.blocks, loop
+    S = dict.fromkeys(range(len(pattern)))
+    S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
+
+    def run(some, h):
+        span = blocks.span(h, model.init_cache(), None)
+        for b in some:
+            h, S[b], _ = blocks.layers[b](h, S[b], (), span)
+        return h
+
+    for window in windows(tokens)[:2]:
+        h = run(range(first), model.embed(window))
+        for _ in range(n_passes):
+            h = run(range(first, last), h)
+        run(range(last, len(pattern)), h)
+    logits = model.logits(run(range(len(pattern)), model.embed(windows(tokens)[2])))
+    out = read_windows(model, tokens, targets, n_passes=n_passes)
+    torch.testing.assert_close(out.scored_logits, logits)
+
+
+@pytest.mark.parametrize("options", [{}, {"loop": (1, 3)}, {"sandwich_norm": True, "norm_between_passes": True}])
+def test_activation_checkpointing_gives_the_same_gradients(build, rows, options):
+    model = build(**options)
+    results = []
+    for checkpointing in (False, True):
+        model.blocks.checkpointing = checkpointing
+        out = read_windows(model, *rows, n_passes=3)
+        results.append([out.loss, *torch.autograd.grad(out.loss, list(model.parameters()))])
+    assert all(map(torch.equal, *results))
+
+
+def test_checkpointing_recomputes_the_passes(build, rows, monkeypatch):
+    model = build()
+    calls = []
+    whole = model.blocks._run
+    monkeypatch.setattr(model.blocks, "_run", lambda *args: calls.append(1) or whole(*args))
+    model.blocks.checkpointing = True
+    read_windows(model, *rows, n_passes=3).loss.backward()
+    assert len(calls) == 2 * (2 * 3 + 1)
+
+
+def count_sleeps(model, tokens, targets=None, **kwargs):
+    shapes = []
+    read_windows(model, tokens, targets, on_overflow=lambda _, h, S: shapes.append(h.shape[1]) or (h, S), **kwargs)
+    return shapes
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_every_full_window_without_loss_sleeps_once(build, draw_tokens, eviction):
+    model, tokens = build("AG"), draw_tokens(3, 3 * L + 2)
+    sleeps = partial(count_sleeps, model, tokens, eviction=eviction)
+    assert sleeps() == [L, L, L]
+    targets = torch.full_like(tokens, IGNORE)
+    assert sleeps(targets) == [L, L, L]
+    targets[1, 3 * L] = 0
+    assert sleeps(targets) == [L, L, L]
+    targets[2, L] = 0  # one row's target keeps the whole window awake
+    assert sleeps(targets) == [L, L]
+    assert count_sleeps(model, tokens[:, : L - 1], eviction=eviction) == []
+
+
+def test_the_loss_is_the_mean_over_all_targets_of_all_windows(build, draw_tokens):
+    model, tokens, targets = build("AG"), draw_tokens(3, 2 * L + 3), draw_tokens(3, 2 * L + 3, seed=1)
+    targets[:, L - 2 : 2 * L + 1] = IGNORE
+    targets[1, 0] = IGNORE
+    out = read_windows(model, tokens, targets, n_passes=2)
+    nll = -out.logits.log_softmax(-1)
+    terms = [nll[b, t, targets[b, t]] for b in range(3) for t in range(2 * L + 3) if targets[b, t] != IGNORE]
+    torch.testing.assert_close(out.loss, torch.stack(terms).mean())
+    assert out.scored_targets.shape == (3, L + 3) and out.scored_logits.shape == (3, L + 3, 7)
+
+
+def test_without_targets_there_is_no_loss(build, draw_tokens):
+    out = read_windows(build("AG"), draw_tokens(2, L + 1))
+    assert out.loss is None and out.scored_logits is None
+    assert out.logits.shape == (2, L + 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n_passes": 0}, r"n_passes must be 1 or more \(the wake pass counts\), got 0"),
+        ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
+        ({"targets": torch.zeros(2, 3)}, r"targets must have the shape of tokens \(2, 4\), got \(2, 3\)"),
+        ({"mask": torch.zeros(1, 4)}, r"mask must have the shape of tokens \(2, 4\), got \(1, 4\)"),
+        ({"tokens": torch.zeros(2, 0)}, r"tokens must be \(B, T\) with at least one row and one token, got \(2, 0\)"),
+    ],
+)
+def test_bad_input_is_one_sentence(build, change, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        read_windows(build("AG"), **({"tokens": torch.zeros(2, 4, dtype=torch.long)} | change))
