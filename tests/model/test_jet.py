@@ -44,7 +44,8 @@ def token_by_token(made, x, S, beta_scale=1.0):
             q, k = (F.silu(w[f"{n}_proj.weight"] @ u).view(H, K) for n in "qk")
             rows = []
             for h in range(H):
-                k_h, q_h = k[h] / k[h].norm(), q[h] / q[h].norm() / math.sqrt(K)
+                k_h, q_h = (z[h] / torch.sqrt(z[h].square().sum() + 1e-6) for z in (k, q))
+                q_h = q_h / math.sqrt(K)
                 a = torch.exp(-w["A_log"][h].exp() * F.softplus(w["a_proj.weight"][h] @ u + w["dt_bias"][h]))
                 beta = beta_scale * torch.sigmoid(w["b_proj.weight"][h] @ u)
                 old = states[b, h].clone()
