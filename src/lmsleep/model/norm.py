@@ -1,4 +1,4 @@
-"""RMS norms."""
+"""Norms."""
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in x's dtype."""
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(|x|^2 + eps) over the last axis, as the kernels that Jet-Nemotron was trained with have it."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
 class GatedRMSNorm(RMSNorm):

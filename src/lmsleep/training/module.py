@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridConfig
+from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.training.callbacks import SleepCallback, sleeping
@@ -22,9 +23,14 @@ class SleepModule(L.LightningModule):
 
     Args:
         task: supplies vocabulary, window size, slices and what counts as an answer.
-        model: the architecture; vocab_size and window_size may be left to the task.
+        model: the architecture; vocab_size and window_size may be left to the task. None: that of `init_from`, or the
+            default.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
+        init_from: a folder or a name on the Hugging Face hub with weights to start from (Jet-Nemotron, Ouro).
+
+    Raises:
+        ValueError: if model, task and weights do not fit together.
     """
 
     def __init__(
@@ -33,10 +39,14 @@ class SleepModule(L.LightningModule):
         model: HybridConfig | None = None,
         optimizer: OptimizerConfig | None = None,
         checkpointing: bool = False,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.task = task
-        self.model = (model or HybridConfig()).for_task(task.vocab_size, task.window_size).build()
+        config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
+        self.model = config.for_task(task.vocab_size, task.window_size).build()
+        if init_from is not None:
+            load_weights(self.model, init_from)
         self.model.blocks.checkpointing = checkpointing
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)

@@ -11,7 +11,7 @@ from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.fast_weights.decay import draw_decay, step_size
 from lmsleep.model.fast_weights.gated_delta import conv_tail
-from lmsleep.model.norm import GatedRMSNorm
+from lmsleep.model.norm import GatedRMSNorm, l2_normalise
 from lmsleep.ops import dynamic_conv, gated_delta
 
 REDUCTION = 8
@@ -58,7 +58,7 @@ class Jet(nn.Module):
         mixed = self.dynamic_conv1d(values, x, left)
         q, k = F.silu(self.q_proj(x)), F.silu(self.k_proj(x))
         q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in (q, k, mixed))
-        o, state = gated_delta(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay.mT, beta.mT, state)
+        o, state = gated_delta(l2_normalise(q), l2_normalise(k), v, log_decay.mT, beta.mT, state)
         gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
         o = self.o_norm(rearrange(o, "b h n v -> b n h v"), gate)
         return self.o_proj(o.flatten(2)), state, (conv_tail(values, left, self.dynamic_conv1d.width),)

@@ -1,0 +1,70 @@
+"""Jet-Nemotron (arXiv 2508.15884): Qwen2.5's blocks, most of them with a Jet layer in place of attention.
+
+The tensors and the keys of config.json are those of `jet-ai/Jet-Nemotron-2B` and `-4B` on the Hugging Face hub.
+"""
+
+from typing import Any
+
+from lmsleep.model import HybridConfig
+from lmsleep.model.fast_weights.jet import REDUCTION
+from lmsleep.pretrained.backbone import Backbone, HFConfig
+
+LETTERS = {"jet": "J", "attn": "A", "swa": "W"}
+
+
+def hybrid_config(hf: HFConfig) -> HybridConfig:
+    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper).
+
+    Raises:
+        ValueError: if a key is missing or says what our model cannot express.
+    """
+    hf.demand("hidden_act", "silu")
+    hf.demand("rope_scaling", None)
+    hf.demand("use_mrope", False)
+    hf.demand("attention_dropout", 0, 0.0)
+    layers, depth = hf.take("layer_types", list), hf.take("num_hidden_layers", int)
+    if len(layers) != depth or not set(layers) <= set(LETTERS):
+        raise ValueError(f"layer_types in {hf.source} must be {depth} of {', '.join(LETTERS)}, got {layers}")
+    return HybridConfig(
+        vocab_size=hf.take("vocab_size", int),
+        d_model=hf.take("hidden_size", int),
+        pattern="".join(LETTERS[layer] for layer in layers),
+        n_heads=hf.take("num_attention_heads", int),
+        n_kv_heads=hf.take("num_key_value_heads", int),
+        head_dim=hf.take("head_dim", int) if "head_dim" in hf.values else None,
+        mlp_dim=hf.take("intermediate_size", int),
+        rope_theta=hf.take("rope_theta", float),
+        attention_bias=True,
+        norm_eps=hf.take("rms_norm_eps", float),
+        loop=(depth // 4, depth - depth // 4),
+        tie_embeddings=hf.take("tie_word_embeddings", bool),
+        sliding_window=_section(hf, "swa").take("window_size", int) if "swa" in layers else None,
+        **(_jet(_section(hf, "jet")) if "jet" in layers else {}),
+    )
+
+
+def _section(hf: HFConfig, layer: str) -> HFConfig:
+    return hf.section("efficient_attention_config", layer)
+
+
+def _jet(hf: HFConfig) -> dict[str, Any]:
+    hf.demand("dconv_generator_reduction", REDUCTION)
+    key_dim = hf.take("head_dim", int)
+    return {
+        "fast_heads": hf.take("num_heads", int),
+        "fast_key_dim": key_dim,
+        "fast_value_dim": int(key_dim * hf.take("expand_v", float)),
+        "conv_size": hf.take("conv_size", int),
+        "fast_norm_eps": hf.take("norm_eps", float),
+    }
+
+
+JET_NEMOTRON = Backbone(
+    config=hybrid_config,
+    parts={
+        "mixer_norm": "input_layernorm",
+        "mixer": "self_attn",
+        "mlp_norm": "post_attention_layernorm",
+        "mlp": "mlp",
+    },
+)

@@ -1,0 +1,209 @@
+"""From a folder or a name on the Hugging Face hub to our model. Only safetensors and JSON are read: no code is run."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.pretrained.backbone import Backbone, HFConfig
+from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
+from lmsleep.pretrained.ouro import OURO
+
+BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO}
+INDEX = "model.safetensors.index.json"
+FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+
+# What may differ from the checkpoint's configuration: what a sleep and a task decide. All else is part of the weights.
+_FREE = {"window_size", "pattern", "loop", "zero_init", "decay_rates", "delta"}
+_FREE_WHERE_INSERTED = {
+    "fast_heads",
+    "fast_key_dim",
+    "fast_value_dim",
+    "fast_norm_eps",
+    "conv_size",
+    "allow_neg_eigval",
+}
+
+
+def pretrained_config(source: str | Path) -> HybridConfig:
+    """The configuration of a checkpoint, window_size left open.
+
+    Args:
+        source: a folder, or a name on the Hugging Face hub, optionally with `@revision`.
+
+    Raises:
+        ValueError: if there is none, or it is of no known family or not expressible.
+    """
+    return _configured(checkpoint_folder(source))[1]
+
+
+def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
+    """The model of a checkpoint, in float32, with the given window; `changes` are fields of its `HybridConfig`.
+
+    Raises:
+        ValueError: as `pretrained_config` and `load_weights`.
+    """
+    folder = checkpoint_folder(source)
+    model = replace(_configured(folder)[1], window_size=window_size, **changes).build()
+    load_weights(model, folder)
+    return model
+
+
+def load_weights(model: HybridLM, source: str | Path) -> None:
+    """Copies a checkpoint into a model; inserted blocks keep their weights. All is checked before the first copy.
+
+    Raises:
+        ValueError: if the model is built otherwise than the checkpoint, a file is missing or damaged, or a tensor is
+            missing, unknown, of another shape, not floating point or not finite.
+    """
+    folder = checkpoint_folder(source)
+    backbone, config = _configured(folder)
+    _check_config(model.config, config, folder)
+    targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
+    keys = backbone.key_map(model.config, targets)
+    with _open_tensors(folder) as tensors:
+        unused = backbone.unused | ({"lm_head.weight"} if config.tie_embeddings else set())
+        _check_tensors(targets, keys, tensors, unused, folder)
+        for ours, theirs in keys.items():
+            with torch.no_grad():
+                targets[ours].copy_(tensors[theirs].get_tensor(theirs))
+
+
+def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer.json of a checkpoint.
+
+    Args:
+        vocab_size: rows of the model's embedding, which the tokenizer must not exceed; None: that of config.json.
+
+    Raises:
+        ValueError: if there is none, it does not read, or it has more tokens than the model.
+    """
+    folder = checkpoint_folder(source)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} must hold a tokenizer.json, found none")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} is not a tokenizer: {error}") from None
+    rows = vocab_size or HFConfig.read(folder).take("vocab_size", int)
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= rows:
+        raise ValueError(f"{path} must have token ids below the model's vocab_size {rows}, got {largest}")
+    return tokenizer
+
+
+def checkpoint_folder(source: str | Path) -> Path:
+    """The local folder of a checkpoint, downloaded if it is a name on the hub.
+
+    Raises:
+        ValueError: if it is neither a folder nor a name that the hub knows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if not HUB_NAME.fullmatch(str(source)):
+        raise ValueError(f"init_from must be a folder or a name on the Hugging Face hub (owner/model), got {source!r}")
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = str(source).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+    except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{source} is no folder here and could not be had from the Hugging Face hub: {reason}"
+        ) from None
+
+
+def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
+    hf = HFConfig.read(folder)
+    family = hf.take("model_type", str)
+    if family not in BACKBONES:
+        raise ValueError(f"model_type in {hf.source} must be {' or '.join(BACKBONES)}, got {family!r}")
+    return BACKBONES[family], BACKBONES[family].config(hf)
+
+
+def _check_config(ours: HybridConfig, theirs: HybridConfig, folder: Path) -> None:
+    """Our blocks with an MLP must be the checkpoint's, and every field that is not free the same."""
+    kept, given = (re.sub("[a-z]", "", config.pattern) for config in (ours, theirs))
+    if kept != given:
+        raise ValueError(f"pattern of the model must have the blocks {given} of {folder}, got {ours.pattern!r}")
+    free = _FREE | (set() if "J" in given else _FREE_WHERE_INSERTED)
+    for name in (field.name for field in fields(HybridConfig)):
+        if name not in free and getattr(ours, name) != getattr(theirs, name):
+            raise ValueError(
+                f"{name} of the model must be {getattr(theirs, name)!r} as in {folder}, got {getattr(ours, name)!r}"
+            )
+
+
+@contextmanager
+def _open_tensors(folder: Path) -> Iterator[dict[str, Any]]:
+    """Tensor name -> the open file that holds it."""
+    with ExitStack() as stack:
+        tensors: dict[str, Any] = {}
+        for path, listed in _shards(folder).items():
+            if not path.is_file():
+                raise ValueError(f"{path} is missing, though {INDEX} lists it")
+            try:
+                file = stack.enter_context(safe_open(path, "pt"))
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+            absent = sorted(listed - set(file.keys()))
+            if absent:
+                raise ValueError(f"{path} lacks {_some(absent)}, though {INDEX} lists it")
+            tensors |= dict.fromkeys(file.keys(), file)
+        yield tensors
+
+
+def _shards(folder: Path) -> dict[Path, set[str]]:
+    """Files of weights -> the tensors that the index promises of them."""
+    index, whole = folder / INDEX, folder / "model.safetensors"
+    if index.is_file():
+        try:
+            shards: dict[Path, set[str]] = {}
+            for name, file in json.loads(index.read_text())["weight_map"].items():
+                shards.setdefault(folder / Path(file).name, set()).add(name)
+            return shards
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{index} is damaged: it does not read as an index of tensors") from None
+    if whole.is_file():
+        return {whole: set()}
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    hint = f"; {pickles[0]} is a pickle, which can run code and is not read" if pickles else ""
+    raise ValueError(f"{folder} must hold model.safetensors or {INDEX}, found neither{hint}")
+
+
+def _check_tensors(
+    targets: Mapping[str, Tensor], keys: dict[str, str], tensors: dict[str, Any], unused: frozenset[str], folder: Path
+) -> None:
+    """Every parameter has its tensor, every tensor its use, and all values are fit to be copied."""
+    missing = sorted(set(keys.values()) - set(tensors))
+    if missing:
+        raise ValueError(f"{folder} lacks {_some(missing)}")
+    unknown = sorted(set(tensors) - set(keys.values()) - unused)
+    if unknown:
+        raise ValueError(f"{folder} has {_some(unknown)}, which the model does not know")
+    for ours, theirs in keys.items():
+        shape, wanted = tuple(tensors[theirs].get_slice(theirs).get_shape()), tuple(targets[ours].shape)
+        if shape != wanted:
+            raise ValueError(f"{theirs} in {folder} must have shape {wanted}, got {shape}")
+    for theirs in keys.values():
+        value = tensors[theirs].get_tensor(theirs)
+        if not value.is_floating_point() or not torch.isfinite(value).all():
+            raise ValueError(f"{theirs} in {folder} must hold finite floating-point numbers, got others")
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest}"

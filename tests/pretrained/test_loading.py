@@ -1,0 +1,194 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from checkpoints import jet_nemotron_shapes, ouro_shapes, random_weights, tiny_jet_nemotron, tiny_ouro, write
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+
+from lmsleep import HybridConfig, SleepModule
+from lmsleep.pretrained import load_pretrained, load_tokenizer, load_weights, pretrained_config
+from lmsleep.pretrained.backbone import HFConfig
+from lmsleep.pretrained.jet_nemotron import hybrid_config
+from lmsleep.tasks import Rule110
+
+
+@pytest.fixture
+def folder(tmp_path):
+    config = tiny_jet_nemotron()
+    return write(tmp_path / "jet", config, random_weights(jet_nemotron_shapes(config)))
+
+
+def change(folder, edit):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path)
+
+
+def refused(folder, *words):
+    """Loading fails with one sentence that has these words, and leaves the model as it was."""
+    model = unloaded()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError) as error:
+        load_weights(model, folder)
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def unloaded():
+    return replace(hybrid_config(HFConfig(tiny_jet_nemotron(), "config.json")), window_size=9).build()
+
+
+def test_a_sharded_checkpoint_equals_a_whole_one(folder, tmp_path):
+    sharded = write(tmp_path / "sharded", tiny_jet_nemotron(), load_file(folder / "model.safetensors"), shards=3)
+    whole, parts = (load_pretrained(f, window_size=9).state_dict() for f in (folder, sharded))
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name])
+
+
+def test_half_precision_weights_become_float32(folder):
+    change(folder, lambda w: w.update({name: value.bfloat16() for name, value in w.items()}))
+    model = load_pretrained(folder, window_size=9)
+    stored = load_file(folder / "model.safetensors")["model.norm.weight"]
+    assert model.norm.weight.dtype == torch.float32 and torch.equal(model.norm.weight, stored.float())
+
+
+def test_missing_tensor(folder):
+    change(folder, lambda w: w.pop("model.layers.1.self_attn.q_proj.bias"))
+    refused(folder, "lacks", "model.layers.1.self_attn.q_proj.bias")
+
+
+def test_unknown_tensor(folder):
+    change(folder, lambda w: w.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(6)}))
+    refused(folder, "model.layers.1.self_attn.q_norm.weight", "does not know")
+
+
+def test_misshaped_tensor(folder):
+    change(folder, lambda w: w.update({"model.layers.0.self_attn.A_log": torch.ones(3)}))
+    refused(folder, "model.layers.0.self_attn.A_log", "(2,)", "(3,)")
+
+
+@pytest.mark.parametrize("value", [torch.full((24,), float("nan")), torch.ones(24, dtype=torch.int64)])
+def test_unfit_values(folder, value):
+    change(folder, lambda w: w.update({"model.norm.weight": value}))
+    refused(folder, "model.norm.weight", "finite floating-point")
+
+
+def test_truncated_file(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(folder, "model.safetensors", "damaged")
+
+
+def test_file_of_something_else(folder):
+    (folder / "model.safetensors").write_bytes(b"not a tensor" * 10)
+    refused(folder, "damaged or no safetensors")
+
+
+def test_missing_shard_and_index_that_promises_too_much(tmp_path):
+    config = tiny_jet_nemotron()
+    sharded = write(tmp_path / "jet", config, random_weights(jet_nemotron_shapes(config)), shards=2)
+    index = sharded / "model.safetensors.index.json"
+    original = index.read_text()
+    listed = json.loads(original)
+    listed["weight_map"]["lm_head.weight"] = "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps(listed))
+    refused(sharded, "lacks lm_head.weight, though")
+    index.write_text(original)
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    refused(sharded, "model-00002-of-00002.safetensors is missing")
+    index.write_text("{")
+    refused(sharded, "index.json is damaged")
+
+
+def test_pickles_are_never_read(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refused(folder, "pytorch_model.bin is a pickle")
+
+
+def test_a_model_that_is_built_otherwise(folder):
+    changed = json.loads((folder / "config.json").read_text()) | {"rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(changed))
+    refused(folder, "rope_theta", "10000.0", "1000000.0")
+    changed["layer_types"][0] = "attn"
+    (folder / "config.json").write_text(json.dumps(changed))
+    refused(folder, "pattern")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("model_type", "llama", "jet_nemotron or ouro"),
+        ("hidden_act", "gelu", "silu"),
+        ("rope_scaling", {"type": "yarn"}, "None"),
+        ("num_hidden_layers", None, "num_hidden_layers"),
+        ("layer_types", ["mamba"] * 8, "layer_types"),
+        ("efficient_attention_config", None, "efficient_attention_config"),
+    ],
+)
+def test_configurations_we_cannot_express(folder, key, value, word):
+    (folder / "config.json").write_text(json.dumps(tiny_jet_nemotron() | {key: value}))
+    with pytest.raises(ValueError, match=word):
+        pretrained_config(folder)
+
+
+def test_sources_that_do_not_exist(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="folder or a name"):
+        load_pretrained(tmp_path / "nothing", window_size=9)
+    with pytest.raises(ValueError, match=r"must hold a config\.json"):
+        load_pretrained(tmp_path, window_size=9)
+
+
+def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
+    import huggingface_hub
+
+    def snapshot_download(name, revision, allow_patterns):
+        assert (name, revision) == ("owner/model", "abc")
+        assert not any(p.endswith((".py", ".bin", "*")) for p in allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load_pretrained("owner/model@abc", window_size=9).config.d_model == 24
+
+    def offline(*args, **kwargs):
+        raise OSError("no network\nlong explanation")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(ValueError, match=r"could not be had from the Hugging Face hub: no network$"):
+        load_pretrained("owner/model", window_size=9)
+
+
+def test_tokenizer(folder):
+    with pytest.raises(ValueError, match=r"must hold a tokenizer\.json"):
+        load_tokenizer(folder)
+    path = folder / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="not a tokenizer"):
+        load_tokenizer(folder)
+    Tokenizer(models.WordLevel({str(i): i for i in range(19)}, "0")).save(str(path))
+    assert load_tokenizer(folder).encode("7").ids == [7]
+    Tokenizer(models.WordLevel({str(i): i for i in range(20)}, "0")).save(str(path))
+    with pytest.raises(ValueError, match="below the model's vocab_size 19, got 19"):
+        load_tokenizer(folder)
+
+
+def test_a_module_starts_from_pretrained_weights(tmp_path, folder):
+    task = Rule110(steps=2, width=6, n_states=2)
+    module = SleepModule(task, init_from=str(folder))
+    stored = load_file(folder / "model.safetensors")
+    assert torch.equal(module.model.embedding.weight, stored["model.embed_tokens.weight"])
+    assert module.model.window_size == task.window_size and module.model.config.loop == (2, 6)
+    config = tiny_ouro()
+    ouro = write(tmp_path / "ouro", config, random_weights(ouro_shapes(config)))
+    other_jets = HybridConfig(**(pretrained_config(ouro).to_dict() | {"pattern": "AAAAAAAAj", "fast_heads": 1}))
+    assert len(SleepModule(task, other_jets, init_from=str(ouro)).model.blocks.state_shapes) == 1
+    with pytest.raises(ValueError, match="n_heads of the model must be 4"):
+        SleepModule(task, replace(pretrained_config(folder), n_heads=2), init_from=str(folder))
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="init_from"):
+        SleepModule(task, init_from=str(folder))
