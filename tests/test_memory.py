@@ -77,5 +77,5 @@ def test_sliding_eviction_keeps_the_newest_tokens_and_the_convolution():
 
 
 def test_an_unknown_eviction_is_named():
-    with pytest.raises(ValueError, match="^eviction must be one of hard, sliding, got 'soft'$"):
+    with pytest.raises(ValueError, match=r"^eviction must be one of hard, sliding, got 'soft'$"):
         filled().evict("soft")

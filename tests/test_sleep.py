@@ -50,9 +50,9 @@ def test_equals_passes_written_by_hand_bit_for_bit(build, rows, pattern, n_passe
     assert torch.equal(out.logits[:, 2 * L :], logits)
     assert torch.equal(out.loss, loss)
     assert all(map(torch.equal, out.fast_weights.states, S.states))
-    want = torch.autograd.grad(loss, list(model.parameters()))
-    for got, want in zip(torch.autograd.grad(out.loss, list(model.parameters())), want, strict=True):
-        torch.testing.assert_close(got, want)
+    got, want = (torch.autograd.grad(x, list(model.parameters())) for x in (out.loss, loss))
+    for grad, wanted in zip(got, want, strict=True):
+        torch.testing.assert_close(grad, wanted)
 
 
 def test_the_number_of_passes_matters(build, rows):

@@ -14,7 +14,7 @@ LENGTHS = [1, 2, 3, 24, 63, 64, 65, 75, 127, 128, 129, 191, 192, 193, 300]
 
 
 def draw(length, K=5, V=4, with_state=True, seed=0):
-    """Leaves (q, k, v, log_decay, beta[, state]) in float64; k has norm 1 and beta reaches 2, the bound of stability."""
+    """Leaves (q, k, v, log_decay, beta[, state]) in float64; k has norm 1 and beta reaches 2."""
     g = torch.Generator().manual_seed(seed + length)
 
     def normal(*shape):

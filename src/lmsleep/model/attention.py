@@ -40,12 +40,13 @@ class Rotary(nn.Module):
         self._table: tuple[Tensor, Tensor] | None = None
 
     def forward(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (n, head_dim / 2) of the n positions from `start` on, in the dtype and on the device of `like`."""
+        """cos and sin (n, head_dim / 2) of the n positions from `start` on, in dtype and on the device of `like`."""
         if start + n > self.table_size:
             return self.at(torch.arange(start, start + n, device=like.device), like)
         table = self._table
         if table is None or table[0].device != like.device or table[0].dtype != like.dtype:
-            table = self._table = self.at(torch.arange(self.table_size, device=like.device), like)
+            with torch.inference_mode(False):  # a table made while validating must serve training too
+                table = self._table = self.at(torch.arange(self.table_size, device=like.device), like)
         return table[0][start : start + n], table[1][start : start + n]
 
     def at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,9 @@ class HybridConfig:
             raise ValueError(f"sliding_window must be set for the W blocks of pattern {self.pattern!r}, got None")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model={self.d_model} unless head_dim is given, got {self.n_heads}")
+        heads, writes = self.fast_heads or self.n_heads, set(self.pattern.upper()) & set("GMJ")
+        if writes and self.fast_key_dim is None and self.d_model % heads:
+            raise ValueError(f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given, got {heads}")
         if self.attention_head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
         if self.n_heads % self.kv_heads:
@@ -167,7 +170,8 @@ class HybridConfig:
 
         Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
-        are left out. `training` is three times `forward`.
+        are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three times
+        `forward`.
 
         Raises:
             ValueError: if n_passes is below 1.
@@ -176,8 +180,8 @@ class HybridConfig:
         model = self.build("meta")
         first, last = self.looped
         costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]
-        looped = sum(costs[first:last])
-        total = sum(costs) + (n_passes - 1) * looped + 2 * self.d_model * (self.vocab_size or 0)
+        again = (n_passes - 1) * sum(costs[first:last]) + (sum(costs[last:]) if n_passes > 1 else 0)
+        total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
         return total * (3 if kind == "training" else 1)
 
     def layers(self) -> Iterator[tuple[str, bool]]:

@@ -1,0 +1,120 @@
+"""Attention against sums written out, positions against complex rotations."""
+
+import math
+
+import pytest
+import torch
+
+from lmsleep import AttentionCache, HybridConfig
+from lmsleep.model.attention import Attention, Rotary, rotate, visibility
+
+
+def complex_rotation(x, positions, theta=10_000.0):
+    """Element j and j + K/2 are one complex number, turned by position * theta^(-2j/K)."""
+    half = x.shape[-1] // 2
+    z = torch.complex(x[..., :half], x[..., half:])
+    angles = positions[:, None] * theta ** (-2 * torch.arange(half, dtype=torch.float64) / x.shape[-1])
+    turned = z * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+@pytest.mark.parametrize("start", [0, 3, 1_000_000])
+def test_rotation_is_that_of_complex_numbers(start):
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got = rotate(x, Rotary(8, 10_000.0, table_size=6)(start, 5, x))
+    torch.testing.assert_close(got, complex_rotation(x, torch.arange(start, start + 5, dtype=torch.float64)))
+
+
+def test_positions_far_in_a_stream_stay_exact_in_float32():
+    like = torch.zeros(1)
+    cos, sin = Rotary(4, 10_000.0, table_size=8)(10_000_000, 1, like)
+    for j in range(2):
+        angle = 10_000_000 * 10_000.0 ** (-2 * j / 4)
+        assert float(cos[0, j]) == pytest.approx(math.cos(angle), abs=1e-6)
+        assert float(sin[0, j]) == pytest.approx(math.sin(angle), abs=1e-6)
+
+
+def test_a_table_made_without_gradients_serves_training():
+    rotary = Rotary(4, 10_000.0, table_size=8)
+    with torch.inference_mode():
+        rotary(0, 3, torch.zeros(1))
+    x = torch.ones(1, 1, 3, 4, requires_grad=True)
+    rotate(x, rotary(0, 3, x)).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_visibility_is_a_band():
+    """Three cached and two own tokens, each sees three: rows are queries, columns keys."""
+    assert visibility(4, 0, 4, None, torch.device("cpu")) is None
+    got = visibility(2, 3, 3, None, torch.device("cpu"))
+    assert got[0, 0].int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    mask = torch.tensor([[True, True, False, True, False], [True] * 5])
+    got = visibility(2, 3, 3, mask, torch.device("cpu"))
+    assert got.shape == (2, 1, 2, 5)
+    assert got[0, 0].int().tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 1, 1]]  # a masked token sees itself
+    assert got[1, 0].int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+
+
+def attend(attention, x, sees, first=0):
+    """softmax(q k / sqrt(K)) v for each token over the positions that `sees[t]` lists, head by head."""
+    K, groups = attention.head_dim, attention.q_proj.out_features // attention.k_proj.out_features
+    T = x.shape[0]
+    positions = torch.arange(first, first + T, dtype=torch.float64)
+    q, k = (
+        complex_rotation(p(x).view(T, -1, K).mT.mT.transpose(0, 1), positions)
+        for p in (attention.q_proj, attention.k_proj)
+    )
+    v = attention.v_proj(x).view(T, -1, K).transpose(0, 1)
+    out = torch.zeros(T, q.shape[0], K, dtype=x.dtype)
+    for h in range(q.shape[0]):
+        for t in range(T):
+            scores = torch.stack([q[h, t] @ k[h // groups, s] / math.sqrt(K) for s in sees[t]]).softmax(0)
+            out[t, h] = sum(w * v[h // groups, s] for w, s in zip(scores, sees[t], strict=True))
+    return attention.o_proj(out.flatten(1))
+
+
+@pytest.mark.parametrize("options", [{}, {"n_kv_heads": 2}, {"n_kv_heads": 1, "head_dim": 6, "attention_bias": True}])
+def test_attention_is_the_sum_written_out(build, options):
+    model = build("A", n_heads=4, **options)
+    attention = model.blocks.layers[0].mixer
+    x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, state, (k, v) = attention(x, None, (), model.blocks.span(x, model.init_cache(), None))
+    assert state is None and k.shape == v.shape == (2, model.config.kv_heads, 6, attention.head_dim)
+    for b in range(2):
+        torch.testing.assert_close(y[b], attend(attention, x[b], [range(t + 1) for t in range(6)]))
+
+
+def test_cached_tokens_are_seen_up_to_the_reach(build):
+    """Nine tokens in two parts, of which each sees six: positions go on where the cache ends."""
+    model = build("A", n_heads=4)
+    attention, blocks = model.blocks.layers[0].mixer, model.blocks
+    x = torch.randn(1, 9, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cache = AttentionCache(6)
+    first, _, left = attention(x[:, :5], None, (), blocks.span(x[:, :5], cache, None))
+    cache = cache.extended(5, (left,), None)
+    second, _, _ = attention(x[:, 5:], None, left, blocks.span(x[:, 5:], cache, None))
+    want = attend(attention, x[0], [range(max(0, t - 5), t + 1) for t in range(9)])
+    torch.testing.assert_close(torch.cat([first, second], dim=1)[0], want)
+
+
+def test_masked_tokens_are_not_seen(build):
+    model = build("A", n_heads=4)
+    attention = model.blocks.layers[0].mixer
+    x = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[False, True, False, True, True]])
+    y, _, _ = attention(x, None, (), model.blocks.span(x, model.init_cache(), mask))
+    sees = [[s for s in range(t + 1) if mask[0, s] or s == t] for t in range(5)]
+    torch.testing.assert_close(y[0], attend(attention, x[0], sees))
+
+
+def test_only_relative_positions_matter(build):
+    model = build("A")
+    x = torch.randn(1, 4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h_0, _ = model.blocks(x, model.init_fast_weights(1), AttentionCache(6))
+    h_9, _ = model.blocks(x, model.init_fast_weights(1), AttentionCache(6, position=9))
+    torch.testing.assert_close(h_0, h_9)
+
+
+def test_flops_count_the_whole_window():
+    config = HybridConfig(vocab_size=3, d_model=32, window_size=10, n_heads=4)
+    assert Attention(config).flops_per_token(10) == 4 * 10 * 32

@@ -1,0 +1,131 @@
+"""The model as a whole: a pass is a pure function, and token by token equals in one go."""
+
+import pytest
+import torch
+
+from lmsleep import AttentionCache, FastWeights
+
+PATTERNS = ["AG", "GA", "AGAG", "AM", "AJ"]
+
+
+def close(a, b):
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_the_contract_of_shapes(build, draw_tokens):
+    model = build("AGAG", fast_heads=3, fast_key_dim=4, fast_value_dim=5)
+    S = model.init_fast_weights(2)
+    assert isinstance(S, FastWeights) and [s.shape for s in S.states] == [(2, 3, 4, 5)] * 2
+    h, after = model.blocks(model.embed(draw_tokens(2, 6)), S)
+    assert h.shape == (2, 6, 16) and model.logits(h).shape == (2, 6, 7)
+    assert [s.shape for s in after.states] == [s.shape for s in S.states]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pass_mutates_nothing(build, draw_tokens, pattern):
+    model, tokens = build(pattern), draw_tokens(2, 6)
+    h, S = model.blocks(model.embed(tokens), model.init_fast_weights(2))
+    wake = model.wake(tokens[:, :3], S, model.init_cache())
+    before = [h, *S.states, *(x for left in wake.cache.layers for x in left)]
+    copies = [x.clone() for x in before]
+    model.blocks(h, S)
+    model.wake(tokens[:, 3:], S, wake.cache)
+    model.loop_pass(wake.core, wake.S, wake)
+    assert all(map(torch.equal, before, copies))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1, 1), (2, 4), (5, 1)])
+@pytest.mark.parametrize("position", [0, 2])
+def test_token_by_token_equals_in_one_go(build, draw_tokens, pattern, parts, position):
+    """The observation that the code rests on: pass 1 of Algorithm 1 is the wake pass."""
+    model, tokens = build(pattern), draw_tokens(2, 6)
+    S = FastWeights(tuple(torch.full_like(s, 0.3) for s in model.init_fast_weights(2).states))
+    start = AttentionCache(6, position=position)
+    whole = model.wake(tokens, S, start)
+    cache, hidden = start, []
+    for part in tokens.split(parts, dim=1):
+        wake = model.wake(part, S, cache)
+        S, cache = wake.S, wake.cache
+        hidden.append(wake.h)
+    close([torch.cat(hidden, dim=1), *S.states], [whole.h, *whole.S.states])
+    for left, wanted in zip(cache.layers, whole.cache.layers, strict=True):
+        close(left, wanted)
+    assert cache.full and cache.position == position + 6
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_later_token_has_no_influence_on_an_earlier_one(build, draw_tokens, pattern):
+    model, tokens = build(pattern), draw_tokens(2, 6)
+    other = tokens.clone()
+    other[:, 4:] = (other[:, 4:] + 1) % 7
+    a, b = (model(t)[0] for t in (tokens, other))
+    assert torch.equal(a[:, :4], b[:, :4]) and (a[:, 4:] != b[:, 4:]).any(-1).all()
+
+
+def test_forward_starts_from_zero_fast_weights(build, draw_tokens):
+    model, tokens = build("AG"), draw_tokens(2, 6)
+    logits, S = model(tokens)
+    again, S_again = model(tokens, model.init_fast_weights(2))
+    assert torch.equal(logits, again) and torch.equal(S[0], S_again[0])
+    assert not torch.equal(model(tokens, S)[0], logits)
+
+
+def test_more_tokens_than_places_are_refused(build, draw_tokens):
+    model = build("AG")
+    wake = model.wake(draw_tokens(1, 4), model.init_fast_weights(1), model.init_cache())
+    with pytest.raises(ValueError, match=r"^tokens must fit into the 2 free places of the window, got 3$"):
+        model.wake(draw_tokens(1, 3), wake.S, wake.cache)
+
+
+def test_zero_init_starts_as_the_identity(build, draw_tokens):
+    model = build("AGMJ", zero_init=True)
+    h = model.embed(draw_tokens(2, 6))
+    assert torch.equal(model.blocks(h, model.init_fast_weights(2))[0], h)
+
+
+def test_tied_embeddings_are_one_parameter(build):
+    model = build("AG", tie_embeddings=True)
+    assert model.head.weight is model.embedding.weight
+    assert model.config.num_params() == sum(p.numel() for p in model.parameters())
+
+
+def test_norm_between_passes_closes_every_pass(build, draw_tokens):
+    model = build("AG", norm_between_passes=True)
+    torch.nn.init.uniform_(model.blocks.pass_norm.weight, 0.5, 2)
+    h = model.embed(draw_tokens(2, 6))
+    raw, _, _ = model.blocks.run(0, 1, h, model.init_fast_weights(2), model.init_cache())
+    raw, _, _ = model.blocks.layers[1](
+        raw, model.init_fast_weights(2)[0], (), model.blocks.span(h, model.init_cache(), None)
+    )
+    rms = raw.square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    normed = model.blocks(h, model.init_fast_weights(2))[0]
+    torch.testing.assert_close(normed, raw / rms * model.blocks.pass_norm.weight)
+    torch.testing.assert_close(model.logits(normed), normed @ model.head.weight.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_fast_weights_are_float32_or_wider(build, dtype):
+    want = torch.float64 if dtype == torch.float64 else torch.float32
+    model = build("AG", dtype)
+    assert model.init_fast_weights(1)[0].dtype == want
+    assert model(torch.zeros(1, 6, dtype=torch.long))[1][0].dtype == want
+
+
+def test_a_convolution_of_width_one_needs_no_left_context(build, draw_tokens):
+    model, tokens = build("AG", conv_size=1), draw_tokens(2, 6)
+    whole = model.wake(tokens, model.init_fast_weights(2), model.init_cache())
+    first = model.wake(tokens[:, :2], model.init_fast_weights(2), model.init_cache())
+    second = model.wake(tokens[:, 2:], first.S, first.cache)
+    torch.testing.assert_close(second.h, whole.h[:, 2:])
+
+
+def test_state_dict_round_trip(build, draw_tokens):
+    model, other = build("AGAG"), build("AGAG")
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1)
+    other.load_state_dict(model.state_dict())
+    tokens = draw_tokens(2, 6)
+    assert torch.equal(model(tokens)[0], other(tokens)[0])
