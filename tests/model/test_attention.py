@@ -61,8 +61,7 @@ def attend(attention, x, sees, first=0):
     T = x.shape[0]
     positions = torch.arange(first, first + T, dtype=torch.float64)
     q, k = (
-        complex_rotation(p(x).view(T, -1, K).mT.mT.transpose(0, 1), positions)
-        for p in (attention.q_proj, attention.k_proj)
+        complex_rotation(p(x).view(T, -1, K).transpose(0, 1), positions) for p in (attention.q_proj, attention.k_proj)
     )
     v = attention.v_proj(x).view(T, -1, K).transpose(0, 1)
     out = torch.zeros(T, q.shape[0], K, dtype=x.dtype)

@@ -35,12 +35,13 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        eval_batch_size = eval_batch_size or batch_size
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_rows", eval_rows), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
+        for name, value in (("seed", seed), ("num_workers", num_workers)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
 

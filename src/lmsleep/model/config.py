@@ -170,8 +170,8 @@ class HybridConfig:
 
         Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
-        are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three times
-        `forward`.
+        are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three
+        times `forward`.
 
         Raises:
             ValueError: if n_passes is below 1.

@@ -1,0 +1,110 @@
+"""Rows depend on (seed, split, step) alone: not on workers, ranks or where a run was resumed."""
+
+from dataclasses import dataclass
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lmsleep.data import RowsDataModule
+from lmsleep.tasks import Batch, Rule110, Task
+
+TASK = Rule110(steps=2, width=6, n_states=2)
+
+
+@dataclass(frozen=True)
+class Levels(Task):
+    """Three difficulty levels: a held-out step draws one of them, in turn."""
+
+    vocab_size, sequence_length, window_size, slices = 8, 4, 4, (1, 2, 3)
+
+    def rows(self, *, split, seed, step, batch_size):
+        level = torch.full((batch_size,), self.slices[step % 3])
+        tokens = level[:, None].expand(-1, 4)
+        return Batch(tokens, tokens, level, mask=tokens > 0)
+
+
+def tokens(loader, n):
+    return [batch.tokens for batch in islice(iter(loader), n)]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+def train(n=6, trainer=None, **options):
+    data = RowsDataModule(TASK, **({"batch_size": 4} | options))
+    data.trainer = trainer
+    return tokens(data.train_dataloader(), n)
+
+
+def trainer(global_step=0, accumulate=1, rank=0, ranks=1):
+    return SimpleNamespace(
+        global_step=global_step, accumulate_grad_batches=accumulate, global_rank=rank, world_size=ranks
+    )
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_number_of_workers_does_not_change_the_batches(num_workers):
+    assert same(train(num_workers=num_workers), train())
+    assert same(train(num_workers=num_workers, trainer=trainer(3)), train(9)[3:])
+
+
+def test_batches_are_the_task_s_rows_by_step():
+    wanted = [TASK.rows(split="train", seed=7, step=i, batch_size=4).tokens for i in range(6)]
+    assert same(train(seed=7), wanted)
+    assert not any(map(torch.equal, train(seed=7), train(seed=8)))
+
+
+def test_a_resumed_trainer_goes_on_where_it_stopped():
+    assert same(train(3, trainer(2)), train(5)[2:])
+    assert same(train(3, trainer(2, accumulate=3)), train(9)[6:])
+
+
+def test_ranks_share_every_batch():
+    parts = [train(3, trainer(rank=r, ranks=2)) for r in range(2)]
+    for whole, *shares in zip(train(3), *parts, strict=True):
+        assert sorted(whole.tolist()) == sorted(torch.cat(shares).tolist())
+        assert torch.equal(whole[::2], shares[0]) and torch.equal(whole[1::2], shares[1])
+    with pytest.raises(ValueError, match=r"^batch_size must be divisible by the 3 ranks, got 4$"):
+        train(1, trainer(ranks=3))
+
+
+def test_a_rank_also_gets_its_share_of_the_mask():
+    data = RowsDataModule(Levels(), batch_size=4)
+    data.trainer = trainer(ranks=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.tokens.shape == batch.mask.shape == (2, 4) and batch.slice.shape == (2,)
+
+
+def test_held_out_rows_are_the_same_for_every_seed_and_differ_from_training():
+    one, two = (RowsDataModule(TASK, batch_size=8, seed=s, eval_rows=24) for s in (0, 5))
+    val, test = tokens(one.val_dataloader(), 99), tokens(one.test_dataloader(), 99)
+    assert same(val, tokens(two.val_dataloader(), 99)) and same(test, tokens(two.test_dataloader(), 99))
+    assert same(test, tokens(one.predict_dataloader(), 99))
+    assert len(val) == len(test) == 3
+    assert not any(map(torch.equal, val, test))
+    assert not any(map(torch.equal, val, tokens(one.train_dataloader(), 3)))
+
+
+@pytest.mark.parametrize(("eval_rows", "batches"), [(1, 3), (12, 3), (13, 6), (24, 6)])
+def test_every_slice_gets_the_same_number_of_held_out_rows(eval_rows, batches):
+    data = RowsDataModule(Levels(), batch_size=16, eval_rows=eval_rows, eval_batch_size=4)
+    levels = [int(batch.slice[0]) for batch in data.val_dataloader()]
+    assert levels == [1, 2, 3] * (batches // 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"eval_rows": 0}, "eval_rows must be 1 or more, got 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be 1 or more, got 0"),
+        ({"num_workers": -1}, "num_workers must be 0 or more, got -1"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+    ],
+)
+def test_a_bad_argument_is_one_sentence(change, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        RowsDataModule(TASK, **change)
