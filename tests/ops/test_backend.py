@@ -73,6 +73,21 @@ def test_with_cuda_a_kernel_runs_on_cuda_tensors_of_its_dtypes(op, monkeypatch):
     assert op == ["kernel"]
 
 
+def test_a_kernel_for_short_windows_gives_way_to_the_next_above(op):
+    register(
+        "double",
+        Backend("short", lambda: torch.add, max_length=128),
+        Backend("any", lambda: torch.sub),
+    )
+    assert resolve("double", CPU, torch.float32) is torch.add
+    assert resolve("double", CPU, torch.float32, None, True) is torch.sub
+    with pytest.raises(
+        ValueError, match="^double: backend 'short' cannot run: it takes at most 128 tokens; use 'any'$"
+    ):
+        resolve("double", CPU, torch.float32, "short", True)
+    assert describe("cpu", long=True)["double"].others["short"] == "it takes at most 128 tokens; use 'any'"
+
+
 def test_describe_gives_a_reason_for_every_other_backend(op, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     chosen, others = describe("cuda", torch.bfloat16)["double"]
@@ -135,8 +150,8 @@ def small_ops():
 def test_ops_follow_the_argument_and_the_block(name, call, monkeypatch):
     taken = []
 
-    def spy(op, *rest):
-        implementation = resolve(op, *rest)
+    def spy(op, *rest, **options):
+        implementation = resolve(op, *rest, **options)
         taken.append(implementation.__name__)
         return implementation
 

@@ -6,7 +6,7 @@ hand, and counts as installed only if that import works: one built without its k
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ class Backend:
         cuda_only: runs on CUDA tensors alone.
         dtypes: input dtypes it takes; empty means any floating dtype.
         automatic: whether it may be taken without being asked for.
+        max_length: tokens it takes at most; None: any number.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Backend:
     cuda_only: bool = False
     dtypes: tuple[torch.dtype, ...] = ()
     automatic: bool = True
+    max_length: int | None = None
 
 
 class Obstacle(NamedTuple):
@@ -53,13 +55,14 @@ class Choice(NamedTuple):
     others: dict[str, str]
 
 
+WINDOW = 128  # tokens of a long window; kernels made for short ones stop here
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], Implementation] = {}
 _BROKEN: dict[tuple[str, str], Exception] = {}
-_CHOSEN: dict[tuple[str, str, torch.dtype, str | None], str] = {}
+_CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool], str] = {}
 _SAID: set[str] = set()
 
 
@@ -68,7 +71,9 @@ def register(op: str, *backends: Backend) -> None:
     _TABLES[op] = {backend.name: backend for backend in backends}
 
 
-def resolve(op: str, device: torch.device, dtype: torch.dtype, forced: str | None = None) -> Implementation:
+def resolve(
+    op: str, device: torch.device, dtype: torch.dtype, forced: str | None = None, long: bool = False
+) -> Implementation:
     """The implementation of `op` for tensors of this device and dtype.
 
     Args:
@@ -76,11 +81,12 @@ def resolve(op: str, device: torch.device, dtype: torch.dtype, forced: str | Non
         device: where the tensors are.
         dtype: of the tensors.
         forced: a backend's name; goes before `use_backend`, which goes before the automatic choice.
+        long: whether there are more than WINDOW tokens.
 
     Raises:
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
     """
-    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op))]
+    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long)]
 
 
 @contextmanager
@@ -101,38 +107,39 @@ def use_backend(**names: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
-def describe(device: str | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Choice]:
+def describe(device: str | None = None, dtype: torch.dtype = torch.float32, long: bool = False) -> dict[str, Choice]:
     """For every op, the backend it uses and why not each other one.
 
     Args:
         device: device type, "cpu" or "cuda"; by default "cuda" where CUDA is at hand.
         dtype: of the tensors.
+        long: whether there are more than WINDOW tokens.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return {op: _choose(op, device, dtype) for op in sorted(_TABLES)}
+    return {op: _choose(op, device, dtype, long) for op in sorted(_TABLES)}
 
 
 @torch.compiler.assume_constant_result
-def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None) -> str:
+def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool) -> str:
     """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
-    key = (op, device, dtype, forced)
+    key = (op, device, dtype, forced, long)
     if key not in _CHOSEN:
         if forced is None:
-            choice = _choose(op, device, dtype)
+            choice = _choose(op, device, dtype, long)
             name, why = choice.backend, _why_not_better(op, choice)
         else:
             name, why = forced, "forced"
-            if obstacle := _obstacle(op, _backend(op, name), device, dtype):
+            if obstacle := _obstacle(op, _backend(op, name), device, dtype, long):
                 raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
         _CHOSEN[key] = name
         _say(f"{op}: {name} ({why})" if why else f"{op}: {name}")
     return _CHOSEN[key]
 
 
-def _choose(op: str, device: str, dtype: torch.dtype) -> Choice:
+def _choose(op: str, device: str, dtype: torch.dtype, long: bool) -> Choice:
     chosen, others = None, {}
     for backend in _TABLES[op].values():
-        if obstacle := _obstacle(op, backend, device, dtype):
+        if obstacle := _obstacle(op, backend, device, dtype, long):
             others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
         elif not backend.automatic:
             others[backend.name] = "used only when asked for"
@@ -144,8 +151,9 @@ def _choose(op: str, device: str, dtype: torch.dtype) -> Choice:
     return Choice(chosen, others)
 
 
-def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obstacle | None:
-    elsewhere = f"use {', '.join(repr(b.name) for b in _TABLES[op].values() if not b.cuda_only)}"
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: bool) -> Obstacle | None:
+    table = _TABLES[op].values()
+    elsewhere = f"use {_names(b for b in table if not b.cuda_only)}"
     if backend.cuda_only and not torch.cuda.is_available():
         return Obstacle("no CUDA device", f"{elsewhere} here")
     if backend.cuda_only and device != "cuda":
@@ -153,6 +161,10 @@ def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obs
     if backend.dtypes and dtype not in backend.dtypes:
         taken = ", ".join(_name(d) for d in backend.dtypes)
         return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
+    if long and backend.max_length is not None:
+        return Obstacle(
+            f"it takes at most {backend.max_length} tokens", f"use {_names(b for b in table if b.max_length is None)}"
+        )
     if error := _import_error(op, backend):
         return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
     return None
@@ -191,6 +203,10 @@ def _say(message: str) -> None:
     if message not in _SAID:
         _SAID.add(message)
         logger.info(message)
+
+
+def _names(backends: Iterable[Backend]) -> str:
+    return ", ".join(repr(backend.name) for backend in backends)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,12 +3,40 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import Backend, register, resolve
+from lmsleep.ops.backend import KERNEL_DTYPES, WINDOW, Backend, Implementation, register, resolve
 from lmsleep.ops.gated_delta.closed_form import gated_delta_torch
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 
+
+def _load_triton() -> Implementation:
+    from lmsleep.ops.gated_delta.window import gated_delta_triton
+
+    return gated_delta_triton
+
+
+def _load_fla() -> Implementation:
+    from lmsleep.ops.gated_delta.fla import gated_delta_fla
+
+    return gated_delta_fla
+
+
 register(
     "gated_delta",
+    Backend(
+        "triton",
+        _load_triton,
+        install="pip install triton",
+        cuda_only=True,
+        dtypes=KERNEL_DTYPES,
+        max_length=WINDOW,
+    ),
+    Backend(
+        "fla",
+        _load_fla,
+        install="pip install flash-linear-attention",
+        cuda_only=True,
+        dtypes=KERNEL_DTYPES,
+    ),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),
 )
@@ -31,13 +59,13 @@ def gated_delta(
         log_decay: (B, H, L), at most 0.
         beta: (B, H, L), the writing strength.
         state: (B, H, K, V); None is zero.
-        backend: forces an implementation.
+        backend: forces an implementation: "naive", "torch", "triton" (up to 128 tokens) or "fla".
 
     Returns:
         o (B, H, L, V) in v's dtype and the final state (B, H, K, V), float32 also under mixed precision.
 
     Raises:
-        ValueError: if a shape does not fit or the backend is unknown.
+        ValueError: if a shape does not fit, or the forced backend is unknown or cannot run here.
     """
     B, H, L, K = k.shape
     expected = {"q": (q, (B, H, L, K)), "v": (v, (B, H, L, v.shape[-1]))}
@@ -49,5 +77,5 @@ def gated_delta(
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape} to fit k {tuple(k.shape)}, got {tuple(tensor.shape)}")
     with torch.autocast(q.device.type, enabled=False):
-        o, after = resolve("gated_delta", v.device, v.dtype, backend)(q, k, v, log_decay, beta, state)
+        o, after = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW)(q, k, v, log_decay, beta, state)
     return o.to(v.dtype), after
