@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmsleep.memory import AttentionCache, FastWeights
     from lmsleep.model import HybridConfig, HybridLM
+    from lmsleep.runtime import Session
     from lmsleep.sleep import read_windows
     from lmsleep.training import SleepCallback, SleepModule
 
@@ -19,6 +20,7 @@ _HOMES = {
     "FastWeights": "memory",
     "HybridConfig": "model",
     "HybridLM": "model",
+    "Session": "runtime",
     "SleepCallback": "training",
     "SleepModule": "training",
     "read_windows": "sleep",
@@ -29,6 +31,7 @@ __all__ = [
     "FastWeights",
     "HybridConfig",
     "HybridLM",
+    "Session",
     "SleepCallback",
     "SleepModule",
     "read_windows",

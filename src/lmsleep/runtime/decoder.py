@@ -1,0 +1,129 @@
+"""The wake pass of one token in buffers of fixed size: nothing grows, and a CUDA graph can hold it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lmsleep.memory import AttentionCache, FastWeights
+from lmsleep.model import HybridLM
+from lmsleep.model.attention import Span
+from lmsleep.runtime.memory import Memory
+
+
+class Decoder:
+    """Decodes token by token in place; `load` takes a memory in, `unload` gives it back as a value.
+
+    Keys and values stand in a ring of L slots: position p is kept in slot p mod L, so that a token overwrites the one
+    that has just left its reach. On CUDA the step is captured once as a graph and replayed.
+
+    Args:
+        model: whose weights are read in place; they may change, but not move.
+        batch_size: B.
+    """
+
+    def __init__(self, model: HybridLM, batch_size: int) -> None:
+        self.model, self.batch_size, self.size = model, batch_size, model.window_size
+        device = model.embedding.weight.device
+        self.slots = torch.arange(self.size, device=device)
+        self.tokens = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
+        self.position, self.fresh = (torch.zeros(1, dtype=torch.long, device=device) for _ in range(2))
+        self.visible = torch.zeros(batch_size, 1, 1, self.size, dtype=torch.bool, device=device)
+        self.S = [state.clone() for state in model.init_fast_weights(batch_size).states]
+        with torch.no_grad():
+            wake = model.wake(self.tokens, FastWeights(tuple(self.S)), model.init_cache())
+            self.logits = model.logits(wake.h)
+        self.core = wake.core.new_zeros(batch_size, self.size, wake.core.shape[2])
+        self.layers = tuple(tuple(self._buffer(entry) for entry in layer) for layer in wake.cache.layers)
+        self.graph = self._capture() if device.type == "cuda" else None
+        self.load(Memory.start(model, batch_size))
+
+    def _buffer(self, entry: Tensor) -> Tensor:
+        """Zeros for what a block remembers: a ring of L for keys and values (4-D), the same size for the rest."""
+        shape = (*entry.shape[:2], self.size, entry.shape[3]) if entry.ndim == 4 else entry.shape
+        return entry.new_zeros(shape)
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.no_grad():
+            for _ in range(3):  # kernels compile and tune themselves before the capture
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph), torch.no_grad():
+            self._step()
+        return graph
+
+    def load(self, memory: Memory) -> None:
+        """Takes a memory of B rows into the buffers."""
+        cache = memory.cache
+        self.began, self.n_read = replace(memory, cache=replace(cache, layers=()), core=()), 0
+        self.position.fill_(cache.position)
+        self.fresh.fill_(cache.fresh)
+        slots, n = self._slots()
+        self.visible.zero_()
+        self.visible[..., slots] = True if cache.mask is None else cache.mask[:, None, None, cache.held - n :]
+        for buffer, state in zip(self.S, memory.S.states, strict=True):
+            buffer.copy_(state)
+        for block, buffers in enumerate(self.layers):
+            for i, buffer in enumerate(buffers):
+                if not cache.layers:
+                    buffer.zero_()
+                elif buffer.ndim == 4:
+                    buffer[:, :, slots] = cache.layers[block][i][:, :, cache.held - n :]
+                else:
+                    buffer.copy_(cache.layers[block][i])
+        if memory.core:
+            self.core[:, : cache.fresh] = torch.cat(memory.core, dim=1)
+
+    @property
+    def full(self) -> bool:
+        """The next token would not fit: an overflow."""
+        return self.n_read >= self.began.cache.room
+
+    def unload(self) -> Memory:
+        """The memory after the tokens read since `load`, apart from the buffers."""
+        before = self.began.cache
+        slots, n = self._slots()
+        layers = tuple(tuple(b[:, :, slots] if b.ndim == 4 else b.clone() for b in layer) for layer in self.layers)
+        mask = None if before.mask is None else self.visible[:, 0, 0, slots]
+        fresh = before.fresh + self.n_read
+        cache = AttentionCache(self.size, before.position + self.n_read, fresh, n, layers, mask)
+        S = FastWeights(tuple(state.clone() for state in self.S))
+        return Memory(S, cache, self.began.before, self.began.past, (self.core[:, :fresh].clone(),))
+
+    def _slots(self) -> tuple[Tensor, int]:
+        """The slots of the tokens held, oldest first, and their number."""
+        cache = self.began.cache
+        n, end = min(cache.held + self.n_read, self.size), cache.position + self.n_read
+        return torch.arange(end - n, end, device=self.slots.device) % self.size, n
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Reads one token a row, (B, 1), and returns its logits (B, 1, V). The window must have room."""
+        assert not self.full, "the window is full"
+        self.tokens.copy_(tokens)
+        with torch.no_grad():
+            self._step() if self.graph is None else self.graph.replay()
+        self.n_read += 1
+        return self.logits.clone()
+
+    def _step(self) -> None:
+        slot = self.position % self.size
+        self.visible.index_fill_(3, slot, True)
+        reach = self.model.config.sliding_window
+        near = self.visible if reach is None else self.visible & ((self.position - self.slots) % self.size < reach)
+        rotary = self.model.blocks.rotary.at(self.position, self.model.embedding.weight)
+        span = Span(rotary, self.visible, None, near, slot)
+        cache = AttentionCache(self.size, layers=self.layers)
+        wake = self.model.wake(self.tokens, FastWeights(tuple(self.S)), cache, span=span)
+        self.logits.copy_(self.model.logits(wake.h))
+        self.core.index_copy_(1, self.fresh, wake.core)
+        for buffer, state in zip(self.S, wake.S.states, strict=True):
+            buffer.copy_(state)
+        for buffers, entries in zip(self.layers, wake.cache.layers, strict=True):
+            for buffer, entry in zip(buffers, entries, strict=True):
+                if buffer.ndim != 4:  # keys and values were written in place
+                    buffer.copy_(entry)
+        self.position += 1
+        self.fresh += 1

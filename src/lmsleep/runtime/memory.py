@@ -1,0 +1,143 @@
+"""What a session holds between two tokens, as a value: reading and sleeping return a new one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmsleep.memory import AttentionCache, Eviction, FastWeights
+from lmsleep.model import HybridLM, Wake
+from lmsleep.sleep import OnOverflow, sleep_window
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of rows that stand at the same place of their window.
+
+    A sleep needs more of the window than S and the cache: `core`, where its passes start, and what was there before the
+    window, since its passes see the tokens of `past`, and blocks behind the loop rewind to `before`.
+
+    Args:
+        S, cache: fast weights and attention cache after the last token.
+        before, past: the same when the window began.
+        core: outputs of the looped blocks over the window so far, in the pieces (B, n, D) in which it was read.
+    """
+
+    S: FastWeights
+    cache: AttentionCache
+    before: FastWeights
+    past: AttentionCache
+    core: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def start(cls, model: HybridLM, batch_size: int) -> "Memory":
+        """The memory before the first token."""
+        S, cache = model.init_fast_weights(batch_size), model.init_cache()
+        return cls(S, cache, S, cache)
+
+    @property
+    def phase(self) -> tuple[int, ...]:
+        """Rows of equal phase can be read together."""
+        return self.cache.fresh, self.cache.held, self.cache.position, self.past.held
+
+    def read(self, model: HybridLM, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, "Memory"]:
+        """The wake pass over tokens (B, n) that fit into the window: h (B, n, D) and the memory after them."""
+        wake = model.wake(tokens, self.S, self.cache, mask)
+        return wake.h, replace(self, S=wake.S, cache=wake.cache, core=(*self.core, wake.core))
+
+    def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction) -> "Memory":
+        """The memory after a sleep on the window so far and the eviction that ends it."""
+        core = torch.cat(self.core, dim=1)
+        mask = None if self.cache.mask is None else self.cache.mask[:, self.cache.held - self.cache.fresh :]
+        wake = Wake(core, core, self.before, self.S, self.past, self.cache, mask)
+        S = sleep_window(model, wake, on_overflow)
+        # Without a copy, the kept tokens would hold on to the buffer of the whole window.
+        cache = _map_cache(self.cache.evict(eviction), torch.clone)
+        return Memory(S, cache, S, cache)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything held, batch first: S, before, the two caches, the window's core in one piece."""
+        weights = {"S": self.S, "before": self.before}
+        named = {f"{name}.{i}": state for name, S in weights.items() for i, state in enumerate(S.states)}
+        for name, cache in (("cache", self.cache), ("past", self.past)):
+            named |= {f"{name}.{i}.{j}": entry for i, layer in enumerate(cache.layers) for j, entry in enumerate(layer)}
+            named |= {} if cache.mask is None else {f"{name}.mask": cache.mask}
+        return named | ({"core": torch.cat(self.core, dim=1)} if self.core else {})
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> "Memory":
+        """The same memory with others in place of its `tensors()`, in their order."""
+        left = iter(tensors)
+        S, before = (FastWeights(tuple(next(left) for _ in weights.states)) for weights in (self.S, self.before))
+        cache, past = (_map_cache(cache, lambda _: next(left)) for cache in (self.cache, self.past))
+        return Memory(S, cache, before, past, tuple(left))
+
+    def rows(self, index: Tensor) -> "Memory":
+        """The memory of some rows, in the order of `index`."""
+        return self.with_tensors(tensor[index] for tensor in self.tensors().values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept alive, shared storage counted once."""
+        pieces = [*replace(self, core=()).tensors().values(), *self.core]
+        storages = [piece.untyped_storage() for piece in pieces]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+class Group(NamedTuple):
+    """Rows of a batch, in their order, that stand at the same place of their window, and their memory."""
+
+    rows: tuple[int, ...]
+    memory: Memory
+
+    def split(self, apart: Sequence[bool]) -> tuple["Group | None", "Group | None"]:
+        """The rows that are set apart and the others; None if there are none."""
+        if all(apart) or not any(apart):
+            return (self, None) if all(apart) else (None, self)
+        index = torch.tensor(apart)
+        yes, no = (self._take(chosen.nonzero()[:, 0]) for chosen in (index, ~index))
+        return yes, no
+
+    def repeat(self, copies: int) -> "Group":
+        """Every row `copies` times, side by side in the batch."""
+        rows = tuple(row * copies + copy for row in self.rows for copy in range(copies))
+        return Group(rows, self.memory.rows(torch.arange(len(self.rows)).repeat_interleave(copies)))
+
+    def _take(self, places: Tensor) -> "Group":
+        return Group(tuple(self.rows[place] for place in places.tolist()), self.memory.rows(places))
+
+
+def regroup(groups: Iterable[Group]) -> list[Group]:
+    """The same rows in as few groups as possible."""
+    phases: dict[tuple[int, ...], list[Group]] = {}
+    for group in groups:
+        phases.setdefault(group.memory.phase, []).append(group)
+    return [same[0] if len(same) == 1 else _join(same) for same in phases.values()]
+
+
+def _join(groups: Sequence[Group]) -> Group:
+    """One group of several of the same phase."""
+    memories = [group.memory for group in groups]
+    if any(memory.cache.mask is not None for memory in memories):
+        memories = [_with_masks(memory) for memory in memories]
+    columns = zip(*(memory.tensors().values() for memory in memories), strict=True)
+    rows = torch.tensor([row for group in groups for row in group.rows])
+    memory = memories[0].with_tensors(torch.cat(column) for column in columns)
+    return Group(tuple(rows.sort().values.tolist()), memory.rows(rows.argsort()))
+
+
+def _with_masks(memory: Memory) -> Memory:
+    """The same memory with an explicit mask where all tokens count."""
+    like = next(iter(memory.tensors().values()))
+
+    def masked(cache: AttentionCache) -> AttentionCache:
+        everyone = torch.ones(len(like), cache.held, dtype=torch.bool, device=like.device)
+        return replace(cache, mask=everyone if cache.mask is None else cache.mask)
+
+    return replace(memory, cache=masked(memory.cache), past=masked(memory.past))
+
+
+def _map_cache(cache: AttentionCache, change: Callable[[Tensor], Tensor]) -> AttentionCache:
+    layers = tuple(tuple(change(entry) for entry in layer) for layer in cache.layers)
+    return replace(cache, layers=layers, mask=None if cache.mask is None else change(cache.mask))

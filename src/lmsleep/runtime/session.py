@@ -1,0 +1,259 @@
+"""A stream of tokens of any length, read through a small window: awake token by token, asleep on overflow."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.model import HybridLM
+from lmsleep.runtime.decoder import Decoder
+from lmsleep.runtime.events import Narrator, SleepEvent
+from lmsleep.runtime.memory import Group, Memory, regroup
+from lmsleep.runtime.sampling import continued, sampler
+from lmsleep.runtime.saved import Saved, load_memory, save_memory
+from lmsleep.runtime.tokens import Rows, Tokens, as_rows
+
+
+class Session:
+    """Reads an endless stream at constant memory: weights, S and one window are all it holds.
+
+    A token is read by one ordinary pass. When the next token does not fit into the window, the model sleeps first:
+    passes 2..N over the window it has read, then eviction. So a window that has just become full is still awake;
+    `sleep()` puts it to sleep at once. In how many calls the tokens come makes no difference.
+
+    Rows of a batch may differ in length: those at the same place of their window are read together, the others in turn.
+
+    Args:
+        model: no gradient is kept.
+        n_passes: N, the total number of passes over a window that overflows.
+        eviction: `hard` or `sliding`.
+        callbacks: called with a `SleepEvent` after every pass of a sleep.
+        static: read single tokens in buffers of fixed size, on CUDA as one graph. Building it takes a moment: it pays
+            off for long streams of single tokens.
+
+    Raises:
+        ValueError: if n_passes is below 1 or the eviction is unknown.
+    """
+
+    def __init__(
+        self,
+        model: HybridLM,
+        n_passes: int = 1,
+        eviction: Eviction = "hard",
+        *,
+        callbacks: Sequence[Callable[[SleepEvent], None]] = (),
+        static: bool = False,
+    ) -> None:
+        check_n_passes(n_passes)
+        check_eviction(eviction)
+        self.model, self.n_passes = model, n_passes
+        self.eviction: Eviction = eviction
+        self.callbacks, self.static = tuple(callbacks), static
+        self._groups: list[Group] = []
+        self._decoder: Decoder | None = None
+        self._decoding = False  # the memory is in the decoder's buffers
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of the batch; None before the first call of `feed`."""
+        return sum(len(group.rows) for group in self._groups) or None
+
+    @property
+    def groups(self) -> list[Group]:
+        """The memory, by groups of rows at the same place of their window."""
+        if self._decoding:
+            assert self._decoder is not None
+            self._groups, self._decoding = [Group(self._groups[0].rows, self._decoder.unload())], False
+        return self._groups
+
+    @property
+    def fast_weights(self) -> FastWeights:
+        """S of all rows; zeros before the first token."""
+        if not self._groups:
+            return self.model.init_fast_weights(1)
+        order = torch.tensor([row for group in self.groups for row in group.rows]).argsort()
+        layers = zip(*(group.memory.S.states for group in self.groups), strict=True)
+        return FastWeights(tuple(torch.cat(states)[order] for states in layers))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory: S, attention cache, and what a sleep needs of the window."""
+        return sum(group.memory.nbytes for group in self.groups)
+
+    def feed(self, tokens: Tokens, *, mask: Tensor | None = None, last_only: bool = False) -> Tensor:
+        """Reads tokens.
+
+        Args:
+            tokens: (B, n) integers; (n,) or one number if B is 1; or a list of B lists of any lengths. The first call
+                sets B.
+            mask: (B, n) bool, False for tokens that must leave no trace.
+            last_only: return the logits of each row's last token alone, at constant memory for any n.
+
+        Returns:
+            Logits (B, n, V), or (B, V) with `last_only`; n is the longest length, NaN stands where a row has no token.
+
+        Raises:
+            ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.
+        """
+        return self._read(as_rows(tokens, mask, self.batch_size, self.model), last_only)
+
+    @torch.no_grad()
+    def sleep(self) -> None:
+        """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
+        asleep = [self._asleep(group) if group.memory.cache.fresh else group for group in self.groups]
+        self._groups = regroup(asleep)
+
+    def generate(
+        self,
+        prompt: Tokens,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Reads a prompt, then draws tokens one by one and reads them too, the last included.
+
+        Args:
+            prompt: as in `feed`, at least one token a row.
+            temperature: 0 takes the most likely token.
+            top_p: draw from the smallest set of tokens whose probabilities sum to top_p.
+            seed: of the draws; None takes torch's global generator.
+            stop: ends a row, and fills the rest of its output.
+
+        Returns:
+            New tokens (B, n), n <= max_new_tokens.
+
+        Raises:
+            ValueError: if an argument is out of range; the memory is then as it was.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+        draw = sampler(temperature, top_p, seed, self.model.embedding.weight.device)
+        rows = as_rows(prompt, None, self.batch_size, self.model)
+        if not min(rows.lengths):
+            raise ValueError("prompt must have at least one token in every row")
+        return continued(self._read, self._read(rows, last_only=True), draw, max_new_tokens, stop)
+
+    @contextmanager
+    def fork(self, copies: int = 1) -> Iterator["Session"]:
+        """A session that goes on from this memory while this one stays as it is: ask many questions about one text.
+
+        Args:
+            copies: of every row, side by side in the batch, so that several questions can be asked at once.
+
+        Raises:
+            ValueError: if copies is below 1.
+        """
+        if copies < 1:
+            raise ValueError(f"copies must be 1 or more, got {copies}")
+        branch = Session(self.model, self.n_passes, self.eviction, callbacks=self.callbacks, static=self.static)
+        branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
+        # Lent, since building one takes long; it holds nothing of this session now.
+        branch._decoder, self._decoder = self._decoder, None
+        try:
+            yield branch
+        finally:
+            branch._groups = branch.groups
+            self._decoder, branch._decoder = self._decoder or branch._decoder, None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the memory to one file, whole or not at all; `load` goes on from it exactly.
+
+        Raises:
+            ValueError: if the folder of `path` does not exist.
+        """
+        save_memory(path, self.model, Saved(self.n_passes, self.eviction, self.groups))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: HybridLM,
+        *,
+        callbacks: Sequence[Callable[[SleepEvent], None]] = (),
+        static: bool = False,
+    ) -> "Session":
+        """A session that goes on from a saved memory, with its N and eviction.
+
+        Raises:
+            ValueError: if the file cannot be read, is no saved memory, or was written by another model.
+        """
+        saved = load_memory(path, model)
+        session = cls(model, saved.n_passes, saved.eviction, callbacks=callbacks, static=static)
+        session._groups = saved.groups
+        return session
+
+    @torch.no_grad()
+    def _read(self, rows: Rows, last_only: bool) -> Tensor:
+        if not self._groups:
+            everyone = tuple(range(len(rows.lengths)))
+            self._groups = [Group(everyone, Memory.start(self.model, len(everyone)))]
+        if self.static and rows.even and rows.tokens.shape[1] == 1 and rows.mask is None and len(self._groups) == 1:
+            logits = self._decode(rows.tokens)
+            return logits[:, -1] if last_only else logits
+        groups, pieces = [], []
+        for group in self.groups:
+            rest, start = group, 0
+            for stop in sorted({rows.lengths[row] for row in group.rows}):
+                if rest is None:
+                    break
+                if stop > start:
+                    rest, logits = self._advance(rest, rows.part(rest.rows, start, stop), last_only)
+                    pieces.append((list(rest.rows), slice(start, stop), logits))
+                ended, rest = rest.split([rows.lengths[row] == stop for row in rest.rows])
+                groups += [ended] if ended else []
+                start = stop
+        self._groups = regroup(groups)
+        return self._gathered(pieces, rows, last_only)
+
+    def _advance(self, group: Group, rows: Rows, last_only: bool) -> tuple[Group, Tensor]:
+        """Reads tokens (b, n) of equally long rows by windows; logits (b, n, V), or (b, 1, V) with `last_only`."""
+        logits, start, n = [], 0, rows.tokens.shape[1]
+        while start < n:
+            if group.memory.cache.full:
+                group = self._asleep(group)
+            stop = min(n, start + group.memory.cache.room)
+            mask = None if rows.mask is None else rows.mask[:, start:stop]
+            h, memory = group.memory.read(self.model, rows.tokens[:, start:stop], mask)
+            group, start = Group(group.rows, memory), stop
+            logits = [self.model.logits(h[:, -1:])] if last_only else [*logits, self.model.logits(h)]
+        return group, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def _gathered(self, pieces: list[tuple[list[int], slice, Tensor]], rows: Rows, last_only: bool) -> Tensor:
+        """The logits of all rows; NaN where a row had no token."""
+        B, n, V = *rows.tokens.shape, self.model.embedding.num_embeddings
+        if len(pieces) == 1 and len(pieces[0][0]) == B and rows.even:
+            return pieces[0][2][:, -1] if last_only else pieces[0][2]
+        like = pieces[0][2] if pieces else self.model.embedding.weight
+        gathered = like.new_full((B, V) if last_only else (B, n, V), torch.nan)
+        for of_rows, span, logits in pieces:
+            if last_only:
+                gathered[of_rows] = logits[:, -1]
+            else:
+                gathered[of_rows, span] = logits
+        return gathered
+
+    def _asleep(self, group: Group) -> Group:
+        """The group after a sleep on its window and the eviction."""
+        narrator = Narrator(self.callbacks, group.rows, group.memory.cache.fresh, self.n_passes)
+        memory = group.memory.sleep(self.model, narrator.on_overflow, self.eviction)
+        narrator.tell()
+        return Group(group.rows, memory)
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Reads one token a row, (B, 1), in the decoder's buffers; logits (B, 1, V)."""
+        if not (self._decoding and self._decoder is not None and not self._decoder.full):
+            group = self.groups[0]
+            if group.memory.cache.full:
+                group = self._asleep(group)
+            if self._decoder is None or self._decoder.batch_size != len(tokens):
+                self._decoder = Decoder(self.model, len(tokens))
+            self._decoder.load(group.memory)
+            # The buffers hold the memory now; what stays here says which rows they are.
+            self._groups, self._decoding = [Group(group.rows, self._decoder.began)], True
+        return self._decoder.step(tokens)

@@ -1,0 +1,83 @@
+"""Checks what a session is fed."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmsleep.model import HybridLM
+
+Tokens = Tensor | Sequence[int] | Sequence[Sequence[int]] | int
+
+
+class Rows(NamedTuple):
+    """Tokens (B, n) on the model's device, how many of each row count, and their mask (B, n) or None."""
+
+    tokens: Tensor
+    lengths: list[int]
+    mask: Tensor | None
+
+    @property
+    def even(self) -> bool:
+        """All rows have all n tokens."""
+        return min(self.lengths) == self.tokens.shape[1]
+
+    def part(self, rows: Sequence[int], start: int, stop: int) -> "Rows":
+        """Tokens start .. stop - 1 of some rows, in their order."""
+        whole = len(rows) == len(self.tokens)
+        tokens, mask = (
+            x if x is None else (x if whole else x[list(rows)])[:, start:stop] for x in (self.tokens, self.mask)
+        )
+        assert tokens is not None
+        return Rows(tokens, [stop - start] * len(rows), mask)
+
+
+def as_rows(tokens: Tokens, mask: Tensor | None, batch_size: int | None, model: HybridLM) -> Rows:
+    """Tokens in any accepted form as rows.
+
+    Raises:
+        ValueError: if a shape does not fit or a token is not in the vocabulary.
+    """
+    device = model.embedding.weight.device
+    rows, lengths = _padded(tokens)
+    if batch_size not in (None, len(lengths)):
+        raise ValueError(f"tokens must have {batch_size} rows, as those read before, got {len(lengths)}")
+    vocab_size = model.embedding.num_embeddings
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < vocab_size:
+        row, place = ((rows < 0) | (rows >= vocab_size)).nonzero()[0].tolist()
+        raise ValueError(
+            f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {rows[row, place]} (row {row}, token {place})"
+        )
+    if mask is not None:
+        if mask.shape != rows.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask must be bool of the shape of tokens {tuple(rows.shape)}, got {mask.dtype} {tuple(mask.shape)}"
+            )
+        mask = mask.to(device)
+    return Rows(rows.to(device), lengths, mask)
+
+
+def _padded(tokens: Tokens) -> tuple[Tensor, list[int]]:
+    """(B, n) int64 and the lengths of the rows; shorter rows are filled with zeros."""
+    if isinstance(tokens, Sequence) and tokens and not isinstance(tokens[0], Integral):
+        parts = [_row(row) for row in tokens]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), [len(part) for part in parts]
+    rows = _integers(tokens) if isinstance(tokens, Tensor) and tokens.ndim == 2 else _row(tokens)[None]
+    if not len(rows):
+        raise ValueError(f"tokens must have at least one row, got {tuple(rows.shape)}")
+    return rows, [rows.shape[1]] * len(rows)
+
+
+def _row(tokens: object) -> Tensor:
+    row = _integers(torch.as_tensor(tokens))
+    if row.ndim > 1:
+        raise ValueError(f"tokens must be (B, n), (n,) or a list of rows, got {row.ndim} axes")
+    return row.reshape(-1)
+
+
+def _integers(tokens: Tensor) -> Tensor:
+    if tokens.numel() and (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool):
+        raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+    return tokens.long()

@@ -1,0 +1,292 @@
+"""Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
+
+import gc
+
+import pytest
+import torch
+
+from lmsleep import FastWeights, Session, read_windows
+
+L = 6
+SHAPES = {
+    "AG": {},
+    "AGAG": {},
+    "AM": {},
+    "AMd": {"pattern": "AM", "delta": True},
+    "AJ": {},
+    "prelude and coda": {"pattern": "AGGAG", "loop": (1, 3)},
+    "norm between passes": {"pattern": "AGAg", "norm_between_passes": True, "sandwich_norm": True},
+    "sliding attention": {"pattern": "WGAG", "sliding_window": 3, "n_kv_heads": 1},
+}
+SPLITS = {"one by one": [1] * 20, "mixed": [4, 1, 1, 9, 0, 2, 3], "at once": [20]}
+
+
+def shaped(build, shape):
+    return build(**({"pattern": shape} | SHAPES[shape]))
+
+
+def close(got, wanted):
+    """Relative error below 1e-9."""
+    assert (got - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+
+
+def feed_in(session, tokens, sizes):
+    assert sum(sizes) == tokens.shape[1]
+    return torch.cat([session.feed(part) for part in tokens.split(sizes, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+def test_one_token_at_a_time_equals_reading_by_windows(build, draw_tokens, shape, eviction, static):
+    model, tokens = shaped(build, shape), draw_tokens(3, 3 * L)
+    session = Session(model, n_passes=3, eviction=eviction, static=static)
+    logits = feed_in(session, tokens, [1] * (3 * L))
+    with torch.no_grad():
+        whole = read_windows(model, tokens, n_passes=3, eviction=eviction)
+    close(logits, whole.logits)
+    session.sleep()  # as `read_windows` does with the last window, which is full
+    for got, wanted in zip(session.fast_weights.states, whole.fast_weights.states, strict=True):
+        close(got, wanted)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_gives_the_same_result(build, draw_tokens, split, eviction, static):
+    model, tokens = build("AGAG"), draw_tokens(2, 20)
+    session = Session(model, n_passes=2, eviction=eviction, static=static)
+    with torch.no_grad():
+        whole = read_windows(model, tokens, n_passes=2, eviction=eviction)
+    close(feed_in(session, tokens, SPLITS[split]), whole.logits)
+    for got, wanted in zip(session.fast_weights.states, whole.fast_weights.states, strict=True):
+        close(got, wanted)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("sizes", [[17], [1] * 17, [4, 5, 8]])
+def test_masked_tokens_leave_no_trace(build, draw_tokens, eviction, sizes):
+    model, tokens = build("AGAG"), draw_tokens(3, 17)
+    mask = torch.rand(3, 17, generator=torch.Generator().manual_seed(0)) < 0.6
+    session = Session(model, n_passes=2, eviction=eviction, static=True)
+    pieces = zip(tokens.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True)
+    logits = torch.cat([session.feed(part, mask=seen) for part, seen in pieces], dim=1)
+    with torch.no_grad():
+        whole = read_windows(model, tokens, n_passes=2, eviction=eviction, mask=mask)
+    close(logits[mask], whole.logits[mask])
+    close(session.fast_weights[0], whole.fast_weights[0])
+
+
+def test_unmasked_tokens_after_masked_ones_are_decoded_in_place(build, draw_tokens):
+    model, tokens = build("AGAG"), draw_tokens(2, 16)
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[:, :3] = torch.tensor([[False, True, False], [True, True, False]])
+    session = Session(model, n_passes=2, eviction="sliding", static=True)
+    first = session.feed(tokens[:, :3], mask=mask[:, :3])
+    logits = torch.cat([first, feed_in(session, tokens[:, 3:], [1] * 13)], dim=1)
+    with torch.no_grad():
+        whole = read_windows(model, tokens, n_passes=2, eviction="sliding", mask=mask)
+    close(logits[mask], whole.logits[mask])
+    close(session.fast_weights[0], whole.fast_weights[0])
+
+
+def test_a_full_window_is_awake_until_the_next_token(build, draw_tokens):
+    events = []
+    session = Session(build(), n_passes=4, callbacks=[events.append])
+    session.feed(draw_tokens(1, L))
+    awake = session.fast_weights
+    assert not events
+    session.feed(0)
+    assert [event.passes for event in events] == [1, 2, 3, 4]
+    assert [event.done for event in events] == [False, False, False, True]
+    assert not torch.equal(session.fast_weights[0], awake[0])
+
+
+def test_events_tell_rows_passes_and_the_change_of_S(build, draw_tokens):
+    model, tokens, events = build("AGAG"), draw_tokens(2, L), []
+    session = Session(model, n_passes=3, callbacks=[events.append])
+    session.feed(tokens)
+    session.sleep()
+    # The change by hand, from passes over the window.
+    with torch.no_grad():
+        h, S = model.blocks(model.embed(tokens), model.init_fast_weights(2))
+        change = []
+        for _ in range(2):
+            h, after = model.blocks(h, S)
+            steps = [(b - a, b) for a, b in zip(S.states, after.states, strict=True)]
+            change.append([(step.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).mean() for step, b in steps])
+            S = after
+    last = events[-1]
+    assert (last.rows, last.n_tokens, last.n_passes, last.passes) == ((0, 1), L, 3, 3)
+    torch.testing.assert_close(
+        torch.tensor(last.change, dtype=torch.float64), torch.tensor(change, dtype=torch.float64)
+    )
+    assert 0 <= events[0].seconds <= last.seconds
+    assert events[0].change == ()
+
+
+def test_sleeping_on_an_empty_window_does_nothing(build, draw_tokens):
+    events = []
+    session = Session(build(), n_passes=2, callbacks=[events.append])
+    session.sleep()
+    session.feed(draw_tokens(1, 3))
+    session.sleep()
+    S = session.fast_weights
+    session.sleep()
+    assert len(events) == 2
+    assert events[0].n_tokens == 3
+    assert torch.equal(session.fast_weights[0], S[0])
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("last_only", [False, True])
+def test_rows_of_different_length_read_as_if_alone(build, draw_tokens, eviction, last_only):
+    model, tokens = build("AG"), draw_tokens(4, 40).tolist()
+    calls = [[2, 7, 0, 13], [5, 0, 7, 1], [6, 6, 6, 6], [9, 1, 3, 2]]
+    session = Session(model, n_passes=2, eviction=eviction)
+    alone = [Session(model, n_passes=2, eviction=eviction) for _ in range(4)]
+    at = [0] * 4
+    for lengths in calls:
+        parts = [row[start : start + n] for row, start, n in zip(tokens, at, lengths, strict=True)]
+        at = [start + n for start, n in zip(at, lengths, strict=True)]
+        together = session.feed(parts, last_only=last_only)
+        for row, (one, part) in enumerate(zip(alone, parts, strict=True)):
+            if last_only:
+                close(together[row], one.feed(part, last_only=True)[0]) if part else None
+                assert part or together[row].isnan().all()
+            else:
+                close(together[row, : len(part)], one.feed(part)[0]) if part else None
+                assert together[row, len(part) :].isnan().all()
+    for layer, state in enumerate(session.fast_weights.states):
+        close(state, torch.cat([one.fast_weights[layer] for one in alone]))
+
+
+def test_rows_that_come_into_phase_are_read_together_again(build, draw_tokens):
+    session = Session(build(), n_passes=2)
+    session.feed([[1, 2], [3, 4, 5, 6, 0], [1, 1]])
+    assert sorted(group.rows for group in session.groups) == [(0, 2), (1,)]
+    session.feed([[1, 2, 3], [], [1, 1, 1]])
+    assert [group.rows for group in session.groups] == [(0, 1, 2)]
+
+
+def live_bytes():
+    """Bytes of every tensor that lives in this process."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+def test_memory_is_flat_from_10_to_1000_windows(build, eviction, static):
+    model = build("AG", dtype=torch.float32)
+    session = Session(model, n_passes=2, eviction=eviction, static=static)
+    tokens = torch.randint(7, (1, L * 990 + 1))
+    measured = []
+    for windows in (10, 990):
+        session.feed(tokens[:, : L * windows - 1], last_only=True)
+        session.feed(3)
+        measured.append((live_bytes(), session.nbytes))
+    assert measured[0] == measured[1]
+    assert measured[0][1] > 0
+
+
+def test_nbytes_counts_what_the_session_alone_keeps_alive(build, draw_tokens):
+    model = build("AGAG")
+    model.blocks.rotary(0, 1, model.embedding.weight)  # its table belongs to the model
+    tokens = draw_tokens(2, 2 * L + 3)
+    before = live_bytes()
+    session = Session(model, n_passes=2, eviction="sliding")
+    session.feed(tokens)
+    assert live_bytes() - before == session.nbytes
+
+
+def test_fork_answers_many_questions_about_one_text(build, draw_tokens):
+    model, text, questions = build("AGAG"), draw_tokens(1, 15), draw_tokens(4, 8, seed=1)
+    session = Session(model, n_passes=3)
+    session.feed(text)
+    S = session.fast_weights
+    wanted = [Session(model, n_passes=3) for _ in questions]
+    answers = []
+    for one, question in zip(wanted, questions, strict=True):
+        one.feed(text)
+        answers.append(one.feed(question[None]))
+        with session.fork() as branch:
+            close(branch.feed(question[None]), answers[-1])
+    with session.fork(copies=4) as branch:
+        close(branch.feed(questions), torch.cat(answers))
+    assert torch.equal(session.fast_weights[0], S[0])
+    close(session.feed(questions[:1]), answers[0])
+
+
+def test_fork_and_parent_share_one_decoder_in_turn(build, draw_tokens):
+    model, tokens = build("AGAG"), draw_tokens(1, 9)
+    static, growing = (Session(model, n_passes=2, static=choice) for choice in (True, False))
+    for session in (static, growing):
+        feed_in(session, tokens, [1] * 9)
+    with static.fork() as branch:
+        branch.feed(5)
+        close(static.feed(1), growing.feed(1))
+    close(static.feed(2), growing.feed(2))
+    fresh = Session(model, n_passes=2)  # the branch goes on after its block
+    fresh.feed(tokens)
+    fresh.feed(5)
+    close(branch.feed(3), fresh.feed(3))
+
+
+def test_feeding_changes_no_memory_that_was_handed_out(build, draw_tokens):
+    session = Session(build(), n_passes=2, static=True)
+    session.feed(draw_tokens(1, 4))
+    S = session.fast_weights
+    kept = [state.clone() for state in S.states]
+    for token in draw_tokens(1, 9)[0]:
+        session.feed(token)
+    assert all(map(torch.equal, S.states, kept))
+
+
+def test_gradients_are_not_kept(build, draw_tokens):
+    session = Session(build(), n_passes=2)
+    assert not session.feed(draw_tokens(2, 9)).requires_grad
+    assert not any(state.requires_grad for state in session.fast_weights.states)
+
+
+BAD = [
+    ([7], r"tokens must lie in the vocabulary 0..6, got 7 \(row 0, token 0\)"),
+    ([[1, 2], [3, -1]], r"tokens must lie in the vocabulary 0..6, got -1 \(row 1, token 1\)"),
+    ([0.5], "tokens must be integers, got torch.float32"),
+    (torch.zeros(1, 2, 3, dtype=torch.long), r"tokens must be \(B, n\), \(n,\) or a list of rows, got 3 axes"),
+    (torch.zeros(0, 2, dtype=torch.long), "tokens must have at least one row"),
+]
+
+
+@pytest.mark.parametrize(("tokens", "message"), BAD)
+def test_bad_tokens_are_refused_in_one_sentence(build, tokens, message):
+    session = Session(build())
+    with pytest.raises(ValueError, match=message):
+        session.feed(tokens)
+    assert session.batch_size is None
+
+
+def test_another_number_of_rows_or_a_mask_that_does_not_fit_is_refused(build, draw_tokens):
+    session = Session(build())
+    session.feed(draw_tokens(2, 3))
+    S = session.fast_weights
+    with pytest.raises(ValueError, match="tokens must have 2 rows, as those read before, got 3"):
+        session.feed(draw_tokens(3, 1))
+    with pytest.raises(ValueError, match=r"mask must be bool of the shape of tokens \(2, 4\)"):
+        session.feed(draw_tokens(2, 4), mask=torch.ones(2, 3, dtype=torch.bool))
+    assert torch.equal(session.fast_weights[0], S[0])
+
+
+def test_bad_options_are_refused(build):
+    with pytest.raises(ValueError, match="n_passes must be 1 or more"):
+        Session(build(), n_passes=0)
+    with pytest.raises(ValueError, match="eviction must be one of hard, sliding, got 'soft'"):
+        Session(build(), eviction="soft")
+    with pytest.raises(ValueError, match="copies must be 1 or more, got 0"), Session(build()).fork(0):
+        pass
+
+
+def test_a_session_that_read_nothing_has_zero_fast_weights(build):
+    assert isinstance(Session(build()).fast_weights, FastWeights)
+    assert not Session(build()).fast_weights[0].any()
