@@ -91,7 +91,7 @@ def assert_parity(op, backend, length, device, dtype, factor=1.0):
 
 
 @pytest.mark.parametrize("op", ["ssd", "gated_delta", "short_conv"])
-@pytest.mark.parametrize("length", [4, 24])
+@pytest.mark.parametrize("length", [4, 12])
 def test_definitions_pass_as_kernels_must(op, length):
     assert_parity(op, "naive", length, "cpu", torch.float32, factor=1e-3)
 
@@ -112,10 +112,26 @@ def test_the_harness_notices_a_wrong_gradient_of_the_state(monkeypatch):
 @pytest.mark.parametrize("length", [4, 24, 64, 75, 200])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_equal_the_torch_twin(op, backend, length, dtype):
-    if obstacle := backends._obstacle(op, backends._TABLES[op][backend], "cuda", dtype):
-        pytest.skip(f"{backend}: {obstacle.reason}")
     # In bfloat16 every one of the 6 passes rounds h anew, and independent errors add up as their squares.
-    assert_parity(op, backend, length, "cuda", dtype, factor=6**0.5 if dtype == torch.bfloat16 else 1.0)
+    factor = 6**0.5 if dtype == torch.bfloat16 else 1.0
+    try:
+        assert_parity(op, backend, length, "cuda", dtype, factor)
+    except ValueError as refusal:
+        if "cannot run" not in str(refusal):
+            raise
+        pytest.skip(str(refusal))  # not installed here, or not made for windows of this length
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 24), (3, 1), (3, 24)])
+def test_the_convolution_kernel_takes_a_slice_of_a_projection(batch, length):
+    pytest.importorskip("causal_conv1d")
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, length, 83, generator=g).cuda()[..., 3:67]
+    weight, left = torch.randn(64, 4, generator=g).cuda(), torch.randn(batch, 3, 64, generator=g).cuda()
+    got, want = (short_conv(x, weight, left=left, backend=name) for name in ("causal_conv1d", "torch"))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

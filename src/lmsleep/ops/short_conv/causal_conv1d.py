@@ -1,5 +1,6 @@
 """The short convolution by causal-conv1d's CUDA kernel. Importing this module imports causal-conv1d."""
 
+import torch
 from causal_conv1d import causal_conv1d_fn  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
@@ -18,7 +19,12 @@ def short_conv_causal_conv1d(
             f"short_conv: backend 'causal_conv1d' takes 2 to 4 taps and channels in multiples of 8, "
             f"got {width} taps and {dim} channels; use 'torch'"
         )
-    # The kernel reads whole vectors of 8 channels: a slice of a wider tensor may start between them.
-    x, left = x.contiguous(), left.contiguous()
-    y = causal_conv1d_fn(x.transpose(1, 2), weight, bias, initial_states=left.transpose(1, 2), activation=activation)
-    return y.transpose(1, 2)
+    x, left = _packed(x).transpose(1, 2), _packed(left).transpose(1, 2)
+    return causal_conv1d_fn(x, weight, bias, initial_states=left, activation=activation).transpose(1, 2)
+
+
+def _packed(x: Tensor) -> Tensor:
+    """x (B, L, D) in memory of its own unless it has no gaps: the kernel reads 8 channels at once and insists on strides
+    that 8 divides. `contiguous` is not enough, for it leaves a single token of a wider tensor as it is."""
+    _, length, dim = x.shape
+    return x if x.stride() == (length * dim, dim, 1) else x.clone(memory_format=torch.contiguous_format)
