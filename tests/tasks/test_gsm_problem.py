@@ -7,9 +7,10 @@ import pytest
 from gsm_bpe import train_bpe
 
 from lmsleep.tasks.base import stream
-from lmsleep.tasks.gsm_infinite import ProblemConfig, TokenizerFile, WordVocabulary, solve
+from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
 from lmsleep.tasks.gsm_infinite.draws import Draws
-from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fits_windows, in_split, loss_windows
+from lmsleep.tasks.gsm_infinite.make import draw_shard
+from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fits_windows, loss_windows
 from lmsleep.tasks.gsm_infinite.solver import Reading, parse_phrase
 from lmsleep.tasks.gsm_infinite.worlds import TERSE
 
@@ -20,9 +21,7 @@ MINI = ProblemConfig((1, 4), ("terse",), (2, 3), (1, 3), 99, (132, 160), False, 
 def draw(config: ProblemConfig, encoder: Any, n: int, split: str = "train", seed: int = 0) -> list[Problem]:
     ops = config.slices
     return [
-        draw_problem(
-            Draws(stream(seed, split, row)), config, encoder, ops[row % len(ops)], lambda mark: in_split(mark, split)
-        )
+        draw_problem(Draws(stream(seed, split, row)), config, encoder, op=ops[row % len(ops)], split=split)
         for row in range(n)
     ]
 
@@ -54,12 +53,13 @@ def test_300_problems_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_10000_problems_of_paper_length_solved_by_the_solver(bpe: TokenizerFile, split: str):
-    problems = draw(PAPER, bpe, 10_000, split)
-    check(PAPER, bpe, problems)
-    assert len({p.fingerprint for p in problems}) == len(problems)
-    lengths = np.array([len(p.ids) for p in problems])
+def test_10000_rows_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
+    config = DatasetConfig(PAPER, train=8_400, val=0, test=1_600, shard_rows=8_400)
+    train, test = (draw_shard(config, bpe, shard) for shard in config.shards())
+    check(PAPER, bpe, train + test)
+    assert len({p.fingerprint for p in train + test}) == 10_000
+    assert Counter(p.op for p in test) == dict.fromkeys(range(1, 9), 200)
+    lengths = np.array([len(p.ids) for p in train])
     assert abs(lengths.mean() - 2650) < 30 and lengths.min() < 2100 and lengths.max() > 3200
 
 
@@ -131,16 +131,26 @@ def test_loss_windows_of_drawn_rows():
     assert fits_windows(7, 10, (3,)) and not fits_windows(7, 10, (3, 8)) and not fits_windows(7, 10, (100,))
 
 
+class Everything:
+    def __contains__(self, mark: object) -> bool:
+        return True
+
+
 def test_what_cannot_be_drawn_is_explained(bpe: TokenizerFile):
+    def draws() -> Draws:
+        return Draws(stream(0, "train", 0))
+
+    short, narrow = (
+        replace(PAPER, length=(50, 60), window_sizes=()),
+        replace(MINI, width=(1, 1), layers=(2,), ops=(8, 8)),
+    )
+    words = WordVocabulary(MINI.templates, MINI.max_value)
     with pytest.raises(ValueError, match=r"length 50, 60: no problem of op 3, .* fits .* drawn had \d+ to \d+ tokens"):
-        draw_problem(
-            Draws(stream(0, "train", 0)), replace(PAPER, length=(50, 60), window_sizes=()), bpe, 3, lambda m: True
-        )
+        draw_problem(draws(), short, bpe, op=3, split="train")
     with pytest.raises(ValueError, match=r"no problem of op 8, .* exists with width \(1, 1\)"):
-        narrow = replace(MINI, ops=(8, 8), width=(1, 1), layers=(2,))
-        draw_problem(Draws(stream(0, "train", 0)), narrow, bpe, 8, lambda m: True)
+        draw_problem(draws(), narrow, words, op=8, split="train")
     with pytest.raises(ValueError, match="no new problem"):
-        draw_problem(Draws(stream(0, "train", 0)), MINI, bpe, 1, lambda m: False)
+        draw_problem(draws(), MINI, words, op=1, split="train", seen=Everything())
 
 
 @pytest.mark.parametrize(

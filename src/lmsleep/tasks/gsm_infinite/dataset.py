@@ -78,15 +78,15 @@ def write_shard(path: Path, arrays: Mapping[str, Any], config_hash: str) -> None
         temporary.unlink(missing_ok=True)
 
 
-def shard_fingerprints(path: Path, config_hash: str) -> np.ndarray | None:
-    """Fingerprints (rows,) of a shard; None where it is missing, damaged or of another configuration."""
+def read_shard(path: Path, config_hash: str) -> dict[str, np.ndarray] | None:
+    """The tensors of a shard; None where it is missing, damaged or of another configuration."""
     try:
         arrays = load_file(path)
         with safe_open(path, "np") as shard:
             whole = (shard.metadata() or {}).get("sha256") == _shard_hash(arrays, config_hash)
     except (OSError, SafetensorError, KeyError):
         return None
-    return arrays["fingerprint"] if whole else None
+    return arrays if whole else None
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from lmsleep.tasks.gsm_infinite.dataset import (
     file_hash,
     json_hash,
     read_manifest,
-    shard_fingerprints,
+    read_shard,
     shard_path,
     temporary_path,
     write_manifest,
@@ -26,7 +26,7 @@ from lmsleep.tasks.gsm_infinite.dataset import (
 )
 from lmsleep.tasks.gsm_infinite.draws import Draws
 from lmsleep.tasks.gsm_infinite.encoder import Encoder, open_encoder
-from lmsleep.tasks.gsm_infinite.problem import Problem, ProblemConfig, draw_problem, in_split
+from lmsleep.tasks.gsm_infinite.problem import Problem, ProblemConfig, draw_problem
 
 log = logging.getLogger(__name__)
 
@@ -76,32 +76,34 @@ class DatasetConfig:
 
     def shards(self) -> Iterator["Shard"]:
         for split in SPLITS:
-            for number in range(-(-self.rows(split) // self.shard_rows)):
-                yield Shard(split, number)
+            for number, first in enumerate(range(0, self.rows(split), self.shard_rows)):
+                yield Shard(split, number, range(first, min(first + self.shard_rows, self.rows(split))))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A shard to write; `banned` are fingerprints that an earlier shard of the split has."""
-
+class Shard(NamedTuple):
     split: str
     number: int
-    banned: frozenset[int] = frozenset()
+    rows: range  # of the split
 
 
-def draw_rows(config: DatasetConfig, encoder: Encoder, shard: Shard) -> list[Problem]:
-    """The rows of a shard. Row j of a split has its own stream and the operation count j modulo their number."""
-    seen = set(shard.banned)
-    first = shard.number * config.shard_rows
+def draw_row(config: DatasetConfig, encoder: Encoder, split: str, row: int, seen: set[int]) -> Problem:
+    """A row of a split: it has its own stream, and the operation count `row` modulo their number.
+
+    The dataset is defined by `seen` being all rows of the split before it. A shard is drawn knowing only its own rows,
+    which makes a difference to few rows.
+    """
+    op = config.problem.slices[row % len(config.problem.slices)]
+    draws = Draws(stream(config.seed, split, row))
+    return draw_problem(draws, config.problem, encoder, op=op, split=split, seen=seen)
+
+
+def draw_shard(config: DatasetConfig, encoder: Encoder, shard: Shard) -> list[Problem]:
+    """The rows of a shard, none of them twice."""
+    seen: set[int] = set()
     problems = []
-    for row in range(first, min(first + config.shard_rows, config.rows(shard.split))):
-        draws = Draws(stream(config.seed, shard.split, row))
-        op = config.problem.slices[row % len(config.problem.slices)]
-        problem = draw_problem(
-            draws, config.problem, encoder, op, lambda mark: in_split(mark, shard.split) and mark not in seen
-        )
-        seen.add(problem.fingerprint)
-        problems.append(problem)
+    for row in shard.rows:
+        problems.append(draw_row(config, encoder, shard.split, row, seen))
+        seen.add(problems[-1].fingerprint)
     return problems
 
 
@@ -116,9 +118,14 @@ def _arrays(problems: list[Problem]) -> dict[str, Any]:
     }
 
 
+def _problems(arrays: dict[str, np.ndarray]) -> list[Problem]:
+    rows = np.split(arrays["tokens"], arrays["offsets"][1:-1])
+    columns = (arrays[name].tolist() for name in ("start", "answer", "op", "fingerprint"))
+    return [Problem(ids.tolist(), *fields) for ids, *fields in zip(rows, *columns, strict=True)]
+
+
 def _make_shard(folder: Path, config: DatasetConfig, config_hash: str, shard: Shard) -> Shard:
-    problems = draw_rows(config, _encoder(config), shard)
-    write_shard(shard_path(folder, shard.split, shard.number), _arrays(problems), config_hash)
+    write_shard(_path(folder, shard), _arrays(draw_shard(config, _encoder(config), shard)), config_hash)
     return shard
 
 
@@ -162,10 +169,17 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
             )
         return Dataset(folder).manifest
     _try_all_kinds(config, encoder)
+    _make_shards(folder, config, config_hash, workers)
+    write_manifest(folder, _manifest(folder, config, encoder, config_hash))
+    return read_manifest(folder)
+
+
+def _make_shards(folder: Path, config: DatasetConfig, config_hash: str, workers: int) -> None:
+    """Make the shards that are not there yet; where that turns out to be impossible, leave none."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        todo = [shard for shard in config.shards() if shard_fingerprints(_path(folder, shard), config_hash) is None]
+        todo = [shard for shard in config.shards() if read_shard(_path(folder, shard), config_hash) is None]
         for shard in _run(partial(_make_shard, folder, config, config_hash), todo, workers):
             log.info("wrote %s", _path(folder, shard))
         _part_duplicates(folder, config, config_hash)
@@ -176,8 +190,6 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
         if made:
             folder.rmdir()
         raise
-    write_manifest(folder, _manifest(folder, config, encoder, config_hash))
-    return read_manifest(folder)
 
 
 def _path(folder: Path, shard: Shard) -> Path:
@@ -199,33 +211,31 @@ def _try_all_kinds(config: DatasetConfig, encoder: Encoder) -> None:
         for template in set(config.problem.templates):
             for layers in set(config.problem.layers):
                 one_kind = replace(config.problem, templates=(template,), layers=(layers,))
-                draw_problem(Draws(stream(config.seed, "train", 0)), one_kind, encoder, op, lambda mark: True)
+                draw_problem(Draws(stream(config.seed, "train", 0)), one_kind, encoder, op=op, split="train")
 
 
 def _part_duplicates(folder: Path, config: DatasetConfig, config_hash: str) -> None:
-    """Make each shard again, in order, that has a problem of an earlier shard of its split, now without it."""
+    """Draw each row again, in order, whose problem an earlier row of its split has."""
     seen: dict[str, set[int]] = {split: set() for split in SPLITS}
     for shard in config.shards():
-        marks = _marks(folder, shard, config_hash)
-        if not marks.isdisjoint(seen[shard.split]):
-            _make_shard(folder, config, config_hash, replace(shard, banned=frozenset(seen[shard.split])))
-            marks = _marks(folder, shard, config_hash)
-        seen[shard.split] |= marks
-
-
-def _marks(folder: Path, shard: Shard, config_hash: str) -> set[int]:
-    marks = shard_fingerprints(_path(folder, shard), config_hash)
-    if marks is None:
-        raise ValueError(f"{_path(folder, shard)} was damaged or removed while the dataset was made")
-    return set(marks.tolist())
+        arrays = read_shard(_path(folder, shard), config_hash)
+        if arrays is None:
+            raise ValueError(f"{_path(folder, shard)} was damaged or removed while the dataset was made")
+        earlier, again = seen[shard.split], {}
+        for i, mark in enumerate(arrays["fingerprint"].tolist()):
+            if mark in earlier:
+                again[i] = draw_row(config, _encoder(config), shard.split, shard.rows[i], earlier)
+            earlier.add(again[i].fingerprint if i in again else mark)
+        if again:
+            problems = [again.get(i, problem) for i, problem in enumerate(_problems(arrays))]
+            write_shard(_path(folder, shard), _arrays(problems), config_hash)
 
 
 def _manifest(folder: Path, config: DatasetConfig, encoder: Encoder, config_hash: str) -> dict[str, Any]:
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for shard in config.shards():
         path = _path(folder, shard)
-        rows = min(config.shard_rows, config.rows(shard.split) - shard.number * config.shard_rows)
-        splits[shard.split].append({"file": path.name, "rows": rows, "sha256": file_hash(path)})
+        splits[shard.split].append({"file": path.name, "rows": len(shard.rows), "sha256": file_hash(path)})
     vocabulary = {"name": encoder.name, "size": encoder.vocab_size, "sha256": encoder.sha256}
     return {
         "format": FORMAT,

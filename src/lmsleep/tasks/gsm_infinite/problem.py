@@ -1,7 +1,7 @@
 """Problems as text and tokens: sentences, distractors, and the fit to a length and to the windows of a model."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -47,6 +47,8 @@ class ProblemConfig:
     window_sizes: tuple[int, ...] = (2000, 512)
 
     def __post_init__(self) -> None:
+        for name in ("ops", "templates", "layers", "width", "length", "window_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list, as a YAML file gives it, has no hash
         for name, least, most in (("ops", 1, 32), ("width", 1, 10), ("length", 8, 1 << 20)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -130,18 +132,19 @@ def distractors(draws: Draws, world: World, core: Core, layers: int, max_value: 
 
 
 def draw_problem(
-    draws: Draws, config: ProblemConfig, encoder: Encoder, op: int, accept: Callable[[int], bool]
+    draws: Draws, config: ProblemConfig, encoder: Encoder, *, op: int, split: str, seen: Container[int] = ()
 ) -> Problem:
-    """A problem of `op` operations whose fingerprint is accepted and that fits the length and the windows.
+    """The first problem of the stream that belongs to the split, fits length and windows, and is not in `seen`.
 
-    Template and number of layers are drawn once, so that what is hard to fit is not drawn less often.
+    Template and number of layers are drawn once, so that what is hard to fit is not drawn less often. `seen` holds
+    fingerprints.
 
     Raises:
         ValueError: if none was found in `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
     """
     template, layers = draws.choice(config.templates), draws.choice(config.layers)
     world = WORLDS[template]
-    cores, lengths = 0, []
+    cores, lengths, fitting = 0, [], 0
     for _ in range(MAX_ATTEMPTS):
         if len(lengths) == MAX_WRITTEN:
             break
@@ -150,7 +153,7 @@ def draw_problem(
             continue
         cores += 1
         mark = fingerprint(world, core)
-        if not accept(mark):
+        if not in_split(mark, split):
             continue
         prompt, length = _write(draws, config, encoder, world, core, layers)
         lengths.append(length)
@@ -160,8 +163,13 @@ def draw_problem(
         ids, start = encoder.encode(prompt, core.answer)
         lengths[-1] = len(ids)
         if config.length[0] <= len(ids) <= config.length[1] and fits_windows(start, len(ids), config.window_sizes):
-            return Problem(ids, start, core.answer, op, mark)
-    raise ValueError(_impossible(config, encoder, f"op {op}, {layers} layers, template {template}", cores, lengths))
+            fitting += 1
+            # Asked last, so that what a row skips does not change how its stream goes on.
+            if mark not in seen:
+                return Problem(ids, start, core.answer, op, mark)
+    raise ValueError(
+        _impossible(config, encoder, f"op {op}, {layers} layers, template {template}", cores, lengths, fitting)
+    )
 
 
 def _write(
@@ -194,11 +202,13 @@ def fits_windows(start: int, length: int, window_sizes: tuple[int, ...]) -> bool
     return all(first == last > 0 for first, last in (loss_windows(start, length, size) for size in window_sizes))
 
 
-def _impossible(config: ProblemConfig, encoder: Encoder, what: str, cores: int, lengths: list[int]) -> str:
+def _impossible(
+    config: ProblemConfig, encoder: Encoder, what: str, cores: int, lengths: list[int], fitting: int
+) -> str:
     if not cores:
         return f"ops {config.ops}: no problem of {what} exists with width {config.width}, max_value {config.max_value}"
-    if not lengths:
-        return f"no new problem of {what} was found in {MAX_ATTEMPTS} draws: ask for fewer rows or a larger width"
+    if fitting or not lengths:
+        return f"rows: no new problem of {what} is found any more; ask for fewer rows or a larger width"
     low, high = config.length
     return (
         f"length {low}, {high}: no problem of {what} fits it and window_sizes {config.window_sizes} under the "

@@ -14,7 +14,7 @@ from lmsleep.tasks.gsm_infinite.buckets import epoch_batch, epoch_steps, exact_b
 from lmsleep.tasks.gsm_infinite.dataset import MANIFEST, Dataset
 from lmsleep.tasks.gsm_infinite.draws import Draws
 from lmsleep.tasks.gsm_infinite.encoder import Encoder, TokenizerFile, open_encoder
-from lmsleep.tasks.gsm_infinite.problem import ProblemConfig, draw_problem, in_split, loss_windows
+from lmsleep.tasks.gsm_infinite.problem import ProblemConfig, draw_problem, loss_windows
 
 # The shortest wording, four windows of 32 tokens and a bit.
 MINI = ProblemConfig(
@@ -164,9 +164,7 @@ class GSMInfinite(Task):
         # Exactly balanced over steps in training; one slice a step elsewhere.
         turns = range(step * batch_size, (step + 1) * batch_size) if split == "train" else [step] * batch_size
         ops = [self.slices[turn % len(self.slices)] for turn in turns]
-        problems = [
-            draw_problem(draws, self.problem, self.vocabulary, op, lambda mark: in_split(mark, split)) for op in ops
-        ]
+        problems = [draw_problem(draws, self.problem, self.vocabulary, op=op, split=split) for op in ops]
         rows = [np.asarray(problem.ids) for problem in problems]
         return _batch(rows, [p.start for p in problems], ops, self.sequence_length, self.vocabulary.pad_id)
 
