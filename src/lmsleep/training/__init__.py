@@ -4,6 +4,7 @@ from lmsleep.training.callbacks import RunReport, SleepCallback, StopOnNonFinite
 from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
+from lmsleep.training.recipe import WarmupStage
 
 __all__ = [
     "LearningCurve",
@@ -13,4 +14,5 @@ __all__ = [
     "SleepCallback",
     "SleepModule",
     "StopOnNonFinite",
+    "WarmupStage",
 ]

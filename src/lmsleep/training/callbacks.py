@@ -26,6 +26,7 @@ class SleepCallback(L.Callback):
         allow_other_n: lets a checkpoint that was trained with another N or eviction be used.
 
     Attributes:
+        training_eviction: takes the place of `eviction` for training batches, while a stage of training wants it.
         n_sleeps: overflows of a batch answered since the start of the stage.
         seconds_asleep: wall time spent on them (on CUDA: time to launch them).
         sleeps_per_sequence, passes_per_sequence: of the rows read since then, the mean number of sleeps, and of passes
@@ -42,12 +43,17 @@ class SleepCallback(L.Callback):
         check_eviction(eviction)
         self.n_passes, self.allow_other_n = n_passes, allow_other_n
         self.eviction: Eviction = eviction
+        self.training_eviction: Eviction | None = None
         self.reset()
 
     def reset(self) -> None:
         self.n_sleeps, self.seconds_asleep = 0, 0.0
         self.n_sequences, self.n_sequence_sleeps = 0, 0
         self.change: list[list[float]] = []
+
+    def eviction_for(self, module: L.LightningModule) -> Eviction:
+        """The eviction of the batch that the module reads now."""
+        return self.training_eviction or self.eviction if module.training else self.eviction
 
     @property
     def sleeps_per_sequence(self) -> float:

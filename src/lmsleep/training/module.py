@@ -54,7 +54,7 @@ class SleepModule(L.LightningModule):
     def forward(self, batch: Batch) -> Reading:
         """Algorithm 1 over a batch; every overflow goes to the callbacks."""
         trainer = self._trainer
-        eviction: Eviction = "hard" if trainer is None else sleeping(trainer).eviction
+        eviction: Eviction = "hard" if trainer is None else sleeping(trainer).eviction_for(self)
         return read_windows(
             self.model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=self.raise_overflow
         )

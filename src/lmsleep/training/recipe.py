@@ -1,0 +1,104 @@
+"""The training recipe of section 6.4: first the fast-weight layers alone, under hard eviction, then the whole model."""
+
+import re
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lmsleep.memory import Eviction, check_eviction
+from lmsleep.model import HybridLM
+from lmsleep.training.callbacks import sleeping
+
+
+class WarmupStage(L.Callback):
+    """Trains some parameters alone for the first steps, under an eviction of their own; then the whole model trains.
+
+    With a sliding attention cache, inserted fast-weight layers tend to be left unused. Under hard eviction the model
+    has nothing else to remember with, so they come into use before the rest may adapt. Validation always runs under the
+    eviction of the `SleepCallback`. A checkpoint remembers the stage: a run resumes within it, and only with the same.
+
+    Args:
+        steps: optimizer steps of the stage.
+        train: regular expression, searched for in the names of the model's parameters, of those that train; None: the
+            mixers with fast weights and the norms before them.
+        eviction: `hard` or `sliding`, for training batches of the stage.
+
+    Raises:
+        ValueError: if steps is below 1, `train` is no regular expression or matches no parameter, the eviction is
+            unknown; on resuming with another stage.
+    """
+
+    def __init__(self, steps: int, train: str | None = None, eviction: Eviction = "hard") -> None:
+        if steps < 1:
+            raise ValueError(f"steps of the warm-up stage must be 1 or more, got {steps}")
+        try:
+            self.pattern = None if train is None else re.compile(train)
+        except re.error as error:
+            raise ValueError(f"train must be a regular expression, got {train!r}: {error}") from None
+        check_eviction(eviction)
+        self.steps, self.train = steps, train
+        self.eviction: Eviction = eviction
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        model: HybridLM = pl_module.model  # pyright: ignore[reportAssignmentType]
+        trained = self.trained(model)
+        self.frozen = [p for name, p in model.named_parameters() if name not in trained]
+        self.was_trainable = [p.requires_grad for p in self.frozen]
+        if self.running(trainer):
+            count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in self.frozen)
+            rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({self.eviction} eviction)")
+
+    def trained(self, model: HybridLM) -> set[str]:
+        """Names of the parameters that train during the stage.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        names = [name for name, _ in model.named_parameters()]
+        if self.pattern is not None:
+            found = {name for name in names if self.pattern.search(name)}
+        else:
+            parts = [f"blocks.layers.{i}.{part}." for i in model.blocks.state_index for part in ("mixer", "mixer_norm")]
+            found = {name for name in names if name.startswith(tuple(parts))}
+        if not found:
+            raise ValueError(f"train must match the name of a parameter, got {self.train!r}, which matches none")
+        return found
+
+    def running(self, trainer: L.Trainer) -> bool:
+        return trainer.global_step < self.steps
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        running = self.running(trainer)
+        sleeping(trainer).training_eviction = self.eviction if running else None
+        if trainer.world_size == 1:  # DistributedDataParallel fixes at its start which parameters have gradients
+            for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
+                p.requires_grad_(trainable and not running)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Drops the other gradients before clipping, so that the norm is that of the parameters that train."""
+        if self.running(trainer):
+            for p in self.frozen:
+                p.grad = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sleeping(trainer).training_eviction = None
+        for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
+            p.requires_grad_(trainable)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "train": self.train, "eviction": self.eviction}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if the checkpoint was trained with another stage."""
+        for name, trained in state_dict.items():
+            if getattr(self, name) != trained:
+                raise ValueError(
+                    f"{name} of the warm-up stage must be {trained!r}, with which the checkpoint was trained, "
+                    f"got {getattr(self, name)!r}"
+                )
