@@ -89,7 +89,7 @@ def test_the_same_counter_gives_the_same_rows_and_a_prefix_of_more():
 
 
 def test_streams_are_disjoint():
-    """24-bit quadruples repeat with probability 2^-96: no row may occur twice, whatever split, seed or step it is from."""
+    """Rows of 96 random bits: none may occur twice, whatever split, seed or step it is from."""
     seen = set()
     total = 0
     for split in ("train", "val", "test"):

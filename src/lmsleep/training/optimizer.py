@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms, gates and convolutions.
+    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms, biases, decays and convolutions.
 
     Args:
         muon_lr: step of an orthogonalised update (paper: 2e-3 from scratch, 1e-3 pretrained).
@@ -46,6 +46,8 @@ class OptimizerConfig:
         for name in ("decay_fraction", "final_ratio", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be more than 0 or None, got {self.grad_clip}")
 
     def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
         """The optimizer for `model`, with Muon on the matrices of the linear layers in `blocks`."""

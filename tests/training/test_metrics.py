@@ -1,0 +1,92 @@
+"""The scores against loops over rows, answers and tokens."""
+
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+
+from lmsleep.tasks import IGNORE
+from lmsleep.training.metrics import SliceScores, row_scores
+
+
+def batch(seed=0):
+    """Six rows of eight positions: up to three answers of different length, targets outside answers, and gaps."""
+    g = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(6, 8, 4, generator=g)
+    targets = torch.randint(4, (6, 8), generator=g)
+    answers = torch.tensor([[-1, 0, 0, -1, 1, 1, 1, 2]]).repeat(6, 1)
+    answers[1, 1:3] = -1  # this row lacks its first answer
+    targets[:, 3] = IGNORE
+    right = torch.rand(6, 8, generator=g) < 0.8
+    logits = torch.where(right[..., None], logits + 20 * torch.nn.functional.one_hot(targets.clamp(min=0), 4), logits)
+    return logits, targets, answers, torch.tensor([2, 5, 5, 2, 5, 9])
+
+
+def expected(*batches):
+    """score -> (sum, count) for each slice and for None, all rows."""
+    totals = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
+
+    def add(level, name, value):
+        for key in (level, None):
+            totals[key][name][0] += value
+            totals[key][name][1] += 1
+
+    for logits, targets, answers, levels in batches:
+        for b in range(len(targets)):
+            tokens = defaultdict(list)
+            for i, target in enumerate(targets[b].tolist()):
+                if target == IGNORE:
+                    continue
+                scores = logits[b, i].tolist()
+                nll = math.log(sum(map(math.exp, scores))) - scores[target]
+                add(int(levels[b]), "loss", nll)
+                answer = int(answers[b, i])
+                if answer >= 0:
+                    add(int(levels[b]), "answer_loss", nll)
+                    add(int(levels[b]), "token", scores.index(max(scores)) == target)
+                    tokens[answer].append(scores.index(max(scores)) == target)
+            for right in tokens.values():
+                add(int(levels[b]), "exact", all(right))
+    return totals
+
+
+def test_scores_equal_the_loops_per_slice_and_over_several_batches():
+    scores = SliceScores((2, 5, 7, 9))
+    batches = [batch(0), batch(1)]
+    for one in batches:
+        scores.update(*one)
+    values = scores.compute()
+    wanted = expected(*batches)
+    assert {level for level in wanted if level is not None} == {2, 5, 9}
+    names = set()
+    for level, means in wanted.items():
+        suffix = "" if level is None else f"/{level}"
+        for name, (total, count) in means.items():
+            assert values[name + suffix].item() == pytest.approx(total / count, rel=1e-5)
+            names.add(name + suffix)
+        assert values[f"count{suffix}"] == means["exact"][1]
+        names.add(f"count{suffix}")
+    assert set(values) == names  # a slice without rows is not reported
+    assert 0 < values["exact"] < values["token"] < 1
+
+
+def test_reset_forgets():
+    scores = SliceScores((2, 5, 9))
+    scores.update(*batch(0))
+    scores.reset()
+    scores.update(*batch(1))
+    again = SliceScores((2, 5, 9))
+    again.update(*batch(1))
+    assert scores.compute() == again.compute()
+
+
+def test_row_scores_give_each_row_its_own():
+    logits, targets, answers, _ = batch()
+    sums, counts = row_scores(logits, targets, answers)
+    assert sums.shape == counts.shape == (4, 6)
+    for b in range(6):
+        alone = row_scores(logits[b : b + 1], targets[b : b + 1], answers[b : b + 1])
+        torch.testing.assert_close(alone[0][:, 0], sums[:, b])
+        torch.testing.assert_close(alone[1][:, 0], counts[:, b])
+    assert counts[3].tolist() == [3, 2, 3, 3, 3, 3]

@@ -1,0 +1,182 @@
+"""Muon against torch's own and against a singular value decomposition, AdamW against torch's, bit for bit."""
+
+import math
+
+import pytest
+import torch
+
+from lmsleep.training import MuonAdamW, OptimizerConfig
+from lmsleep.training.optimizer import orthogonalise
+
+SHAPES = [(8, 8), (12, 6), (6, 12), (12, 6), (5, 1), (1, 5)]
+
+
+def draw(shapes, seed=0, dtype=torch.float32):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=g, dtype=dtype) for shape in shapes]
+
+
+def train(optimizer, parameters, steps, start=0):
+    for step in range(start, start + steps):
+        for p, grad in zip(parameters, draw([p.shape for p in parameters], 100 + step), strict=True):
+            p.grad = grad.to(p.dtype)
+        optimizer.step()
+
+
+def copies(tensors):
+    return [torch.nn.Parameter(t.clone()) for t in tensors]
+
+
+def test_adamw_is_torch_s_bit_for_bit():
+    start = draw([(4, 3), (7,), (2, 2, 2), ()])
+    options = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    mine, theirs = copies(start), copies(start)
+    train(MuonAdamW([{"params": mine, "muon": False, **options}]), mine, 5)
+    train(torch.optim.AdamW(theirs, **options, foreach=True), theirs, 5)
+    assert all(map(torch.equal, mine, theirs))
+
+
+def quintic(s):
+    """Jordan's polynomial, five times, on a singular value."""
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return s
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 6), (6, 12), (1, 5), (40, 30)])
+def test_orthogonalising_maps_the_singular_values_and_keeps_the_spaces(shape):
+    (matrix,) = draw([shape], dtype=torch.float64)
+    U, s, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    want = U @ torch.diag(quintic(s / s.norm())) @ Vh
+    torch.testing.assert_close(orthogonalise(matrix[None])[0], want, rtol=1e-6, atol=1e-6)
+
+
+def test_singular_values_end_near_one():
+    """Those that are not tiny beside the norm; the coefficients aim at the range 0.7 to 1.2."""
+    g = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(16, 16, generator=g, dtype=torch.float64))[0] for _ in range(2))
+    matrix = U @ torch.diag(torch.linspace(0.05, 1, 16, dtype=torch.float64)) @ V
+    values = torch.linalg.svdvals(orthogonalise(matrix[None])[0])
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_matrices_of_one_shape_do_not_mix():
+    matrices = torch.stack(draw([(6, 4)] * 3, dtype=torch.float64))
+    matrices[1] *= 1e3
+    together = orthogonalise(matrices)
+    for one, got in zip(matrices, together, strict=True):
+        torch.testing.assert_close(orthogonalise(one[None])[0], got)
+
+
+def test_a_zero_gradient_moves_nothing():
+    assert not orthogonalise(torch.zeros(1, 4, 3)).any()
+
+
+def test_muon_is_torch_s_up_to_its_bfloat16():
+    options = {"lr": 2e-2, "momentum": 0.95, "weight_decay": 0.1}
+    mine, theirs = copies(draw(SHAPES)), copies(draw(SHAPES))
+    train(MuonAdamW([{"params": mine, "muon": True, **options}]), mine, 4)
+    train(torch.optim.Muon(theirs, **options, nesterov=True, adjust_lr_fn="original"), theirs, 4)
+    for start, a, b in zip(draw(SHAPES), mine, theirs, strict=True):
+        assert torch.nn.functional.cosine_similarity((a - start).flatten(), (b - start).flatten(), dim=0) > 0.999
+        assert float((a - b).detach().norm() / (b - start).detach().norm()) < 0.03
+
+
+def test_a_muon_step_written_out():
+    """Nesterov momentum, decoupled decay, and the scale sqrt(max(1, rows / columns)), in float64."""
+    (start,) = draw([(12, 6)], dtype=torch.float64)
+    (p,) = copies([start])
+    optimizer = MuonAdamW([{"params": [p], "muon": True, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5}])
+    momentum, want = torch.zeros_like(start), start
+    for seed in range(3):
+        (p.grad,) = draw([(12, 6)], seed, torch.float64)
+        momentum = 0.9 * momentum + 0.1 * p.grad
+        U, s, Vh = torch.linalg.svd(0.1 * p.grad + 0.9 * momentum, full_matrices=False)
+        step = U @ torch.diag(quintic(s / s.norm())) @ Vh
+        want = want * (1 - 0.1 * 0.5) - 0.1 * math.sqrt(2) * step
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), want, rtol=1e-5, atol=1e-5)
+
+
+def built(build, **options):
+    model = build("AGA", dtype=torch.float32, **options)
+    return model, OptimizerConfig(muon_lr=1e-2, adamw_lr=1e-3).build(model.blocks, model)
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(build):
+    model, optimizer = built(build, attention_bias=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon, adamw = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert muon | adamw == set(names.values()) and not muon & adamw
+    assert muon == {n for n in names.values() if n.startswith("blocks.") and n.endswith("proj.weight")}
+    assert {"embedding.weight", "head.weight", "norm.weight", "blocks.layers.0.mixer.q_proj.bias"} <= adamw
+    assert {f"blocks.layers.1.mixer.{n}" for n in ("A_log", "dt_bias", "conv_weight", "norm.weight")} <= adamw
+
+
+def test_frozen_parameters_are_left_out(build):
+    model = build("AG", dtype=torch.float32)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    model.head.weight.requires_grad_(True)
+    optimizer = OptimizerConfig().build(model.blocks, model)
+    assert [group["params"] for group in optimizer.param_groups] == [[model.head.weight]]
+
+
+def test_a_parameter_without_gradient_stays(build):
+    model, optimizer = built(build)
+    before = [p.detach().clone() for p in model.parameters()]
+    model.head.weight.grad = torch.ones_like(model.head.weight)
+    optimizer.step()
+    for (name, p), old in zip(model.named_parameters(), before, strict=True):
+        assert torch.equal(p, old) == (name != "head.weight")
+
+
+def test_state_dict_round_trip_goes_on_bit_for_bit(build, tmp_path):
+    model, optimizer = built(build)
+    train(optimizer, list(model.parameters()), 3)
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "state.pt")
+    other, resumed = built(build)
+    weights, state = torch.load(tmp_path / "state.pt")
+    other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    for m, o in ((model, optimizer), (other, resumed)):
+        train(o, list(m.parameters()), 3, start=3)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+def test_step_returns_the_closure_s_loss(build):
+    model, optimizer = built(build)
+
+    def closure():
+        loss = model.head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    assert loss.requires_grad and model.head.weight.square().sum() < loss
+
+
+def test_the_schedule_warms_up_stays_and_decays():
+    factor = OptimizerConfig(warmup_steps=4, decay_fraction=0.2, final_ratio=0.1).schedule(100)
+    assert [factor(s) for s in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert {factor(s) for s in range(4, 81)} == {1.0}
+    assert [factor(s) for s in (85, 90, 100, 120)] == pytest.approx([0.775, 0.55, 0.1, 0.1])
+    constant = OptimizerConfig(warmup_steps=0, decay_fraction=0).schedule(10)
+    assert {constant(s) for s in range(12)} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"muon_lr": -1}, "muon_lr must be 0 or more, got -1"),
+        ({"adamw_lr": -0.1}, "adamw_lr must be 0 or more, got -0.1"),
+        ({"weight_decay": -1}, "weight_decay must be 0 or more, got -1"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
+        ({"decay_fraction": 1.5}, "decay_fraction must be between 0 and 1, got 1.5"),
+        ({"momentum": 2}, "momentum must be between 0 and 1, got 2"),
+        ({"grad_clip": 0}, "grad_clip must be more than 0 or None, got 0"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(change, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        OptimizerConfig(**change)
