@@ -24,7 +24,7 @@ def short_conv_causal_conv1d(
 
 
 def _packed(x: Tensor) -> Tensor:
-    """x (B, L, D) in memory of its own unless it has no gaps: the kernel reads 8 channels at once and insists on strides
-    that 8 divides. `contiguous` is not enough, for it leaves a single token of a wider tensor as it is."""
+    """x (B, L, D), copied unless it is without gaps: the kernel reads 8 channels at once and wants strides in eights.
+    `contiguous` is not enough, for it leaves a single token of a wider tensor as it is."""
     _, length, dim = x.shape
     return x if x.stride() == (length * dim, dim, 1) else x.clone(memory_format=torch.contiguous_format)
