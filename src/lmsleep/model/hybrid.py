@@ -1,6 +1,9 @@
 """The hybrid language model: embedding, blocks, output projection, and the ways a window runs through the blocks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model.attention import Span
 from lmsleep.model.block import Blocks, joined_mask
+from lmsleep.model.checkpoint import load_model, save_model
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.norm import RMSNorm
 
@@ -127,3 +131,32 @@ class HybridLM(nn.Module):
         """Logits (B, n, V) and S after one pass over one window (B, n)."""
         h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
         return self.logits(h), after
+
+    def save_pretrained(
+        self, folder: str | Path, card: str | None = None, trained: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes model.safetensors, config.json and the model card README.md, each of them whole or not at all.
+
+        Args:
+            card: Markdown that opens the model card: what the model is and how it was trained.
+            trained: kept in config.json; `n_passes`, `eviction` and `task` are read by others.
+
+        Raises:
+            ValueError: if `trained` does not fit into JSON.
+        """
+        save_model(self, folder, card, trained)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> "HybridLM":
+        """The model of a folder that `save_pretrained` wrote, in evaluation mode; safetensors and JSON only.
+
+        Args:
+            source: the folder, or `owner/model` on the Hugging Face hub, optionally with `@revision`.
+            dtype: None: as saved.
+
+        Raises:
+            ValueError: if there is no such model, a file is damaged, or a tensor is missing, unknown or misshaped.
+        """
+        return load_model(source, dtype, device)

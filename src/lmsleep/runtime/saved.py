@@ -52,7 +52,8 @@ def load_memory(path: str | Path, model: HybridLM) -> Saved:
     try:
         with safe_open(path, framework="pt", device=str(model.embedding.weight.device)) as file:
             text = (file.metadata() or {}).get(FORMAT)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Mapped tensors lie at odd addresses, for which matrix products round otherwise; a copy is aligned.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"path must be a saved memory, but there is no file {str(path)!r}") from None
     except (SafetensorError, OSError) as error:

@@ -1,0 +1,37 @@
+"""Folders of checkpoints, here or on the Hugging Face hub."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+
+
+def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
+    """The local folder of a checkpoint, downloaded if it is a name on the hub.
+
+    Args:
+        source: a folder, or `owner/model`, optionally with `@revision`.
+        files: patterns of the files to download.
+        field: what the caller calls `source`.
+
+    Raises:
+        ValueError: if it is neither a folder nor a name that the hub knows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if not HUB_NAME.fullmatch(str(source)):
+        raise ValueError(
+            f"{field} must be a folder or a name on the Hugging Face hub (owner/model), got {str(source)!r}"
+        )
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = str(source).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
+    except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{source} is no folder here and could not be had from the Hugging Face hub: {reason}"
+        ) from None

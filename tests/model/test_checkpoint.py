@@ -1,0 +1,154 @@
+"""A model written to a folder and read back, in a fresh process too; and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lmsleep import HybridConfig, HybridLM, read_windows
+
+SHAPES = [
+    {},
+    {"pattern": "AM", "delta": True},
+    {"pattern": "AJg", "tie_embeddings": True, "attention_bias": True},
+    {"pattern": "AGAG", "loop": (1, 3), "decay_rates": (0.1, 1.0)},
+]
+
+
+@pytest.mark.parametrize("options", SHAPES)
+def test_reads_back_the_same_model(build, draw_tokens, tmp_path, options):
+    model, tokens = build(**options), draw_tokens(2, 15)
+    model.save_pretrained(tmp_path / "model")
+    again = HybridLM.from_pretrained(tmp_path / "model")
+    assert again.config == model.config
+    assert not again.training
+    assert torch.equal(read_windows(again, tokens, n_passes=2).logits, read_windows(model, tokens, n_passes=2).logits)
+    assert (again.head.weight is again.embedding.weight) == model.config.tie_embeddings
+    assert all(weight.requires_grad for weight in again.parameters())
+
+
+ELSEWHERE = """
+import sys, torch
+from lmsleep import HybridLM
+logits, _ = HybridLM.from_pretrained(sys.argv[1])(torch.tensor([[1, 2, 3, 4]]))
+torch.save(logits, sys.argv[1] + "/logits.pt")
+"""
+
+
+def test_equal_logits_in_a_fresh_process(build, tmp_path):
+    model = build("AMAJ")
+    model.save_pretrained(tmp_path)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], check=True)
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), model(torch.tensor([[1, 2, 3, 4]]))[0])
+
+
+def test_bfloat16_goes_through(build, tmp_path):
+    model = build(dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    assert HybridLM.from_pretrained(tmp_path).embedding.weight.dtype == torch.bfloat16
+    wide = HybridLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(wide.head.weight, model.head.weight.float())
+
+
+def test_the_card_says_what_the_model_is(build, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path, card="Trained on nothing.", trained={"n_passes": 4, "eviction": "hard"})
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: lmsleep\n")
+    for part in (
+        "Trained on nothing.",
+        f"{model.config.num_params():,}",
+        "Session(model, n_passes=4, eviction='hard')",
+    ):
+        assert part in card
+    assert json.loads((tmp_path / "config.json").read_text())["trained"] == {"n_passes": 4, "eviction": "hard"}
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+def without(name):
+    return lambda tensors: {k: v for k, v in tensors.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("norm.weight"), "it lacks norm.weight"),
+        (lambda tensors: tensors | {"extra": torch.zeros(1)}, "it has unknown extra"),
+        (
+            lambda tensors: tensors | {"norm.weight": torch.zeros(3)},
+            r"norm.weight in .* must have shape \(16,\), got \(3,\)",
+        ),
+        (
+            lambda tensors: tensors | {"norm.weight": torch.zeros(16).int()},
+            "must hold floating-point numbers, got torch.int32",
+        ),
+    ],
+)
+def test_other_tensors_are_refused(build, tmp_path, change, message):
+    build().save_pretrained(tmp_path)
+    change_weights(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        HybridLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ('{"model_type": "llama"}', "model_type in .* must be 'lmsleep'"),
+        ('{"model_type": "lmsleep", "version": 9}', "version in .* must be 1, got 9"),
+        (
+            '{"model_type": "lmsleep", "version": 1, "model": {"width": 3}}',
+            "must hold fields of HybridConfig, got width",
+        ),
+        ('{"model_type": "lmsleep", "version": 1, "model": {"d_model": 0}}', "d_model must be 1 or more, got 0"),
+    ],
+)
+def test_other_configurations_are_refused(build, tmp_path, text, message):
+    build().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        HybridLM.from_pretrained(tmp_path)
+
+
+def test_missing_and_truncated_files_are_refused(build, tmp_path):
+    with pytest.raises(ValueError, match="source must be a folder or a name on the Hugging Face hub"):
+        HybridLM.from_pretrained(tmp_path / "nothing" / "here")
+    with pytest.raises(ValueError, match=r"must hold config.json, found none"):
+        HybridLM.from_pretrained(tmp_path)
+    build().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+        HybridLM.from_pretrained(tmp_path)
+    path.unlink()
+    torch.save(build().state_dict(), tmp_path / "pytorch_model.bin")  # a pickle is not an answer
+    with pytest.raises(ValueError, match=r"must hold model.safetensors, found none"):
+        HybridLM.from_pretrained(tmp_path)
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(build, tmp_path):
+    with pytest.raises(ValueError, match="trained must be made of what JSON can hold"):
+        build().save_pretrained(tmp_path / "model", trained={"task": object()})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_name_on_the_hub_is_downloaded(build, tmp_path, monkeypatch):
+    build().save_pretrained(tmp_path)
+    asked = {}
+
+    def download(name, revision, allow_patterns):
+        asked.update(name=name, revision=revision, files=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    model = HybridLM.from_pretrained("somebody/sleeper@v1")
+    assert model.config == HybridConfig(**build().config.to_dict())
+    assert asked == {"name": "somebody/sleeper", "revision": "v1", "files": ["model.safetensors", "config.json"]}

@@ -1,0 +1,95 @@
+"""Generation against a naive loop that reads the whole sequence again for every token."""
+
+import pytest
+import torch
+
+from lmsleep import Session, read_windows
+from lmsleep.runtime.sampling import nucleus, sampler
+
+
+def greedy_by_hand(model, tokens, n_new, n_passes, eviction):
+    with torch.no_grad():
+        for _ in range(n_new):
+            logits = read_windows(model, tokens, n_passes=n_passes, eviction=eviction).logits[:, -1]
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+    return tokens[:, -n_new:]
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True])
+def test_greedy_generation_across_windows(build, draw_tokens, eviction, static):
+    model, prompt = build("AGAG"), draw_tokens(3, 4)
+    session = Session(model, n_passes=3, eviction=eviction, static=static)
+    new = session.generate(prompt, 11, temperature=0)
+    assert torch.equal(new, greedy_by_hand(model, prompt, 11, 3, eviction))
+    fed = Session(model, n_passes=3, eviction=eviction)
+    fed.feed(torch.cat([prompt, new], dim=1))
+    torch.testing.assert_close(session.feed([[1]] * 3), fed.feed([[1]] * 3), rtol=1e-9, atol=1e-12)
+
+
+def test_prompts_of_different_length(build, draw_tokens):
+    model, rows = build("AG"), draw_tokens(3, 9).tolist()
+    prompts = [rows[0][:2], rows[1][:9], rows[2][:5]]
+    together = Session(model, n_passes=2).generate(prompts, 8, temperature=0)
+    for row, prompt in zip(together, prompts, strict=True):
+        assert torch.equal(row, greedy_by_hand(model, torch.tensor([prompt]), 8, 2, "hard")[0])
+
+
+def test_a_row_that_stops_reads_no_further(build, draw_tokens):
+    model, prompt = build("AG"), draw_tokens(4, 5)
+    free = Session(model, n_passes=2).generate(prompt, 9, temperature=0)
+    stop = int(free[0, 2])
+    session = Session(model, n_passes=2)
+    new = session.generate(prompt, 9, temperature=0, stop=stop)
+    for row, (got, wanted) in enumerate(zip(new, free, strict=True)):
+        said = wanted.tolist()
+        n = said.index(stop) + 1 if stop in said else len(said)
+        assert got.tolist() == said[:n] + [stop] * (new.shape[1] - n)
+        alone = Session(model, n_passes=2)
+        alone.feed(torch.cat([prompt[row], wanted[:n]])[None])
+        torch.testing.assert_close(session.fast_weights[0][row], alone.fast_weights[0][0], rtol=1e-9, atol=1e-12)
+
+
+def test_same_seed_same_tokens(build, draw_tokens):
+    def draw(seed):
+        return Session(build()).generate(draw_tokens(2, 3), 20, seed=seed)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1.0, [0.5, 0.3, 0.15, 0.05]), (0.6, [0.5, 0.3, 0, 0]), (0.5, [0.5, 0, 0, 0]), (1e-6, [0.5, 0, 0, 0])],
+)
+def test_nucleus_keeps_the_smallest_set_that_holds_top_p(top_p, kept):
+    order = [2, 0, 3, 1]
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])[order]
+    got = nucleus(probabilities.log()[None], temperature=1.0, top_p=top_p)
+    torch.testing.assert_close(got, torch.tensor(kept)[order][None])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_probabilities(temperature):
+    logits = torch.tensor([0.0, 1.0, -1.0, 0.5])
+    draws = sampler(temperature, 1.0, 0, "cpu")(logits.expand(100_000, 4))
+    wanted = (logits / temperature).exp() / (logits / temperature).exp().sum()
+    # Four standard deviations of a proportion over 100,000 draws.
+    assert ((draws.bincount(minlength=4) / 100_000 - wanted).abs() < 4 * (wanted * (1 - wanted) / 100_000).sqrt()).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, got 0"),
+        ({"temperature": -1.0}, "temperature must be 0 or more, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"prompt": [[1], []]}, "prompt must have at least one token in every row"),
+    ],
+)
+def test_bad_options_are_refused(build, options, message):
+    session = Session(build())
+    with pytest.raises(ValueError, match=message):
+        session.generate(**({"prompt": [1], "max_new_tokens": 3} | options))
+    assert session.batch_size is None
