@@ -6,7 +6,7 @@ import torch
 from lmsleep.ops import gated_delta, ssd, ssd_delta
 from lmsleep.ops.ssd.naive import ssd_delta_naive, ssd_naive
 
-LENGTHS = [1, 2, 4, 23, 24, 64, 65, 128, 129, 300]
+LENGTHS = [1, 2, 24, 65, 128, 129, 300]
 
 
 def inputs(length, *, batch=2, heads=4, groups=2, P=3, N=5, dtype=torch.float64, seed=0):
@@ -39,7 +39,7 @@ def test_torch_equals_the_loop_in_values_and_gradients(length):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("strength", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("strength", [0.01, 30.0])
 def test_delta_equals_its_loop_in_values_and_gradients(length, strength):
     tensors = inputs(length)
     tensors.append((strength * torch.linspace(0.5, 2, 4, dtype=torch.float64)).requires_grad_())
