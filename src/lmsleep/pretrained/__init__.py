@@ -1,5 +1,6 @@
-"""Pretrained backbones in our own model: Jet-Nemotron and Ouro."""
+"""Weights from elsewhere: the backbones Jet-Nemotron and Ouro in our own model, and models from Lightning checkpoints."""
 
+from lmsleep.pretrained.export import from_lightning
 from lmsleep.pretrained.loading import load_pretrained, load_tokenizer, load_weights, pretrained_config
 
-__all__ = ["load_pretrained", "load_tokenizer", "load_weights", "pretrained_config"]
+__all__ = ["from_lightning", "load_pretrained", "load_tokenizer", "load_weights", "pretrained_config"]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from lmsleep.hub import checkpoint_folder
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.pretrained.backbone import Backbone, HFConfig
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
@@ -21,7 +22,6 @@ from lmsleep.pretrained.ouro import OURO
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO}
 INDEX = "model.safetensors.index.json"
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 # What may differ from the checkpoint's configuration: what a sleep and a task decide. All else is part of the weights.
 _FREE = {"window_size", "pattern", "loop", "zero_init", "decay_rates", "delta"}
@@ -44,7 +44,7 @@ def pretrained_config(source: str | Path) -> HybridConfig:
     Raises:
         ValueError: if there is none, or it is of no known family or not expressible.
     """
-    return _configured(checkpoint_folder(source))[1]
+    return _configured(_folder(source))[1]
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
@@ -53,7 +53,7 @@ def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> Hyb
     Raises:
         ValueError: as `pretrained_config` and `load_weights`.
     """
-    folder = checkpoint_folder(source)
+    folder = _folder(source)
     model = replace(_configured(folder)[1], window_size=window_size, **changes).build()
     load_weights(model, folder)
     return model
@@ -66,7 +66,7 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
         ValueError: if the model is built otherwise than the checkpoint, a file is missing or damaged, or a tensor is
             missing, unknown, of another shape, not floating point or not finite.
     """
-    folder = checkpoint_folder(source)
+    folder = _folder(source)
     backbone, config = _configured(folder)
     _check_config(model.config, config, folder)
     targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
@@ -88,7 +88,7 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokeniz
     Raises:
         ValueError: if there is none, it does not read, or it has more tokens than the model.
     """
-    folder = checkpoint_folder(source)
+    folder = _folder(source)
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{folder} must hold a tokenizer.json, found none")
@@ -103,27 +103,8 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokeniz
     return tokenizer
 
 
-def checkpoint_folder(source: str | Path) -> Path:
-    """The local folder of a checkpoint, downloaded if it is a name on the hub.
-
-    Raises:
-        ValueError: if it is neither a folder nor a name that the hub knows.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if not HUB_NAME.fullmatch(str(source)):
-        raise ValueError(f"init_from must be a folder or a name on the Hugging Face hub (owner/model), got {source!r}")
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = str(source).partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
-    except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{source} is no folder here and could not be had from the Hugging Face hub: {reason}"
-        ) from None
+def _folder(source: str | Path) -> Path:
+    return checkpoint_folder(source, FILES, "init_from")
 
 
 def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:

@@ -1,0 +1,104 @@
+"""From a Lightning checkpoint to a folder that `HybridLM.from_pretrained` reads.
+
+lmsleep export --ckpt runs/mini/fig2b/n4-s0/last.ckpt --out sleeper --dtype bfloat16
+"""
+
+import argparse
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lmsleep.model import HybridConfig, HybridLM
+
+PREFIX = "model."  # of the language model inside the LightningModule
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def from_lightning(checkpoint: str | Path) -> HybridLM:
+    """The language model of a Lightning checkpoint, in evaluation mode. Tensors and plain values are read, no code.
+
+    Raises:
+        ValueError: if the file cannot be read or was not written by a `SleepModule`.
+    """
+    return _model(_read(Path(checkpoint)), Path(checkpoint))
+
+
+def export(
+    checkpoint: str | Path,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    config: str | Path | None = None,
+    card: str | None = None,
+) -> None:
+    """Writes the model of a Lightning checkpoint with `save_pretrained`.
+
+    Args:
+        config: the run's config.yaml, which names its task; None: the one beside the checkpoint, if there is one.
+        card: Markdown that opens the model card.
+
+    Raises:
+        ValueError: if a file cannot be read or was not written by a `SleepModule`.
+    """
+    checkpoint = Path(checkpoint)
+    content = _read(checkpoint)
+    trained = dict(content.get("sleep", {"n_passes": 1, "eviction": "hard"})) | {"steps": content.get("global_step")}
+    path = checkpoint.parent / "config.yaml" if config is None else Path(config)
+    if path.is_file():
+        trained["task"] = _task(path)
+    elif config is not None:
+        raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
+    _model(content, checkpoint).to(dtype).save_pretrained(folder, card, trained)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({reason})") from None
+    if not isinstance(content, dict) or not content.keys() >= {"model_config", "state_dict"}:
+        raise ValueError(f"ckpt must be a checkpoint of a SleepModule; {str(path)!r} holds something else")
+    return content
+
+
+def _model(content: dict[str, Any], path: Path) -> HybridLM:
+    model = HybridConfig(**content["model_config"]).build()
+    states = content["state_dict"].items()
+    weights = {name.removeprefix(PREFIX): value for name, value in states if name.startswith(PREFIX)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} must hold the weights of its model_config: {error}") from None
+    return model.eval()
+
+
+def _task(path: Path) -> Any:
+    """The task of a run, as LightningCLI wrote it."""
+    try:
+        return yaml.safe_load(path.read_text())["data"]["task"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "lmsleep export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint that `lmsleep fit` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors, config.json, README.md")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
+    parser.add_argument("--config", type=Path, help="the run's config.yaml (default: the one beside the checkpoint)")
+    parser.add_argument("--card", help="Markdown that opens the model card")
+    args = parser.parse_args(argv)
+    try:
+        export(args.ckpt, args.out, DTYPES[args.dtype], args.config, args.card)
+    except ValueError as error:
+        parser.error(str(error))
+    size = sum(file.stat().st_size for file in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.1f} MB, from {args.ckpt}")

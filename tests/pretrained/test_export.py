@@ -1,0 +1,103 @@
+"""A checkpoint that `lmsleep fit` wrote, turned into a folder: the same model."""
+
+import json
+
+import lightning as pl
+import pytest
+import torch
+import yaml
+
+from lmsleep import HybridConfig, HybridLM, SleepCallback, SleepModule, read_windows
+from lmsleep.data import RowsDataModule
+from lmsleep.pretrained.export import from_lightning, main
+from lmsleep.tasks import Rule110
+
+TASK = Rule110(steps=1, width=4, n_states=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained module and the folder with its checkpoint and configuration."""
+    folder = tmp_path_factory.mktemp("run")
+    module = SleepModule(TASK, HybridConfig(d_model=16, pattern="AG", n_heads=2))
+    trainer = pl.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        callbacks=[SleepCallback(3)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, RowsDataModule(TASK, batch_size=4))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    task = {"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": 1, "width": 4, "n_states": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"task": task}}))
+    return module, folder
+
+
+def logits(model):
+    with torch.no_grad():
+        tokens = TASK.rows(split="test", seed=0, step=0, batch_size=3).tokens
+        return read_windows(model, tokens, n_passes=3).logits
+
+
+def test_from_lightning_gives_the_trained_model(run):
+    module, folder = run
+    model = from_lightning(folder / "last.ckpt")
+    assert model.config == module.model.config
+    assert torch.equal(logits(model), logits(module.model))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_writes_a_folder_that_reads_back(run, tmp_path, dtype, capsys):
+    module, folder = run
+    main(
+        ["--ckpt", str(folder / "last.ckpt"), "--out", str(tmp_path / "out"), "--dtype", dtype, "--card", "A sleeper."]
+    )
+    assert "MB" in capsys.readouterr().out
+    model = HybridLM.from_pretrained(tmp_path / "out")
+    wanted = module.model.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, wanted[name].to(getattr(torch, dtype)))
+    trained = json.loads((tmp_path / "out/config.json").read_text())["trained"]
+    assert (trained["n_passes"], trained["eviction"], trained["steps"]) == (3, "hard", 2)
+    assert trained["task"]["init_args"]["width"] == 4
+    assert "A sleeper." in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_is_no_checkpoint_is_refused(run, tmp_path, capsys):
+    whole = (run[1] / "last.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    for name, message in (
+        ("none.ckpt", "there is no file"),
+        ("half.ckpt", "cannot be read"),
+        ("other.ckpt", "must be a checkpoint of a SleepModule"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_lightning(tmp_path / name)
+        with pytest.raises(SystemExit, match="2"):
+            main(["--ckpt", str(tmp_path / name), "--out", str(tmp_path / "out")])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(run, tmp_path):
+    content = torch.load(run[1] / "last.ckpt", weights_only=True)
+    content["state_dict"].pop("model.norm.weight")
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="must hold the weights of its model_config"):
+        from_lightning(tmp_path / "last.ckpt")
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("lmsleep-was-here", "w"))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save({"model_config": {}, "state_dict": {}, "x": Harmful()}, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        from_lightning(tmp_path / "bad.ckpt")
