@@ -8,11 +8,12 @@ from gsm_bpe import train_bpe
 
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
+from lmsleep.tasks.gsm_infinite.core import Core, Definition
 from lmsleep.tasks.gsm_infinite.draws import Draws
 from lmsleep.tasks.gsm_infinite.make import draw_shard
-from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fits_windows, loss_windows
+from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
 from lmsleep.tasks.gsm_infinite.solver import Reading, parse_phrase
-from lmsleep.tasks.gsm_infinite.worlds import TERSE
+from lmsleep.tasks.gsm_infinite.worlds import TERSE, Parameter
 
 PAPER = ProblemConfig(templates=("zoo", "school", "film"))
 MINI = ProblemConfig((1, 4), ("terse",), (2, 3), (1, 3), 99, (132, 160), False, (32,))
@@ -122,6 +123,16 @@ def test_splits_share_no_problem_under_any_seed():
     }
     assert min(map(len, marks.values())) > 50
     assert not marks["train"] & marks["val"] and not marks["train"] & marks["test"] and not marks["val"] & marks["test"]
+
+
+def test_fingerprint_is_that_of_the_core_in_any_order_and_the_question():
+    owl, bear = Parameter("count", "hill", "owl"), Parameter("count", "lake", "bear")
+    said = {owl: Definition(constant=3), bear: Definition((owl,))}
+    values = {owl: 3, bear: 3}
+    mark = fingerprint(TERSE, Core(bear, said, values))
+    assert mark == fingerprint(TERSE, Core(bear, dict(reversed(said.items())), values)) < 1 << 64
+    assert mark != fingerprint(TERSE, Core(owl, said, values))
+    assert mark != fingerprint(TERSE, Core(bear, said | {owl: Definition(constant=2)}, values))
 
 
 def test_loss_windows_of_drawn_rows():

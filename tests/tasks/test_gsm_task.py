@@ -111,6 +111,7 @@ def test_an_epoch_shows_each_row_once_in_batches_of_one_bucket(path: str):
         assert set(shown[-1].values()) == {1} and 320 < len(shown[-1]) <= 400
     assert len({b.tokens.shape[1] for b in epochs[0]}) > 3
     assert list(shown[0]) != list(shown[1])
+    assert shown[0].keys() != shown[1].keys()  # other rows are left out
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 500])
