@@ -1,14 +1,18 @@
 """The command line: LightningCLI for fit, validate, test and predict, and the project's own commands beside it."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.data import RowsDataModule
-from lmsleep.training import RunReport, SleepCallback, SleepModule, StopOnNonFinite
+from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 
 # name -> (module with a `main(argv)`, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {}
@@ -17,30 +21,51 @@ COMMANDS: dict[str, tuple[str, str]] = {}
 class SleepCLI(LightningCLI):
     """LightningCLI whose model and data share one task and whose trainer sleeps.
 
-    `--sleep.n_passes=4` sets N; the task is given once, under `data.task`.
+    `--sleep.n_passes=4` sets N; the task is given once, under `data.task`; `--checkpoint.dirpath` is where `last.ckpt`
+    goes, from which `--ckpt_path` resumes.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(SleepCallback, "sleep")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.link_arguments("data.task", "model.task")
+
+    def instantiate_classes(self) -> None:
+        """Ends with one sentence, and no traceback, where a value is out of range."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps what a constructor says; the first cause is the constructor's own sentence.
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            sys.exit(f"error: {cause}")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command; `args` default to the command line."""
-    args = list(sys.argv[1:] if args is None else args)
-    if args and args[0] in COMMANDS:
-        importlib.import_module(COMMANDS[args[0]][0]).main(args[1:])
+    """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143."""
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in COMMANDS:
+        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
         return
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    SleepCLI(
-        SleepModule,
-        RowsDataModule,
-        args=args,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
-        parser_kwargs={"parser_mode": "omegaconf+", "description": __doc__},
-    )
+    try:
+        SleepCLI(
+            SleepModule,
+            RowsDataModule,
+            args=args and words,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
+            parser_kwargs={"parser_mode": "omegaconf+", "description": __doc__},
+        )
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m lmsleep.pipeline.train --out runs/mini/fig2b/n4-s0 --config configs/ex
 
 Everything but `--out` goes to `lmsleep fit`. DVC empties an output folder before its stage starts, so the state to resume
 from lives elsewhere, under a name made of the arguments, the configuration files and the code: a killed run goes on where
-its last validation saved it, a changed one starts afresh.
+its last validation or SIGTERM saved it, a changed one starts afresh.
 """
 
 import argparse
@@ -34,7 +34,6 @@ def train(out: Path, fit_args: list[str]) -> None:
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", file=sys.stderr, flush=True)
     state.mkdir(parents=True, exist_ok=True)
-    checkpoint = "lightning.pytorch.callbacks.ModelCheckpoint"
     started = time.time()
     lmsleep_cli(
         [
@@ -42,11 +41,7 @@ def train(out: Path, fit_args: list[str]) -> None:
             *fit_args,
             f"--trainer.default_root_dir={state}",
             "--trainer.logger=false",
-            f"--trainer.callbacks+={checkpoint}",
-            f"--trainer.callbacks.dirpath={state}",
-            "--trainer.callbacks.filename=last",
-            "--trainer.callbacks.enable_version_counter=false",
-            "--trainer.callbacks.save_on_train_epoch_end=false",
+            f"--checkpoint.dirpath={state}",
             "--trainer.callbacks+=lmsleep.training.LearningCurve",
             f"--trainer.callbacks.path={state / 'curve.csv'}",
             *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),

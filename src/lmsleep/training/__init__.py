@@ -1,12 +1,14 @@
 """Training with Lightning."""
 
 from lmsleep.training.callbacks import RunReport, SleepCallback, StopOnNonFinite
+from lmsleep.training.checkpoint import LastCheckpoint
 from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 from lmsleep.training.recipe import WarmupStage
 
 __all__ = [
+    "LastCheckpoint",
     "LearningCurve",
     "MuonAdamW",
     "OptimizerConfig",

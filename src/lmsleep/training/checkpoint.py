@@ -1,0 +1,29 @@
+"""The checkpoint that a run can be resumed from."""
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint, `last.ckpt`: of the latest validation, of the end, or of the batch at which an exception,
+    Ctrl-C or SIGTERM stopped the run. Lightning writes it beside the old one and then exchanges the two.
+
+    Args:
+        dirpath: its folder; None: that of the logger, or the trainer's `default_root_dir`.
+        every_n_train_steps: saves every so many steps instead of after validations.
+    """
+
+    def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
+        super().__init__(
+            dirpath,
+            filename="last",
+            every_n_train_steps=every_n_train_steps,
+            save_on_exception=True,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves what was trained since the last validation."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
