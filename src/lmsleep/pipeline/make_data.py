@@ -5,8 +5,10 @@ python -m lmsleep.pipeline.make_data --config configs/experiment/rule110.yaml --
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -34,7 +36,9 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
-    (out / "baselines.json").write_text(json.dumps({"majority": majority(rows)}, indent=2) + "\n")
+    (out / "baselines.json").write_text(
+        json.dumps({"majority": majority(rows), "chance": chance(rows)}, indent=2) + "\n"
+    )
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:
@@ -49,6 +53,16 @@ def majority(rows: Batch) -> dict[str, float]:
     for level in rows.slice.unique().tolist():
         answers = [tuple(t[t != IGNORE].tolist()) for t in rows.targets[rows.slice == level]]
         shares[str(level)] = Counter(answers).most_common(1)[0][1] / len(answers)
+    return shares
+
+
+def chance(rows: Batch) -> dict[str, float]:
+    """For each slice, how often a uniform guess is right, among the tokens that occur as the first, second, ... target."""
+    shares = {}
+    for level in rows.slice.unique().tolist():
+        answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]
+        places = zip_longest(*answers)
+        shares[str(level)] = math.prod(1 / len(set(place) - {None}) for place in places)
     return shares
 
 

@@ -24,7 +24,9 @@ RESUME = Path("runs/.resume")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for last.ckpt, curve.csv, config.yaml, run.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for last.ckpt, curve.csv, config.yaml, run.json"
+    )
     args, fit_args = parser.parse_known_args(argv)
     train(args.out, fit_args)
 
@@ -47,7 +49,9 @@ def train(out: Path, fit_args: list[str]) -> None:
             *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
         ]
     )
-    (state / "run.json").write_text(json.dumps({"seconds": round(time.time() - started, 1), "args": fit_args}, indent=2))
+    (state / "run.json").write_text(
+        json.dumps({"seconds": round(time.time() - started, 1), "args": fit_args}, indent=2)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)

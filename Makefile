@@ -1,0 +1,36 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SCALE ?= mini
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: help install repro test lint clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## make .venv with everything, CUDA kernels included where there is a GPU
+
+$(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements.txt
+	@if nvidia-smi >/dev/null 2>&1; then \
+		$(BIN)/pip install -q --no-build-isolation --no-cache-dir -e '.[cuda]' \
+		|| echo "the CUDA kernels did not install; everything runs without them: see 'lmsleep doctor'"; \
+	fi
+	@touch $@
+
+repro: install  ## every figure of the scale in params.yaml (or SCALE=smoke|mini|paper), JOBS cells at a time
+	@[ "$(origin SCALE)" = file ] || sed -i.bak 's/^run: .*/run: *$(SCALE)/' params.yaml && rm -f params.yaml.bak
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lmsleep.pipeline.repro --jobs $(JOBS) $(FIGURES)
+
+test: install  ## the test suite
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
+
+lint: install  ## ruff and pyright
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/pyright
+
+clean:  ## remove runs and data, keep results
+	rm -rf runs data

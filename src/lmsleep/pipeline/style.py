@@ -1,0 +1,100 @@
+"""How every figure looks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, PercentFormatter  # noqa: E402
+
+PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # Okabe and Ito, with a neutral first
+RC = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e9f0",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "lmsleep",
+}
+
+
+def subplots(n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels in rows of `columns`, which share their axes."""
+    rows, columns = -(-n // columns), min(n, columns)
+    with mpl.rc_context(RC):
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, sharex=True, sharey=True, layout="constrained"
+        )
+    flat = list(axes.flat)
+    for spare in flat[n:]:
+        spare.set_visible(False)
+    return fig, flat[:n]
+
+
+def band(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
+    """Mean over seeds against tokens as a line, smallest to largest seed as a band."""
+    by_tokens = frame.groupby("tokens")["value"]
+    mean, low, high = by_tokens.mean(), by_tokens.min(), by_tokens.max()
+    x = mean.index.to_numpy(dtype=float)
+    ax.plot(x, mean, color=color, label=label, linewidth=1.8)
+    if frame["seed"].nunique() > 1:
+        ax.fill_between(x, low.to_numpy(), high.to_numpy(), color=color, alpha=0.18, linewidth=0)
+
+
+def reference(ax: Axes, value: float, text: str, dashes: str = "--") -> None:
+    """A horizontal line that says what it is at its right end, outside the axes."""
+    ax.axhline(value, color="#8f98a8", linestyle=dashes, linewidth=1)
+    ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#5b6477")
+
+
+def legend(fig: Figure, ax: Axes, title: str) -> None:
+    """The legend above the axes, where it covers nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, title=title, loc="outside upper center", ncols=min(6, len(labels)), frameon=False)
+
+
+def token_axis(ax: Axes) -> None:
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+    ax.set_xlim(left=0)
+
+
+def percent_axis(ax: Axes, top: float = 1.0) -> None:
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_ylim(0, top)
+
+
+def readable(x: float) -> str:
+    """1500000 -> 1.5M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"
+
+
+def save(fig: Figure, stem: Path) -> None:
+    """Writes stem.png and stem.svg, the same bytes for the same figure."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(RC):
+        fig.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+        fig.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(fig)
+
+
+def colors(values: Sequence[int]) -> dict[int, str]:
+    """A colour for each value, in order."""
+    picks = (
+        PALETTE
+        if len(values) <= len(PALETTE)
+        else [mpl.colors.to_hex(c) for c in plt.cm.viridis(np.linspace(0, 0.9, len(values)))]
+    )  # pyright: ignore
+    return dict(zip(values, picks, strict=False))
