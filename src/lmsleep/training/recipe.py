@@ -74,7 +74,8 @@ class WarmupStage(L.Callback):
     ) -> None:
         running = self.running(trainer)
         sleeping(trainer).training_eviction = self.eviction if running else None
-        if trainer.world_size == 1:  # DistributedDataParallel fixes at its start which parameters have gradients
+        # Without gradients the others cost less, but several processes, or a graph, fix from the start which there are.
+        if trainer.world_size == 1 and "graph" not in getattr(pl_module, "accelerate", ""):
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
                 p.requires_grad_(trainable and not running)
 
