@@ -1,0 +1,41 @@
+"""Two processes train as one does, replicated (DDP) and sharded (FSDP2)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+
+from lmsleep.training.sharding import check_strategy
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "distributed_runs.py"), str(out)]
+    done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+@pytest.mark.parametrize("what", ["gradients", "weights"])
+def test_two_processes_train_as_one(runs, strategy, what):
+    one, two = (torch.load(runs / f"{name}.{what}", weights_only=True) for name in ("one", strategy))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        at_zero = name.endswith("kernel_generator.w1.weight")  # before the first step of w2, which starts at zero
+        assert value.norm() > 0 or (at_zero and what == "gradients"), name
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()), msg=name)
+
+
+def test_fsdp_that_flattens_is_refused():
+    with pytest.raises(ValueError, match="must not be fsdp, which flattens the matrices that Muon orthogonalises"):
+        check_strategy(FSDPStrategy())
