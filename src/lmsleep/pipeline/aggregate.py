@@ -1,6 +1,7 @@
-"""Stage `aggregate`: learning curves and test scores of a figure in one tidy CSV.
+r"""Stage `aggregate`: learning curves and test scores of a figure in one tidy CSV.
 
-python -m lmsleep.pipeline.aggregate --figure fig2b --runs runs/mini/fig2b --scores runs/mini/fig2b.csv --out results/mini/fig2b.csv
+python -m lmsleep.pipeline.aggregate --figure fig2b --runs runs/mini/fig2b --scores runs/mini/fig2b.csv \
+    --out results/mini/fig2b.csv
 """
 
 import argparse

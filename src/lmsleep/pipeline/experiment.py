@@ -22,7 +22,7 @@ def build_task(config: dict[str, Any]) -> Task:
     """The task under `data.task`."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(Task, "task")
-    return parser.instantiate_classes(parser.parse_object({"task": config["data"]["task"]})).task
+    return parser.instantiate_classes(parser.parse_object({"task": config["data"]["task"]}))["task"]
 
 
 def load_model(checkpoint: Path) -> tuple[HybridLM, dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Stage of each figure: draws it from its table.
+r"""Stage of each figure: draws it from its table.
 
-python -m lmsleep.pipeline.figures fig2b --scale mini --table results/mini/fig2b.csv --data data/mini/fig2b --out results/mini/fig2b
+python -m lmsleep.pipeline.figures fig2b --scale mini --table results/mini/fig2b.csv --data data/mini/fig2b \
+    --out results/mini/fig2b
 
 Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote.
 """
@@ -11,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsleep.pipeline import style
-from lmsleep.pipeline.stats import over_seeds, paired_differences
+from lmsleep.pipeline.stats import compare_passes, over_seeds, plain
 
 Drawing = tuple[Figure, dict[str, Any]]
 
@@ -25,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=sorted(DRAW))
     parser.add_argument("--scale", required=True)
-    parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--table", type=Path, action="append", required=True)
+    parser.add_argument("--data", type=Path, help="folder with baselines.json, or of such folders")
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     args = parser.parse_args(argv)
-    table = pd.read_csv(args.table, dtype={"slice": str})
+    table = pd.concat([pd.read_csv(path, dtype={"slice": str}) for path in args.table])
     figure, numbers = DRAW[args.figure](table, args.data, args.scale)
     style.save(figure, args.out)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -38,79 +39,157 @@ def main(argv: Sequence[str] | None = None) -> None:
 def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """The plain hybrid (N = 1) on Rule 110: exact accuracy against tokens, one curve for each number of steps t."""
     fig, (ax,) = style.subplots()
-    exact = table[(table.metric == "val_exact") & (table.slice != "all")].assign(t=lambda f: f.slice.astype(int))
-    steps = sorted(exact.t.unique())
-    for t, color in zip(steps, _shades(len(steps)), strict=True):
-        style.band(ax, exact[exact.t == t], str(t), color)
-    majority = [baseline(data / f"t{t}")[str(t)] for t in steps]
-    style.reference(ax, float(np.mean(majority)), "majority", ":")
-    _label(ax, scale, exact)
+    exact = by_level(table, "val_exact")
+    levels = sorted(exact.level.unique())
+    for t, color in zip(levels, style.shades(len(levels)), strict=True):
+        style.band(ax, exact[exact.level == t], str(t), color)
+    majority = [baselines(data / f"t{t}")["majority"][str(t)] for t in levels]
+    style.reference(ax, sum(majority) / len(majority), "majority", ":")
+    accuracy_axes(ax, scale, exact, "all answers of a row right")
     style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
-    finals = _final(table).assign(t=lambda f: f.slice.astype(int))
-    return fig, {"test_exact": {str(t): over_seeds(g.value).as_dict() for t, g in finals.groupby("t")}}
+    finals = by_level(table, "test_exact")
+    numbers = [{"slice": int(t), **over_seeds(finals[finals.level == t].value).as_dict()} for t in levels]
+    return fig, {"test_exact": plain(numbers)}
 
 
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Sleep on Rule 110: exact accuracy against tokens, one curve for each N."""
     fig, (ax,) = style.subplots()
-    exact = table[(table.metric == "val_exact") & (table.slice == "all")]
+    exact = by_level(table, "val_exact")
     draw_passes(ax, exact)
-    majority = baseline(data)
-    style.reference(ax, float(np.mean(list(majority.values()))), "majority", ":")
-    chance = json.loads((data / "baselines.json").read_text())["chance"]
-    style.reference(ax, float(np.mean(list(chance.values()))), "chance")
-    _label(ax, scale, exact)
+    for name, dashes in (("majority", ":"), ("chance", "--")):
+        style.reference(ax, next(iter(baselines(data)[name].values())), name, dashes)
+    accuracy_axes(ax, scale, exact, "all answers of a row right")
     style.legend(fig, ax, "passes N over a full window")
-    return fig, comparison(_final(table))
+    return fig, compare_passes(table)
 
 
-def draw_passes(ax: Any, frame: pd.DataFrame) -> None:
+def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Depo: held-out loss (top) and exact answers (bottom) for each number of hops, one curve for each N."""
+    loss, exact = by_level(table, "val_loss"), by_level(table, "val_exact")
+    hops = sorted(loss.level.unique())
+    fig, axes = style.subplots(
+        2 * len(hops), columns=len(hops), width=2.2 * len(hops) + 1.2, height=5.0, share_rows=True
+    )
+    for column, k in enumerate(hops):
+        top, bottom = axes[column], axes[len(hops) + column]
+        draw_passes(top, loss[loss.level == k])
+        style.reference(top, baselines(data)["floor"][str(k)], "knows the names" if k == hops[-1] else "", ":")
+        top.set_title(f"{k} hop{'s' if k > 1 else ''}", fontsize=10)
+        draw_passes(bottom, exact[exact.level == k])
+        style.percent_axis(bottom)
+        style.token_axis(bottom)
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel("loss (nats a token)")
+    axes[len(hops)].set_ylabel("answers right")
+    fig.supxlabel(tokens_label(scale, loss), fontsize=10)
+    style.legend(fig, axes[0], "passes N over a full window")
+    return fig, compare_passes(table, by_slice=True)
+
+
+def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """GSM-Infinite: exact answers for each number of operations, one curve for each N."""
+    exact = by_level(table, "val_exact")
+    ops = sorted(exact.level.unique())
+    fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.4 * -(-len(ops) // 4))
+    for ax, op in zip(axes, ops, strict=True):
+        draw_passes(ax, exact[exact.level == op])
+        label = "most frequent\nanswer" if op == ops[-1] else ""
+        style.reference(ax, baselines(data)["majority"][str(op)], label, ":")
+        style.percent_axis(ax)
+        style.token_axis(ax)
+        ax.set_title(f"{op} operation{'s' if op > 1 else ''}", fontsize=10)
+    axes[0].set_ylabel("answers right")
+    note = "" if scale == "paper" else "; from scratch: only the trend compares with the paper"
+    fig.supxlabel(tokens_label(scale, exact) + note, fontsize=9)
+    style.legend(fig, axes[0], "passes N over a full window")
+    return fig, compare_passes(table, by_slice=True)
+
+
+def controls(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
+    """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses."""
+    names = sorted(table.figure.unique())
+    fig, axes = style.subplots(len(names), columns=4, width=2.4 * len(names) + 1, height=3.4)
+    numbers = []
+    for ax, name in zip(axes, names, strict=True):
+        part = table[(table.figure == name) & (table.slice == "all")]
+        for metric, label, color in (("test_exact", "as trained", "#0072b2"), ("cut_exact", "S cut", "#d55e00")):
+            points = part[part.metric == metric]
+            means = points.groupby("n_passes").value.mean()
+            ax.plot(range(len(means)), means, color=color, label=label, marker="o", linewidth=1.4)
+            numbers += [{"figure": name, "n_passes": int(n), "metric": metric, "value": v} for n, v in means.items()]
+        passes = sorted(part.n_passes.unique())
+        ax.set_xticks(range(len(passes)), [str(n) for n in passes])
+        ax.set_xlabel("N")
+        ax.set_title(name, fontsize=10)
+        style.percent_axis(ax)
+    axes[0].set_ylabel(f"answers right ({scale} scale)")
+    style.legend(fig, axes[0], "fast weights at the window boundary")
+    return fig, {"controls": numbers}
+
+
+def ablations(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
+    """Test accuracy against the passes used at test time, one curve for each N used in training."""
+    names = sorted(table.figure.unique())
+    fig, axes = style.subplots(len(names), columns=4, width=2.4 * len(names) + 1, height=3.4)
+    tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")].copy()
+    tested["at_test"] = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
+    means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
+    for ax, name in zip(axes, names, strict=True):
+        part = means[means.figure == name]
+        for n, color in style.colors(sorted(part.n_passes.unique())).items():
+            line = part[part.n_passes == n]
+            ax.plot(line.at_test, line.value, color=color, label=f"trained with N = {n}", linewidth=1.4)
+            own = line[line.at_test == n]
+            ax.plot(own.at_test, own.value, color=color, marker="o")
+        ax.set_xlabel("N at test")
+        ax.set_title(name, fontsize=10)
+        style.percent_axis(ax)
+    axes[0].set_ylabel(f"answers right ({scale} scale)")
+    style.legend(fig, axes[0], "")
+    return fig, {"passes_at_test": means.to_dict("records")}
+
+
+def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
     """One band for each N."""
-    passes = sorted(frame.n_passes.unique())
-    for n, color in style.colors(passes).items():
+    for n, color in style.colors(sorted(frame.n_passes.unique())).items():
         style.band(ax, frame[frame.n_passes == n], f"N = {n}", color)
 
 
-def comparison(finals: pd.DataFrame, within: list[str] | None = None) -> dict[str, Any]:
-    """Test scores for each N over seeds, and their paired differences from the smallest N."""
-    keys = [*(within or []), "n_passes"]
-    means = [dict(zip(keys, k, strict=True)) | over_seeds(g.value).as_dict() for k, g in finals.groupby(keys)]
-    differences = paired_differences(finals, "n_passes", int(finals.n_passes.min()), within)
-    return {"test_exact": _plain(means), "difference": _plain(differences.to_dict("records"))}
+def by_level(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of a metric for single slices, with the slice as a number in `level`."""
+    part = table[(table.metric == metric) & (table.slice != "all")]
+    return part.assign(level=part.slice.astype(int))
 
 
-def baseline(data: Path) -> dict[str, float]:
-    """The majority baseline of each slice of a data folder."""
-    return json.loads((data / "baselines.json").read_text())["majority"]
+def baselines(data: Path) -> dict[str, dict[str, float]]:
+    """What answering without reading scores, by kind and slice."""
+    return json.loads((data / "baselines.json").read_text())
 
 
-def _final(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table.metric == "test_exact") & (table.slice != "all")]
-
-
-def _label(ax: Any, scale: str, frame: pd.DataFrame) -> None:
+def tokens_label(scale: str, frame: pd.DataFrame) -> str:
     seeds = frame.seed.nunique()
-    ax.set_xlabel(f"training tokens ({scale} scale, {seeds} seed{'s' if seeds > 1 else ''}; band: smallest to largest)")
-    ax.set_ylabel("all answers of a row right")
+    spread = f"{seeds} seeds, band: smallest to largest" if seeds > 1 else "1 seed"
+    return f"training tokens ({scale} scale, {spread})"
+
+
+def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
+    ax.set_xlabel(tokens_label(scale, frame))
+    ax.set_ylabel(what)
     style.token_axis(ax)
     style.percent_axis(ax)
 
 
-def _shades(n: int) -> list[str]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, n)]
-
-
-def _plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
-    """Numbers that JSON knows; not-a-number becomes null."""
-    return [
-        {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
-    ]
-
-
-DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {"fig2a": fig2a, "fig2b": fig2b}
+DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
+    "fig2a": fig2a,
+    "fig2b": fig2b,
+    "fig3": fig3,
+    "fig4a": operations,
+    "fig4b": operations,
+    "fig5": operations,
+    "controls": controls,
+    "ablations": ablations,
+}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from lmsleep.data.module import RowsDataModule
 from lmsleep.pipeline.experiment import build_task, read_config
-from lmsleep.tasks import IGNORE, Batch, Task
+from lmsleep.tasks import IGNORE, Batch, Depo, Task
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,15 +36,18 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
-    (out / "baselines.json").write_text(
-        json.dumps({"majority": majority(rows), "chance": chance(rows)}, indent=2) + "\n"
-    )
+    baselines = {"majority": majority(rows), "chance": chance(rows)}
+    if isinstance(task, Depo):
+        baselines["floor"] = dict.fromkeys(baselines["chance"], task.floor("test").per_token)
+    (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:
     """All test batches of a data module in one."""
     batches = list(module.test_dataloader())
-    return Batch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))
+    masks = [batch.mask for batch in batches if batch.mask is not None]
+    tokens, targets, levels = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:3])
+    return Batch(tokens, targets, levels, torch.cat(masks) if masks else None)
 
 
 def majority(rows: Batch) -> dict[str, float]:
@@ -57,7 +60,7 @@ def majority(rows: Batch) -> dict[str, float]:
 
 
 def chance(rows: Batch) -> dict[str, float]:
-    """For each slice, how often a uniform guess is right, among the tokens that occur as the first, second, ... target."""
+    """For each slice, how often a uniform guess is right, among the tokens that occur as first, second, ... target."""
     shares = {}
     for level in rows.slice.unique().tolist():
         answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]

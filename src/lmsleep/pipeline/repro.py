@@ -21,6 +21,7 @@ import yaml
 DVC = [sys.executable, "-m", "dvc"]
 LOCKED = "Unable to acquire lock"  # another job holds DVC's lock for a moment
 TRIES = 60
+PROGRESS = ("Running stage", "runs/", "Stage '")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,17 +55,28 @@ def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def repro(args: Sequence[str], env: dict[str, str]) -> int:
-    """`dvc repro`, waiting while another job holds the lock."""
+    """`dvc repro`, waiting while another job holds the lock. Passes on what says how far a stage is."""
     for _ in range(TRIES):
-        done = subprocess.run([*DVC, "repro", *args], env=env, capture_output=True, text=True)
-        if LOCKED not in done.stderr:
-            break
+        code, said = run([*DVC, "repro", *args], env)
+        if LOCKED not in said:
+            if code:
+                print(said, file=sys.stderr, flush=True)
+            return code
         time.sleep(1)
-    what = " ".join(args) or "all"
-    print(done.stdout if done.returncode else f"done: {what}", flush=True)
-    if done.returncode:
-        print(done.stderr, file=sys.stderr, flush=True)
-    return done.returncode
+    print(f"DVC's lock was held by another process for {TRIES} tries", file=sys.stderr)
+    return 1
+
+
+def run(command: Sequence[str], env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and all output of a command; lines that begin as in PROGRESS are printed as they come."""
+    said = []
+    with subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            said.append(line)
+            if line.startswith(PROGRESS):
+                print(line.rstrip(), flush=True)
+    return child.returncode, "".join(said)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,3 +67,30 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
             names = dict(zip(within or [], key if isinstance(key, tuple) else (key,), strict=True))
             records.append({**names, by: other, "base": base, **estimate.as_dict()})
     return pd.DataFrame(records)
+
+
+def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """What texts quote of a figure over N: test accuracy for each N, and the paired differences from the smallest N.
+
+    `test_exact` holds the mean and t interval over seeds, and the Wilson interval over all test answers of all seeds.
+    """
+    tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count"])]
+    keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
+    wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value").reset_index()
+    means = []
+    for key, group in wide.groupby(keys):
+        right, count = float((group.test_exact * group.test_count).sum()), int(group.test_count.sum())
+        pooled = wilson(right, count)
+        row = dict(zip(keys, key, strict=True)) | over_seeds(group.test_exact).as_dict()
+        means.append(row | {"wilson_low": pooled.low, "wilson_high": pooled.high, "answers": count})
+    exact = tested[tested.metric == "test_exact"]
+    within = ["slice"] if by_slice else None
+    differences = paired_differences(exact, "n_passes", int(exact.n_passes.min()), within)
+    return {"test_exact": plain(means), "difference": plain(differences.to_dict("records"))}
+
+
+def plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
+    """Numbers that JSON knows; not-a-number becomes null."""
+    return [
+        {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
+    ]

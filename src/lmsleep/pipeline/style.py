@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter, PercentFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # Okabe and Ito, with a neutral first
-RC = {
+RC: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.size": 10,
@@ -28,12 +30,20 @@ RC = {
 }
 
 
-def subplots(n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of `columns`, which share their axes."""
+def subplots(
+    n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8, share_rows: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels in rows of `columns` that share their axes, the vertical one by row if `share_rows`."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
         fig, axes = plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, sharex=True, sharey=True, layout="constrained"
+            rows,
+            columns,
+            figsize=(width, height),
+            squeeze=False,
+            sharex=True,
+            sharey="row" if share_rows else True,
+            layout="constrained",
         )
     flat = list(axes.flat)
     for spare in flat[n:]:
@@ -92,9 +102,10 @@ def save(fig: Figure, stem: Path) -> None:
 
 def colors(values: Sequence[int]) -> dict[int, str]:
     """A colour for each value, in order."""
-    picks = (
-        PALETTE
-        if len(values) <= len(PALETTE)
-        else [mpl.colors.to_hex(c) for c in plt.cm.viridis(np.linspace(0, 0.9, len(values)))]
-    )  # pyright: ignore
+    picks = PALETTE if len(values) <= len(PALETTE) else shades(len(values))
     return dict(zip(values, picks, strict=False))
+
+
+def shades(n: int) -> list[str]:
+    """n colours from dark to light, for an ordered quantity."""
+    return [to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, n)]

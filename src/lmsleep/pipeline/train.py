@@ -2,9 +2,9 @@
 
 python -m lmsleep.pipeline.train --out runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
 
-Everything but `--out` goes to `lmsleep fit`. DVC empties an output folder before its stage starts, so the state to resume
-from lives elsewhere, under a name made of the arguments, the configuration files and the code: a killed run goes on where
-its last validation or SIGTERM saved it, a changed one starts afresh.
+Everything but `--out` goes to `lmsleep fit`. DVC empties an output folder before its stage starts, so the state to
+resume from lives elsewhere, under a name made of the arguments, the configuration files and the code: a killed run goes
+on where its last validation or SIGTERM saved it, a changed one starts afresh.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(out: Path, fit_args: list[str]) -> None:
     """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
     state = RESUME / digest(out, fit_args)
-    print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", file=sys.stderr, flush=True)
+    print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
     state.mkdir(parents=True, exist_ok=True)
     started = time.time()
     lmsleep_cli(
@@ -46,6 +46,7 @@ def train(out: Path, fit_args: list[str]) -> None:
             f"--checkpoint.dirpath={state}",
             "--trainer.callbacks+=lmsleep.training.LearningCurve",
             f"--trainer.callbacks.path={state / 'curve.csv'}",
+            *([] if sys.stderr.isatty() else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
             *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
         ]
     )

@@ -12,10 +12,11 @@ class LearningCurve(L.Callback):
 
     Args:
         path: the file, with columns step, tokens and one per score (`exact`, `loss`, `exact/<slice>`, ...).
+        label: prints a line after each validation that begins with it; for runs without a progress bar.
     """
 
-    def __init__(self, path: str = "curve.csv") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str = "curve.csv", label: str | None = None) -> None:
+        self.path, self.label = Path(path), label
         self.rows: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -27,6 +28,9 @@ class LearningCurve(L.Callback):
         self.rows.append({"step": trainer.global_step, "tokens": tokens, **scores})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(self.rows).to_csv(self.path, index=False)
+        if self.label:
+            shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))
+            print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {shown}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
