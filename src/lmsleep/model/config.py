@@ -43,6 +43,7 @@ class HybridConfig:
         norm_between_passes: the final norm closes every pass and its output starts the next (Ouro).
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
+        embedding_std: standard deviation of the embeddings at the start; of the output projection it is 0.02.
         zero_init: output projections of mixers and MLPs start at zero, so that every block starts as the identity.
 
     Raises:
@@ -73,6 +74,7 @@ class HybridConfig:
     norm_between_passes: bool = False
     loop: tuple[int, int] | None = None
     tie_embeddings: bool = False
+    embedding_std: float = 0.02
     zero_init: bool = True
 
     def __post_init__(self) -> None:

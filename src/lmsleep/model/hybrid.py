@@ -54,8 +54,8 @@ class HybridLM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Projections normal with variance 1 / fan-in, embeddings and head with standard deviation 0.02; output
-        projections zero under `zero_init`."""
+        """Projections normal with variance 1 / fan-in, the head with standard deviation 0.02, embeddings with
+        `embedding_std`; output projections zero under `zero_init`."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -64,7 +64,7 @@ class HybridLM(nn.Module):
                 if self.config.zero_init and name.rsplit(".", 1)[-1] in ("o_proj", "out_proj", "down_proj"):
                     nn.init.zeros_(module.weight)
         nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=self.config.embedding_std)
 
     @property
     def window_size(self) -> int:
