@@ -1,6 +1,7 @@
 """One block and the stack of blocks: a pass over a window."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +9,37 @@ from torch.utils.checkpoint import checkpoint
 
 from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model.attention import Attention, Rotary, Span, visibility
-from lmsleep.model.config import HybridConfig
+from lmsleep.model.config import MIXERS, HybridConfig
 from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
 from lmsleep.model.mlp import SwiGLU
 from lmsleep.model.norm import RMSNorm
 
-Mixer = Attention | GatedDelta | Mamba2 | Jet
+Left = tuple[Tensor, ...]
+
+
+class Mixer(Protocol):
+    """What a block asks of its mixer, a `torch.nn.Module`.
+
+    Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
+    what it asked to keep of those tokens in the same window (`left`, empty before the first) and where the tokens stand
+    (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its inputs.
+    Reading tokens in groups must equal reading them in one go, and a token with `span.mask` False must leave no trace.
+    Entries of `left` have one shape throughout and three axes, rows first.
+
+    `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
+    linear layers, which the block counts.
+    """
+
+    @property
+    def state_shape(self) -> tuple[int, ...] | None: ...
+
+    def __call__(
+        self, x: Tensor, state: Tensor | None, left: Left, span: Span
+    ) -> tuple[Tensor, Tensor | None, Left]: ...
+
+    def flops_per_token(self, window_size: int) -> int: ...
+
+
 MIXER_CLASSES: dict[str, Callable[[HybridConfig], Mixer]] = {
     "A": Attention,
     "W": lambda config: Attention(config, config.sliding_window),
@@ -21,7 +47,27 @@ MIXER_CLASSES: dict[str, Callable[[HybridConfig], Mixer]] = {
     "M": Mamba2.from_config,
     "J": Jet,
 }
-Left = tuple[Tensor, ...]
+BUILT_IN = frozenset(MIXER_CLASSES)
+
+
+def register_mixer(letter: str, name: str, factory: Callable[[HybridConfig], Mixer]) -> None:
+    """Lets `letter` in a pattern stand for a mixer of one's own; a second call with the same letter replaces the first.
+
+    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`, as those of the built-in mixers.
+
+    Args:
+        letter: an upper-case letter, A to Z; its lower case is a block without MLP.
+        name: what messages call the mixer.
+        factory: makes it, such as its class.
+
+    Raises:
+        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer.
+    """
+    if not (len(letter) == 1 and "A" <= letter <= "Z"):
+        raise ValueError(f"letter must be one upper-case letter, got {letter!r}")
+    if letter in BUILT_IN:
+        raise ValueError(f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}, got {letter!r}")
+    MIXERS[letter], MIXER_CLASSES[letter] = name, factory
 
 
 class Block(nn.Module):

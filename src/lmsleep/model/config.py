@@ -21,8 +21,8 @@ class HybridConfig:
     Args:
         vocab_size: V. None until a task sets it.
         d_model: D, width of the residual stream.
-        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet. Lower case: a
-            block without MLP.
+        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet, and
+            those of `register_mixer`. Lower case: a block without MLP.
         window_size: L, tokens that attention can see together. None until a task sets it.
         n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
         sliding_window: tokens that a W block sees, itself included, of those that attention can see.
@@ -90,7 +90,7 @@ class HybridConfig:
             raise ValueError(f"sliding_window must be set for the W blocks of pattern {self.pattern!r}, got None")
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(f"n_heads must divide d_model={self.d_model} unless head_dim is given, got {self.n_heads}")
-        heads, writes = self.fast_heads or self.n_heads, set(self.pattern.upper()) & set("GMJ")
+        heads, writes = self.fast_heads or self.n_heads, set(self.pattern.upper()) - set("AW")
         if writes and self.fast_key_dim is None and self.d_model % heads:
             raise ValueError(f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given, got {heads}")
         if self.attention_head_dim % 2:

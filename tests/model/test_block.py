@@ -1,0 +1,48 @@
+"""Registering a mixer; the blocks themselves are tested in test_hybrid.py and with the example rule."""
+
+import pytest
+
+from lmsleep.model import HybridConfig, block, config, register_mixer
+from lmsleep.model.fast_weights import GatedDelta
+
+
+@pytest.fixture(autouse=True)
+def own_tables(monkeypatch):
+    monkeypatch.setattr(block, "MIXER_CLASSES", dict(block.MIXER_CLASSES))
+    monkeypatch.setattr(config, "MIXERS", dict(config.MIXERS))
+    monkeypatch.setattr(block, "MIXERS", config.MIXERS)
+
+
+def test_the_last_registration_of_a_letter_counts():
+    class Other(GatedDelta):
+        pass
+
+    for factory in (GatedDelta, Other):
+        register_mixer("Z", "mine", factory)
+        model = HybridConfig(vocab_size=3, window_size=4, d_model=8, n_heads=2, pattern="AZ").build()
+        assert type(model.blocks.layers[1].mixer) is factory
+    with pytest.raises(ValueError, match=r"^pattern must be made of .*Z \(mine\), got 'AX'$"):
+        HybridConfig(pattern="AX")
+
+
+@pytest.mark.parametrize(
+    ("letter", "sentence"),
+    [
+        ("h", "letter must be one upper-case letter, got 'h'"),
+        ("HH", "letter must be one upper-case letter, got 'HH'"),
+        ("", "letter must be one upper-case letter, got ''"),
+        ("É", "letter must be one upper-case letter, got 'É'"),
+        ("G", "letter must not be one of the built-in A, G, J, M, W, got 'G'"),
+    ],
+)
+def test_a_letter_that_cannot_be_had_is_refused(letter, sentence):
+    before = dict(block.MIXER_CLASSES)
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        register_mixer(letter, "mine", GatedDelta)
+    assert before == block.MIXER_CLASSES
+
+
+def test_sizes_of_a_registered_mixer_are_checked():
+    register_mixer("Z", "mine", GatedDelta)
+    with pytest.raises(ValueError, match="^fast_heads must divide d_model=16 unless fast_key_dim is given, got 3$"):
+        HybridConfig(d_model=16, pattern="AZ", fast_heads=3)

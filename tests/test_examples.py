@@ -1,0 +1,147 @@
+"""The examples: a task and a fast-weight rule of one's own, each in one file, trained by the command line."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lmsleep import HybridConfig, read_windows
+from lmsleep.model import block, config
+from lmsleep.tasks import IGNORE
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+L = 6
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """example(name): the module of that name in examples/; the letters it registers are gone after the test."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(block, "MIXER_CLASSES", dict(block.MIXER_CLASSES))
+    monkeypatch.setattr(config, "MIXERS", dict(config.MIXERS))
+    monkeypatch.setattr(block, "MIXERS", config.MIXERS)
+
+    def example(name):
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    return example
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_copy_asks_for_symbols_of_an_evicted_window(example, split):
+    task = example("copy_task").Copy(n_symbols=5, n_windows=3, answer_length=4, window_size=6)
+    assert task.sequence_length == 22 and task.slices == (1, 2, 3)
+    levels = set()
+    for step in range(3):
+        tokens, targets, level, mask = task.rows(split=split, seed=1, step=step, batch_size=40)
+        assert tokens.shape == targets.shape == (40, 22) and tokens.max() < task.vocab_size and mask is None
+        assert (targets[:, :18] == IGNORE).all()
+        for row, target, k in zip(tokens.tolist(), targets.tolist(), level.tolist(), strict=True):
+            assert row[18] == 5 + k - 1
+            assert target[18:] == row[18 - 6 * k :][:4] and row[19:] == target[18:21]
+        levels.add(frozenset(level.tolist()))
+    assert levels == ({frozenset({1, 2, 3})} if split == "train" else {frozenset({k}) for k in (1, 2, 3)})
+
+
+@pytest.mark.parametrize("change", [{"n_symbols": 0}, {"answer_length": 7}])
+def test_copy_refuses_what_does_not_fit(example, change):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} must be "):
+        example("copy_task").Copy(**change)
+
+
+def hebbian_loop(layer, x, S, mask):
+    """The rule written out over time for one row: x (n, D), S (H, K, V)."""
+    H, K, V = layer.state_shape
+    a = layer.decay_logit.sigmoid()
+    outputs = []
+    for x_t, counts in zip(x, mask, strict=True):
+        q, k = ((W @ x_t).view(H, K) for W in (layer.q_proj.weight, layer.k_proj.weight))
+        v = (layer.v_proj.weight @ x_t).view(H, V)
+        q, k = q / q.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
+        if counts:
+            S = torch.stack([a[h] * S[h] + torch.outer(k[h], v[h]) for h in range(H)])
+        outputs.append(layer.o_proj.weight @ torch.cat([S[h].T @ q[h] for h in range(H)]))
+    return torch.stack(outputs), S
+
+
+def test_hebbian_equals_the_loop_over_time(example, build, draw_tokens):
+    example("hebbian_rule")
+    model = build("AH", fast_value_dim=5)
+    layer = model.blocks.layers[1].mixer
+    mask = torch.tensor([[True] * L, [False, True, True, False, True, True]])
+    span = model.blocks.span(model.embed(draw_tokens(2, L)), model.init_cache(), mask)
+    x, S = torch.randn(2, L, 16).double(), torch.randn(2, *layer.state_shape).double()
+    y, after, left = layer(x, S, (), span)
+    assert left == ()
+    for row in range(2):
+        want, want_S = hebbian_loop(layer, x[row], S[row], mask[row])
+        torch.testing.assert_close(y[row][mask[row]], want[mask[row]])
+        torch.testing.assert_close(after[row], want_S)
+
+
+def test_a_registered_rule_sleeps_as_the_built_in_ones_do(example, build, draw_tokens):
+    """Streaming equals reading in one go, S is all that crosses, and gradients reach the rule through it."""
+    example("hebbian_rule")
+    model, tokens = build("AH"), draw_tokens(3, 2 * L + 2)
+    targets = tokens.clone()
+    targets[:, : 2 * L] = IGNORE
+    out = read_windows(model, tokens, targets, n_passes=3)
+    S, cache, logits = out.fast_weights, model.init_cache(), []
+    states = read_windows(model, tokens[:, : 2 * L], n_passes=3).fast_weights
+    for t in range(2 * L, 2 * L + 2):
+        wake = model.wake(tokens[:, t : t + 1], states, cache)
+        states, cache = wake.S, wake.cache
+        logits.append(model.logits(wake.h))
+    torch.testing.assert_close(torch.cat(logits, dim=1), out.scored_logits)
+    torch.testing.assert_close(states[0], S[0])
+    out.loss.backward()
+    layer = model.blocks.layers[1].mixer
+    assert layer.decay_logit.grad.any() and layer.k_proj.weight.grad.any()
+
+
+def test_the_letter_builds_from_a_configuration(example):
+    with pytest.raises(ValueError, match="^pattern must be made of"):
+        HybridConfig(pattern="AH")
+    example("hebbian_rule")
+    inserted = HybridConfig(vocab_size=7, window_size=4, d_model=16, n_heads=2, pattern="Ah").build().blocks.layers[1]
+    assert type(inserted.mixer).__name__ == "Hebbian" and not inserted.mixer.o_proj.weight.any()
+    assert inserted.mlp is None
+
+
+@pytest.mark.parametrize("name", ["copy_task.py", "hebbian_rule.py"])
+def test_a_file_is_short(name):
+    assert len((EXAMPLES / name).read_text().splitlines()) < 100
+
+
+def test_both_train_by_the_command_line(tmp_path):
+    """30 steps of the example task with the example rule; the loss falls."""
+    command = [sys.executable, EXAMPLES / "hebbian_rule.py", "fit", "--config", EXAMPLES / "copy_task.yaml"]
+    options = [
+        "--model.model.pattern=AH",
+        "--sleep.n_passes=2",
+        "--trainer.max_steps=30",
+        "--trainer.val_check_interval=10",
+        "--data.batch_size=32",
+        "--data.eval_rows=64",
+        "--data.eval_batch_size=32",
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        f"--checkpoint.dirpath={tmp_path}",
+        "--trainer.callbacks+=lmsleep.training.LearningCurve",
+        f"--trainer.callbacks.path={tmp_path / 'curve.csv'}",
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], cwd=EXAMPLES.parent, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    curve = pd.read_csv(tmp_path / "curve.csv")
+    assert list(curve.step) == [10, 20, 30] and {"exact/1", "exact/2"} <= set(curve.columns)
+    assert curve.loss.iloc[-1] < curve.loss.iloc[0]
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["model_config"]["pattern"] == "AH" and saved["sleep"] == {"n_passes": 2, "eviction": "hard"}
