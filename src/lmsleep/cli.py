@@ -15,7 +15,10 @@ from lmsleep.data import RowsDataModule
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 
 # name -> (module with a `main(argv)`, what it does)
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
+    "export": ("lmsleep.pretrained.export", "turn a Lightning checkpoint into a folder that from_pretrained reads"),
+}
 
 
 class SleepCLI(LightningCLI):

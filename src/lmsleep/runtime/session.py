@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from lmsleep.runtime.events import Narrator, SleepEvent
 from lmsleep.runtime.memory import Group, Memory, regroup
 from lmsleep.runtime.sampling import continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
-from lmsleep.runtime.tokens import Rows, Tokens, as_rows
+from lmsleep.runtime.tokens import Rows, Tokens, as_rows, gathered
 
 
 class Session:
@@ -105,6 +106,14 @@ class Session:
         """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
         asleep = [self._asleep(group) if group.memory.cache.fresh else group for group in self.groups]
         self._groups = regroup(asleep)
+
+    def forget(self) -> None:
+        """Sets S to zero and keeps what attention sees: what is then known does not come from the fast weights."""
+        forgotten = []
+        for rows, memory in self.groups:
+            zero = self.model.init_fast_weights(len(rows))
+            forgotten.append(Group(rows, replace(memory, S=zero, before=zero)))
+        self._groups = forgotten
 
     def generate(
         self,
@@ -204,12 +213,12 @@ class Session:
                     break
                 if stop > start:
                     rest, logits = self._advance(rest, rows.part(rest.rows, start, stop), last_only)
-                    pieces.append((list(rest.rows), slice(start, stop), logits))
+                    pieces.append((rest.rows, start, logits))
                 ended, rest = rest.split([rows.lengths[row] == stop for row in rest.rows])
                 groups += [ended] if ended else []
                 start = stop
         self._groups = regroup(groups)
-        return self._gathered(pieces, rows, last_only)
+        return gathered(pieces, rows, last_only, self.model.head.weight)
 
     def _advance(self, group: Group, rows: Rows, last_only: bool) -> tuple[Group, Tensor]:
         """Reads tokens (b, n) of equally long rows by windows; logits (b, n, V), or (b, 1, V) with `last_only`."""
@@ -223,20 +232,6 @@ class Session:
             group, start = Group(group.rows, memory), stop
             logits = [self.model.logits(h[:, -1:])] if last_only else [*logits, self.model.logits(h)]
         return group, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
-
-    def _gathered(self, pieces: list[tuple[list[int], slice, Tensor]], rows: Rows, last_only: bool) -> Tensor:
-        """The logits of all rows; NaN where a row had no token."""
-        B, n, V = *rows.tokens.shape, self.model.embedding.num_embeddings
-        if len(pieces) == 1 and len(pieces[0][0]) == B and rows.even:
-            return pieces[0][2][:, -1] if last_only else pieces[0][2]
-        like = pieces[0][2] if pieces else self.model.embedding.weight
-        gathered = like.new_full((B, V) if last_only else (B, n, V), torch.nan)
-        for of_rows, span, logits in pieces:
-            if last_only:
-                gathered[of_rows] = logits[:, -1]
-            else:
-                gathered[of_rows, span] = logits
-        return gathered
 
     def _asleep(self, group: Group) -> Group:
         """The group after a sleep on its window and the eviction."""

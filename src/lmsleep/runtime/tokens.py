@@ -81,3 +81,26 @@ def _integers(tokens: Tensor) -> Tensor:
     if tokens.numel() and (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
     return tokens.long()
+
+
+def gathered(pieces: Sequence[tuple[Sequence[int], int, Tensor]], rows: Rows, last_only: bool, head: Tensor) -> Tensor:
+    """The logits of all rows, (B, n, V) or the last of each (B, V), from pieces in the order in which they were read.
+
+    Args:
+        pieces: rows, place of the first token, logits (b, m, V).
+        head: (V, D), whose dtype the logits have where nothing was read.
+
+    Returns:
+        Logits; NaN where a row has no token.
+    """
+    B, n = rows.tokens.shape
+    if len(pieces) == 1 and len(pieces[0][0]) == B and rows.even:
+        return pieces[0][2][:, -1] if last_only else pieces[0][2]
+    like = pieces[0][2] if pieces else head
+    logits = like.new_full((B, len(head)) if last_only else (B, n, len(head)), torch.nan)
+    for of_rows, start, piece in pieces:
+        if last_only:
+            logits[list(of_rows)] = piece[:, -1]
+        else:
+            logits[list(of_rows), start : start + piece.shape[1]] = piece
+    return logits

@@ -1,0 +1,192 @@
+"""Watch a model read, fall asleep and answer.
+
+lmsleep demo                       trains a small model on Rule 110 first, less than a minute on a CPU
+lmsleep demo --task depo           the same on Depo, questions about a cycle
+lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pretrained`, or a name on the hub
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from torch import Tensor
+
+from lmsleep.hub import checkpoint_folder
+from lmsleep.memory import Eviction, check_n_passes
+from lmsleep.model import HybridLM
+from lmsleep.model.checkpoint import CARD, CONFIG, WEIGHTS, read_config
+from lmsleep.runtime.events import SleepEvent
+from lmsleep.runtime.mini import MINI_STEPS, MINI_TASKS, train_mini
+from lmsleep.runtime.session import Session
+from lmsleep.tasks import IGNORE, Batch, Task
+from lmsleep.tasks.spec import build_task
+
+EXAMPLES = 6
+
+
+class Reader(NamedTuple):
+    """A way to read the context: N, and whether S is then set to zero."""
+
+    name: str
+    n_passes: int
+    forgets: bool = False
+
+
+def answer(
+    model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction = "hard", forget: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Reads the windows before the first question, sleeping on each, then the questions.
+
+    Args:
+        forget: set S to zero before the questions.
+
+    Returns:
+        Logits (B, P, V) and targets (B, P) from the first window with a question on, as `read_windows` scores them.
+    """
+    start = questions_start(batch, model.window_size)
+    first, last = (None, None) if batch.mask is None else (batch.mask[:, :start], batch.mask[:, start:])
+    session = Session(model, n_passes, eviction)
+    session.feed(batch.tokens[:, :start], mask=first, last_only=True)
+    session.sleep()
+    if forget:
+        session.forget()
+    session.n_passes = 1  # a window with questions is read in one pass
+    return session.feed(batch.tokens[:, start:], mask=last), batch.targets[:, start:]
+
+
+def questions_start(batch: Batch, window_size: int) -> int:
+    """Where the first window with a question begins."""
+    first = int((batch.targets != IGNORE).any(dim=0).nonzero()[0])
+    return first // window_size * window_size
+
+
+def show_reading(
+    console: Console, model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction, pace: float
+) -> None:
+    """Reads the context of one row window by window; a bar for every sleep, with the change of S at each pass."""
+    bars: list[Progress] = []
+
+    def on_pass(event: SleepEvent) -> None:
+        if event.passes == 1:
+            bars.append(
+                Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console)
+            )
+            bars[-1].start()
+            bars[-1].add_task("", total=event.n_passes, note="")
+        changes = " → ".join(f"{sum(layers) / len(layers):.0%}" for layers in event.change)
+        note = f"pass {event.passes}/{event.n_passes}" + (f"   S changes by {changes}" if changes else "")
+        bars[-1].update(TaskID(0), completed=event.passes, note=note)
+        time.sleep(pace)
+        if event.done:
+            bars.pop().stop()
+
+    session = Session(model, n_passes, eviction, callbacks=[on_pass])
+    context = batch.tokens[:1, : questions_start(batch, model.window_size)]
+    for i, window in enumerate(context.split(model.window_size, dim=1), 1):
+        console.print(f"[bold]awake[/]  window {i}: {' '.join(map(str, window[0].tolist()))}")
+        session.feed(window)
+        session.sleep()
+    norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
+    console.print(f"The windows are gone. What is left: {session.nbytes:,} bytes, |S| = {norms}\n")
+
+
+def show_answers(
+    console: Console, model: HybridLM, task: Task, readers: Sequence[Reader], eviction: Eviction, rows: int
+) -> None:
+    """Answers of the readers side by side, for some rows one by one and for all rows as accuracy per slice."""
+    examples = Table("answer", *(reader.name for reader in readers), title="The same weights, three memories")
+    scores = Table("slice", "answers", *(r.name for r in readers), "commonest", title="Exact answers")
+    per_slice = -(-rows // len(task.slices))
+    for step, level in enumerate(task.slices):
+        batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
+        given = [answered(model, task, batch, reader, eviction) for reader in readers]
+        truth = given[0][0]
+        for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
+            marks = (_mark(says[row], truth[row]) for _, says in given)
+            examples.add_row(" ".join(map(str, truth[row])), *marks)
+        right = [sum(map(tuple.__eq__, says, truth)) for _, says in given]
+        commonest = Counter(truth).most_common(1)[0][1]
+        scores.add_row(str(level), str(len(truth)), *(f"{n / len(truth):.1%}" for n in (*right, commonest)))
+    console.print(examples, scores, sep="\n")
+
+
+def answered(
+    model: HybridLM, task: Task, batch: Batch, reader: Reader, eviction: Eviction
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Every answer of the batch and what a reader says in its place."""
+    logits, targets = answer(model, batch, reader.n_passes, eviction, reader.forgets)
+    truth, says = [], []
+    lists = (x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1)))
+    for which, wanted, said in zip(*lists, strict=True):
+        for k in range(max(which) + 1):
+            places = [place for place, answer_of in enumerate(which) if answer_of == k]
+            truth.append(tuple(wanted[place] for place in places))
+            says.append(tuple(said[place] for place in places))
+    return truth, says
+
+
+def _mark(says: tuple[int, ...], truth: tuple[int, ...]) -> str:
+    text = " ".join(map(str, says))
+    return f"[green]{text} ✓[/]" if says == truth else f"[red]{text} ✗[/]"
+
+
+def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
+    folder = checkpoint_folder(source, (WEIGHTS, CONFIG, CARD), "model")
+    _, trained = read_config(folder)
+    if "task" not in trained:
+        raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
+    return HybridLM.from_pretrained(folder), trained
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "lmsleep demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="folder or name on the Hugging Face hub (default: train a small model)")
+    parser.add_argument("--task", choices=MINI_TASKS, default="rule110", help="what to train on, without --model")
+    parser.add_argument("--n-passes", type=int, help="N (default: that of the training, 3 for the small model)")
+    parser.add_argument("--rows", type=int, default=400, help="test rows behind the accuracies (default: 400)")
+    parser.add_argument("--seed", type=int, default=0, help="of the training (default: 0)")
+    parser.add_argument("--pace", type=float, default=0.15, help="seconds that each pass stays visible (default: 0.15)")
+    parser.add_argument("--save", type=Path, help="folder to keep the trained model in")
+    args = parser.parse_args(argv)
+    console = Console(highlight=False)
+    try:
+        run(console, args)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def run(console: Console, args: argparse.Namespace) -> None:
+    """The demo, from parsed arguments. Raises ValueError if one is out of range."""
+    if args.rows < 1:
+        raise ValueError(f"rows must be 1 or more, got {args.rows}")
+    if args.n_passes is not None:
+        check_n_passes(args.n_passes)
+    if args.model:
+        model, trained = _load(args.model)
+    else:
+        console.print(f"Training on {MINI_TASKS[args.task]}, {MINI_STEPS[args.task]} steps")
+        model, trained = train_mini(args.task, 3 if args.n_passes is None else args.n_passes, seed=args.seed)
+        if args.save:
+            model.save_pretrained(args.save, "The small model of `lmsleep demo`.", trained)
+    task, eviction = build_task(trained["task"]), trained.get("eviction", "hard")
+    n_passes = args.n_passes or trained.get("n_passes", 1)
+    sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
+    console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
+    batch = task.rows(split="test", seed=0, step=0, batch_size=1)
+    show_reading(console, model, batch, n_passes, eviction, args.pace)
+    readers = [
+        Reader(f"asleep, N={n_passes}", n_passes),
+        Reader("awake, N=1", 1),
+        Reader("S to zero", n_passes, True),
+    ]
+    with torch.no_grad():
+        show_answers(console, model, task, readers, eviction, args.rows)

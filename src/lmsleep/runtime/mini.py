@@ -1,0 +1,50 @@
+"""Small tasks whose models a CPU trains in less than a minute."""
+
+from typing import Any
+
+from lmsleep.memory import Eviction
+from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.tasks import Depo, Rule110, Task
+from lmsleep.tasks.spec import task_spec
+
+MINI_TASKS: dict[str, Task] = {
+    "rule110": Rule110(steps=3, width=8, n_states=2),
+    "depo": Depo(
+        max_nodes=5,
+        min_nodes=5,
+        max_hops=2,
+        test_hops=(1, 2),
+        n_queries=2,
+        n_symbols=24,
+        word_lengths=(1, 1),
+        graph_length=10,
+        question_length=8,
+        window_size=5,
+    ),
+}
+MINI_STEPS = {"rule110": 300, "depo": 500}
+MINI_MODEL = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=(0.02, 1.0))
+
+
+def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
+    """A model trained on one of `MINI_TASKS` with a progress bar, and what `save_pretrained` keeps of its training."""
+    # The trainer is slow to import, and whoever brings a model does not need it.
+    import lightning as L
+
+    from lmsleep.data import RowsDataModule
+    from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
+
+    task = MINI_TASKS[name]
+    L.seed_everything(seed, verbose=False)
+    module = SleepModule(task, MINI_MODEL, OptimizerConfig(muon_lr=5e-3, adamw_lr=3e-3, warmup_steps=20))
+    trainer = L.Trainer(
+        max_steps=MINI_STEPS[name],
+        accelerator="cpu",
+        callbacks=[SleepCallback(n_passes, eviction)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, RowsDataModule(task, batch_size=64, seed=seed))
+    return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(task)}

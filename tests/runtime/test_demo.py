@@ -1,0 +1,126 @@
+"""The demo: its answers are those of `read_windows`, and it shows what it says it shows."""
+
+import re
+
+import pytest
+import torch
+
+from lmsleep import HybridConfig, read_windows
+from lmsleep.runtime import mini
+from lmsleep.runtime.demo import Reader, answer, answered, main
+from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
+from lmsleep.tasks.spec import task_spec
+
+DEPO = Depo(
+    max_nodes=6,
+    max_hops=2,
+    test_hops=(1, 2),
+    n_queries=3,
+    n_symbols=5,
+    graph_length=24,
+    question_length=18,
+    window_size=8,
+    mask_padding=True,
+)
+
+
+def model_for(task, dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False, **options)
+    return config.for_task(task.vocab_size, task.window_size).build().to(dtype)
+
+
+@pytest.mark.parametrize("task", [Rule110(steps=1, width=6, n_states=3), DEPO], ids=["Rule110", "Depo"])
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_answers_are_those_of_read_windows(task, eviction):
+    # Depo's questions fill more than a window, and none of those may sleep.
+    model, batch = model_for(task), task.rows(split="test", seed=0, step=0, batch_size=4)
+    logits, targets = answer(model, batch, 3, eviction)
+    wanted = read_windows(model, batch.tokens, batch.targets, n_passes=3, eviction=eviction, mask=batch.mask)
+    here, there = targets != IGNORE, wanted.scored_targets != IGNORE
+    assert torch.equal(targets[here], wanted.scored_targets[there])
+    torch.testing.assert_close(logits[here], wanted.scored_logits[there], rtol=1e-9, atol=1e-12)
+
+
+def test_answers_from_an_empty_memory_know_nothing_of_the_context():
+    task = Rule110(steps=1, width=6, n_states=2)
+    model = model_for(task)
+    batches = [task.rows(split="test", seed=0, step=step, batch_size=4) for step in (0, 1)]
+    same = Batch(torch.cat([batches[0].tokens[:, :12], batches[1].tokens[:, 12:]], dim=1), *batches[1][1:])
+    for n_passes in (1, 3):
+        forgotten = [answer(model, batch, n_passes, forget=True)[0] for batch in (same, batches[1])]
+        assert torch.equal(*forgotten)
+        assert not torch.equal(*(answer(model, batch, n_passes)[0] for batch in (same, batches[1])))
+
+
+def test_every_answer_of_a_row_is_told_apart():
+    class TwoAnswers(Task):
+        vocab_size, sequence_length, window_size, slices = 4, 8, 4, (0,)
+
+        def rows(self, **_):
+            targets = torch.tensor([[-100] * 4 + [1, 2, 3, -100], [-100] * 4 + [3, 0, 1, 1]])
+            return Batch(torch.zeros(2, 8, dtype=torch.long), targets, torch.zeros(2))
+
+        def answers(self, targets):
+            return torch.tensor([[0, 0, 1, -1], [0, 1, 1, 2]])
+
+    task = TwoAnswers()
+    truth, says = answered(model_for(task), task, task.rows(), Reader("", 2), "hard")
+    assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)]
+    assert [len(answer) for answer in says] == [2, 1, 1, 2, 1]
+
+
+def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
+    task = Rule110(steps=1, width=6, n_states=3)
+    trained = {"n_passes": 2, "eviction": "hard", "task": task_spec(task)}
+    model_for(task, torch.float32).save_pretrained(tmp_path, trained=trained)
+    main(["--model", str(tmp_path), "--n-passes", "4", "--rows", "20", "--pace", "0"])
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"awake +window \d", shown)) == 3
+    assert len(re.findall(r"pass 4/4 +S changes by \d+% → \d+% → \d+%", shown)) == 3
+    assert all(name in shown for name in ("asleep, N=4", "awake, N=1", "S to zero", "commonest"))
+    assert len(re.findall(r"\d+\.\d%", shown)) == 4
+
+
+def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(mini.MINI_STEPS, "depo", 2)
+    main(["--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
+    first = capsys.readouterr().out
+    main(["--model", str(tmp_path / "model"), "--rows", "8", "--pace", "0"])
+    again = capsys.readouterr().out
+    assert again.split("awake", 1)[1] == first.split("awake", 1)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mini.MINI_TASKS)
+def test_the_small_models_need_their_sleep(name):
+    model, _ = mini.train_mini(name, n_passes=3)
+    task = mini.MINI_TASKS[name]
+    batch = task.rows(split="test", seed=1, step=0, batch_size=500)
+    asleep, awake, forgetful = (
+        sum(map(tuple.__eq__, *answered(model, task, batch, reader, "hard"))) / 500
+        for reader in (Reader("", 3), Reader("", 1), Reader("", 3, True))
+    )
+    assert asleep > 0.9
+    assert max(awake, forgetful) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--rows", "0"], "rows must be 1 or more, got 0"),
+        (["--n-passes", "0"], "n_passes must be 1 or more"),
+        (["--model", "not here"], "model must be a folder or a name on the Hugging Face hub"),
+    ],
+)
+def test_bad_arguments_are_refused(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(argv)
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_without_a_task_is_refused(tmp_path, capsys):
+    model_for(DEPO).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--model", str(tmp_path)])
+    assert "model must have been saved with its task" in capsys.readouterr().err

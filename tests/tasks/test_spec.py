@@ -1,0 +1,26 @@
+"""Tasks as plain values and back."""
+
+import json
+
+import pytest
+
+from lmsleep.tasks import Depo, Rule110
+from lmsleep.tasks.spec import build_task, task_spec
+
+
+@pytest.mark.parametrize("task", [Rule110(steps=7, width=12), Depo(test_hops=(1, 3), word_lengths=(2, 2))])
+def test_goes_through_json(task):
+    assert build_task(json.loads(json.dumps(task_spec(task)))) == task
+
+
+@pytest.mark.parametrize("path", ["os.system", "lmsleep.tasks.Task", "lmsleep.tasks.Batch", "lmsleep.tasks.base", None])
+def test_only_tasks_of_the_package_are_built(path):
+    with pytest.raises(ValueError, match=r"class_path of a task must be one of lmsleep.tasks.Depo, .*got"):
+        build_task({"class_path": path})
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"init_args of lmsleep.tasks.Rule110 must be its arguments: .*depth"):
+        build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"depth": 3}})
+    with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
+        build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": -1}})
