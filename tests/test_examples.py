@@ -106,7 +106,7 @@ def test_a_registered_rule_sleeps_as_the_built_in_ones_do(example, build, draw_t
 
 
 def test_the_letter_builds_from_a_configuration(example):
-    with pytest.raises(ValueError, match="^pattern must be made of"):
+    with pytest.raises(ValueError, match=r"^pattern must be made of"):
         HybridConfig(pattern="AH")
     example("hebbian_rule")
     inserted = HybridConfig(vocab_size=7, window_size=4, d_model=16, n_heads=2, pattern="Ah").build().blocks.layers[1]

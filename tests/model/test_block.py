@@ -44,5 +44,5 @@ def test_a_letter_that_cannot_be_had_is_refused(letter, sentence):
 
 def test_sizes_of_a_registered_mixer_are_checked():
     register_mixer("Z", "mine", GatedDelta)
-    with pytest.raises(ValueError, match="^fast_heads must divide d_model=16 unless fast_key_dim is given, got 3$"):
+    with pytest.raises(ValueError, match=r"^fast_heads must divide d_model=16 unless fast_key_dim is given, got 3$"):
         HybridConfig(d_model=16, pattern="AZ", fast_heads=3)
