@@ -1,12 +1,17 @@
-r"""Stage `aggregate`: learning curves and test scores of a figure in one tidy CSV.
+r"""Stage `aggregate`: learning curves and test scores of a figure in one tidy CSV, and what its runs were made with.
 
 python -m lmsleep.pipeline.aggregate --figure fig2b --runs runs/mini/fig2b --scores runs/mini/fig2b.csv \
     --out results/mini/fig2b.csv
+
+Beside <out> it writes <figure>.meta.json, which changes only when a run was trained anew:
+{"runs": 9, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,11 +27,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    curves = [curve(args.figure, run) for run in sorted(args.runs.iterdir()) if run.is_dir()]
+    runs = [run for run in sorted(args.runs.iterdir()) if run.is_dir()]
+    curves = [curve(args.figure, run) for run in runs]
     table = pd.concat([*curves, pd.read_csv(args.scores)[COLUMNS]])
     table["slice"] = table["slice"].astype(str)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.sort_values(ORDER).to_csv(args.out, index=False, float_format="%.6g")
+    args.out.with_suffix(".meta.json").write_text(json.dumps(provenance(runs), indent=2) + "\n")
+
+
+def provenance(runs: Sequence[Path]) -> dict[str, Any]:
+    """Number of runs, and every hardware class, torch version and commit that their run.json name."""
+    records = [json.loads((run / "run.json").read_text()) for run in runs]
+    names = ("hardware", "torch", "commit")
+    return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}
 
 
 if __name__ == "__main__":

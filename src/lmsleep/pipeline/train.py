@@ -10,11 +10,16 @@ on where its last validation or SIGTERM saved it, a changed one starts afresh.
 import argparse
 import hashlib
 import json
+import os
+import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 import lmsleep
 from lmsleep.cli import main as lmsleep_cli
@@ -36,7 +41,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
     state.mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    unattended = ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]
+    started, code = time.time(), commit()
     lmsleep_cli(
         [
             "fit",
@@ -46,16 +52,34 @@ def train(out: Path, fit_args: list[str]) -> None:
             f"--checkpoint.dirpath={state}",
             "--trainer.callbacks+=lmsleep.training.LearningCurve",
             f"--trainer.callbacks.path={state / 'curve.csv'}",
-            *([] if sys.stderr.isatty() else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
+            *([] if sys.stderr.isatty() else unattended),
             *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
         ]
     )
-    (state / "run.json").write_text(
-        json.dumps({"seconds": round(time.time() - started, 1), "args": fit_args}, indent=2)
-    )
+    made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
+    record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
+    (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
+
+
+def hardware() -> str:
+    """The class of machine: the name of the GPU if this process used one, else the kind of CPU and its cores."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """The commit checked out here, with a `+` where src or configs differ from it; None where there is no git."""
+    said = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "configs"]):
+        try:
+            said.append(subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip())
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return said[0] + ("+" if said[1] else "")
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
