@@ -109,7 +109,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def controls(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses."""
     names = sorted(table.figure.unique())
-    fig, axes = style.subplots(len(names), columns=4, width=2.4 * len(names) + 1, height=3.4)
+    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
     numbers = []
     for ax, name in zip(axes, names, strict=True):
         part = table[(table.figure == name) & (table.slice == "all")]
@@ -131,7 +131,7 @@ def controls(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
 def ablations(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
     """Test accuracy against the passes used at test time, one curve for each N used in training."""
     names = sorted(table.figure.unique())
-    fig, axes = style.subplots(len(names), columns=4, width=2.4 * len(names) + 1, height=3.4)
+    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
     tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")].copy()
     tested["at_test"] = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
     means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()

@@ -56,7 +56,7 @@ def band(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
     by_tokens = frame.groupby("tokens")["value"]
     mean, low, high = by_tokens.mean(), by_tokens.min(), by_tokens.max()
     x = mean.index.to_numpy(dtype=float)
-    ax.plot(x, mean, color=color, label=label, linewidth=1.8)
+    ax.plot(x, mean, color=color, label=label, linewidth=1.8, marker="o" if len(x) == 1 else None)
     if frame["seed"].nunique() > 1:
         ax.fill_between(x, low.to_numpy(), high.to_numpy(), color=color, alpha=0.18, linewidth=0)
 
