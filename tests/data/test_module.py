@@ -41,7 +41,11 @@ def train(n=6, trainer=None, **options):
 
 def trainer(global_step=0, accumulate=1, rank=0, ranks=1):
     return SimpleNamespace(
-        global_step=global_step, accumulate_grad_batches=accumulate, global_rank=rank, world_size=ranks
+        global_step=global_step,
+        accumulate_grad_batches=accumulate,
+        global_rank=rank,
+        world_size=ranks,
+        max_steps=100,
     )
 
 

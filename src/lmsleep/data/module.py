@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import lightning as L
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from lmsleep.tasks import Batch, Task
@@ -22,7 +23,7 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: processes that draw rows; the rows do not depend on it.
 
     Raises:
-        ValueError: if a number is out of range or the ranks do not divide the batch.
+        ValueError: if a number is out of range, the ranks do not divide the batch, or the trainer has no last step.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class RowsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        if trainer is not None and trainer.max_steps < 0 and not isinstance(trainer.limit_train_batches, int):
+            raise ValueError("max_steps of the trainer must be set: the training stream has no end")
         rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         if self.batch_size % ranks:
             raise ValueError(f"batch_size must be divisible by the {ranks} ranks, got {self.batch_size}")
@@ -65,7 +68,13 @@ class RowsDataModule(L.LightningDataModule):
     def _held_out(self, split: str) -> DataLoader:
         slices = len(self.task.slices)
         rounds = -(-self.eval_rows // (self.eval_batch_size * slices))
-        return DataLoader(HeldOutRows(self.task, split, self.eval_batch_size, rounds * slices), batch_size=None)
+        rows = HeldOutRows(self.task, split, self.eval_batch_size, rounds * slices)
+        sampler = None
+        if self.trainer is not None and self.trainer.world_size > 1:
+            # Lightning would put in a sampler that repeats batches until they divide evenly among the ranks.
+            ranks, rank = self.trainer.world_size, self.trainer.global_rank
+            sampler = UnrepeatedDistributedSampler(rows, ranks, rank, shuffle=False)
+        return DataLoader(rows, batch_size=None, sampler=sampler)
 
     def _batches_done(self) -> int:
         """Training batches consumed so far, which a resumed trainer takes from its checkpoint."""
