@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsleep.pipeline import style
-from lmsleep.pipeline.stats import compare_passes, over_seeds, plain
+from lmsleep.pipeline.stats import compare_passes, exact_accuracy, paired_differences, plain
 
 Drawing = tuple[Figure, dict[str, Any]]
 
@@ -47,9 +47,9 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     style.reference(ax, sum(majority) / len(majority), "majority", ":")
     accuracy_axes(ax, scale, exact, "all answers of a row right")
     style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
-    finals = by_level(table, "test_exact")
-    numbers = [{"slice": int(t), **over_seeds(finals[finals.level == t].value).as_dict()} for t in levels]
-    return fig, {"test_exact": plain(numbers)}
+    finals = by_level(table, "test_exact").drop(columns="slice").rename(columns={"level": "slice"})
+    differences = plain(paired_differences(finals, "slice", levels[0]).to_dict("records"))
+    return fig, {"test_exact": exact_accuracy(table, ["slice"]), "difference": differences}
 
 
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

@@ -69,24 +69,41 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
     return pd.DataFrame(records)
 
 
-def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """What texts quote of a figure over N: test accuracy for each N, and the paired differences from the smallest N.
+def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
+    """Exact accuracy on test rows for each combination of `keys`, slices as numbers.
 
-    `test_exact` holds the mean and t interval over seeds, and the Wilson interval over all test answers of all seeds.
+    Returns:
+        Records with the mean and t interval over seeds (value, low, high, n), and the Wilson interval over all test
+        answers of all seeds (wilson_low, wilson_high, answers).
     """
     tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count"])]
-    keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
+    tested = tested.assign(slice=tested.slice.astype(int))
     wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value").reset_index()
-    means = []
+    records = []
     for key, group in wide.groupby(keys):
         right, count = float((group.test_exact * group.test_count).sum()), int(group.test_count.sum())
         pooled = wilson(right, count)
         row = dict(zip(keys, key, strict=True)) | over_seeds(group.test_exact).as_dict()
-        means.append(row | {"wilson_low": pooled.low, "wilson_high": pooled.high, "answers": count})
-    exact = tested[tested.metric == "test_exact"]
-    within = ["slice"] if by_slice else None
-    differences = paired_differences(exact, "n_passes", int(exact.n_passes.min()), within)
-    return {"test_exact": plain(means), "difference": plain(differences.to_dict("records"))}
+        records.append(row | {"wilson_low": pooled.low, "wilson_high": pooled.high, "answers": count})
+    return plain(records)
+
+
+def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """What texts quote of a figure over N.
+
+    `test_exact` is `exact_accuracy`; `difference` holds the paired differences from the smallest N, by slice if
+    `by_slice`; `overall` the same over the answers of all slices together.
+    """
+    keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
+    exact = table[table.metric == "test_exact"]
+    single, overall = exact[exact.slice != "all"], exact[exact.slice == "all"]
+    single, base = single.assign(slice=single.slice.astype(int)), int(exact.n_passes.min())
+    differences = paired_differences(single, "n_passes", base, ["slice"] if by_slice else None)
+    return {
+        "test_exact": exact_accuracy(table, keys),
+        "difference": plain(differences.to_dict("records")),
+        "overall": plain(paired_differences(overall, "n_passes", base).to_dict("records")),
+    }
 
 
 def plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
