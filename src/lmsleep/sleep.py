@@ -18,7 +18,7 @@ A causal stack gives the same h and S whether a window is read token by token or
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,11 +60,13 @@ def read_windows(
     eviction: Eviction = "hard",
     mask: Tensor | None = None,
     on_overflow: OnOverflow | None = None,
+    loss_windows: Sequence[bool] | None = None,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
     A window sleeps if it is full and carries no loss in any row. `mask` (B, T) is False for tokens that must leave no
-    trace. `on_overflow` answers an overflow in place of `sleep(..., n_passes)`.
+    trace. `on_overflow` answers an overflow in place of `sleep(..., n_passes)`. `loss_windows` says which windows carry
+    loss, where that is known before the targets reach the device.
 
     Raises:
         ValueError: if n_passes is below 1, the eviction unknown, or a shape does not fit.
@@ -75,7 +77,7 @@ def read_windows(
     S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache = model.init_cache()
     hidden, scored = [], []
-    for window in cut_windows(tokens, targets, mask, model.window_size):  #               lines 2-3
+    for window in cut_windows(tokens, targets, mask, model.window_size, loss_windows):  # lines 2-3
         wake = model.wake(window.tokens, S, cache, window.mask)  #                        lines 4, 8, pass 1 of line 6
         S, cache = wake.S, wake.cache
         hidden.append(wake.h)
@@ -135,7 +137,13 @@ class Window:
     carries_loss: bool
 
 
-def cut_windows(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, size: int) -> Iterator[Window]:
+def cut_windows(
+    tokens: Tensor,
+    targets: Tensor | None,
+    mask: Tensor | None,
+    size: int,
+    loss_windows: Sequence[bool] | None = None,
+) -> Iterator[Window]:
     """Windows of `size` tokens from the start of the sequence; the last may be shorter.
 
     Raises:
@@ -146,13 +154,21 @@ def cut_windows(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, siz
     for name, other in (("targets", targets), ("mask", mask)):
         if other is not None and other.shape != tokens.shape:
             raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")
-    # One transfer for the whole sequence: the loop itself must not wait for the device.
-    scored = [] if targets is None else (targets != IGNORE).any(dim=0).tolist()
-    for start in range(0, tokens.shape[1], size):
+    starts = range(0, tokens.shape[1], size)
+    if loss_windows is None:
+        loss_windows = [False] * len(starts) if targets is None else windows_with_loss(targets, size)
+    for start, carries_loss in zip(starts, loss_windows, strict=True):
         span = slice(start, start + size)
         yield Window(
             tokens[:, span],
             None if targets is None else targets[:, span],
             None if mask is None else mask[:, span],
-            any(scored[span]),
+            carries_loss,
         )
+
+
+def windows_with_loss(targets: Tensor, size: int) -> list[bool]:
+    """Which windows of `size` tokens carry loss in any row of targets (B, T)."""
+    # One transfer for the whole sequence: a loop over windows must not wait for the device.
+    scored = (targets != IGNORE).any(dim=0).tolist()
+    return [any(scored[start : start + size]) for start in range(0, len(scored), size)]

@@ -1,6 +1,9 @@
 """Lightning callbacks: the sleep itself, the stop on a non-finite loss, and the report of a run."""
 
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +16,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, sleep
+from lmsleep.training.optimizer import MuonAdamW, whole
 
 
 class SleepCallback(L.Callback):
@@ -83,6 +87,13 @@ class SleepCallback(L.Callback):
             self.change = [_relative_change(*pair) for pair in pairwise(trace)]
         return h, S
 
+    @contextmanager
+    def counting(self, n_sleeps: int, rows: int) -> Iterator[None]:
+        """Counts the sleeps of a captured step, in which no overflow is raised, and not those of its capture."""
+        counts = self.n_sleeps + n_sleeps, self.n_sequence_sleeps + n_sleeps * rows, self.seconds_asleep
+        yield
+        self.n_sleeps, self.n_sequence_sleeps, self.seconds_asleep = counts
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.reset()
 
@@ -116,25 +127,68 @@ def _relative_change(before: FastWeights, after: FastWeights) -> list[float]:
 
 
 class StopOnNonFinite(L.Callback):
-    """Stops before the update when a loss or a gradient is not finite."""
+    """Stops when a loss or a gradient is not finite, before the update that it would spoil.
+
+    On a CPU it raises before the update. On CUDA, waiting for the answer would leave the device idle in every step:
+    there the optimizer leaves the weights as they are from that step on, and the error comes as soon as the answer has
+    arrived, at the latest before the next validation, checkpoint or end.
+    """
+
+    MOST_PENDING = 32  # steps whose answers are under way
+
+    def __init__(self) -> None:
+        self.pending: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.context = (sleeping(trainer).n_passes, getattr(trainer.datamodule, "seed", None))  # pyright: ignore
+        self.pending.clear()
+        self.spoiled: Tensor | None = None
+        self.losses: list[Tensor] = []
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        loss = trainer.callback_metrics.get("train/loss", torch.zeros(()))
-        total = torch.stack(torch._foreach_norm(grads)).sum() + loss.to(grads[0].device)
-        if not torch.isfinite(total):
-            what = "gradient" if torch.isfinite(loss) else "loss"
+        values = torch.stack([torch.stack(self.losses).sum(), whole(torch.stack(torch._foreach_norm(grads)).sum())])
+        self.losses = []
+        spoiled = ~torch.isfinite(values)
+        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or trainer.world_size > 1:
+            self._raise_if(spoiled, trainer.global_step)
+            return
+        self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
+        optimizer.healthy = 1 - self.spoiled.any().float()
+        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        self.pending.append((trainer.global_step, answer, arrived))
+        self._raise_for_arrived()
+
+    def _raise_for_arrived(self, wait: bool = False) -> None:
+        while self.pending and (wait or len(self.pending) > self.MOST_PENDING or self.pending[0][2].query()):
+            step, answer, arrived = self.pending.popleft()
+            arrived.synchronize()
+            self._raise_if(answer, step)
+
+    def _raise_if(self, spoiled: Tensor, step: int) -> None:
+        of_loss, of_gradient = spoiled.tolist()
+        if of_loss or of_gradient:
             n_passes, seed = self.context
             raise FloatingPointError(
-                f"{what} is not finite at step {trainer.global_step} (n_passes={n_passes}, seed={seed}); "
+                f"{'loss' if of_loss else 'gradient'} is not finite at step {step} (n_passes={n_passes}, seed={seed}); "
                 "the weights are those before this step"
             )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._raise_for_arrived(wait=True)
+
+    on_validation_start = on_train_end
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._raise_for_arrived(wait=True)
 
 
 class RunReport(L.Callback):
@@ -144,16 +198,17 @@ class RunReport(L.Callback):
         model: HybridLM = pl_module.model  # pyright: ignore
         data = trainer.datamodule  # pyright: ignore
         N, task = sleeping(trainer).n_passes, data.task
+        self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {model.config.num_params():,} parameters; {windows} windows of up to "
             f"{model.window_size} tokens; {N} passes ({sleeping(trainer).eviction} eviction); "
-            f"{data.batch_size * task.sequence_length:,} tokens a step, {trainer.max_steps:,} steps; seed {data.seed}\n"
+            f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
+            f"seed {data.seed}\n"
             f"backends: {backends}"
         )
-        self.tokens_per_batch = data.batch_size * task.sequence_length // trainer.accumulate_grad_batches
         self.since, self.batches = time.perf_counter(), 0
 
     def on_train_batch_end(

@@ -1,6 +1,9 @@
 """The LightningModule: reads a batch window by window, raises an overflow event, and knows no N."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,8 +17,13 @@ from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.training.callbacks import SleepCallback, sleeping
+from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
+from lmsleep.training.sharding import check_strategy, shard
+
+# The hook below looks at a batch while it is still on the CPU; the data modules have none that it could displace.
+warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
 
 
 class SleepModule(L.LightningModule):
@@ -27,6 +35,8 @@ class SleepModule(L.LightningModule):
             default.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
+        accelerate: `compile` compiles the blocks; `graph` makes a training step one CUDA graph, for batches of one
+            shape that carry loss in the same windows; `compile+graph` does both.
         init_from: a folder or a name on the Hugging Face hub with weights to start from (Jet-Nemotron, Ouro).
 
     Raises:
@@ -39,6 +49,7 @@ class SleepModule(L.LightningModule):
         model: HybridConfig | None = None,
         optimizer: OptimizerConfig | None = None,
         checkpointing: bool = False,
+        accelerate: Accelerate = "none",
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -48,15 +59,38 @@ class SleepModule(L.LightningModule):
         if init_from is not None:
             load_weights(self.model, init_from)
         self.model.blocks.checkpointing = checkpointing
+        self.accelerate: Accelerate = accelerate
+        self.graphs = StepGraphs(task.window_size)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
 
-    def forward(self, batch: Batch) -> Reading:
+    def configure_model(self) -> None:
+        """Shards the model under ModelParallelStrategy."""
+        if self.device_mesh is not None:
+            shard(self, self.model, self.device_mesh)
+
+    def on_fit_start(self) -> None:
+        check_accelerate(self.accelerate, self.device)
+        if "compile" in self.accelerate:
+            compile_blocks(self.model)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.training and "graph" in self.accelerate:
+            self.graphs.observe(batch.targets)
+        return batch
+
+    def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
         """Algorithm 1 over a batch; every overflow goes to the callbacks."""
         trainer = self._trainer
         eviction: Eviction = "hard" if trainer is None else sleeping(trainer).eviction_for(self)
         return read_windows(
-            self.model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=self.raise_overflow
+            self.model,
+            batch.tokens,
+            batch.targets,
+            eviction=eviction,
+            mask=batch.mask,
+            on_overflow=self.raise_overflow,
+            loss_windows=loss_windows,
         )
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
@@ -68,14 +102,27 @@ class SleepModule(L.LightningModule):
         return h, S
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        reading = self(batch)
+        loss, exact = self._replay(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.tokens))
+        self.log("train/exact", exact, prog_bar=True, batch_size=len(batch.tokens))
+        return loss
+
+    def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
+        reading = self(batch, loss_windows)
         assert reading.loss is not None, "a training batch has targets"
         with torch.no_grad():
             sums, counts = row_scores(*self._scored(reading))
-        exact = sums[-1].sum() / counts[-1].sum()
-        self.log("train/loss", reading.loss, prog_bar=True, batch_size=len(batch.tokens))
-        self.log("train/exact", exact.float(), prog_bar=True, batch_size=len(batch.tokens))
-        return reading.loss
+        return reading.loss, (sums[-1].sum() / counts[-1].sum()).float()
+
+    def _replay(self, batch: Batch) -> tuple[Tensor, ...]:
+        sleeper, loss_windows = sleeping(self.trainer), self.graphs.loss_windows
+        with sleeper.counting(self.graphs.n_sleeps, len(batch.tokens)):
+            return self.graphs(
+                partial(self._loss_and_exact, loss_windows=loss_windows),
+                self.model,
+                batch,
+                (sleeper.n_passes, sleeper.eviction_for(self)),
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reading = self(batch)
@@ -96,6 +143,7 @@ class SleepModule(L.LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        check_strategy(self.trainer.strategy)
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
         factor = self.optimizer_config.schedule(int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -127,5 +175,6 @@ class SleepModule(L.LightningModule):
         values = self.scores.compute()
         self.scores.reset()
         shown = {f"{stage}/{name}": value for name, value in values.items() if name in ("loss", "exact")}
-        self.log_dict(shown, prog_bar=True)
-        self.log_dict({f"{stage}/{name}": v for name, v in values.items() if f"{stage}/{name}" not in shown})
+        hidden = {f"{stage}/{name}": v for name, v in values.items() if f"{stage}/{name}" not in shown}
+        self.log_dict(shown, prog_bar=True, sync_dist=True)  # equal on all ranks: the metric has gathered its counts
+        self.log_dict(hidden, sync_dist=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
 
@@ -74,7 +75,14 @@ class OptimizerConfig:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, schedule and checkpoint."""
+    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, schedule and checkpoint.
+
+    Attributes:
+        healthy: 1, or a 0-dimensional float32 tensor on the device of the parameters that is 1 where the gradients may
+            be used and 0 where the step must leave the weights as they are: so nobody has to wait for the answer.
+    """
+
+    healthy: float | Tensor = 1.0
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(list(groups), {})
@@ -95,32 +103,45 @@ class MuonAdamW(torch.optim.Optimizer):
         if not params:
             return
         momenta = [self._state(p, "momentum") for p in params]
-        grads = [p.grad for p in params if p.grad is not None]
+        grads = self._usable([p.grad for p in params if p.grad is not None])
+        lr = group["lr"] * self.healthy
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for shape in dict.fromkeys(p.shape for p in params):
             same = [i for i, p in enumerate(params) if p.shape == shape]
-            steps = orthogonalise(torch.stack([updates[i] for i in same]))
             scale = math.sqrt(max(1.0, shape[0] / shape[1]))
-            torch._foreach_add_([params[i] for i in same], list(steps.unbind()), alpha=-group["lr"] * scale)
+            steps = lr * scale * orthogonalise(torch.stack([whole(updates[i]) for i in same]))
+            parts = [part_of(step, params[i]) for step, i in zip(steps, same, strict=True)]
+            torch._foreach_sub_([params[i] for i in same], parts)
+
+    def _usable(self, grads: list[Tensor]) -> list[Tensor]:
+        """The gradients, or zeros where they must not be used."""
+        if not isinstance(self.healthy, Tensor):
+            return grads
+        flat = torch.cat([g.flatten() for g in grads])
+        flat = torch.where(self.healthy > 0, flat, 0.0)
+        return [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if not params:
             return
+        # The fused kernel reads its step count from the device, and skips where `found_inf` is 1.
+        fused = params[0].is_cuda and not isinstance(params[0], DTensor)
         for p in params:
-            if "step" not in self.state[p]:
-                self.state[p]["step"] = torch.zeros((), dtype=torch.float32)
+            step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
+            self.state[p]["step"] = step.to(p.device) if fused else step
         first, second = ([self._state(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
-        steps = [self.state[p]["step"] for p in params]
         adamw(
             params,
             [p.grad for p in params if p.grad is not None],
             first,
             second,
             [],
-            steps,
-            foreach=True,
+            [self.state[p]["step"] for p in params],
+            foreach=not fused,
+            fused=fused,
+            found_inf=1 - self.healthy if isinstance(self.healthy, Tensor) else None,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -136,6 +157,18 @@ class MuonAdamW(torch.optim.Optimizer):
         return self.state[p][name]
 
 
+def whole(x: Tensor) -> Tensor:
+    """The tensor itself where each rank keeps a part of it: a matrix is orthogonal only as a whole."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def part_of(x: Tensor, p: Tensor) -> Tensor:
+    """This rank's part of x, cut as `p` is."""
+    if not isinstance(p, DTensor):
+        return x
+    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None)
+
+
 def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
     """Newton-Schulz: (n, rows, cols) -> matrices of the same row and column space with singular values near 1.
 
@@ -148,5 +181,5 @@ def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
     return (X.mT if tall else X).to(updates.dtype)

@@ -1,0 +1,124 @@
+"""A captured or compiled step against the eager one, and the sentences for what cannot be captured."""
+
+import lightning as L
+import pytest
+import torch
+
+from lmsleep import HybridConfig
+from lmsleep.data import RowsDataModule
+from lmsleep.tasks import Rule110
+from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule, StopOnNonFinite
+from lmsleep.training.graphs import StepGraphs, check_accelerate
+
+TASK = Rule110(steps=2, width=8, n_states=3)
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Observed(L.Callback):
+    """Keeps losses and the gradients of every step."""
+
+    def __init__(self):
+        self.losses, self.grads = [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.losses.append(trainer.callback_metrics["train/loss"].item())
+        self.grads.append([p.grad.clone() for p in pl_module.parameters()])
+
+
+def train(accelerate, steps=4, n_passes=3, precision="32-true", accelerator="cpu", **options):
+    L.seed_everything(0)
+    module = SleepModule(
+        TASK,
+        HybridConfig(d_model=32, pattern="AG", n_heads=2, zero_init=False),
+        OptimizerConfig(warmup_steps=0),
+        accelerate=accelerate,
+        **options,
+    )
+    observed, sleeper = Observed(), SleepCallback(n_passes)
+    trainer = L.Trainer(
+        max_steps=steps,
+        accelerator=accelerator,
+        precision=precision,
+        callbacks=[sleeper, observed, StopOnNonFinite()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, RowsDataModule(TASK, batch_size=8))
+    return observed, sleeper, [p.detach().cpu() for p in module.parameters()]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradients():
+    eager, _, _ = train("none", steps=1)
+    compiled, _, _ = train("compile", steps=1)
+    torch.testing.assert_close(compiled.grads[0], eager.grads[0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_captured_step_gives_the_same_losses_gradients_and_sleeps(precision, checkpointing):
+    eager, sleeps, weights = train("none", precision=precision, accelerator="gpu")
+    graph, same, others = train("graph", precision=precision, accelerator="gpu", checkpointing=checkpointing)
+    assert graph.losses == pytest.approx(eager.losses, rel=1e-3)
+    for got, expected in zip(graph.grads[0], eager.grads[0], strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=2e-2 if precision != "32-true" else 1e-4)
+    torch.testing.assert_close(others, weights, atol=5e-3, rtol=1e-2)
+    assert (same.n_sleeps, same.sleeps_per_sequence) == (sleeps.n_sleeps, sleeps.sleeps_per_sequence) == (12, 3.0)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_no_weight_changes_from_a_spoiled_step_on():
+    class Spoil(L.Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 2:
+                pl_module.model.embedding.weight.grad[0, 0] = float("nan")
+
+    L.seed_everything(0)
+    module = SleepModule(TASK, HybridConfig(d_model=32, pattern="AG", n_heads=2), accelerate="graph")
+    trainer = L.Trainer(
+        max_steps=8,
+        accelerator="gpu",
+        callbacks=[SleepCallback(2), Spoil(), StopOnNonFinite(), kept := Kept()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 2"):
+        trainer.fit(module, RowsDataModule(TASK, batch_size=8))
+    for now, before in zip(module.parameters(), kept.weights[2], strict=True):
+        torch.testing.assert_close(now.detach().cpu(), before, atol=0, rtol=0)
+
+
+class Kept(L.Callback):
+    """The weights before every step."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.weights[trainer.global_step] = [p.detach().cpu().clone() for p in pl_module.parameters()]
+
+
+def test_a_graph_needs_cuda():
+    with pytest.raises(ValueError, match="accelerate='graph' needs a CUDA device, got cpu; use 'compile' or 'none'"):
+        train("graph")
+    with pytest.raises(ValueError, match="accelerate must be one of none, compile, graph, compile\\+graph, got 'fast'"):
+        check_accelerate("fast", torch.device("cuda"))
+
+
+def test_a_graph_needs_batches_with_loss_in_the_same_windows():
+    graphs = StepGraphs(window_size=4)
+    targets = torch.full((2, 10), -100)
+    targets[:, 8:] = 1
+    graphs.observe(targets)
+    graphs.observe(targets)
+    assert (graphs.loss_windows, graphs.n_sleeps) == ([False, False, True], 2)
+    targets[1, 5] = 1
+    with pytest.raises(ValueError, match=r"same windows, got \[1, 2\] after \[2\]; use 'compile' or 'none'"):
+        graphs.observe(targets)
