@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
+from lmsleep.data import RowsDataModule
+from lmsleep.tasks import Rule110
 from lmsleep.training.sharding import check_strategy
 
 HERE = Path(__file__).parent
@@ -34,6 +37,15 @@ def test_two_processes_train_as_one(runs, strategy, what):
         at_zero = name.endswith("kernel_generator.w1.weight")  # before the first step of w2, which starts at zero
         assert value.norm() > 0 or (at_zero and what == "gradients"), name
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()), msg=name)
+
+
+def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():
+    data = RowsDataModule(Rule110(steps=2), batch_size=4, eval_rows=20)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=ModelParallelStrategy())
+    with pytest.raises(ValueError, match="eval_rows must make a multiple of 2 batches.*got 5"):
+        data.val_dataloader()
+    data.eval_rows = 24
+    assert len(data.val_dataloader()) == 3
 
 
 def test_fsdp_that_flattens_is_refused():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from lmsleep.tasks import Batch, Task
@@ -73,6 +74,12 @@ class RowsDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.world_size > 1:
             # Lightning would put in a sampler that repeats batches until they divide evenly among the ranks.
             ranks, rank = self.trainer.world_size, self.trainer.global_rank
+            if len(rows) % ranks and isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy):
+                # A rank that has run out would take no part in gathering the weights, and the others wait for it.
+                raise ValueError(
+                    f"eval_rows must make a multiple of {ranks} batches, one share for each rank of a sharded model, "
+                    f"got {len(rows)}"
+                )
             sampler = UnrepeatedDistributedSampler(rows, ranks, rank, shuffle=False)
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
