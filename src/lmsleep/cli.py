@@ -18,6 +18,8 @@ from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModu
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "export": ("lmsleep.pretrained.export", "turn a Lightning checkpoint into a folder that from_pretrained reads"),
+    "slices": ("lmsleep.pipeline.slices", "train the cells of a grid for some minutes at a time"),
+    "plan": ("lmsleep.bench.plan", "say what a run needs before it starts: memory, tokens, operations, hours"),
 }
 
 
