@@ -42,7 +42,7 @@ def test_two_processes_train_as_one(runs, strategy, what):
 def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():
     data = RowsDataModule(Rule110(steps=2), batch_size=4, eval_rows=20)
     data.trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=ModelParallelStrategy())
-    with pytest.raises(ValueError, match="eval_rows must make a multiple of 2 batches.*got 5"):
+    with pytest.raises(ValueError, match=r"eval_rows must make a multiple of 2 batches.*got 5"):
         data.val_dataloader()
     data.eval_rows = 24
     assert len(data.val_dataloader()) == 3
