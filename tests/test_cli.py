@@ -1,0 +1,138 @@
+"""The command line does what it says, in one sentence where it cannot, and survives SIGTERM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lmsleep.cli import main
+
+CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
+TINY = [
+    f"--config={CONFIG}",
+    "--data.task.init_args={steps: 2, width: 6, n_states: 2}",
+    "--data.batch_size=8",
+    "--data.eval_rows=8",
+    "--data.eval_batch_size=8",
+    "--model.model.d_model=16",
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Lightning warns where a program with arguments of its own calls its command line."""
+    monkeypatch.setattr(sys, "argv", ["lmsleep"])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """fit("--key=value", ...): `lmsleep fit`; returns the checkpoint it leaves."""
+
+    def fit(*args, folder="run"):
+        main(["fit", *TINY, f"--checkpoint.dirpath={folder}", f"--trainer.default_root_dir={folder}", *args])
+        return torch.load(tmp_path / folder / "last.ckpt", weights_only=True)
+
+    return fit
+
+
+def printed(capsys, *args):
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert not end.value.code
+    return capsys.readouterr().out
+
+
+def test_help_names_what_matters(capsys):
+    text = printed(capsys, "fit", "--help")
+    for words in ("--sleep.n_passes", "--model.model.help", "--data.batch_size", "--checkpoint.dirpath"):
+        assert words in text
+    assert "the total number of passes over a window that overflows" in " ".join(text.split())
+    assert "--model.model.pattern" in printed(capsys, "fit", "--model.model.help")
+
+
+def test_print_config_is_a_configuration(capsys, tmp_path):
+    text = printed(capsys, "fit", *TINY, "--sleep.n_passes=3", "--print_config")
+    config = yaml.safe_load(text)
+    assert config["sleep"]["n_passes"] == 3 and config["model"]["model"]["pattern"] == "AG"
+    (tmp_path / "again.yaml").write_text(text)
+    assert yaml.safe_load(printed(capsys, "fit", f"--config={tmp_path / 'again.yaml'}", "--print_config")) == config
+
+
+def test_n_passes_on_the_command_line_is_that_of_the_run(fit):
+    one, three = (fit("--trainer.max_steps=2", f"--sleep.n_passes={n}", folder=f"n{n}") for n in (1, 3))
+    assert (one["sleep"]["n_passes"], three["sleep"]["n_passes"]) == (1, 3)
+    assert one["global_step"] == three["global_step"] == 2
+    assert any(not torch.equal(one["state_dict"][k], three["state_dict"][k]) for k in one["state_dict"])
+
+
+def test_the_same_command_gives_the_same_weights(fit):
+    first, second = (fit("--trainer.max_steps=3", "--sleep.n_passes=2", folder=f) for f in ("a", "b"))
+    assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
+
+
+def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
+    fit("--trainer.max_steps=1", "--sleep.n_passes=2")
+    validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]
+    with pytest.raises(ValueError, match=r"^n_passes must be 2, with which the checkpoint was trained, got 4"):
+        main(validate)
+    main([*validate, "--sleep.allow_other_n=true"])
+    assert "val/exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--model.model.pattern=AXG", "pattern must be made of A (attention), "),
+        ("--model.model.window_size=0", "window_size must be 1 or more, got 0"),
+        ("--model.model.n_heads=3", "n_heads must divide d_model=16 unless head_dim is given, got 3"),
+        ("--sleep.n_passes=0", "n_passes must be 1 or more (the wake pass counts), got 0"),
+        ("--sleep.eviction=soft", "soft"),
+        ("--data.task.init_args.steps=-1", "steps must be 0 or more, got -1"),
+        ("--data.batch_size=0", "batch_size must be 1 or more, got 0"),
+        ("--model.optimizer.muon_lr=-1", "muon_lr must be 0 or more, got -1"),
+        ("--data.no_such_key=1", "no_such_key"),
+    ],
+)
+def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sentence):
+    with pytest.raises(SystemExit) as end:
+        fit("--trainer.max_steps=1", argument)
+    message = f"{end.value.code} {capsys.readouterr().err}"
+    assert end.value.code not in (0, None)
+    assert sentence in message and "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):
+    """A real process, stopped after its first validation at step 10; taken up again, it ends where a whole run ends."""
+    steps = ["--trainer.max_steps=80", "--sleep.n_passes=2", "--trainer.val_check_interval=10"]
+    curve = ["--trainer.callbacks+=lmsleep.training.LearningCurve", "--trainer.callbacks.path=curve.csv"]
+    late = ["--checkpoint.dirpath=killed", "--checkpoint.every_n_train_steps=100000"]  # nothing but SIGTERM saves
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lmsleep", "fit", *TINY, *steps, *curve, *late],
+        cwd=tmp_path,
+        env=os.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "curve.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    stopped = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
+    assert 10 <= stopped["global_step"] < 80
+    rest = fit(*steps, "--ckpt_path=killed/last.ckpt")
+    whole = fit(*steps, folder="whole")
+    assert rest["global_step"] == whole["global_step"] == 80
+    assert all(torch.equal(rest["state_dict"][k], whole["state_dict"][k]) for k in whole["state_dict"])

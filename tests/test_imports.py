@@ -1,0 +1,83 @@
+"""Imports point one way, as read from the source: ops, memory <- model <- sleep; tasks <- data <- training <- cli."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lmsleep
+
+ROOT = Path(lmsleep.__file__).parent
+
+FILES = {"atomic", "hub"}  # reading and writing files: whoever does that may import them
+# What each room may import of the package besides itself and FILES. Rooms that are not named may import all but cli.
+ALLOWED = {
+    "atomic": set(),
+    "hub": set(),
+    "ops": set(),
+    "memory": set(),
+    "model": {"memory", "ops"},
+    "sleep": {"memory", "model"},
+    "tasks": set(),
+    "data": {"tasks"},
+    "training": {"ops", "memory", "model", "sleep", "tasks", "data", "pretrained"},
+}
+ENTRY_POINTS = {"__main__", "pipeline"}  # they run the command line, nothing imports them
+
+
+def room(module):
+    """lmsleep.a.b -> a."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imports():
+    """(file, room of the file, imported room) for each import of the package in its source, function-local ones too."""
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        here = relative.parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{relative} has a relative import"
+                from_package = node.module == "lmsleep"
+                names = [f"lmsleep.{a.name}" for a in node.names] if from_package else [node.module]
+            else:
+                continue
+            for name in names:
+                if name.split(".")[0] == "lmsleep" and room(name) != "__version__":
+                    yield str(relative), here, room(name)
+
+
+IMPORTS = sorted({(f, here, there) for f, here, there in imports() if here not in (there, "__init__")})
+
+
+def test_the_source_is_seen():
+    assert {here for _, here, _ in IMPORTS} >= {"model", "sleep", "data", "training", "cli"}
+    assert ("sleep.py", "sleep", "memory") in IMPORTS
+
+
+@pytest.mark.parametrize("here", sorted(ALLOWED))
+def test_a_room_imports_only_what_lies_below_it(here):
+    wrong = [(f, there) for f, room, there in IMPORTS if room == here and there not in ALLOWED[here] | FILES]
+    assert not wrong
+
+
+def test_nothing_imports_the_command_line():
+    assert not [(f, there) for f, here, there in IMPORTS if there == "cli" and here not in ENTRY_POINTS]
+    assert not [(f, there) for f, _, there in IMPORTS if there == "pipeline"]
+
+
+def test_there_is_no_cycle_between_rooms():
+    edges = {}
+    for _, here, there in IMPORTS:
+        edges.setdefault(here, set()).add(there)
+
+    def visit(node, path):
+        assert node not in path, " -> ".join([*path, node])
+        for there in edges.get(node, ()):
+            visit(there, [*path, node])
+
+    for node in edges:
+        visit(node, [])

@@ -1,0 +1,272 @@
+"""The sleep as a callback, the stop on a non-finite value, the report of a run, and checkpoints that survive a kill."""
+
+import logging
+import multiprocessing
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+from fsspec.implementations.local import LocalFileOpener
+
+from lmsleep import SleepCallback, SleepModule, read_windows
+from lmsleep.sleep import sleep
+from lmsleep.tasks import Rule110
+from lmsleep.training import LastCheckpoint, RunReport, StopOnNonFinite
+
+from .conftest import TASK, fitted, weights
+
+
+class Spy(SleepCallback):
+    """Records the windows that it was asked to sleep on."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.shapes = []
+
+    def on_overflow(self, module, blocks, h, S):
+        self.shapes.append(tuple(h.shape))
+        return super().on_overflow(module, blocks, h, S)
+
+
+@pytest.mark.parametrize("task", [TASK, Rule110(steps=1, width=3, n_states=3)])
+@pytest.mark.parametrize("n_passes", [1, 3])
+def test_it_fires_once_per_full_window_and_never_in_the_one_with_loss(run, task, n_passes):
+    """The second task's prediction window is full, too: three answers in a window of three."""
+    spy = Spy(n_passes)
+    fitted(run(None, [spy], task=task, max_steps=4))
+    assert spy.shapes == [(8, task.width, 16)] * (4 * task.n_states)
+    assert spy.n_sleeps == 4 * task.n_states
+
+
+def test_it_counts_sleeps_passes_and_time(run):
+    callback = fitted(run(3, max_steps=4)).sleep
+    assert callback.n_sleeps == 8
+    assert (callback.sleeps_per_sequence, callback.passes_per_sequence) == (2, 6)
+    assert callback.seconds_asleep > 0
+
+
+def test_every_stage_counts_afresh(run):
+    cell = fitted(run(2, max_steps=4, num_sanity_val_steps=1))
+    assert cell.sleep.n_sleeps == 8
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    assert (cell.sleep.n_sleeps, cell.sleep.sleeps_per_sequence) == (6, 2)
+    cell.trainer.test(cell.module, cell.data, verbose=False)
+    assert cell.sleep.n_sleeps == 6
+    cell.trainer.predict(cell.module, cell.data)
+    assert (cell.sleep.n_sleeps, cell.sleep.sleeps_per_sequence) == (6, 2)
+
+
+def test_it_records_how_much_each_pass_changes_S(run):
+    cell = fitted(run(3, max_steps=2))
+    assert cell.sleep.change == []  # not while training
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    batch = TASK.rows(split="val", seed=0, step=2, batch_size=8)
+    trace = []
+
+    def record(blocks, h, S):
+        trace.clear()
+        trace.append(S)
+        for _ in range(2):
+            h, S = blocks(h, S)
+            trace.append(S)
+        return h, S
+
+    with torch.no_grad():
+        read_windows(cell.module.model, batch.tokens, batch.targets, on_overflow=record)
+    want = []
+    for before, after in ((trace[0][0], trace[1][0]), (trace[1][0], trace[2][0])):
+        rows = [float((after[b] - before[b]).norm() / after[b].norm()) for b in range(8)]
+        want.append(pytest.approx([sum(rows) / 8], rel=1e-4))
+    assert cell.sleep.change == want
+
+
+def test_a_single_pass_changes_nothing(run):
+    cell = run(1)
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    assert cell.sleep.change == [] and cell.sleep.n_sleeps == 6
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_its_sleep_is_the_plain_function(build, draw_tokens, training):
+    model = build()
+    module = L.LightningModule().train(training)
+    h, S = model.blocks(model.embed(draw_tokens(2, 6)), model.init_fast_weights(2))
+    got, want = SleepCallback(4).on_overflow(module, model.blocks, h, S), sleep(model.blocks, h, S, 4)
+    assert torch.equal(got[0], want[0])
+    assert all(map(torch.equal, got[1].states, want[1].states))
+
+
+@pytest.fixture
+def checkpoint(run, tmp_path):
+    """Path of a checkpoint that was trained with N (None: without the callback)."""
+
+    def checkpoint(n_passes):
+        cell = fitted(run(n_passes, max_steps=1))
+        cell.trainer.save_checkpoint(tmp_path / "a.ckpt")
+        return tmp_path / "a.ckpt"
+
+    return checkpoint
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict", "fit"])
+def test_a_checkpoint_remembers_n(run, checkpoint, stage):
+    path = checkpoint(2)
+    same, other = run(2), run(3)
+    getattr(same.trainer, stage)(same.module, same.data, ckpt_path=path)
+    sentence = (
+        r"^n_passes must be 2, with which the checkpoint was trained, got 3; set allow_other_n to use it all the same$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        getattr(other.trainer, stage)(other.module, other.data, ckpt_path=path)
+    asked = run(None, [SleepCallback(3, allow_other_n=True)])
+    getattr(asked.trainer, stage)(asked.module, asked.data, ckpt_path=path)
+
+
+def test_a_checkpoint_remembers_the_eviction(run, checkpoint):
+    path, cell = checkpoint(2), run(None, [SleepCallback(2, "sliding")])
+    with pytest.raises(
+        ValueError, match=r"^eviction must be 'hard', with which the checkpoint was trained, got 'sliding'"
+    ):
+        cell.trainer.validate(cell.module, cell.data, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("trained", "used", "fits"), [(None, 1, True), (1, None, True), (None, 2, False), (2, None, False)]
+)
+def test_no_callback_means_one_pass(run, checkpoint, trained, used, fits):
+    path, cell = checkpoint(trained), run(used)
+    if fits:
+        cell.trainer.validate(cell.module, cell.data, ckpt_path=path, verbose=False)
+    else:
+        with pytest.raises(ValueError, match=f"^n_passes must be {trained or 1}, "):
+            cell.trainer.validate(cell.module, cell.data, ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"n_passes": 0}, r"n_passes must be 1 or more \(the wake pass counts\), got 0"),
+        ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
+    ],
+)
+def test_a_bad_argument_is_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        SleepCallback(**arguments)
+
+
+class Spoiled(SleepModule):
+    """At step 2 the loss is not a number, or only one gradient is infinite."""
+
+    what = "loss"
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.global_step != 2:
+            return loss
+        self.before = weights(self)
+        if self.what == "loss":
+            return loss * float("nan")
+        return loss + Infinite.apply(self.model.head.weight)
+
+
+class Infinite(torch.autograd.Function):
+    """0 with an infinite gradient."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.shape = weight.shape
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.new_full(ctx.shape, torch.inf)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
+    cell = run(3, [StopOnNonFinite()], module_class=Spoiled, data_options={"seed": 7})
+    cell.module.what = what
+    sentence = rf"^{what} is not finite at step 2 \(n_passes=3, seed=7\); the weights are those before this step$"
+    with pytest.raises(FloatingPointError, match=sentence):
+        fitted(cell)
+    assert all(map(torch.equal, weights(cell.module), cell.module.before))
+    assert cell.trainer.global_step == 2
+
+
+def test_finite_values_do_not_stop_it(run):
+    guarded, plain = fitted(run(2, [StopOnNonFinite()])), fitted(run(2))
+    assert all(map(torch.equal, weights(guarded.module), weights(plain.module)))
+
+
+def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
+    with caplog.at_level(logging.INFO):
+        cell = fitted(run(3, [RunReport()], log_every_n_steps=2, accumulate_grad_batches=2, max_steps=3))
+    text = "\n".join(caplog.messages)
+    for words in (
+        "Rule110(steps=2, width=6, n_states=2)",
+        f"{sum(p.numel() for p in cell.module.parameters()):,} parameters",
+        "3 windows of up to 6 tokens; 3 passes (hard eviction)",
+        f"{8 * 14 * 2} tokens a step, 3 steps; seed 0",
+        "gated_delta torch",
+    ):
+        assert words in text
+    assert cell.trainer.callback_metrics["tokens_per_second"] > 0
+
+
+def saved_steps(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def test_the_last_checkpoint_is_that_of_the_end(run, tmp_path):
+    """Validations after steps 2 and 4 of 5, and what came after them."""
+    steps = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            steps.append(saved_steps(tmp_path / "last.ckpt") if (tmp_path / "last.ckpt").exists() else None)
+
+    saver = LastCheckpoint(str(tmp_path))
+    fitted(run(1, [saver, Watch()], max_steps=5, val_check_interval=2, enable_checkpointing=True))
+    assert steps == [None, None, 2, 2, 4]
+    assert saved_steps(tmp_path / "last.ckpt") == 5
+    assert [p.name for p in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    assert saver.best_model_path == str(tmp_path / "last.ckpt")
+
+
+def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
+    """The process dies with half of its second checkpoint written; a new run goes on from the first."""
+
+    def fit_and_die():
+        whole, saves = LocalFileOpener.write, []
+
+        def write(file, data):
+            saves.append(1)
+            if len(saves) < 2:
+                return whole(file, data)
+            whole(file, data[: len(data) // 2])
+            file.flush()
+            return os.kill(os.getpid(), signal.SIGKILL)
+
+        LocalFileOpener.write = write
+        fitted(run(2, [LastCheckpoint(str(tmp_path), every_n_train_steps=2)], enable_checkpointing=True))
+
+    process = multiprocessing.get_context("fork").Process(target=fit_and_die)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    assert saved_steps(tmp_path / "last.ckpt") == 2
+    cell = run(2)
+    cell.trainer.fit(cell.module, cell.data, ckpt_path=tmp_path / "last.ckpt")
+    assert cell.trainer.global_step == 6
+    assert all(map(torch.equal, weights(cell.module), weights(fitted(run(2)).module)))
+
+
+def test_a_truncated_checkpoint_is_refused(run, checkpoint):
+    path, cell = checkpoint(2), run(2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = weights(cell.module)
+    with pytest.raises((RuntimeError, OSError)):
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
+    assert all(map(torch.equal, weights(cell.module), before))
