@@ -1,0 +1,158 @@
+"""What a results folder holds of each figure, and the verdict on it."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lmsleep.pipeline.report.captions import CAPTIONS, Caption
+
+SAME, OPPOSITE, UNDECIDED = "same direction as the paper", "opposite direction", "undecided"
+AT_PAPER_SCALE = ("agrees", "disagrees", "not reached")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word of the lists above, and the sentence that bears it out."""
+
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is of one figure.
+
+    Attributes:
+        numbers: the content of <figure>.json, empty where there is none.
+        png: the picture, None where there is none.
+        seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
+        meta: the content of <figure>.meta.json, empty where there is none.
+    """
+
+    caption: Caption
+    numbers: dict[str, Any]
+    png: bytes | None
+    seeds: tuple[int, ...]
+    tokens: tuple[int, ...]
+    meta: dict[str, Any]
+    verdict: Verdict | None
+
+    @property
+    def missing(self) -> list[str]:
+        """The files that a figure consists of and that are not there."""
+        there = {"png": self.png is not None, "json": bool(self.numbers)}
+        return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
+
+
+def load(folder: Path, scale: str) -> list[Result]:
+    """Every figure of CAPTIONS, in that order, as far as `folder` holds it.
+
+    At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) takes the place of
+    the one on the direction.
+
+    Raises:
+        ValueError: if `folder` is none, or a verdict is not one of AT_PAPER_SCALE.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
+    written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
+    return [load_figure(folder, caption, written.get(caption.name)) for caption in CAPTIONS]
+
+
+def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
+    numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
+    png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
+    seeds, tokens = runs_of(csv) if csv.exists() else ((), ())
+    return Result(
+        caption=caption,
+        numbers=numbers,
+        png=png.read_bytes() if png.exists() else None,
+        seeds=seeds,
+        tokens=tokens,
+        meta=meta,
+        verdict=written or on_direction(caption, numbers),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds and the training tokens of the finished runs of a figure's table."""
+    table = pd.read_csv(csv, dtype={"slice": str})
+    tested = table[table.metric == "test_exact"]
+    return tuple(sorted(map(int, tested.seed.unique()))), tuple(sorted(map(int, tested.tokens.unique())))
+
+
+def read_verdicts(path: Path) -> dict[str, Verdict]:
+    """The verdicts that a person wrote down, by figure; empty where there is no file."""
+    entries: dict[str, dict[str, str]] = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    for figure, entry in entries.items():
+        word = entry["verdict"]
+        if word not in AT_PAPER_SCALE:
+            raise ValueError(f"verdict of {figure} must be one of {', '.join(AT_PAPER_SCALE)}, got {word!r}")
+    return {figure: Verdict(entry["verdict"], entry["sentence"]) for figure, entry in entries.items()}
+
+
+def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
+    """Whether the effect points where the paper's does; None where there are no numbers or no direction to compare.
+
+    The one comparison that decides is fixed beforehand: the largest N (or t) against the smallest, over the answers of
+    all slices together.
+    """
+    records = numbers.get("difference" if caption.compares == "slice" else "overall", [])
+    if caption.compares is None or not records:
+        return None
+    last = max(records, key=lambda record: record[caption.compares])
+    symbol = "t" if caption.compares == "slice" else "N"
+    word = direction(last["low"], last["high"], caption.direction)
+    compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
+    return Verdict(word, f"{compared}: {difference(last)} points of accuracy, {reason(last)}.")
+
+
+def direction(low: float | None, high: float | None, expected: int) -> str:
+    """SAME or OPPOSITE if the interval of a difference lies wholly on one side of zero, else UNDECIDED."""
+    if not _known(low, high):
+        return UNDECIDED
+    assert low is not None and high is not None
+    if low > 0:
+        return SAME if expected > 0 else OPPOSITE
+    if high < 0:
+        return SAME if expected < 0 else OPPOSITE
+    return UNDECIDED
+
+
+def reason(record: dict[str, Any]) -> str:
+    """On what a verdict rests."""
+    if not _known(record["low"], record["high"]):
+        return "from one seed, which gives no interval over seeds"
+    return f"paired over {record['n']} seeds"
+
+
+def difference(record: dict[str, Any]) -> str:
+    """+12.3 [+4.5, +20.1], in percentage points."""
+    text = signed(record["value"])
+    if _known(record["low"], record["high"]):
+        text += f" [{signed(record['low'])}, {signed(record['high'])}]"
+    return text
+
+
+def signed(share: float) -> str:
+    """A difference of shares in percentage points, with its sign; zero has none."""
+    return f"{100 * share:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0").replace("-", "−")
+
+
+def _known(*values: float | None) -> bool:
+    return all(value is not None and not math.isnan(value) for value in values)
+
+
+def paper_values(path: Path) -> pd.DataFrame:
+    """The numbers that the paper prints: figure, model, n_passes (NA if not stated), slice, metric, value, note."""
+    table = pd.read_csv(path, dtype={"slice": "Int64", "n_passes": "Int64"})
+    return table.assign(note=table.note.fillna(""))
