@@ -54,7 +54,7 @@ def train(accelerate, steps=4, n_passes=3, precision="32-true", accelerator="cpu
 def test_compiled_blocks_give_the_same_gradients():
     eager, _, _ = train("none", steps=1)
     compiled, _, _ = train("compile", steps=1)
-    torch.testing.assert_close(compiled.grads[0], eager.grads[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(compiled.grads[0], eager.grads[0], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.gpu

@@ -71,6 +71,11 @@ def register(op: str, *backends: Backend) -> None:
     _TABLES[op] = {backend.name: backend for backend in backends}
 
 
+def offer(op: str, backend: Backend) -> None:
+    """Adds a backend behind those that an op has."""
+    _TABLES[op][backend.name] = backend
+
+
 def resolve(
     op: str, device: torch.device, dtype: torch.dtype, forced: str | None = None, long: bool = False
 ) -> Implementation:

@@ -1,0 +1,254 @@
+"""What a training step costs: ours against the same model with other people's gated delta rule, in the same run.
+
+lmsleep bench train                                  the mini Rule 110 model, about a minute on a CPU
+lmsleep bench train --preset rule110-paper --passes 1 2 3 4 --precision bf16 --out step.json
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lmsleep.atomic import atomic_write
+from lmsleep.bench.peers import gated_delta_transformers
+from lmsleep.bench.plan import GPUS
+from lmsleep.memory import check_n_passes
+from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.ops import use_backend
+from lmsleep.ops.backend import Backend, offer
+from lmsleep.sleep import read_windows, windows_with_loss
+from lmsleep.tasks import Batch, Depo, Rule110, Task
+from lmsleep.training import OptimizerConfig
+from lmsleep.training.graphs import GraphedStep, check_accelerate, compile_blocks
+
+offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A training run to take a step of."""
+
+    task: Task
+    model: HybridConfig
+    batch_size: int
+
+
+PRESETS = {
+    "rule110-mini": Preset(
+        Rule110(steps=5, width=12, n_states=2), HybridConfig(d_model=48, pattern="AG", n_heads=2), 64
+    ),
+    "rule110-paper": Preset(Rule110(), HybridConfig(d_model=256, pattern="AGAG", n_heads=4), 512),
+    "depo-paper": Preset(Depo(), HybridConfig(d_model=512, pattern="AGAGAGAGAG", n_heads=8), 128),
+}
+# name -> (how the step is run, forced backends); "ours" with the backends that ops choose by themselves
+VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    "ours": ("none", {}),
+    "ours, compiled": ("compile", {}),
+    "ours, graph": ("graph", {}),
+    "ours, compiled graph": ("compile+graph", {}),
+    "transformers": ("none", {"gated_delta": "transformers"}),
+    "fla": ("none", {"gated_delta": "fla"}),
+}
+DEFAULT_VARIANTS = {"cpu": ["ours", "transformers"], "cuda": ["ours, compiled graph", "ours, graph", "ours", "fla"]}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. A token-pass is one token read once: the tokens that a step sleeps on count N times."""
+
+    preset: str
+    variant: str
+    n_passes: int
+    precision: str
+    ms_per_step: float
+    ms_spread: float  # 90th less 10th percentile
+    tokens_per_second: float
+    token_passes_per_second: float
+    flops_per_step: float
+    utilisation: float | None  # of the device's dense bfloat16 rate; None where that is not known
+    peak_bytes: int | None  # of device memory; None on a CPU
+    first_step_seconds: float  # compilation, tuning and capture
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "lmsleep bench train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="rule110-mini")
+    parser.add_argument("--passes", type=int, nargs="+", default=[1, 2, 4], metavar="N")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: ours and the peer of this device")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on CUDA, fp32 on a CPU")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="also write the JSON line here")
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
+    rows = []
+    try:
+        for n_passes in args.passes:
+            for variant in args.variants or DEFAULT_VARIANTS[args.device]:
+                rows.append(measure(args.preset, variant, n_passes, precision, args.steps, torch.device(args.device)))
+                print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    Console().print(table(rows))
+    line = json.dumps({"device": device_name(args.device), "torch": torch.__version__, "rows": list(map(asdict, rows))})
+    print(line)
+    if args.out:
+        with atomic_write(args.out) as temporary:
+            temporary.write_text(line + "\n")
+
+
+def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int, device: torch.device) -> Row:
+    """Medians over `steps` training steps: rows to the device, forward, backward, clipping and update.
+
+    Raises:
+        ValueError: for N below 1, fewer than 1 step, or a variant that cannot run here.
+    """
+    check_n_passes(n_passes)
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
+    chosen, (accelerate, backends) = PRESETS[preset], VARIANTS[variant]
+    check_accelerate(accelerate, device)
+    torch.manual_seed(0)
+    task = chosen.task
+    model = replace(chosen.model, vocab_size=task.vocab_size, window_size=task.window_size).build().to(device)
+    batches = [task.rows(split="train", seed=0, step=i, batch_size=chosen.batch_size) for i in range(4)]
+    if device.type == "cuda":
+        batches = [Batch(*(x if x is None else x.pin_memory() for x in batch)) for batch in batches]  # pyright: ignore
+        torch.cuda.reset_peak_memory_stats()
+    with use_backend(**backends):
+        step = training_step(model, batches[0], n_passes, accelerate, PRECISIONS[precision], device)
+        first, times = timed(step, batches, steps, device)
+    tokens, passes = chosen.batch_size * task.sequence_length, token_passes(task, batches[0], n_passes)
+    seconds, flops = statistics.median(times), step_flops(model, batches[0], passes)
+    peak = next((rate for name, (rate, _) in GPUS.items() if name in device_name(device.type).lower()), None)
+    deciles = statistics.quantiles(times, n=10) if steps > 1 else times * 9
+    return Row(
+        preset,
+        variant,
+        n_passes,
+        precision,
+        seconds * 1e3,
+        (deciles[8] - deciles[0]) * 1e3,
+        tokens / seconds,
+        passes / seconds,
+        flops,
+        flops / seconds / peak if peak else None,
+        torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        first,
+    )
+
+
+def training_step(
+    model: HybridLM, example: Batch, n_passes: int, accelerate: str, dtype: torch.dtype | None, device: torch.device
+) -> Callable[[Batch], Tensor]:
+    """A step as `lmsleep fit` takes it: rows -> loss, with the weights updated."""
+    optimizer = OptimizerConfig().build(model.blocks, model)
+    loss_windows = windows_with_loss(example.targets, model.window_size)
+    params = [p for p in model.parameters() if p.requires_grad]
+    if "compile" in accelerate:
+        compile_blocks(model)
+
+    def loss_of(batch: Batch) -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            reading = read_windows(
+                model, batch.tokens, batch.targets, n_passes, mask=batch.mask, loss_windows=loss_windows
+            )
+        assert reading.loss is not None
+        return (reading.loss,)
+
+    forward = loss_of
+    if "graph" in accelerate:
+        forward = GraphedStep(loss_of, params, to_device(example, device))
+
+    def step(batch: Batch) -> Tensor:
+        (loss,) = forward(to_device(batch, device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def timed(
+    step: Callable[[Batch], Tensor], batches: Sequence[Batch], steps: int, device: torch.device
+) -> tuple[float, list[float]]:
+    """Seconds of the first step, and of each of `steps` after a warm-up.
+
+    On CUDA several steps are in flight, as in training; their ends are taken by events on the device.
+    """
+    start = time.perf_counter()
+    step(batches[0]).item()
+    first = time.perf_counter() - start
+    for i in range(3):
+        step(batches[i % len(batches)])
+    if device.type != "cuda":
+        ends = [time.perf_counter()]
+        for i in range(steps):
+            step(batches[i % len(batches)])
+            ends.append(time.perf_counter())
+        return first, [b - a for a, b in pairwise(ends)]
+    torch.cuda.synchronize()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+    events[0].record()
+    for i in range(steps):
+        step(batches[i % len(batches)])
+        events[i + 1].record()
+    torch.cuda.synchronize()
+    return first, [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in batch))  # pyright: ignore
+
+
+def token_passes(task: Task, batch: Batch, n_passes: int) -> int:
+    """Tokens read in a step, counted as often as they are read."""
+    rows, length = batch.tokens.shape
+    flags = windows_with_loss(batch.targets, task.window_size)
+    sleeping = sum(not flag for flag in flags[: length // task.window_size]) * task.window_size
+    return rows * (length + (n_passes - 1) * sleeping)
+
+
+def step_flops(model: HybridLM, batch: Batch, passes: int) -> float:
+    """Matrix products of a step: forward once, backward twice."""
+    block_flops = sum(layer.flops_per_token(model.window_size) for layer in model.blocks.layers)
+    scored = sum(windows_with_loss(batch.targets, 1)) * len(batch.tokens)
+    return 3.0 * (passes * block_flops + scored * 2 * model.head.weight.numel())
+
+
+def device_name(kind: str) -> str:
+    return torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def table(rows: Sequence[Row]) -> Table:
+    result = Table(title=f"{rows[0].preset}: one training step")
+    for name in ("N", "variant", "ms", "±", "tokens/s", "token-passes/s", "MFU", "peak memory", "first step"):
+        result.add_column(name, justify="left" if name == "variant" else "right")
+    for row in rows:
+        result.add_row(
+            str(row.n_passes),
+            row.variant,
+            f"{row.ms_per_step:.2f}",
+            f"{row.ms_spread:.2f}",
+            f"{row.tokens_per_second:,.0f}",
+            f"{row.token_passes_per_second:,.0f}",
+            "-" if row.utilisation is None else f"{row.utilisation:.1%}",
+            "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f} GiB",
+            f"{row.first_step_seconds:.1f} s",
+        )
+    return result
