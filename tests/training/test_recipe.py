@@ -5,6 +5,7 @@ import hashlib
 import lightning as L
 import pytest
 import torch
+import yaml
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule
 from lmsleep.data import RowsDataModule
@@ -154,3 +155,10 @@ def test_bad_input(options, words):
 def test_a_regular_expression_that_matches_nothing(tmp_path):
     with pytest.raises(ValueError, match="train must match the name of a parameter, got 'mamba'"):
         fit(1, WarmupStage(steps=1, train="mamba"), folder=tmp_path)
+
+
+def test_the_configuration_of_the_stage_is_valid():
+    with open("configs/trainer/warmup.yaml") as file:
+        (callback,) = yaml.safe_load(file)["trainer"]["callbacks"]
+    assert callback["class_path"] == "lmsleep.training.WarmupStage"
+    assert WarmupStage(**callback["init_args"]).state_dict() == {"steps": 330, "train": None, "eviction": "hard"}
