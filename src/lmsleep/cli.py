@@ -16,6 +16,7 @@ from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModu
 
 # name -> (module with a `main(argv)`, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "bench": ("lmsleep.bench", "measure what training and reading cost"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "export": ("lmsleep.pretrained.export", "turn a Lightning checkpoint into a folder that from_pretrained reads"),
     "slices": ("lmsleep.pipeline.slices", "train the cells of a grid for some minutes at a time"),

@@ -113,10 +113,13 @@ class Attention(nn.Module):
             k, v = left[0].index_copy_(2, span.slot, k), left[1].index_copy_(2, span.slot, v)
         elif left:
             k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
-        visible = span.visible if self.reach is None else span.near
-        causal = visible is None
-        o = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, enable_gqa=self.grouped)
+        o = self.attend(q, k, v, span.visible if self.reach is None else span.near)
         return self.o_proj(rearrange(o, "b h n k -> b n (h k)")), None, (k, v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""
+        causal = visible is None
+        return F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, enable_gqa=self.grouped)
 
     def flops_per_token(self, window_size: int) -> int:
         """Scores and values against all that a token sees; the projections are counted by the block."""

@@ -1,0 +1,80 @@
+"""The fully parallel sliding window: a whole sequence in one pass, every token seeing the L - 1 before it.
+
+It is what reading by windows at N = 1 with sliding eviction computes, without the loop over windows.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model.attention import Attention, Span
+
+
+class ParallelSlidingAttention(Attention):
+    """Attention in which each of any number of tokens sees itself and the `reach - 1` before it."""
+
+    def __init__(self, config: HybridConfig) -> None:
+        super().__init__(config)
+        self.size = config.window_size or 1
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        return flex(q, k, v, self.size, self.grouped) if q.is_cuda else banded(q, k, v, self.size, self.grouped)
+
+
+def banded(q: Tensor, k: Tensor, v: Tensor, reach: int, grouped: bool) -> Tensor:
+    """Chunks of `reach` tokens, all at once, each against itself and the chunk before it. Shapes as in `attend`."""
+    batch, length = len(q), q.shape[2]
+    q, k, v = (F.pad(x, (0, 0, 0, -length % reach)).unflatten(2, (-1, reach)) for x in (q, k, v))
+    k, v = (torch.cat([_before(x), x], dim=3) for x in (k, v))  # (B, H, chunks, 2 reach, K)
+    query, key = torch.arange(reach, device=q.device)[:, None], torch.arange(2 * reach, device=q.device)
+    band = (key > query) & (key <= query + reach)
+    first = band & (key >= reach)  # the first chunk has none before it
+    visible = torch.stack([first] + [band] * (q.shape[2] - 1)).repeat(batch, 1, 1)[:, None]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B chunks, H, ...)
+    o = F.scaled_dot_product_attention(q, k, v, visible, enable_gqa=grouped)
+    return o.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+
+def _before(chunks: Tensor) -> Tensor:
+    """For every chunk the one before it, zeros for the first."""
+    return F.pad(chunks, (0, 0, 0, 0, 1, 0))[:, :, :-1]
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, reach: int, grouped: bool) -> Tensor:
+    """The same with torch's flex attention, which skips what nobody sees."""
+    attention, mask = _flex(q.shape[2], reach, str(q.device))
+    return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+
+
+@cache
+def _flex(length: int, reach: int, device: str) -> tuple[Callable[..., Any], Any]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (key > query - reach)
+
+    return torch.compile(flex_attention), create_block_mask(seen, None, None, length, length, device=device)
+
+
+def make_parallel(model: HybridLM) -> HybridLM:
+    """The same model, its attention made parallel in place."""
+    for layer in model.blocks.layers:
+        if isinstance(layer.mixer, Attention):
+            mixer = ParallelSlidingAttention(model.config).to(layer.mixer.q_proj.weight)
+            mixer.load_state_dict(layer.mixer.state_dict())
+            layer.mixer = mixer
+    return model
+
+
+def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:
+    """Outputs of the last block (B, T, D) after one pass over all tokens (B, T); a checkpoint holds one block."""
+    h, S, cache = model.embed(tokens), model.init_fast_weights(len(tokens)), model.init_cache()
+    span = Span(model.blocks.rotary(0, tokens.shape[1], h))
+    for i in range(model.config.depth):
+        h, S, _ = model.blocks.run(i, i + 1, h, S, cache, span=span)
+    return h

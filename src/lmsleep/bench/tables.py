@@ -1,0 +1,36 @@
+"""Measurements as tidy tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lmsleep.atomic import atomic_write
+from lmsleep.pipeline.table import COLUMNS
+
+# model, n_passes, slice, tokens, metric, value
+Measurement = tuple[str, int, int, int, str, float]
+
+
+def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A table with the columns of every results file."""
+    frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
+    return frame.assign(figure=figure, seed=seed)[COLUMNS]
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """The CSV, there whole or not at all. Raises ValueError if its folder does not exist."""
+    with atomic_write(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def wide(frame: pd.DataFrame, **names: str) -> str:
+    """Metrics as columns, for the terminal; `names` renames columns."""
+    keys = ["model", "n_passes", "slice"]
+    table = frame.pivot(index=keys, columns="metric", values="value").reset_index()
+    return table.rename(columns=names).to_string(index=False, float_format=_number)
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
