@@ -31,8 +31,10 @@ def test_a_time_that_has_passed_ends_training_after_one_step(run):
     assert cell.trainer.global_step == 1
 
 
-def test_without_an_end_training_goes_on_to_max_steps(run):
-    assert fitted(run(2, [Deadline()])).trainer.global_step == 6
+def test_without_an_end_training_goes_on_to_max_steps_and_validates_there(run):
+    recorder = Recorder()
+    assert fitted(run(2, [recorder, Deadline()], val_check_interval=4)).trainer.global_step == 6
+    assert [step for step, _ in recorder.validations] == [4, 6]
     with pytest.raises(ValueError, match="pause_at_step must be 1 or more, got 0"):
         Deadline(pause_at_step=0)
 

@@ -37,7 +37,7 @@ class Cell:
         return yaml.safe_load(path.read_text()) if path.exists() else {}
 
     def progress(self) -> "Progress":
-        """How far the run is, by its checkpoint; by its curve where it has no checkpoint any more."""
+        """How far the run is, by its checkpoint; by its curve where a finished run has left its checkpoint behind."""
         config = self.config()
         max_steps = config["trainer"]["max_steps"] if config else None
         if self.checkpoint.exists():
@@ -45,7 +45,8 @@ class Cell:
             return Progress(content["global_step"], max_steps, _curve(content))
         curve = self.folder / CURVE
         rows: list[Row] = pd.read_csv(curve).to_dict("records") if curve.exists() else []  # pyright: ignore
-        return Progress(int(rows[-1]["step"]) if rows else 0, max_steps, rows)
+        by_curve = Progress(int(rows[-1]["step"]) if rows else 0, max_steps, rows)
+        return by_curve if by_curve.finished else Progress(0, max_steps, [])
 
     def pack(self, target: Path, state: bool, optimizer: bool) -> None:
         """Copies the run into `target`, its checkpoint as safetensors and JSON.

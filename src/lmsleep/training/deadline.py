@@ -12,7 +12,8 @@ from torch import Tensor
 class Deadline(L.Callback):
     """Ends training after the first optimizer step at or past a time or a step, with a last validation.
 
-    The learning-rate schedule does not know of it: it goes by `trainer.max_steps`.
+    There is one after `trainer.max_steps` too, which need not be a multiple of the interval. The learning-rate
+    schedule does not know of other ends: it goes by `trainer.max_steps`.
 
     Args:
         until: Unix time in seconds.
@@ -33,8 +34,8 @@ class Deadline(L.Callback):
         batches = trainer.fit_loop.total_batch_idx + 1  # pyright: ignore[reportAttributeAccessIssue]
         if batches % trainer.accumulate_grad_batches:
             return  # a checkpoint does not hold gradients that still add up
-        paused = self.pause_at_step is not None and trainer.global_step >= self.pause_at_step
-        if paused or time.time() >= self.until:
+        ends = [step for step in (self.pause_at_step, trainer.max_steps) if step is not None and step >= 0]
+        if any(trainer.global_step >= step for step in ends) or time.time() >= self.until:
             trainer.should_stop = True  # Lightning then validates before it ends
 
 
