@@ -25,7 +25,7 @@ repro: install  ## every figure of the scale in params.yaml (or SCALE=smoke|mini
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lmsleep.pipeline.repro --jobs $(JOBS) $(FIGURES)
 
 test: install  ## the test suite
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check src tests
