@@ -64,8 +64,9 @@ def chance(rows: Batch) -> dict[str, float]:
     shares = {}
     for level in rows.slice.unique().tolist():
         answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]
-        places = zip_longest(*answers)
-        shares[str(level)] = math.prod(1 / len(set(place) - {None}) for place in places)
+        options = [len(set(place) - {None}) for place in zip_longest(*answers)]
+        right = [1 / math.prod(options[: len(answer)]) for answer in answers]
+        shares[str(level)] = math.fsum(right) / len(answers)
     return shares
 
 

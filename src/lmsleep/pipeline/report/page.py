@@ -136,6 +136,8 @@ def printed_in_paper(caption: Caption, paper: pd.DataFrame) -> Html:
 def ours(scale: str, result: Result) -> Html:
     """The numbers of <figure>.json: accuracy and controls in full, other lists of records folded away."""
     parts, numbers = [], result.numbers
+    if result.png is not None and not numbers:
+        parts.append(html("<p class='missing'>The numbers of this picture are missing (no {}).</p>", *result.missing))
     if "test_exact" in numbers:
         parts.append(table(f"Ours at {scale} scale, test rows", *our_rows(result)))
     if "overall" in numbers:

@@ -13,10 +13,10 @@ def picture(scale: str, result: Result) -> Html:
     name = result.caption.name
     if result.png is None:
         return html(
-            "<p class='missing'>Not among the results of {} scale: {} is missing. Where the pipeline draws it at this "
-            "scale, <code>dvc repro {}</code> does.</p>",
+            "<p class='missing'>Not among the results of {} scale (no {}). Where the pipeline draws it at this scale, "
+            "<code>dvc repro {}</code> does.</p>",
             scale,
-            " and ".join(result.missing),
+            " and no ".join(result.missing),
             name,
         )
     width, height = size_of(result.png)

@@ -1,0 +1,82 @@
+"""Baselines against counting every possible answer, and the files against the task that made them."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmsleep.data.module import RowsDataModule
+from lmsleep.pipeline.make_data import chance, held_out, main, majority
+from lmsleep.tasks import IGNORE, Batch, Rule110
+
+
+def batch(answers, levels):
+    """Rows whose targets are `answers`, padded with IGNORE in front and behind."""
+    width = max(map(len, answers)) + 2
+    targets = torch.full((len(answers), width), IGNORE)
+    for row, answer in zip(targets, answers, strict=True):
+        row[1 : 1 + len(answer)] = torch.tensor(answer)
+    return Batch(torch.zeros_like(targets), targets, torch.tensor(levels), None)
+
+
+def draw(seed, lengths):
+    """Rows of two slices with three possible tokens and answers of the given lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [lengths[i] for i in torch.randint(len(lengths), (24,), generator=generator)]
+    answers = [torch.randint(3, (size,), generator=generator).tolist() for size in sizes]
+    return answers, [i % 2 for i in range(24)]
+
+
+@pytest.mark.parametrize("lengths", [(2,), (1, 2, 3)], ids=["one length", "several lengths"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_majority_is_the_best_constant_answer(seed, lengths):
+    answers, levels = draw(seed, lengths)
+    found = majority(batch(answers, levels))
+    possible = [list(guess) for length in (1, 2, 3) for guess in itertools.product(range(3), repeat=length)]
+    for level in (0, 1):
+        of_level = [a for a, l in zip(answers, levels, strict=True) if l == level]
+        best = max(sum(guess == answer for answer in of_level) for guess in possible)
+        assert found[str(level)] == pytest.approx(best / len(of_level))
+
+
+@pytest.mark.parametrize("lengths", [(2,), (1, 2, 3)], ids=["one length", "several lengths"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_chance_is_the_mean_over_every_uniform_guess(seed, lengths):
+    answers, levels = draw(seed, lengths)
+    found = chance(batch(answers, levels))
+    for level in (0, 1):
+        of_level = [a for a, l in zip(answers, levels, strict=True) if l == level]
+        places = [sorted({a[i] for a in of_level if len(a) > i}) for i in range(max(map(len, of_level)))]
+        guesses = list(itertools.product(*places))
+        # a guess is right on an answer if it agrees in every place that the answer has
+        right = sum(all(g == t for g, t in zip(guess, a, strict=False)) for guess in guesses for a in of_level)
+        assert found[str(level)] == pytest.approx(right / len(guesses) / len(of_level))
+
+
+def test_a_place_with_one_possible_token_costs_nothing():
+    assert chance(batch([[0, 2], [1, 2]], [5, 5])) == {"5": 0.5}
+
+
+def test_held_out_rows_are_the_test_rows_of_the_module():
+    module = RowsDataModule(Rule110(steps=2, width=6, n_states=2), batch_size=4, eval_rows=15, eval_batch_size=5)
+    rows, batches = held_out(module.task, module), list(module.test_dataloader())
+    assert len(rows.tokens) == 15
+    assert torch.equal(rows.targets, torch.cat([b.targets for b in batches]))
+
+
+def test_the_stage_writes_rows_and_baselines(tmp_path):
+    config = tmp_path / "task.yaml"
+    config.write_text(
+        "data: {task: {class_path: lmsleep.tasks.Rule110, init_args: {steps: 2, width: 6, n_states: 2}},"
+        " batch_size: 4, eval_rows: 64, eval_batch_size: 16}"
+    )
+    main(["--config", str(config), "--out", str(tmp_path / "data"), "data.task.init_args.steps=3"])
+    rows = load_file(tmp_path / "data" / "rows.safetensors")
+    baselines = json.loads((tmp_path / "data" / "baselines.json").read_text())
+    assert rows["slice"].unique().tolist() == [3]
+    assert set(baselines) == {"majority", "chance"}
+    assert baselines["chance"] == {"3": 0.25}
+    labels = [tuple(t[t != IGNORE].tolist()) for t in rows["targets"]]
+    assert baselines["majority"] == {"3": max(map(labels.count, labels)) / 64}
