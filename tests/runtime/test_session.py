@@ -290,3 +290,47 @@ def test_bad_options_are_refused(build):
 def test_a_session_that_read_nothing_has_zero_fast_weights(build):
     assert isinstance(Session(build()).fast_weights, FastWeights)
     assert not Session(build()).fast_weights[0].any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("pattern", ["AGAG", "AM", "AJ"])
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_the_decode_step_as_a_cuda_graph(build, draw_tokens, pattern, eviction):
+    model, tokens = build(pattern, dtype=torch.float32).cuda(), draw_tokens(2, 3 * L + 2)
+    graphed, growing = (Session(model, n_passes=2, eviction=eviction, static=static) for static in (True, False))
+    for token in tokens.split(1, dim=1):
+        torch.testing.assert_close(graphed.feed(token), growing.feed(token), rtol=1e-3, atol=1e-4)
+    for got, wanted in zip(graphed.fast_weights.states, growing.fast_weights.states, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_without_fast_weights_only_forgets(build, draw_tokens):
+    model, tokens = build("AA"), draw_tokens(2, 15)
+    session = Session(model, n_passes=2)
+    with torch.no_grad():
+        close(feed_in(session, tokens, [1, 7, 7]), read_windows(model, tokens).logits)
+    assert len(session.fast_weights) == 0
+
+
+def test_bfloat16_weights_read_the_same_text_in_any_split(build, draw_tokens):
+    model, tokens = build("AGAG", dtype=torch.bfloat16), draw_tokens(2, 15)
+    whole, split = Session(model, n_passes=2), Session(model, n_passes=2, static=True)
+    got, wanted = feed_in(split, tokens, [1] * 15), whole.feed(tokens)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, wanted, rtol=0.1, atol=0.1)
+    assert split.fast_weights[0].dtype == torch.float32
+
+
+def test_forget_keeps_what_attention_sees(build, draw_tokens):
+    model, text = build("AG"), draw_tokens(2, 9)
+    session = Session(model, n_passes=2)
+    session.feed(text)
+    session.forget()
+    assert not session.fast_weights[0].any()
+    # In an AG model attention comes first: its keys and values owe nothing to S, so the window alone gives the same.
+    cache = session.groups[0].memory.cache
+    alone = Session(model)
+    alone.feed(text[:, 6:])
+    for got, wanted in zip(cache.layer(0), alone.groups[0].memory.cache.layer(0), strict=True):
+        close(got, wanted)

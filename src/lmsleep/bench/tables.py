@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from lmsleep.atomic import atomic_write
-from lmsleep.pipeline.table import COLUMNS
 
+# Those of every results file.
+COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
 # model, n_passes, slice, tokens, metric, value
 Measurement = tuple[str, int, int, int, str, float]
 

@@ -102,9 +102,10 @@ def _by_windows(n_passes: int, eviction: Eviction) -> Loss:
 
 
 def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
-    h = parallel_hidden(model, tokens)[:, -model.window_size :]
-    wanted = targets[:, -model.window_size :]
-    return F.cross_entropy(model.logits(h).flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)
+    last = slice(-model.window_size, None)
+    logits = model.logits(parallel_hidden(model, tokens)[:, last])
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide.flatten(0, 1), targets[:, last].flatten(), ignore_index=IGNORE)
 
 
 def _fastest(name: str, n_passes: int, model: HybridLM, loss: Loss, setting: Setting) -> Iterator[Measurement]:

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lmsleep.pipeline import style
 
-TWIN = "#1b1f27"  # full attention: black and dashed, the passes in colours
+DARK = "#1b1f27"  # full attention is dark and dashed, the passes have colours
 
 
 def latency(frame: pd.DataFrame) -> Figure:
@@ -21,13 +21,13 @@ def latency(frame: pd.DataFrame) -> Figure:
     shades = style.colors(sorted(hybrid.n_passes.unique()))
     for n, color in shades.items():
         _against_context(speed, hybrid[hybrid.n_passes == n], "latency_p50_ms", color, f"N = {n}")
-        _against_context(memory, hybrid[hybrid.n_passes == n], "memory_bytes", style.PALETTE[1])
-    held = hybrid[hybrid.metric == "memory_bytes"]
-    if not held.empty:  # the lines of all N lie on each other
-        at = held.loc[held.tokens.idxmax()]
-        memory.annotate("every N", (at.tokens, at.value), (0, 6), textcoords="offset points", ha="right", fontsize=9)
+        _against_context(memory, hybrid[hybrid.n_passes == n], "memory_bytes", DARK)
+    held = hybrid[hybrid.metric == "memory_bytes"].sort_values("tokens")
+    if len(held):  # the lines of all N lie on each other
+        at = (float(held.tokens.iloc[-1]), float(held.value.iloc[-1]))
+        memory.annotate("every N", at, (0, 6), textcoords="offset points", ha="right", fontsize=9)
     for ax, metric, label in ((speed, "latency_p50_ms", "full attention"), (memory, "memory_bytes", None)):
-        _against_context(ax, twin, metric, TWIN, label, "--")
+        _against_context(ax, twin, metric, DARK, label, "--")
     _label_context(speed, "one token, awake (median, ms)")
     _label_context(memory, "memory beside the weights (bytes)")
     memory.yaxis.set_major_locator(LogLocator())
@@ -46,7 +46,7 @@ def fig6(frame: pd.DataFrame) -> Figure:
     speed = frame[frame.metric == "tokens_per_second"].astype({"slice": int})
     sizes = sorted(speed["slice"].unique())
     once = speed[speed.n_passes == speed.n_passes.min()]
-    looks = {"parallel sliding window": (TWIN, "s", "--"), "reading by windows": (style.PALETTE[1], "o", "-")}
+    looks = {"parallel sliding window": (DARK, "s", "--"), "reading by windows": (style.PALETTE[1], "o", "-")}
     for name, (color, marker, line) in looks.items():
         _against_window(left, once[once.model == name], sizes, color, marker, line, name)
     windowed = speed[speed.model == "reading by windows"]

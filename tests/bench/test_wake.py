@@ -1,0 +1,110 @@
+"""`lmsleep bench wake`: what it measures is what a session does, and memory stays where it is."""
+
+import pandas as pd
+import pytest
+import torch
+
+from lmsleep import HybridConfig, Session
+from lmsleep.bench import main as bench
+from lmsleep.bench.shapes import SHAPES, full_attention_twin
+from lmsleep.bench.wake import measure
+from lmsleep.pipeline.table import COLUMNS
+from lmsleep.runtime.memory import Group, Memory
+
+TINY = HybridConfig(vocab_size=11, d_model=16, pattern="AGa", window_size=4, n_heads=2)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return measure(TINY, contexts=[50, 2, 9], passes=[1, 3], n_tokens=10)
+
+
+def values(frame, metric, model="hybrid"):
+    return frame[(frame.metric == metric) & (frame.model == model)]
+
+
+def test_table_is_tidy_and_whole(frame):
+    assert list(frame.columns) == COLUMNS
+    assert set(frame.figure) == {"latency"}
+    assert (frame.tokens == frame["slice"] * 4).all()
+    metrics = {"latency_mean_ms", "latency_p50_ms", "latency_p99_ms", "amortised_ms", "memory_bytes"}
+    hybrid = frame[frame.model == "hybrid"].groupby(["n_passes", "slice"]).metric.agg(set)
+    assert len(hybrid) == 6
+    assert all(of == metrics | {"pause_ms"} for of in hybrid)
+    twin = frame[frame.model == "full attention"].groupby("slice").metric.agg(set)
+    assert len(twin) == 3
+    assert all(of == metrics for of in twin)
+    assert (frame.value > 0).all()
+
+
+def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(frame):
+    assert values(frame, "memory_bytes").value.nunique() == 1
+    twin = values(frame, "memory_bytes", "full attention")
+    # Keys and values of 2 heads of width 8 in 3 blocks, four bytes a number.
+    assert (twin.value == twin.tokens * 2 * 2 * 8 * 3 * 4).all()
+
+
+def test_the_mean_lies_between_the_parts_it_is_made_of(frame):
+    wide = frame[frame.model == "hybrid"].pivot(index=["n_passes", "slice"], columns="metric", values="value")
+    low, high = wide[["latency_mean_ms", "pause_ms"]].min(axis=1), wide[["latency_mean_ms", "pause_ms"]].max(axis=1)
+    assert (low <= wide.amortised_ms * (1 + 1e-9)).all()
+    assert (wide.amortised_ms <= high * (1 + 1e-9)).all()
+    assert (wide.latency_p50_ms <= wide.latency_p99_ms).all()
+
+
+@pytest.mark.parametrize("config", [TINY, SHAPES["mini"]])
+def test_the_twin_has_the_same_size(config):
+    twin = full_attention_twin(config, 100)
+    assert twin.pattern.upper() == "A" * config.depth
+    assert twin.window_size == 100
+    assert abs(twin.num_params() / config.num_params() - 1) < 0.01
+
+
+def test_the_twin_reads_as_a_transformer_does():
+    torch.manual_seed(0)
+    twin = full_attention_twin(TINY, 30)
+    model = twin.build().double()
+    tokens = torch.randint(11, (1, 20))
+    with torch.no_grad():
+        wake = model.wake(tokens[:, :12], model.init_fast_weights(1), model.init_cache())
+        wanted, _ = model(tokens)
+    session = Session(model, static=True)
+    empty = model.init_fast_weights(1)
+    session._groups = [Group((0,), Memory(empty, wake.cache, empty, model.init_cache()))]
+    got = torch.cat([session.feed(token) for token in tokens[0, 12:]], dim=1)
+    torch.testing.assert_close(got, wanted[:, 12:], rtol=1e-9, atol=1e-12)
+
+
+def test_a_cache_that_is_too_large_is_left_out(capsys):
+    frame = measure(TINY, contexts=[2, 40], passes=[1], n_tokens=3, max_cache_bytes=10_000)
+    assert values(frame, "memory_bytes", "full attention")["slice"].tolist() == [2]
+    assert "full attention over 160 tokens is left out" in capsys.readouterr().err
+
+
+def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SHAPES, "mini", TINY)
+    bench(["wake", "--contexts", "1", "3", "--passes", "2", "--tokens", "8", "--out", str(tmp_path / "latency.csv")])
+    table = pd.read_csv(tmp_path / "latency.csv")
+    assert set(table["slice"]) == {1, 3}
+    assert "latency_p50_ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--contexts", "0"], "contexts must be 1 or more, got 0"),
+        (["--passes", "0"], "n_passes must be 1 or more"),
+        (["--tokens", "0"], "tokens must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench(["wake", *argv])
+    assert message in capsys.readouterr().err
+
+
+def test_the_bench_command_lists_its_benchmarks(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        bench(["--help"])
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in ("train", "wake", "window"))

@@ -1,0 +1,67 @@
+"""`lmsleep bench window`: both ways of reading have the same loss and gradients, and the table is whole."""
+
+import pandas as pd
+import pytest
+import torch
+
+from lmsleep import HybridConfig
+from lmsleep.bench import main as bench
+from lmsleep.bench.parallel import make_parallel
+from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Setting, _by_windows, _in_parallel, measure
+from lmsleep.pipeline.table import COLUMNS
+from lmsleep.sleep import IGNORE
+
+TINY = HybridConfig(vocab_size=7, d_model=16, pattern="AGa", window_size=4, n_heads=2)
+SETTING = Setting(TINY, (4, 8), passes=(1, 2), length=16, batch_sizes=(1, 2), repeats=1)
+
+
+def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
+    tokens = draw_tokens(2, 18)
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, -6:] = tokens[:, -6:]
+    results = []
+    for parallel in (False, True):
+        model = make_parallel(build()) if parallel else build()
+        value = (_in_parallel if parallel else _by_windows(1, "sliding"))(model, tokens, targets)
+        names, weights = zip(*sorted(model.named_parameters()), strict=True)
+        results.append((value, names, torch.autograd.grad(value, weights)))
+    (loss, names, grads), (other, other_names, other_grads) = results
+    torch.testing.assert_close(loss, other, rtol=1e-9, atol=1e-12)
+    assert names == other_names
+    for grad, wanted in zip(grads, other_grads, strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_table_has_every_setting_once():
+    frame = measure(SETTING)
+    assert list(frame.columns) == COLUMNS
+    settings = [(row.model, row.n_passes, row.slice) for row in frame.itertuples()]
+    assert sorted(settings) == sorted(
+        [(WINDOWED, n, w) for n in (1, 2) for w in (4, 8)] + [(PARALLEL, 1, w) for w in (4, 8)]
+    )
+    assert set(frame.metric) == {"tokens_per_second"}
+    assert set(frame.tokens) <= {16, 32}
+    assert (frame.value > 0).all()
+
+
+def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "mini", SETTING)
+    bench(["window", "--passes", "1", "--out", str(tmp_path / "fig6.csv")])
+    assert set(pd.read_csv(tmp_path / "fig6.csv").n_passes) == {1}
+    assert WINDOWED in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--windows", "5"], "windows must divide length=16, got 5"),
+        (["--passes", "0"], "n_passes must be 1 or more"),
+        (["--batch-sizes", "0"], "batch_sizes must be 1 or more, got 0"),
+        (["--repeats", "0"], "repeats must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused(argv, message, capsys, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "mini", SETTING)
+    with pytest.raises(SystemExit, match="2"):
+        bench(["window", *argv])
+    assert message in capsys.readouterr().err

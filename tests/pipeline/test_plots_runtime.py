@@ -1,0 +1,57 @@
+"""The runtime figures show every number of their tables."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmsleep.pipeline.plots_runtime import fig6, latency
+from lmsleep.pipeline.table import COLUMNS
+
+
+def table(figure, rows):
+    frame = pd.DataFrame(rows, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
+    return frame.assign(figure=figure, seed=0)[COLUMNS]
+
+
+@pytest.fixture
+def wake_table():
+    rows = []
+    for n, windows in itertools.product((1, 4), (1, 10, 100)):
+        values = {"latency_p50_ms": 1 + n / 10, "memory_bytes": 5000, "pause_ms": n * 2 + windows / 100}
+        rows += [("hybrid", n, windows, windows * 8, metric, value) for metric, value in values.items()]
+    for windows in (1, 10):
+        values = {"latency_p50_ms": windows / 4, "memory_bytes": windows * 900}
+        rows += [("full attention", 1, windows, windows * 8, metric, value) for metric, value in values.items()]
+    return table("latency", rows)
+
+
+def drawn(ax):
+    """All (x, y) of the lines."""
+    return {(float(x), float(y)) for line in ax.lines for x, y in zip(*line.get_data(), strict=True)}
+
+
+def test_latency_draws_every_measurement(wake_table):
+    speed, memory, pause = latency(wake_table).axes
+    for ax, metric in ((speed, "latency_p50_ms"), (memory, "memory_bytes")):
+        of_metric = wake_table[wake_table.metric == metric]
+        assert drawn(ax) == set(zip(of_metric.tokens.astype(float), of_metric.value.astype(float), strict=True))
+    dots = np.concatenate([dots.get_offsets() for dots in pause.collections if len(dots.get_offsets()) > 1])
+    assert sorted(dots[:, 1]) == sorted(wake_table[wake_table.metric == "pause_ms"].value)
+    assert all("ms" in ax.get_ylabel() for ax in (speed, pause))
+
+
+def test_fig6_draws_every_measurement():
+    rows = [
+        (model, n, window, 64, "tokens_per_second", 1000.0 / n + window)
+        for model, n in (("parallel sliding window", 1), *(("reading by windows", n) for n in (1, 2, 4)))
+        for window in (16, 32)
+    ]
+    left, right = fig6(table("fig6", rows)).axes
+    places = {16: 0.0, 32: 1.0}
+    once = {(places[window], 1000.0 + window) for window in places}
+    assert drawn(left) == once
+    assert drawn(right) == {(places[window], 1000.0 / n + window) for n in (1, 2, 4) for window in places}
+    assert [text.get_text() for text in left.get_xticklabels()] == ["16", "32"]
+    assert all("tokens/s" in ax.get_ylabel() for ax in (left, right))
