@@ -16,6 +16,7 @@ class Caption:
         compares: the column whose effect the verdict is about, None where there is no verdict on a direction.
         direction: 1 if the paper's accuracy rises with that column, -1 if it falls.
         ours: whether the figure is ours alone.
+        measured: whether its numbers are times and sizes, read from its table.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Caption:
     compares: str | None = "n_passes"
     direction: int = 1
     ours: bool = False
+    measured: bool = False
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
@@ -89,6 +91,7 @@ CAPTIONS = (
         "Reading in windows costs nothing noticeable once the window is large; throughput is about "
         "proportional to 1/N.",
         compares=None,
+        measured=True,
     ),
     Caption(
         "latency",
@@ -97,6 +100,7 @@ CAPTIONS = (
         "beside a full-attention cache.",
         "The paper says that the latency of an answer does not change and never times it; this measurement is ours.",
         compares=None,
+        measured=True,
         ours=True,
     ),
     Caption(

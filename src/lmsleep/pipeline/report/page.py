@@ -168,7 +168,7 @@ def made_with(results: Sequence[Result]) -> Html:
     rows = [
         (result.caption.name, result.meta.get("runs", "–"), seeds(result), tokens(result), *recorded(result))
         for result in results
-        if result.seeds or result.meta
+        if result.has_runs
     ]
     header = ("figure", "runs", "seeds", "tokens a run", "hardware", "torch", "commit")
     return html(
@@ -180,18 +180,14 @@ def made_with(results: Sequence[Result]) -> Html:
 
 
 def provenance(result: Result) -> Html:
-    """One line under each figure that has runs."""
-    if not result.seeds and not result.meta:
+    """One line under each figure that has a table of its own."""
+    if not result.has_runs:
         return Html("")
-    hardware, torch, commit = recorded(result)
+    runs = f"seed{'s' * (len(result.seeds) > 1)} {seeds(result)}; {tokens(result)} training tokens a run; "
     return html(
-        "<p class='note'>Made with seed{} {}; {} training tokens a run; hardware: {}; torch {}; commit {}.</p>",
-        "s" if len(result.seeds) > 1 else "",
-        seeds(result),
-        tokens(result),
-        hardware,
-        torch,
-        commit,
+        "<p class='note'>Made with {}hardware: {}; torch {}; commit {}.</p>",
+        "" if result.caption.measured else runs,
+        *recorded(result),
     )
 
 

@@ -28,10 +28,11 @@ class Result:
     """What there is of one figure.
 
     Attributes:
-        numbers: the content of <figure>.json, empty where there is none.
+        numbers: the content of <figure>.json, or of <figure>.csv where a figure consists of measurements; else empty.
         png: the picture, None where there is none.
         seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
         meta: the content of <figure>.meta.json, empty where there is none.
+        has_runs: whether it has a table of its own, unlike figures drawn from the tables of others.
     """
 
     caption: Caption
@@ -40,6 +41,7 @@ class Result:
     seeds: tuple[int, ...]
     tokens: tuple[int, ...]
     meta: dict[str, Any]
+    has_runs: bool
     verdict: Verdict | None
 
     @property
@@ -68,6 +70,8 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
     png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
     seeds, tokens = runs_of(csv) if csv.exists() else ((), ())
+    if caption.measured and csv.exists():
+        numbers = {"measurements": measurements(csv)}
     return Result(
         caption=caption,
         numbers=numbers,
@@ -75,6 +79,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
         seeds=seeds,
         tokens=tokens,
         meta=meta,
+        has_runs=csv.exists(),
         verdict=written or on_direction(caption, numbers),
     )
 
@@ -88,6 +93,13 @@ def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     table = pd.read_csv(csv, dtype={"slice": str})
     tested = table[table.metric == "test_exact"]
     return tuple(sorted(map(int, tested.seed.unique()))), tuple(sorted(map(int, tested.tokens.unique())))
+
+
+def measurements(csv: Path) -> list[dict[str, Any]]:
+    """A tidy table with its metrics side by side, a record for each model, N, slice and context."""
+    keys = ["model", "n_passes", "slice", "tokens"]
+    wide = pd.read_csv(csv).pivot(index=keys, columns="metric", values="value").reset_index()
+    return [{str(k): None if v != v else v for k, v in record.items()} for record in wide.to_dict("records")]
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:

@@ -82,13 +82,15 @@ def plain_rows(records: Sequence[dict[str, Any]]) -> Rows:
     """Records as they are, a column for each key."""
     header = list(dict.fromkeys(key for record in records for key in record))
     rows = [[plain(record.get(key)) for key in header] for record in records]
-    return [key.replace("_", " ") for key in header], rows
+    return [{"n_passes": "N"}.get(key, key.replace("_", " ")) for key in header], rows
 
 
 def plain(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def percent(share: float) -> str:
