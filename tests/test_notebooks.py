@@ -1,0 +1,86 @@
+"""The notebooks run from top to bottom, and are kept without outputs."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_four():
+    assert [path.stem[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None
+
+
+def run(path, folder, monkeypatch):
+    """What a notebook prints, and how many figures it shows, when run in a folder."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return said, sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "figures"), [("1_tasks", 6), ("2_mechanism", 3), ("4_your_own", 1)])
+def test_runs(name, figures, monkeypatch, tmp_path):
+    said, shown = run(ROOT / f"notebooks/{name}.ipynb", tmp_path, monkeypatch)
+    assert shown == figures
+    if name == "2_mechanism":
+        assert "S cut: largest influence of the evicted tokens on the first answer's logits: 0\n" in said
+        score = {line.split(":")[0]: line for line in said.splitlines()}
+        decoded = [float(x.strip("%, ")) for x in score["answer decoded after passes 1 to 4"].split(": ")[1].split()]
+        assert decoded[2] > decoded[0], "passes 2 and 3 make the answer readable"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository that has all of our tables but one, and surely one of figure 2b."""
+    for name in ("configs", "params.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    results = tmp_path / "results/mini"
+    results.mkdir(parents=True)
+    for table in (ROOT / "results/mini").glob("*.csv"):
+        shutil.copy(table, results)
+    (results / "fig3.csv").unlink(missing_ok=True)
+    if not (results / "fig2b.csv").exists():
+        scores = {"val_exact": 0.4, "test_exact": 0.5, "test_count": 100, "cut_exact": 0.1, "test_n3_exact": 0.5}
+        rows = [
+            ("fig2b", "AG", n, seed, level, tokens, metric, value + (0.1 * n if value < 1 else 0))
+            for n in (1, 2)
+            for seed in (0, 1)
+            for level in ("5", "all")
+            for tokens in (1000, 2000)
+            for metric, value in scores.items()
+            if tokens == 2000 or metric.startswith("val")
+        ]
+        columns = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
+        pd.DataFrame(rows, columns=columns).to_csv(results / "fig2b.csv", index=False)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_figures_are_drawn_from_the_tables_there_are(root, monkeypatch):
+    said, shown = run(ROOT / "notebooks/3_figures.ipynb", root / "notebooks", monkeypatch)
+    tables = {path.stem for path in (root / "results/mini").glob("*.csv")}
+    paper = tables & {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5"}
+    assert shown == len(paper) + 3  # with controls, ablations and the last figure
+    assert "fig3.csv is not there; `dvc repro fig3`" in said and "fig3: no table at scale mini" in said
