@@ -35,3 +35,11 @@ def draw_tokens():
         return torch.randint(7, (rows, length), generator=torch.Generator().manual_seed(seed))
 
     return draw_tokens
+
+
+@pytest.fixture
+def rows(draw_tokens):
+    """Two full windows of six and a prediction window of four: tokens and targets (5, 16)."""
+    tokens, targets = draw_tokens(5, 16), draw_tokens(5, 16, seed=1)
+    targets[:, :12] = -100
+    return tokens, targets

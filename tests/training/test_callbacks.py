@@ -1,19 +1,15 @@
-"""The sleep as a callback, the stop on a non-finite value, the report of a run, and checkpoints that survive a kill."""
+"""The sleep as a callback, the stop on a non-finite value, and the report of a run."""
 
 import logging
-import multiprocessing
-import os
-import signal
 
 import lightning as L
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileOpener
 
 from lmsleep import SleepCallback, SleepModule, read_windows
 from lmsleep.sleep import sleep
 from lmsleep.tasks import Rule110
-from lmsleep.training import LastCheckpoint, RunReport, StopOnNonFinite
+from lmsleep.training import RunReport, StopOnNonFinite
 
 from .conftest import TASK, fitted, weights
 
@@ -98,52 +94,6 @@ def test_its_sleep_is_the_plain_function(build, draw_tokens, training):
     assert all(map(torch.equal, got[1].states, want[1].states))
 
 
-@pytest.fixture
-def checkpoint(run, tmp_path):
-    """Path of a checkpoint that was trained with N (None: without the callback)."""
-
-    def checkpoint(n_passes):
-        cell = fitted(run(n_passes, max_steps=1))
-        cell.trainer.save_checkpoint(tmp_path / "a.ckpt")
-        return tmp_path / "a.ckpt"
-
-    return checkpoint
-
-
-@pytest.mark.parametrize("stage", ["validate", "test", "predict", "fit"])
-def test_a_checkpoint_remembers_n(run, checkpoint, stage):
-    path = checkpoint(2)
-    same, other = run(2), run(3)
-    getattr(same.trainer, stage)(same.module, same.data, ckpt_path=path)
-    sentence = (
-        r"^n_passes must be 2, with which the checkpoint was trained, got 3; set allow_other_n to use it all the same$"
-    )
-    with pytest.raises(ValueError, match=sentence):
-        getattr(other.trainer, stage)(other.module, other.data, ckpt_path=path)
-    asked = run(None, [SleepCallback(3, allow_other_n=True)])
-    getattr(asked.trainer, stage)(asked.module, asked.data, ckpt_path=path)
-
-
-def test_a_checkpoint_remembers_the_eviction(run, checkpoint):
-    path, cell = checkpoint(2), run(None, [SleepCallback(2, "sliding")])
-    with pytest.raises(
-        ValueError, match=r"^eviction must be 'hard', with which the checkpoint was trained, got 'sliding'"
-    ):
-        cell.trainer.validate(cell.module, cell.data, ckpt_path=path)
-
-
-@pytest.mark.parametrize(
-    ("trained", "used", "fits"), [(None, 1, True), (1, None, True), (None, 2, False), (2, None, False)]
-)
-def test_no_callback_means_one_pass(run, checkpoint, trained, used, fits):
-    path, cell = checkpoint(trained), run(used)
-    if fits:
-        cell.trainer.validate(cell.module, cell.data, ckpt_path=path, verbose=False)
-    else:
-        with pytest.raises(ValueError, match=f"^n_passes must be {trained or 1}, "):
-            cell.trainer.validate(cell.module, cell.data, ckpt_path=path)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -213,60 +163,3 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
     ):
         assert words in text
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
-
-
-def saved_steps(path):
-    return torch.load(path, weights_only=True)["global_step"]
-
-
-def test_the_last_checkpoint_is_that_of_the_end(run, tmp_path):
-    """Validations after steps 2 and 4 of 5, and what came after them."""
-    steps = []
-
-    class Watch(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            steps.append(saved_steps(tmp_path / "last.ckpt") if (tmp_path / "last.ckpt").exists() else None)
-
-    saver = LastCheckpoint(str(tmp_path))
-    fitted(run(1, [saver, Watch()], max_steps=5, val_check_interval=2, enable_checkpointing=True))
-    assert steps == [None, None, 2, 2, 4]
-    assert saved_steps(tmp_path / "last.ckpt") == 5
-    assert [p.name for p in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
-    assert saver.best_model_path == str(tmp_path / "last.ckpt")
-
-
-def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
-    """The process dies with half of its second checkpoint written; a new run goes on from the first."""
-
-    def fit_and_die():
-        whole, saves = LocalFileOpener.write, []
-
-        def write(file, data):
-            saves.append(1)
-            if len(saves) < 2:
-                return whole(file, data)
-            whole(file, data[: len(data) // 2])
-            file.flush()
-            return os.kill(os.getpid(), signal.SIGKILL)
-
-        LocalFileOpener.write = write
-        fitted(run(2, [LastCheckpoint(str(tmp_path), every_n_train_steps=2)], enable_checkpointing=True))
-
-    process = multiprocessing.get_context("fork").Process(target=fit_and_die)
-    process.start()
-    process.join(timeout=60)
-    assert process.exitcode == -signal.SIGKILL
-    assert saved_steps(tmp_path / "last.ckpt") == 2
-    cell = run(2)
-    cell.trainer.fit(cell.module, cell.data, ckpt_path=tmp_path / "last.ckpt")
-    assert cell.trainer.global_step == 6
-    assert all(map(torch.equal, weights(cell.module), weights(fitted(run(2)).module)))
-
-
-def test_a_truncated_checkpoint_is_refused(run, checkpoint):
-    path, cell = checkpoint(2), run(2)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    before = weights(cell.module)
-    with pytest.raises((RuntimeError, OSError)):
-        cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
-    assert all(map(torch.equal, weights(cell.module), before))
