@@ -122,8 +122,11 @@ def test_values_whose_n_is_not_known_are_shown_as_such(write_report):
     printed = re.findall(r"<table>.*?</table>", Page(text).section(text, "fig4a"), flags=re.S)[0]
     unknown = re.search(r"<tr><td>accuracy</td><td>not known</td>(.*?)</tr>", printed).group(1)
     cells = re.findall(r"<td>(.*?)</td>", unknown)
-    assert cells[0] == "98.5 % · 98.5 % · 98 % · 97.9 %"
-    assert cells[2:] == ["79.9 % · 75.3 %", "37.2 % · 37 %"]
+    assert cells[0] == "98.5 % · 98.5 % · 98.0 % · 97.9 %"
+    assert cells[2:] == ["79.9 % · 75.3 %", "37.2 % · 37.0 %"]
+    note = "2 operations; 4 operations; 6 operations; 8 operations: which N is not recoverable."
+    assert note in Page(text).section(text, "fig4a")
+    assert "N = 1, t = 32: after nearly 5 B tokens; called near random." in Page(text).section(text, "fig2b")
 
 
 def test_seeds_tokens_hardware_and_commit_come_from_the_run_and_are_escaped(write_report):

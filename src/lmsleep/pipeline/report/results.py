@@ -165,6 +165,6 @@ def _known(*values: float | None) -> bool:
 
 
 def paper_values(path: Path) -> pd.DataFrame:
-    """The numbers that the paper prints: figure, model, n_passes (NA if not stated), slice, metric, value, note."""
-    table = pd.read_csv(path, dtype={"slice": "Int64", "n_passes": "Int64"})
+    """What the paper prints: figure, model, n_passes (NA if not known), slice, metric, value (as printed), note."""
+    table = pd.read_csv(path, dtype={"slice": "Int64", "n_passes": "Int64", "value": str})
     return table.assign(note=table.note.fillna(""))

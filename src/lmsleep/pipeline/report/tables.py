@@ -1,6 +1,7 @@
 """Rows of the tables: the paper's numbers, and ours with their intervals."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -27,18 +28,18 @@ def paper_rows(caption: Caption, paper: pd.DataFrame) -> Rows:
 
 
 def printed(row: Any) -> str:
-    """A value as the paper gives it: about 10 %, > 30 %, 61.5 %."""
+    """A value with as many digits as the paper gives it: about 10 %, > 30 %, 21.0 %."""
     qualifier = next((f"{word} " for word in QUALIFIERS if row.note.startswith(word)), "")
-    return f"{qualifier}{100 * row.value:.3g} %"
+    return f"{qualifier}{Decimal(row.value).scaleb(2)} %"
 
 
 def paper_notes(caption: Caption, paper: pd.DataFrame) -> list[str]:
     """What the notes add to the values, each note once with the places that it is for."""
     places: dict[str, list[str]] = {}
-    for row in paper.to_dict("records"):
+    for row, known in zip(paper.to_dict("records"), paper.n_passes.notna(), strict=True):
         qualifier = next((word for word in QUALIFIERS if row["note"].startswith(word)), "")
+        passes = f"N = {row['n_passes']}, " if known else ""
         if note := row["note"].removeprefix(qualifier).lstrip("; "):
-            passes = "" if row["n_passes"] is pd.NA else f"N = {row['n_passes']}, "
             places.setdefault(note, []).append(f"{passes}{caption.at(row['slice'])}")
     return [f"{'; '.join(dict.fromkeys(where))}: {note}." for note, where in places.items()]
 
