@@ -84,7 +84,7 @@ def glance(results: Sequence[Result]) -> Html:
     """A line for each figure: verdict, the difference that decides it, seeds and tokens."""
     rows = []
     for result in results:
-        why = "not among these results" if result.png is None else ""
+        why = "not among these results" if result.png is None else "not compared with the paper"
         why = result.verdict.sentence if result.verdict else why
         name = html("<a href='#{0}'>{0}</a>", result.caption.name)
         rows.append((name, badge(result.verdict), html("<td class='text'>{}</td>", why), seeds(result), tokens(result)))
@@ -112,10 +112,11 @@ def section(scale: str, result: Result, paper: pd.DataFrame) -> Html:
     unprinted = paper.empty and not caption.ours
     return html(
         "<section class='figure' id='{0}' aria-label='{1}'><h2><a href='#{0}'>{1}</a></h2>{2}"
-        "<p><strong>In the paper:</strong> {3}{4}</p><div class='{5}'>{6}{7}</div>{8}{9}</section>",
+        "<p>{3}{4}{5}</p><div class='{6}'>{7}{8}</div>{9}{10}</section>",
         caption.name,
         caption.title,
         verdict,
+        "" if caption.ours else Html("<strong>In the paper:</strong> "),
         caption.paper,
         " It prints no numbers for this." if unprinted else "",
         "pair" if paper.empty or is_wide(result.png) else "pair beside",

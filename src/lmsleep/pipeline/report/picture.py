@@ -2,10 +2,12 @@
 
 import base64
 
+from lmsleep.pipeline import style
 from lmsleep.pipeline.report.markup import Html, html
 from lmsleep.pipeline.report.results import Result
 
 WIDE = 2.2  # width over height from which a picture takes the whole width of the page
+LEGIBLE = 72  # pixels on the screen for an inch of the picture: 10 point text is 10 pixels high
 
 
 def picture(scale: str, result: Result) -> Html:
@@ -20,21 +22,18 @@ def picture(scale: str, result: Result) -> Html:
             name,
         )
     width, height = size_of(result.png)
-    kind, focus, hint = "plot", "", ""
-    if is_wide(result.png):
-        kind, focus = "plot wide", Html(" tabindex='0'")
-        hint = html("<span class='sideways'>Scroll the picture sideways to see all of it.</span>")
+    kind = " wide" if is_wide(result.png) else ""
     return html(
-        "<figure><div class='{}'{}><img src='data:image/png;base64,{}' width='{}' height='{}' alt='{}'></div>"
-        "<figcaption>Ours, {} scale. {}</figcaption></figure>",
+        "<figure><div class='plot{0}' tabindex='0'><img src='data:image/png;base64,{1}' width='{2}' height='{3}' "
+        "style='min-width: {4}px' alt='{5}'></div><figcaption>Ours, {6} scale. "
+        "<span class='sideways{0}'>Scroll the picture sideways to see all of it.</span></figcaption></figure>",
         kind,
-        focus,
         base64.b64encode(result.png).decode(),
         width,
         height,
+        round(width / style.RC["savefig.dpi"] * LEGIBLE),
         alternative(result),
         scale,
-        hint,
     )
 
 

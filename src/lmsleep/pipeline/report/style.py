@@ -49,7 +49,7 @@ figure { margin: 0; }
 figcaption { margin-top: 8px; }
 .plot { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 12px; }
 .plot img { display: block; width: 100%; max-width: 760px; height: auto; margin: 0 auto; }
-.plot.wide img { min-width: 760px; max-width: none; }
+.plot.wide img { max-width: none; }
 .sideways { display: none; }
 .scroll {
   overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); margin: 0 0 10px;
@@ -96,7 +96,8 @@ svg text.loop, svg text.crossing { fill: var(--weight); font-weight: 600; }
 @media (min-width: 600px) { .steps { grid-template-columns: 1fr 1fr; } }
 @media (min-width: 900px) { .pair.beside { grid-template-columns: minmax(0, 1.5fr) minmax(0, 1fr); } }
 @media (min-width: 1080px) { .steps { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
-@media (max-width: 820px) { .sideways { display: block; } }
+@media (max-width: 820px) { .sideways.wide { display: block; } }
+@media (max-width: 520px) { .sideways { display: block; } }
 @media (max-width: 520px) { dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 10px; } }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 @media print { .plot, .scroll { overflow: visible; } }
