@@ -8,11 +8,12 @@ import lightning as L
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileOpener
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback
 from lmsleep.training import LastCheckpoint
 
-from .conftest import fitted, weights
+from .conftest import Recorder, fitted, weights
 
 
 @pytest.fixture
@@ -79,6 +80,47 @@ def test_the_last_checkpoint_is_that_of_the_end(run, tmp_path):
     assert saved_steps(tmp_path / "last.ckpt") == 5
     assert [p.name for p in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
     assert saver.best_model_path == str(tmp_path / "last.ckpt")
+
+
+class Terminate(L.Callback):
+    """Sends SIGTERM to the process at a step, while it trains or while it validates."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.stage == "train" and trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if self.stage == "validate" and trainer.global_step == 4 and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("train", 5), ("validate", 4)])
+def test_sigterm_saves_within_a_batch_and_nothing_is_lost(run, tmp_path, stage, step):
+    """Validations after steps 2, 4 and 6; the one that was cut short is repeated whole."""
+    options = {"val_check_interval": 2, "enable_checkpointing": True}
+    before, after, whole = Recorder(), Recorder(), Recorder()
+    with pytest.raises(SIGTERMException):
+        fitted(run(2, [LastCheckpoint(str(tmp_path)), before, Terminate(stage)], **options))
+    assert saved_steps(tmp_path / "last.ckpt") == step
+    resumed = run(2, [LastCheckpoint(str(tmp_path)), after], **options)
+    resumed.trainer.fit(resumed.module, resumed.data, ckpt_path=tmp_path / "last.ckpt")
+    assert all(map(torch.equal, weights(resumed.module), weights(fitted(run(2, [whole], **options)).module)))
+    assert before.losses + after.losses == whole.losses
+    assert before.validations + after.validations == whole.validations
+
+
+def test_an_exception_within_an_update_saves_nothing(run, tmp_path):
+    class Stop(L.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fitted(run(2, [LastCheckpoint(str(tmp_path)), Stop()], val_check_interval=2, enable_checkpointing=True))
+    assert saved_steps(tmp_path / "last.ckpt") == 2
 
 
 def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):

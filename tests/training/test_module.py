@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
 from lmsleep.tasks import Rule110
-from lmsleep.training import LastCheckpoint, MuonAdamW, OptimizerConfig
+from lmsleep.training import MuonAdamW, OptimizerConfig
 
 from .conftest import TASK, Recorder, fitted, weights
 
@@ -98,23 +98,6 @@ def test_a_resumed_run_is_the_run_itself(run, tmp_path, data_options, trainer_op
     assert same(seen_again.tokens, seen.tokens[done:])
     assert seen_again.losses == seen.losses[done:]
     assert [step for step, _ in seen.validations] == [2, 4] and seen_again.validations == seen.validations[1:]
-
-
-def test_a_run_can_be_stopped_by_any_exception_and_taken_up_again(run, tmp_path):
-    class Stop(L.Callback):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            if trainer.global_step == 3:
-                raise RuntimeError("stopped")
-
-    recorder = Recorder()
-    cell = run(2, [LastCheckpoint(str(tmp_path)), Stop()], enable_checkpointing=True)
-    with pytest.raises(RuntimeError, match="stopped"):
-        fitted(cell)
-    resumed = run(2, [recorder])
-    resumed.trainer.fit(resumed.module, resumed.data, ckpt_path=tmp_path / "last.ckpt")
-    whole = Recorder()
-    assert same(weights(fitted(run(2, [whole])).module), weights(resumed.module))
-    assert recorder.losses == whole.losses[3:]
 
 
 def test_validation_scores_are_those_counted_by_hand(run):
