@@ -47,8 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
     """The data stages and the training cells that the targets need, in the order of dvc.yaml."""
-    wanted = subprocess.run([*DVC, "dag", "--dot", *targets], capture_output=True, text=True, check=True).stdout
-    names = [line.split('"')[1] for line in wanted.splitlines() if line.strip().startswith('"') and "->" not in line]
+    names = []
+    for target in targets or [None]:  # `dvc dag` takes one target
+        command = [*DVC, "dag", "--dot", *([target] if target else [])]
+        graph = subprocess.run(command, capture_output=True, text=True)
+        if graph.returncode:
+            sys.exit(graph.stderr.strip())
+        lines = (line.strip() for line in graph.stdout.splitlines())
+        names += [line.split('"')[1] for line in lines if line.startswith('"') and "->" not in line]
     order = list(yaml.safe_load(Path("dvc.yaml").read_text())["stages"])
     needed = sorted(dict.fromkeys(names), key=lambda name: order.index(name.split("@")[0]))
     return [n for n in needed if n.startswith("data_")], [n for n in needed if n.startswith("train_")]
