@@ -1,8 +1,6 @@
-"""A model written to a folder and read back, in a fresh process too; and what is refused."""
+"""A model written to a folder and read back (in a fresh process: see runtime/test_saved.py), and what is refused."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -28,21 +26,6 @@ def test_reads_back_the_same_model(build, draw_tokens, tmp_path, options):
     assert torch.equal(read_windows(again, tokens, n_passes=2).logits, read_windows(model, tokens, n_passes=2).logits)
     assert (again.head.weight is again.embedding.weight) == model.config.tie_embeddings
     assert all(weight.requires_grad for weight in again.parameters())
-
-
-ELSEWHERE = """
-import sys, torch
-from lmsleep import HybridLM
-logits, _ = HybridLM.from_pretrained(sys.argv[1])(torch.tensor([[1, 2, 3, 4]]))
-torch.save(logits, sys.argv[1] + "/logits.pt")
-"""
-
-
-def test_equal_logits_in_a_fresh_process(build, tmp_path):
-    model = build("AMAJ")
-    model.save_pretrained(tmp_path)
-    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], check=True)
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), model(torch.tensor([[1, 2, 3, 4]]))[0])
 
 
 def test_bfloat16_goes_through(build, tmp_path):

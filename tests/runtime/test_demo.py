@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,13 +97,18 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
 def test_the_small_models_need_their_sleep(name):
     model, _ = mini.train_mini(name, n_passes=3)
     task = mini.MINI_TASKS[name]
-    batch = task.rows(split="test", seed=1, step=0, batch_size=500)
+    batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (
-        sum(map(tuple.__eq__, *answered(model, task, batch, reader, "hard"))) / 500
+        sum(
+            np.mean([a == b for a, b in zip(*answered(model, task, batch, reader, "hard"), strict=True)])
+            for batch in batches
+        )
+        / len(batches)
         for reader in (Reader("", 3), Reader("", 1), Reader("", 3, True))
     )
-    assert asleep > 0.9
-    assert max(awake, forgetful) < 0.6
+    assert asleep > 0.85
+    assert awake < asleep - 0.1
+    assert forgetful < 0.5
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ torch.save((logits, session.fast_weights.states), folder + "/out.pt")
 """
 
 
-def test_goes_on_in_another_process(build, draw_tokens, tmp_path):
+def test_model_and_memory_go_on_in_another_process(build, draw_tokens, tmp_path):
     session = session_of(build, draw_tokens(2, 15))
     more = draw_tokens(2, 15, seed=1)
     session.save(tmp_path / "memory")

@@ -176,8 +176,7 @@ def live_bytes():
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-@pytest.mark.parametrize("static", [False, True], ids=["growing", "static"])
+@pytest.mark.parametrize(("eviction", "static"), [("hard", False), ("sliding", True)])
 def test_memory_is_flat_from_10_to_1000_windows(build, eviction, static):
     model = build("AG", dtype=torch.float32)
     session = Session(model, n_passes=2, eviction=eviction, static=static)

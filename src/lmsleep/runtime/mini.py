@@ -1,5 +1,6 @@
 """Small tasks whose models a CPU trains in less than a minute."""
 
+import logging
 from typing import Any
 
 from lmsleep.memory import Eviction
@@ -10,19 +11,19 @@ from lmsleep.tasks.spec import task_spec
 MINI_TASKS: dict[str, Task] = {
     "rule110": Rule110(steps=3, width=8, n_states=2),
     "depo": Depo(
-        max_nodes=5,
-        min_nodes=5,
-        max_hops=2,
-        test_hops=(1, 2),
-        n_queries=2,
-        n_symbols=24,
+        max_nodes=4,
+        min_nodes=4,
+        max_hops=3,
+        test_hops=(1, 2, 3),
+        n_queries=4,
+        n_symbols=8,
         word_lengths=(1, 1),
-        graph_length=10,
-        question_length=8,
-        window_size=5,
+        graph_length=8,
+        question_length=16,
+        window_size=4,
     ),
 }
-MINI_STEPS = {"rule110": 300, "depo": 500}
+MINI_STEPS = {"rule110": 300, "depo": 600}
 MINI_MODEL = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=(0.02, 1.0))
 
 
@@ -34,6 +35,7 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
 
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # no tips before a demo
     task = MINI_TASKS[name]
     L.seed_everything(seed, verbose=False)
     module = SleepModule(task, MINI_MODEL, OptimizerConfig(muon_lr=5e-3, adamw_lr=3e-3, warmup_steps=20))
