@@ -73,19 +73,29 @@ def test_with_cuda_a_kernel_runs_on_cuda_tensors_of_its_dtypes(op, monkeypatch):
     assert op == ["kernel"]
 
 
-def test_a_kernel_for_short_windows_gives_way_to_the_next_above(op):
+def test_long_windows_take_the_kernels_made_for_them_first(op, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda = torch.device("cuda")
     register(
         "double",
-        Backend("short", lambda: torch.add, max_length=128),
-        Backend("any", lambda: torch.sub),
+        Backend("short", lambda: torch.add, cuda_only=True, short=True),
+        Backend("any", lambda: torch.sub, cuda_only=True, dtypes=(torch.float32,)),
+        Backend("torch", lambda: torch.mul),
     )
+    assert resolve("double", cuda, torch.float32) is torch.add
+    assert resolve("double", cuda, torch.float32, None, True) is torch.sub
+    assert resolve("double", cuda, torch.float64, None, True) is torch.add
+    assert resolve("double", cuda, torch.float32, "short", True) is torch.add
+    assert describe("cuda", long=True)["double"].others["short"] == "could run, any is preferred"
+
+
+def test_compiled_code_leaves_eager_kernels_alone(op, monkeypatch):
+    register("double", Backend("kernel", lambda: torch.add, eager=True), Backend("torch", lambda: torch.mul))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert resolve("double", CPU, torch.float32) is torch.mul
+    assert resolve("double", CPU, torch.float32, "kernel") is torch.add
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
     assert resolve("double", CPU, torch.float32) is torch.add
-    assert resolve("double", CPU, torch.float32, None, True) is torch.sub
-    with pytest.raises(
-        ValueError, match="^double: backend 'short' cannot run: it takes at most 128 tokens; use 'any'$"
-    ):
-        resolve("double", CPU, torch.float32, "short", True)
-    assert describe("cpu", long=True)["double"].others["short"] == "it takes at most 128 tokens; use 'any'"
 
 
 def test_describe_gives_a_reason_for_every_other_backend(op, monkeypatch):

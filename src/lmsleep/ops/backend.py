@@ -6,7 +6,7 @@ hand, and counts as installed only if that import works: one built without its k
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,7 +29,8 @@ class Backend:
         cuda_only: runs on CUDA tensors alone.
         dtypes: input dtypes it takes; empty means any floating dtype.
         automatic: whether it may be taken without being asked for.
-        max_length: tokens it takes at most; None: any number.
+        short: made for windows of up to WINDOW tokens; above, other kernels go before it.
+        eager: in compiled code it is not taken unless asked for, because the compiler does better with torch.
     """
 
     name: str
@@ -38,7 +39,8 @@ class Backend:
     cuda_only: bool = False
     dtypes: tuple[torch.dtype, ...] = ()
     automatic: bool = True
-    max_length: int | None = None
+    short: bool = False
+    eager: bool = False
 
 
 class Obstacle(NamedTuple):
@@ -55,14 +57,14 @@ class Choice(NamedTuple):
     others: dict[str, str]
 
 
-WINDOW = 128  # tokens of a long window; kernels made for short ones stop here
+WINDOW = 128  # tokens; a longer window counts as long
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], Implementation] = {}
 _BROKEN: dict[tuple[str, str], Exception] = {}
-_CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool], str] = {}
+_CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool], str] = {}
 _SAID: set[str] = set()
 
 
@@ -91,7 +93,8 @@ def resolve(
     Raises:
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
     """
-    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long)]
+    compiled = torch.compiler.is_compiling()
+    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, compiled)]
 
 
 @contextmanager
@@ -125,29 +128,31 @@ def describe(device: str | None = None, dtype: torch.dtype = torch.float32, long
 
 
 @torch.compiler.assume_constant_result
-def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool) -> str:
+def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool, compiled: bool) -> str:
     """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
-    key = (op, device, dtype, forced, long)
+    key = (op, device, dtype, forced, long, compiled)
     if key not in _CHOSEN:
         if forced is None:
-            choice = _choose(op, device, dtype, long)
-            name, why = choice.backend, _why_not_better(op, choice)
+            choice = _choose(op, device, dtype, long, compiled)
+            name, why = choice.backend, _why_not_better(_in_order(op, long), choice)
         else:
             name, why = forced, "forced"
-            if obstacle := _obstacle(op, _backend(op, name), device, dtype, long):
+            if obstacle := _obstacle(op, _backend(op, name), device, dtype):
                 raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
         _CHOSEN[key] = name
         _say(f"{op}: {name} ({why})" if why else f"{op}: {name}")
     return _CHOSEN[key]
 
 
-def _choose(op: str, device: str, dtype: torch.dtype, long: bool) -> Choice:
+def _choose(op: str, device: str, dtype: torch.dtype, long: bool, compiled: bool = False) -> Choice:
     chosen, others = None, {}
-    for backend in _TABLES[op].values():
-        if obstacle := _obstacle(op, backend, device, dtype, long):
+    for backend in _in_order(op, long):
+        if obstacle := _obstacle(op, backend, device, dtype):
             others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
         elif not backend.automatic:
             others[backend.name] = "used only when asked for"
+        elif backend.eager and compiled:
+            others[backend.name] = "left to the compiler"
         elif chosen is None:
             chosen = backend.name
         else:
@@ -156,9 +161,14 @@ def _choose(op: str, device: str, dtype: torch.dtype, long: bool) -> Choice:
     return Choice(chosen, others)
 
 
-def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: bool) -> Obstacle | None:
-    table = _TABLES[op].values()
-    elsewhere = f"use {_names(b for b in table if not b.cuda_only)}"
+def _in_order(op: str, long: bool) -> list[Backend]:
+    """The backends, best first: for long windows, kernels made for short ones stand behind the other kernels."""
+    table = list(_TABLES[op].values())
+    return sorted(table, key=lambda b: (not b.cuda_only, b.short)) if long else table
+
+
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obstacle | None:
+    elsewhere = f"use {', '.join(repr(b.name) for b in _TABLES[op].values() if not b.cuda_only)}"
     if backend.cuda_only and not torch.cuda.is_available():
         return Obstacle("no CUDA device", f"{elsewhere} here")
     if backend.cuda_only and device != "cuda":
@@ -166,10 +176,6 @@ def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: 
     if backend.dtypes and dtype not in backend.dtypes:
         taken = ", ".join(_name(d) for d in backend.dtypes)
         return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
-    if long and backend.max_length is not None:
-        return Obstacle(
-            f"it takes at most {backend.max_length} tokens", f"use {_names(b for b in table if b.max_length is None)}"
-        )
     if error := _import_error(op, backend):
         return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
     return None
@@ -194,13 +200,13 @@ def _backend(op: str, name: str) -> Backend:
     return _TABLES[op][name]
 
 
-def _why_not_better(op: str, choice: Choice) -> str:
+def _why_not_better(table: list[Backend], choice: Choice) -> str:
     """The reasons of the backends that stand before the chosen one, each once."""
     reasons: dict[str, list[str]] = {}
-    for name in _TABLES[op]:
-        if name == choice.backend:
+    for backend in table:
+        if backend.name == choice.backend:
             break
-        reasons.setdefault(choice.others[name].split(";")[0], []).append(name)
+        reasons.setdefault(choice.others[backend.name].split(";")[0], []).append(backend.name)
     return "; ".join(r if r == "no CUDA device" else f"{', '.join(names)}: {r}" for r, names in reasons.items())
 
 
@@ -208,10 +214,6 @@ def _say(message: str) -> None:
     if message not in _SAID:
         _SAID.add(message)
         logger.info(message)
-
-
-def _names(backends: Iterable[Backend]) -> str:
-    return ", ".join(repr(backend.name) for backend in backends)
 
 
 def _name(dtype: torch.dtype) -> str:

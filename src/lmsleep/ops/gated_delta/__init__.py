@@ -28,7 +28,7 @@ register(
         install="pip install triton",
         cuda_only=True,
         dtypes=KERNEL_DTYPES,
-        max_length=WINDOW,
+        short=True,
     ),
     Backend(
         "fla",
@@ -59,7 +59,7 @@ def gated_delta(
         log_decay: (B, H, L), at most 0.
         beta: (B, H, L), the writing strength.
         state: (B, H, K, V); None is zero.
-        backend: forces an implementation: "naive", "torch", "triton" (up to 128 tokens) or "fla".
+        backend: forces an implementation: "naive", "torch", "triton" or "fla".
 
     Returns:
         o (B, H, L, V) in v's dtype and the final state (B, H, K, V), float32 also under mixed precision.

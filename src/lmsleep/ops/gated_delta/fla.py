@@ -1,8 +1,15 @@
 """The gated delta rule by flash-linear-attention's chunk kernels. Importing this module imports fla."""
 
 import torch
+import triton
+from fla import utils  # pyright: ignore[reportMissingImports]
 from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+
+if utils.IS_NVIDIA_HOPPER and utils.TRITON_ABOVE_3_4_0 and not utils.TRITON_ABOVE_3_7_1:
+    raise ImportError(
+        f"on Hopper its backward needs triton 3.7.1 or newer, or older than 3.4, got {triton.__version__}"
+    )
 
 
 def gated_delta_fla(

@@ -23,7 +23,7 @@ def gated_delta_triton(
         raise ValueError(
             f"gated_delta: backend 'triton' takes keys of up to {MAX_KEY_DIM} channels, got {k.shape[-1]}; use 'torch'"
         )
-    o, final, _, _ = _forward(q, k, v, log_decay, beta, state.float())
+    o, final, _, _ = _forward(q.to(v.dtype), k.to(v.dtype), v, log_decay, beta, state.float())
     return o, final
 
 
@@ -45,6 +45,7 @@ def _forward(
         C=C,
         LEVELS=C.bit_length() - 1,
         PRECISION=_precision(v),
+        SINGLE=L <= C,
     )
     return out
 
@@ -91,6 +92,7 @@ def _backward(
         **tile,
         C=inverses.shape[-1],
         PRECISION=_precision(v),
+        SINGLE=inverses.shape[-1] >= L,
     )
     return grads
 
@@ -125,10 +127,11 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _differentiate(ctx, do: Tensor | None, dfinal: Tensor | None, *_: None) -> tuple[Tensor, ...]:
-    v, state = ctx.saved_tensors[2], ctx.saved_tensors[5]
+    saved = ctx.saved_tensors  # unpacked once: recomputed activations can be taken only once
+    v, state = saved[2], saved[5]
     do = torch.zeros_like(v) if do is None else do
     dfinal = torch.zeros_like(state) if dfinal is None else dfinal
-    dq, dk, dv, dg, db, dstate = _backward(*ctx.saved_tensors, do, dfinal)
+    dq, dk, dv, dg, db, dstate = _backward(*saved, do, dfinal)
     dq, dk, dg, db = (x[0] if len(x) == 1 else x.sum(0) for x in (dq, dk, dg, db))
     return dq, dk, dv, dg, db, dstate
 

@@ -4,7 +4,8 @@ The equations are those of `closed_form._window`, on chunks of C tokens with the
 window is one launch forward and one backward. One program serves one (b, h) and BV columns of the state.
 
 Names: G cumulative log decay, e = exp(G), c = exp(G_C - G), D_ts = exp(G_t - G_s), T = (I + A)^-1, W the writes. Every
-product runs in float32 or its tensor-core split; tokens beyond the window load as zeros and change nothing.
+product sums in float32; tokens beyond the window load as zeros and change nothing. SINGLE says that one chunk holds the
+window: without a loop the compiler needs far fewer registers.
 """
 
 # pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportOperatorIssue=false
@@ -28,11 +29,15 @@ def _keep(x, stride, row, col, n_rows, n_cols, value):
 
 
 @triton.jit
+def _operand(x, PRECISION: tl.constexpr):
+    """x as products take it. Cast once: a tile in bfloat16 holds half the registers."""
+    return x.to(tl.bfloat16) if PRECISION == "bf16" else x
+
+
+@triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
-    """a @ b from float32 to float32 on tensor cores: "bf16", "tf32", or "tf32x3", which has float32's accuracy."""
-    if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    return tl.dot(a, b, input_precision=PRECISION)
+    """a @ b in float32 on tensor cores: of bfloat16 operands, or by "tf32" or "tf32x3" (float32's accuracy)."""
+    return tl.dot(a, b) if PRECISION == "bf16" else tl.dot(a, b, input_precision=PRECISION)
 
 
 @triton.jit
@@ -69,10 +74,11 @@ def window_forward(
     q, k, v, g, b, s0, o, s1, starts, inverses, scale, H, L, K, V,
     q_b, q_h, q_l, k_b, k_h, k_l, v_b, v_h, v_l, g_b, g_h, g_l, b_b, b_h, b_l,
     C: tl.constexpr, LEVELS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """o (B, L, H, V), s1 (B, H, K, V); for the backward also T and the states where chunks but the first start."""
     i, j = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    batch, head, chunks = i // H, i % H, tl.cdiv(L, C)
+    batch, head, chunks = i // H, i % H, 1 if SINGLE else tl.cdiv(L, C)
     q, k, v = q + batch * q_b + head * q_h, k + batch * k_b + head * k_h, v + batch * v_b + head * v_h
     g, b, o = g + batch * g_b + head * g_h, b + batch * b_b + head * b_h, o + batch * L * H * V + head * V
     cols_k, cols_v, within = tl.arange(0, BK), j * BV + tl.arange(0, BV), tl.arange(0, C)
@@ -81,7 +87,8 @@ def window_forward(
         row = n * C + within
         if n > 0:
             _keep(starts + (i * (chunks - 1) + n - 1) * K * V, V, cols_k, cols_v, K, V, S)
-        keys, queries = _rows(k, k_l, row, cols_k, L, K), _rows(q, q_l, row, cols_k, L, K)
+        keys = _operand(_rows(k, k_l, row, cols_k, L, K), PRECISION)
+        queries = _operand(_rows(q, q_l, row, cols_k, L, K), PRECISION)
         beta = tl.load(b + row * b_l, mask=row < L, other=0.0).to(tl.float32)[:, None]
         G, total, D = _decays(g, g_l, row, L, C)
         e, c = tl.exp(G)[:, None], tl.exp(total - G)[:, None]
@@ -89,12 +96,13 @@ def window_forward(
         T = _inverse(tl.where(within[:, None] > within[None, :], A, 0.0), C, LEVELS, PRECISION)
         if j == 0:
             _keep(inverses + (i * chunks + n) * C * C, C, within, within, C, C, T)
-        U = _rows(v, v_l, row, cols_v, L, V) - e * _dot(keys, S, PRECISION)
-        W = _dot(T, beta * U, PRECISION)
-        P = D * _dot(queries, tl.trans(keys), PRECISION)
-        out = e * _dot(queries, S, PRECISION) + _dot(P, W, PRECISION)
+        before = _operand(S, PRECISION)
+        U = _rows(v, v_l, row, cols_v, L, V) - e * _dot(keys, before, PRECISION)
+        W = _operand(_dot(_operand(T, PRECISION), _operand(beta * U, PRECISION), PRECISION), PRECISION)
+        P = _operand(D * _dot(queries, tl.trans(keys), PRECISION), PRECISION)
+        out = e * _dot(queries, before, PRECISION) + _dot(P, W, PRECISION)
         _keep(o, H * V, row, cols_v, L, V, scale * out)
-        S = tl.exp(total) * S + _dot(tl.trans(c * keys), W, PRECISION)
+        S = tl.exp(total) * S + _dot(tl.trans(_operand(c * keys, PRECISION)), W, PRECISION)
     _keep(s1 + i * K * V, V, cols_k, cols_v, K, V, S)
 
 
@@ -103,11 +111,12 @@ def window_backward(
     q, k, v, g, b, s0, starts, inverses, do, ds1, dq, dk, dv, dg, db, ds0, scale, B, H, L, K, V,
     q_b, q_h, q_l, k_b, k_h, k_l, v_b, v_h, v_l, g_b, g_h, g_l, b_b, b_h, b_l, o_b, o_h, o_l,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+    SINGLE: tl.constexpr,
 ):
     """Gradients: dq, dk (n, B, L, H, K) and dg, db (n, B, L, H), one share for each of the n column blocks of the
     state; dv (B, L, H, V); ds0 (B, H, K, V)."""
     i, j = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    batch, head, chunks = i // H, i % H, tl.cdiv(L, C)
+    batch, head, chunks = i // H, i % H, 1 if SINGLE else tl.cdiv(L, C)
     q, k, v = q + batch * q_b + head * q_h, k + batch * k_b + head * k_h, v + batch * v_b + head * v_h
     g, b, do = g + batch * g_b + head * g_h, b + batch * b_b + head * b_h, do + batch * o_b + head * o_h
     share = (j * B + batch) * L * H + head
@@ -122,37 +131,43 @@ def window_backward(
         if n > 0:
             start = starts + (i * (chunks - 1) + n - 1) * K * V
         S = _rows(start, V, cols_k, cols_v, K, V)
-        keys, queries = _rows(k, k_l, row, cols_k, L, K), _rows(q, q_l, row, cols_k, L, K)
-        beta = tl.load(b + row * b_l, mask=row < L, other=0.0).to(tl.float32)[:, None]
         G, total, D = _decays(g, g_l, row, L, C)
         e, c, decay = tl.exp(G)[:, None], tl.exp(total - G)[:, None], tl.exp(total)
-        T = _rows(inverses + (i * chunks + n) * C * C, C, within, within, C, C)
-        KK = _dot(keys, tl.trans(keys), PRECISION)
-        P = D * _dot(queries, tl.trans(keys), PRECISION)
+        dtotal = decay * tl.sum(tl.sum(dS * S, 1), 0)
+        S, after = _operand(S, PRECISION), _operand(dS, PRECISION)
+        keys = _operand(_rows(k, k_l, row, cols_k, L, K), PRECISION)
+        queries = _operand(_rows(q, q_l, row, cols_k, L, K), PRECISION)
+        beta = tl.load(b + row * b_l, mask=row < L, other=0.0).to(tl.float32)[:, None]
+        T = _operand(_rows(inverses + (i * chunks + n) * C * C, C, within, within, C, C), PRECISION)
         U = _rows(v, v_l, row, cols_v, L, V) - e * _dot(keys, S, PRECISION)
-        W = _dot(T, beta * U, PRECISION)
-
-        dO = scale * _rows(do, o_l, row, cols_v, L, V)
-        dW = _dot(tl.trans(P), dO, PRECISION) + c * _dot(keys, dS, PRECISION)
-        Z = _dot(tl.trans(T), dW, PRECISION)  # gradient of beta U
-        dP = tl.where(causal, _dot(dO, tl.trans(W), PRECISION), 0.0)
-        dA = tl.where(strict, -_dot(Z, tl.trans(W), PRECISION), 0.0)
-        through_o = e * _dot(dO, tl.trans(S), PRECISION)
-        through_u = -e * beta * _dot(Z, tl.trans(S), PRECISION)
-        through_s = c * _dot(W, tl.trans(dS), PRECISION)
-        dQK, dKK = dP * D, dA * D * beta
+        W = _operand(_dot(T, _operand(beta * U, PRECISION), PRECISION), PRECISION)
+        P = D * _dot(queries, tl.trans(keys), PRECISION)
+        dO = _operand(scale * _rows(do, o_l, row, cols_v, L, V), PRECISION)
+        dW = _dot(tl.trans(_operand(P, PRECISION)), dO, PRECISION) + c * _dot(keys, after, PRECISION)
+        Z = _dot(tl.trans(T), _operand(dW, PRECISION), PRECISION)  # gradient of beta U
+        dbeta = tl.sum(Z * U, 1)
         _keep(dv, H * V, row, cols_v, L, V, beta * Z)
-        _keep(dq, H * K, row, cols_k, L, K, through_o + _dot(dQK, keys, PRECISION))
-        dkeys = through_u + through_s + _dot(dKK + tl.trans(dKK), keys, PRECISION)
-        _keep(dk, H * K, row, cols_k, L, K, dkeys + _dot(tl.trans(dQK), queries, PRECISION))
-
-        of_kept = tl.sum(through_s * keys, 1)
-        of_D = dA * D * KK
+        dP = tl.where(causal, _dot(dO, tl.trans(W), PRECISION), 0.0)
+        dA = tl.where(strict, -_dot(_operand(Z, PRECISION), tl.trans(W), PRECISION), 0.0)
+        of_D = dA * D * _dot(keys, tl.trans(keys), PRECISION)
         X = beta * of_D + dP * P
-        dG = tl.sum(X, 1) - tl.sum(X, 0) + tl.sum(through_o * queries, 1) + tl.sum(through_u * keys, 1) - of_kept
-        dtotal = tl.sum(of_kept, 0) + decay * tl.sum(tl.sum(dS * S, 1), 0)
-        tl.store(dg + row * H, tl.cumsum(dG, 0, reverse=True) + dtotal, mask=row < L)
-        tl.store(db + row * H, tl.sum(Z * U, 1) + tl.sum(of_D, 1), mask=row < L)
-        dS = decay * dS + _dot(tl.trans(e * queries), dO, PRECISION)
-        dS -= _dot(tl.trans(keys), e * beta * Z, PRECISION)
+        tl.store(db + row * H, dbeta + tl.sum(of_D, 1), mask=row < L)
+        dG = tl.sum(X, 1) - tl.sum(X, 0)
+        dQK, dKK = _operand(dP * D, PRECISION), dA * D * beta
+
+        part = e * _dot(dO, tl.trans(S), PRECISION)
+        dG += tl.sum(part * queries, 1)
+        _keep(dq, H * K, row, cols_k, L, K, part + _dot(dQK, keys, PRECISION))
+        Z = _operand(-e * beta * Z, PRECISION)
+        part = _dot(Z, tl.trans(S), PRECISION)
+        dG += tl.sum(part * keys, 1)
+        dkeys = part + _dot(_operand(dKK + tl.trans(dKK), PRECISION), keys, PRECISION)
+        dkeys += _dot(tl.trans(dQK), queries, PRECISION)
+        part = c * _dot(W, tl.trans(after), PRECISION)
+        of_kept = tl.sum(part * keys, 1)
+        _keep(dk, H * K, row, cols_k, L, K, dkeys + part)
+        dtotal += tl.sum(of_kept, 0)
+        tl.store(dg + row * H, tl.cumsum(dG - of_kept, 0, reverse=True) + dtotal, mask=row < L)
+        dS = decay * dS + _dot(tl.trans(_operand(e * queries, PRECISION)), dO, PRECISION)
+        dS += _dot(tl.trans(keys), Z, PRECISION)
     _keep(ds0 + i * K * V, V, cols_k, cols_v, K, V, dS)

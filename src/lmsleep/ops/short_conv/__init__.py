@@ -21,6 +21,7 @@ register(
         install="pip install --no-build-isolation --no-cache-dir causal-conv1d",
         cuda_only=True,
         dtypes=KERNEL_DTYPES,
+        eager=True,
     ),
     Backend("torch", lambda: short_conv_torch),
     Backend("naive", lambda: short_conv_naive, automatic=False),
