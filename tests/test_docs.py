@@ -1,0 +1,113 @@
+"""The pages name files, tests and commands that exist, and their links lead somewhere."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from lmsleep.bench import BENCHES
+from lmsleep.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+FIDELITY, GUIDE = ROOT / "docs/fidelity.md", ROOT / "docs/guide.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STATUS = {"implemented", "measured at mini", "open", "not reachable here"}
+LIGHTNING = {"fit", "validate", "test", "predict"}
+
+
+def page_id(path):
+    return str(path.relative_to(ROOT))
+
+
+@cache
+def functions_of(path):
+    """Names of the functions of a file."""
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+@cache
+def anchors(path):
+    """Anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def fidelity_rows():
+    """The cells of every row of the large table."""
+    lines = FIDELITY.read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in rows if len(row) == 6 and row[0] != "where" and any(row[1:])]
+
+
+def test_every_row_has_a_status_and_one_that_is_built_has_a_file():
+    rows = fidelity_rows()
+    assert len(rows) > 80
+    for row in rows:
+        where, paper, ours, files, tests, status = row
+        assert where and paper and ours and status.split(";")[0] in STATUS, row
+        if status == "implemented":
+            assert "](../" in files, row
+            settings = all(name.endswith(".yaml") for name in re.findall(r"\]\(\.\./(.*?)\)", files))
+            assert "::test_" in tests or settings or ".yaml" in files, row
+
+
+def test_every_test_that_is_named_exists():
+    named = [match for page in PAGES for match in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())]
+    assert len(named) > 80
+    missing = [f"{path}::{name}" for path, name in named if name not in functions_of(ROOT / path)]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_file_that_is_named_exists(page):
+    folders = ("configs", "docs", "examples", "notebooks", "src", "tests")
+    named = re.findall(rf"(?<![\w/.<])((?:{'|'.join(folders)})/[\w/.-]+\.(?:py|yaml|md|csv|ipynb))", page.read_text())
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_somewhere(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_command_exists(page, request):
+    if page == GUIDE and "doctor" not in COMMANDS:
+        request.applymarker(pytest.mark.xfail(reason="the guide names `lmsleep doctor`", strict=True))
+    code = "\n".join(re.findall(r"^```(?:bash|sh)?\n(.*?)^```", page.read_text(), flags=re.M | re.S))
+    code += "\n" + "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))
+    for command, sub in re.findall(r"(?<![\w./-])lmsleep (\w+)(?: (\w+))?", code):
+        assert command in LIGHTNING | COMMANDS.keys(), f"lmsleep {command}"
+        if command == "bench" and sub:
+            assert sub in BENCHES, f"lmsleep bench {sub}"
+    for module in re.findall(r"python -m (lmsleep[\w.]*)", code):
+        path = ROOT / "src" / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_guide_s_task_runs_as_printed(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    (block,) = (b for b in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), flags=re.M | re.S) if "Copy(" in b)
+    names: dict = {}
+    exec(block, names)
+    assert all(p.grad is not None for p in names["model"].parameters())
+
+
+def test_a_wrong_name_is_noticed():
+    assert "test_a_wrong_name_is_noticed" in functions_of(Path(__file__)) and "test_nothing" not in functions_of(
+        Path(__file__)
+    )
+    assert "claims-boundary" in anchors(FIDELITY) and "nowhere" not in anchors(FIDELITY)
