@@ -25,13 +25,12 @@ def join(parts: Iterable[Html]) -> Html:
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
-    """A table in a box of its own that scrolls sideways; a cell that is a whole `<td>` is taken as it is."""
+    """A table that scrolls sideways in a box of its own, below its title; a whole `<td>` is taken as it is."""
     head = join(html("<th scope='col'>{}</th>", name) for name in header)
     body = join(html("<tr>{}</tr>", join(map(_cell, row))) for row in rows)
     return html(
-        "<div class='scroll' role='region' aria-label='{}' tabindex='0'><table><caption>{}</caption>"
-        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
-        title,
+        "<div class='card'><p class='title'>{0}</p><div class='scroll' role='region' aria-label='{0}' tabindex='0'>"
+        "<table aria-label='{0}'><thead><tr>{1}</tr></thead><tbody>{2}</tbody></table></div></div>",
         title,
         head,
         body,

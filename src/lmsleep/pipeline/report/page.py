@@ -44,6 +44,10 @@ READING = (
         "wholly on one side of zero; one seed always leaves it undecided.",
     ),
     (
+        "relative gain",
+        "In the paper's tables: its accuracy at this N over its accuracy at N = 1, less one, as it prints it.",
+    ),
+    (
         "N not known",
         "The paper prints the value, but not in a way that tells which N it belongs to. Its numbers and ours never "
         "share a column.",
@@ -130,7 +134,7 @@ def section(scale: str, result: Result, paper: pd.DataFrame) -> Html:
 def printed_in_paper(caption: Caption, paper: pd.DataFrame) -> Html:
     """The paper's numbers in a table of their own."""
     notes = join(html("<p class='note'>{}</p>", note) for note in paper_notes(caption, paper))
-    title = f"Printed in the paper: {', '.join(paper.model.unique())}"
+    title = f"Printed in the paper: {paper.metric.iloc[0]}, {', '.join(paper.model.unique())}"
     return html("<div>{}{}</div>", table(title, *paper_rows(caption, paper)), notes)
 
 

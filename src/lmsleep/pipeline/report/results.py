@@ -47,7 +47,7 @@ class Result:
     @property
     def missing(self) -> list[str]:
         """The files that a figure consists of and that are not there."""
-        there = {"png": self.png is not None, "json": bool(self.numbers)}
+        there = {"png": self.png is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
         return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
 
 

@@ -29,7 +29,7 @@ p { margin: 0 0 .8em; max-width: 75ch; }
 a { color: var(--accent); }
 h2 a { color: inherit; text-decoration: none; }
 h2 a:hover { text-decoration: underline; }
-.lead, .note, figcaption, caption { color: var(--soft); }
+.lead, .note, figcaption { color: var(--soft); }
 .note, figcaption { font-size: .875rem; }
 section { margin: 44px 0; }
 section.figure { border-top: 1px solid var(--line); padding-top: 30px; }
@@ -51,11 +51,11 @@ figcaption { margin-top: 8px; }
 .plot img { display: block; width: 100%; max-width: 760px; height: auto; margin: 0 auto; }
 .plot.wide img { max-width: none; }
 .sideways { display: none; }
-.scroll {
-  overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); margin: 0 0 10px;
-}
+.card { border: 1px solid var(--line); border-radius: 10px; background: var(--card); margin: 0 0 10px; }
+.card { overflow: hidden; }
+.title { font-size: .875rem; font-weight: 600; margin: 0; padding: 10px 12px; max-width: none; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 10px 12px; font-weight: 600; color: var(--ink); overflow-wrap: normal; }
 th, td { text-align: left; padding: 7px 12px; border-top: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); }
 td.text { white-space: normal; min-width: 15em; overflow-wrap: break-word; }

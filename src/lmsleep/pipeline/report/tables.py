@@ -18,13 +18,15 @@ def paper_rows(caption: Caption, paper: pd.DataFrame) -> Rows:
     """A row for each metric and N, a column for each slice; values of which N is not known share a cell."""
     levels = sorted(paper["slice"].unique())
     rows = []
-    for metric, part in paper.groupby("metric", sort=True):
-        passes = [*sorted(part.n_passes.dropna().unique()), *([pd.NA] if part.n_passes.isna().any() else [])]
-        for n in passes:
-            of_n = part[part.n_passes.isna()] if n is pd.NA else part[part.n_passes == n]
+    for i, metric in enumerate(paper.metric.unique()):
+        part = paper[paper.metric == metric]
+        groups = [(f"N = {n}", part[part.n_passes == n]) for n in sorted(part.n_passes.dropna().unique())]
+        groups.append(("N not known", part[part.n_passes.isna()]))
+        for name, of_n in groups:
             cells = [" · ".join(map(printed, of_n[of_n.slice == level].itertuples())) for level in levels]
-            rows.append([str(metric), "not known" if n is pd.NA else str(n), *cells])
-    return ["metric", "N", *map(caption.at, levels)], rows
+            if any(cells):
+                rows.append([f"{name}: {metric}" if i else name, *cells])
+    return ["passes", *map(caption.at, levels)], rows
 
 
 def printed(row: Any) -> str:
