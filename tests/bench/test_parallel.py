@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep import read_windows
-from lmsleep.bench.parallel import banded, make_parallel, parallel_hidden
+from lmsleep.bench.parallel import banded, parallel_hidden, parallel_twin
 
 
 @pytest.mark.parametrize(("length", "reach"), [(1, 4), (4, 4), (5, 4), (23, 4), (12, 1), (7, 30)])
@@ -29,4 +29,10 @@ def test_banded_attention_equals_a_dense_mask(length, reach, kv_heads):
 def test_equals_reading_by_windows_with_sliding_eviction(build, draw_tokens, options, length):
     tokens = draw_tokens(2, length)
     wanted = read_windows(build(**options), tokens, n_passes=1, eviction="sliding").hidden
-    torch.testing.assert_close(parallel_hidden(make_parallel(build(**options)), tokens), wanted, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(parallel_hidden(parallel_twin(build(**options)), tokens), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_the_twin_shares_every_parameter(build):
+    model = build("AGa")
+    twin = parallel_twin(model)
+    assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))

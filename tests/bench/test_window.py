@@ -6,7 +6,7 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.bench import main as bench
-from lmsleep.bench.parallel import make_parallel
+from lmsleep.bench.parallel import parallel_twin
 from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Setting, _by_windows, _in_parallel, measure
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.sleep import IGNORE
@@ -21,7 +21,7 @@ def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
     targets[:, -6:] = tokens[:, -6:]
     results = []
     for parallel in (False, True):
-        model = make_parallel(build()) if parallel else build()
+        model = parallel_twin(build()) if parallel else build()
         value = (_in_parallel if parallel else _by_windows(1, "sliding"))(model, tokens, targets)
         names, weights = zip(*sorted(model.named_parameters()), strict=True)
         results.append((value, names, torch.autograd.grad(value, weights)))

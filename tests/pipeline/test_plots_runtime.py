@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmsleep.pipeline.plots_runtime import fig6, latency
+from lmsleep.pipeline.plots_runtime import fig6, flatness, latency
 from lmsleep.pipeline.table import COLUMNS
 
 
@@ -40,6 +40,22 @@ def test_latency_draws_every_measurement(wake_table):
     dots = np.concatenate([dots.get_offsets() for dots in pause.collections if len(dots.get_offsets()) > 1])
     assert sorted(dots[:, 1]) == sorted(wake_table[wake_table.metric == "pause_ms"].value)
     assert all("ms" in ax.get_ylabel() for ax in (speed, pause))
+
+
+def test_flatness_is_the_slope_of_a_known_plane():
+    rows = [
+        ("hybrid", n, windows, windows * 8, "latency_p50_ms", 2.0 + 0.1 * np.log10(windows) + 0.05 * n + noise)
+        for n, windows in itertools.product((1, 2, 3, 4), (1, 10, 100, 1000))
+        for noise in (-0.01, 0.01)
+    ]
+    frame = table("latency", rows)
+    flat, mean = flatness(frame), frame.value.mean()
+    for name, slope in (("per_tenfold_context", 0.1), ("per_pass", 0.05)):
+        assert flat[name]["slope"] == pytest.approx(slope / mean)
+        # Textbook: the standard error of a slope is s / sqrt(sum of squares of its column), 32 points, 3 parameters.
+        columns = {"per_tenfold_context": np.repeat([0, 1, 2, 3], 8), "per_pass": np.repeat([1, 2, 3, 4], 8)}[name]
+        error = np.sqrt(32 * 0.01**2 / 29) / np.sqrt(((columns - columns.mean()) ** 2).sum()) / mean
+        assert flat[name]["half_width"] == pytest.approx(error * 2.0452, rel=1e-3)
 
 
 def test_fig6_draws_every_measurement():

@@ -61,14 +61,16 @@ def _flex(length: int, reach: int, device: str) -> tuple[Callable[..., Any], Any
     return torch.compile(flex_attention), create_block_mask(seen, None, None, length, length, device=device)
 
 
-def make_parallel(model: HybridLM) -> HybridLM:
-    """The same model, its attention made parallel in place."""
-    for layer in model.blocks.layers:
-        if isinstance(layer.mixer, Attention):
-            mixer = ParallelSlidingAttention(model.config).to(layer.mixer.q_proj.weight)
-            mixer.load_state_dict(layer.mixer.state_dict())
-            layer.mixer = mixer
-    return model
+def parallel_twin(model: HybridLM) -> HybridLM:
+    """A model with the same parameters whose attention is parallel."""
+    with torch.device("meta"):
+        twin = HybridLM(model.config)
+        for layer in twin.blocks.layers:
+            if isinstance(layer.mixer, Attention):
+                layer.mixer = ParallelSlidingAttention(model.config)
+    twin.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    twin.blocks.checkpointing = model.blocks.checkpointing
+    return twin
 
 
 def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:

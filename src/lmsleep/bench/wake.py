@@ -8,7 +8,9 @@ lmsleep bench wake --shape ouro --contexts 1 10 100  Ouro 1.4B with random weigh
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +21,45 @@ import torch
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
 from lmsleep.bench.tables import Measurement, tidy, wide, write
 from lmsleep.memory import AttentionCache, check_n_passes
-from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model import HybridConfig
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.memory import Group, Memory
 
 WARM_UP = 5  # tokens read before the clock starts
+BLOCK = 8  # tokens that one reader reads before the next has its turn
+
+
+@dataclass
+class Reader:
+    """A session on the clock.
+
+    Args:
+        memory_bytes: all it holds beside the weights.
+        sleeps: where its sleep events go.
+        fit, over: milliseconds of the tokens that fitted into the window, and of those that overflowed.
+    """
+
+    model: str
+    n_passes: int
+    session: Session
+    memory_bytes: int
+    sleeps: list[SleepEvent] = field(default_factory=list)
+    fit: list[float] = field(default_factory=list)
+    over: list[float] = field(default_factory=list)
+
+    def read(self, token: int) -> None:
+        self.sleeps.clear()
+        start = time.perf_counter()
+        self.session.feed(token)
+        if self.session.model.embedding.weight.is_cuda:
+            torch.cuda.synchronize()
+        (self.over if self.sleeps else self.fit).append(1e3 * (time.perf_counter() - start))
+
+    def metrics(self) -> dict[str, float]:
+        values = {"latency_mean_ms": float(np.mean(self.fit)), "amortised_ms": float(np.mean(self.fit + self.over))}
+        values |= {f"latency_p{q}_ms": float(np.percentile(self.fit, q)) for q in (50, 99)}
+        values |= {"pause_ms": float(np.mean(self.over))} if self.over else {}
+        return values | {"memory_bytes": float(self.memory_bytes)}
 
 
 def measure(
@@ -37,8 +73,9 @@ def measure(
 ) -> pd.DataFrame:
     """Latency and memory after contexts of so many windows, for the hybrid at each N and for its full-attention twin.
 
-    Both read single tokens in buffers of fixed size, on CUDA as one graph. The twin's cache holds random numbers: its
-    speed does not depend on them, and a cache of any length is there at once.
+    All read single tokens in buffers of fixed size, on CUDA as one graph, and take turns, so that whatever else the
+    machine does hits all of them. The twin's cache holds random numbers: its speed does not depend on them, and a cache
+    of any length is there at once.
 
     Args:
         contexts: numbers of windows read before the clock starts.
@@ -54,11 +91,25 @@ def measure(
         ValueError: if a number is out of range.
     """
     _check(contexts, passes, n_tokens)
-    sizes = [(windows, windows * (config.window_size or 0)) for windows in sorted(contexts)]
-    measurements = list(_hybrid(config, sizes, passes, n_tokens, device, seed))
-    for windows, context in sizes:
-        values = _twin(config, context, n_tokens, device, seed, max_cache_bytes)
-        measurements += [("full attention", 1, windows, context, *item) for item in values.items()]
+    model = random_model(config, device, seed)
+    sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
+    sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
+    measurements: list[Measurement] = []
+    read = 0
+    for windows in sorted(contexts):
+        context = windows * model.window_size
+        for session in sessions.values():
+            session.feed(_tokens(config, context - read), last_only=True)
+        read = context
+        with ExitStack() as stack:
+            readers = [
+                Reader("hybrid", n, stack.enter_context(session.fork()), session.nbytes, sleeps[n])
+                for n, session in sessions.items()
+            ]
+            readers += _twin(config, context, n_tokens, device, seed, max_cache_bytes)
+            _take_turns(readers, _tokens(config, WARM_UP + n_tokens).tolist())
+        for reader in readers:
+            measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
     return tidy("latency", seed, measurements)
 
 
@@ -70,37 +121,26 @@ def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> Non
         check_n_passes(n_passes)
 
 
-def _hybrid(
-    config: HybridConfig,
-    sizes: Sequence[tuple[int, int]],
-    passes: Sequence[int],
-    n_tokens: int,
-    device: str,
-    seed: int,
-) -> Iterator[Measurement]:
-    model = random_model(config, device, seed)
-    for n_passes in passes:
-        sleeps: list[SleepEvent] = []
-        session, read = Session(model, n_passes, callbacks=[sleeps.append], static=True), 0
-        for windows, context in sizes:
-            session.feed(_tokens(config, context - read), last_only=True)
-            read = context
-            with session.fork() as branch:
-                values = _timed(branch, sleeps, n_tokens)
-            values["memory_bytes"] = session.nbytes
-            for metric, value in values.items():
-                yield "hybrid", n_passes, windows, context, metric, value
+def _take_turns(readers: Sequence[Reader], tokens: list[int]) -> None:
+    """Every reader reads all tokens, a block at a time; the first ones are not timed."""
+    for reader in readers:
+        for token in tokens[:WARM_UP]:
+            reader.session.feed(token)
+    for start in range(WARM_UP, len(tokens), BLOCK):
+        for reader in readers:
+            for token in tokens[start : start + BLOCK]:
+                reader.read(token)
 
 
 def _twin(
     config: HybridConfig, context: int, n_tokens: int, device: str, seed: int, max_cache_bytes: float
-) -> dict[str, float]:
+) -> list[Reader]:
     """The full-attention twin with a cache of `context` tokens; nothing if that is too large."""
     twin = full_attention_twin(config, context + n_tokens + WARM_UP)
     per_token = 2 * twin.kv_heads * twin.attention_head_dim * twin.depth
     if context * per_token * (2 if device.startswith("cuda") else 4) > max_cache_bytes:
         print(f"full attention over {context:,} tokens is left out: its cache would be too large", file=sys.stderr)
-        return {}
+        return []
     model = random_model(twin, device, seed)
     shape = (1, twin.kv_heads, context, twin.attention_head_dim)
     like = model.embedding.weight
@@ -110,33 +150,11 @@ def _twin(
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)
     session._groups = [Group((0,), Memory(empty, cache, empty, model.init_cache()))]
-    return _timed(session, [], n_tokens) | {"memory_bytes": cache.nbytes}
-
-
-def _timed(session: Session, sleeps: list[SleepEvent], n_tokens: int) -> dict[str, float]:
-    """Milliseconds of single tokens, those that overflow apart."""
-    tokens = _tokens(session.model.config, WARM_UP + n_tokens).tolist()
-    for token in tokens[:WARM_UP]:
-        session.feed(token)
-    fit, over = [], []
-    for token in tokens[WARM_UP:]:
-        sleeps.clear()
-        start = time.perf_counter()
-        session.feed(token)
-        _wait(session.model)
-        (over if sleeps else fit).append(1e3 * (time.perf_counter() - start))
-    values = {"latency_mean_ms": float(np.mean(fit)), "amortised_ms": float(np.mean(fit + over))}
-    values |= {f"latency_p{q}_ms": float(np.percentile(fit, q)) for q in (50, 99)}
-    return values | ({"pause_ms": float(np.mean(over))} if over else {})
+    return [Reader("full attention", 1, session, cache.nbytes)]
 
 
 def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
     return torch.randint(config.vocab_size or 1, (n,), generator=torch.Generator().manual_seed(n))
-
-
-def _wait(model: HybridLM) -> None:
-    if model.embedding.weight.is_cuda:
-        torch.cuda.synchronize()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

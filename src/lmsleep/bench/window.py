@@ -9,9 +9,10 @@ out: it costs the same in every setting, and is shared by the batches that gradi
 """
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.bench.parallel import make_parallel, parallel_hidden
+from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.shapes import SHAPES
 from lmsleep.bench.tables import Measurement, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
@@ -80,16 +81,78 @@ def measure(setting: Setting, device: str = "cpu", seed: int = 0) -> pd.DataFram
     """
     measurements: list[Measurement] = []
     for window in setting.windows:
-        config = replace(setting.config, window_size=window, zero_init=False)
         torch.manual_seed(seed)
         with torch.device(device):
-            model = HybridLM(config)
+            model = HybridLM(replace(setting.config, window_size=window, zero_init=False))
         model.blocks.checkpointing = True  # as for sequences of this length in earnest
-        for n_passes in setting.passes:
-            measurements += _fastest(WINDOWED, n_passes, model, _by_windows(n_passes, setting.eviction), setting)
-        measurements += _fastest(PARALLEL, 1, make_parallel(model), _in_parallel, setting)
-        del model
+        twin = parallel_twin(model)
+        runners = [Runner(WINDOWED, n, model, _by_windows(n, setting.eviction)) for n in setting.passes]
+        runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
+        for batch_size in setting.batch_sizes:
+            _take_turns(runners, batch_size, setting)
+        for runner in runners:
+            fixed = (runner.name, runner.n_passes, window, runner.tokens)
+            measurements += [(*fixed, *metric) for metric in runner.metrics().items()]
+        del model, twin, runners
     return tidy("fig6", seed, measurements)
+
+
+@dataclass
+class Runner:
+    """A way to train, and its fastest step so far: seconds, tokens of the batch, and on CUDA the peak of memory."""
+
+    name: str
+    n_passes: int
+    model: HybridLM
+    loss: Loss
+    seconds: float = math.inf
+    tokens: int = 1
+    peak_bytes: int = 0
+    fits: bool = True
+
+    def step(self, tokens: Tensor, targets: Tensor, timed: bool) -> None:
+        """One forward and backward pass; a batch that is too large ends the trials of this runner."""
+        if tokens.is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        try:
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
+                value = self.loss(self.model, tokens, targets)
+            value.backward()
+            value.item()  # waits for the device
+        except torch.cuda.OutOfMemoryError:
+            print(f"{self.name}, N = {self.n_passes}: batch {len(tokens)} is too large", file=sys.stderr)
+            self.fits = False
+            return
+        finally:
+            self.model.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - start
+        if timed and tokens.numel() / seconds > self.tokens / self.seconds:
+            self.seconds, self.tokens = seconds, tokens.numel()
+            self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
+
+    def metrics(self) -> dict[str, float]:
+        """Empty if no batch fitted."""
+        if math.isinf(self.seconds):
+            return {}
+        peak = {"peak_bytes": float(self.peak_bytes)} if self.peak_bytes else {}
+        return {"tokens_per_second": self.tokens / self.seconds} | peak
+
+
+def _take_turns(runners: Sequence[Runner], batch_size: int, setting: Setting) -> None:
+    """A step of each runner, again and again, so that whatever else the machine does hits all of them."""
+    for repeat in range(1 + setting.repeats):
+        for runner in runners:
+            if runner.fits:
+                runner.step(*_batch(runner.model, batch_size, setting.length), timed=repeat > 0)
+
+
+def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
+    """Random tokens (B, T), and targets on the last window alone."""
+    tokens = torch.randint(model.config.vocab_size or 1, (batch_size, length), device=model.embedding.weight.device)
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, -model.window_size :] = tokens[:, -model.window_size :]
+    return tokens, targets
 
 
 def _by_windows(n_passes: int, eviction: Eviction) -> Loss:
@@ -106,46 +169,6 @@ def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
     logits = model.logits(parallel_hidden(model, tokens)[:, last])
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide.flatten(0, 1), targets[:, last].flatten(), ignore_index=IGNORE)
-
-
-def _fastest(name: str, n_passes: int, model: HybridLM, loss: Loss, setting: Setting) -> Iterator[Measurement]:
-    """The measurements of the batch size with the highest throughput; none if no batch fits."""
-    best: dict[str, float] = {}
-    for batch_size in setting.batch_sizes:
-        try:
-            values = _throughput(model, loss, batch_size, setting)
-        except torch.cuda.OutOfMemoryError:
-            print(
-                f"{name}, N = {n_passes}, window {model.window_size}: batch {batch_size} is too large", file=sys.stderr
-            )
-            break
-        finally:
-            model.zero_grad(set_to_none=True)
-        if values["tokens_per_second"] > best.get("tokens_per_second", 0):
-            best = values
-    tokens = int(best.pop("tokens", 0))
-    for metric, value in best.items():
-        yield name, n_passes, model.window_size, tokens, metric, value
-
-
-def _throughput(model: HybridLM, loss: Loss, batch_size: int, setting: Setting) -> dict[str, float]:
-    weight = model.embedding.weight
-    tokens = torch.randint(model.config.vocab_size or 1, (batch_size, setting.length), device=weight.device)
-    targets = torch.full_like(tokens, IGNORE)
-    targets[:, -model.window_size :] = tokens[:, -model.window_size :]
-    if weight.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    for _ in range(1 + setting.repeats):
-        start = time.perf_counter()
-        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.is_cuda):
-            value = loss(model, tokens, targets)
-        value.backward()
-        value.item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    speed = tokens.numel() / min(seconds[1:])  # the first step warms up
-    peak = {"peak_bytes": float(torch.cuda.max_memory_allocated())} if weight.is_cuda else {}
-    return {"tokens": tokens.numel(), "tokens_per_second": speed} | peak
 
 
 def main(argv: Sequence[str] | None = None) -> None:

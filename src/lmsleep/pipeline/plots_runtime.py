@@ -6,6 +6,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy import stats
 
 from lmsleep.pipeline import style
 
@@ -28,6 +29,9 @@ def latency(frame: pd.DataFrame) -> Figure:
         memory.annotate("every N", at, (0, 6), textcoords="offset points", ha="right", fontsize=9)
     for ax, metric, label in ((speed, "latency_p50_ms", "full attention"), (memory, "memory_bytes", None)):
         _against_context(ax, twin, metric, DARK, label, "--")
+    flat = flatness(frame)
+    context, passes = (f"{100 * of['slope']:+.1f} ± {100 * of['half_width']:.1f} %" for of in flat.values())
+    speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
     _label_context(speed, "one token, awake (median, ms)")
     _label_context(memory, "memory beside the weights (bytes)")
     memory.yaxis.set_major_locator(LogLocator())
@@ -36,6 +40,24 @@ def latency(frame: pd.DataFrame) -> Figure:
     handles, labels = speed.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return fig
+
+
+def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """How the hybrid's latency depends on context and N, from the table of `bench wake`.
+
+    Returns:
+        `per_tenfold_context` and `per_pass`: slope of the median latency over its mean, with the half width of its 95 %
+        interval (least squares over all contexts and N, t distribution).
+    """
+    points = frame[(frame.model == "hybrid") & (frame.metric == "latency_p50_ms")]
+    columns = (np.log10(points.tokens.to_numpy(float)), points.n_passes.to_numpy(float), np.ones(len(points)))
+    X, y = np.stack(columns, axis=1), points.value.to_numpy(float) / points.value.mean()
+    slopes, *_ = np.linalg.lstsq(X, y, rcond=None)
+    spare = len(y) - X.shape[1]
+    variance = float(((y - X @ slopes) ** 2).sum()) / max(spare, 1)
+    half = np.sqrt(variance * np.diag(np.linalg.pinv(X.T @ X))) * (stats.t.ppf(0.975, spare) if spare > 0 else np.nan)
+    names = ("per_tenfold_context", "per_pass")
+    return {name: {"slope": float(slopes[i]), "half_width": float(half[i])} for i, name in enumerate(names)}
 
 
 def fig6(frame: pd.DataFrame) -> Figure:
@@ -90,7 +112,7 @@ def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
         if len(values):
             ax.hlines(np.median(values), place - 0.3, place + 0.3, color=color, linewidth=2.2)
     ax.set_xticks(range(len(shades)), [str(n) for n in shades])
-    ax.set(xlabel="passes N", ylabel="token that overflows, sleep included (ms)")
+    ax.set(xlabel="passes N", ylabel="overflow, sleep included (ms)")
     ax.set_ylim(bottom=0)
     ax.grid(axis="x", visible=False)
 
