@@ -36,6 +36,9 @@ class SleepEvent:
         return self.passes == self.n_passes
 
 
+OnSleep = Callable[[SleepEvent], None]
+
+
 class Narrator:
     """Sleeps with N passes and tells the callbacks after each pass.
 
@@ -43,13 +46,7 @@ class Narrator:
         rows, n_tokens, n_passes: as in `SleepEvent`.
     """
 
-    def __init__(
-        self,
-        callbacks: Sequence[Callable[[SleepEvent], None]],
-        rows: tuple[int, ...],
-        n_tokens: int,
-        n_passes: int,
-    ) -> None:
+    def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
         self.callbacks, self.rows, self.n_tokens, self.n_passes = callbacks, rows, n_tokens, n_passes
         self.change: list[tuple[float, ...]] = []
         self.start = time.perf_counter()

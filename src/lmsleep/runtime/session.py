@@ -1,6 +1,6 @@
 """A stream of tokens of any length, read through a small window: awake token by token, asleep on overflow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
-from lmsleep.runtime.events import Narrator, SleepEvent
+from lmsleep.runtime.events import Narrator, OnSleep
 from lmsleep.runtime.memory import Group, Memory, regroup
 from lmsleep.runtime.sampling import continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
@@ -45,7 +45,7 @@ class Session:
         n_passes: int = 1,
         eviction: Eviction = "hard",
         *,
-        callbacks: Sequence[Callable[[SleepEvent], None]] = (),
+        callbacks: Sequence[OnSleep] = (),
         static: bool = False,
     ) -> None:
         check_n_passes(n_passes)
@@ -180,12 +180,7 @@ class Session:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        model: HybridLM,
-        *,
-        callbacks: Sequence[Callable[[SleepEvent], None]] = (),
-        static: bool = False,
+        cls, path: str | Path, model: HybridLM, *, callbacks: Sequence[OnSleep] = (), static: bool = False
     ) -> "Session":
         """A session that goes on from a saved memory, with its N and eviction.
 
