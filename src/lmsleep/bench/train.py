@@ -128,9 +128,12 @@ def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int
     if device.type == "cuda":
         batches = [Batch(*(x if x is None else x.pin_memory() for x in batch)) for batch in batches]  # pyright: ignore
         torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
     with use_backend(**backends):
         step = training_step(model, batches[0], n_passes, accelerate, PRECISIONS[precision], device)
-        first, times = timed(step, batches, steps, device)
+        step(batches[0]).item()
+        first = time.perf_counter() - start
+        times = timed(step, batches, steps, device)
     tokens, passes = chosen.batch_size * task.sequence_length, token_passes(task, batches[0], n_passes)
     seconds, flops = statistics.median(times), step_flops(model, batches[0], passes)
     peak = next((rate for name, (rate, _) in GPUS.items() if name in device_name(device.type).lower()), None)
@@ -184,16 +187,11 @@ def training_step(
     return step
 
 
-def timed(
-    step: Callable[[Batch], Tensor], batches: Sequence[Batch], steps: int, device: torch.device
-) -> tuple[float, list[float]]:
-    """Seconds of the first step, and of each of `steps` after a warm-up.
+def timed(step: Callable[[Batch], Tensor], batches: Sequence[Batch], steps: int, device: torch.device) -> list[float]:
+    """Seconds of each of `steps` steps after a warm-up.
 
     On CUDA several steps are in flight, as in training; their ends are taken by events on the device.
     """
-    start = time.perf_counter()
-    step(batches[0]).item()
-    first = time.perf_counter() - start
     for i in range(3):
         step(batches[i % len(batches)])
     if device.type != "cuda":
@@ -201,7 +199,7 @@ def timed(
         for i in range(steps):
             step(batches[i % len(batches)])
             ends.append(time.perf_counter())
-        return first, [b - a for a, b in pairwise(ends)]
+        return [b - a for a, b in pairwise(ends)]
     torch.cuda.synchronize()
     events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     events[0].record()
@@ -209,7 +207,7 @@ def timed(
         step(batches[i % len(batches)])
         events[i + 1].record()
     torch.cuda.synchronize()
-    return first, [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)]
+    return [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
