@@ -172,12 +172,12 @@ def training_step(
         assert reading.loss is not None
         return (reading.loss,)
 
-    forward = loss_of
     if "graph" in accelerate:
-        forward = GraphedStep(loss_of, params, to_device(example, device))
+        graphed = GraphedStep(loss_of, optimizer, to_device(example, device), 1.0)
+        return lambda batch: graphed(batch)[0]
 
     def step(batch: Batch) -> Tensor:
-        (loss,) = forward(to_device(batch, device))
+        (loss,) = loss_of(to_device(batch, device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

@@ -152,6 +152,10 @@ class StopOnNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
+        if isinstance(optimizer, MuonAdamW) and optimizer.captured:
+            assert optimizer.spoiled is not None
+            self._ask(optimizer.spoiled, trainer.global_step)
+            return
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         values = torch.stack([torch.stack(self.losses).sum(), whole(torch.stack(torch._foreach_norm(grads)).sum())])
         self.losses = []
@@ -161,10 +165,16 @@ class StopOnNonFinite(L.Callback):
             return
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
         optimizer.healthy = 1 - self.spoiled.any().float()
-        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
+        self._ask(self.spoiled, trainer.global_step)
+
+    def _ask(self, spoiled: Tensor, step: int) -> None:
+        if not spoiled.is_cuda:
+            self._raise_if(spoiled, step)
+            return
+        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(spoiled, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        self.pending.append((trainer.global_step, answer, arrived))
+        self.pending.append((step, answer, arrived))
         self._raise_for_arrived()
 
     def _raise_for_arrived(self, wait: bool = False) -> None:

@@ -1,14 +1,16 @@
 """A training step as one CUDA graph: with small windows the time goes into launching kernels, and a graph needs one."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmsleep.model import HybridLM
 from lmsleep.sleep import windows_with_loss
 from lmsleep.tasks import Batch
+from lmsleep.training.optimizer import MuonAdamW
 
 Accelerate = Literal["none", "compile", "graph", "compile+graph"]
 Step = Callable[[Batch], tuple[Tensor, ...]]
@@ -23,6 +25,15 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
         raise ValueError(f"accelerate={accelerate!r} needs a CUDA device, got {device.type}; use 'compile' or 'none'")
 
 
+def check_trainer(trainer: L.Trainer) -> None:
+    """Raises ValueError for what a captured step cannot do."""
+    for name, allowed in (("accumulate_grad_batches", 1), ("world_size", 1), ("gradient_clip_val", None)):
+        if getattr(trainer, name) not in (allowed, None):
+            raise ValueError(f"trainer.{name} must be {allowed} with accelerate='graph', got {getattr(trainer, name)}")
+    if trainer.precision == "16-mixed":
+        raise ValueError("trainer.precision must be bf16-mixed or 32-true with accelerate='graph', got 16-mixed")
+
+
 def compile_blocks(model: HybridLM) -> None:
     """Compiles every block in place; blocks of one kind share their code.
 
@@ -34,63 +45,80 @@ def compile_blocks(model: HybridLM) -> None:
 
 
 class GraphedStep:
-    """Forward and backward of one step, captured once and replayed for every batch of the same shape.
+    """A whole training step, captured once and replayed for every batch of the same shape: forward, backward, clipping,
+    the check for what is not finite, and the update of the weights.
 
     Args:
         step: batch -> the loss first, then what else the step reports, all of them 0-dimensional. It must not wait for
             the device, nor decide anything by the values of a batch.
-        params: those that train.
+        optimizer: its learning rates may change between steps.
         batch: an example on the device.
+        grad_clip: largest gradient norm; None: no clipping.
+        guarded: whether nothing changes any more once a loss or a gradient is not finite.
     """
 
-    def __init__(self, step: Step, params: Sequence[nn.Parameter], batch: Batch) -> None:
-        self.params = params
+    def __init__(
+        self, step: Step, optimizer: MuonAdamW, batch: Batch, grad_clip: float | None, guarded: bool = True
+    ) -> None:
+        device = batch.tokens.device
+        self.step, self.optimizer, self.grad_clip, self.guarded = step, optimizer, grad_clip, guarded
         self.batch = Batch(*(None if x is None else x.clone() for x in batch))  # pyright: ignore[reportArgumentType]
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        # As if all were spoiled: the steps before the capture must change nothing.
+        self.spoiled = torch.ones(2, dtype=torch.bool, device=device)
+        optimizer.captured, optimizer.spoiled = True, self.spoiled
+        self.outputs = self._capture()
+        self.spoiled.zero_()
+
+    def _capture(self) -> tuple[Tensor, ...]:
         self.graph = torch.cuda.CUDAGraph()
-        # Weights that autocast has cast before the capture would stay as they are now.
+        # Weights that autocast has cast outside of the graph would stay as they are now.
         torch.clear_autocast_cache()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_STEPS):
-                self._run(step)
+                self._run()
                 torch.clear_autocast_cache()
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self.graph):
-            self.outputs, self.grads = self._run(step)
+            outputs = self._run()
         torch.clear_autocast_cache()
+        return outputs
 
-    def _run(self, step: Step) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-        outputs = step(self.batch)
-        grads = torch.autograd.grad(outputs[0], self.params, allow_unused=True)
-        return tuple(x.detach() for x in outputs), grads
+    def _run(self) -> tuple[Tensor, ...]:
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        outputs = self.step(self.batch)
+        trained = [p for p in params if p.requires_grad]
+        found = dict(zip(trained, torch.autograd.grad(outputs[0], trained, allow_unused=True), strict=True))
+        for p in params:
+            p.grad = found.get(p)
+        self._update([g for g in found.values() if g is not None], outputs[0].detach())
+        return tuple(x.detach() for x in outputs)
+
+    @torch.no_grad()
+    def _update(self, grads: list[Tensor], loss: Tensor) -> None:
+        norm = torch.stack(torch._foreach_norm(grads)).norm()
+        if self.guarded:
+            self.spoiled |= ~torch.isfinite(torch.stack([loss.float(), norm]))
+        if self.grad_clip is not None:
+            torch._foreach_mul_(grads, (self.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.healthy = 1 - self.spoiled.any().float()
+        with torch.autocast(loss.device.type, enabled=False):
+            self.optimizer.update(self.rates)
+
+    def replay(self) -> None:
+        self.graph.replay()
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What `step` returns for this batch; gradients flow from the loss to the parameters alone."""
+        """Takes the step with this batch; returns what `step` returns for it."""
         for mine, new in zip(self.batch, batch, strict=True):
             if mine is not None and new is not None:
                 mine.copy_(new, non_blocking=True)
-        return _Replay.apply(self, *self.params)  # pyright: ignore[reportReturnType]
-
-
-class _Replay(torch.autograd.Function):
-    """Replays the whole graph in the forward, and hands out its gradients in the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, graphed: GraphedStep, *params: Tensor) -> tuple[Tensor, ...]:
-        graphed.graph.replay()
-        ctx.graphed = graphed
-        outputs = tuple(x.clone() for x in graphed.outputs)
-        ctx.mark_non_differentiable(*outputs[1:])
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        graphed: GraphedStep = ctx.graphed
-        used = [g for g in graphed.grads if g is not None]
-        # New tensors: the next replay overwrites the own ones of the graph, while gradients may add up over several.
-        scaled = iter(torch._foreach_mul(used, grads[0]))
-        return None, *(None if g is None else next(scaled) for g in graphed.grads)
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        self.replay()
+        return tuple(x.clone() for x in self.outputs)  # the next replay overwrites the graph's own
 
 
 class StepGraphs:
@@ -125,14 +153,22 @@ class StepGraphs:
         self.loss_windows = found
         self.n_sleeps = found[: targets.shape[1] // self.window_size].count(False)
 
-    def __call__(self, step: Step, model: nn.Module, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
-        """What `step` returns for the batch; `depends_on` is what it depends on besides the batch and which parameters
-        train."""
-        params = [p for p in model.parameters() if p.requires_grad]
-        key = (tuple(None if x is None else x.shape for x in batch), tuple(map(id, params)), depends_on)
+    def __call__(
+        self,
+        step: Step,
+        optimizer: MuonAdamW,
+        batch: Batch,
+        grad_clip: float | None,
+        guarded: bool,
+        depends_on: Hashable,
+    ) -> tuple[Tensor, ...]:
+        """Takes a step, as `GraphedStep`; `depends_on` is what `step` depends on besides the batch and the parameters
+        that train."""
+        trained = tuple(p.requires_grad for group in optimizer.param_groups for p in group["params"])
+        key = (tuple(None if x is None else x.shape for x in batch), trained, guarded, depends_on)
         if key != self.key:
             self.graphed = None  # its memory goes back before the next capture takes its own
-            self.graphed, self.key = GraphedStep(step, params, batch), key
+            self.graphed, self.key = GraphedStep(step, optimizer, batch, grad_clip, guarded), key
         assert self.graphed is not None
         return self.graphed(batch)
 

@@ -16,8 +16,8 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
-from lmsleep.training.callbacks import SleepCallback, sleeping
-from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, compile_blocks
+from lmsleep.training.callbacks import SleepCallback, StopOnNonFinite, sleeping
+from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 from lmsleep.training.sharding import check_strategy, shard
@@ -61,6 +61,7 @@ class SleepModule(L.LightningModule):
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
         self.graphs = StepGraphs(task.window_size)
+        self.automatic_optimization = "graph" not in accelerate  # a graph holds the update too
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
 
@@ -71,6 +72,8 @@ class SleepModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         check_accelerate(self.accelerate, self.device)
+        if "graph" in self.accelerate:
+            check_trainer(self.trainer)
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -115,14 +118,21 @@ class SleepModule(L.LightningModule):
         return reading.loss, (sums[-1].sum() / counts[-1].sum()).float()
 
     def _replay(self, batch: Batch) -> tuple[Tensor, ...]:
-        sleeper, loss_windows = sleeping(self.trainer), self.graphs.loss_windows
+        """A whole captured step: the optimizer's part of Lightning only counts it."""
+        sleeper, optimizer, schedule = sleeping(self.trainer), self.optimizers(), self.lr_schedulers()
+        step = partial(self._loss_and_exact, loss_windows=self.graphs.loss_windows)
+        guarded = any(isinstance(c, StopOnNonFinite) for c in self.trainer.callbacks)  # pyright: ignore
+        reported: list[Tensor] = []
+
+        def replay() -> None:
+            depends_on = (sleeper.n_passes, sleeper.eviction_for(self))
+            clip = self.optimizer_config.grad_clip
+            reported.extend(self.graphs(step, optimizer.optimizer, batch, clip, guarded, depends_on))  # pyright: ignore
+
         with sleeper.counting(self.graphs.n_sleeps, len(batch.tokens)):
-            return self.graphs(
-                partial(self._loss_and_exact, loss_windows=loss_windows),
-                self.model,
-                batch,
-                (sleeper.n_passes, sleeper.eviction_for(self)),
-            )
+            optimizer.step(closure=replay)  # pyright: ignore[reportAttributeAccessIssue]
+        schedule.step()  # pyright: ignore
+        return tuple(reported)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reading = self(batch)
@@ -161,11 +171,18 @@ class SleepModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = asdict(self.model.config)
+        checkpoint["captured"] = not self.automatic_optimization
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint that was trained with another N, unless that was asked for."""
-        if self._trainer is not None:
-            sleeping(self.trainer).check_checkpoint(checkpoint)
+        """Refuses a checkpoint that was trained with another N, unless that was asked for, and one that counts steps
+        otherwise."""
+        if self._trainer is None:
+            return
+        sleeping(self.trainer).check_checkpoint(checkpoint)
+        captured = checkpoint.get("captured", False)
+        if self.trainer.state.fn == "fit" and captured == self.automatic_optimization:
+            wanted = "graph or compile+graph" if captured else "none or compile"
+            raise ValueError(f"accelerate must be {wanted} to resume from this checkpoint, got {self.accelerate!r}")
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None

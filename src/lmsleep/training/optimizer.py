@@ -1,7 +1,7 @@
 """One optimizer object for Muon and AdamW, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,14 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Attributes:
         healthy: 1, or a 0-dimensional float32 tensor on the device of the parameters that is 1 where the gradients may
-            be used and 0 where the step must leave the weights as they are: so nobody has to wait for the answer.
+            be used and 0 where the step must leave all as it is: so nobody has to wait for the answer.
+        captured: the update is part of what the closure of `step` replays.
+        spoiled: of a captured update, (2,) bool: whether a loss, and whether a gradient was not finite so far.
     """
 
     healthy: float | Tensor = 1.0
+    captured: bool = False
+    spoiled: Tensor | None = None
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(list(groups), {})
@@ -94,18 +98,24 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            (self._muon if group["muon"] else self._adamw)(group, params)
+        if not self.captured:
+            self.update([group["lr"] for group in self.param_groups])
         return loss
 
-    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if not params:
-            return
+    @torch.no_grad()
+    def update(self, rates: Sequence[float | Tensor]) -> None:
+        """One update with a learning rate for each group, which may be a tensor on the device."""
+        for group, lr in zip(self.param_groups, rates, strict=True):
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                (self._muon if group["muon"] else self._adamw)(group, params, lr)
+
+    def _muon(self, group: dict[str, Any], params: list[Tensor], lr: float | Tensor) -> None:
         momenta = [self._state(p, "momentum") for p in params]
         grads = self._usable([p.grad for p in params if p.grad is not None])
-        lr = group["lr"] * self.healthy
-        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        lr, inflow = lr * self.healthy, 1 - group["momentum"]
+        torch._foreach_mul_(momenta, 1 - inflow * self.healthy)
+        torch._foreach_add_(momenta, grads, alpha=inflow)
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for shape in dict.fromkeys(p.shape for p in params):
@@ -123,11 +133,9 @@ class MuonAdamW(torch.optim.Optimizer):
         flat = torch.where(self.healthy > 0, flat, 0.0)
         return [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
-    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        if not params:
-            return
+    def _adamw(self, group: dict[str, Any], params: list[Tensor], lr: float | Tensor) -> None:
         # The fused kernel reads its step count from the device, and skips where `found_inf` is 1.
-        fused = params[0].is_cuda and not isinstance(params[0], DTensor)
+        fused = (params[0].is_cuda or isinstance(self.healthy, Tensor)) and not isinstance(params[0], DTensor)
         for p in params:
             step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
             self.state[p]["step"] = step.to(p.device) if fused else step
@@ -145,7 +153,7 @@ class MuonAdamW(torch.optim.Optimizer):
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
-            lr=group["lr"],
+            lr=lr,
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
