@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmsleep.pipeline import style
+from lmsleep.pipeline import plots_runtime, style
 from lmsleep.pipeline.stats import compare_passes, exact_accuracy, paired_differences, plain
 
 Drawing = tuple[Figure, dict[str, Any]]
@@ -180,6 +180,16 @@ def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
     style.percent_axis(ax)
 
 
+def latency(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
+    """What a token costs while awake, and a pause, against context and N."""
+    return plots_runtime.latency(table), plots_runtime.flatness(table)
+
+
+def fig6(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
+    """Training throughput against window size and N."""
+    return plots_runtime.fig6(table), {"throughput": plain(table.to_dict("records"))}
+
+
 DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "fig2a": fig2a,
     "fig2b": fig2b,
@@ -187,6 +197,8 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "fig4a": operations,
     "fig4b": operations,
     "fig5": operations,
+    "fig6": fig6,
+    "latency": latency,
     "controls": controls,
     "ablations": ablations,
 }

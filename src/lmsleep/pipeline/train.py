@@ -10,10 +10,7 @@ on where its last validation or SIGTERM saved it, a changed one starts afresh.
 import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +20,7 @@ import torch
 
 import lmsleep
 from lmsleep.cli import main as lmsleep_cli
+from lmsleep.pipeline.provenance import commit, hardware
 
 RESUME = Path("runs/.resume")
 
@@ -62,24 +60,6 @@ def train(out: Path, fit_args: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
-
-
-def hardware() -> str:
-    """The class of machine: the name of the GPU if this process used one, else the kind of CPU and its cores."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
-
-
-def commit() -> str | None:
-    """The commit checked out here, with a `+` where src or configs differ from it; None where there is no git."""
-    said = []
-    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "configs"]):
-        try:
-            said.append(subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip())
-        except (OSError, subprocess.CalledProcessError):
-            return None
-    return said[0] + ("+" if said[1] else "")
 
 
 def digest(out: Path, fit_args: list[str]) -> str:

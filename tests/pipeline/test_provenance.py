@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from lmsleep.pipeline.train import commit, hardware
+from lmsleep.pipeline.provenance import commit, hardware
 
 
 def git(*words):
