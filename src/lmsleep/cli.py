@@ -17,6 +17,7 @@ from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModu
 # name -> (module with a `main(argv)`, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lmsleep.bench", "measure what training and reading cost"),
+    "doctor": ("lmsleep.doctor", "say what is installed, which backends are used, and how to add what is missing"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "export": ("lmsleep.pretrained.export", "turn a Lightning checkpoint into a folder that from_pretrained reads"),
     "slices": ("lmsleep.pipeline.slices", "train the cells of a grid for some minutes at a time"),
@@ -53,9 +54,26 @@ class SleepCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
 
+def overview() -> str:
+    """What `lmsleep --help` says."""
+    trainer = {
+        "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
+        "validate": "score a checkpoint on the validation rows",
+        "test": "score a checkpoint on the test rows",
+        "predict": "write what a checkpoint answers",
+    }
+    lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
+    lines += [f"  {name:10}{what}" for name, what in trainer.items()]
+    lines += ["", *(f"  {name:10}{what}" for name, (_, what) in sorted(COMMANDS.items()))]
+    return "\n".join([*lines, "", "Figures: make repro, or dvc repro fig2b."])
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143."""
     words = list(sys.argv[1:] if args is None else args)
+    if words in ([], ["-h"], ["--help"]):
+        print(overview())
+        return
     if words and words[0] in COMMANDS:
         importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
         return
