@@ -1,0 +1,124 @@
+"""Says in plain words what is installed, which backend every op uses and why, and how to install what is missing.
+
+lmsleep doctor
+"""
+
+import argparse
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lmsleep.ops import describe
+from lmsleep.ops.backend import WINDOW
+
+FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
+
+
+class Package(NamedTuple):
+    """Something that makes training faster or tests possible."""
+
+    name: str
+    module: str  # what is imported to see whether it works
+    serves: str
+    install: str
+    needs_cuda: bool = True
+
+
+PACKAGES = (
+    Package("triton", "triton", "our own kernels", "pip install triton", needs_cuda=False),
+    Package("flash-linear-attention", "fla", "gated delta over long windows", "pip install flash-linear-attention"),
+    Package("mamba-ssm", "mamba_ssm", "Mamba-2 layers", f"{FROM_SOURCE} mamba-ssm"),
+    Package("causal-conv1d", "causal_conv1d", "short convolutions", f"{FROM_SOURCE} causal-conv1d"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the report. It only looks: nothing is installed, and the exit code is 0 whatever is missing."""
+    parser = argparse.ArgumentParser(
+        "lmsleep doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(sys.argv[1:] if argv is None else argv)
+    console = Console()
+    console.print("\n".join(machine()), highlight=False, markup=False)
+    console.print(packages())
+    console.print(backends())
+    console.print("\n".join(advice()), highlight=False, markup=False, soft_wrap=True)
+
+
+def machine() -> list[str]:
+    """The interpreter, torch and the devices."""
+    lines = [f"lmsleep {metadata.version('lmsleep')} on Python {platform.python_version()}, {platform.platform()}"]
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        return [*lines, f"torch {torch.__version__}, {built}; no CUDA device: everything runs on the CPU"]
+    lines.append(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        lines.append(f"device {i}: {card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}")
+    return lines
+
+
+def state(package: Package) -> tuple[str, str]:
+    """The installed version, or "-", and whether it works. A kernel package counts only if it can be imported."""
+    try:
+        version = metadata.version(package.name)
+    except metadata.PackageNotFoundError:
+        return "-", "not installed"
+    if package.needs_cuda and not torch.cuda.is_available():
+        return version, "idle: it needs a CUDA device"
+    try:
+        importlib.import_module(package.module)
+    except Exception as error:  # a package built without its kernels raises whatever its loader raises
+        return version, f"broken: {type(error).__name__}: {error}"
+    return version, "works"
+
+
+def packages() -> Table:
+    table = Table(title="Optional packages", title_justify="left")
+    for name in ("package", "version", "state", "serves"):
+        table.add_column(name, overflow="fold")
+    for package in PACKAGES:
+        table.add_row(package.name, *map(escape, state(package)), package.serves)
+    return table
+
+
+def backends() -> Table:
+    """For every op the backend in use; where long windows use another, a second row."""
+    table = Table(title="Backends", title_justify="left")
+    for name in ("op", "uses", "why not the others"):
+        table.add_column(name, overflow="fold")
+    short, long = describe(), describe(long=True)
+    for op, choice in short.items():
+        rows = [(op, choice)]
+        if long[op].backend != choice.backend:
+            rows.append((f"{op}, above {WINDOW} tokens", long[op]))
+        for name, (backend, others) in rows:
+            table.add_row(name, backend, escape("\n".join(f"{other}: {why}" for other, why in others.items())))
+    return table
+
+
+def advice() -> list[str]:
+    """The next step: install lines on a CUDA machine, what to expect elsewhere."""
+    if not torch.cuda.is_available():
+        return [
+            "Nothing is missing for the CPU. On a machine with an NVIDIA GPU, `make install` adds the CUDA kernels."
+        ]
+    lines = []
+    for package in PACKAGES:
+        version, found = state(package)
+        if found == "not installed":
+            lines.append(f"{package.name} is missing; training works without it. Install it with: {package.install}")
+        elif found != "works":
+            lines.append(
+                f"{package.name} {version} cannot be imported; it was probably built for another torch. "
+                f"Build it again: {FROM_SOURCE} --force-reinstall --no-deps {package.name}"
+            )
+    return lines or ["All kernels are in place."]

@@ -1,0 +1,69 @@
+"""The doctor's words on this machine, and on others that are made up."""
+
+import pytest
+import torch
+
+from lmsleep import cli, doctor
+from lmsleep.ops.backend import Choice
+
+
+def report(capsys):
+    cli.main(["doctor"])
+    return capsys.readouterr().out
+
+
+def test_reports_every_op_and_package_and_returns(capsys):
+    words = report(capsys)
+    assert f"torch {torch.__version__}" in words
+    for op in ("gated_delta", "ssd", "short_conv", "dynamic_conv"):
+        assert op in words
+    for package in doctor.PACKAGES:
+        assert package.name.split("-")[0] in words
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+def test_nothing_is_missing_on_a_cpu(capsys):
+    words = report(capsys)
+    assert "no CUDA device: everything runs on the CPU" in words
+    assert "Nothing is missing for the CPU" in words
+    assert "pip install" not in words.split("Backends")[1].split("Nothing is missing")[1]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    table = {"gated_delta": Choice("triton", {"fla": "could run, triton is preferred"})}
+    above = {"gated_delta": Choice("fla", {"triton": "could run, fla is preferred"})}
+    monkeypatch.setattr(doctor, "machine", lambda: ["a machine"])
+    monkeypatch.setattr(doctor, "describe", lambda long=False: above if long else table)
+
+
+def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys):
+    versions = {"triton": "3.6.0", "flash-linear-attention": "0.6.0", "mamba-ssm": "2.3.2"}
+
+    def version(name):
+        if name not in versions:
+            raise doctor.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    def load(module):
+        if module == "mamba_ssm":
+            raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.importlib, "import_module", load)
+    doctor.main([])
+    words = " ".join(capsys.readouterr().out.split())
+    assert (
+        "causal-conv1d is missing; training works without it. Install it with: pip install --no-build-isolation"
+        in words
+    )
+    assert "mamba-ssm 2.3.2 cannot be imported" in words and "--force-reinstall --no-deps mamba-ssm" in words
+    assert "triton is missing" not in words and "flash-linear-attention is missing" not in words
+
+
+def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "state", lambda package: ("1", "works"))
+    doctor.main([])
+    words = capsys.readouterr().out
+    assert "above 128" in words and "fla" in words and "All kernels are in place." in words

@@ -1,0 +1,52 @@
+"""The ways to install, held together: pyproject.toml, constraints.txt, requirements.txt, environment.yml."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = (ROOT / "requirements.txt").read_text().split("\n")
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().split("\n")
+    return dict(line.strip().lower().split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+def test_conda_installs_a_supported_python_and_then_the_requirements():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    python, pip, section = environment["dependencies"]
+    name, version = python.split("=")
+    assert (name, pip) == ("python", "pip")
+    assert version in SpecifierSet(PROJECT["requires-python"])
+    assert section == {"pip": ["-r requirements.txt"]}
+
+
+def test_requirements_install_the_project_under_the_constraints():
+    assert "-c constraints.txt" in REQUIREMENTS
+    (editable,) = [line for line in REQUIREMENTS if line.startswith("-e ")]
+    extras = re.fullmatch(r"-e \.\[(.+)\]", editable)
+    assert extras is not None
+    chosen = set(extras.group(1).split(","))
+    assert chosen <= set(PROJECT["optional-dependencies"])
+    assert "cuda" not in chosen, "kernel packages build against an installed torch: a second step"
+
+
+def test_every_pin_lies_in_its_range():
+    pinned = pins()
+    if not pinned:
+        pytest.skip("constraints.txt pins nothing")
+    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    assert {r.name.lower() for r in wanted} <= set(pinned)
+    for group in ("dev", "notebooks"):
+        wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][group]]
+    for requirement in wanted:
+        if requirement.name.lower() in pinned:
+            assert pinned[requirement.name.lower()] in requirement.specifier, requirement
