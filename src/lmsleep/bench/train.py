@@ -20,47 +20,15 @@ from rich.table import Table
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.bench.peers import gated_delta_transformers
 from lmsleep.bench.plan import GPUS
+from lmsleep.bench.presets import DEFAULT_VARIANTS, PRECISIONS, PRESETS, VARIANTS
 from lmsleep.memory import check_n_passes
-from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model import HybridLM
 from lmsleep.ops import use_backend
-from lmsleep.ops.backend import Backend, offer
 from lmsleep.sleep import read_windows, windows_with_loss
-from lmsleep.tasks import Batch, Depo, Rule110, Task
+from lmsleep.tasks import Batch, Task
 from lmsleep.training import OptimizerConfig
 from lmsleep.training.graphs import GraphedStep, check_accelerate, compile_blocks
-
-offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A training run to take a step of."""
-
-    task: Task
-    model: HybridConfig
-    batch_size: int
-
-
-PRESETS = {
-    "rule110-mini": Preset(
-        Rule110(steps=5, width=12, n_states=2), HybridConfig(d_model=48, pattern="AG", n_heads=2), 64
-    ),
-    "rule110-paper": Preset(Rule110(), HybridConfig(d_model=256, pattern="AGAG", n_heads=4), 512),
-    "depo-paper": Preset(Depo(), HybridConfig(d_model=512, pattern="AGAGAGAGAG", n_heads=8), 128),
-}
-# name -> (how the step is run, forced backends); "ours" with the backends that ops choose by themselves
-VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
-    "ours": ("none", {}),
-    "ours, compiled": ("compile", {}),
-    "ours, graph": ("graph", {}),
-    "ours, compiled graph": ("compile+graph", {}),
-    "transformers": ("none", {"gated_delta": "transformers"}),
-    "fla": ("none", {"gated_delta": "fla"}),
-}
-DEFAULT_VARIANTS = {"cpu": ["ours", "transformers"], "cuda": ["ours, compiled graph", "ours, graph", "ours", "fla"]}
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -234,19 +202,27 @@ def device_name(kind: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    result = Table(title=f"{rows[0].preset}: one training step")
-    for name in ("N", "variant", "ms", "±", "tokens/s", "token-passes/s", "MFU", "peak memory", "first step"):
-        result.add_column(name, justify="left" if name == "variant" else "right")
+    result = Table(title=f"{rows[0].preset}, {rows[0].precision}: one training step", title_justify="left")
+    for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "first s"):
+        result.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in rows:
         result.add_row(
             str(row.n_passes),
             row.variant,
             f"{row.ms_per_step:.2f}",
             f"{row.ms_spread:.2f}",
-            f"{row.tokens_per_second:,.0f}",
-            f"{row.token_passes_per_second:,.0f}",
+            si(row.tokens_per_second),
+            si(row.token_passes_per_second),
             "-" if row.utilisation is None else f"{row.utilisation:.1%}",
-            "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f} GiB",
-            f"{row.first_step_seconds:.1f} s",
+            "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f}",
+            f"{row.first_step_seconds:.1f}",
         )
     return result
+
+
+def si(value: float) -> str:
+    """Three digits and a letter: 13.2 M."""
+    for letter, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import lightning as L
+import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -55,7 +56,8 @@ class RowsDataModule(L.LightningDataModule):
         if self.batch_size % ranks:
             raise ValueError(f"batch_size must be divisible by the {ranks} ranks, got {self.batch_size}")
         rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
-        return DataLoader(rows, batch_size=None, num_workers=self.num_workers)
+        pinned = torch.cuda.is_available()  # then the copy to the device overlaps with the step before
+        return DataLoader(rows, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("val")
