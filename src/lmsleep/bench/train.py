@@ -203,7 +203,7 @@ def device_name(kind: str) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     result = Table(title=f"{rows[0].preset}, {rows[0].precision}: one training step", title_justify="left")
-    for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "first s"):
+    for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "1st s"):
         result.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in rows:
         result.add_row(

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -201,6 +202,10 @@ class StopOnNonFinite(L.Callback):
         self._raise_for_arrived(wait=True)
 
 
+# Steps between two looks at the progress bar on CUDA: each reads the loss, and so waits for the device.
+REFRESH_RATE = 20
+
+
 class RunReport(L.Callback):
     """Says at the start what is run, and shows tokens per second in the progress bar."""
 
@@ -220,6 +225,9 @@ class RunReport(L.Callback):
             f"backends: {backends}"
         )
         self.since, self.batches = time.perf_counter(), 0
+        bar = trainer.progress_bar_callback
+        if pl_module.device.type == "cuda" and isinstance(bar, TQDMProgressBar):
+            bar._refresh_rate = max(bar.refresh_rate, REFRESH_RATE)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
