@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.pipeline.experiment import load_model
 from lmsleep.pipeline.table import run_columns
+from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.sleep import OnOverflow, Pass, read_windows, sleep
 from lmsleep.training.metrics import SliceScores
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
     columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
-    model, sleeps = load_model(run / "last.ckpt")
+    model, sleeps = from_lightning(run / "last.ckpt"), how_it_sleeps(run / "last.ckpt")
     trained = sleeps["n_passes"]
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}

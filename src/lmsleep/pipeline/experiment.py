@@ -1,14 +1,12 @@
-"""Reading what the stages share: the task of a configuration, and the model of a checkpoint."""
+"""Reading a configuration as the command line does, and its task."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
-from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tasks import Task
 
 
@@ -23,13 +21,3 @@ def build_task(config: dict[str, Any]) -> Task:
     parser = ArgumentParser()
     parser.add_subclass_arguments(Task, "task")
     return parser.instantiate_classes(parser.parse_object({"task": config["data"]["task"]}))["task"]
-
-
-def load_model(checkpoint: Path) -> tuple[HybridLM, dict[str, Any]]:
-    """The model of a Lightning checkpoint in evaluation mode, and how it sleeps: n_passes and eviction."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = HybridConfig(**content["model_config"]).build()
-    prefix = "model."
-    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    model.load_state_dict(weights)
-    return model.eval(), content.get("sleep", {"n_passes": 1, "eviction": "hard"})

@@ -27,6 +27,11 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
     return _model(_read(Path(checkpoint)), Path(checkpoint))
 
 
+def how_it_sleeps(checkpoint: str | Path) -> dict[str, Any]:
+    """n_passes and eviction that a Lightning checkpoint was trained with."""
+    return dict(_read(Path(checkpoint)).get("sleep", {"n_passes": 1, "eviction": "hard"}))
+
+
 def export(
     checkpoint: str | Path,
     folder: str | Path,

@@ -85,7 +85,7 @@ class SleepCallback(L.Callback):
         self.n_sequence_sleeps += len(h)
         self.seconds_asleep += time.perf_counter() - start
         if len(trace) > 1:
-            self.change = [_relative_change(*pair) for pair in pairwise(trace)]
+            self.change = [after.change(before).tolist() for before, after in pairwise(trace)]
         return h, S
 
     @contextmanager
@@ -120,11 +120,6 @@ class SleepCallback(L.Callback):
                     f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine!r}; "
                     "set allow_other_n to use it all the same"
                 )
-
-
-def _relative_change(before: FastWeights, after: FastWeights) -> list[float]:
-    step = FastWeights(tuple(b - a for a, b in zip(before.states, after.states, strict=True)))
-    return (step.norms() / after.norms().clamp(min=1e-12)).mean(dim=1).tolist()
 
 
 class StopOnNonFinite(L.Callback):
