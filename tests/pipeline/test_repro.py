@@ -15,7 +15,7 @@ def test_several_figures_need_the_stages_of_each_in_the_order_of_the_file():
     data, cells = plan(["fig2b", "fig2a"])
     assert {name.split("@")[0] for name in data} == {"data_fig2a", "data_fig2b"}
     assert set(cells) == {*plan(["fig2a"])[1], *plan(["fig2b"])[1]}
-    assert cells.index("train_fig2a@1-0") < cells.index("train_fig2b@1-0")
+    assert cells.index("train_fig2a@2-0") < cells.index("train_fig2b@1-0")
 
 
 def test_an_unknown_figure_ends_with_a_sentence():

@@ -107,3 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     size = sum(file.stat().st_size for file in args.out.iterdir())
     print(f"{args.out}: {size / 1e6:.1f} MB, from {args.ckpt}")
+
+
+if __name__ == "__main__":
+    main()
