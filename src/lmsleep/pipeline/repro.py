@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,22 +32,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if args.jobs > 1 else dict(os.environ)
     if args.jobs > 1:
-        first, cells = plan(args.targets)
-        if first and repro(first, env):
-            return 1
-        print(f"{len(cells)} training cells, {args.jobs} at a time", flush=True)
-        with ThreadPoolExecutor(args.jobs) as pool:
-            failed = [
-                c for c, code in zip(cells, pool.map(lambda c: repro(["-s", c], env), cells), strict=True) if code
-            ]
-        if failed:
-            print(f"failed: {', '.join(failed)}", file=sys.stderr)
-            return 1
+        for stages in plan(args.targets):
+            print(f"{len(stages)} stages, {args.jobs} at a time", flush=True)
+            if failed := side_by_side(stages, args.jobs, env):
+                print(f"failed: {', '.join(failed)}", file=sys.stderr)
+                return 1
     return repro(args.targets, env)
 
 
+def side_by_side(stages: Sequence[str], jobs: int, env: dict[str, str]) -> list[str]:
+    """Brings single stages up to date, `jobs` at a time; returns those that failed."""
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = pool.map(lambda stage: repro(["-s", stage], env), stages)
+        return [stage for stage, code in zip(stages, codes, strict=True) if code]
+
+
 def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The data stages and the training cells that the targets need, in the order of dvc.yaml."""
+    """The data stages that the targets need, in the order of dvc.yaml, and the training cells, those with most passes
+    first: they take longest, and jobs that end together waste no core."""
     names = []
     for target in targets or [None]:  # `dvc dag` takes one target
         command = [*DVC, "dag", "--dot", *([target] if target else [])]
@@ -55,9 +58,17 @@ def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
             sys.exit(graph.stderr.strip())
         lines = (line.strip() for line in graph.stdout.splitlines())
         names += [line.split('"')[1] for line in lines if line.startswith('"') and "->" not in line]
-    order = list(yaml.safe_load(Path("dvc.yaml").read_text())["stages"])
-    needed = sorted(dict.fromkeys(names), key=lambda name: order.index(name.split("@")[0]))
-    return [n for n in needed if n.startswith("data_")], [n for n in needed if n.startswith("train_")]
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    needed = sorted(dict.fromkeys(names), key=lambda name: list(stages).index(name.split("@")[0]))
+    cells = [name for name in needed if name.startswith("train_")]
+    return [n for n in needed if n.startswith("data_")], sorted(cells, key=lambda name: -passes(name, stages))
+
+
+def passes(cell: str, stages: dict[str, Any]) -> int:
+    """N of a training cell: its value of `n_passes`, or 1 where the grid has none."""
+    stage, _, values = cell.partition("@")
+    grid = dict(zip(stages[stage]["matrix"], values.split("-"), strict=True))
+    return int(grid.get("n_passes", 1))
 
 
 def repro(args: Sequence[str], env: dict[str, str]) -> int:
