@@ -42,7 +42,7 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     exact = by_level(table, "val_exact")
     levels = sorted(exact.level.unique())
     for t, color in zip(levels, style.shades(len(levels)), strict=True):
-        style.band(ax, exact[exact.level == t], str(t), color)
+        style.curves(ax, exact[exact.level == t], str(t), color)
     majority = [baselines(data / f"t{t}")["majority"][str(t)] for t in levels]
     style.reference(ax, sum(majority) / len(majority), "majority", ":")
     accuracy_axes(ax, scale, exact, "all answers of a row right")
@@ -57,8 +57,8 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     fig, (ax,) = style.subplots()
     exact = by_level(table, "val_exact")
     draw_passes(ax, exact)
-    for name, dashes in (("majority", ":"), ("chance", "--")):
-        style.reference(ax, next(iter(baselines(data)[name].values())), name, dashes)
+    for name, dashes, place in (("majority", ":", "bottom"), ("chance", "--", "top")):
+        style.reference(ax, next(iter(baselines(data)[name].values())), name, dashes, place)
     accuracy_axes(ax, scale, exact, "all answers of a row right")
     style.legend(fig, ax, "passes N over a full window")
     return fig, compare_passes(table)
@@ -151,9 +151,9 @@ def ablations(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
 
 
 def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
-    """One band for each N."""
+    """One curve for each N."""
     for n, color in style.colors(sorted(frame.n_passes.unique())).items():
-        style.band(ax, frame[frame.n_passes == n], f"N = {n}", color)
+        style.curves(ax, frame[frame.n_passes == n], f"N = {n}", color)
 
 
 def by_level(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def baselines(data: Path) -> dict[str, dict[str, float]]:
 
 def tokens_label(scale: str, frame: pd.DataFrame) -> str:
     seeds = frame.seed.nunique()
-    spread = f"{seeds} seeds, band: smallest to largest" if seeds > 1 else "1 seed"
+    spread = f"{seeds} seeds, thin: each seed" if seeds > 1 else "1 seed"
     return f"training tokens ({scale} scale, {spread})"
 
 

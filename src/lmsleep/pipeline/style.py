@@ -51,20 +51,20 @@ def subplots(
     return fig, flat[:n]
 
 
-def band(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
-    """Mean over seeds against tokens as a line, smallest to largest seed as a band."""
-    by_tokens = frame.groupby("tokens")["value"]
-    mean, low, high = by_tokens.mean(), by_tokens.min(), by_tokens.max()
+def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
+    """Mean over seeds against tokens as a thick line, each seed as a thin one."""
+    mean = frame.groupby("tokens")["value"].mean()
     x = mean.index.to_numpy(dtype=float)
-    ax.plot(x, mean, color=color, label=label, linewidth=1.8, marker="o" if len(x) == 1 else None)
+    ax.plot(x, mean, color=color, label=label, linewidth=2.2, marker="o" if len(x) == 1 else None)
     if frame["seed"].nunique() > 1:
-        ax.fill_between(x, low.to_numpy(), high.to_numpy(), color=color, alpha=0.18, linewidth=0)
+        for _, seed in frame.groupby("seed"):
+            ax.plot(seed["tokens"], seed["value"], color=color, alpha=0.45, linewidth=0.8)
 
 
-def reference(ax: Axes, value: float, text: str, dashes: str = "--") -> None:
-    """A horizontal line that says what it is at its right end, outside the axes."""
+def reference(ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center") -> None:
+    """A horizontal line, named at its right end outside the axes; `place` is the vertical alignment of the name."""
     ax.axhline(value, color="#8f98a8", linestyle=dashes, linewidth=1)
-    ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#5b6477")
+    ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va=place, fontsize=8, color="#5b6477")
 
 
 def legend(fig: Figure, ax: Axes, title: str) -> None:
