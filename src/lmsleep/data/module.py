@@ -20,7 +20,7 @@ class RowsDataModule(L.LightningDataModule):
         task: where the rows come from.
         batch_size: rows of a training step, over all ranks.
         seed: of the training rows; validation and test rows are the same for every seed.
-        eval_rows: rows of the validation and test sets, rounded up to whole batches of every slice.
+        eval_rows: rows of the validation and test sets, as `Task.held_out_steps` rounds them.
         eval_batch_size: rows of an evaluation step; None: batch_size.
         num_workers: processes that draw rows; the rows do not depend on it.
 
@@ -69,9 +69,8 @@ class RowsDataModule(L.LightningDataModule):
         return self._held_out("test")
 
     def _held_out(self, split: str) -> DataLoader:
-        slices = len(self.task.slices)
-        rounds = -(-self.eval_rows // (self.eval_batch_size * slices))
-        rows = HeldOutRows(self.task, split, self.eval_batch_size, rounds * slices)
+        steps = self.task.held_out_steps(split, self.eval_batch_size, self.eval_rows)
+        rows = HeldOutRows(self.task, split, self.eval_batch_size, steps)
         sampler = None
         if self.trainer is not None and self.trainer.world_size > 1:
             # Lightning would put in a sampler that repeats batches until they divide evenly among the ranks.

@@ -4,23 +4,24 @@ python -m lmsleep.pipeline.evaluate --figure fig2b --runs runs/mini/fig2b --data
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmsleep.memory import FastWeights
+from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridLM
+from lmsleep.pipeline.experiment import read_config
 from lmsleep.pipeline.table import run_columns
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.sleep import OnOverflow, Pass, read_windows, sleep
+from lmsleep.tasks import IGNORE
 from lmsleep.training.metrics import SliceScores
-
-BATCH = 512
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,12 +42,18 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
     columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
     model, sleeps = from_lightning(run / "last.ckpt"), how_it_sleeps(run / "last.ckpt")
+    config = read_config([run / "config.yaml"])
+    batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = config["trainer"].get("precision") == "bf16-mixed"
     trained = sleeps["n_passes"]
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
     records = []
     for way, on_overflow in ways.items():
-        for name, value in scores(model, rows, on_overflow, sleeps["eviction"]).items():
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
+            found = scores(model.to(device), rows, on_overflow, sleeps["eviction"], batch_size)
+        for name, value in found.items():
             metric, _, level = name.partition("/")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
     return pd.DataFrame(records)
@@ -63,16 +70,19 @@ def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights
 
 
 @torch.no_grad()
-def scores(model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, eviction: str) -> dict[str, float]:
+def scores(
+    model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, eviction: Eviction, batch_size: int
+) -> dict[str, float]:
     """Scores per slice over held-out rows, see `SliceScores.compute`."""
-    totals = SliceScores(tuple(rows["slice"].unique().tolist()))
-    for start in range(0, len(rows["tokens"]), BATCH):
-        part = {name: value[start : start + BATCH] for name, value in rows.items()}
+    device = model.embedding.weight.device
+    totals = SliceScores(tuple(rows["slice"].unique().tolist())).to(device)
+    for part in batches(rows, model.window_size, batch_size):
+        part = {name: value.to(device) for name, value in part.items()}
         reading = read_windows(
             model,
             part["tokens"],
             part["targets"],
-            eviction=eviction,  # pyright: ignore[reportArgumentType]
+            eviction=eviction,
             mask=part.get("mask"),
             on_overflow=on_overflow,
         )
@@ -80,6 +90,20 @@ def scores(model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, ev
         answers = part["answers"][:, -reading.scored_targets.shape[1] :]
         totals.update(reading.scored_logits, reading.scored_targets, answers, part["slice"])
     return {name: float(value) for name, value in totals.compute().items()}
+
+
+def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """At most `batch_size` rows at a time, all with loss in the same windows, cut behind the last of these.
+
+    A window with loss in one row would keep the others from sleeping on it.
+    """
+    scored = rows["targets"] != IGNORE
+    windows = F.pad(scored, (0, -scored.shape[1] % window_size)).unflatten(1, (-1, window_size)).any(-1)
+    kinds, kind = windows.unique(dim=0, return_inverse=True)
+    for i, flags in enumerate(kinds):
+        end = (int(flags.nonzero().max()) + 1) * window_size
+        for chosen in (kind == i).nonzero()[:, 0].split(batch_size):
+            yield {name: value[chosen, :end] if value.ndim > 1 else value[chosen] for name, value in rows.items()}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 
@@ -56,11 +57,19 @@ def make_data(task: Task, out: Path, **data: int) -> None:
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:
-    """All test batches of a data module in one."""
+    """All test batches of a data module in one, as wide as the widest."""
     batches = list(module.test_dataloader())
-    masks = [batch.mask for batch in batches if batch.mask is not None]
-    tokens, targets, levels = (torch.cat(parts) for parts in list(zip(*batches, strict=True))[:3])
-    return Batch(tokens, targets, levels, torch.cat(masks) if masks else None)
+    width = max(batch.tokens.shape[1] for batch in batches)
+    tokens, targets, levels, masks = zip(*(widened(batch, width) for batch in batches), strict=True)
+    mask = torch.cat(masks)
+    return Batch(torch.cat(tokens), torch.cat(targets), torch.cat(levels), None if mask.all() else mask)
+
+
+def widened(batch: Batch, width: int) -> Batch:
+    """The batch with a mask, and with masked tokens behind its rows."""
+    more = (0, width - batch.tokens.shape[1])
+    mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    return Batch(F.pad(batch.tokens, more), F.pad(batch.targets, more, value=IGNORE), batch.slice, F.pad(mask, more))
 
 
 def majority(rows: Batch) -> dict[str, float]:

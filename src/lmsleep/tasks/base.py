@@ -49,6 +49,11 @@ class Task(ABC):
     @abstractmethod
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch: ...
 
+    def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
+        """Steps that show `n_rows` rows of `val` or `test`, rounded up to as many whole batches of every slice. A task
+        with a stored set of rows shows each of them once instead, in batches of at most `batch_size`."""
+        return len(self.slices) * -(-n_rows // (batch_size * len(self.slices)))
+
     def answers(self, targets: Tensor) -> Tensor:
         """Which answer of its row each target token belongs to; by default a row is one answer.
 

@@ -181,6 +181,11 @@ class GSMInfinite(Task):
             return epoch_steps(source, self.window_size, batch_size)
         return len(exact_batches(source, self.window_size, batch_size))
 
+    def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
+        if self.path is None:
+            return super().held_out_steps(split, batch_size, n_rows)
+        return self.epoch_steps(split, batch_size)
+
     def guess_floor(self, *, split: str = "test", seed: int = 0, n_drawn: int = 1000) -> dict[int, float]:
         """For each slice, the share of rows that its most frequent answer gets right.
 
