@@ -23,7 +23,7 @@ class Preset:
 
 PRESETS = {
     "rule110-mini": Preset(
-        Rule110(steps=5, width=12, n_states=2), HybridConfig(d_model=48, pattern="AG", n_heads=2), 64
+        Rule110(steps=4, width=12, n_states=2), HybridConfig(d_model=48, pattern="AG", n_heads=2), 64
     ),
     "rule110-paper": Preset(Rule110(), HybridConfig(d_model=256, pattern="AGAG", n_heads=4), 512),
     "depo-paper": Preset(Depo(), HybridConfig(d_model=512, pattern="AGAGAGAGAG", n_heads=8), 128),
