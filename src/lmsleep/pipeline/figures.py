@@ -169,7 +169,7 @@ def baselines(data: Path) -> dict[str, dict[str, float]]:
 
 def tokens_label(scale: str, frame: pd.DataFrame) -> str:
     seeds = frame.seed.nunique()
-    spread = f"{seeds} seeds, thin: each seed" if seeds > 1 else "1 seed"
+    spread = f"{seeds} seeds: mean, its standard error, each seed" if seeds > 1 else "1 seed"
     return f"training tokens ({scale} scale, {spread})"
 
 

@@ -52,11 +52,13 @@ def subplots(
 
 
 def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
-    """Mean over seeds against tokens as a thick line, each seed as a thin one."""
-    mean = frame.groupby("tokens")["value"].mean()
+    """Mean over seeds against tokens as a thick line, its standard error as a band, each seed as a thin line."""
+    over_seeds = frame.groupby("tokens")["value"]
+    mean, error = over_seeds.mean(), over_seeds.sem().fillna(0.0)
     x = mean.index.to_numpy(dtype=float)
     ax.plot(x, mean, color=color, label=label, linewidth=2.2, marker="o" if len(x) == 1 else None)
     if frame["seed"].nunique() > 1:
+        ax.fill_between(x, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
         for _, seed in frame.groupby("seed"):
             ax.plot(seed["tokens"], seed["value"], color=color, alpha=0.45, linewidth=0.8)
 
