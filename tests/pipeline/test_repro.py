@@ -6,13 +6,15 @@ from lmsleep.pipeline.repro import plan
 
 
 def test_a_figure_needs_its_own_data_and_cells():
-    data, cells = plan(["fig2b"])
+    data, cells, evaluations = plan(["fig2b"])
+    assert evaluations == ["evaluate_fig2b"]
     assert data == ["data_fig2b"]
     assert cells and all(cell.startswith("train_fig2b@") for cell in cells)
 
 
 def test_several_figures_need_the_stages_of_each():
-    data, cells = plan(["fig2b", "fig2a"])
+    data, cells, evaluations = plan(["fig2b", "fig2a"])
+    assert set(evaluations) == {"evaluate_fig2a", "evaluate_fig2b"}
     assert {name.split("@")[0] for name in data} == {"data_fig2a", "data_fig2b"}
     assert set(cells) == {*plan(["fig2a"])[1], *plan(["fig2b"])[1]}
 

@@ -2,8 +2,9 @@
 
 python -m lmsleep.pipeline.repro --jobs 2 fig2b
 
-DVC runs stages one after another. This runs the training cells that the targets need side by side, each as its own
-`dvc repro --single-item`, then leaves the rest to `dvc repro`; both give the same files. Threads are limited to one a
+DVC runs stages one after another. This runs the data stages, the training cells and the evaluations that the targets
+need side by side, each as its own `dvc repro --single-item`, then leaves the rest to `dvc repro`; both give the same
+files. Threads are limited to one a
 job, without which jobs on a CPU slow each other down many times over.
 """
 
@@ -47,9 +48,9 @@ def side_by_side(stages: Sequence[str], jobs: int, env: dict[str, str]) -> list[
         return [stage for stage, code in zip(stages, codes, strict=True) if code]
 
 
-def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The data stages that the targets need, in the order of dvc.yaml, and the training cells, those with most passes
-    first: they take longest, and jobs that end together waste no core."""
+def plan(targets: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The data stages that the targets need, in the order of dvc.yaml; the training cells, those with most passes
+    first: they take longest, and jobs that end together waste no core; and the evaluations."""
     names = []
     for target in targets or [None]:  # `dvc dag` takes one target
         command = [*DVC, "dag", "--dot", *([target] if target else [])]
@@ -60,8 +61,8 @@ def plan(targets: Sequence[str]) -> tuple[list[str], list[str]]:
         names += [line.split('"')[1] for line in lines if line.startswith('"') and "->" not in line]
     stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     needed = sorted(dict.fromkeys(names), key=lambda name: list(stages).index(name.split("@")[0]))
-    cells = [name for name in needed if name.startswith("train_")]
-    return [n for n in needed if n.startswith("data_")], sorted(cells, key=lambda name: -passes(name, stages))
+    data, cells, evaluations = ([n for n in needed if n.startswith(kind)] for kind in ("data_", "train_", "evaluate_"))
+    return data, sorted(cells, key=lambda name: -passes(name, stages)), evaluations
 
 
 def passes(cell: str, stages: dict[str, Any]) -> int:
