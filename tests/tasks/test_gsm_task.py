@@ -147,17 +147,6 @@ def test_window_above_every_length_is_one_bucket(path: str):
     assert windows(batch, 4096) == {(0,)} and batch.tokens.shape == (300, 199)
 
 
-def test_guess_floor_counts_majorities(path: str):
-    task, rows = GSMInfinite(path, window_size=16), Dataset(path).split("test")
-    expected = {}
-    for op in (1, 2, 3, 4):
-        answers = [int(rows.answers[i]) for i in range(120) if rows.ops[i] == op]
-        expected[op] = max(answers.count(a) for a in answers) / len(answers)
-    assert task.guess_floor() == expected
-    drawn = GSMInfinite().guess_floor(n_drawn=400)
-    assert 0.2 < drawn[1] < 0.35 and 0.12 < drawn[4] < 0.3  # one of 1..4; more spread
-
-
 def test_task_survives_pickling(path: str):
     for task in (GSMInfinite(), GSMInfinite(path, window_size=16)):
         task.rows(split="test", seed=0, step=0, batch_size=2)

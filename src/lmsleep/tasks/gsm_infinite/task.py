@@ -1,6 +1,5 @@
 """GSM-Infinite as a task: a question, a problem, and a number to answer with (paper sections 6.3 and 6.4)."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lmsleep.tasks.base import IGNORE, SPLITS, Batch, Task, stream
+from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 from lmsleep.tasks.gsm_infinite.buckets import epoch_batch, epoch_steps, exact_batches
 from lmsleep.tasks.gsm_infinite.dataset import MANIFEST, Dataset
 from lmsleep.tasks.gsm_infinite.draws import Draws
@@ -185,23 +184,3 @@ class GSMInfinite(Task):
         if self.path is None:
             return super().held_out_steps(split, batch_size, n_rows)
         return self.epoch_steps(split, batch_size)
-
-    def guess_floor(self, *, split: str = "test", seed: int = 0, n_drawn: int = 1000) -> dict[int, float]:
-        """For each slice, the share of rows that its most frequent answer gets right.
-
-        With `path` over all rows of the split, otherwise over `n_drawn` drawn problems for each slice.
-        """
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        answers: dict[int, list[int]] = {op: [] for op in self.slices}
-        if self.path is not None:
-            source = self._dataset.split(split)
-            for op in self.slices:
-                answers[op] = source.answers[source.ops == op].tolist()
-        else:
-            for step in range(len(self.slices) if split != "train" else 1):
-                batch = self._draw(split, seed, step, n_drawn * (len(self.slices) if split == "train" else 1))
-                first = (batch.targets != IGNORE).int().argmax(1, keepdim=True)
-                for op, answer in zip(batch.slice.tolist(), batch.targets.gather(1, first)[:, 0].tolist(), strict=True):
-                    answers[op].append(answer)
-        return {op: Counter(found).most_common(1)[0][1] / len(found) for op, found in answers.items()}
