@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
     columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
-    model, sleeps = from_lightning(run / "last.ckpt"), how_it_sleeps(run / "last.ckpt")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
     config = read_config([run / "config.yaml"])
     batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = config["trainer"].get("precision") == "bf16-mixed"
     trained = sleeps["n_passes"]
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
@@ -52,7 +52,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     records = []
     for way, on_overflow in ways.items():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-            found = scores(model.to(device), rows, on_overflow, sleeps["eviction"], batch_size)
+            found = scores(model, rows, on_overflow, sleeps["eviction"], batch_size)
         for name, value in found.items():
             metric, _, level = name.partition("/")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})

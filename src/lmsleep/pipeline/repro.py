@@ -4,8 +4,7 @@ python -m lmsleep.pipeline.repro --jobs 2 fig2b
 
 DVC runs stages one after another. This runs the data stages, the training cells and the evaluations that the targets
 need side by side, each as its own `dvc repro --single-item`, then leaves the rest to `dvc repro`; both give the same
-files. Threads are limited to one a
-job, without which jobs on a CPU slow each other down many times over.
+files. Threads are limited to one a job, without which jobs on a CPU slow each other down many times over.
 """
 
 import argparse

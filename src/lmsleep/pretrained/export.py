@@ -29,7 +29,7 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
 
 def how_it_sleeps(checkpoint: str | Path) -> dict[str, Any]:
     """n_passes and eviction that a Lightning checkpoint was trained with."""
-    return dict(_read(Path(checkpoint)).get("sleep", {"n_passes": 1, "eviction": "hard"}))
+    return _sleeps(_read(Path(checkpoint)))
 
 
 def export(
@@ -50,7 +50,7 @@ def export(
     """
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
-    trained = dict(content.get("sleep", {"n_passes": 1, "eviction": "hard"})) | {"steps": content.get("global_step")}
+    trained = _sleeps(content) | {"steps": content.get("global_step")}
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
         trained["task"] = _task(path)
@@ -81,6 +81,10 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
     except RuntimeError as error:
         raise ValueError(f"{path} must hold the weights of its model_config: {error}") from None
     return model.eval()
+
+
+def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
+    return dict(content.get("sleep", {"n_passes": 1, "eviction": "hard"}))
 
 
 def _task(path: Path) -> Any:
