@@ -1,13 +1,11 @@
 """Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
 
-import gc
-
 import pytest
 import torch
+from feeding import L, close, feed_in
 
-from lmsleep import FastWeights, Session, read_windows
+from lmsleep import Session, read_windows
 
-L = 6
 SHAPES = {
     "AG": {},
     "AGAG": {},
@@ -23,16 +21,6 @@ SPLITS = {"one by one": [1] * 20, "mixed": [4, 1, 1, 9, 0, 2, 3], "at once": [20
 
 def shaped(build, shape):
     return build(**({"pattern": shape} | SHAPES[shape]))
-
-
-def close(got, wanted):
-    """Relative error below 1e-9."""
-    assert (got - wanted).abs().max() <= 1e-9 * wanted.abs().max()
-
-
-def feed_in(session, tokens, sizes):
-    assert sum(sizes) == tokens.shape[1]
-    return torch.cat([session.feed(part) for part in tokens.split(sizes, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -90,54 +78,6 @@ def test_unmasked_tokens_after_masked_ones_are_decoded_in_place(build, draw_toke
     close(session.fast_weights[0], whole.fast_weights[0])
 
 
-def test_a_full_window_is_awake_until_the_next_token(build, draw_tokens):
-    events = []
-    session = Session(build(), n_passes=4, callbacks=[events.append])
-    session.feed(draw_tokens(1, L))
-    awake = session.fast_weights
-    assert not events
-    session.feed(0)
-    assert [event.passes for event in events] == [1, 2, 3, 4]
-    assert [event.done for event in events] == [False, False, False, True]
-    assert not torch.equal(session.fast_weights[0], awake[0])
-
-
-def test_events_tell_rows_passes_and_the_change_of_S(build, draw_tokens):
-    model, tokens, events = build("AGAG"), draw_tokens(2, L), []
-    session = Session(model, n_passes=3, callbacks=[events.append])
-    session.feed(tokens)
-    session.sleep()
-    # The change by hand, from passes over the window.
-    with torch.no_grad():
-        h, S = model.blocks(model.embed(tokens), model.init_fast_weights(2))
-        change = []
-        for _ in range(2):
-            h, after = model.blocks(h, S)
-            steps = [(b - a, b) for a, b in zip(S.states, after.states, strict=True)]
-            change.append([(step.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).mean() for step, b in steps])
-            S = after
-    last = events[-1]
-    assert (last.rows, last.n_tokens, last.n_passes, last.passes) == ((0, 1), L, 3, 3)
-    torch.testing.assert_close(
-        torch.tensor(last.change, dtype=torch.float64), torch.tensor(change, dtype=torch.float64)
-    )
-    assert 0 <= events[0].seconds <= last.seconds
-    assert events[0].change == ()
-
-
-def test_sleeping_on_an_empty_window_does_nothing(build, draw_tokens):
-    events = []
-    session = Session(build(), n_passes=2, callbacks=[events.append])
-    session.sleep()
-    session.feed(draw_tokens(1, 3))
-    session.sleep()
-    S = session.fast_weights
-    session.sleep()
-    assert len(events) == 2
-    assert events[0].n_tokens == 3
-    assert torch.equal(session.fast_weights[0], S[0])
-
-
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("last_only", [False, True])
 def test_rows_of_different_length_read_as_if_alone(build, draw_tokens, eviction, last_only):
@@ -169,84 +109,34 @@ def test_rows_that_come_into_phase_are_read_together_again(build, draw_tokens):
     assert [group.rows for group in session.groups] == [(0, 1, 2)]
 
 
-def live_bytes():
-    """Bytes of every tensor that lives in this process."""
-    gc.collect()
-    tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("pattern", ["AGAG", "AM", "AJ"])
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_the_decode_step_as_a_cuda_graph(build, draw_tokens, pattern, eviction):
+    model, tokens = build(pattern, dtype=torch.float32).cuda(), draw_tokens(2, 3 * L + 2)
+    graphed, growing = (Session(model, n_passes=2, eviction=eviction, static=static) for static in (True, False))
+    for token in tokens.split(1, dim=1):
+        torch.testing.assert_close(graphed.feed(token), growing.feed(token), rtol=1e-3, atol=1e-4)
+    for got, wanted in zip(graphed.fast_weights.states, growing.fast_weights.states, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("eviction", "static"), [("hard", False), ("sliding", True)])
-def test_memory_is_flat_from_10_to_1000_windows(build, eviction, static):
-    model = build("AG", dtype=torch.float32)
-    session = Session(model, n_passes=2, eviction=eviction, static=static)
-    tokens = torch.randint(7, (1, L * 990 + 1))
-    measured = []
-    for windows in (10, 990):
-        session.feed(tokens[:, : L * windows - 1], last_only=True)
-        session.feed(3)
-        measured.append((live_bytes(), session.nbytes))
-    assert measured[0] == measured[1]
-    assert measured[0][1] > 0
+def test_a_model_without_fast_weights_only_forgets(build, draw_tokens):
+    model, tokens = build("AA"), draw_tokens(2, 15)
+    session = Session(model, n_passes=2)
+    with torch.no_grad():
+        close(feed_in(session, tokens, [1, 7, 7]), read_windows(model, tokens).logits)
+    assert len(session.fast_weights) == 0
 
 
-def test_nbytes_counts_what_the_session_alone_keeps_alive(build, draw_tokens):
-    model = build("AGAG")
-    model.blocks.rotary(0, 1, model.embedding.weight)  # its table belongs to the model
-    tokens = draw_tokens(2, 2 * L + 3)
-    before = live_bytes()
-    session = Session(model, n_passes=2, eviction="sliding")
-    session.feed(tokens)
-    assert live_bytes() - before == session.nbytes
-
-
-def test_fork_answers_many_questions_about_one_text(build, draw_tokens):
-    model, text, questions = build("AGAG"), draw_tokens(1, 15), draw_tokens(4, 8, seed=1)
-    session = Session(model, n_passes=3)
-    session.feed(text)
-    S = session.fast_weights
-    wanted = [Session(model, n_passes=3) for _ in questions]
-    answers = []
-    for one, question in zip(wanted, questions, strict=True):
-        one.feed(text)
-        answers.append(one.feed(question[None]))
-        with session.fork() as branch:
-            close(branch.feed(question[None]), answers[-1])
-    with session.fork(copies=4) as branch:
-        close(branch.feed(questions), torch.cat(answers))
-    assert torch.equal(session.fast_weights[0], S[0])
-    close(session.feed(questions[:1]), answers[0])
-
-
-def test_fork_and_parent_share_one_decoder_in_turn(build, draw_tokens):
-    model, tokens = build("AGAG"), draw_tokens(1, 9)
-    static, growing = (Session(model, n_passes=2, static=choice) for choice in (True, False))
-    for session in (static, growing):
-        feed_in(session, tokens, [1] * 9)
-    with static.fork() as branch:
-        branch.feed(5)
-        close(static.feed(1), growing.feed(1))
-    close(static.feed(2), growing.feed(2))
-    fresh = Session(model, n_passes=2)  # the branch goes on after its block
-    fresh.feed(tokens)
-    fresh.feed(5)
-    close(branch.feed(3), fresh.feed(3))
-
-
-def test_feeding_changes_no_memory_that_was_handed_out(build, draw_tokens):
-    session = Session(build(), n_passes=2, static=True)
-    session.feed(draw_tokens(1, 4))
-    S = session.fast_weights
-    kept = [state.clone() for state in S.states]
-    for token in draw_tokens(1, 9)[0]:
-        session.feed(token)
-    assert all(map(torch.equal, S.states, kept))
-
-
-def test_gradients_are_not_kept(build, draw_tokens):
-    session = Session(build(), n_passes=2)
-    assert not session.feed(draw_tokens(2, 9)).requires_grad
-    assert not any(state.requires_grad for state in session.fast_weights.states)
+def test_bfloat16_weights_read_the_same_text_in_any_split(build, draw_tokens):
+    model, tokens = build("AGAG", dtype=torch.bfloat16), draw_tokens(2, 15)
+    whole, split = Session(model, n_passes=2), Session(model, n_passes=2, static=True)
+    got, wanted = feed_in(split, tokens, [1] * 15), whole.feed(tokens)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, wanted, rtol=0.1, atol=0.1)
+    assert split.fast_weights[0].dtype == torch.float32
 
 
 BAD = [
@@ -284,52 +174,3 @@ def test_bad_options_are_refused(build):
         Session(build(), eviction="soft")
     with pytest.raises(ValueError, match="copies must be 1 or more, got 0"), Session(build()).fork(0):
         pass
-
-
-def test_a_session_that_read_nothing_has_zero_fast_weights(build):
-    assert isinstance(Session(build()).fast_weights, FastWeights)
-    assert not Session(build()).fast_weights[0].any()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("pattern", ["AGAG", "AM", "AJ"])
-@pytest.mark.parametrize("eviction", ["hard", "sliding"])
-def test_the_decode_step_as_a_cuda_graph(build, draw_tokens, pattern, eviction):
-    model, tokens = build(pattern, dtype=torch.float32).cuda(), draw_tokens(2, 3 * L + 2)
-    graphed, growing = (Session(model, n_passes=2, eviction=eviction, static=static) for static in (True, False))
-    for token in tokens.split(1, dim=1):
-        torch.testing.assert_close(graphed.feed(token), growing.feed(token), rtol=1e-3, atol=1e-4)
-    for got, wanted in zip(graphed.fast_weights.states, growing.fast_weights.states, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
-
-
-def test_a_model_without_fast_weights_only_forgets(build, draw_tokens):
-    model, tokens = build("AA"), draw_tokens(2, 15)
-    session = Session(model, n_passes=2)
-    with torch.no_grad():
-        close(feed_in(session, tokens, [1, 7, 7]), read_windows(model, tokens).logits)
-    assert len(session.fast_weights) == 0
-
-
-def test_bfloat16_weights_read_the_same_text_in_any_split(build, draw_tokens):
-    model, tokens = build("AGAG", dtype=torch.bfloat16), draw_tokens(2, 15)
-    whole, split = Session(model, n_passes=2), Session(model, n_passes=2, static=True)
-    got, wanted = feed_in(split, tokens, [1] * 15), whole.feed(tokens)
-    assert got.dtype == torch.bfloat16
-    torch.testing.assert_close(got, wanted, rtol=0.1, atol=0.1)
-    assert split.fast_weights[0].dtype == torch.float32
-
-
-def test_forget_keeps_what_attention_sees(build, draw_tokens):
-    model, text = build("AG"), draw_tokens(2, 9)
-    session = Session(model, n_passes=2)
-    session.feed(text)
-    session.forget()
-    assert not session.fast_weights[0].any()
-    # In an AG model attention comes first: its keys and values owe nothing to S, so the window alone gives the same.
-    cache = session.groups[0].memory.cache
-    alone = Session(model)
-    alone.feed(text[:, 6:])
-    for got, wanted in zip(cache.layer(0), alone.groups[0].memory.cache.layer(0), strict=True):
-        close(got, wanted)
