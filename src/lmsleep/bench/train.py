@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,9 +89,9 @@ def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int
         raise ValueError(f"steps must be 1 or more, got {steps}")
     chosen, (accelerate, backends) = PRESETS[preset], VARIANTS[variant]
     check_accelerate(accelerate, device)
-    torch.manual_seed(0)
     task = chosen.task
-    model = replace(chosen.model, vocab_size=task.vocab_size, window_size=task.window_size).build().to(device)
+    torch.manual_seed(0)
+    model = chosen.model.for_task(task.vocab_size, task.window_size).build().to(device)
     batches = [task.rows(split="train", seed=0, step=i, batch_size=chosen.batch_size) for i in range(4)]
     if device.type == "cuda":
         batches = [Batch(*(x if x is None else x.pin_memory() for x in batch)) for batch in batches]  # pyright: ignore
@@ -104,19 +104,17 @@ def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int
         times = timed(step, batches, steps, device)
     tokens, passes = chosen.batch_size * task.sequence_length, token_passes(task, batches[0], n_passes)
     seconds, flops = statistics.median(times), step_flops(model, batches[0], passes)
-    peak = next((rate for name, (rate, _) in GPUS.items() if name in device_name(device.type).lower()), None)
-    deciles = statistics.quantiles(times, n=10) if steps > 1 else times * 9
     return Row(
         preset,
         variant,
         n_passes,
         precision,
         seconds * 1e3,
-        (deciles[8] - deciles[0]) * 1e3,
+        spread(times) * 1e3,
         tokens / seconds,
         passes / seconds,
         flops,
-        flops / seconds / peak if peak else None,
+        utilisation(flops / seconds, device),
         torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         first,
     )
@@ -195,6 +193,21 @@ def step_flops(model: HybridLM, batch: Batch, passes: int) -> float:
     block_flops = sum(layer.flops_per_token(model.window_size) for layer in model.blocks.layers)
     scored = sum(windows_with_loss(batch.targets, 1)) * len(batch.tokens)
     return 3.0 * (passes * block_flops + scored * 2 * model.head.weight.numel())
+
+
+def spread(times: Sequence[float]) -> float:
+    """90th less 10th percentile; 0 for a single time."""
+    if len(times) == 1:
+        return 0.0
+    deciles = statistics.quantiles(times, n=10)
+    return deciles[8] - deciles[0]
+
+
+def utilisation(flops_per_second: float, device: torch.device) -> float | None:
+    """The share of the device's dense bfloat16 rate; None where that is not known."""
+    name = device_name(device.type).lower()
+    peak = next((rate for gpu, (rate, _) in GPUS.items() if gpu in name), None)
+    return flops_per_second / peak if peak else None
 
 
 def device_name(kind: str) -> str:

@@ -8,7 +8,7 @@ lmsleep bench wake --shape ouro --contexts 1 10 100  Ouro 1.4B with random weigh
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,10 +73,6 @@ def measure(
 ) -> pd.DataFrame:
     """Latency and memory after contexts of so many windows, for the hybrid at each N and for its full-attention twin.
 
-    All read single tokens in buffers of fixed size, on CUDA as one graph, and take turns, so that whatever else the
-    machine does hits all of them. The twin's cache holds random numbers: its speed does not depend on them, and a cache
-    of any length is there at once.
-
     Args:
         contexts: numbers of windows read before the clock starts.
         n_tokens: tokens timed at each context.
@@ -101,14 +97,8 @@ def measure(
         for session in sessions.values():
             session.feed(_tokens(config, context - read), last_only=True)
         read = context
-        with ExitStack() as stack:
-            readers = [
-                Reader("hybrid", n, stack.enter_context(session.fork()), session.nbytes, sleeps[n])
-                for n, session in sessions.items()
-            ]
-            readers += _twin(config, context, n_tokens, device, seed, max_cache_bytes)
-            _take_turns(readers, _tokens(config, WARM_UP + n_tokens).tolist())
-        for reader in readers:
+        twin = _twin(config, context, n_tokens, device, seed, max_cache_bytes)
+        for reader in _on_the_clock(sessions, sleeps, twin, _tokens(config, WARM_UP + n_tokens).tolist()):
             measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
     return tidy("latency", seed, measurements)
 
@@ -121,21 +111,37 @@ def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> Non
         check_n_passes(n_passes)
 
 
-def _take_turns(readers: Sequence[Reader], tokens: list[int]) -> None:
-    """Every reader reads all tokens, a block at a time; the first ones are not timed."""
-    for reader in readers:
-        for token in tokens[:WARM_UP]:
-            reader.session.feed(token)
-    for start in range(WARM_UP, len(tokens), BLOCK):
+def _on_the_clock(
+    sessions: Mapping[int, Session], sleeps: Mapping[int, list[SleepEvent]], twin: list[Reader], tokens: list[int]
+) -> list[Reader]:
+    """A reader for each N and the twin, after each has read the tokens one by one; the sessions stay as they were.
+
+    All read in buffers of fixed size, on CUDA as one graph, and take turns, a block of tokens at a time, so that
+    whatever else the machine does hits all of them. The first tokens are not timed.
+    """
+    with ExitStack() as stack:
+        readers = [
+            Reader("hybrid", n, stack.enter_context(session.fork()), session.nbytes, sleeps[n])
+            for n, session in sessions.items()
+        ]
+        readers += twin
         for reader in readers:
-            for token in tokens[start : start + BLOCK]:
-                reader.read(token)
+            for token in tokens[:WARM_UP]:
+                reader.session.feed(token)
+        for start in range(WARM_UP, len(tokens), BLOCK):
+            for reader in readers:
+                for token in tokens[start : start + BLOCK]:
+                    reader.read(token)
+    return readers
 
 
 def _twin(
     config: HybridConfig, context: int, n_tokens: int, device: str, seed: int, max_cache_bytes: float
 ) -> list[Reader]:
-    """The full-attention twin with a cache of `context` tokens; nothing if that is too large."""
+    """The full-attention twin with a cache of `context` tokens; nothing if that is too large.
+
+    The cache holds random numbers: speed does not depend on them, and a cache of any length is there at once.
+    """
     twin = full_attention_twin(config, context + n_tokens + WARM_UP)
     per_token = 2 * twin.kv_heads * twin.attention_head_dim * twin.depth
     if context * per_token * (2 if device.startswith("cuda") else 4) > max_cache_bytes:

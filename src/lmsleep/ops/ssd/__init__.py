@@ -87,10 +87,8 @@ def ssd_delta(
 
         S' = exp(dt_t A) S_{t-1},   S_t = S' + e_t (x_t - λ S' B_t) B_t^T,   e_t = dt_t / (1 + λ dt_t |B_t|^2).
 
-    Hence S_t = exp(dt_t A) S_{t-1} (I - e_t λ B_t B_t^T) + e_t x_t B_t^T: the gated delta rule with k = sqrt(λ) B,
-    q = C, v = x / sqrt(λ), log decay dt A and writing strength e_t, and computed by that op, whose (K, V) state is
-    this one transposed. A token erases the fraction λ dt |B|^2 / (1 + λ dt |B|^2) of what stands under its B; one with
-    dt = 0 leaves the state as it is.
+    A token erases the fraction λ dt |B|^2 / (1 + λ dt |B|^2) of what stands under its B; one with dt = 0 leaves the
+    state as it is. The gated delta op does the work.
 
     Args:
         correction: λ (H,), at least 0; below 1e-6 it counts as 1e-6, which float32 cannot tell from Mamba-2.
@@ -106,17 +104,29 @@ def ssd_delta(
     state = _check(x, dt, A, B, C, D, state)
     if correction.shape != A.shape:
         raise ValueError(f"correction must have shape {tuple(A.shape)}, got {tuple(correction.shape)}")
+    dt, A, correction = (tensor.to(state.dtype) for tensor in (dt, A, correction))
+    y, state = gated_delta(*_as_gated_delta(x, dt, A, B, C, correction), state.mT, backend=backend)
+    y = y.transpose(1, 2)
+    return (y if D is None else y + D.to(x.dtype)[:, None] * x), state.mT
+
+
+def _as_gated_delta(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, correction: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k (B, H, L, N), v (B, H, L, P), log decay and beta (B, H, L) with which `gated_delta` computes `ssd_delta`.
+
+    The two steps of `ssd_delta` are one: S_t = exp(dt_t A) S_{t-1} (I - e_t λ B_t B_t^T) + e_t x_t B_t^T, the gated
+    delta rule with k = sqrt(λ) B, q = C, v = x / sqrt(λ), log decay dt A and writing strength e_t. Its (K, V) state is
+    this one transposed, and it scales q by N**-0.5, which is undone here.
+    """
     heads_per_group, N = x.shape[2] // B.shape[2], B.shape[3]
-    dt, A = dt.to(state.dtype), A.to(state.dtype)
-    λ = correction.to(state.dtype).clamp(min=MIN_CORRECTION)
+    λ = correction.clamp(min=MIN_CORRECTION)
     root = λ.sqrt()[:, None].to(x.dtype)
-    square = B.to(state.dtype).square().sum(-1).repeat_interleave(heads_per_group, dim=2)  # (B, L, H)
+    square = B.to(dt.dtype).square().sum(-1).repeat_interleave(heads_per_group, dim=2)  # (B, L, H)
     strength = dt / (1 + λ * dt * square)
     B, C = (tensor.repeat_interleave(heads_per_group, dim=2).to(x.dtype) for tensor in (B, C))
     q, k, v, log_decay, beta = (z.transpose(1, 2) for z in (C * N**0.5, root * B, x / root, dt * A, strength))
-    y, state = gated_delta(q, k, v, log_decay, beta, state.mT, backend=backend)
-    y = y.transpose(1, 2)
-    return (y if D is None else y + D.to(x.dtype)[:, None] * x), state.mT
+    return q, k, v, log_decay, beta
 
 
 def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor | None) -> Tensor:
