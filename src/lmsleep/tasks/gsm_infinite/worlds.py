@@ -20,9 +20,17 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """What a template says. `phrases` and `questions` are keyed by the kind of a `Parameter`, with {item} and {place}.
+    """What a template says.
 
     No name contains " in ", " and " or a comma, so that a sentence can be read in one way only.
+
+    Args:
+        places, items: names that the question may need.
+        distractor_places, distractor_items: names that it never needs.
+        phrases: how each kind of `Parameter` is named, with {item} and {place}.
+        instruction: what a reader is told first.
+        how_many: how a count is asked for, with {item} and {place}, or with its {phrase}.
+        what_is: how every other kind is asked for, with its {phrase}.
     """
 
     places: tuple[str, ...]
@@ -30,19 +38,24 @@ class World:
     distractor_places: tuple[str, ...]
     distractor_items: tuple[str, ...]
     phrases: MappingProxyType[str, str]
-    questions: MappingProxyType[str, str]
     instruction: str
+    how_many: str = "How many {item} does {place} have?"
+    what_is: str = "What is {phrase}?"
 
     def phrase(self, parameter: Parameter) -> str:
+        """A parameter's name within a sentence."""
         return self.phrases[parameter.kind].format(item=parameter.item, place=parameter.place)
 
     def question(self, parameter: Parameter) -> str:
-        return self.questions[parameter.kind].format(item=parameter.item, place=parameter.place)
+        """The question for a parameter's value."""
+        form = self.how_many if parameter.kind == "count" else self.what_is
+        return form.format(phrase=self.phrase(parameter), item=parameter.item, place=parameter.place)
 
     def texts(self) -> tuple[str, ...]:
         """Everything the world can say, apart from numbers and the words that join phrases."""
         names = self.places + self.items + self.distractor_places + self.distractor_items
-        forms = [form.format(item="", place="") for form in (*self.phrases.values(), *self.questions.values())]
+        nameless = [Parameter(kind, place="") for kind in self.phrases]
+        forms = [*map(self.phrase, nameless), *map(self.question, nameless)]
         # A sentence begins with a capital letter where its phrase begins with an article.
         return (*names, *forms, *(form[:1].upper() + form[1:] for form in forms), self.instruction)
 
@@ -90,17 +103,10 @@ ZOO = World(
             "total_product": "the total number of newborn animal children in {place}",
         }
     ),
-    questions=MappingProxyType(
-        {
-            "count": "How many adult {item} does {place} have?",
-            "average": "What is the average number of newborn children per adult {item} in {place}?",
-            "total_count": "What is the total number of adult animals in {place}?",
-            "total_product": "What is the total number of newborn animal children in {place}?",
-        }
-    ),
     instruction=_instruction(
         "adult animal", "place", "total number of adult animals", "total number of newborn animal children"
     ),
+    how_many="How many adult {item} does {place} have?",
 )
 
 SCHOOL = World(
@@ -126,14 +132,6 @@ SCHOOL = World(
             "average": "the average number of teachers per {item} in {place}",
             "total_count": "the total number of schools in {place}",
             "total_product": "the total number of teachers from all schools in {place}",
-        }
-    ),
-    questions=MappingProxyType(
-        {
-            "count": "How many {item} does {place} have?",
-            "average": "What is the average number of teachers per {item} in {place}?",
-            "total_count": "What is the total number of schools in {place}?",
-            "total_product": "What is the total number of teachers from all schools in {place}?",
         }
     ),
     instruction=_instruction("school", "city", "total number of schools", "total number of teachers from all schools"),
@@ -169,14 +167,6 @@ FILM = World(
             "total_product": "the total number of movie nominations from all movies in {place}",
         }
     ),
-    questions=MappingProxyType(
-        {
-            "count": "How many {item} does {place} have?",
-            "average": "What is the average number of nominations per {item} in {place}?",
-            "total_count": "What is the total number of movies in {place}?",
-            "total_product": "What is the total number of movie nominations from all movies in {place}?",
-        }
-    ),
     instruction=_instruction(
         "movie", "festival", "total number of movies", "total number of movie nominations from all movies"
     ),
@@ -196,15 +186,9 @@ TERSE = World(
             "total_product": "young in {place}",
         }
     ),
-    questions=MappingProxyType(
-        {
-            "count": "{item} in {place}?",
-            "average": "young per {item} in {place}?",
-            "total_count": "animals in {place}?",
-            "total_product": "young in {place}?",
-        }
-    ),
     instruction="Add up what is mentioned.",
+    how_many="{phrase}?",
+    what_is="{phrase}?",
 )
 
 WORLDS = MappingProxyType({"zoo": ZOO, "school": SCHOOL, "film": FILM, "terse": TERSE})
