@@ -1,8 +1,7 @@
 """The core of a problem: a small world, its parameters, and the dependency graph that the question asks about.
 
-The graph follows iGSM (arXiv 2407.20311) as GSM-Infinite uses it. A problem asks for one parameter. The operations of a
-problem
-are counted over the parameters needed for it: an instance parameter counts its direct dependencies, a constant being
+The graph follows iGSM (arXiv 2407.20311) as GSM-Infinite uses it. A problem asks for one parameter. Its operations are
+counted over the parameters needed for that one: an instance parameter counts its direct dependencies, a constant being
 one of them, and at least one; a total counts one for each item it adds up; a total of products two (the count and the
 average).
 """
@@ -132,9 +131,8 @@ def _link(
     waiting = dict(users)  # ... and that are not in the order yet
     names: dict[Parameter, list[Parameter]] = {}
     order: list[Parameter] = []
-    newest: Parameter | None = (
-        None  # a parameter that no total adds up is used by the newest instance: chains grow long
-    )
+    # A parameter that no total adds up is used by the newest instance: chains grow long.
+    newest: Parameter | None = None
     while len(order) < len(needed):
         ready = [p for p in waiting if not waiting[p] and (users[p] or newest or not order)]
         if not ready:

@@ -27,10 +27,6 @@ class Draws:
             self._block = self._rng.random(_BLOCK).tolist()
         return self._block.pop()
 
-    def below(self, n: int) -> int:
-        """An integer in 0..n-1."""
-        return int(self.unit() * n)
-
     def between(self, low: int, high: int) -> int:
         """An integer in low..high, both included."""
         return low + int(self.unit() * (high - low + 1))
