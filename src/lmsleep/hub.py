@@ -1,8 +1,10 @@
 """Folders of checkpoints, here or on the Hugging Face hub."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -31,7 +33,28 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
     except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{source} is no folder here and could not be had from the Hugging Face hub: {reason}"
+            f"{source} is no folder here and could not be had from the Hugging Face hub: {first_line(error)}"
         ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint.
+
+    Raises:
+        ValueError: if there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} must hold {path.name}, found none")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must be a JSON object, got a {type(values).__name__}")
+    return values
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

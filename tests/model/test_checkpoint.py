@@ -85,6 +85,7 @@ def test_other_tensors_are_refused(build, tmp_path, change, message):
     ("text", "message"),
     [
         ("{", "is not valid JSON"),
+        ("[1]", "must be a JSON object, got a list"),
         ('{"model_type": "llama"}', "model_type in .* must be 'lmsleep'"),
         ('{"model_type": "lmsleep", "version": 9}', "version in .* must be 1, got 9"),
         (

@@ -140,7 +140,7 @@ def test_configurations_we_cannot_express(folder, key, value, word):
 def test_sources_that_do_not_exist(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="folder or a name"):
         load_pretrained(tmp_path / "nothing", window_size=9)
-    with pytest.raises(ValueError, match=r"must hold a config\.json"):
+    with pytest.raises(ValueError, match=r"must hold config\.json"):
         load_pretrained(tmp_path, window_size=9)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import checkpoint_folder, read_object
 from lmsleep.model.config import HybridConfig
 
 if TYPE_CHECKING:
@@ -70,13 +70,8 @@ def read_config(folder: str | Path) -> tuple[HybridConfig, dict[str, Any]]:
         ValueError: if there is none, or it is not of this format, or says what a `HybridConfig` does not know.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise ValueError(f"{folder} must hold {CONFIG}, found none")
-    try:
-        header = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(header, dict) or header.get("model_type") != MODEL_TYPE:
+    header = read_object(path)
+    if header.get("model_type") != MODEL_TYPE:
         raise ValueError(f"model_type in {path} must be {MODEL_TYPE!r}, as save_pretrained writes it")
     if header.get("version") != VERSION:
         raise ValueError(f"version in {path} must be {VERSION}, got {header.get('version')!r}")

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
+from lmsleep.bench.tables import COLUMNS
 
 
 def run_columns(figure: str, run: Path) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """What a family of pretrained models has to say about itself, and the reading of its config.json."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmsleep.hub import read_object
 from lmsleep.model import HybridConfig
 
 T = TypeVar("T")
@@ -21,15 +21,7 @@ class HFConfig:
     def read(cls, folder: Path) -> "HFConfig":
         """Raises ValueError if the folder has no readable config.json."""
         path = folder / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{folder} must hold a config.json, found none")
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must be a JSON object, got a {type(values).__name__}")
-        return cls(values, str(path))
+        return cls(read_object(path), str(path))
 
     def take(self, name: str, kind: Callable[[Any], T]) -> T:
         """The value of a key, converted by `kind`. Raises ValueError if it is absent or does not convert."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from lmsleep.hub import first_line
 from lmsleep.model import HybridConfig, HybridLM
 
 PREFIX = "model."  # of the language model inside the LightningModule
@@ -65,8 +66,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({reason})") from None
+        raise ValueError(
+            f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
+        ) from None
     if not isinstance(content, dict) or not content.keys() >= {"model_config", "state_dict"}:
         raise ValueError(f"ckpt must be a checkpoint of a SleepModule; {str(path)!r} holds something else")
     return content

@@ -18,7 +18,8 @@ last: a folder without one is unfinished.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,12 @@ _DTYPES = {
 
 
 def json_hash(value: Any) -> str:
+    """SHA-256 of a value as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -59,23 +62,33 @@ def _shard_hash(arrays: Mapping[str, np.ndarray], config_hash: str) -> str:
 
 
 def shard_path(folder: Path, split: str, number: int) -> Path:
+    """Where a shard of a split lies."""
     return folder / f"{split}-{number:05d}.safetensors"
 
 
 def temporary_path(path: Path) -> Path:
+    """Where a file is written before it gets its name: always the same place, so that what a killed run left there is
+    found again."""
     return path.with_name(f".{path.name}.tmp")
 
 
-def write_shard(path: Path, arrays: Mapping[str, Any], config_hash: str) -> None:
-    """Write a shard under a temporary name, then rename it: a file under the final name is whole."""
-    typed = {name: np.asarray(arrays[name], dtype) for name, dtype in _DTYPES.items()}
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary file that takes its final name when the block ends: under that name every file is whole."""
     temporary = temporary_path(path)
     try:
-        # One entry only: the library writes several in an order that changes from run to run.
-        save_file(typed, temporary, {"sha256": _shard_hash(typed, config_hash)})
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, arrays: Mapping[str, Any], config_hash: str) -> None:
+    """Write a shard, whole or not at all."""
+    typed = {name: np.asarray(arrays[name], dtype) for name, dtype in _DTYPES.items()}
+    with _renamed(path) as temporary:
+        # One entry only: the library writes several in an order that changes from run to run.
+        save_file(typed, temporary, {"sha256": _shard_hash(typed, config_hash)})
 
 
 def read_shard(path: Path, config_hash: str) -> dict[str, np.ndarray] | None:
@@ -90,12 +103,9 @@ def read_shard(path: Path, config_hash: str) -> dict[str, np.ndarray] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    temporary = temporary_path(folder / MANIFEST)
-    try:
+    """Write the manifest with its own hash, whole or not at all."""
+    with _renamed(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest | {"sha256": json_hash(manifest)}, indent=1) + "\n")
-        temporary.replace(folder / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
