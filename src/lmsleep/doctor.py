@@ -82,6 +82,7 @@ def state(package: Package) -> tuple[str, str]:
 
 
 def packages() -> Table:
+    """For every optional package its version, whether it works, and what it serves."""
     table = Table(title="Optional packages", title_justify="left")
     for name in ("package", "version", "state", "serves"):
         table.add_column(name, overflow="fold")

@@ -62,6 +62,7 @@ class FastWeights:
         return FastWeights(tuple(state.detach() for state in self.states))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FastWeights":
+        """The same fast weights on another device or in another dtype."""
         return FastWeights(tuple(state.to(device=device, dtype=dtype) for state in self.states))
 
     def rows(self, index: Tensor | slice) -> "FastWeights":
@@ -81,6 +82,7 @@ class FastWeights:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all states."""
         return sum(state.nbytes for state in self.states)
 
 
@@ -116,6 +118,7 @@ class AttentionCache:
         return self.capacity - self.fresh
 
     def layer(self, index: int) -> tuple[Tensor, ...]:
+        """What a block keeps of earlier tokens; empty before the first."""
         return self.layers[index] if self.layers else ()
 
     def extended(self, n: int, layers: tuple[tuple[Tensor, ...], ...], mask: Tensor | None) -> "AttentionCache":
@@ -137,4 +140,5 @@ class AttentionCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of what the blocks keep; the mask is not counted."""
         return sum(entry.nbytes for layer in self.layers for entry in layer)

@@ -119,6 +119,7 @@ class Reading:
 
     @classmethod
     def of(cls, model: HybridLM, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
+        """From the outputs of each window, and logits and targets of each window with loss."""
         if not scored:
             return cls(model, torch.cat(hidden, dim=1), S, None, None, None)
         logits, targets = (torch.cat(parts, dim=1) for parts in zip(*scored, strict=True))

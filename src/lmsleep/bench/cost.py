@@ -64,6 +64,7 @@ class Plan:
         return held + max(self.activations + self.fast_weights, self.update)
 
     def hours(self, flops_per_second: float, utilisation: float) -> float:
+        """Hours of all steps on devices of this peak rate, of which training reaches a part."""
         return self.flops * self.steps / (flops_per_second * utilisation * self.devices) / 3600
 
 

@@ -23,6 +23,7 @@ class ParallelSlidingAttention(Attention):
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        """As `Attention.attend`; which tokens are visible follows from their places."""
         return flex(q, k, v, self.size, self.grouped) if q.is_cuda else banded(q, k, v, self.size, self.grouped)
 
 

@@ -83,6 +83,7 @@ def _parser() -> LightningArgumentParser:
 
 
 def table(run: Run, plan: Plan, gpu: str, utilisation: float) -> Table:
+    """The plan for a person, line by line."""
     rate, memory = GPUS[gpu]
     hours = plan.hours(rate, utilisation)
     on = f"{plan.devices} x {gpu}" if plan.devices > 1 else gpu

@@ -177,6 +177,7 @@ def timed(step: Callable[[Batch], Tensor], batches: Sequence[Batch], steps: int,
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; a copy from pinned memory does not wait."""
     return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in batch))  # pyright: ignore
 
 
@@ -211,10 +212,12 @@ def utilisation(flops_per_second: float, device: torch.device) -> float | None:
 
 
 def device_name(kind: str) -> str:
+    """The name of the GPU, or the threads that torch uses on the CPU."""
     return torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def table(rows: Sequence[Row]) -> Table:
+    """A line for each row."""
     result = Table(title=f"{rows[0].preset}, {rows[0].precision}: one training step", title_justify="left")
     for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "1st s"):
         result.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)

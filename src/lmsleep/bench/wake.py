@@ -48,6 +48,7 @@ class Reader:
     over: list[float] = field(default_factory=list)
 
     def read(self, token: int) -> None:
+        """Reads a token and keeps how long it took."""
         self.sleeps.clear()
         start = time.perf_counter()
         self.session.feed(token)
@@ -56,6 +57,7 @@ class Reader:
         (self.over if self.sleeps else self.fit).append(1e3 * (time.perf_counter() - start))
 
     def metrics(self) -> dict[str, float]:
+        """The metrics of `measure`; no pause where no token overflowed."""
         values = {"latency_mean_ms": float(np.mean(self.fit)), "amortised_ms": float(np.mean(self.fit + self.over))}
         values |= {f"latency_p{q}_ms": float(np.percentile(self.fit, q)) for q in (50, 99)}
         values |= {"pause_ms": float(np.mean(self.over))} if self.over else {}

@@ -123,6 +123,7 @@ class Blocks(nn.Module):
 
     @property
     def state_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of one row's fast weights, a fast-weight layer each."""
         return [self.layers[i].mixer.state_shape for i in self.state_index]  # pyright: ignore[reportReturnType]
 
     def forward(
@@ -182,6 +183,7 @@ class Blocks(nn.Module):
         return Span(self.rotary(cache.position, n, h), visible, mask, near)
 
     def empty_cache(self) -> AttentionCache:
+        """The cache before the first token."""
         return AttentionCache(self.config.window_size or 1)
 
 

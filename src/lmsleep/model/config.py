@@ -107,18 +107,22 @@ class HybridConfig:
 
     @property
     def depth(self) -> int:
+        """Number of blocks."""
         return len(self.pattern)
 
     @property
     def looped(self) -> tuple[int, int]:
+        """(first, last + 1) of the blocks that a sleep repeats."""
         return (0, self.depth) if self.loop is None else (self.loop[0], self.loop[1])
 
     @property
     def attention_head_dim(self) -> int:
+        """Width of an attention head."""
         return self.head_dim or self.d_model // self.n_heads
 
     @property
     def kv_heads(self) -> int:
+        """Key/value heads of attention."""
         return self.n_kv_heads or self.n_heads
 
     @property
@@ -130,6 +134,7 @@ class HybridConfig:
 
     @property
     def mlp_hidden(self) -> int:
+        """Hidden width of the MLP."""
         return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
 
     def for_task(self, vocab_size: int, window_size: int) -> "HybridConfig":
@@ -192,6 +197,7 @@ class HybridConfig:
             yield letter.upper(), letter.isupper()
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields by name; `HybridConfig(**fields)` is the same configuration."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 

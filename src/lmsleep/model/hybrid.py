@@ -68,6 +68,7 @@ class HybridLM(nn.Module):
 
     @property
     def window_size(self) -> int:
+        """L, tokens that attention can see together."""
         assert self.config.window_size is not None
         return self.config.window_size
 
@@ -86,6 +87,7 @@ class HybridLM(nn.Module):
         return FastWeights.zeros(self.blocks.state_shapes, batch_size, weight.device, dtype)
 
     def init_cache(self) -> AttentionCache:
+        """The attention cache before the first token."""
         return self.blocks.empty_cache()
 
     def wake(

@@ -29,6 +29,7 @@ class Cell:
 
     @property
     def checkpoint(self) -> Path:
+        """Where the state of the run lies."""
         return self.folder / CHECKPOINT
 
     def config(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
+        """All steps are done."""
         return self.max_steps is not None and 0 <= self.max_steps <= self.step
 
     @property

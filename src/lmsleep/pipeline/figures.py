@@ -168,12 +168,14 @@ def baselines(data: Path) -> dict[str, dict[str, float]]:
 
 
 def tokens_label(scale: str, frame: pd.DataFrame) -> str:
+    """What the horizontal axis of a learning curve counts, and what its curves are."""
     seeds = frame.seed.nunique()
     spread = f"{seeds} seeds: mean, its standard error, each seed" if seeds > 1 else "1 seed"
     return f"training tokens ({scale} scale, {spread})"
 
 
 def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
+    """Axes of accuracy against training tokens."""
     ax.set_xlabel(tokens_label(scale, frame))
     ax.set_ylabel(what)
     style.token_axis(ax)

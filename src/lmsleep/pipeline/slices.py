@@ -37,6 +37,7 @@ Summary = dict[str, Any]
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of a slice, and those that go to `lmsleep fit`."""
     parser = argparse.ArgumentParser(
         "lmsleep slices",
         description=__doc__,
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
+    """Raises ValueError if an argument is out of range."""
     for name, low in (("seconds", 0), ("reserve", 0), ("jobs", 1), ("part_mb", 1e-3), ("pause_at_step", 1)):
         value = getattr(args, name)
         if value is not None and not value >= low:
@@ -208,6 +210,7 @@ def write(
 
 
 def write_json(path: Path, content: Summary) -> None:
+    """The file, there whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -21,6 +21,7 @@ class Estimate:
     n: int
 
     def as_dict(self) -> dict[str, float]:
+        """value, low, high and n."""
         return asdict(self)
 
 

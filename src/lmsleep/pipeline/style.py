@@ -76,11 +76,13 @@ def legend(fig: Figure, ax: Axes, title: str) -> None:
 
 
 def token_axis(ax: Axes) -> None:
+    """Tokens as 1.5M, from zero on."""
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
     ax.set_xlim(left=0)
 
 
 def percent_axis(ax: Axes, top: float = 1.0) -> None:
+    """Shares as percent, from zero on."""
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_ylim(0, top)
 

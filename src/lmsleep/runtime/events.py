@@ -33,6 +33,7 @@ class SleepEvent:
 
     @property
     def done(self) -> bool:
+        """The sleep is over."""
         return self.passes == self.n_passes
 
 
@@ -53,6 +54,7 @@ class Narrator:
 
     @property
     def on_overflow(self) -> OnOverflow:
+        """The sleep, for `sleep_window`."""
         # The change of S costs time and, on CUDA, a wait: it is worked out only where somebody listens.
         return self._traced if self.callbacks else partial(sleep, n_passes=self.n_passes)
 

@@ -32,22 +32,27 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """V, number of tokens."""
 
     @property
     @abstractmethod
-    def sequence_length(self) -> int: ...
+    def sequence_length(self) -> int:
+        """T, tokens of the longest row."""
 
     @property
     @abstractmethod
-    def window_size(self) -> int: ...
+    def window_size(self) -> int:
+        """L, tokens that attention can see together."""
 
     @property
     @abstractmethod
-    def slices(self) -> tuple[int, ...]: ...
+    def slices(self) -> tuple[int, ...]:
+        """The difficulty levels reported on their own."""
 
     @abstractmethod
-    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch: ...
+    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """`batch_size` rows that depend on (seed, split, step) alone."""
 
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         """Steps that show `n_rows` rows of `val` or `test`, rounded up to as many whole batches of every slice. A task

@@ -52,6 +52,7 @@ class SleepCallback(L.Callback):
         self.reset()
 
     def reset(self) -> None:
+        """Starts all counts anew."""
         self.n_sleeps, self.seconds_asleep = 0, 0.0
         self.n_sequences, self.n_sequence_sleeps = 0, 0
         self.change: list[list[float]] = []

@@ -67,6 +67,7 @@ class WarmupStage(L.Callback):
         return found
 
     def running(self, trainer: L.Trainer) -> bool:
+        """Whether the next step belongs to the stage."""
         return trainer.global_step < self.steps
 
     def on_train_batch_start(

@@ -50,23 +50,27 @@ def diagram() -> str:
 
 
 def wake() -> str:
+    """A token comes in and is written into the fast weights."""
     x, y = x_of(4) + CELL // 2, TOP + CELL
     incoming = f'<path class="arrow" d="M262 {y + 20} H{x} V{y + 10}"/>' + head((x, y + 3), (0, -1))
     return cells(4) + cell(4, "token new") + incoming + label(220, y + 14, "next token") + through(0.3)
 
 
 def overflow() -> str:
+    """A token finds no room in the cache."""
     outside = f'<rect class="token left-out" x="236" y="{TOP}" width="{CELL}" height="{CELL}" rx="5"/>'
     return cells(CELLS) + outside + label(250, 22, "no room", "alarm") + through(0.3)
 
 
 def asleep() -> str:
+    """The passes of a sleep."""
     back = '<path class="arrow loop" d="M224 133 H254 V82 H176 V90"/>' + head((176, 98), (0, 1), "loop")
     both = arrow((MIDDLE - 7, 168), (MIDDLE - 7, 194)) + arrow((MIDDLE + 7, 194), (MIDDLE + 7, 168))
     return cells(CELLS) + blocks() + back + label(214, 76, "h, passes 2 … N", "loop") + both + fast_weights(1.0)
 
 
 def evicted() -> str:
+    """The cache is empty, and S alone goes on."""
     boundary = '<path class="boundary" d="M248 20 V276"/>' + label(246, 14, "window boundary", "end")
     crossing = arrow((186, 218), (274, 218), "crossing") + label(214, 208, "only S", "crossing")
     empty = "".join(cell(i, "empty") for i in range(CELLS))
@@ -80,22 +84,27 @@ def through(strength: float) -> str:
 
 
 def cells(filled: int) -> str:
+    """The attention cache with so many tokens in it."""
     return caption_of_cache() + "".join(cell(i, "token" if i < filled else "empty") for i in range(CELLS))
 
 
 def caption_of_cache() -> str:
+    """The name above the attention cache."""
     return label(LEFT, 22, "attention cache", "start")
 
 
 def cell(i: int, kind: str) -> str:
+    """Place i of the attention cache."""
     return f'<rect class="{kind}" x="{x_of(i)}" y="{TOP}" width="{CELL}" height="{CELL}" rx="5"/>'
 
 
 def x_of(i: int) -> int:
+    """The left edge of place i of the cache."""
     return LEFT + i * (CELL + GAP)
 
 
 def blocks() -> str:
+    """The stack of blocks."""
     layers = (
         f'<rect class="layer" x="{LEFT + 6}" y="{y}" width="188" height="26" rx="5"/>{label(MIDDLE, y + 18, name)}'
         for y, name in ((106, "attention"), (135, "fast-weight layer"))
@@ -116,6 +125,7 @@ def fast_weights(strength: float) -> str:
 
 
 def label(x: float, y: float, text: str, kind: str = "") -> str:
+    """A piece of text; `kind` is its class in the style sheet."""
     return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
 
 

@@ -21,6 +21,7 @@ def html(template: str, *values: Any) -> Html:
 
 
 def join(parts: Iterable[Html]) -> Html:
+    """Pieces of HTML one after another."""
     return Html("".join(parts))
 
 

@@ -100,6 +100,7 @@ def glance(results: Sequence[Result]) -> Html:
 
 
 def mechanism() -> Html:
+    """The mechanism in pictures."""
     return html(
         "<section id='mechanism' aria-label='Mechanism'><h2>What happens when the window is full</h2>"
         "<p>N counts all passes, the wake pass among them: N = 1 is the plain hybrid, which never goes over a window "
@@ -160,6 +161,7 @@ def ours(scale: str, result: Result) -> Html:
 
 
 def reading() -> Html:
+    """What the columns of the tables mean."""
     entries = join(html("<dt>{}</dt><dd>{}</dd>", *entry) for entry in READING)
     return html(
         "<section class='figure' id='reading' aria-label='Reading the numbers'><h2>Reading the numbers</h2>"
@@ -205,6 +207,7 @@ def recorded(result: Result) -> tuple[str, str, str]:
 
 
 def seeds(result: Result) -> str:
+    """The seeds of the runs; a dash where there are none."""
     return ", ".join(map(str, result.seeds)) or "–"
 
 

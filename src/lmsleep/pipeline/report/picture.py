@@ -53,6 +53,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def is_wide(png: bytes | None) -> bool:
+    """Whether a picture takes the whole width of the page."""
     if png is None:
         return False
     width, height = size_of(png)

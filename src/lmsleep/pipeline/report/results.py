@@ -67,6 +67,7 @@ def load(folder: Path, scale: str) -> list[Result]:
 
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
+    """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
     numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
     png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
     seeds, tokens = runs_of(csv) if csv.exists() else ((), ())
@@ -85,6 +86,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; empty where there is none."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 

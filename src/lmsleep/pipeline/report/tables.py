@@ -89,6 +89,7 @@ def plain_rows(records: Sequence[dict[str, Any]]) -> Rows:
 
 
 def plain(value: Any) -> str:
+    """Any value, numbers with four digits; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -97,6 +98,7 @@ def plain(value: Any) -> str:
 
 
 def percent(share: float) -> str:
+    """0.123 -> 12.3 %."""
     return f"{100 * share:.1f} %"
 
 

@@ -34,6 +34,7 @@ class Core(NamedTuple):
 
     @property
     def answer(self) -> int:
+        """The value that the question asks for."""
         return self.values[self.query]
 
 

@@ -32,9 +32,11 @@ class Draws:
         return low + int(self.unit() * (high - low + 1))
 
     def coin(self, probability: float = 0.5) -> bool:
+        """True with this probability."""
         return self.unit() < probability
 
     def choice(self, options: Sequence[T]) -> T:
+        """One of the options."""
         return options[int(self.unit() * len(options))]
 
     def sample(self, options: Sequence[T], k: int) -> list[T]:
@@ -46,4 +48,5 @@ class Draws:
         return pool[:k]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
+        """All options in random order."""
         return self.sample(options, len(options))

@@ -41,6 +41,7 @@ class WordVocabulary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
+        """Token -> id."""
         texts = [_JOINERS, *(text for name in set(self.templates) for text in ("The", *WORLDS[name].texts()))]
         words = sorted({word for text in texts for word in _WORD.findall(text)})
         numbers = [str(n) for n in range(self.max_value + 1)]

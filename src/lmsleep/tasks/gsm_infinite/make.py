@@ -68,6 +68,7 @@ class DatasetConfig:
         return getattr(self, split)
 
     def encoder(self) -> Encoder:
+        """The encoder of the tokenizer, or of the words of the templates."""
         return open_encoder(self.tokenizer, self.problem.templates, self.problem.max_value, self.eos_token)
 
     def hash(self, encoder: Encoder) -> str:
@@ -75,12 +76,15 @@ class DatasetConfig:
         return json_hash([FORMAT, asdict(replace(self, tokenizer=None)), encoder.sha256])
 
     def shards(self) -> Iterator["Shard"]:
+        """All shards, split by split."""
         for split in SPLITS:
             for number, first in enumerate(range(0, self.rows(split), self.shard_rows)):
                 yield Shard(split, number, range(first, min(first + self.shard_rows, self.rows(split))))
 
 
 class Shard(NamedTuple):
+    """Consecutive rows of a split, which lie in one file."""
+
     split: str
     number: int
     rows: range  # of the split

@@ -68,6 +68,7 @@ class ProblemConfig:
 
     @property
     def slices(self) -> tuple[int, ...]:
+        """The numbers of operations."""
         return tuple(range(self.ops[0], self.ops[1] + 1))
 
 
@@ -199,6 +200,7 @@ def loss_windows(start: Int, length: Int, window_size: int) -> tuple[Int, Int]:
 
 
 def fits_windows(start: int, length: int, window_sizes: tuple[int, ...]) -> bool:
+    """Whether all loss of a row falls into one window, not the first, at each of the sizes."""
     return all(first == last > 0 for first, last in (loss_windows(start, length, size) for size in window_sizes))
 
 

@@ -35,6 +35,8 @@ class Rule(NamedTuple):
 
 
 class Solution(NamedTuple):
+    """What follows from a text."""
+
     answer: int
     op: int  # operations needed
     stated: int | None  # the answer that the text itself gives
@@ -57,6 +59,7 @@ def parse_phrase(text: str) -> Quantity:
 
 
 def parse_right(text: str) -> Rule:
+    """The rule behind " equals "."""
     match = _RIGHT.fullmatch(text)
     assert match is not None
     constant, rest = match["constant"], match["rest"]

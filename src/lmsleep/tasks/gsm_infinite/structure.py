@@ -14,6 +14,7 @@ class Structure:
     layers: int
 
     def instances(self) -> list[Parameter]:
+        """The instance parameters, place by place."""
         kinds = ("count", "average")[: self.layers - 1]
         return [Parameter(k, place, item) for place, items in self.items.items() for item in items for k in kinds]
 
@@ -48,6 +49,7 @@ def in_range(kind: str, value: int, max_value: int) -> bool:
 
 
 def total(parameter: Parameter, parts: list[Parameter], values: dict[Parameter, int]) -> int:
+    """The value of an abstract parameter; `parts` as in `Structure.parts`."""
     if parameter.kind == "total_count":
         return sum(values[part] for part in parts)
     half = len(parts) // 2
