@@ -11,8 +11,8 @@ from lmsleep.pipeline.table import COLUMNS
 
 
 @pytest.fixture
-def figure(tmp_path):
-    """Two finished runs, one without a record of its commit, and their test scores."""
+def aggregated(tmp_path):
+    """What is made of two finished runs, one without a record of its commit, and their test scores."""
     records = (
         {"hardware": "x86_64 CPU, 2 cores", "torch": "2.13.0", "commit": None},
         {"hardware": "GPU", "torch": "2.13.0", "commit": "abc"},
@@ -26,43 +26,22 @@ def figure(tmp_path):
         (run / "run.json").write_text(json.dumps({"seconds": 1.0, "args": []} | record))
     scores = [("fig2b", "AG", n, 0, 5, 1000, "test_exact", 0.123456789) for n in (1, 2)]
     pd.DataFrame(scores, columns=COLUMNS).to_csv(tmp_path / "scores.csv")
-    return tmp_path
+    out = tmp_path / "out" / "fig2b.csv"
+    inputs = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv")]
+    main(["--figure", "fig2b", *inputs, "--out", str(out)])
+    return out
 
 
-def test_curves_and_scores_in_one_sorted_table(figure):
-    main(
-        [
-            "--figure",
-            "fig2b",
-            "--runs",
-            f"{figure}/runs",
-            "--scores",
-            f"{figure}/scores.csv",
-            "--out",
-            f"{figure}/out/fig2b.csv",
-        ]
-    )
-    table = pd.read_csv(figure / "out" / "fig2b.csv", dtype={"slice": str})
+def test_curves_and_scores_in_one_sorted_table(aggregated):
+    table = pd.read_csv(aggregated, dtype={"slice": str})
     assert list(table.columns) == COLUMNS
     assert table.n_passes.tolist() == [1, 1, 2, 2]
     assert table.metric.tolist() == ["test_exact", "val_exact"] * 2
     assert table.value.tolist() == [0.123457, 0.1, 0.123457, 0.2]
 
 
-def test_the_runs_say_what_they_were_made_with(figure):
-    main(
-        [
-            "--figure",
-            "fig2b",
-            "--runs",
-            f"{figure}/runs",
-            "--scores",
-            f"{figure}/scores.csv",
-            "--out",
-            f"{figure}/out/fig2b.csv",
-        ]
-    )
-    assert json.loads((figure / "out" / "fig2b.meta.json").read_text()) == {
+def test_the_runs_say_what_they_were_made_with(aggregated):
+    assert json.loads(aggregated.with_suffix(".meta.json").read_text()) == {
         "runs": 2,
         "hardware": ["GPU", "x86_64 CPU, 2 cores"],
         "torch": ["2.13.0"],

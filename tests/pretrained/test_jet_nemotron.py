@@ -11,7 +11,6 @@ from lmsleep import HybridConfig, read_windows
 from lmsleep.pretrained import load_pretrained, pretrained_config
 from lmsleep.pretrained.backbone import HFConfig
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
-from lmsleep.sleep import IGNORE
 
 L = 9
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
@@ -25,19 +24,11 @@ def checkpoint(tmp_path_factory):
     return folder, config, {name: value.double() for name, value in weights.items()}
 
 
-def two_windows(vocab_size, rows=2):
-    torch.manual_seed(1)
-    tokens = torch.randint(vocab_size, (rows, 2 * L))
-    targets = tokens.clone()
-    targets[:, :L] = IGNORE
-    return tokens, targets
-
-
 @pytest.mark.parametrize("n_passes", [1, 3])
-def test_tiny_checkpoint_gives_the_logits_of_the_written_out_model(checkpoint, n_passes):
+def test_tiny_checkpoint_gives_the_logits_of_the_written_out_model(checkpoint, two_windows, n_passes):
     folder, config, weights = checkpoint
     model = load_pretrained(folder, window_size=L).double()
-    tokens, targets = two_windows(config["vocab_size"])
+    tokens, targets = two_windows(config["vocab_size"], L)
     with torch.no_grad():
         out = read_windows(model, tokens, targets, n_passes)
     for row in range(len(tokens)):
@@ -47,11 +38,11 @@ def test_tiny_checkpoint_gives_the_logits_of_the_written_out_model(checkpoint, n
             torch.testing.assert_close(mine[row], reference, **TOLERANCE)
 
 
-def test_the_coda_reads_a_window_once_from_the_state_it_had_before(checkpoint):
+def test_the_coda_reads_a_window_once_from_the_state_it_had_before(checkpoint, two_windows):
     folder, config, weights = checkpoint
     model = load_pretrained(folder, window_size=L).double()
     assert model.config.loop == (2, 6)
-    tokens, targets = two_windows(config["vocab_size"], rows=1)
+    tokens, targets = two_windows(config["vocab_size"], L, rows=1)
     with torch.no_grad():
         S = read_windows(model, tokens, targets, n_passes=3).fast_weights
     _, rewound = jet_nemotron(weights, config, tokens[0].split(L), 3, (2, 6))

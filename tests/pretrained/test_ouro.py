@@ -11,7 +11,7 @@ from lmsleep import HybridConfig, read_windows
 from lmsleep.pretrained import load_pretrained, pretrained_config
 from lmsleep.pretrained.backbone import HFConfig
 from lmsleep.pretrained.ouro import OURO
-from lmsleep.sleep import IGNORE, sleep
+from lmsleep.sleep import sleep
 
 L = 9
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
@@ -25,20 +25,12 @@ def checkpoint(tmp_path_factory):
     return folder, config, {name: value.double() for name, value in weights.items()}
 
 
-def tokens_and_targets(vocab_size, rows=2):
-    torch.manual_seed(1)
-    tokens = torch.randint(vocab_size, (rows, 2 * L))
-    targets = tokens.clone()
-    targets[:, :L] = IGNORE
-    return tokens, targets
-
-
 @pytest.mark.parametrize("n_passes", [1, 4])
-def test_the_start_is_ouro_with_as_many_loops(checkpoint, n_passes):
+def test_the_start_is_ouro_with_as_many_loops(checkpoint, two_windows, n_passes):
     """With the inserted layers at zero, N passes over a window are Ouro's own N loops."""
     folder, config, weights = checkpoint
     model = load_pretrained(folder, window_size=L).double()
-    tokens = tokens_and_targets(config["vocab_size"])[0][:, :L]
+    tokens = two_windows(config["vocab_size"], L)[0][:, :L]
     with torch.no_grad():
         h, S = model.blocks(model.embed(tokens), model.init_fast_weights(len(tokens)))
         h, S = sleep(model.blocks, h, S, n_passes)
@@ -48,7 +40,7 @@ def test_the_start_is_ouro_with_as_many_loops(checkpoint, n_passes):
 
 
 @pytest.mark.parametrize("n_passes", [1, 3])
-def test_with_inserted_jet_layers_it_equals_the_written_out_model(checkpoint, n_passes):
+def test_with_inserted_jet_layers_it_equals_the_written_out_model(checkpoint, two_windows, n_passes):
     folder, config, weights = checkpoint
     model = load_pretrained(folder, window_size=L, zero_init=False).double()
     inserted = {3: model.blocks.layers[4], 7: model.blocks.layers[9]}
@@ -59,7 +51,7 @@ def test_with_inserted_jet_layers_it_equals_the_written_out_model(checkpoint, n_
         layer: {"norm.weight": block.mixer_norm.weight} | {f"mixer.{n}": p for n, p in block.mixer.named_parameters()}
         for layer, block in inserted.items()
     }
-    tokens, targets = tokens_and_targets(config["vocab_size"])
+    tokens, targets = two_windows(config["vocab_size"], L)
     with torch.no_grad():
         out = read_windows(model, tokens, targets, n_passes)
         for row in range(len(tokens)):
@@ -96,9 +88,9 @@ def test_the_1_4b_model_has_the_published_tensors_and_less_than_a_tenth_more():
     assert sum(h * k * v for h, k, v in model.blocks.state_shapes) == 6 * 8 * 128 * 256
 
 
-def test_inserted_layers_start_at_zero_output_and_learn(checkpoint):
+def test_inserted_layers_start_at_zero_output_and_learn(checkpoint, two_windows):
     model = load_pretrained(checkpoint[0], window_size=L)
-    tokens, targets = tokens_and_targets(model.config.vocab_size)
+    tokens, targets = two_windows(model.config.vocab_size, L)
     read_windows(model, tokens, targets, n_passes=2).loss.backward()
     for block in (model.blocks.layers[4], model.blocks.layers[9]):
         assert not block.mixer.o_proj.weight.any()
