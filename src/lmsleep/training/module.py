@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -170,7 +169,7 @@ class SleepModule(L.LightningModule):
         self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model_config"] = asdict(self.model.config)
+        checkpoint["model_config"] = self.model.config.to_dict()
         checkpoint["captured"] = not self.automatic_optimization
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
