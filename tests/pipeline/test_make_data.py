@@ -80,3 +80,18 @@ def test_the_stage_writes_rows_and_baselines(tmp_path):
     assert baselines["chance"] == {"3": 0.25}
     labels = [tuple(t[t != IGNORE].tolist()) for t in rows["targets"]]
     assert baselines["majority"] == {"3": max(map(labels.count, labels)) / 64}
+
+
+@pytest.mark.parametrize(
+    ("steps", "more", "sentence"),
+    [(-1, [], "steps must be .*, got -1"), (2, ["--dataset", "dataset.yaml"], "train must be .*, got -8")],
+)
+def test_what_cannot_be_made_is_refused_in_one_sentence(tmp_path, monkeypatch, steps, more, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.yaml").write_text(
+        f"data: {{task: {{class_path: lmsleep.tasks.Rule110, init_args: {{steps: {steps}}}}}, batch_size: 4}}"
+    )
+    (tmp_path / "dataset.yaml").write_text("train: -8")
+    with pytest.raises(SystemExit, match=f"^error: {sentence}$"):
+        main(["--config", "task.yaml", "--out", "data", *more])
+    assert not (tmp_path / "data").exists()

@@ -7,41 +7,57 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jsonargparse import ArgumentParser
 from safetensors.torch import save_file
 
 from lmsleep.data.module import RowsDataModule
-from lmsleep.pipeline.experiment import build_task, read_config
+from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
+from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Depo, Task
 from lmsleep.tasks.gsm_infinite import DatasetConfig, make_dataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Raises SystemExit with one sentence where the rows cannot be made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="append", required=True, help="YAML file of an experiment; later ones win")
     parser.add_argument("--out", type=Path, required=True, help="folder for rows.safetensors and baselines.json")
     parser.add_argument("--dataset", type=Path, help="YAML file of a GSM-Infinite dataset, written to <out>/problems")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_args(argv)
-    if args.dataset:
-        make_dataset(args.out / "problems", read_dataset_config(args.dataset), workers=os.cpu_count() or 1)
-    config = read_config(args.config, args.overrides)
-    data = {k: v for k, v in config["data"].items() if k != "task"}
-    make_data(build_task(config), args.out, **data)
+    try:
+        config = read_config(args.config, args.overrides)
+        if args.dataset:
+            dataset = read_dataset_config(args.dataset)
+            check_vocabulary(dataset, config)
+            make_dataset(args.out / "problems", dataset, workers=os.cpu_count() or 1)
+        data = {k: v for k, v in config["data"].items() if k != "task"}
+        make_data(build_task(config), args.out, **data)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
-def read_dataset_config(path: Path) -> DatasetConfig:
-    """The configuration of a dataset in a YAML file."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(DatasetConfig, "dataset")
-    return parser.instantiate_classes(parser.parse_object({"dataset": read_config([path])}))["dataset"]
+def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
+    """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset.
+
+    Raises:
+        ValueError: if they do not, or there are no such weights.
+    """
+    source = config.get("model", {}).get("init_from")
+    if source is None:
+        return
+    size, rows = dataset.encoder().vocab_size, pretrained_config(source).vocab_size
+    assert rows is not None
+    if size > rows:
+        raise ValueError(f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}, got {size}")
 
 
 def make_data(task: Task, out: Path, **data: int) -> None:
