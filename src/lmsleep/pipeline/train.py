@@ -3,8 +3,8 @@
 python -m lmsleep.pipeline.train --out runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
 
 Everything but `--out` goes to `lmsleep fit`. DVC empties an output folder before its stage starts, so the state to
-resume from lives elsewhere, under a name made of the arguments, the configuration files and the code: a killed run goes
-on where its last validation or SIGTERM saved it, a changed one starts afresh.
+resume from lives elsewhere, under a name made of the arguments, the configuration files, their dataset and the code: a
+killed run goes on where its last validation or SIGTERM saved it, a changed one starts afresh.
 """
 
 import argparse
@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 import lmsleep
 from lmsleep.cli import main as lmsleep_cli
 from lmsleep.pipeline.provenance import commit, hardware
+from lmsleep.tasks.gsm_infinite.dataset import MANIFEST
 
 RESUME = Path("runs/.resume")
 
@@ -38,7 +40,6 @@ def train(out: Path, fit_args: list[str]) -> None:
     """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
-    state.mkdir(parents=True, exist_ok=True)
     unattended = ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]
     started, code = time.time(), commit()
     lmsleep_cli(
@@ -63,9 +64,12 @@ def train(out: Path, fit_args: list[str]) -> None:
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
-    """A name for a run: its place, its arguments, the configuration files among them and the code."""
-    files = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
-    files += sorted(Path(lmsleep.__file__).parent.rglob("*.py"))
+    """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
+    configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
+    files = [*configs, *sorted(Path(lmsleep.__file__).parent.rglob("*.py"))]
+    config = OmegaConf.merge({}, *(OmegaConf.load(path) for path in configs))
+    if stored := OmegaConf.select(config, "data.task.init_args.path"):
+        files += Path(stored).glob(MANIFEST)  # which has the checksums of all its rows
     parts = [str(out), *fit_args, *(f.read_text() for f in files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

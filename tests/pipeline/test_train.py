@@ -1,0 +1,45 @@
+"""The name under which an interrupted run keeps its state: another one wherever it would not go on as it began."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lmsleep.pipeline.train import digest
+from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, make_dataset
+
+PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
+
+
+@pytest.fixture
+def name(tmp_path):
+    """name(seed): of a run on problems drawn with that seed, always in the same place."""
+
+    def name(seed):
+        problems, config = tmp_path / "problems", tmp_path / "run.yaml"
+        if problems.exists():
+            problems.rename(tmp_path / f"before_{len(list(tmp_path.iterdir()))}")
+        make_dataset(problems, DatasetConfig(PROBLEM, train=2, val=0, test=0, seed=seed))
+        task = {"class_path": "lmsleep.tasks.GSMInfinite", "init_args": {"path": str(problems)}}
+        OmegaConf.save({"data": {"task": task}}, config)
+        return digest(Path("runs/x"), ["--config", str(config)])
+
+    return name
+
+
+def test_a_run_on_the_same_problems_keeps_its_name(name):
+    assert name(0) == name(0)
+
+
+def test_a_run_on_other_problems_has_another_name(name):
+    assert name(0) != name(1)
+
+
+@pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])
+def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task):
+    config, names = tmp_path / "run.yaml", set()
+    for seed in (0, 1):
+        OmegaConf.save({"seed_everything": seed, "data": {"task": task}}, config)
+        for out, n_passes in (("runs/x", 1), ("runs/y", 1), ("runs/x", 2)):
+            names.add(digest(Path(out), [f"--config={config}", f"--sleep.n_passes={n_passes}"]))
+    assert len(names) == 6
