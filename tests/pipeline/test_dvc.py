@@ -65,6 +65,13 @@ def test_a_stage_depends_on_the_module_that_it_runs(pipeline):
         assert {path, f"{path}.py"} & {dep.def_path for dep in stage.deps}, stage.addressing
 
 
+def test_a_stage_depends_on_every_configuration_that_its_command_reads(pipeline):
+    for stage in pipeline.index.stages:
+        deps = {Path(dep.def_path) for dep in stage.deps}
+        for config in map(Path, re.findall(r"--(?:config|dataset) (\S+)", stage.cmd)):
+            assert deps & {config, *config.parents}, f"{stage.addressing} reads {config}"
+
+
 def test_the_report_is_behind_every_other_stage(pipeline):
     graph = pipeline.index.graph
     report = next(stage for stage in graph if stage.addressing == "report")
