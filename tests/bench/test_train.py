@@ -8,7 +8,7 @@ import torch
 from lmsleep.bench import main
 from lmsleep.bench.peers import gated_delta_transformers
 from lmsleep.bench.presets import PRESETS
-from lmsleep.bench.train import si, step_flops, token_passes
+from lmsleep.bench.train import Row, si, step_flops, token_passes
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 
 
@@ -86,6 +86,20 @@ def test_what_cannot_be_measured_is_one_sentence(arguments, sentence):
     with pytest.raises(SystemExit) as stop:
         main(["train", *arguments])
     assert str(stop.value).startswith(sentence)
+
+
+def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
+    def ends_at_2(preset, variant, n_passes, *_):
+        if n_passes == 2:
+            raise KeyboardInterrupt
+        return Row(preset, variant, n_passes, "fp32", 1.0, 0.0, 1.0, 1.0, 1.0, None, None, 0.0)
+
+    monkeypatch.setattr("lmsleep.bench.train.measure", ends_at_2)
+    with pytest.raises(KeyboardInterrupt):
+        main(
+            ["train", "--passes", "1", "2", "--variants", "ours", "--device", "cpu", "--out", str(tmp_path / "x.json")]
+        )
+    assert [row["n_passes"] for row in json.loads((tmp_path / "x.json").read_text())["rows"]] == [1]
 
 
 @pytest.mark.parametrize(("value", "shown"), [(13_240_000, "13.2 M"), (65_708, "65.7 k"), (516.2, "516")])

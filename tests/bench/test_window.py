@@ -51,6 +51,19 @@ def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
     assert WINDOWED in capsys.readouterr().out
 
 
+def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
+    def ends_at_8(setting, *_):
+        if setting.windows == (8,):
+            raise KeyboardInterrupt
+        return measure(setting)
+
+    monkeypatch.setitem(SETTINGS, "mini", SETTING)
+    monkeypatch.setattr("lmsleep.bench.window.measure", ends_at_8)
+    with pytest.raises(KeyboardInterrupt):
+        bench(["window", "--out", str(tmp_path / "fig6.csv")])
+    assert set(pd.read_csv(tmp_path / "fig6.csv").slice) == {4}
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -62,20 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON line here")
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
-    rows = []
+    rows: list[Row] = []
     try:
         for n_passes in args.passes:
             for variant in args.variants or DEFAULT_VARIANTS[args.device]:
                 rows.append(measure(args.preset, variant, n_passes, precision, args.steps, torch.device(args.device)))
                 print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
+                if args.out:  # after every row: a machine may be gone before the last
+                    with atomic_write(args.out) as temporary:
+                        temporary.write_text(json_line(rows, args.device) + "\n")
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console().print(table(rows))
-    line = json.dumps({"device": device_name(args.device), "torch": torch.__version__, "rows": list(map(asdict, rows))})
-    print(line)
-    if args.out:
-        with atomic_write(args.out) as temporary:
-            temporary.write_text(line + "\n")
+    print(json_line(rows, args.device))
 
 
 def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int, device: torch.device) -> Row:
@@ -214,6 +213,11 @@ def utilisation(flops_per_second: float, device: torch.device) -> float | None:
 def device_name(kind: str) -> str:
     """The name of the GPU, or the threads that torch uses on the CPU."""
     return torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def json_line(rows: Sequence[Row], device: str) -> str:
+    """All rows, and where they were measured."""
+    return json.dumps({"device": device_name(device), "torch": torch.__version__, "rows": list(map(asdict, rows))})
 
 
 def table(rows: Sequence[Row]) -> Table:

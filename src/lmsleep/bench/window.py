@@ -127,6 +127,7 @@ class Runner:
         finally:
             self.model.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - start
+        print(f"{self.name}, N = {self.n_passes}: {tuple(tokens.shape)} tokens in {seconds:.2f} s", file=sys.stderr)
         if timed and tokens.numel() / seconds > self.tokens / self.seconds:
             self.seconds, self.tokens = seconds, tokens.numel()
             self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
@@ -191,9 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     try:
-        frame = measure(replace(SETTINGS[args.shape], **given), args.device, args.seed)
-        write(frame, args.out)
+        setting, frames = replace(SETTINGS[args.shape], **given), []
+        for window in setting.windows:  # written one by one: a machine may be gone before the last
+            frames.append(measure(replace(setting, windows=(window,)), args.device, args.seed))
+            write(pd.concat(frames), args.out)
     except ValueError as error:
         parser.error(str(error))
-    print(wide(frame, slice="window"))
+    print(wide(pd.concat(frames), slice="window"))
     print(f"written to {args.out}")
