@@ -37,6 +37,13 @@ def test_table_is_tidy_and_whole(frame):
     assert (frame.value > 0).all()
 
 
+def test_a_window_longer_than_what_is_timed_overflows_within_it():
+    frame = measure(TINY, contexts=[1, 3], passes=[2], n_tokens=3)
+    hybrid = frame[frame.model == "hybrid"]
+    assert set(hybrid.tokens) == {3, 11}
+    assert set(hybrid[hybrid.metric == "pause_ms"].slice) == {1, 3}
+
+
 def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(frame):
     assert values(frame, "memory_bytes").value.nunique() == 1
     twin = values(frame, "memory_bytes", "full attention")
@@ -78,7 +85,7 @@ def test_the_twin_reads_as_a_transformer_does():
 def test_a_cache_that_is_too_large_is_left_out(capsys):
     frame = measure(TINY, contexts=[2, 40], passes=[1], n_tokens=3, max_cache_bytes=10_000)
     assert values(frame, "memory_bytes", "full attention")["slice"].tolist() == [2]
-    assert "full attention over 160 tokens is left out" in capsys.readouterr().err
+    assert "full attention over 159 tokens is left out" in capsys.readouterr().err
 
 
 def test_command_writes_the_table(tmp_path, capsys, monkeypatch):

@@ -76,7 +76,8 @@ def measure(
     """Latency and memory after contexts of so many windows, for the hybrid at each N and for its full-attention twin.
 
     Args:
-        contexts: numbers of windows read before the clock starts.
+        contexts: numbers of windows read before the clock starts; half of the timed tokens less if those are fewer than
+            a window.
         n_tokens: tokens timed at each context.
         max_cache_bytes: the twin is left out where its cache would be larger.
 
@@ -95,7 +96,9 @@ def measure(
     measurements: list[Measurement] = []
     read = 0
     for windows in sorted(contexts):
-        context = windows * model.window_size
+        # So that a window that is longer than what is timed overflows within it.
+        early = n_tokens // 2 if n_tokens < model.window_size else 0
+        context = windows * model.window_size - early
         for session in sessions.values():
             session.feed(_tokens(config, context - read), last_only=True)
         read = context
