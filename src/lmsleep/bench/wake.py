@@ -96,9 +96,7 @@ def measure(
     measurements: list[Measurement] = []
     read = 0
     for windows in sorted(contexts):
-        # So that a window that is longer than what is timed overflows within it.
-        early = n_tokens // 2 if n_tokens < model.window_size else 0
-        context = windows * model.window_size - early
+        context = windows * model.window_size - _early(n_tokens, model.window_size)
         for session in sessions.values():
             session.feed(_tokens(config, context - read), last_only=True)
         read = context
@@ -106,6 +104,11 @@ def measure(
         for reader in _on_the_clock(sessions, sleeps, twin, _tokens(config, WARM_UP + n_tokens).tolist()):
             measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
     return tidy("latency", seed, measurements)
+
+
+def _early(n_tokens: int, window_size: int) -> int:
+    """So many tokens before a window is full the clock starts, for it to overflow among the tokens that are timed."""
+    return n_tokens // 2 if n_tokens < window_size else 0
 
 
 def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> None:

@@ -107,6 +107,47 @@ def window_forward(
 
 
 @triton.jit
+def _chunk_gradients(
+    queries, keys, values, beta, T, G, total, D, S, dO, dS, C: tl.constexpr, PRECISION: tl.constexpr
+):
+    """From the gradients of a chunk's output and of the state after it: dq, dk, dv, dg, dbeta, and that of the state S
+    before it. G counts from the start of the chunk, whose decays add up to total."""
+    within = tl.arange(0, C)
+    causal, strict = within[:, None] >= within[None, :], within[:, None] > within[None, :]
+    e, c, decay = tl.exp(G)[:, None], tl.exp(total - G)[:, None], tl.exp(total)
+    dtotal = decay * tl.sum(tl.sum(dS * S, 1), 0)
+    S, after = _operand(S, PRECISION), _operand(dS, PRECISION)
+    U = values - e * _dot(keys, S, PRECISION)
+    W = _operand(_dot(T, _operand(beta * U, PRECISION), PRECISION), PRECISION)
+    P = D * _dot(queries, tl.trans(keys), PRECISION)
+    dW = _dot(tl.trans(_operand(P, PRECISION)), dO, PRECISION) + c * _dot(keys, after, PRECISION)
+    Z = _dot(tl.trans(T), _operand(dW, PRECISION), PRECISION)  # gradient of beta U
+    dv = beta * Z
+    dP = tl.where(causal, _dot(dO, tl.trans(W), PRECISION), 0.0)
+    dA = tl.where(strict, -_dot(_operand(Z, PRECISION), tl.trans(W), PRECISION), 0.0)
+    of_D = dA * D * _dot(keys, tl.trans(keys), PRECISION)
+    X = beta * of_D + dP * P
+    dbeta = tl.sum(Z * U, 1) + tl.sum(of_D, 1)
+    dG = tl.sum(X, 1) - tl.sum(X, 0)
+    dQK, dKK = _operand(dP * D, PRECISION), dA * D * beta
+
+    part = e * _dot(dO, tl.trans(S), PRECISION)
+    dG += tl.sum(part * queries, 1)
+    dq = part + _dot(dQK, keys, PRECISION)
+    Z = _operand(-e * beta * Z, PRECISION)
+    part = _dot(Z, tl.trans(S), PRECISION)
+    dG += tl.sum(part * keys, 1)
+    dk = part + _dot(_operand(dKK + tl.trans(dKK), PRECISION), keys, PRECISION)
+    dk += _dot(tl.trans(dQK), queries, PRECISION)
+    part = c * _dot(W, tl.trans(after), PRECISION)
+    of_kept = tl.sum(part * keys, 1)
+    dg = tl.cumsum(dG - of_kept, 0, reverse=True) + dtotal + tl.sum(of_kept, 0)
+    dS = decay * dS + _dot(tl.trans(_operand(e * queries, PRECISION)), dO, PRECISION)
+    dS += _dot(tl.trans(keys), Z, PRECISION)
+    return dq, dk + part, dv, dg, dbeta, dS
+
+
+@triton.jit
 def window_backward(
     q, k, v, g, b, s0, starts, inverses, do, ds1, dq, dk, dv, dg, db, ds0, scale, B, H, L, K, V,
     q_b, q_h, q_l, k_b, k_h, k_l, v_b, v_h, v_l, g_b, g_h, g_l, b_b, b_h, b_l, o_b, o_h, o_l,
@@ -122,7 +163,6 @@ def window_backward(
     share = (j * B + batch) * L * H + head
     dq, dk, dg, db, dv = dq + share * K, dk + share * K, dg + share, db + share, dv + batch * L * H * V + head * V
     cols_k, cols_v, within = tl.arange(0, BK), j * BV + tl.arange(0, BV), tl.arange(0, C)
-    causal, strict = within[:, None] >= within[None, :], within[:, None] > within[None, :]
     dS = _rows(ds1 + i * K * V, V, cols_k, cols_v, K, V)
     for back in range(chunks):
         n = chunks - 1 - back
@@ -132,42 +172,18 @@ def window_backward(
             start = starts + (i * (chunks - 1) + n - 1) * K * V
         S = _rows(start, V, cols_k, cols_v, K, V)
         G, total, D = _decays(g, g_l, row, L, C)
-        e, c, decay = tl.exp(G)[:, None], tl.exp(total - G)[:, None], tl.exp(total)
-        dtotal = decay * tl.sum(tl.sum(dS * S, 1), 0)
-        S, after = _operand(S, PRECISION), _operand(dS, PRECISION)
         keys = _operand(_rows(k, k_l, row, cols_k, L, K), PRECISION)
         queries = _operand(_rows(q, q_l, row, cols_k, L, K), PRECISION)
         beta = tl.load(b + row * b_l, mask=row < L, other=0.0).to(tl.float32)[:, None]
         T = _operand(_rows(inverses + (i * chunks + n) * C * C, C, within, within, C, C), PRECISION)
-        U = _rows(v, v_l, row, cols_v, L, V) - e * _dot(keys, S, PRECISION)
-        W = _operand(_dot(T, _operand(beta * U, PRECISION), PRECISION), PRECISION)
-        P = D * _dot(queries, tl.trans(keys), PRECISION)
+        values = _rows(v, v_l, row, cols_v, L, V)
         dO = _operand(scale * _rows(do, o_l, row, cols_v, L, V), PRECISION)
-        dW = _dot(tl.trans(_operand(P, PRECISION)), dO, PRECISION) + c * _dot(keys, after, PRECISION)
-        Z = _dot(tl.trans(T), _operand(dW, PRECISION), PRECISION)  # gradient of beta U
-        dbeta = tl.sum(Z * U, 1)
-        _keep(dv, H * V, row, cols_v, L, V, beta * Z)
-        dP = tl.where(causal, _dot(dO, tl.trans(W), PRECISION), 0.0)
-        dA = tl.where(strict, -_dot(_operand(Z, PRECISION), tl.trans(W), PRECISION), 0.0)
-        of_D = dA * D * _dot(keys, tl.trans(keys), PRECISION)
-        X = beta * of_D + dP * P
-        tl.store(db + row * H, dbeta + tl.sum(of_D, 1), mask=row < L)
-        dG = tl.sum(X, 1) - tl.sum(X, 0)
-        dQK, dKK = _operand(dP * D, PRECISION), dA * D * beta
-
-        part = e * _dot(dO, tl.trans(S), PRECISION)
-        dG += tl.sum(part * queries, 1)
-        _keep(dq, H * K, row, cols_k, L, K, part + _dot(dQK, keys, PRECISION))
-        Z = _operand(-e * beta * Z, PRECISION)
-        part = _dot(Z, tl.trans(S), PRECISION)
-        dG += tl.sum(part * keys, 1)
-        dkeys = part + _dot(_operand(dKK + tl.trans(dKK), PRECISION), keys, PRECISION)
-        dkeys += _dot(tl.trans(dQK), queries, PRECISION)
-        part = c * _dot(W, tl.trans(after), PRECISION)
-        of_kept = tl.sum(part * keys, 1)
-        _keep(dk, H * K, row, cols_k, L, K, dkeys + part)
-        dtotal += tl.sum(of_kept, 0)
-        tl.store(dg + row * H, tl.cumsum(dG - of_kept, 0, reverse=True) + dtotal, mask=row < L)
-        dS = decay * dS + _dot(tl.trans(_operand(e * queries, PRECISION)), dO, PRECISION)
-        dS += _dot(tl.trans(keys), Z, PRECISION)
+        dqs, dks, dvs, dgs, dbs, dS = _chunk_gradients(
+            queries, keys, values, beta, T, G, total, D, S, dO, dS, C, PRECISION
+        )
+        _keep(dq, H * K, row, cols_k, L, K, dqs)
+        _keep(dk, H * K, row, cols_k, L, K, dks)
+        _keep(dv, H * V, row, cols_v, L, V, dvs)
+        tl.store(dg + row * H, dgs, mask=row < L)
+        tl.store(db + row * H, dbs, mask=row < L)
     _keep(ds0 + i * K * V, V, cols_k, cols_v, K, V, dS)
