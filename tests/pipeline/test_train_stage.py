@@ -13,26 +13,28 @@ PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instr
 
 @pytest.fixture
 def name(tmp_path):
-    """name(seed): of a run on problems drawn with that seed, always in the same place."""
+    """name(seed): of a run on problems drawn with that seed, always in the same place, which the configuration or the
+    command line names."""
 
-    def name(seed):
+    def name(seed, by_argument=False):
         problems, config = tmp_path / "problems", tmp_path / "run.yaml"
         if problems.exists():
             problems.rename(tmp_path / f"before_{len(list(tmp_path.iterdir()))}")
         make_dataset(problems, DatasetConfig(PROBLEM, train=2, val=0, test=0, seed=seed))
-        task = {"class_path": "lmsleep.tasks.GSMInfinite", "init_args": {"path": str(problems)}}
+        task = {
+            "class_path": "lmsleep.tasks.GSMInfinite",
+            "init_args": {"path": None if by_argument else str(problems)},
+        }
         OmegaConf.save({"data": {"task": task}}, config)
-        return digest(Path("runs/x"), ["--config", str(config)])
+        more = [f"--data.task.init_args.path={problems}"] if by_argument else []
+        return digest(Path("runs/x"), ["--config", str(config), *more])
 
     return name
 
 
-def test_a_run_on_the_same_problems_keeps_its_name(name):
-    assert name(0) == name(0)
-
-
-def test_a_run_on_other_problems_has_another_name(name):
-    assert name(0) != name(1)
+@pytest.mark.parametrize("by_argument", [False, True])
+def test_a_run_keeps_its_name_on_the_same_problems_alone(name, by_argument):
+    assert name(0, by_argument) == name(0, by_argument) != name(1, by_argument)
 
 
 @pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])

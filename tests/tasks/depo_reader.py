@@ -1,13 +1,13 @@
 """A reader of Depo's rows that knows the vocabulary by its description alone."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from lmsleep.pipeline.experiment import read_config
 from lmsleep.tasks import Batch, Depo
 
-MINI = {
-    "max_nodes": 5, "min_nodes": 5, "max_hops": 3, "test_hops": (1, 2, 3), "n_queries": 4, "n_symbols": 24,
-    "word_lengths": (1, 1), "graph_length": 10, "question_length": 16, "window_size": 5,
-}  # fmt: skip
+_CONFIG = read_config([Path(__file__).parents[2] / "configs/experiment/depo.yaml"])
+MINI = {k: tuple(v) if isinstance(v, list) else v for k, v in _CONFIG["data"]["task"]["init_args"].items()}
 
 
 def rows(task: Depo, split: str = "train", seed: int = 0, step: int = 0, batch_size: int = 128) -> Batch:

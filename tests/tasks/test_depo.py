@@ -50,7 +50,7 @@ def test_sizes_are_those_of_the_paper():
     assert (task.sequence_length, task.window_size, task.slices) == (360, 75, (1, 2, 4, 8, 16))
     assert task.vocab_size == 1 + 100 + 1 + 16
     assert Depo(**TEXT).vocab_size == 1 + 75 + 1 + 16 + 4
-    assert Depo(**MINI).vocab_size == 1 + 24 + 1 + 3
+    assert Depo(**MINI).vocab_size == 1 + 8 + 1 + 3
 
 
 @SETTINGS

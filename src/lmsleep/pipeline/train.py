@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 import lmsleep
 from lmsleep.cli import main as lmsleep_cli
+from lmsleep.pipeline.experiment import read_config
 from lmsleep.pipeline.provenance import commit, hardware
 from lmsleep.tasks.gsm_infinite.dataset import MANIFEST
 
@@ -67,7 +68,8 @@ def digest(out: Path, fit_args: list[str]) -> str:
     """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
     files = [*configs, *sorted(Path(lmsleep.__file__).parent.rglob("*.py"))]
-    config = OmegaConf.merge({}, *(OmegaConf.load(path) for path in configs))
+    overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]
+    config = OmegaConf.create(read_config(configs, overrides))
     if stored := OmegaConf.select(config, "data.task.init_args.path"):
         files += Path(stored).glob(MANIFEST)  # which has the checksums of all its rows
     parts = [str(out), *fit_args, *(f.read_text() for f in files)]
