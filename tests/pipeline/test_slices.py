@@ -17,6 +17,7 @@ import torch
 from lmsleep.cli import main as lmsleep
 from lmsleep.pipeline.slices import main as slices
 
+RUN = ["config.yaml", "curve.csv", "last.ckpt", "log.txt"]  # what a run folder holds
 CONFIG = Path(__file__).parents[2] / "configs/experiment/smoke/rule110.yaml"
 LIMIT = 20_000  # bytes of a part, below the size of the optimizer state
 
@@ -108,6 +109,14 @@ def test_the_summary_reports_all_cells_at_the_same_tokens(rehearsal):
         assert entry["seconds"] > 0 and (entry["commit"] is None or re.match(r"[0-9a-f]{40}", entry["commit"]))
 
 
+def test_the_log_of_a_run_goes_on_in_the_next_slice(rehearsal):
+    log = (rehearsal / "runs/n1-s3/log.txt").read_text()
+    assert log.count("Seed set to 3") == 2
+    assert [line[7:14] for line in log.splitlines() if line.startswith("n1-s3: ")] == [
+        f"step {s}" for s in (10, 20, 30, 40)
+    ]
+
+
 def test_no_part_exceeds_the_limit_and_no_temporary_file_stays(rehearsal):
     for name in ("first", "second"):
         files = sorted(path.name for path in (rehearsal / name).iterdir())
@@ -116,7 +125,7 @@ def test_no_part_exceeds_the_limit_and_no_temporary_file_stays(rehearsal):
         sizes = [(rehearsal / name / part).stat().st_size for part in parts]
         assert sizes[:-1] == [LIMIT] * (len(sizes) - 1) and 0 < sizes[-1] <= LIMIT
     assert sorted(p.name for p in rehearsal.iterdir()) == ["first", "killed", "runs", "second"]
-    assert sorted(p.name for p in (rehearsal / "runs/n1-s3").iterdir()) == ["config.yaml", "curve.csv", "last.ckpt"]
+    assert sorted(p.name for p in (rehearsal / "runs/n1-s3").iterdir()) == RUN
 
 
 @pytest.fixture
@@ -140,14 +149,14 @@ def test_export_is_deterministic_and_comes_as_single_files_too(rehearsal, report
     single = report_only(rehearsal / "first", "single", "--runs", str(tmp_path / "runs"))
     assert {p.name for p in (single / "n1-s3").iterdir()} == {
         *("weights.safetensors", "optimizer.safetensors", "rest.safetensors", "rest.json"),
-        *("curve.csv", "config.yaml"),
+        *("curve.csv", "config.yaml", "log.txt"),
     }
     assert digests(report_only(single, "back", "--part-mb", str(LIMIT / 1e6), "--bundle")) == digests(again)
 
 
 def test_finished_cells_may_leave_their_state_behind(rehearsal, report_only, tmp_path):
     none = report_only(rehearsal / "second", "none", "--finished", "none")
-    assert {p.name for p in (none / "n1-s3").iterdir()} == {"curve.csv", "config.yaml"}
+    assert {p.name for p in (none / "n1-s3").iterdir()} == {"curve.csv", "config.yaml", "log.txt"}
     weights = report_only(rehearsal / "second", "weights", "--finished", "weights", "--runs", str(tmp_path / "runs"))
     assert (weights / "n1-s3/weights.safetensors").stat().st_size > LIMIT
     restored = torch.load(tmp_path / "runs/n1-s3/last.ckpt", weights_only=True)["state_dict"]

@@ -1,4 +1,5 @@
-"""The cells of a grid, each a run folder with last.ckpt, config.yaml and curve.csv, and how far each of them is."""
+"""The cells of a grid, each a run folder with last.ckpt, config.yaml, curve.csv and log.txt, and how far each of them
+is."""
 
 import hashlib
 import itertools
@@ -15,7 +16,7 @@ import yaml
 
 from lmsleep.pipeline.parts import NAME, STATE, read_state, write_state
 
-CHECKPOINT, CONFIG, CURVE = "last.ckpt", "config.yaml", "curve.csv"
+CHECKPOINT, CONFIG, CURVE, LOG = "last.ckpt", "config.yaml", "curve.csv", "log.txt"
 Row = dict[str, float]
 
 
@@ -56,8 +57,7 @@ class Cell:
             state, optimizer: whether to take the checkpoint along, and the optimizer state in it.
         """
         target.mkdir(parents=True)
-        if (self.folder / CONFIG).exists():
-            shutil.copyfile(self.folder / CONFIG, target / CONFIG)
+        copy_present((CONFIG, LOG), self.folder, target)
         rows = self.progress().rows
         if rows:
             # A killed run may have written a row that its checkpoint has not.
@@ -69,11 +69,16 @@ class Cell:
     def unpack(self, source: Path) -> None:
         """Makes the run folder from what `pack` wrote."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, CURVE):
-            if (source / name).exists():
-                shutil.copyfile(source / name, self.folder / name)
+        copy_present((CONFIG, CURVE, LOG), source, self.folder)
         if (source / STATE).exists():
             torch.save(read_state(source), self.checkpoint)
+
+
+def copy_present(names: Sequence[str], source: Path, target: Path) -> None:
+    """Copies those of the files that are there."""
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
 
 @dataclass(frozen=True)

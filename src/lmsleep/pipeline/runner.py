@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from lmsleep.pipeline.cells import Cell
+from lmsleep.pipeline.cells import LOG, Cell
 
 LEAST_SECONDS = 30.0  # a cell is not started for less: starting takes about as long
 SHOWN = 20  # lines of a failed cell
@@ -92,25 +92,30 @@ class Runner:
         env = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | os.environ
         said: deque[str] = deque(maxlen=SHOWN)
         command = fit_command(cell, until, self.pause_at_step)
-        with subprocess.Popen(
-            command,
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches it through us alone, and SIGKILL its data loaders too
-        ) as child:
+        with (
+            (cell.folder / LOG).open("a", buffering=1) as log,
+            subprocess.Popen(
+                command,
+                env=env,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that Ctrl-C reaches it through us alone, and SIGKILL its data loaders too
+            ) as child,
+        ):
             self.children.add(child)
             if self.signalled:
                 child.terminate()
             assert child.stdout is not None
             for line in child.stdout:
-                said.append(line)
+                log.write(line)
+                if not line.startswith("frame #"):  # of C++, which would leave no room for the error itself
+                    said.append(line)
                 if line.startswith(f"{cell.name}: "):
                     print(line, end="", flush=True)
         self.children.discard(child)
         if child.returncode and not (self.signalled and child.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)):
-            print(f"last lines of {cell.name}:\n{''.join(said)}", file=sys.stderr, flush=True)
+            print(f"last lines of {cell.folder / LOG}:\n{''.join(said)}", file=sys.stderr, flush=True)
             self.failed[cell.name] = ended(child.returncode)
 
     def _send(self, number: int) -> None:

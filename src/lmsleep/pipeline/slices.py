@@ -4,11 +4,11 @@ lmsleep slices --seconds 500 --jobs 4 --out slices/1 --config configs/experiment
     --grid n:sleep.n_passes=1,2,3,4 --grid s:seed_everything,data.seed=0
 lmsleep slices --seconds 500 --jobs 4 --out slices/2 --resume slices/1
 
-Every cell is an `lmsleep fit` of its own; arguments that are not listed below go to all of them. What `--out` holds
-goes on, bit for bit, on any machine of the same kind: slices change neither weights, optimizer state, learning-rate
-schedule (which goes by --trainer.max_steps) nor the order of the data. A slice that ends between two validations adds
-a validation, and a row to the curve. With fewer jobs than cells, cells get equal shares of the time, those that are
-furthest behind first.
+Every cell is an `lmsleep fit` of its own, with all that it said in log.txt; arguments that are not listed below go to
+all of them. What `--out` holds goes on, bit for bit, on any machine of the same kind: slices change neither weights,
+optimizer state, learning-rate schedule (which goes by --trainer.max_steps) nor the order of the data. A slice that ends
+between two validations adds a validation, and a row to the curve. With fewer jobs than cells, cells get equal shares of
+the time, those that are furthest behind first.
 """
 
 import argparse
