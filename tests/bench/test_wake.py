@@ -1,5 +1,7 @@
 """`lmsleep bench wake`: what it measures is what a session does, and memory stays where it is."""
 
+from itertools import pairwise
+
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from lmsleep import HybridConfig, Session
 from lmsleep.bench import main as bench
 from lmsleep.bench.shapes import SHAPES, full_attention_twin
-from lmsleep.bench.wake import measure
+from lmsleep.bench.wake import BLOCK, Reader, measure
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.runtime.memory import Group, Memory
 
@@ -49,6 +51,17 @@ def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(f
     twin = values(frame, "memory_bytes", "full attention")
     # Keys and values of 2 heads of width 8 in 3 blocks, four bytes a number.
     assert (twin.value == twin.tokens * 2 * 2 * 8 * 3 * 4).all()
+
+
+def test_readers_do_not_always_follow_the_same_one(monkeypatch):
+    turns = []
+    read = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda reader, token: (turns.append(reader), read(reader, token)))
+    measure(TINY, contexts=[2], passes=[1, 2, 3], n_tokens=20 * BLOCK)
+    blocks = turns[::BLOCK]
+    assert len({(a.model, a.n_passes) for a in turns}) == 4 and len(blocks) == 20 * 4
+    after = {b.n_passes for a, b in pairwise(blocks) if a.model == "full attention" and b.model == "hybrid"}
+    assert after == {1, 2, 3}
 
 
 def test_the_mean_lies_between_the_parts_it_is_made_of(frame):

@@ -42,6 +42,12 @@ def test_latency_draws_every_measurement(wake_table):
     assert all("ms" in ax.get_ylabel() for ax in (speed, pause))
 
 
+def test_what_is_flat_looks_flat(wake_table):
+    wake_table.loc[wake_table.metric == "latency_p50_ms", "value"] = 4.2
+    low, high = latency(wake_table).axes[0].get_ylim()
+    assert high / low > 9.9 and low < 4.2 < high
+
+
 def test_flatness_is_the_slope_of_a_known_plane():
     rows = [
         ("hybrid", n, windows, windows * 8, "latency_p50_ms", 2.0 + 0.1 * np.log10(windows) + 0.05 * n + noise)

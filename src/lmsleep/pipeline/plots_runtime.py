@@ -36,6 +36,8 @@ def latency(frame: pd.DataFrame) -> Figure:
     _label_context(memory, "memory beside the weights (bytes)")
     memory.yaxis.set_major_locator(LogLocator())
     memory.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _bytes(y)))
+    for ax in (speed, memory):
+        _show_a_decade(ax)
     _pauses(pause, hybrid, shades)
     handles, labels = speed.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
@@ -101,6 +103,14 @@ def _label_context(ax: Axes, what: str) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _show_a_decade(ax: Axes) -> None:
+    """At least a factor of ten, so that what is flat looks flat."""
+    low, high = ax.get_ylim()
+    if high < 10 * low:
+        middle = np.sqrt(low * high)
+        ax.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
 
 
 def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
