@@ -137,6 +137,15 @@ def test_seeds_tokens_hardware_and_commit_come_from_the_run_and_are_escaped(writ
     assert "hardware: x86_64 CPU, <2> cores; torch 2.13.0; commit 0123456789+" in said
 
 
+def test_untested_runs_count_up_to_their_last_validation(write_report, results):
+    rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
+    rows += [f"fig2b,AG,{n},7,5,{tokens},val_exact,0.5" for n in (1, 4) for tokens in (1000, 2000 * n)]
+    (results / "fig2b.csv").write_text("\n".join(rows) + "\n")
+    text = write_report()
+    said = " ".join(Page(Page(text).section(text, "fig2b")).texts)
+    assert "seed 7; 2k to 8k training tokens a run" in said
+
+
 def test_what_no_run_recorded_is_not_invented(write_report, results):
     (results / "fig2b.meta.json").unlink()
     text = write_report()

@@ -91,10 +91,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The seeds and the training tokens of the finished runs of a figure's table."""
+    """The seeds and the training tokens of the runs of a figure's table: as tested, or as last validated."""
     table = pd.read_csv(csv, dtype={"slice": str})
-    tested = table[table.metric == "test_exact"]
-    return tuple(sorted(map(int, tested.seed.unique()))), tuple(sorted(map(int, tested.tokens.unique())))
+    scored = table[table.metric == "test_exact"]
+    if scored.empty:
+        validated = table[table.metric == "val_exact"]
+        scored = validated.loc[validated.groupby(["model", "n_passes", "seed", "slice"]).tokens.idxmax()]
+    return tuple(sorted(map(int, scored.seed.unique()))), tuple(sorted(map(int, scored.tokens.unique())))
 
 
 def measurements(csv: Path) -> list[dict[str, Any]]:
