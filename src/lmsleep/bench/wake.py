@@ -21,7 +21,7 @@ import torch
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
 from lmsleep.bench.tables import Measurement, tidy, wide, write
 from lmsleep.memory import AttentionCache, check_n_passes
-from lmsleep.model import HybridConfig
+from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.memory import Group, Memory
 
@@ -91,10 +91,7 @@ def measure(
     """
     _check(contexts, passes, n_tokens)
     model = random_model(config, device, seed)
-    # The first sleep ever compiles kernels: it must not be one that is timed.
-    Session(model, max(passes), static=True).feed(_tokens(config, model.window_size + 1), last_only=True)
-    sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
-    sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
+    sessions, sleeps = _sessions(model, passes)
     measurements: list[Measurement] = []
     read = 0
     for windows in sorted(contexts):
@@ -106,6 +103,14 @@ def measure(
         for reader in _on_the_clock(sessions, sleeps, twin, _tokens(config, WARM_UP + n_tokens).tolist()):
             measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
     return tidy("latency", seed, measurements)
+
+
+def _sessions(model: HybridLM, passes: Sequence[int]) -> tuple[dict[int, Session], dict[int, list[SleepEvent]]]:
+    """For each N a session that has read nothing, and the list that its sleep events go to."""
+    # The first sleep of all compiles kernels: it must not be one that is timed.
+    Session(model, max(passes), static=True).feed(_tokens(model.config, model.window_size + 1), last_only=True)
+    sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
+    return {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}, sleeps
 
 
 def _early(n_tokens: int, window_size: int) -> int:
