@@ -68,7 +68,7 @@ class Setting:
 
 SETTINGS = {
     "mini": Setting(SHAPES["mini"], (16, 32, 64, 128), length=256, batch_sizes=(4,), repeats=5),
-    "ouro": Setting(SHAPES["ouro"], (1000, 2000, 4000), batch_sizes=(1, 2)),
+    "ouro": Setting(SHAPES["ouro"], (1000, 2000, 4000), batch_sizes=(1, 2, 4)),
 }
 
 
