@@ -1,5 +1,7 @@
 """`lmsleep bench wake`: what it measures is what a session does, and memory stays where it is."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -49,6 +51,15 @@ def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(f
     twin = values(frame, "memory_bytes", "full attention")
     # Keys and values of 2 heads of width 8 in 3 blocks, four bytes a number.
     assert (twin.value == twin.tokens * 2 * 2 * 8 * 3 * 4).all()
+
+
+def test_the_first_sleep_of_all_is_not_timed(monkeypatch):
+    events = []
+    read, sleep = Reader.read, Memory.sleep
+    monkeypatch.setattr(Reader, "read", lambda *args: (events.append("read"), read(*args)))
+    monkeypatch.setattr(Memory, "sleep", lambda *args: (events.append("sleep"), sleep(*args))[1])
+    measure(replace(TINY, window_size=32), contexts=[1], passes=[3], n_tokens=20)  # overflows once while it is timed
+    assert events.count("sleep") == 2 and events.index("sleep") < events.index("read")
 
 
 def test_the_hybrid_readers_take_turns_and_the_twin_reads_after_them(monkeypatch):

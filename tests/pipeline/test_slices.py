@@ -112,9 +112,7 @@ def test_the_summary_reports_all_cells_at_the_same_tokens(rehearsal):
 def test_the_log_of_a_run_goes_on_in_the_next_slice(rehearsal):
     log = (rehearsal / "runs/n1-s3/log.txt").read_text()
     assert log.count("Seed set to 3") == 2
-    assert [line[7:14] for line in log.splitlines() if line.startswith("n1-s3: ")] == [
-        f"step {s}" for s in (10, 20, 30, 40)
-    ]
+    assert re.findall(r"^n1-s3: step (\d+)", log, re.MULTILINE) == ["10", "20", "30", "40"]
 
 
 def test_no_part_exceeds_the_limit_and_no_temporary_file_stays(rehearsal):
