@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lmsleep.cli import main as lmsleep
+from lmsleep.pipeline.curves import main as draw_curves
 from lmsleep.pipeline.slices import main as slices
 
 RUN = ["config.yaml", "curve.csv", "last.ckpt", "log.txt"]  # what a run folder holds
@@ -106,7 +107,22 @@ def test_the_summary_reports_all_cells_at_the_same_tokens(rehearsal):
     ]
     for entry in second["slices"]:
         assert entry["command"].startswith("lmsleep slices --seconds 600") and entry["device"] == "cpu"
+        assert entry["torch"] == torch.__version__
         assert entry["seconds"] > 0 and (entry["commit"] is None or re.match(r"[0-9a-f]{40}", entry["commit"]))
+
+
+def test_a_figure_can_be_drawn_of_the_runs_of_slices(rehearsal, tmp_path):
+    baselines = tmp_path / "baselines.json"
+    baselines.write_text(json.dumps({"majority": {"5": 0.3}, "chance": {"5": 0.25}}))
+    out = tmp_path / "fig2b"
+    draw_curves(["fig2b", "--runs", str(rehearsal / "runs"), "--data", str(tmp_path), "--out", str(out)])
+    summary = json.loads((rehearsal / "second" / "summary.json").read_text())
+    records = json.loads(out.with_suffix(".json").read_text())["val_exact"]
+    assert [(r["n_passes"], r["value"]) for r in records] == [
+        (int(name[1]), pytest.approx(row["exact"])) for name, row in sorted(summary["compared"].items())
+    ]
+    meta = json.loads(out.with_suffix(".meta.json").read_text())
+    assert (meta["runs"], meta["hardware"], meta["torch"]) == (2, ["cpu"], [torch.__version__])
 
 
 def test_the_log_of_a_run_goes_on_in_the_next_slice(rehearsal):

@@ -119,6 +119,7 @@ def run_slice(
             "command": command,
             "commit": args.commit or commit(),
             "device": device(cells),
+            "torch": torch.__version__,
             "seconds": round(time.time() - started, 1),
             "steps": {name: [step, progress[name].step] for name, step in before.items()},
             "failed": failed,
