@@ -9,7 +9,7 @@ import torch
 from lmsleep import HybridConfig, Session
 from lmsleep.bench import main as bench
 from lmsleep.bench.shapes import SHAPES, full_attention_twin
-from lmsleep.bench.wake import BLOCK, Reader, measure
+from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, measure
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.runtime.memory import Group, Memory
 
@@ -39,11 +39,13 @@ def test_table_is_tidy_and_whole(frame):
     assert (frame.value > 0).all()
 
 
-def test_a_window_longer_than_what_is_timed_overflows_within_it():
-    frame = measure(TINY, contexts=[1, 3], passes=[2], n_tokens=3)
+@pytest.mark.parametrize("n_tokens", [2, 3, 9, 20])
+def test_a_window_longer_than_what_is_timed_overflows_within_it(n_tokens):
+    frame = measure(replace(TINY, window_size=32), contexts=[1, 3], passes=[2], n_tokens=n_tokens)
     hybrid = frame[frame.model == "hybrid"]
-    assert set(hybrid.tokens) == {3, 11}
+    assert set(hybrid.tokens) == {32 - WARM_UP - n_tokens // 2, 96 - WARM_UP - n_tokens // 2}
     assert set(hybrid[hybrid.metric == "pause_ms"].slice) == {1, 3}
+    assert hybrid.value.notna().all()
 
 
 def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(frame):
@@ -105,7 +107,7 @@ def test_the_twin_reads_as_a_transformer_does():
 def test_a_cache_that_is_too_large_is_left_out(capsys):
     frame = measure(TINY, contexts=[2, 40], passes=[1], n_tokens=3, max_cache_bytes=10_000)
     assert values(frame, "memory_bytes", "full attention")["slice"].tolist() == [2]
-    assert "full attention over 159 tokens is left out" in capsys.readouterr().err
+    assert "full attention over 157 tokens is left out" in capsys.readouterr().err
 
 
 def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
@@ -121,7 +123,7 @@ def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
     [
         (["--contexts", "0"], "contexts must be 1 or more, got 0"),
         (["--passes", "0"], "n_passes must be 1 or more"),
-        (["--tokens", "0"], "tokens must be 1 or more, got 0"),
+        (["--tokens", "1"], "tokens must be 2 or more, got 1"),
     ],
 )
 def test_bad_arguments_are_refused(argv, message, capsys):

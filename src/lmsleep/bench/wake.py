@@ -76,9 +76,9 @@ def measure(
     """Latency and memory after contexts of so many windows, for the hybrid at each N and for its full-attention twin.
 
     Args:
-        contexts: numbers of windows read before the clock starts; half of the timed tokens less if those are fewer than
-            a window.
-        n_tokens: tokens timed at each context.
+        contexts: numbers of windows read before the clock starts; half of the timed tokens less, and those of the
+            warm-up, if the timed ones are fewer than a window.
+        n_tokens: tokens timed at each context, 2 or more.
         max_cache_bytes: the twin is left out where its cache would be larger.
 
     Returns:
@@ -114,14 +114,15 @@ def _sessions(model: HybridLM, passes: Sequence[int]) -> tuple[dict[int, Session
 
 
 def _early(n_tokens: int, window_size: int) -> int:
-    """So many tokens before a window is full the clock starts, for it to overflow among the tokens that are timed."""
-    return n_tokens // 2 if n_tokens < window_size else 0
+    """So many tokens before a window is full reading begins, for it to overflow in the middle of the timed tokens."""
+    return min(WARM_UP + n_tokens // 2, window_size - 1) if n_tokens < window_size else 0
 
 
 def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> None:
-    for name, value in (("contexts", min(contexts, default=0)), ("tokens", n_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+    # One token that fits and one that overflows.
+    for name, value, least in (("contexts", min(contexts, default=0), 1), ("tokens", n_tokens, 2)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
     for n_passes in passes:
         check_n_passes(n_passes)
 
