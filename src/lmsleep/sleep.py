@@ -93,11 +93,11 @@ def read_windows(
 def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWeights:
     """The fast weights after a sleep on the window that `wake` has read.
 
-    Only the looped blocks repeat. The blocks after them then read the refined h once, from the S they had before the
-    window, as if the wake pass had not yet reached them.
+    Only the looped blocks repeat. If h has changed, the blocks after them then read it once, from the S they had before
+    the window, as if the wake pass had not yet reached them.
     """
     h, S = on_overflow(partial(model.loop_pass, wake=wake), wake.core, wake.S)
-    return S if S is wake.S else model.coda_pass(h, S, wake)
+    return S if h is wake.core else model.coda_pass(h, S, wake)
 
 
 @dataclass(frozen=True)

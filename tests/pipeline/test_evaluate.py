@@ -8,7 +8,7 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.data.module import RowsDataModule
-from lmsleep.pipeline.evaluate import batches, scores
+from lmsleep.pipeline.evaluate import batches, forget, scores
 from lmsleep.pipeline.make_data import held_out
 from lmsleep.sleep import read_windows, sleep, windows_with_loss
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
@@ -72,3 +72,21 @@ def test_scores_equal_those_of_the_batches_as_they_were_drawn(stored, name, n_pa
             answers += 1
     assert found["loss"] == pytest.approx(nats / n, rel=1e-5)
     assert found["exact"] == pytest.approx(exact / answers)
+
+
+@pytest.mark.parametrize("loop", [None, (1, 2), (0, 2), (2, 4)])
+def test_nothing_of_an_evicted_window_crosses_the_cut(loop):
+    torch.manual_seed(0)
+    config = HybridConfig(
+        vocab_size=11, d_model=16, pattern="AGAG", window_size=4, n_heads=2, loop=loop, zero_init=False
+    )
+    model = config.build().eval()
+    tokens = torch.randint(11, (2, 12))
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, 8:] = tokens[:, 8:]
+    other = torch.cat([(tokens[:, :8] + 1) % 11, tokens[:, 8:]], dim=1)
+    with torch.no_grad():
+        a, b = (read_windows(model, x, targets, on_overflow=forget).scored_logits for x in (tokens, other))
+        asleep, changed = (read_windows(model, x, targets, n_passes=2).scored_logits for x in (tokens, other))
+    torch.testing.assert_close(a, b, atol=0, rtol=0)
+    assert not torch.allclose(asleep, changed)  # without the cut the windows do reach the answer

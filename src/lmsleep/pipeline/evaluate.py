@@ -65,7 +65,7 @@ def data_folder(run: Path, data: Path) -> Path:
 
 
 def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-    """The control: nothing crosses the window boundary."""
+    """The control: an emptied S, so that nothing crosses the boundary of a window that is evicted whole."""
     return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
 
 
