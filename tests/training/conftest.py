@@ -10,6 +10,7 @@ from lmsleep import HybridConfig, SleepCallback, SleepModule
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
 from lmsleep.training import OptimizerConfig
+from lmsleep.training.graphs import GraphedStep
 
 TASK = Rule110(steps=2, width=6, n_states=2)
 
@@ -43,6 +44,24 @@ def run(tmp_path):
         return SimpleNamespace(module=module, data=data, trainer=trainer, sleep=sleep[0] if sleep else None)
 
     return run
+
+
+@pytest.fixture
+def captured_on_cpu(monkeypatch):
+    """Runs a step anew where CUDA would replay it: all but the capture itself."""
+
+    def capture(self):
+        for _ in range(2):
+            self._run()
+        return self._run()
+
+    def replay(self):
+        for mine, new in zip(self.outputs, self._run(), strict=True):
+            mine.copy_(new)
+
+    monkeypatch.setattr(GraphedStep, "_capture", capture)
+    monkeypatch.setattr(GraphedStep, "replay", replay)
+    monkeypatch.setattr("lmsleep.training.module.check_accelerate", lambda *_: None)
 
 
 class Recorder(L.Callback):

@@ -163,3 +163,9 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
     ):
         assert words in text
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
+
+
+def test_two_sleep_callbacks_are_refused(run):
+    cell = run(2, [SleepCallback(3)])
+    with pytest.raises(ValueError, match=r"callbacks must hold one SleepCallback, got 2"):
+        cell.trainer.fit(cell.module, cell.data)

@@ -8,7 +8,7 @@ from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
 from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.graphs import GraphedStep, StepGraphs, check_accelerate
+from lmsleep.training.graphs import StepGraphs, check_accelerate
 
 TASK = Rule110(steps=2, width=8, n_states=3)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -59,26 +59,8 @@ def test_compiled_blocks_give_the_same_gradients():
     torch.testing.assert_close(compiled.grads[0], eager.grads[0], atol=1e-4, rtol=1e-3)
 
 
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """Runs a step anew where CUDA would replay it: all but the capture itself."""
-
-    def capture(self):
-        for _ in range(2):
-            self._run()
-        return self._run()
-
-    def replay(self):
-        for mine, new in zip(self.outputs, self._run(), strict=True):
-            mine.copy_(new)
-
-    monkeypatch.setattr(GraphedStep, "_capture", capture)
-    monkeypatch.setattr(GraphedStep, "replay", replay)
-    monkeypatch.setattr("lmsleep.training.module.check_accelerate", lambda *_: None)
-
-
 @pytest.mark.parametrize("grad_clip", [None, 0.1])
-def test_a_captured_step_is_the_same_training(on_cpu, grad_clip):
+def test_a_captured_step_is_the_same_training(captured_on_cpu, grad_clip):
     eager, sleeps, weights = train("none", grad_clip=grad_clip)
     graph, same, others = train("graph", grad_clip=grad_clip)
     assert graph.losses == pytest.approx(eager.losses, rel=1e-5)
@@ -133,7 +115,7 @@ def spoil(accelerator):
         torch.testing.assert_close(now.detach().cpu(), before, atol=0, rtol=0)
 
 
-def test_a_spoiled_step_changes_no_weight(on_cpu):
+def test_a_spoiled_step_changes_no_weight(captured_on_cpu):
     spoil("cpu")
 
 

@@ -48,9 +48,9 @@ class Watch(L.Callback):
         self.before.append(hashes(module))
 
 
-def fit(steps, *callbacks, folder, eviction="sliding", ckpt_path=None, accumulate=1):
+def fit(steps, *callbacks, folder, eviction="sliding", ckpt_path=None, accumulate=1, accelerate="none"):
     torch.manual_seed(0)
-    module = SleepModule(TASK, CONFIG, OptimizerConfig(adamw_lr=1e-2, warmup_steps=0))
+    module = SleepModule(TASK, CONFIG, OptimizerConfig(adamw_lr=1e-2, warmup_steps=0), accelerate=accelerate)
     watch = Watch()
     trainer = L.Trainer(
         max_steps=steps,
@@ -74,8 +74,9 @@ def changed(before, after):
     return {name for name in before if before[name] != after[name]}
 
 
-def test_only_the_jet_layers_change_and_then_everything(tmp_path):
-    module, _, watch = fit(5, WarmupStage(steps=3), folder=tmp_path)
+@pytest.mark.parametrize("accelerate", ["none", "graph"])
+def test_only_the_jet_layers_change_and_then_everything(tmp_path, captured_on_cpu, accelerate):
+    module, _, watch = fit(5, WarmupStage(steps=3), folder=tmp_path, accelerate=accelerate)
     jet = {
         name for name in watch.before[0] if name.startswith(("blocks.layers.1.mixer.", "blocks.layers.1.mixer_norm."))
     }

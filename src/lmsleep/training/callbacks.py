@@ -97,6 +97,12 @@ class SleepCallback(L.Callback):
         self.n_sleeps, self.n_sequence_sleeps, self.seconds_asleep = counts
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Raises ValueError if there is another SleepCallback: both would answer an overflow."""
+        count = sum(isinstance(c, SleepCallback) for c in trainer.callbacks)  # pyright: ignore
+        if count > 1:
+            raise ValueError(
+                f"callbacks must hold one SleepCallback, got {count}; `lmsleep` brings one: set --sleep.n_passes"
+            )
         self.reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

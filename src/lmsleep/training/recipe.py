@@ -75,8 +75,9 @@ class WarmupStage(L.Callback):
     ) -> None:
         running = self.running(trainer)
         sleeping(trainer).training_eviction = self.eviction if running else None
-        # Without gradients the others cost less, but several processes, or a graph, fix from the start which there are.
-        if trainer.world_size == 1 and "graph" not in getattr(pl_module, "accelerate", ""):
+        # Without gradients the others cost less, but several processes fix from the start which there are. A captured
+        # step, which holds the update too, must not have them: it is captured anew when the stage ends.
+        if trainer.world_size == 1:
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
                 p.requires_grad_(trainable and not running)
 
