@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and a look at whether they still are."""
 
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        _to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until the content is on the disk: a name that gets there before it would name an empty file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def check_checkpoint_file(path: str | Path) -> None:
+    """Reads a file of `torch.save`, which is a zip archive, against the checksums in it: torch itself looks at none.
+
+    Raises:
+        ValueError: if it is there but cut off, changed, or something else.
+    """
+    reason = "it is no archive of torch.save"
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            reason = damaged and f"{damaged} in it differs from its checksum"
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            reason = str(error)
+    if reason and Path(path).is_file():
+        raise ValueError(f"checkpoint {str(path)!r} is damaged or of another kind: {reason}")
 
 
 def _umask() -> int:

@@ -73,7 +73,7 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path, capsys):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     for name, message in (
         ("none.ckpt", "there is no file"),
-        ("half.ckpt", "cannot be read"),
+        ("half.ckpt", "is damaged"),
         ("other.ckpt", "must be a checkpoint of a SleepModule"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -3,11 +3,11 @@
 import multiprocessing
 import os
 import signal
+import zipfile
 
 import lightning as L
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileOpener
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback
@@ -127,17 +127,16 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
     """The process dies with half of its second checkpoint written; a new run goes on from the first."""
 
     def fit_and_die():
-        whole, saves = LocalFileOpener.write, []
+        whole, saves = torch.save, []
 
-        def write(file, data):
+        def save(content, path):
             saves.append(1)
-            if len(saves) < 2:
-                return whole(file, data)
-            whole(file, data[: len(data) // 2])
-            file.flush()
-            return os.kill(os.getpid(), signal.SIGKILL)
+            whole(content, path)
+            if len(saves) == 2:
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        LocalFileOpener.write = write
+        torch.save = save
         fitted(run(2, [LastCheckpoint(str(tmp_path), every_n_train_steps=2)], enable_checkpointing=True))
 
     process = multiprocessing.get_context("fork").Process(target=fit_and_die)
@@ -151,10 +150,24 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
     assert all(map(torch.equal, weights(cell.module), weights(fitted(run(2)).module)))
 
 
-def test_a_truncated_checkpoint_is_refused(run, checkpoint):
-    path, cell = checkpoint(2), run(2)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut_off(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(path):
+    """In the middle of the largest tensor, where torch.load would not notice."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + largest.file_size // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip_a_bit])
+def test_a_damaged_checkpoint_is_refused_by_name(run, checkpoint, damage, tmp_path):
+    path, cell = checkpoint(2), run(2, [LastCheckpoint(str(tmp_path))], enable_checkpointing=True)
+    damage(path)
     before = weights(cell.module)
-    with pytest.raises((RuntimeError, OSError)):
+    with pytest.raises(ValueError, match=r"checkpoint '.*a\.ckpt' is damaged"):
         cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
     assert all(map(torch.equal, weights(cell.module), before))

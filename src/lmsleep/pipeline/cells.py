@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 import yaml
 
+from lmsleep.atomic import check_checkpoint_file
 from lmsleep.pipeline.parts import NAME, STATE, read_state, write_state
 
 CHECKPOINT, CONFIG, CURVE, LOG = "last.ckpt", "config.yaml", "curve.csv", "log.txt"
@@ -43,6 +44,7 @@ class Cell:
         config = self.config()
         max_steps = config["trainer"]["max_steps"] if config else None
         if self.checkpoint.exists():
+            check_checkpoint_file(self.checkpoint)
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             return Progress(content["global_step"], max_steps, _curve(content))
         curve = self.folder / CURVE

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from lmsleep.atomic import check_checkpoint_file
 from lmsleep.hub import first_line
 from lmsleep.model import HybridConfig, HybridLM
 
@@ -63,6 +64,7 @@ def export(
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}")
+    check_checkpoint_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:

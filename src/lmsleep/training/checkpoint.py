@@ -1,15 +1,47 @@
 """The checkpoint that a run can be resumed from."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lmsleep.atomic import atomic_write, check_checkpoint_file
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, and are read only if they still are what was written.
+
+    Lightning's own are written to the folder for temporary files and moved; from another file system that is a copy,
+    which a kill cuts off after it has emptied the old file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if not is_local(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Raises ValueError if the file is damaged."""
+        if is_local(path):
+            check_checkpoint_file(path)
+        return super().load_checkpoint(path, *args, **kwargs)
+
+
+def is_local(path: str | Path) -> bool:
+    """Whether it is a file of this machine, and no URL."""
+    return "://" not in str(path)
 
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps one checkpoint, `last.ckpt`: of the latest validation, of the end, or of the batch at which SIGTERM stopped
-    the run. Lightning writes it beside the old one and then exchanges the two.
+    the run. It is written and read as `WholeFileIO` does.
 
     Args:
         dirpath: its folder; None: that of the logger, or the trainer's `default_root_dir`.
@@ -26,6 +58,11 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.within_validation = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
+        super().setup(trainer, pl_module, stage)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves what was trained since the last validation."""
