@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.data import RowsDataModule
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
+from lmsleep.training.deadline import RandomState
 
 # name -> (module with a `main(argv)`, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args and words,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
+            trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
             parser_kwargs={"parser_mode": "omegaconf+", "description": __doc__},
         )
     except SIGTERMException:

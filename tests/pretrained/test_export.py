@@ -1,6 +1,7 @@
 """A checkpoint that `lmsleep fit` wrote, turned into a folder: the same model."""
 
 import json
+import shutil
 
 import lightning as pl
 import pytest
@@ -9,8 +10,9 @@ import yaml
 
 from lmsleep import HybridConfig, HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.data import RowsDataModule
-from lmsleep.pretrained.export import from_lightning, main
+from lmsleep.pretrained.export import export, from_lightning, main
 from lmsleep.tasks import Rule110
+from lmsleep.tasks.spec import build_task
 
 TASK = Rule110(steps=1, width=4, n_states=2)
 
@@ -65,6 +67,13 @@ def test_export_writes_a_folder_that_reads_back(run, tmp_path, dtype, capsys):
     assert (trained["n_passes"], trained["eviction"], trained["steps"]) == (3, "hard", 2)
     assert trained["task"]["init_args"]["width"] == 4
     assert "A sleeper." in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_checkpoint_alone_names_its_task(run, tmp_path):
+    shutil.copy(run[1] / "last.ckpt", tmp_path)
+    export(tmp_path / "last.ckpt", tmp_path / "out")
+    trained = json.loads((tmp_path / "out/config.json").read_text())["trained"]
+    assert build_task(trained["task"]) == TASK
 
 
 def test_what_is_no_checkpoint_is_refused(run, tmp_path, capsys):

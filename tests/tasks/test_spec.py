@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmsleep.tasks import Depo, Rule110
-from lmsleep.tasks.spec import build_task, task_spec
+from lmsleep.tasks.spec import build_task, is_ours, task_spec
 
 
 @pytest.mark.parametrize("task", [Rule110(steps=7, width=12), Depo(test_hops=(1, 3), word_lengths=(2, 2))])
@@ -24,3 +24,11 @@ def test_arguments_that_do_not_fit_are_refused():
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"depth": 3}})
     with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": -1}})
+
+
+def test_only_tasks_of_the_package_are_ours():
+    class Mine(Rule110):
+        pass
+
+    assert is_ours(Rule110(steps=1, width=4, n_states=2))
+    assert not is_ours(Mine(steps=1, width=4, n_states=2))

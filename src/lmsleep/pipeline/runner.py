@@ -136,7 +136,6 @@ def fit_command(cell: Cell, until: float, pause_at_step: int | None) -> list[str
         "--trainer.callbacks+=lmsleep.training.LearningCurve",
         f"--trainer.callbacks.path={cell.folder / 'curve.csv'}",
         f"--trainer.callbacks.label={cell.name}",
-        "--trainer.callbacks+=lmsleep.training.deadline.RandomState",
         "--trainer.callbacks+=lmsleep.training.deadline.Deadline",
         f"--trainer.callbacks.until={until}",
         *([] if pause_at_step is None else [f"--trainer.callbacks.pause_at_step={pause_at_step}"]),

@@ -44,7 +44,8 @@ def export(
     """Writes the model of a Lightning checkpoint with `save_pretrained`.
 
     Args:
-        config: the run's config.yaml, which names its task; None: the one beside the checkpoint, if there is one.
+        config: the run's config.yaml, which names its task; None: the one beside the checkpoint, or else the task that
+            the checkpoint holds.
         card: Markdown that opens the model card.
 
     Raises:
@@ -58,6 +59,8 @@ def export(
         trained["task"] = _task(path)
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
+    elif "task" in content:
+        trained["task"] = content["task"]
     _model(content, checkpoint).to(dtype).save_pretrained(folder, card, trained)
 
 

@@ -14,6 +14,11 @@ def task_spec(task: Task) -> dict[str, Any]:
     return {"class_path": f"lmsleep.tasks.{type(task).__name__}", "init_args": init_args}
 
 
+def is_ours(task: Task) -> bool:
+    """Whether it is a task of this package, which alone a spec can name."""
+    return getattr(tasks, type(task).__name__, None) is type(task)
+
+
 def build_task(spec: Mapping[str, Any]) -> Task:
     """The task of a spec. Only the tasks of this package are built: a spec may come with a model from anywhere.
 

@@ -1,4 +1,4 @@
-"""Callbacks for runs in slices: the end of a slice, and random numbers that do not depend on where slices end."""
+"""Callbacks for runs that pause: the end of a slice, and random numbers that do not depend on where a run pauses."""
 
 import math
 import time

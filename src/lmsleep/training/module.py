@@ -15,6 +15,7 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
+from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.callbacks import SleepCallback, StopOnNonFinite, sleeping
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
@@ -171,6 +172,8 @@ class SleepModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()
         checkpoint["captured"] = not self.automatic_optimization
+        if is_ours(self.task):
+            checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint that was trained with another N, unless that was asked for, and one that counts steps
