@@ -100,15 +100,21 @@ def table():
     return pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
 
 
-def test_exact_accuracy_has_both_intervals_and_sorts_slices_as_numbers(table):
+def test_exact_accuracy_has_the_interval_over_seeds_and_sorts_slices_as_numbers(table):
     records = exact_accuracy(table, ["slice", "n_passes"])
     assert [(r["slice"], r["n_passes"]) for r in records] == [(2, 1), (2, 4), (10, 1), (10, 4)]
     first = records[0]
     assert first["value"] == pytest.approx(0.55)
     assert first["low"] == pytest.approx(0.55 - 12.7062 * 0.05, rel=1e-5)
     assert first["answers"] == 20
-    pooled = wilson(11, 20)  # 5 and 6 of 10
-    assert (first["wilson_low"], first["wilson_high"]) == pytest.approx((pooled.low, pooled.high))
+    assert first["wilson_low"] is None and first["wilson_high"] is None  # two models are no sample of one proportion
+
+
+def test_a_single_seed_has_the_wilson_interval_over_its_answers(table):
+    _, record = exact_accuracy(table[(table.seed == 1) & (table["slice"] == "2")], ["n_passes"])
+    expected = wilson(9, 10)
+    assert (record["n_passes"], record["answers"]) == (4, 10)
+    assert (record["wilson_low"], record["wilson_high"]) == pytest.approx((expected.low, expected.high))
 
 
 def test_compare_passes_by_slice_and_overall(table):

@@ -74,8 +74,9 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     """Exact accuracy on test rows for each combination of `keys`, slices as numbers.
 
     Returns:
-        Records with the mean and t interval over seeds (value, low, high, n), and the Wilson interval over all test
-        answers of all seeds (wilson_low, wilson_high, answers).
+        Records with the mean and t interval over seeds (value, low, high, n), and the Wilson interval over the answers
+        of a single seed (wilson_low, wilson_high): those of several models are no sample of one proportion. `answers`
+        counts them over all seeds.
     """
     tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count"])]
     tested = tested.assign(slice=tested.slice.astype(int))
@@ -83,9 +84,9 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     records = []
     for key, group in wide.groupby(keys):
         right, count = float((group.test_exact * group.test_count).sum()), int(group.test_count.sum())
-        pooled = wilson(right, count)
+        single = wilson(right, count) if group.seed.nunique() == 1 else Estimate(math.nan, math.nan, math.nan, 0)
         row = dict(zip(keys, key, strict=True)) | over_seeds(group.test_exact).as_dict()
-        records.append(row | {"wilson_low": pooled.low, "wilson_high": pooled.high, "answers": count})
+        records.append(row | {"wilson_low": single.low, "wilson_high": single.high, "answers": count})
     return plain(records)
 
 

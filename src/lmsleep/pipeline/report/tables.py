@@ -47,13 +47,20 @@ def paper_notes(caption: Caption, paper: pd.DataFrame) -> list[str]:
 
 
 def our_rows(result: Result) -> Rows:
-    """Test accuracy for each slice and N with both intervals, and the paired difference from the smallest N (or t)."""
+    """Test accuracy for each slice and N with its intervals, and the paired difference from the smallest N (or t)."""
     numbers, compares = result.numbers, result.caption.compares
     keys = [key for key in ("slice", "n_passes") if key in numbers["test_exact"][0]]
     names = {"slice": result.caption.level, "n_passes": "N"}
     apart = {tuple(r[key] for key in keys): difference(r) for r in numbers.get("difference", [])}
     base = next((f" from {names[compares]} = {r['base']}" for r in numbers.get("difference", []) if compares), "")
-    header = [*(names[key] for key in keys), "right", "over seeds (t)", "over answers (Wilson)", "seeds", "answers"]
+    header = [
+        *(names[key] for key in keys),
+        "right",
+        "over seeds (t)",
+        "over one seed's answers (Wilson)",
+        "seeds",
+        "answers",
+    ]
     rows = []
     for record in sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys]):
         place = tuple(record[key] for key in keys)
