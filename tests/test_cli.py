@@ -83,7 +83,7 @@ def test_the_same_command_gives_the_same_weights(fit):
 def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]
-    with pytest.raises(ValueError, match=r"^n_passes must be 2, with which the checkpoint was trained, got 4"):
+    with pytest.raises(SystemExit, match=r"^error: n_passes must be 2, with which the checkpoint was trained, got 4"):
         main(validate)
     main([*validate, "--sleep.allow_other_n=true"])
     assert "val/exact" in capsys.readouterr().out
@@ -110,6 +110,56 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
     assert end.value.code not in (0, None)
     assert sentence in message and "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--trainer.max_steps=-1", "max_steps of the trainer must be set"),
+        ("--trainer.max_steps=-2", ".*max_steps.* must be a non-negative integer or -1"),
+        ("--model.accelerate=graph", "accelerate='graph' needs a CUDA device, got cpu"),
+        ("--ckpt_path=none.ckpt", "ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'"),
+    ],
+)
+def test_a_run_that_cannot_start_ends_with_one_sentence_and_leaves_nothing(fit, tmp_path, argument, sentence):
+    with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+        fit("--trainer.max_steps=1", argument)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 1000, -1000])
+def test_a_checkpoint_that_was_cut_short_is_refused(fit, tmp_path, size):
+    fit("--trainer.max_steps=1")
+    (tmp_path / "short.ckpt").write_bytes((tmp_path / "run" / "last.ckpt").read_bytes()[:size])
+    with pytest.raises(
+        SystemExit, match=r"^error: ckpt_path must be .*, but 'short.ckpt' is damaged or something else$"
+    ):
+        main(["test", *TINY, "--ckpt_path=short.ckpt"])
+
+
+def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit, tmp_path):
+    fit("--trainer.max_steps=1", "--sleep.n_passes=2")
+    trained = (tmp_path / "run" / "config.yaml").read_text()
+    assert yaml.safe_load(trained)["sleep"]["n_passes"] == 2
+    with pytest.raises(SystemExit, match=r"^error: n_passes must be 2"):
+        fit("--trainer.max_steps=2", "--sleep.n_passes=3", "--ckpt_path=run/last.ckpt")
+    other = ["--sleep.n_passes=3", "--sleep.allow_other_n=true", "--ckpt_path=run/last.ckpt"]
+    main(["test", *TINY, "--trainer.default_root_dir=run", *other])
+    assert (tmp_path / "run" / "config.yaml").read_text() == trained
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(fit):
+    with pytest.raises(SystemExit, match=r"^error: (loss|gradient) is not finite at step \d+ \(n_passes=1, seed=0\)"):
+        fit("--trainer.max_steps=3", "--model.model.embedding_std=1e38")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(fit, monkeypatch):
+    def broken(*_):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", broken)
+    with pytest.raises(KeyError, match="ours"):
+        fit("--trainer.max_steps=1")
 
 
 def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):

@@ -3,15 +3,18 @@
 import importlib
 import signal
 import sys
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.data import RowsDataModule
+from lmsleep.errors import one_sentence
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.deadline import RandomState
 
@@ -26,6 +29,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml when training starts, so that a run that is refused before leaves that of an earlier one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
 class SleepCLI(LightningCLI):
     """LightningCLI whose model and data share one task and whose trainer sleeps.
 
@@ -38,8 +51,12 @@ class SleepCLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.link_arguments("data.task", "model.task")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
     def instantiate_classes(self) -> None:
-        """Ends with one sentence, and no traceback, where a value is out of range."""
+        """Raises ValueError with the constructor's own sentence where a value is out of range."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -47,12 +64,24 @@ class SleepCLI(LightningCLI):
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
-            sys.exit(f"error: {cause}")
+            raise ValueError(str(cause)) from None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
         return super()._instantiate_trainer(config, callbacks)
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raises ValueError if there is no checkpoint at `path`, or one that was cut short."""
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+        return  # Lightning finds it
+    if Path(path).is_dir():  # a sharded one
+        return
+    if not Path(path).exists():
+        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but {path!r} is damaged or something else")
 
 
 def overview() -> str:
@@ -70,20 +99,28 @@ def overview() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143."""
+    """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
+    one sentence and 1."""
     words = list(sys.argv[1:] if args is None else args)
     if words in ([], ["-h"], ["--help"]):
         print(overview())
         return
-    if words and words[0] in COMMANDS:
-        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
-        return
+    with one_sentence(MisconfigurationException):
+        if words[0] in COMMANDS:
+            importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        else:
+            run_trainer(None if args is None else words)
+
+
+def run_trainer(args: list[str] | None) -> None:
+    """Runs a command of Lightning's; None: that of the command line."""
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
         SleepCLI(
             SleepModule,
             RowsDataModule,
-            args=args and words,
+            SaveConfig,
+            args=args,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},

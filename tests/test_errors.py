@@ -1,0 +1,40 @@
+"""Which errors become a sentence, and which keep their traceback."""
+
+import pytest
+
+from lmsleep.errors import one_sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("n must be 1 or more, got 0"), "n must be 1 or more, got 0"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "'utf-8' codec can't decode .*"),
+        (FileNotFoundError("no file x"), "no file x"),
+        (FloatingPointError("loss is not finite"), "loss is not finite"),
+    ],
+)
+def test_what_a_user_can_put_right_is_a_sentence(error, sentence):
+    with pytest.raises(SystemExit, match=f"^error: {sentence}$"), one_sentence():
+        raise error
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: there is no file or folder '{tmp_path}/x'$"), one_sentence():
+        (tmp_path / "x").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), PermissionError("x"), AssertionError("x")])
+def test_everything_else_keeps_its_traceback(error):
+    with pytest.raises(type(error), match="x"), one_sentence():
+        raise error
+
+
+def test_a_caller_can_name_further_errors():
+    with pytest.raises(SystemExit, match=r"^error: x$"), one_sentence(RuntimeError):
+        raise RuntimeError("x")
+
+
+def test_an_exit_code_stays_what_it_is():
+    with pytest.raises(SystemExit, match="143"), one_sentence():
+        raise SystemExit(143)
