@@ -26,6 +26,12 @@ from lmsleep.ops import use_backend
         ({"head_dim": 5}, "head_dim must be even for rotary positions, got 5"),
         ({"n_kv_heads": 3}, "n_kv_heads must divide n_heads=4, got 3"),
         ({"decay_rates": (2.0, 1.0)}, r"decay_rates must be two positive numbers in rising order, got \(2.0, 1.0\)"),
+        ({"decay_rates": (1.0,)}, r"decay_rates must be two positive numbers in rising order, got \(1.0,\)"),
+        ({"decay_rates": (1.0, 2.0, 3.0)}, r"decay_rates must be two positive .*, got \(1.0, 2.0, 3.0\)"),
+        ({"rope_theta": 0}, "rope_theta must be more than 0, got 0"),
+        ({"rope_theta": float("nan")}, "rope_theta must be more than 0, got nan"),
+        ({"loop": (0,)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0,\)"),
+        ({"loop": (0, 1, 2)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0, 1, 2\)"),
         ({"loop": (1, 1)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(1, 1\)"),
         ({"loop": (0, 5)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0, 5\)"),
         (

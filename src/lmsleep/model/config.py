@@ -97,12 +97,13 @@ class HybridConfig:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
-        if not 0 < self.decay_rates[0] <= self.decay_rates[1]:
+        if not self.rope_theta > 0:
+            raise ValueError(f"rope_theta must be more than 0, got {self.rope_theta}")
+        if len(self.decay_rates) != 2 or not 0 < self.decay_rates[0] <= self.decay_rates[1]:
             raise ValueError(f"decay_rates must be two positive numbers in rising order, got {self.decay_rates}")
-        first, last = self.looped
-        if not 0 <= first < last <= self.depth:
+        if self.loop is not None and not (len(self.loop) == 2 and 0 <= self.loop[0] < self.loop[1] <= self.depth):
             raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
-        if self.norm_between_passes and last < self.depth:
+        if self.norm_between_passes and self.looped[1] < self.depth:
             raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={self.loop}")
 
     @property
