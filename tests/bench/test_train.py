@@ -79,6 +79,7 @@ def test_prints_a_table_and_one_json_line_and_writes_it(tmp_path, capsys):
         ),
         (["--variants", "fla"], "error: gated_delta: backend 'fla' cannot run: no CUDA device; use 'torch', 'naive'"),
         (["--passes", "0"], "error: n_passes must be 1 or more"),
+        (["--device", "cuda"], "error: device must be one that torch can use here, such as cpu, got 'cuda'"),
         (["--steps", "0"], "error: steps must be 1 or more, got 0"),
     ],
 )

@@ -5,6 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from lmsleep.errors import one_sentence
+
 # name -> (module with a `main(argv)`, what it measures)
 BENCHES = {
     "train": ("lmsleep.bench.train", "a training step, against the same model with other gated delta rules"),
@@ -14,10 +16,11 @@ BENCHES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one benchmark."""
+    """Runs one benchmark; ends with one sentence where it cannot be measured."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in BENCHES:
-        importlib.import_module(BENCHES[argv[0]][0]).main(argv[1:])
+        with one_sentence():
+            importlib.import_module(BENCHES[argv[0]][0]).main(argv[1:])
         return
     listing = "\n".join(f"  {name:8}{what}" for name, (_, what) in BENCHES.items())
     parser = argparse.ArgumentParser(

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from lmsleep.bench.cost import Plan, Run, make_plan
 from lmsleep.data import RowsDataModule
+from lmsleep.errors import one_sentence
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training import LastCheckpoint, OptimizerConfig, SleepCallback, SleepModule
@@ -118,8 +119,6 @@ def _size(n: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
+    with one_sentence():
         run, gpu, utilisation = read_run(sys.argv[1:] if argv is None else argv)
         Console().print(table(run, make_plan(run), gpu, utilisation))
-    except ValueError as error:
-        sys.exit(f"error: {error}")

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
+from lmsleep.bench.device import check_device
 from lmsleep.bench.plan import GPUS
 from lmsleep.bench.presets import DEFAULT_VARIANTS, PRECISIONS, PRESETS, VARIANTS
 from lmsleep.memory import check_n_passes
@@ -63,16 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(sys.argv[1:] if argv is None else argv)
     precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     rows: list[Row] = []
-    try:
-        for n_passes in args.passes:
-            for variant in args.variants or DEFAULT_VARIANTS[args.device]:
-                rows.append(measure(args.preset, variant, n_passes, precision, args.steps, torch.device(args.device)))
-                print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
-                if args.out:  # after every row: a machine may be gone before the last
-                    with atomic_write(args.out) as temporary:
-                        temporary.write_text(json_line(rows, args.device) + "\n")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    check_device(args.device)
+    for n_passes in args.passes:
+        for variant in args.variants or DEFAULT_VARIANTS[args.device]:
+            rows.append(measure(args.preset, variant, n_passes, precision, args.steps, torch.device(args.device)))
+            print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
+            if args.out:  # after every row: a machine may be gone before the last
+                with atomic_write(args.out) as temporary:
+                    temporary.write_text(json_line(rows, args.device) + "\n")
     Console().print(table(rows))
     print(json_line(rows, args.device))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lmsleep.bench.device import check_device
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
 from lmsleep.bench.tables import Measurement, tidy, wide, write
 from lmsleep.memory import AttentionCache, check_n_passes
@@ -193,18 +194,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("latency.csv"), help="tidy table (default: latency.csv)")
     args = parser.parse_args(argv)
-    try:
-        frame = measure(
-            SHAPES[args.shape],
-            args.contexts,
-            args.passes,
-            args.tokens,
-            args.device,
-            args.seed,
-            1e9 * args.max_cache_gb,
-        )
-        write(frame, args.out)
-    except ValueError as error:
-        parser.error(str(error))
+    check_device(args.device)
+    frame = measure(
+        SHAPES[args.shape],
+        args.contexts,
+        args.passes,
+        args.tokens,
+        args.device,
+        args.seed,
+        1e9 * args.max_cache_gb,
+    )
+    write(frame, args.out)
     print(wide(frame, slice="windows"))
     print(f"written to {args.out}")

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmsleep.bench.device import check_device
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.shapes import SHAPES
 from lmsleep.bench.tables import Measurement, tidy, wide, write
@@ -191,12 +192,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: getattr(args, name) for name in ("windows", "passes", "length", "batch_sizes", "repeats", "eviction")
     }
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    try:
-        setting, frames = replace(SETTINGS[args.shape], **given), []
-        for window in setting.windows:  # written one by one: a machine may be gone before the last
-            frames.append(measure(replace(setting, windows=(window,)), args.device, args.seed))
-            write(pd.concat(frames), args.out)
-    except ValueError as error:
-        parser.error(str(error))
+    check_device(args.device)
+    setting, frames = replace(SETTINGS[args.shape], **given), []
+    for window in setting.windows:  # written one by one: a machine may be gone before the last
+        frames.append(measure(replace(setting, windows=(window,)), args.device, args.seed))
+        write(pd.concat(frames), args.out)
     print(wide(pd.concat(frames), slice="window"))
     print(f"written to {args.out}")
