@@ -47,3 +47,14 @@ def test_the_runs_say_what_they_were_made_with(aggregated):
         "torch": ["2.13.0"],
         "commit": ["abc"],
     }
+
+
+@pytest.mark.parametrize("missing", ["runs", "scores.csv", "runs/n1-s0/curve.csv", "runs/n2-s0/run.json"])
+def test_what_is_missing_is_named_and_nothing_is_written(aggregated, tmp_path, missing):
+    path = tmp_path / missing
+    path.rename(tmp_path / "elsewhere")
+    refused = "runs must be a folder with finished runs, got" if missing == "runs" else "there is no file or folder"
+    inputs = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv")]
+    with pytest.raises(SystemExit, match=f"^error: {refused} '{path}'$"):
+        main(["--figure", "fig2b", *inputs, "--out", str(tmp_path / "again" / "fig2b.csv")])
+    assert not (tmp_path / "again").exists()

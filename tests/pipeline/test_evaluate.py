@@ -8,7 +8,7 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.data.module import RowsDataModule
-from lmsleep.pipeline.evaluate import batches, forget, scores
+from lmsleep.pipeline.evaluate import batches, forget, main, scores
 from lmsleep.pipeline.make_data import held_out
 from lmsleep.sleep import read_windows, sleep, windows_with_loss
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
@@ -90,3 +90,20 @@ def test_nothing_of_an_evicted_window_crosses_the_cut(loop):
         asleep, changed = (read_windows(model, x, targets, n_passes=2).scored_logits for x in (tokens, other))
     torch.testing.assert_close(a, b, atol=0, rtol=0)
     assert not torch.allclose(asleep, changed)  # without the cut the windows do reach the answer
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_without_runs_is_refused(tmp_path, there):
+    runs, out = tmp_path / "runs", tmp_path / "out" / "scores.csv"
+    if there:
+        runs.mkdir()
+    with pytest.raises(SystemExit, match=f"^error: runs must be a folder with finished runs, got '{runs}'$"):
+        main(["--figure", "fig2b", "--runs", str(runs), "--data", str(tmp_path), "--out", str(out)])
+    assert not out.parent.exists()
+
+
+def test_a_run_that_has_not_trained_is_named(tmp_path):
+    (tmp_path / "runs" / "n1-s0").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=f"^error: there is no file or folder '{tmp_path}/runs/n1-s0/config.yaml'$"):
+        main(["--figure", "fig2b", "--runs", str(tmp_path / "runs"), "--data", ".", "--out", str(tmp_path / "x.csv")])
+    assert not (tmp_path / "x.csv").exists()

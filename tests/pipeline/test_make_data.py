@@ -95,3 +95,14 @@ def test_what_cannot_be_made_is_refused_in_one_sentence(tmp_path, monkeypatch, s
     with pytest.raises(SystemExit, match=f"^error: {sentence}$"):
         main(["--config", "task.yaml", "--out", "data", *more])
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("missing", ["config", "dataset"])
+def test_a_missing_file_is_named_and_nothing_is_made(tmp_path, missing):
+    (tmp_path / "config.yaml").write_text("data: {task: lmsleep.tasks.Rule110, batch_size: 4}")
+    (tmp_path / "dataset.yaml").write_text("train: 2")
+    (tmp_path / f"{missing}.yaml").unlink()
+    files = [f"--{name}={tmp_path / name}.yaml" for name in ("config", "dataset")]
+    with pytest.raises(SystemExit, match=f"^error: there is no file or folder '{tmp_path}/{missing}.yaml'$"):
+        main([*files, "--out", str(tmp_path / "data")])
+    assert not (tmp_path / "data").exists()

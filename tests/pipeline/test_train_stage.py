@@ -1,11 +1,12 @@
 """The name under which an interrupted run keeps its state: another one wherever it would not go on as it began."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from lmsleep.pipeline.train import digest
+from lmsleep.pipeline.train import digest, main
 from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, make_dataset
 
 PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
@@ -45,3 +46,19 @@ def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task):
         for out, n_passes in (("runs/x", 1), ("runs/y", 1), ("runs/x", 2)):
             names.add(digest(Path(out), [f"--config={config}", f"--sleep.n_passes={n_passes}"]))
     assert len(names) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "sentence"),
+    [
+        ("none.yaml", "--sleep.n_passes=2", "there is no file or folder '.*none.yaml'"),
+        ("run.yaml", "--trainer.max_steps=-1", "max_steps of the trainer must be set"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, config, argument, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])  # Lightning warns of arguments that it does not use
+    OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}, "trainer": {"accelerator": "cpu"}}, "run.yaml")
+    with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+        main(["--out", "runs/x", "--config", config, argument])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from lmsleep.atomic import atomic_write
+from lmsleep.errors import one_sentence
 from lmsleep.pipeline.table import COLUMNS, curve
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
@@ -27,13 +29,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    runs = [run for run in sorted(args.runs.iterdir()) if run.is_dir()]
-    curves = [curve(args.figure, run) for run in runs]
-    table = pd.concat([*curves, pd.read_csv(args.scores)[COLUMNS]])
-    table["slice"] = table["slice"].astype(str)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    table.sort_values(ORDER).to_csv(args.out, index=False, float_format="%.6g")
-    args.out.with_suffix(".meta.json").write_text(json.dumps(provenance(runs), indent=2) + "\n")
+    with one_sentence():
+        runs = sorted(run for run in args.runs.iterdir() if run.is_dir()) if args.runs.is_dir() else []
+        if not runs:
+            raise ValueError(f"runs must be a folder with finished runs, got {str(args.runs)!r}")
+        curves = [curve(args.figure, run) for run in runs]
+        table = pd.concat([*curves, pd.read_csv(args.scores)[COLUMNS]])
+        table["slice"] = table["slice"].astype(str)
+        made_with = json.dumps(provenance(runs), indent=2) + "\n"
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.out) as temporary:
+            table.sort_values(ORDER).to_csv(temporary, index=False, float_format="%.6g")
+        with atomic_write(args.out.with_suffix(".meta.json")) as temporary:
+            temporary.write_text(made_with)
 
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:

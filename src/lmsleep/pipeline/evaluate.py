@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lmsleep.atomic import atomic_write
+from lmsleep.errors import one_sentence
 from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.pipeline.experiment import read_config
@@ -31,11 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with rows.safetensors, or of such folders")
     parser.add_argument("--out", type=Path, required=True, help="CSV")
     args = parser.parse_args(argv)
-    frames = [evaluate_run(args.figure, run, args.data) for run in sorted(args.runs.iterdir()) if run.is_dir()]
-    if not frames:
-        raise ValueError(f"runs must be a folder with finished runs, got {args.runs}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(frames).to_csv(args.out, index=False)
+    with one_sentence():
+        runs = sorted(run for run in args.runs.iterdir() if run.is_dir()) if args.runs.is_dir() else []
+        if not runs:
+            raise ValueError(f"runs must be a folder with finished runs, got {str(args.runs)!r}")
+        frames = [evaluate_run(args.figure, run, args.data) for run in runs]
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.out) as temporary:
+            pd.concat(frames).to_csv(temporary, index=False)
 
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from lmsleep.data.module import RowsDataModule
+from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Depo, Task
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", type=Path, help="YAML file of a GSM-Infinite dataset, written to <out>/problems")
     parser.add_argument("overrides", nargs="*", help="key.sub=value")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         config = read_config(args.config, args.overrides)
         if args.dataset:
             dataset = read_dataset_config(args.dataset)
@@ -41,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             make_dataset(args.out / "problems", dataset, workers=os.cpu_count() or 1)
         data = {k: v for k, v in config["data"].items() if k != "task"}
         make_data(build_task(config), args.out, **data)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
 
 
 def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:

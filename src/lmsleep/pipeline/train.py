@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 import lmsleep
 from lmsleep.cli import main as lmsleep_cli
+from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import read_config
 from lmsleep.pipeline.provenance import commit, hardware
 from lmsleep.tasks.gsm_infinite.dataset import MANIFEST
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", type=Path, required=True, help="folder for last.ckpt, curve.csv, config.yaml, run.json"
     )
     args, fit_args = parser.parse_known_args(argv)
-    train(args.out, fit_args)
+    with one_sentence():
+        train(args.out, fit_args)
 
 
 def train(out: Path, fit_args: list[str]) -> None:
