@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import one_sentence
+from lmsleep.predictions import PredictionWriter
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.deadline import RandomState
 
@@ -69,6 +70,8 @@ class SleepCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
+        if self.subcommand == "predict":
+            callbacks = [*callbacks, PredictionWriter()]
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -90,7 +93,7 @@ def overview() -> str:
         "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
         "validate": "score a checkpoint on the validation rows",
         "test": "score a checkpoint on the test rows",
-        "predict": "write what a checkpoint answers",
+        "predict": "write what a checkpoint answers on the test rows to predictions.csv",
     }
     lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
     lines += [f"  {name:10}{what}" for name, what in trainer.items()]

@@ -1,0 +1,110 @@
+"""`lmsleep predict` writes every answer of the test rows, as `lmsleep test` counts them."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from lmsleep.cli import main
+from lmsleep.predictions import COLUMNS, answers_of
+from lmsleep.tasks import IGNORE, Depo, Rule110
+
+SMOKE = Path(__file__).parents[1] / "configs" / "experiment" / "smoke"
+QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+TASKS = {"rule110": Rule110, "depo": Depo}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lmsleep"])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def lmsleep(tmp_path):
+    """lmsleep(command, task, "--key=value", ...): on the smoke configuration of a task, into a folder of its name."""
+
+    def lmsleep(command, task, *args):
+        ends = [f"--trainer.default_root_dir={command}", "--checkpoint.dirpath=fit", "--sleep.n_passes=2"]
+        saved = [] if command == "fit" else ["--ckpt_path=fit/last.ckpt"]
+        main([command, f"--config={SMOKE / task}.yaml", *QUIET, *ends, *saved, *args])
+
+    return lmsleep
+
+
+def scores(capsys):
+    """The table that `lmsleep test` prints."""
+    cells = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.count("│") == 3]
+    return {name.strip(): float(value) for _, name, value, _ in cells}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_answers_are_those_that_test_counts(lmsleep, tmp_path, capsys, task):
+    lmsleep("fit", task, "--trainer.max_steps=20")
+    capsys.readouterr()
+    lmsleep("test", task)
+    wanted = scores(capsys)
+    lmsleep("predict", task)
+    table = pd.read_csv(tmp_path / "predict" / "predictions.csv", dtype={"expected": str, "answered": str})
+    assert list(table.columns) == COLUMNS
+    assert 0 < table.right.mean() < 1
+    assert table.right.mean() == pytest.approx(wanted["test/exact"], abs=1e-6)
+    for level, of_level in table.groupby("slice"):
+        assert of_level.right.mean() == pytest.approx(wanted[f"test/exact/{level}"], abs=1e-6)
+        assert len(of_level) == wanted[f"test/count/{level}"]
+    expected, answered = table.expected.str.split(), table.answered.str.split()
+    assert (table.right == (expected == answered)).all()
+    hits = [a == b for e, s in zip(expected, answered, strict=True) for a, b in zip(e, s, strict=True)]
+    assert sum(hits) / len(hits) == pytest.approx(wanted["test/token"], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_are_in_the_order_of_the_task(lmsleep, tmp_path, task):
+    lmsleep("fit", task, "--trainer.max_steps=1")
+    lmsleep("predict", task)
+    table = pd.read_csv(tmp_path / "predict" / "predictions.csv", dtype={"expected": str})
+    data = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())["data"]
+    made = TASKS[task](**data["task"]["init_args"])
+    n_rows = 0
+    for step in range(made.held_out_steps("test", data["eval_batch_size"], data["eval_rows"])):
+        batch = made.rows(split="test", seed=0, step=step, batch_size=data["eval_batch_size"])
+        fields = (batch.slice, batch.targets, made.answers(batch.targets))
+        for level, targets, owners in zip(*(field.tolist() for field in fields), strict=True):
+            lines = table[table.row == n_rows]
+            assert set(lines["slice"]) == {level}
+            assert " ".join(lines.expected) == " ".join(str(t) for t, o in zip(targets, owners, strict=True) if o >= 0)
+            n_rows += 1
+    assert set(table.row) == set(range(n_rows))
+
+
+def test_fit_and_test_write_no_predictions(lmsleep, tmp_path):
+    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+    lmsleep("test", "rule110")
+    assert not list(tmp_path.rglob("predictions.csv"))
+
+
+def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, tmp_path, monkeypatch):
+    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+    (tmp_path / "predict").mkdir()
+    (tmp_path / "predict" / "predictions.csv").write_text("before")
+    rows = [answers_of([1], [1], [0])] * 40  # the end comes in the second batch of 32
+    monkeypatch.setattr("lmsleep.predictions.answers_of", lambda *_: rows.pop())
+    with pytest.raises(IndexError):
+        lmsleep("predict", "rule110")
+    assert [(p.name, p.read_text()) for p in (tmp_path / "predict").iterdir()] == [("predictions.csv", "before")]
+
+
+def test_several_devices_are_refused(lmsleep, tmp_path, monkeypatch):
+    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+    monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)
+    with pytest.raises(SystemExit, match=r"^error: devices of the trainer must be 1 to write predictions, got 2$"):
+        lmsleep("predict", "rule110")
+    assert not (tmp_path / "predict").exists()
+
+
+def test_answers_of_a_row():
+    targets, said = [IGNORE, 5, 6, 7, 8], [1, 5, 6, 7, 9]
+    assert answers_of(targets, said, [-1, 0, 0, 1, 1]) == [("5 6", "5 6", 1), ("7 8", "7 9", 0)]
+    assert answers_of(targets, said, [-1, -1, -1, 0, -1]) == [("7", "7", 1)]
