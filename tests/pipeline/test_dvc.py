@@ -61,8 +61,9 @@ def test_every_command_runs_a_module_of_ours_and_every_config_exists(pipeline):
 def test_a_stage_depends_on_the_module_that_it_runs(pipeline):
     for stage in pipeline.index.stages:
         module = re.match(r"python -m (\S+)", stage.cmd).group(1)
-        path = "src/" + module.replace(".", "/")
-        assert {path, f"{path}.py"} & {dep.def_path for dep in stage.deps}, stage.addressing
+        path = Path("src", *module.split("."))
+        deps = {Path(dep.def_path) for dep in stage.deps}
+        assert deps & {path, path.with_suffix(".py"), *path.parents}, stage.addressing
 
 
 def test_a_stage_depends_on_every_configuration_that_its_command_reads(pipeline):
