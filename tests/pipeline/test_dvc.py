@@ -9,6 +9,8 @@ import networkx
 import pytest
 from dvc.repo import Repo
 
+from lmsleep.pipeline.report.captions import CAPTIONS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,6 +42,11 @@ def test_every_dependency_exists_or_is_made_by_a_stage(pipeline):
         for dep in (Path(dep.def_path) for dep in stage.deps):
             built = dep in outs or any(dep in out.parents for out in outs)
             assert built or dep.exists(), f"{stage.addressing} depends on {dep}"
+
+
+def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
+    names = {path.name for path in made(pipeline) if path.parts[0] == "results"}
+    assert {f"{c.name}.{suffix}" for c in CAPTIONS for suffix in ("csv", "json", "png", "svg")} <= names
 
 
 def test_no_two_stages_make_the_same_file(pipeline):

@@ -146,6 +146,13 @@ def test_untested_runs_count_up_to_their_last_validation(write_report, results):
     assert "seed 7; 2k to 8k training tokens a run" in said
 
 
+def test_rows_of_other_figures_are_no_runs_of_their_own(write_report, results):
+    without = write_report()
+    for name in ("controls", "ablations"):
+        (results / f"{name}.csv").write_text((results / "fig2b.csv").read_text())
+    assert write_report() == without
+
+
 def test_what_no_run_recorded_is_not_invented(write_report, results):
     (results / "fig2b.meta.json").unlink()
     text = write_report()

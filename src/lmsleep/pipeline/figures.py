@@ -3,7 +3,8 @@ r"""Stage of each figure: draws it from its table.
 python -m lmsleep.pipeline.figures fig2b --scale mini --table results/mini/fig2b.csv --data data/mini/fig2b \
     --out results/mini/fig2b
 
-Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote.
+Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote; for a figure drawn from the tables of
+others, also <out>.csv with the rows of them that it draws.
 """
 
 import argparse
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = pd.concat([pd.read_csv(path, dtype={"slice": str}) for path in args.table])
     figure, numbers = DRAW[args.figure](table, args.data, args.scale)
     style.save(figure, args.out)
+    if select := SELECT.get(args.figure):
+        select(table).to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.6g")
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
 
 
@@ -110,9 +113,9 @@ def controls(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses."""
     names = sorted(table.figure.unique())
     fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
-    numbers = []
+    tested, numbers = cut_and_not(table), []
     for ax, name in zip(axes, names, strict=True):
-        part = table[(table.figure == name) & (table.slice == "all")]
+        part = tested[tested.figure == name]
         for metric, label, color in (("test_exact", "as trained", "#0072b2"), ("cut_exact", "S cut", "#d55e00")):
             points = part[part.metric == metric]
             means = points.groupby("n_passes").value.mean()
@@ -132,9 +135,7 @@ def ablations(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
     """Test accuracy against the passes used at test time, one curve for each N used in training."""
     names = sorted(table.figure.unique())
     fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
-    tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")].copy()
-    tested["at_test"] = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
-    means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
+    means = at_other_passes(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=True):
         part = means[means.figure == name]
         for n, color in style.colors(sorted(part.n_passes.unique())).items():
@@ -148,6 +149,18 @@ def ablations(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "")
     return fig, {"passes_at_test": means.to_dict("records")}
+
+
+def cut_and_not(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `controls` draws: test accuracy over all slices, as trained and with S cut."""
+    return table[(table.slice == "all") & table.metric.isin(["test_exact", "cut_exact"])]
+
+
+def at_other_passes(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `ablations` draws: test accuracy over all slices, with the passes used at test in `at_test`."""
+    tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")]
+    passes = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
+    return tested.assign(at_test=passes)
 
 
 def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
@@ -204,6 +217,8 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "controls": controls,
     "ablations": ablations,
 }
+# The figures that are drawn from the tables of others: which of their rows.
+SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": cut_and_not, "ablations": at_other_passes}
 
 
 if __name__ == "__main__":

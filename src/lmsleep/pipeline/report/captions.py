@@ -17,6 +17,7 @@ class Caption:
         direction: 1 if the paper's accuracy rises with that column, -1 if it falls.
         ours: whether the figure is ours alone.
         measured: whether its numbers are times and sizes, read from its table.
+        borrows: whether it is drawn from the tables of other figures, with no runs of its own.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Caption:
     direction: int = 1
     ours: bool = False
     measured: bool = False
+    borrows: bool = False
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
@@ -111,6 +113,7 @@ CAPTIONS = (
         "Not in the paper. If S alone crosses the boundary, cutting it leaves only what can be guessed.",
         compares=None,
         ours=True,
+        borrows=True,
     ),
     Caption(
         "ablations",
@@ -119,5 +122,6 @@ CAPTIONS = (
         "Not in the paper, which tests every model with the N that it was trained with.",
         compares=None,
         ours=True,
+        borrows=True,
     ),
 )

@@ -32,7 +32,7 @@ class Result:
         png: the picture, None where there is none.
         seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
         meta: the content of <figure>.meta.json, empty where there is none.
-        has_runs: whether it has a table of its own, unlike figures drawn from the tables of others.
+        has_runs: whether it has a table of runs of its own, unlike figures drawn from the tables of others.
     """
 
     caption: Caption
@@ -70,7 +70,8 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
     numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
     png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
-    seeds, tokens = runs_of(csv) if csv.exists() else ((), ())
+    has_runs = csv.exists() and not caption.borrows
+    seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
         numbers = {"measurements": measurements(csv)}
     return Result(
@@ -80,7 +81,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
         seeds=seeds,
         tokens=tokens,
         meta=meta,
-        has_runs=csv.exists(),
+        has_runs=has_runs,
         verdict=written or on_direction(caption, numbers),
     )
 

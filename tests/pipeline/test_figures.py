@@ -1,0 +1,76 @@
+"""Figures drawn from the tables of others: the rows they keep and the means they draw, worked out by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from lmsleep.pipeline.figures import main
+from lmsleep.pipeline.table import COLUMNS
+
+SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
+    ("fig2b", 1, 0): (0.5, 0.25, 0.375),
+    ("fig2b", 1, 1): (0.75, 0.25, 0.625),
+    ("fig2b", 2, 0): (1.0, 0.125, 0.5),
+    ("fig3", 1, 0): (0.875, 0.0625, 0.75),
+}
+
+
+def rows_of(figure, n_passes, seed, scores):
+    """The rows that a figure keeps, and such as it must not: of a slice, of a validation, of another metric."""
+    metrics = ("test_exact", "cut_exact", f"test_n{3 - n_passes}_exact")
+    kept = [("all", metric, value) for metric, value in zip(metrics, scores, strict=True)]
+    others = [("5", metric, 0.0) for metric in metrics]
+    others += [("all", metric, 0.0) for metric in ("val_exact", "test_count", "cut_loss", "test_n3_loss")]
+    return [(figure, "AG", n_passes, seed, level, 1000, metric, value) for level, metric, value in (*kept, *others)]
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """draw(figure): its table and its numbers, from the tables of figures 2b and 3."""
+    tables = []
+    for figure in ("fig2b", "fig3"):
+        rows = [row for place, scores in SCORES.items() if place[0] == figure for row in rows_of(*place, scores)]
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / f"{figure}.csv", index=False)
+        tables += ["--table", str(tmp_path / f"{figure}.csv")]
+
+    def draw(figure):
+        out = tmp_path / "out" / figure
+        out.parent.mkdir()
+        main([figure, "--scale", "mini", *tables, "--out", str(out)])
+        assert {path.name for path in out.parent.iterdir()} == {f"{figure}.{s}" for s in ("csv", "json", "png", "svg")}
+        return pd.read_csv(out.with_suffix(".csv")), json.loads(out.with_suffix(".json").read_text())
+
+    return draw
+
+
+def test_controls_keep_each_run_as_trained_and_cut(draw):
+    table, numbers = draw("controls")
+    assert list(table.columns) == COLUMNS
+    assert table.drop(columns=["model", "slice", "tokens"]).values.tolist() == [
+        *(["fig2b", 1, 0, "test_exact", 0.5], ["fig2b", 1, 0, "cut_exact", 0.25]),
+        *(["fig2b", 1, 1, "test_exact", 0.75], ["fig2b", 1, 1, "cut_exact", 0.25]),
+        *(["fig2b", 2, 0, "test_exact", 1.0], ["fig2b", 2, 0, "cut_exact", 0.125]),
+        *(["fig3", 1, 0, "test_exact", 0.875], ["fig3", 1, 0, "cut_exact", 0.0625]),
+    ]
+    assert (set(table.model), set(table.slice), set(table.tokens)) == ({"AG"}, {"all"}, {1000})
+    assert [(r["figure"], r["n_passes"], r["metric"], r["value"]) for r in numbers["controls"]] == [
+        *(("fig2b", 1, "test_exact", 0.625), ("fig2b", 2, "test_exact", 1.0)),  # 0.625: two seeds
+        *(("fig2b", 1, "cut_exact", 0.25), ("fig2b", 2, "cut_exact", 0.125)),
+        *(("fig3", 1, "test_exact", 0.875), ("fig3", 1, "cut_exact", 0.0625)),
+    ]
+
+
+def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
+    table, numbers = draw("ablations")
+    assert list(table.columns) == [*COLUMNS, "at_test"]
+    assert table[["figure", "n_passes", "seed", "metric", "value", "at_test"]].values.tolist() == [
+        *(["fig2b", 1, 0, "test_exact", 0.5, 1], ["fig2b", 1, 0, "test_n2_exact", 0.375, 2]),
+        *(["fig2b", 1, 1, "test_exact", 0.75, 1], ["fig2b", 1, 1, "test_n2_exact", 0.625, 2]),
+        *(["fig2b", 2, 0, "test_exact", 1.0, 2], ["fig2b", 2, 0, "test_n1_exact", 0.5, 1]),
+        *(["fig3", 1, 0, "test_exact", 0.875, 1], ["fig3", 1, 0, "test_n2_exact", 0.75, 2]),
+    ]
+    assert [(r["figure"], r["n_passes"], r["at_test"], r["value"]) for r in numbers["passes_at_test"]] == [
+        *(("fig2b", 1, 1, 0.625), ("fig2b", 1, 2, 0.5), ("fig2b", 2, 1, 0.5), ("fig2b", 2, 2, 1.0)),
+        *(("fig3", 1, 1, 0.875), ("fig3", 1, 2, 0.75)),
+    ]
