@@ -1,14 +1,20 @@
 """Tasks as plain values and back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from lmsleep.tasks import Depo, Rule110
+from lmsleep.tasks import Depo, GSMInfinite, Rule110
+from lmsleep.tasks.gsm_infinite import MINI
 from lmsleep.tasks.spec import build_task, is_ours, task_spec
 
+PROBLEM = replace(MINI, length=(40, 60))
 
-@pytest.mark.parametrize("task", [Rule110(steps=7, width=12), Depo(test_hops=(1, 3), word_lengths=(2, 2))])
+
+@pytest.mark.parametrize(
+    "task", [Rule110(steps=7, width=12), Depo(test_hops=(1, 3), word_lengths=(2, 2)), GSMInfinite(problem=PROBLEM)]
+)
 def test_goes_through_json(task):
     assert build_task(json.loads(json.dumps(task_spec(task)))) == task
 

@@ -1,8 +1,8 @@
 """A task as plain values, in the form of LightningCLI's configuration files."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from lmsleep import tasks
 from lmsleep.tasks.base import Task
@@ -10,7 +10,8 @@ from lmsleep.tasks.base import Task
 
 def task_spec(task: Task) -> dict[str, Any]:
     """class_path and init_args, from which `build_task` makes an equal task."""
-    init_args = {field.name: getattr(task, field.name) for field in fields(task) if field.init}  # pyright: ignore
+    values = {field.name: getattr(task, field.name) for field in fields(task) if field.init}  # pyright: ignore
+    init_args = {name: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v for name, v in values.items()}
     return {"class_path": f"lmsleep.tasks.{type(task).__name__}", "init_args": init_args}
 
 
@@ -32,9 +33,19 @@ def build_task(spec: Mapping[str, Any]) -> Task:
         known = [n for n in tasks.__all__ if isinstance(t := getattr(tasks, n), type) and issubclass(t, Task)]
         allowed = ", ".join(f"lmsleep.tasks.{n}" for n in sorted(known) if n != "Task")
         raise ValueError(f"class_path of a task must be one of {allowed}, got {path!r}")
-    # JSON and YAML know no tuples.
-    init_args = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.get("init_args", {}).items()}
     try:
-        return kind(**init_args)
+        return _build(kind, spec.get("init_args", {}))
     except TypeError as error:
         raise ValueError(f"init_args of {path} must be its arguments: {error}") from None
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from plain values: JSON and YAML know no tuples, and no dataclasses within it."""
+    hints = get_type_hints(kind)
+    args: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and is_dataclass(hints.get(name)):
+            args[name] = _build(hints[name], value)
+        else:
+            args[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**args)

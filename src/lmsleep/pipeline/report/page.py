@@ -29,8 +29,8 @@ READING = (
     ("over seeds (t)", "The 95 % interval of Student's t for the mean over seeds. One seed gives none."),
     (
         "over one seed's answers (Wilson)",
-        "The 95 % Wilson interval of a proportion, over the test answers of a figure with one seed. It knows nothing of "
-        "how much training runs differ.",
+        "The 95 % Wilson interval of a proportion, over the test answers of a figure with one seed. It knows nothing "
+        "of how much training runs differ.",
     ),
     (
         "points from N = 1",
