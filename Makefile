@@ -21,6 +21,7 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 	@touch $@
 
 repro: install  ## every figure of the scale in params.yaml (or SCALE=smoke|mini|paper), JOBS cells at a time
+	@case "$(SCALE)" in smoke|mini|paper) ;; *) echo "error: SCALE must be smoke, mini or paper, got '$(SCALE)'" >&2; exit 1;; esac
 	@[ "$(origin SCALE)" = file ] || sed -i.bak 's/^run: .*/run: *$(SCALE)/' params.yaml && rm -f params.yaml.bak
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lmsleep.pipeline.repro --jobs $(JOBS) $(FIGURES)
 

@@ -26,7 +26,7 @@ def test_flags_and_files_of_fit_are_understood(tmp_path):
     run, gpu, utilisation = read_run([*RULE110, f"--config={file}", "--sleep.n_passes=3", "--gpu=a6000"])
     assert (run.config.pattern, run.config.d_model, run.config.window_size) == ("AG", 32, 12)
     assert (run.steps, run.accumulate, run.precision, run.devices, run.n_passes) == (70, 4, "bf16-mixed", 2, 3)
-    assert run.optimizer.muon_lr == 0.001 and (gpu, utilisation) == ("a6000", 0.3) and not run.sharded
+    assert run.optimizer.muon_lr == 0.001 and (gpu, utilisation) == ("a6000", 0.1) and not run.sharded
 
 
 def test_sharding_is_seen():
@@ -59,6 +59,8 @@ def test_the_pretrained_models_are_planned_without_their_weights(model, capsys, 
     ("flags", "sentence"),
     [
         (["--utilisation=0"], "utilisation must be above 0"),
+        (["--sleep.n_passes=-3"], "n_passes must be 1 or more .*, got -3"),
+        (["--trainer.devices=4", "--data.batch_size=6"], "batch_size must be divisible by the 4 devices, got 6"),
         (["--model.model.window_size=5"], "window_size of the model must be the task's 12"),
         (["--model.init_from=./nowhere"], "nowhere"),
     ],

@@ -121,6 +121,7 @@ def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--contexts", "1", "1"], "contexts must differ, got 1, 1"),
         (["--contexts", "0"], "contexts must be 1 or more, got 0"),
         (["--passes", "0"], "n_passes must be 1 or more"),
         (["--tokens", "1"], "tokens must be 2 or more, got 1"),

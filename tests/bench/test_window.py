@@ -67,6 +67,7 @@ def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--windows", "4", "4"], "windows must differ, got 4, 4"),
         (["--windows", "5"], "windows must divide length=16, got 5"),
         (["--passes", "0"], "n_passes must be 1 or more"),
         (["--batch-sizes", "0"], "batch_sizes must be 1 or more, got 0"),

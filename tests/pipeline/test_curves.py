@@ -107,6 +107,12 @@ def test_the_record_is_that_of_the_slices(runs):
             [],
             r"data must hold .*, got no .*baselines.json",
         ),
+        (lambda runs: None, ["--out", "results/t1.5"], r"out must be a name without suffix, got 'results/t1.5'"),
+        (
+            lambda runs: (runs.parent / "data" / "baselines.json").write_text('{"majority": {"5": 0.1}}'),
+            [],
+            r"data must hold the baseline 'chance' for fig2b",
+        ),
         (lambda runs: runs.rename(runs.parent / "gone"), [], r"runs must be folders of run folders .*, got '.*runs'"),
     ],
 )

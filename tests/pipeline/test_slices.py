@@ -125,6 +125,13 @@ def test_a_figure_can_be_drawn_of_the_runs_of_slices(rehearsal, tmp_path):
     assert (meta["runs"], meta["hardware"], meta["torch"]) == (2, ["cpu"], [torch.__version__])
 
 
+def test_a_cell_for_which_there_was_no_time_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lmsleep.pipeline.runner.LEAST_SECONDS", 1000.0)
+    options = ["--seconds", "80", "--out", str(tmp_path / "out"), "--config", str(CONFIG)]
+    slices([*options, "--grid", "n:sleep.n_passes=1"])
+    assert "n1: no step was taken in the time there was" in capsys.readouterr().err
+
+
 def test_the_log_of_a_run_goes_on_in_the_next_slice(rehearsal):
     log = (rehearsal / "runs/n1-s3/log.txt").read_text()
     assert log.count("Seed set to 3") == 2

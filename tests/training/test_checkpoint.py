@@ -150,6 +150,17 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
     assert all(map(torch.equal, weights(cell.module), weights(fitted(run(2)).module)))
 
 
+def test_a_checkpoint_of_another_model_is_refused(run, checkpoint):
+    cell = run(2)
+    path = checkpoint(2)
+    content = torch.load(path, weights_only=False)
+    content["model_config"] |= {"d_model": 32, "zero_init": False}
+    torch.save(content, path)
+    sentence = r"^model\.d_model must be 32, with which the checkpoint was trained, got 16$"
+    with pytest.raises(ValueError, match=sentence):
+        cell.trainer.test(cell.module, cell.data, ckpt_path=path)
+
+
 def cut_off(path):
     os.truncate(path, path.stat().st_size // 2)
 

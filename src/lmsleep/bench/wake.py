@@ -124,6 +124,9 @@ def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> Non
     for name, value, least in (("contexts", min(contexts, default=0), 1), ("tokens", n_tokens, 2)):
         if value < least:
             raise ValueError(f"{name} must be {least} or more, got {value}")
+    for name, values in (("contexts", contexts), ("passes", passes)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} must differ, got {', '.join(map(str, values))}")
     for n_passes in passes:
         check_n_passes(n_passes)
 

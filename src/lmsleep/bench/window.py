@@ -62,6 +62,9 @@ class Setting:
         for window in self.windows:
             if window < 1 or self.length % window:
                 raise ValueError(f"windows must divide length={self.length}, got {window}")
+        for name, values in (("windows", self.windows), ("passes", self.passes)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} must differ, got {', '.join(map(str, values))}")
         for name, value in (("batch_sizes", min(self.batch_sizes, default=0)), ("repeats", self.repeats)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")

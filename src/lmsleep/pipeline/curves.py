@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     args = parser.parse_args(argv)
     try:
+        if args.out.suffix:
+            raise ValueError(f"out must be a name without suffix, got {str(args.out)!r}")
         runs = find_runs(args.runs)
         table = validations(args.figure, runs)
         figure, numbers = draw(args.figure, table, args.at or [last_common_tokens(table)], args.data, args.scale)
@@ -59,7 +61,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
         ValueError: if a folder is none, or holds no such run.
     """
     found: list[Path] = []
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         inside = sorted(folder.iterdir()) if folder.is_dir() else []
         runs = [run for run in inside if (run / CURVE).exists() and (run / CONFIG).exists()]
         if not runs:
@@ -100,8 +102,15 @@ def last_common_tokens(table: pd.DataFrame) -> int:
 
 
 def draw(name: str, table: pd.DataFrame, at: Sequence[int], data: Path, scale: str) -> Drawing:
-    """The figure, and its numbers at each of the tokens `at`."""
-    drawings = [DRAW[name](with_tests(table, tokens), data, scale) for tokens in at]
+    """The figure, and its numbers at each of the tokens `at`.
+
+    Raises:
+        ValueError: if no run was validated at one of them, or the baselines are those of another task.
+    """
+    try:
+        drawings = [DRAW[name](with_tests(table, tokens), data, scale) for tokens in at]
+    except KeyError as error:
+        raise ValueError(f"data must hold the baseline {error} for {name}, got {str(data)!r}") from None
     numbers: dict[str, list[dict[str, Any]]] = {}
     for tokens, (_, found) in zip(at, drawings, strict=True):
         for key, records in found.items():

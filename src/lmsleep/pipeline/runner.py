@@ -115,7 +115,7 @@ class Runner:
                     print(line, end="", flush=True)
         self.children.discard(child)
         if child.returncode and not (self.signalled and child.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)):
-            print(f"last lines of {cell.folder / LOG}:\n{''.join(said)}", file=sys.stderr, flush=True)
+            print(f"last lines of {cell.name}'s {LOG}:\n{''.join(said)}", file=sys.stderr, flush=True)
             self.failed[cell.name] = ended(child.returncode)
 
     def _send(self, number: int) -> None:

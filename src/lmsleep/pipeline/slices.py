@@ -129,7 +129,13 @@ def run_slice(
         write_json(runs / SUMMARY, summary)
         write(summary, cells, progress, args, temporary / "export")
     for name, reason in failed.items():
-        print(f"{name} failed: {reason}; what is exported is its last checkpoint", file=sys.stderr)
+        kept = "what is exported is its last checkpoint" if progress[name].step else "it has no checkpoint yet"
+        print(f"{name} failed: {reason}; {kept}", file=sys.stderr)
+    paused = args.pause_at_step or float("inf")
+    if args.seconds and not runner.signalled:
+        for name, now in progress.items():
+            if now.step == before[name] < paused and not now.finished and name not in failed:
+                print(f"{name}: no step was taken in the time there was", file=sys.stderr)
     return 128 + runner.signalled if runner.signalled else int(bool(failed))
 
 

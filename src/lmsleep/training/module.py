@@ -26,6 +26,9 @@ from lmsleep.training.sharding import check_strategy, shard
 warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
 
 
+STARTS = {"zero_init", "embedding_std", "decay_rates"}  # settings of a model that only its first weights depend on
+
+
 class SleepModule(L.LightningModule):
     """Trains a hybrid model to answer from what it kept in its fast weights.
 
@@ -176,15 +179,22 @@ class SleepModule(L.LightningModule):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint that was trained with another N, unless that was asked for, and one that counts steps
-        otherwise."""
+        """Refuses a checkpoint of another model; one that was trained with another N, unless that was asked for; and one
+        that counts steps otherwise."""
         if self._trainer is None:
             return
+        self._check_config(checkpoint.get("model_config", {}))
         sleeping(self.trainer).check_checkpoint(checkpoint)
         captured = checkpoint.get("captured", False)
         if self.trainer.state.fn == "fit" and captured == self.automatic_optimization:
             wanted = "graph or compile+graph" if captured else "none or compile"
             raise ValueError(f"accelerate must be {wanted} to resume from this checkpoint, got {self.accelerate!r}")
+
+    def _check_config(self, trained: dict[str, Any]) -> None:
+        mine = self.model.config.to_dict()
+        for name in sorted(trained.keys() - STARTS):
+            if (wanted := trained[name]) != (got := mine.get(name)):
+                raise ValueError(f"model.{name} must be {wanted!r}, with which the checkpoint was trained, got {got!r}")
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
