@@ -126,7 +126,11 @@ def test_where_tasks_are_imported_all_of_them_are_a_dependency(name):
         ("data_fig2b", "data", {"data/__init__.py", "data/module.py"}),
         ("train_fig4a", "pipeline/experiment.py", {"pipeline/experiment.py"}),
         # whose benchmark is found by name
-        ("measure_fig6", "bench", {f"bench/{name}.py" for name in ("parallel", "shapes", "tables", "window")}),
+        (
+            "measure_fig6",
+            "bench",
+            {f"bench/{name}.py" for name in ("device", "parallel", "shapes", "tables", "window")},
+        ),
     ],
 )
 def test_what_is_missing_is_found(name, dep, files):

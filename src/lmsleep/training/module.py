@@ -179,8 +179,8 @@ class SleepModule(L.LightningModule):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another model; one that was trained with another N, unless that was asked for; and one
-        that counts steps otherwise."""
+        """Refuses a checkpoint of another model; one of another N, unless that was asked for; and one that counts steps
+        otherwise."""
         if self._trainer is None:
             return
         self._check_config(checkpoint.get("model_config", {}))
