@@ -1,6 +1,7 @@
 """What several rooms need: a small model in float64, in which an error cannot hide behind rounding."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -43,3 +44,10 @@ def rows(draw_tokens):
     tokens, targets = draw_tokens(5, 16), draw_tokens(5, 16, seed=1)
     targets[:, :12] = -100
     return tokens, targets
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """Works in an empty folder. Lightning warns where a program with arguments of its own calls its command line."""
+    monkeypatch.setattr(sys, "argv", ["lmsleep"])
+    monkeypatch.chdir(tmp_path)

@@ -1,6 +1,5 @@
 """`lmsleep predict` writes every answer of the test rows, as `lmsleep test` counts them."""
 
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +13,7 @@ from lmsleep.tasks import IGNORE, Depo, Rule110
 SMOKE = Path(__file__).parents[1] / "configs" / "experiment" / "smoke"
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 TASKS = {"rule110": Rule110, "depo": Depo}
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["lmsleep"])
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 @pytest.fixture

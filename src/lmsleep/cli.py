@@ -3,7 +3,6 @@
 import importlib
 import signal
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import one_sentence
 from lmsleep.predictions import PredictionWriter
@@ -76,15 +76,14 @@ class SleepCLI(LightningCLI):
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Raises ValueError if there is no checkpoint at `path`, or one that was cut short."""
+    """Raises ValueError if there is no checkpoint at `path`, or a damaged one."""
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
         return  # Lightning finds it
     if Path(path).is_dir():  # a sharded one
         return
     if not Path(path).exists():
         raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but {path!r} is damaged or something else")
+    check_checkpoint_file(path)
 
 
 def overview() -> str:

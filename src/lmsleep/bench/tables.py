@@ -14,6 +14,13 @@ COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "
 Measurement = tuple[str, int, int, int, str, float]
 
 
+def check_distinct(**values: Sequence[int]) -> None:
+    """Raises ValueError if one of these has a value twice: a table has one row for each."""
+    for name, those in values.items():
+        if len(set(those)) < len(those):
+            raise ValueError(f"{name} must differ, got {', '.join(map(str, those))}")
+
+
 def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
     """A table with the columns of every results file."""
     frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])

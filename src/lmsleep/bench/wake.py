@@ -20,7 +20,7 @@ import torch
 
 from lmsleep.bench.device import check_device
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
-from lmsleep.bench.tables import Measurement, tidy, wide, write
+from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
@@ -124,9 +124,7 @@ def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> Non
     for name, value, least in (("contexts", min(contexts, default=0), 1), ("tokens", n_tokens, 2)):
         if value < least:
             raise ValueError(f"{name} must be {least} or more, got {value}")
-    for name, values in (("contexts", contexts), ("passes", passes)):
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name} must differ, got {', '.join(map(str, values))}")
+    check_distinct(contexts=contexts, passes=passes)
     for n_passes in passes:
         check_n_passes(n_passes)
 

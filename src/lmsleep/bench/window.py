@@ -24,7 +24,7 @@ from torch import Tensor
 from lmsleep.bench.device import check_device
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.shapes import SHAPES
-from lmsleep.bench.tables import Measurement, tidy, wide, write
+from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.sleep import IGNORE, read_windows
@@ -62,9 +62,7 @@ class Setting:
         for window in self.windows:
             if window < 1 or self.length % window:
                 raise ValueError(f"windows must divide length={self.length}, got {window}")
-        for name, values in (("windows", self.windows), ("passes", self.passes)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} must differ, got {', '.join(map(str, values))}")
+        check_distinct(windows=self.windows, passes=self.passes)
         for name, value in (("batch_sizes", min(self.batch_sizes, default=0)), ("repeats", self.repeats)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lmsleep.atomic import atomic_write
 from lmsleep.errors import one_sentence
-from lmsleep.pipeline.table import COLUMNS, curve
+from lmsleep.pipeline.table import COLUMNS, curve, run_folders
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 
@@ -30,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     with one_sentence():
-        runs = sorted(run for run in args.runs.iterdir() if run.is_dir()) if args.runs.is_dir() else []
-        if not runs:
-            raise ValueError(f"runs must be a folder with finished runs, got {str(args.runs)!r}")
+        runs = run_folders(args.runs)
         curves = [curve(args.figure, run) for run in runs]
         table = pd.concat([*curves, pd.read_csv(args.scores)[COLUMNS]])
         table["slice"] = table["slice"].astype(str)

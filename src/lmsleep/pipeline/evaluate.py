@@ -19,7 +19,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.pipeline.experiment import read_config
-from lmsleep.pipeline.table import run_columns
+from lmsleep.pipeline.table import run_columns, run_folders
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.sleep import OnOverflow, Pass, read_windows, sleep
 from lmsleep.tasks import IGNORE
@@ -34,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV")
     args = parser.parse_args(argv)
     with one_sentence():
-        runs = sorted(run for run in args.runs.iterdir() if run.is_dir()) if args.runs.is_dir() else []
-        if not runs:
-            raise ValueError(f"runs must be a folder with finished runs, got {str(args.runs)!r}")
+        runs = run_folders(args.runs)
         frames = [evaluate_run(args.figure, run, args.data) for run in runs]
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(args.out) as temporary:

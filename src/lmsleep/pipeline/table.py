@@ -9,6 +9,18 @@ from omegaconf import OmegaConf
 from lmsleep.bench.tables import COLUMNS
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders in `folder`, sorted.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    runs = sorted(run for run in folder.iterdir() if run.is_dir()) if folder.is_dir() else []
+    if not runs:
+        raise ValueError(f"runs must be a folder with finished runs, got {str(folder)!r}")
+    return runs
+
+
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model, n_passes, seed and tokens of a finished run, read from its config.yaml and curve.csv."""
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
