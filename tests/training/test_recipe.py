@@ -19,7 +19,7 @@ CONFIG = HybridConfig(d_model=16, pattern="AjA", n_heads=2, zero_init=False)
 
 def hashes(module):
     return {
-        name: hashlib.sha256(p.detach().contiguous().numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(p.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name, p in module.model.named_parameters()
     }
 
@@ -48,7 +48,16 @@ class Watch(L.Callback):
         self.before.append(hashes(module))
 
 
-def fit(steps, *callbacks, folder, eviction="sliding", ckpt_path=None, accumulate=1, accelerate="none"):
+def fit(
+    steps,
+    *callbacks,
+    folder,
+    eviction="sliding",
+    ckpt_path=None,
+    accumulate=1,
+    accelerate="none",
+    accelerator="cpu",
+):
     torch.manual_seed(0)
     module = SleepModule(TASK, CONFIG, OptimizerConfig(adamw_lr=1e-2, warmup_steps=0), accelerate=accelerate)
     watch = Watch()
@@ -56,7 +65,7 @@ def fit(steps, *callbacks, folder, eviction="sliding", ckpt_path=None, accumulat
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         callbacks=[SleepCallback(2, eviction), *callbacks, watch],
-        accelerator="cpu",
+        accelerator=accelerator,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -74,9 +83,8 @@ def changed(before, after):
     return {name for name in before if before[name] != after[name]}
 
 
-@pytest.mark.parametrize("accelerate", ["none", "graph"])
-def test_only_the_jet_layers_change_and_then_everything(tmp_path, captured_on_cpu, accelerate):
-    module, _, watch = fit(5, WarmupStage(steps=3), folder=tmp_path, accelerate=accelerate)
+def only_the_jet_layers_change_and_then_everything(**options):
+    module, _, watch = fit(5, WarmupStage(steps=3), **options)
     jet = {
         name for name in watch.before[0] if name.startswith(("blocks.layers.1.mixer.", "blocks.layers.1.mixer_norm."))
     }
@@ -85,6 +93,18 @@ def test_only_the_jet_layers_change_and_then_everything(tmp_path, captured_on_cp
     for step in (3, 4):
         assert changed(watch.before[step], watch.before[step + 1]) == set(watch.before[0])
     assert all(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("accelerate", ["none", "graph"])
+def test_only_the_jet_layers_change_and_then_everything(tmp_path, captured_on_cpu, accelerate):
+    only_the_jet_layers_change_and_then_everything(folder=tmp_path, accelerate=accelerate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("accelerate", ["none", "graph"])
+def test_only_the_jet_layers_change_on_a_gpu(tmp_path, accelerate):
+    only_the_jet_layers_change_and_then_everything(folder=tmp_path, accelerate=accelerate, accelerator="gpu")
 
 
 def test_the_stage_has_its_own_eviction_and_validation_does_not(tmp_path):
