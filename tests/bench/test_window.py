@@ -7,7 +7,7 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.bench import main as bench
 from lmsleep.bench.parallel import parallel_twin
-from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Setting, _by_windows, _in_parallel, measure
+from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Runner, Setting, _by_windows, _in_parallel, measure
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.sleep import IGNORE
 
@@ -33,7 +33,7 @@ def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
 
 
 def test_table_has_every_setting_once():
-    frame = measure(SETTING)
+    *_, frame = measure(SETTING)
     assert list(frame.columns) == COLUMNS
     settings = [(row.model, row.n_passes, row.slice) for row in frame.itertuples()]
     assert sorted(settings) == sorted(
@@ -51,17 +51,22 @@ def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
     assert WINDOWED in capsys.readouterr().out
 
 
-def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
-    def ends_at_8(setting, *_):
-        if setting.windows == (8,):
+@pytest.mark.parametrize(("ends", "windows"), [((4, 2), {4}), ((8, 1), {4}), ((8, 2), {4, 8})])
+def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkeypatch):
+    step = Runner.step
+
+    def ends_at(runner, tokens, targets, timed):
+        if (runner.model.window_size, len(tokens)) == ends:
             raise KeyboardInterrupt
-        return measure(setting)
+        step(runner, tokens, targets, timed)
 
     monkeypatch.setitem(SETTINGS, "mini", SETTING)
-    monkeypatch.setattr("lmsleep.bench.window.measure", ends_at_8)
+    monkeypatch.setattr(Runner, "step", ends_at)
     with pytest.raises(KeyboardInterrupt):
         bench(["window", "--out", str(tmp_path / "fig6.csv")])
-    assert set(pd.read_csv(tmp_path / "fig6.csv").slice) == {4}
+    kept = pd.read_csv(tmp_path / "fig6.csv")
+    assert set(kept.slice) == windows
+    assert len(kept) == 3 * len(windows)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,12 +74,13 @@ SETTINGS = {
 }
 
 
-def measure(setting: Setting, device: str = "cpu", seed: int = 0) -> pd.DataFrame:
+def measure(setting: Setting, device: str = "cpu", seed: int = 0) -> Iterator[pd.DataFrame]:
     """Training throughput for every window size, in parallel and by windows at every N.
 
-    Returns:
-        A tidy table; `slice` is the window size, `tokens` those of a batch. Metrics: `tokens_per_second`, counting each
-        token once whatever N; on CUDA `peak_bytes`, the most memory allocated.
+    Yields:
+        After each batch size, since a machine may be gone before the last: the tidy table so far; `slice` is the window
+        size, `tokens` those of the fastest batch. Metrics: `tokens_per_second`, counting each token once whatever N; on
+        CUDA `peak_bytes`, the most memory allocated.
     """
     measurements: list[Measurement] = []
     for window in setting.windows:
@@ -90,13 +91,13 @@ def measure(setting: Setting, device: str = "cpu", seed: int = 0) -> pd.DataFram
         twin = parallel_twin(model)
         runners = [Runner(WINDOWED, n, model, _by_windows(n, setting.eviction)) for n in setting.passes]
         runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
+        here: list[Measurement] = []
         for batch_size in setting.batch_sizes:
             _take_turns(runners, batch_size, setting)
-        for runner in runners:
-            fixed = (runner.name, runner.n_passes, window, runner.tokens)
-            measurements += [(*fixed, *metric) for metric in runner.metrics().items()]
+            here = [m for runner in runners for m in runner.measurements(window)]
+            yield tidy("fig6", seed, measurements + here)
+        measurements += here
         del model, twin, runners
-    return tidy("fig6", seed, measurements)
 
 
 @dataclass
@@ -134,12 +135,14 @@ class Runner:
             self.seconds, self.tokens = seconds, tokens.numel()
             self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
 
-    def metrics(self) -> dict[str, float]:
-        """Empty if no batch fitted."""
+    def measurements(self, window: int) -> list[Measurement]:
+        """None if no batch fitted."""
         if math.isinf(self.seconds):
-            return {}
-        peak = {"peak_bytes": float(self.peak_bytes)} if self.peak_bytes else {}
-        return {"tokens_per_second": self.tokens / self.seconds} | peak
+            return []
+        metrics = {"tokens_per_second": self.tokens / self.seconds}
+        if self.peak_bytes:
+            metrics["peak_bytes"] = float(self.peak_bytes)
+        return [(self.name, self.n_passes, window, self.tokens, *metric) for metric in metrics.items()]
 
 
 def _take_turns(runners: Sequence[Runner], batch_size: int, setting: Setting) -> None:
@@ -194,9 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
     check_device(args.device)
-    setting, frames = replace(SETTINGS[args.shape], **given), []
-    for window in setting.windows:  # written one by one: a machine may be gone before the last
-        frames.append(measure(replace(setting, windows=(window,)), args.device, args.seed))
-        write(pd.concat(frames), args.out)
-    print(wide(pd.concat(frames), slice="window"))
+    table = pd.DataFrame()
+    for table in measure(replace(SETTINGS[args.shape], **given), args.device, args.seed):
+        write(table, args.out)
+    print(wide(table, slice="window"))
     print(f"written to {args.out}")
