@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from lmsleep.pipeline.figures import main
+from lmsleep.pipeline import style
+from lmsleep.pipeline.figures import accuracy_axes, main
 from lmsleep.pipeline.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -74,3 +75,10 @@ def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
         *(("fig2b", 1, 1, 0.625), ("fig2b", 1, 2, 0.5), ("fig2b", 2, 1, 0.5), ("fig2b", 2, 2, 1.0)),
         *(("fig3", 1, 1, 0.875), ("fig3", 1, 2, 0.75)),
     ]
+
+
+@pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])
+def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
+    _, (ax,) = style.subplots()
+    accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}), "right")
+    assert ax.get_ylim() == (0, top)

@@ -48,6 +48,15 @@ def test_what_is_flat_looks_flat(wake_table):
     assert high / low > 9.9 and low < 4.2 < high
 
 
+@pytest.mark.parametrize("twin", [(2.4e8, 2.4e8), (2.4e8, 1e12)])
+def test_memory_has_a_few_labels(wake_table, twin):
+    wake_table.loc[wake_table.metric == "memory_bytes", "value"] = 2.3e8
+    wake_table.loc[(wake_table.model == "full attention") & (wake_table.metric == "memory_bytes"), "value"] = twin
+    memory = latency(wake_table).axes[1]
+    low, high = memory.get_ylim()
+    assert 2 <= sum(low < place < high for place in memory.get_yticks()) <= 5
+
+
 def test_flatness_is_the_slope_of_a_known_plane():
     rows = [
         ("hybrid", n, windows, windows * 8, "latency_p50_ms", 2.0 + 0.1 * np.log10(windows) + 0.05 * n + noise)

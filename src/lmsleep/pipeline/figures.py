@@ -188,11 +188,11 @@ def tokens_label(scale: str, frame: pd.DataFrame) -> str:
 
 
 def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
-    """Axes of accuracy against training tokens."""
+    """Axes of accuracy against training tokens; up to one half, as the paper's figure 2b, where no run passes it."""
     ax.set_xlabel(tokens_label(scale, frame))
     ax.set_ylabel(what)
     style.token_axis(ax)
-    style.percent_axis(ax)
+    style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
 
 
 def latency(table: pd.DataFrame, data: Path | None, scale: str) -> Drawing:

@@ -34,10 +34,12 @@ def latency(frame: pd.DataFrame) -> Figure:
     speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
     _label_context(speed, "one token, awake (median, ms)")
     _label_context(memory, "memory beside the weights (bytes)")
-    memory.yaxis.set_major_locator(LogLocator())
     memory.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _bytes(y)))
     for ax in (speed, memory):
         _show_a_decade(ax)
+    low, high = memory.get_ylim()
+    if high > 100 * low:  # labels at 2 and 5 as well would be crowded
+        memory.yaxis.set_major_locator(LogLocator())
     _pauses(pause, hybrid, shades)
     handles, labels = speed.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
@@ -133,7 +135,8 @@ def _against_window(
     """Mean over seeds at each window size, sizes evenly spaced."""
     mean = frame.groupby("slice")["value"].mean().reindex(sizes)
     places = range(len(sizes))
-    ax.plot(places, mean, color=color, marker=marker, linestyle=line, markersize=5, linewidth=1.6, label=label)
+    look = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.6}
+    ax.plot(places, mean, label=label, clip_on=False, **look)  # a marker may lie on the frame
     ax.set_xticks(places, [f"{size:,}" for size in sizes])
 
 
