@@ -124,6 +124,14 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(build, tmp_
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("folder", ["taken", "taken/model"])
+def test_a_file_in_the_place_of_the_folder_is_refused(build, tmp_path, folder):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ValueError, match=r"folder must be a new or an existing folder, got .*taken is a file"):
+        build().save_pretrained(tmp_path / folder)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_a_name_on_the_hub_is_downloaded(build, tmp_path, monkeypatch):
     build().save_pretrained(tmp_path)
     asked = {}

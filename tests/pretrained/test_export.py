@@ -76,7 +76,7 @@ def test_a_checkpoint_alone_names_its_task(run, tmp_path):
     assert build_task(trained["task"]) == TASK
 
 
-def test_what_is_no_checkpoint_is_refused(run, tmp_path, capsys):
+def test_what_is_no_checkpoint_is_refused(run, tmp_path):
     whole = (run[1] / "last.ckpt").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
@@ -87,9 +87,8 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=message):
             from_lightning(tmp_path / name)
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match=f"^error: .*{message}"):
             main(["--ckpt", str(tmp_path / name), "--out", str(tmp_path / "out")])
-        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -116,17 +116,25 @@ def test_the_small_models_need_their_sleep(name):
     [
         (["--rows", "0"], "rows must be 1 or more, got 0"),
         (["--n-passes", "0"], "n_passes must be 1 or more"),
+        (["--pace", "-1"], "pace must be 0 seconds or more, got -1"),
+        (["--pace", "nan"], "pace must be 0 seconds or more, got nan"),
         (["--model", "not here"], "model must be a folder or a name on the Hugging Face hub"),
+        (["--model", "x/y", "--task", "depo"], "task must be left out with a model, .* got 'depo'"),
+        (["--model", "x/y", "--seed", "0"], "seed must be left out with a model, .* got '0'"),
+        (["--model", "x/y", "--save", "z"], "save must be left out with a model, .* got 'z'"),
+        (
+            ["--save", f"{__file__}/model"],
+            "folder must be a new or an existing folder, got .*test_demo.py is a file",
+        ),
     ],
 )
-def test_bad_arguments_are_refused(argv, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
+def test_bad_arguments_are_refused_before_anything_is_read_or_trained(argv, message, capsys):
+    with pytest.raises(SystemExit, match=f"^error: {message}"):
         main(argv)
-    assert message in capsys.readouterr().err
+    assert not capsys.readouterr().out
 
 
-def test_a_model_without_a_task_is_refused(tmp_path, capsys):
+def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
         main(["--model", str(tmp_path)])
-    assert "model must have been saved with its task" in capsys.readouterr().err

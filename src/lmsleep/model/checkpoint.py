@@ -27,6 +27,7 @@ def save_model(
 ) -> None:
     """Writes the three files; see `HybridLM.save_pretrained`."""
     folder = Path(folder)
+    check_free(folder)
     header = {"model_type": MODEL_TYPE, "version": VERSION, "model": model.config.to_dict()}
     header |= {"trained": dict(trained)} if trained else {}
     try:
@@ -39,6 +40,13 @@ def save_model(
     for name, text in ((CONFIG, config), (CARD, model_card(model, card, trained or {}))):
         with atomic_write(folder / name) as path:
             path.write_text(text)
+
+
+def check_free(folder: Path) -> None:
+    """Raises ValueError if a file is in the place of the folder or of one above it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
 
 
 def load_model(

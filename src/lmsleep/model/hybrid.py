@@ -144,7 +144,7 @@ class HybridLM(nn.Module):
             trained: kept in config.json; `n_passes`, `eviction` and `task` are read by others.
 
         Raises:
-            ValueError: if `trained` does not fit into JSON.
+            ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
         """
         save_model(self, folder, card, trained)
 

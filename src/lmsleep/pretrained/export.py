@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
+from lmsleep.errors import one_sentence
 from lmsleep.hub import first_line
 from lmsleep.model import HybridConfig, HybridLM
 
@@ -49,7 +50,8 @@ def export(
         card: Markdown that opens the model card.
 
     Raises:
-        ValueError: if a file cannot be read or was not written by a `SleepModule`.
+        ValueError: if a file cannot be read or was not written by a `SleepModule`, or a file is in the place of the
+            folder.
     """
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
@@ -112,10 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, help="the run's config.yaml (default: the one beside the checkpoint)")
     parser.add_argument("--card", help="Markdown that opens the model card")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         export(args.ckpt, args.out, DTYPES[args.dtype], args.config, args.card)
-    except ValueError as error:
-        parser.error(str(error))
     size = sum(file.stat().st_size for file in args.out.iterdir())
     print(f"{args.out}: {size / 1e6:.1f} MB, from {args.ckpt}")
 

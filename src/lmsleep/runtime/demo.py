@@ -6,6 +6,7 @@ lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pr
 """
 
 import argparse
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from torch import Tensor
 
+from lmsleep.errors import one_sentence
 from lmsleep.hub import checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
-from lmsleep.model.checkpoint import CARD, CONFIG, WEIGHTS, read_config
+from lmsleep.model.checkpoint import CARD, CONFIG, WEIGHTS, check_free, read_config
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINI_STEPS, MINI_TASKS, train_mini
 from lmsleep.runtime.session import Session
@@ -150,31 +152,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         "lmsleep demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="folder or name on the Hugging Face hub (default: train a small model)")
-    parser.add_argument("--task", choices=MINI_TASKS, default="rule110", help="what to train on, without --model")
+    parser.add_argument("--task", choices=MINI_TASKS, help="what to train on, without --model (default: rule110)")
     parser.add_argument("--n-passes", type=int, help="N (default: that of the training, 3 for the small model)")
     parser.add_argument("--rows", type=int, default=400, help="test rows behind the accuracies (default: 400)")
-    parser.add_argument("--seed", type=int, default=0, help="of the training (default: 0)")
+    parser.add_argument("--seed", type=int, help="of the training (default: 0)")
     parser.add_argument("--pace", type=float, default=0.15, help="seconds that each pass stays visible (default: 0.15)")
     parser.add_argument("--save", type=Path, help="folder to keep the trained model in")
     args = parser.parse_args(argv)
-    console = Console(highlight=False)
-    try:
-        run(console, args)
-    except ValueError as error:
-        parser.error(str(error))
+    with one_sentence():
+        check(args)
+        run(Console(highlight=False), args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError if an argument is out of range, or speaks of a training that does not take place."""
+    if args.rows < 1:
+        raise ValueError(f"rows must be 1 or more, got {args.rows}")
+    if not 0 <= args.pace < math.inf:
+        raise ValueError(f"pace must be 0 seconds or more, got {args.pace:g}")
+    if args.n_passes is not None:
+        check_n_passes(args.n_passes)
+    for name in ("task", "seed", "save"):
+        value = getattr(args, name)
+        if args.model and value is not None:
+            raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
+    if args.save:
+        check_free(args.save)
 
 
 def run(console: Console, args: argparse.Namespace) -> None:
-    """The demo, from parsed arguments. Raises ValueError if one is out of range."""
-    if args.rows < 1:
-        raise ValueError(f"rows must be 1 or more, got {args.rows}")
-    if args.n_passes is not None:
-        check_n_passes(args.n_passes)
+    """The demo, from checked arguments."""
     if args.model:
         model, trained = _load(args.model)
     else:
-        console.print(f"Training on {MINI_TASKS[args.task]}, {MINI_STEPS[args.task]} steps")
-        model, trained = train_mini(args.task, 3 if args.n_passes is None else args.n_passes, seed=args.seed)
+        name = args.task or "rule110"
+        console.print(f"Training on {MINI_TASKS[name]}, {MINI_STEPS[name]} steps")
+        model, trained = train_mini(name, 3 if args.n_passes is None else args.n_passes, seed=args.seed or 0)
         if args.save:
             model.save_pretrained(args.save, "The small model of `lmsleep demo`.", trained)
     task, eviction = build_task(trained["task"]), trained.get("eviction", "hard")
