@@ -1,5 +1,6 @@
 """The demo: its answers are those of `read_windows`, and it shows what it says it shows."""
 
+import logging
 import re
 
 import numpy as np
@@ -85,7 +86,10 @@ def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
 
 def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(mini.MINI_STEPS, "depo", 2)
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = lightning.level
     main(["--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
+    assert lightning.level == level
     first = capsys.readouterr().out
     main(["--model", str(tmp_path / "model"), "--rows", "8", "--pace", "0"])
     again = capsys.readouterr().out

@@ -1,6 +1,8 @@
 """Small tasks whose models a CPU trains in less than a minute."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lmsleep.memory import Eviction
@@ -35,18 +37,30 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
 
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # no tips before a demo
     task = MINI_TASKS[name]
     L.seed_everything(seed, verbose=False)
     module = SleepModule(task, MINI_MODEL, OptimizerConfig(muon_lr=5e-3, adamw_lr=3e-3, warmup_steps=20))
-    trainer = L.Trainer(
-        max_steps=MINI_STEPS[name],
-        accelerator="cpu",
-        callbacks=[SleepCallback(n_passes, eviction)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(module, RowsDataModule(task, batch_size=64, seed=seed))
+    with _without_tips():
+        trainer = L.Trainer(
+            max_steps=MINI_STEPS[name],
+            accelerator="cpu",
+            callbacks=[SleepCallback(n_passes, eviction)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(module, RowsDataModule(task, batch_size=64, seed=seed))
     return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(task)}
+
+
+@contextmanager
+def _without_tips() -> Iterator[None]:
+    """Lightning says nothing but warnings meanwhile."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
