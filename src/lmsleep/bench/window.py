@@ -136,7 +136,7 @@ class Runner:
             self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
 
     def measurements(self, window: int) -> list[Measurement]:
-        """None if no batch fitted."""
+        """Empty if no batch fitted."""
         if math.isinf(self.seconds):
             return []
         metrics = {"tokens_per_second": self.tokens / self.seconds}
