@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lmsleep.cli import main
+from lmsleep.cli import COMMANDS, main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
 TINY = [
@@ -52,6 +52,12 @@ def test_help_names_what_matters(capsys):
         assert words in text
     assert "the total number of passes over a window that overflows" in " ".join(text.split())
     assert "--model.model.pattern" in printed(capsys, "fit", "--model.model.help")
+
+
+def test_commands_that_do_not_train_do_without_lightning():
+    modules = [COMMANDS[name][0] for name in ("bench", "demo", "doctor", "export", "slices")]
+    code = f"import sys, lmsleep.cli, {', '.join(modules)}; print('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_print_config_is_a_configuration(capsys, tmp_path):

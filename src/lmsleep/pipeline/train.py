@@ -20,9 +20,9 @@ import torch
 from omegaconf import OmegaConf
 
 import lmsleep
-from lmsleep.cli import main as lmsleep_cli
 from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import read_config
+from lmsleep.pipeline.fit import run_trainer
 from lmsleep.pipeline.provenance import commit, hardware
 from lmsleep.tasks.gsm_infinite.dataset import MANIFEST
 
@@ -45,7 +45,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
     unattended = ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]
     started, code = time.time(), commit()
-    lmsleep_cli(
+    run_trainer(
         [
             "fit",
             *fit_args,

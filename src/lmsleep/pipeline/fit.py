@@ -1,0 +1,97 @@
+"""Fit, validate, test and predict on the command line: LightningCLI for a model that sleeps."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lmsleep.atomic import check_checkpoint_file
+from lmsleep.data import RowsDataModule
+from lmsleep.errors import one_sentence
+from lmsleep.predictions import PredictionWriter
+from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
+from lmsleep.training.deadline import RandomState
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml when training starts, so that a run that is refused before leaves that of an earlier one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
+class SleepCLI(LightningCLI):
+    """LightningCLI whose model and data share one task and whose trainer sleeps.
+
+    `--sleep.n_passes=4` sets N; the task is given once, under `data.task`; `--checkpoint.dirpath` is where `last.ckpt`
+    goes, from which `--ckpt_path` resumes.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(SleepCallback, "sleep")
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.link_arguments("data.task", "model.task")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+
+    def instantiate_classes(self) -> None:
+        """Raises ValueError with the constructor's own sentence where a value is out of range."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps what a constructor says; the first cause is the constructor's own sentence.
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise ValueError(str(cause)) from None
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
+        if self.subcommand == "predict":
+            callbacks = [*callbacks, PredictionWriter()]
+        return super()._instantiate_trainer(config, callbacks)
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raises ValueError if there is no checkpoint at `path`, or a damaged one."""
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+        return  # Lightning finds it
+    if Path(path).is_dir():  # a sharded one
+        return
+    if not Path(path).exists():
+        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
+    check_checkpoint_file(path)
+
+
+def run_trainer(args: list[str] | None) -> None:
+    """Runs a command of Lightning's; None: that of the command line.
+
+    Raises:
+        SystemExit: with one sentence for a bad value, with 143 where SIGTERM ended the run.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    with one_sentence(MisconfigurationException):
+        try:
+            SleepCLI(
+                SleepModule,
+                RowsDataModule,
+                SaveConfig,
+                args=args,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
+                parser_kwargs={"parser_mode": "omegaconf+", "description": __doc__},
+            )
+        except SIGTERMException:
+            sys.exit(128 + signal.SIGTERM)
