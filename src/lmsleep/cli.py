@@ -4,9 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lmsleep.errors import one_sentence
-
-# name -> (module with a `main(argv)`, what it does)
+# name -> (module with a `main(argv)` that ends with one sentence where a value is bad, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lmsleep.bench", "measure what training and reading cost"),
     "doctor": ("lmsleep.doctor", "say what is installed, which backends are used, and how to add what is missing"),
@@ -39,8 +37,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(overview())
         return
     if words[0] in COMMANDS:
-        with one_sentence():
-            importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
     else:
         from lmsleep.pipeline.fit import run_trainer  # Lightning is slow to import, and the others do without
 

@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 
 from lmsleep.atomic import atomic_write
+from lmsleep.errors import one_sentence
 from lmsleep.pipeline.cells import Cell, Progress, config_digests, grid_cells, report, table
 from lmsleep.pipeline.parts import export, inside, restore
 from lmsleep.pipeline.runner import LEAST_SECONDS, Runner
@@ -74,13 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.time()
     args, fit_args = parse(argv)
     command = shlex.join(["lmsleep", "slices", *(sys.argv[2:] if argv is None else argv)])
-    try:
+    with one_sentence():
         check(args)
         with tempfile.TemporaryDirectory(prefix="lmsleep-slices-") as temporary:
             runs = (args.runs or Path(temporary) / "runs").resolve()
             code = run_slice(args, fit_args, runs, Path(temporary), command, started)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     if code:
         sys.exit(code)
 
