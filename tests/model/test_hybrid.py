@@ -105,6 +105,20 @@ def test_norm_between_passes_closes_every_pass(build, draw_tokens):
     torch.testing.assert_close(model.logits(normed), normed @ model.head.weight.T)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_masked_tokens_give_no_nan_in_half_precision(build, draw_tokens, pattern, dtype):
+    """Whatever they give is like what the unmasked tokens alone give, in values, states and gradients."""
+    model, tokens = build(pattern, dtype), draw_tokens(2, 6)
+    mask = torch.arange(6).expand(2, 6) >= 2
+    h, S = model.blocks(model.embed(tokens), model.init_fast_weights(2), mask=mask)
+    alone, T = model.blocks(model.embed(tokens[:, 2:]), model.init_fast_weights(2))
+    torch.testing.assert_close(h[:, 2:], alone, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(S[-1], T[-1], rtol=0.1, atol=0.1)
+    h.float().mean().backward()
+    assert h.isfinite().all() and all(p.grad.isfinite().all() for p in model.blocks.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_fast_weights_are_float32_or_wider(build, dtype):
     want = torch.float64 if dtype == torch.float64 else torch.float32

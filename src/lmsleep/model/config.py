@@ -1,5 +1,6 @@
 """The configuration of a hybrid model: it checks itself, builds the model and predicts its cost."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +33,8 @@ class HybridConfig:
         conv_size: width of the short convolution of fast-weight layers.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
         decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself,
-            with steps dt from 0.001 to 0.1. (1, 16) is Mamba-2's; smaller rates remember longer from the start.
+            with steps dt from 0.001 to 0.1. Smaller rates remember longer from the start. None: the rule's own, (0, 16)
+            for gated delta and Jet, (1, 16) for Mamba-2.
         delta: extend Mamba-2's update by the delta correction.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
@@ -63,7 +65,7 @@ class HybridConfig:
     fast_value_dim: int | None = None
     conv_size: int = 4
     allow_neg_eigval: bool = False
-    decay_rates: tuple[float, float] = (1.0, 16.0)
+    decay_rates: tuple[float, float] | None = None
     delta: bool = False
     mlp_dim: int | None = None
     rope_theta: float = 10_000.0
@@ -99,8 +101,9 @@ class HybridConfig:
             raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         if not self.rope_theta > 0:
             raise ValueError(f"rope_theta must be more than 0, got {self.rope_theta}")
-        if len(self.decay_rates) != 2 or not 0 < self.decay_rates[0] <= self.decay_rates[1]:
-            raise ValueError(f"decay_rates must be two positive numbers in rising order, got {self.decay_rates}")
+        rates = self.decay_rates
+        if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 0 < rates[1] < math.inf):
+            raise ValueError(f"decay_rates must be two rising numbers from 0 up, not both 0, or None, got {rates}")
         if self.loop is not None and not (len(self.loop) == 2 and 0 <= self.loop[0] < self.loop[1] <= self.depth):
             raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
         if self.norm_between_passes and self.looped[1] < self.depth:

@@ -19,8 +19,13 @@ class RMSNorm(nn.Module):
 
 
 def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(|x|^2 + eps) over the last axis, as the kernels that Jet-Nemotron was trained with have it."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+    """x / sqrt(|x|^2 + eps) over the last axis, (..., K) -> (..., K) in x's dtype, computed in float32 or wider.
+
+    It is that of the kernels that Jet-Nemotron and Qwen3-Next were trained with. A row of zeros stays one: an eps under
+    |x| instead, as `F.normalize` has it, vanishes in float16.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 class GatedRMSNorm(RMSNorm):

@@ -1,14 +1,13 @@
 """The gated delta layer, the rule that the paper's experiments run (section 3.1; arXiv 2412.06464)."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import draw_decay, step_size
-from lmsleep.model.norm import GatedRMSNorm
+from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
+from lmsleep.model.norm import GatedRMSNorm, l2_normalise
 from lmsleep.ops import gated_delta, short_conv
 
 
@@ -35,7 +34,7 @@ class GatedDelta(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.norm = GatedRMSNorm(V, config.norm_eps)
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+        draw_decay(self.A_log, self.dt_bias, config.decay_rates or DECAY_RATES["gated_delta"])
         nn.init.uniform_(self.conv_weight, -(config.conv_size**-0.5), config.conv_size**-0.5)
 
     def forward(
@@ -50,7 +49,7 @@ class GatedDelta(nn.Module):
         mixed = short_conv(qkv, self.conv_weight, None, left[0] if left else None, activation="silu")
         q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in mixed.split([H * K, H * K, H * V], dim=-1))
         log_decay, beta = self.gates(x, span.mask)
-        o, state = gated_delta(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, log_decay, beta, state)
+        o, state = gated_delta(l2_normalise(q), l2_normalise(k), v, log_decay, beta, state)
         gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
         o = self.norm(rearrange(o, "b h n v -> b n h v"), gate)
         return self.o_proj(o.flatten(2)), state, (conv_tail(qkv, left, self.conv_weight.shape[1]),)

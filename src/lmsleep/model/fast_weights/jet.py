@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import draw_decay, step_size
+from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
 from lmsleep.model.fast_weights.gated_delta import conv_tail
 from lmsleep.model.norm import GatedRMSNorm, l2_normalise
 from lmsleep.ops import dynamic_conv, gated_delta
@@ -42,7 +42,7 @@ class Jet(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.o_norm = GatedRMSNorm(V, config.fast_norm_eps or config.norm_eps)
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, config.decay_rates)
+        draw_decay(self.A_log, self.dt_bias, config.decay_rates or DECAY_RATES["jet"])
 
     def forward(
         self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import draw_decay, step_size
+from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
 from lmsleep.model.fast_weights.gated_delta import conv_tail
 from lmsleep.ops import short_conv, ssd, ssd_delta
 
@@ -27,6 +27,7 @@ class Mamba2(nn.Module):
         nheads: H. headdim: P. d_state: N; the fast weights of a head are a (P, N) matrix.
         ngroups: heads share B and C in this many groups.
         d_conv: taps of the convolution.
+        decay_rates: as in `HybridConfig`.
         delta: the delta correction; its strength λ = exp(correction_log) starts at 1, the delta rule.
 
     Raises:
@@ -43,7 +44,7 @@ class Mamba2(nn.Module):
         d_conv: int = 4,
         delta: bool = False,
         norm_eps: float = 1e-5,
-        decay_rates: tuple[float, float] = (1.0, 16.0),
+        decay_rates: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if nheads % ngroups:
@@ -61,7 +62,7 @@ class Mamba2(nn.Module):
         self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
         self.norm = GateThenNorm(d_inner, ngroups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, decay_rates)
+        draw_decay(self.A_log, self.dt_bias, decay_rates or DECAY_RATES["mamba2"])
 
     @classmethod
     def from_config(cls, config: HybridConfig) -> "Mamba2":

@@ -1,0 +1,76 @@
+"""The gated delta layer against the one of transformers' Qwen3-Next, whose parameters it takes over."""
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet, l2norm
+
+from lmsleep import HybridConfig
+from lmsleep.model.attention import Span
+from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
+from lmsleep.model.fast_weights.decay import draw_decay
+from lmsleep.model.norm import l2_normalise
+
+ALL = Span((torch.empty(0), torch.empty(0)))
+D, H, K, V = 16, 2, 6, 10
+
+
+def both_layers():
+    """Ours and theirs with the same parameters, in float32."""
+    torch.manual_seed(0)
+    ours = GatedDelta(HybridConfig(d_model=D, n_heads=H, fast_key_dim=K, fast_value_dim=V))
+    sizes = {"linear_num_key_heads": H, "linear_num_value_heads": H, "linear_key_head_dim": K}
+    sizes |= {"linear_value_head_dim": V, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 1}
+    theirs = Qwen3NextGatedDeltaNet(Qwen3NextConfig(**sizes, layer_types=["linear_attention"]), 0)
+    rows = [ours.q_proj, ours.k_proj, ours.v_proj, ours.g_proj]  # theirs stand together head by head
+    with torch.no_grad():
+        theirs.in_proj_qkvz.weight.copy_(torch.cat([p.weight.view(H, -1, D) for p in rows], dim=1).flatten(0, 1))
+        theirs.in_proj_ba.weight.copy_(torch.stack([ours.b_proj.weight, ours.a_proj.weight], dim=1).flatten(0, 1))
+        theirs.conv1d.weight.copy_(ours.conv_weight[:, None])
+        theirs.norm.weight.copy_(ours.norm.weight.normal_())
+        theirs.out_proj.weight.copy_(ours.o_proj.weight)
+        theirs.A_log.copy_(ours.A_log)
+        theirs.dt_bias.copy_(ours.dt_bias)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3], ids=["ordinary inputs", "keys as small as the epsilon"])
+def test_equals_transformers_layer_in_values_and_gradients(size):
+    ours, theirs = both_layers()
+    x = (size * torch.randn(2, 24, D)).requires_grad_()
+    into = torch.randn(2, 24, D)
+    got, want = ours(x, torch.zeros(2, H, K, V), (), ALL)[0], theirs(x)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    (got_dx,), (want_dx,) = (torch.autograd.grad(y, x, into) for y in (got, want))
+    torch.testing.assert_close(got_dx, want_dx, rtol=1e-3, atol=1e-3 * float(want_dx.abs().max()))
+
+
+def test_l2_normalising_is_transformers_own_down_to_zeros():
+    x = torch.randn(3, 5, 8, dtype=torch.float64) * torch.logspace(-6, 2, 5, dtype=torch.float64)[:, None]
+    x[0, 0] = 0
+    torch.testing.assert_close(l2_normalise(x), l2norm(x))
+    for dtype in (torch.float16, torch.bfloat16):
+        low = x.to(dtype)
+        assert torch.equal(l2_normalise(low), l2norm(low.float()).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("layer", "low", "high"), [(GatedDelta, 0.0, 16.0), (Jet, 0.0, 16.0), (Mamba2.from_config, 1.0, 16.0)]
+)
+def test_every_rule_has_initial_decays_of_its_own(layer, low, high):
+    config = {"d_model": 8, "n_heads": 4, "fast_heads": 512, "fast_key_dim": 1, "fast_value_dim": 1}
+    torch.manual_seed(0)
+    made = layer(HybridConfig(**config))
+    rates, steps = made.A_log.exp(), softplus(made.dt_bias)
+    assert low <= rates.min() < low + 0.2 and high - 0.2 < rates.max() <= high
+    assert 1e-3 <= steps.min() < 2e-3 and 5e-2 < steps.max() <= 0.1001
+    chosen = layer(HybridConfig(**config, decay_rates=(0.5, 0.5)))
+    torch.testing.assert_close(chosen.A_log.exp(), torch.full((512,), 0.5))
+
+
+def test_a_rate_is_never_zero():
+    """In bfloat16 a draw is 0 once in 256 times."""
+    A_log, dt_bias = torch.empty(2, 10_000, dtype=torch.bfloat16)
+    draw_decay(A_log, dt_bias, (0.0, 16.0))
+    assert A_log.isfinite().all()
