@@ -105,6 +105,7 @@ def counted(config, n_passes, backward=False):
     "options",
     [
         {"pattern": "AGAG"},
+        {"pattern": "AJ"},
         {"pattern": "AGAg", "loop": (1, 3)},
         {"pattern": "GA", "n_heads": 4, "n_kv_heads": 2, "fast_heads": 1, "fast_key_dim": 8, "fast_value_dim": 12},
     ],

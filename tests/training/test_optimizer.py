@@ -103,12 +103,37 @@ def built(build, **options):
     return model, OptimizerConfig(muon_lr=1e-2, adamw_lr=1e-3).build(model.blocks, model)
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(build):
+# Width, MLP, vocabulary; heads, key and value size of the fast weights; taps; hidden width of Jet's kernel generator.
+D, MLP, VOCABULARY, H, K, V, TAPS, HIDDEN = 16, 24, 7, 2, 6, 20, 4, 5
+ATTENTION = (4 * D * D, 0)
+DELTA = 2 * D * H * K + 3 * D * H * V + 2 * D * H  # q, k; v, g, o; the two gates
+MIXERS = {  # parameters by Muon and by AdamW
+    "A": ATTENTION,
+    "W": ATTENTION,
+    "G": (DELTA, TAPS * (2 * H * K + H * V) + 2 * H + V),  # convolution; A_log, dt_bias; norm
+    "J": (DELTA + D * HIDDEN + HIDDEN * H * V * TAPS, H * V * TAPS + 2 * H + V),  # bias of the kernels; as above
+    # z, x, B, C, dt; out. Convolution and its bias; A_log, dt_bias, D; norm.
+    "M": (D * (2 * H * V + 2 * K + H) + H * V * D, (TAPS + 1) * (H * V + 2 * K) + 3 * H + H * V),
+}
+
+
+@pytest.mark.parametrize("letter", [*MIXERS, *map(str.lower, MIXERS)])
+def test_muon_takes_the_linear_layers_of_every_block_counted_by_hand(build, letter):
+    model = build(letter, torch.float32, sliding_window=3, fast_key_dim=K, fast_value_dim=V)
+    muon, adamw = MIXERS[letter.upper()]
+    if letter.isupper():
+        muon, adamw = muon + 3 * D * MLP, adamw + D  # the MLP and its norm
+    adamw += D + D + 2 * VOCABULARY * D  # norm before the mixer, last norm, embedding and head
+    groups = OptimizerConfig().build(model.blocks, model).param_groups
+    assert [group["muon"] for group in groups] == [True, False]
+    assert [sum(p.numel() for p in group["params"]) for group in groups] == [muon, adamw]
+
+
+def test_biases_and_what_is_outside_the_blocks_are_left_to_adamw(build):
     model, optimizer = built(build, attention_bias=True)
     names = {id(p): name for name, p in model.named_parameters()}
     muon, adamw = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert muon | adamw == set(names.values()) and not muon & adamw
-    assert muon == {n for n in names.values() if n.startswith("blocks.") and n.endswith("proj.weight")}
     assert {"embedding.weight", "head.weight", "norm.weight", "blocks.layers.0.mixer.q_proj.bias"} <= adamw
     assert {f"blocks.layers.1.mixer.{n}" for n in ("A_log", "dt_bias", "conv_weight", "norm.weight")} <= adamw
 

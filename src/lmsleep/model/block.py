@@ -54,6 +54,7 @@ def register_mixer(letter: str, name: str, factory: Callable[[HybridConfig], Mix
     """Lets `letter` in a pattern stand for a mixer of one's own; a second call with the same letter replaces the first.
 
     Output projections called `o_proj` or `out_proj` start at zero under `zero_init`, as those of the built-in mixers.
+    Muon trains the weights of its `nn.Linear` modules and of their subclasses, AdamW all its other parameters.
 
     Args:
         letter: an upper-case letter, A to Z; its lower case is a block without MLP.

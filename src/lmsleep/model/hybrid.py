@@ -55,9 +55,9 @@ class HybridLM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Projections normal with variance 1 / fan-in, the head with standard deviation 0.02, embeddings with
-        `embedding_std`; output projections zero under `zero_init`."""
+        `embedding_std`; output projections zero under `zero_init`. A subclass of `nn.Linear` keeps its own start."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
+            if type(module) is nn.Linear:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

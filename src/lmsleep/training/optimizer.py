@@ -13,7 +13,8 @@ from torch.optim.adamw import adamw
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms, biases, decays and convolutions.
+    """Muon for the weights of the linear layers inside the blocks, AdamW for all else: embeddings, head, norms, biases,
+    decays and the taps of convolutions.
 
     Args:
         muon_lr: step of an orthogonalised update (paper: 2e-3 from scratch, 1e-3 pretrained).
@@ -51,7 +52,10 @@ class OptimizerConfig:
             raise ValueError(f"grad_clip must be more than 0 or None, got {self.grad_clip}")
 
     def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
-        """The optimizer for `model`, with Muon on the matrices of the linear layers in `blocks`."""
+        """The optimizer for `model`, with Muon on the weights of `nn.Linear` and of its subclasses in `blocks`.
+
+        The module's type decides and not the parameter's shape: taps of a convolution may be a matrix too.
+        """
         hidden = {id(m.weight) for m in blocks.modules() if isinstance(m, nn.Linear)}
         trained = [p for p in model.parameters() if p.requires_grad]
         muon = {"muon": True, "lr": self.muon_lr, "momentum": self.momentum, "weight_decay": self.weight_decay}

@@ -64,9 +64,9 @@ class Jet(nn.Module):
         return self.o_proj(o.flatten(2)), state, (conv_tail(values, left, self.dynamic_conv1d.width),)
 
     def flops_per_token(self, window_size: int) -> int:
-        """Recall of k, write, and read by q: three K x V products a head; and the head that makes kernels."""
+        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
         H, K, V = self.state_shape
-        return 6 * H * K * V + self.dynamic_conv1d.head_flops
+        return 6 * H * K * V
 
 
 class DynamicConv(nn.Module):
@@ -80,7 +80,6 @@ class DynamicConv(nn.Module):
         super().__init__()
         self.width = width
         hidden = max(1, dim // REDUCTION)
-        self.head_flops = 2 * hidden * dim * width
         self.kernel_generator = nn.Sequential(
             OrderedDict(w1=nn.Linear(d_model, hidden, bias=False), act=nn.SiLU(), w2=KernelHead(hidden, dim, width))
         )
@@ -91,17 +90,13 @@ class DynamicConv(nn.Module):
         return dynamic_conv(values, kernels, left[0] if left else None, activation="silu")
 
 
-class KernelHead(nn.Module):
-    """W h + b with W at zero and b drawn as the weights of `nn.Conv1d`.
-
-    It is no `nn.Linear`, whose weights the model draws anew when it initialises itself.
-    """
+class KernelHead(nn.Linear):
+    """W h + b, (..., hidden) -> (..., dim * width), tap fastest; W starts at zero, b as the weights of `nn.Conv1d`."""
 
     def __init__(self, hidden: int, dim: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(dim * width, hidden))
-        self.bias = nn.Parameter(torch.empty(dim * width).uniform_(-(width**-0.5), width**-0.5))
+        self.width = width
+        super().__init__(hidden, dim * width)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """(..., hidden) -> (..., dim * width), tap fastest."""
-        return F.linear(h, self.weight, self.bias)
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.uniform_(self.bias, -(self.width**-0.5), self.width**-0.5)
