@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmsleep.data.module import RowsDataModule
-from lmsleep.pipeline.make_data import chance, held_out, main, majority
+from lmsleep.pipeline.make_data import chance, held_out, main, majority, make_data
 from lmsleep.tasks import IGNORE, Batch, Rule110
 
 
@@ -78,8 +78,16 @@ def test_the_stage_writes_rows_and_baselines(tmp_path):
     assert rows["slice"].unique().tolist() == [3]
     assert set(baselines) == {"majority", "chance"}
     assert baselines["chance"] == {"3": 0.25}
-    labels = [tuple(t[t != IGNORE].tolist()) for t in rows["targets"]]
-    assert baselines["majority"] == {"3": max(map(labels.count, labels)) / 64}
+    assert baselines["majority"] == {"3": Rule110(steps=3, width=6, n_states=2).majority()}
+
+
+def test_where_states_are_too_many_the_majority_is_that_of_the_rows(tmp_path):
+    task = Rule110(steps=15, width=40, n_states=2)
+    make_data(task, tmp_path, batch_size=4, eval_rows=32)
+    targets = load_file(tmp_path / "rows.safetensors")["targets"]
+    labels = [tuple(t[t != IGNORE].tolist()) for t in targets]
+    baselines = json.loads((tmp_path / "baselines.json").read_text())
+    assert baselines["majority"] == {"15": max(map(labels.count, labels)) / 32}
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_the_figure_is_drawn_and_its_numbers_have_wilson_intervals(figure):
     numbers = json.loads((results / f"{figure}.json").read_text())["test_exact"]
     assert {(row["slice"], row["n_passes"]) for row in numbers} == {(op, n) for op in range(1, 9) for n in (1, 2)}
     for row in numbers:
-        n, p, z = row["answers"], row["value"], 1.959964
+        n, p, z = row["rows"], row["value"], 1.959964
         centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         assert n == 3
         assert row["wilson_low"] == pytest.approx(max(0, (centre - half) / (1 + z**2 / n)), abs=1e-6)

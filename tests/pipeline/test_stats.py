@@ -5,9 +5,18 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from scipy.optimize import brentq
 
-from lmsleep.pipeline.stats import compare_passes, exact_accuracy, over_seeds, paired_differences, plain, wilson
+from lmsleep.pipeline.stats import (
+    compare_passes,
+    exact_accuracy,
+    mean_difference,
+    mean_share,
+    paired_differences,
+    plain,
+    wilson,
+)
 
 Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
@@ -18,7 +27,7 @@ Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_gives_the_published_intervals(successes, n, low, high):
-    estimate = wilson(successes, n)
+    estimate = wilson(successes / n, n)
     assert estimate.low == pytest.approx(low, abs=5e-5)
     assert estimate.high == pytest.approx(high, abs=5e-5)
     assert (estimate.value, estimate.n) == (successes / n, n)
@@ -31,35 +40,70 @@ def test_the_ends_of_wilson_are_where_the_score_test_turns(successes, n):
     def beyond(p):
         return abs(share - p) - Z * math.sqrt(p * (1 - p) / n)
 
-    estimate = wilson(successes, n)
+    estimate = wilson(successes / n, n)
     assert estimate.low == pytest.approx(brentq(beyond, 1e-12, share), abs=1e-9)
     assert estimate.high == pytest.approx(brentq(beyond, share, 1 - 1e-12), abs=1e-9)
 
 
 def test_wilson_of_nothing_is_refused():
     with pytest.raises(ValueError, match="n must be 1 or more, got 0"):
-        wilson(0, 0)
+        wilson(0.5, 0)
 
 
 @pytest.mark.parametrize(
     ("values", "mean", "half"),
     # quantiles of Student's t from tables: 12.7062 (1 degree of freedom), 4.30265 (2), 2.77645 (4)
     [
-        ([0.0, 1.0], 0.5, 12.7062 * math.sqrt(0.5) / math.sqrt(2)),
-        ([1.0, 2.0, 3.0], 2.0, 4.30265 / math.sqrt(3)),
-        ([2.0, 4.0, 4.0, 4.0, 6.0], 4.0, 2.77645 * math.sqrt(2) / math.sqrt(5)),
+        ([0.0, 0.02], 0.01, 12.7062 * 0.01),
+        ([0.1, 0.2, 0.3], 0.2, 4.30265 * 0.1 / math.sqrt(3)),
+        ([-0.2, -0.4, -0.4, -0.4, -0.6], -0.4, 2.77645 * math.sqrt(0.02) / math.sqrt(5)),
     ],
 )
-def test_over_seeds_is_the_t_interval(values, mean, half):
-    estimate = over_seeds(np.array(values))
-    assert estimate.value == mean
+def test_a_mean_difference_has_the_t_interval(values, mean, half):
+    estimate = mean_difference(np.array(values))
+    assert estimate.value == pytest.approx(mean)
     assert estimate.low == pytest.approx(mean - half, rel=1e-5)
     assert estimate.high == pytest.approx(mean + half, rel=1e-5)
     assert estimate.n == len(values)
 
 
-def test_one_seed_has_no_interval():
-    estimate = over_seeds(np.array([0.25]))
+def test_a_mean_difference_ends_where_differences_end():
+    estimate = mean_difference(np.array([0.1, 0.7]))
+    assert (estimate.low, estimate.high) == (-1, 1)
+
+
+def test_a_mean_share_has_the_t_interval_of_its_logit():
+    """By hand: m = 0.5, s = 0.1 / sqrt(3), m (1 - m) = 0.25, so logit(m) = 0 and the half width is 4 t s."""
+    estimate = mean_share(np.array([0.4, 0.5, 0.6]))
+    half = 4 * 4.30265 * 0.1 / math.sqrt(3)
+    assert (estimate.value, estimate.n) == (pytest.approx(0.5), 3)
+    assert estimate.low == pytest.approx(1 / (1 + math.exp(half)), rel=1e-5)
+    assert estimate.high == pytest.approx(1 / (1 + math.exp(-half)), rel=1e-5)
+
+
+@pytest.mark.parametrize("shares", [(0.832, 0.460, 0.359), (1.0, 0.9996, 1.0), (0.0, 0.0, 0.01), (0.2, 0.21)])
+def test_a_mean_share_lies_in_its_interval_and_that_between_0_and_1(shares):
+    """The oracle is scipy's t interval of a mean, taken through the derivative of the logit."""
+    estimate, mean = mean_share(np.array(shares)), np.mean(shares)
+    assert 0 < estimate.low < mean < estimate.high < 1
+    low, high = stats.t.interval(0.95, len(shares) - 1, loc=mean, scale=stats.sem(shares))
+    slope = 1 / (mean * (1 - mean))
+    logits = np.log([estimate.low / (1 - estimate.low), estimate.high / (1 - estimate.high)])
+    assert np.diff(logits) == pytest.approx((high - low) * slope, rel=1e-6)
+    assert logits.mean() == pytest.approx(math.log(mean / (1 - mean)), abs=1e-6)
+
+
+def test_shares_that_are_all_one_have_the_interval_of_the_rows():
+    """Wilson's lower end at a share of 1 is n / (n + z^2)."""
+    estimate = mean_share(np.ones(3), rows=100)
+    assert (estimate.value, estimate.high) == (1, pytest.approx(1))
+    assert estimate.low == pytest.approx(100 / (100 + Z**2))
+    assert math.isnan(mean_share(np.ones(3)).low)
+
+
+@pytest.mark.parametrize("mean", [mean_share, mean_difference])
+def test_one_seed_has_no_interval(mean):
+    estimate = mean(np.array([0.25]))
     assert estimate.value == 0.25
     assert math.isnan(estimate.low)
     assert math.isnan(estimate.high)
@@ -96,6 +140,7 @@ def table():
     }  # fmt: skip
     rows = [(*place, "test_exact", value) for place, value in exact.items()]
     rows += [(*place, "test_count", 10 if place[0] == "2" else 30) for place in exact if place[0] != "all"]
+    rows += [(*place, "test_rows", 5) for place in exact if place[0] != "all"]
     rows += [("2", 1, 0, "val_exact", 0.0), ("2", 1, 0, "cut_exact", 0.0)]  # other metrics, which must not count
     return pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
 
@@ -105,16 +150,22 @@ def test_exact_accuracy_has_the_interval_over_seeds_and_sorts_slices_as_numbers(
     assert [(r["slice"], r["n_passes"]) for r in records] == [(2, 1), (2, 4), (10, 1), (10, 4)]
     first = records[0]
     assert first["value"] == pytest.approx(0.55)
-    assert first["low"] == pytest.approx(0.55 - 12.7062 * 0.05, rel=1e-5)
-    assert first["answers"] == 20
+    assert first["low"] == pytest.approx(1 / (1 + 0.45 / 0.55 * math.exp(12.7062 * 0.05 / (0.55 * 0.45))), rel=1e-5)
+    assert (first["answers"], first["rows"]) == (20, 5)
     assert first["wilson_low"] is None and first["wilson_high"] is None  # two models are no sample of one proportion
 
 
-def test_a_single_seed_has_the_wilson_interval_over_its_answers(table):
+def test_a_single_seed_has_the_wilson_interval_over_its_rows_not_its_answers(table):
+    """Answers about one graph stand in one row, and are right or wrong together."""
     _, record = exact_accuracy(table[(table.seed == 1) & (table["slice"] == "2")], ["n_passes"])
-    expected = wilson(9, 10)
-    assert (record["n_passes"], record["answers"]) == (4, 10)
+    expected = wilson(0.9, 5)
+    assert (record["n_passes"], record["answers"], record["rows"]) == (4, 10, 5)
     assert (record["wilson_low"], record["wilson_high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_table_that_counts_no_rows_gives_a_single_seed_no_interval(table):
+    (record, *_) = exact_accuracy(table[(table.seed == 1) & (table.metric != "test_rows")], ["slice", "n_passes"])
+    assert (record["wilson_low"], record["rows"], record["answers"]) == (None, None, 10)
 
 
 def test_compare_passes_by_slice_and_overall(table):

@@ -18,6 +18,7 @@ def batch(seed=0):
     answers = torch.tensor([[-1, 0, 0, -1, 1, 1, 1, 2]]).repeat(6, 1)
     answers[1, 1:3] = -1  # this row lacks its first answer
     targets[:, 3] = IGNORE
+    answers[4] = -1  # and this one has none
     right = torch.rand(6, 8, generator=g) < 0.8
     logits = torch.where(right[..., None], logits + 20 * torch.nn.functional.one_hot(targets.clamp(min=0), 4), logits)
     return logits, targets, answers, torch.tensor([2, 5, 5, 2, 5, 9])
@@ -48,6 +49,8 @@ def expected(*batches):
                     tokens[answer].append(scores.index(max(scores)) == target)
             for right in tokens.values():
                 add(int(levels[b]), "exact", all(right))
+            if tokens:
+                add(int(levels[b]), "rows", 1)
     return totals
 
 
@@ -62,6 +65,9 @@ def test_scores_equal_the_loops_per_slice_and_over_several_batches():
     names = set()
     for level, means in wanted.items():
         suffix = "" if level is None else f"/{level}"
+        rows, _ = means.pop("rows")
+        assert values[f"rows{suffix}"] == rows
+        names.add(f"rows{suffix}")
         for name, (total, count) in means.items():
             assert values[name + suffix].item() == pytest.approx(total / count, rel=1e-5)
             names.add(name + suffix)
@@ -89,4 +95,4 @@ def test_row_scores_give_each_row_its_own():
         alone = row_scores(logits[b : b + 1], targets[b : b + 1], answers[b : b + 1])
         torch.testing.assert_close(alone[0][:, 0], sums[:, b])
         torch.testing.assert_close(alone[1][:, 0], counts[:, b])
-    assert counts[3].tolist() == [3, 2, 3, 3, 3, 3]
+    assert counts[3].tolist() == [3, 2, 3, 3, 0, 3]

@@ -3,19 +3,20 @@ r"""Draws a figure from runs as far as they are, by their validations: those of 
 python -m lmsleep.pipeline.curves fig2b --runs runs/t32 --data data/paper/fig2b --out results/paper/fig2b
 
 Writes <out>.csv (every validation), .png, .svg, .json (accuracy and paired differences at the last tokens that all runs
-were validated at, or at those of --at, as far as runs reached them) and .meta.json. The pipeline's own stages do the
-same for finished runs, by test rows.
+were validated at, or at those of --at, as far as runs reached them) and .meta.json. With --table in place of --runs it
+draws such a CSV anew, and leaves it and .meta.json as they are. The pipeline's own stages do the same for finished
+runs, by test rows.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lmsleep.errors import one_sentence
 from lmsleep.pipeline import style
 from lmsleep.pipeline.aggregate import ORDER
 from lmsleep.pipeline.cells import CONFIG, CURVE
@@ -31,27 +32,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Raises SystemExit with one sentence for a bad argument; then nothing is written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", choices=FIGURES)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of run folders")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--runs", type=Path, nargs="+", help="folders of run folders")
+    source.add_argument("--table", type=Path, help="CSV that this command wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder with baselines.json, or of such folders")
     parser.add_argument("--at", type=int, nargs="+", help="tokens at which runs are compared")
     parser.add_argument("--scale", default="paper", help="what the axis says (default: paper)")
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     args = parser.parse_args(argv)
-    try:
+    with one_sentence():
         if args.out.suffix:
             raise ValueError(f"out must be a name without suffix, got {str(args.out)!r}")
-        runs = find_runs(args.runs)
-        table = validations(args.figure, runs)
+        runs = find_runs(args.runs) if args.runs else []
+        table = validations(args.figure, runs) if runs else pd.read_csv(args.table, dtype={"slice": str})
         figure, numbers = draw(args.figure, table, args.at or [last_common_tokens(table)], args.data, args.scale)
-    except FileNotFoundError as error:
-        sys.exit(f"error: data must hold what `python -m lmsleep.pipeline.make_data` writes, got no {error.filename}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.6g")
     style.save(figure, args.out)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
-    args.out.with_suffix(".meta.json").write_text(json.dumps(provenance(args.runs, len(runs)), indent=2) + "\n")
+    if runs:
+        table.to_csv(args.out.with_suffix(".csv"), index=False, float_format="%.6g")
+        args.out.with_suffix(".meta.json").write_text(json.dumps(provenance(args.runs, len(runs)), indent=2) + "\n")
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -105,12 +105,15 @@ def draw(name: str, table: pd.DataFrame, at: Sequence[int], data: Path, scale: s
     """The figure, and its numbers at each of the tokens `at`.
 
     Raises:
-        ValueError: if no run was validated at one of them, or the baselines are those of another task.
+        ValueError: if no run was validated at one of them, or `data` is not what `make_data` writes for this figure.
     """
     try:
         drawings = [DRAW[name](with_tests(table, tokens), data, scale) for tokens in at]
     except KeyError as error:
         raise ValueError(f"data must hold the baseline {error} for {name}, got {str(data)!r}") from None
+    except FileNotFoundError as error:
+        wanted = "what `python -m lmsleep.pipeline.make_data` writes"
+        raise ValueError(f"data must hold {wanted}, got no {error.filename}") from None
     numbers: dict[str, list[dict[str, Any]]] = {}
     for tokens, (_, found) in zip(at, drawings, strict=True):
         for key, records in found.items():

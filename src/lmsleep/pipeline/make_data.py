@@ -21,7 +21,7 @@ from lmsleep.data.module import RowsDataModule
 from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
 from lmsleep.pretrained import pretrained_config
-from lmsleep.tasks import IGNORE, Batch, Depo, Task
+from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
 from lmsleep.tasks.gsm_infinite import DatasetConfig, make_dataset
 
 
@@ -65,6 +65,8 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
     baselines = {"majority": majority(rows), "chance": chance(rows)}
+    if isinstance(task, Rule110) and (exact := task.majority()) is not None:
+        baselines["majority"] = {str(task.steps): exact}
     if isinstance(task, Depo):
         baselines["floor"] = dict.fromkeys(baselines["chance"], task.floor("test").per_token)
     (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")

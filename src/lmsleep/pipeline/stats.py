@@ -1,4 +1,13 @@
-"""Intervals: Wilson for a proportion over examples, Student's t over seeds, paired by seed between values of N."""
+"""95 % intervals: of a mean share over seeds, of a share over the rows of one seed, of differences paired by seed.
+
+| of | interval | counts |
+|---|---|---|
+| a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
+| the share of a single seed | Wilson's (`wilson`) | rows: answers about one graph are right or wrong together |
+| a difference of shares, paired by seed | Student's t, cut to -1 to 1 (`mean_difference`) | seeds |
+
+None of them leaves the range that its quantity can have.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -6,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.95
 
@@ -25,24 +34,52 @@ class Estimate:
         return asdict(self)
 
 
-def wilson(successes: float, n: int) -> Estimate:
-    """Wilson score interval of a proportion over n examples."""
+def wilson(share: float, n: int) -> Estimate:
+    """Wilson score interval of a share over n independent examples (Wilson 1927, equation 8).
+
+    Raises:
+        ValueError: if there are no examples.
+    """
     if n < 1:
         raise ValueError(f"n must be 1 or more, got {n}")
-    share, z = successes / n, float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds; the interval of a single value is not a number."""
-    values = np.asarray(values, dtype=float)
-    mean, n = float(values.mean()), len(values)
+def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
+    """Mean over seeds of shares, with the t interval on the logit scale, as survey statistics has it for clusters.
+
+    The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
+    freedom: always around m and between 0 and 1. A mean of exactly 0 or 1 has no logit and no spread to see; its ends
+    are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. Nor is there an
+    interval of a single seed.
+    """
+    shares = np.asarray(shares, dtype=float)
+    mean, n = float(shares.mean()), len(shares)
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    if not 0 < mean < 1:
+        ends = (math.nan, math.nan) if math.isnan(rows) else (wilson(mean, int(rows)).low, wilson(mean, int(rows)).high)
+        return Estimate(mean, *ends, n)
+    half = _half_width(shares) / (mean * (1 - mean))
+    low, high = special.expit(special.logit(mean) + np.array([-half, half]))
+    return Estimate(mean, float(low), float(high), n)
+
+
+def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
+    """Mean over seeds of differences of shares, with the t interval cut to the range -1 to 1; none for one seed."""
+    differences = np.asarray(differences, dtype=float)
+    mean, n = float(differences.mean()), len(differences)
+    half = _half_width(differences) if n > 1 else math.nan
+    return Estimate(mean, *(float(np.clip(end, -1, 1)) for end in (mean - half, mean + half)), n)
+
+
+def _half_width(values: np.ndarray) -> float:
+    """Half of the t interval of a mean."""
+    n = len(values)
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
@@ -64,7 +101,7 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
         if base not in wide:
             continue
         for other in [x for x in wide.columns if x != base]:
-            estimate = over_seeds((wide[other] - wide[base]).dropna())
+            estimate = mean_difference((wide[other] - wide[base]).dropna())
             names = dict(zip(within or [], key if isinstance(key, tuple) else (key,), strict=True))
             records.append({**names, by: other, "base": base, **estimate.as_dict()})
     return pd.DataFrame(records)
@@ -74,19 +111,23 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     """Exact accuracy on test rows for each combination of `keys`, slices as numbers.
 
     Returns:
-        Records with the mean and t interval over seeds (value, low, high, n), and the Wilson interval over the answers
-        of a single seed (wilson_low, wilson_high): those of several models are no sample of one proportion. `answers`
-        counts them over all seeds.
+        Records with the mean and its interval over seeds (value, low, high, n), and the Wilson interval over the rows
+        of a single seed (wilson_low, wilson_high), where the table counts rows: those of several models are no sample
+        of one proportion. `answers` counts over all seeds, `rows` those of one.
     """
-    tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count"])]
+    tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count", "test_rows"])]
     tested = tested.assign(slice=tested.slice.astype(int))
-    wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value").reset_index()
+    wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
+    wide = wide.reindex(columns=["test_exact", "test_count", "test_rows"]).reset_index()
     records = []
     for key, group in wide.groupby(keys):
-        right, count = float((group.test_exact * group.test_count).sum()), int(group.test_count.sum())
-        single = wilson(right, count) if group.seed.nunique() == 1 else Estimate(math.nan, math.nan, math.nan, 0)
-        row = dict(zip(keys, key, strict=True)) | over_seeds(group.test_exact).as_dict()
-        records.append(row | {"wilson_low": single.low, "wilson_high": single.high, "answers": count})
+        rows = float(group.test_rows.iloc[0])  # every seed is tested on the same
+        share = mean_share(group.test_exact, rows)
+        alone = len(group) == 1 and not math.isnan(rows)
+        single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)
+        row = dict(zip(keys, key, strict=True)) | share.as_dict()
+        row |= {"wilson_low": single.low, "wilson_high": single.high}
+        records.append(row | {"answers": int(group.test_count.sum()), "rows": rows})
     return plain(records)
 
 

@@ -7,6 +7,8 @@ import torch
 
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 
+ENUMERABLE = 24  # cells: 2^24 states take seconds
+
 
 def rule110_step(states: np.ndarray, width: int) -> np.ndarray:
     """One step of Rule 110 on a ring of `width` cells, cell j being bit `width - 1 - j` of an unsigned integer.
@@ -35,8 +37,8 @@ class Rule110(Task):
 
     Args:
         steps: rollout steps t, fixed within a run; also the slice of every row.
-        width: cells of a state (1 to 63), which is the window size L.
-        n_states: states in a row.
+        width: cells of a state (3 to 63), which is the window size L.
+        n_states: states in a row (1 to `width`).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -71,6 +73,22 @@ class Rule110(Task):
     @property
     def slices(self) -> tuple[int, ...]:
         return (self.steps,)
+
+    def majority(self) -> float | None:
+        """Share of all possible rows that the most frequent answer is right on: what a model scores that has read
+        nothing. By enumeration of the states of the cells that cell 0 can see in `steps` steps; None where there are
+        more than `ENUMERABLE` of these."""
+        cells = min(self.width, 2 * self.steps + 1)
+        if cells > ENUMERABLE:
+            return None
+        ones, chunk = 0, 1 << 16  # a chunk of states fits into a core's cache
+        for first in range(0, 1 << cells, chunk):
+            states = np.arange(first, min(first + chunk, 1 << cells), dtype=np.uint64)
+            for _ in range(self.steps):
+                states = rule110_step(states, cells)
+            ones += int((states >> np.uint64(cells - 1)).sum())
+        share = ones / (1 << cells)
+        return max(share, 1 - share) ** self.n_states
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """`batch_size` rows drawn from (seed, split, step): see `Batch`."""

@@ -38,6 +38,7 @@ class SliceScores(Metric):
     full_state_update = False
     sums: Tensor
     counts: Tensor
+    rows: Tensor
 
     def __init__(self, slices: tuple[int, ...]) -> None:
         super().__init__()
@@ -45,20 +46,24 @@ class SliceScores(Metric):
         shape = (len(slices) + 1, len(SCORES))
         self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros(len(slices) + 1, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor, answers: Tensor, slice_: Tensor) -> None:
         """Adds a batch: (B, P, V), (B, P), (B, P), (B,)."""
         sums, counts = row_scores(logits, targets, answers)
+        answered = (counts[SCORES.index("exact")] > 0).double()
         for row, level in enumerate(self.slices):
             of_slice = (slice_ == level).double()
             self.sums[row] += sums @ of_slice
             self.counts[row] += counts @ of_slice
+            self.rows[row] += answered @ of_slice
         self.sums[-1] += sums.sum(1)
         self.counts[-1] += counts.sum(1)
+        self.rows[-1] += answered.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`exact` over all rows, `exact/<slice>` for each slice that had rows, and so on for every score;
-        `count/<slice>` is the number of answers behind `exact/<slice>`."""
+        `count/<slice>` is the number of answers behind `exact/<slice>`, `rows/<slice>` that of rows with an answer."""
         values: dict[str, Tensor] = {}
         for row, level in enumerate([*self.slices, None]):
             if not self.counts[row, 0]:
@@ -67,4 +72,5 @@ class SliceScores(Metric):
             means = self.sums[row] / self.counts[row]
             values |= {f"{name}{suffix}": means[i].float() for i, name in enumerate(SCORES)}
             values[f"count{suffix}"] = self.counts[row, SCORES.index("exact")].float()
+            values[f"rows{suffix}"] = self.rows[row].float()
         return values

@@ -26,16 +26,19 @@ READING = (
         "The share of test answers that are right in all their tokens. Test rows are drawn apart from training rows "
         "and are the same for every N and seed.",
     ),
-    ("over seeds (t)", "The 95 % interval of Student's t for the mean over seeds. One seed gives none."),
     (
-        "over one seed's answers (Wilson)",
-        "The 95 % Wilson interval of a proportion, over the test answers of a figure with one seed. It knows nothing "
-        "of how much training runs differ.",
+        "over seeds (logit t)",
+        "The 95 % interval of Student's t on the logit scale for the mean over seeds. One seed gives none.",
+    ),
+    (
+        "over one seed's rows (Wilson)",
+        "The 95 % Wilson interval of a proportion, over the test rows of a figure with one seed: answers of one row "
+        "stand together. It knows nothing of how much training runs differ.",
     ),
     (
         "points from N = 1",
         "Percentage points, paired by seed: the same seed sees the same batches for every N. In brackets the 95 % "
-        "interval of Student's t over seeds.",
+        "interval of Student's t over seeds, cut to what a difference can be.",
     ),
     (
         "verdict",

@@ -56,8 +56,8 @@ def our_rows(result: Result) -> Rows:
     header = [
         *(names[key] for key in keys),
         "right",
-        "over seeds (t)",
-        "over one seed's answers (Wilson)",
+        "over seeds (logit t)",
+        "over one seed's rows (Wilson)",
         "seeds",
         "answers",
     ]
@@ -110,7 +110,7 @@ def percent(share: float) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Ends in percent, cut to the range that a share can have; a dash where there is no interval."""
+    """Ends in percent; a dash where there is no interval."""
     if low is None or high is None:
         return "–"
-    return f"{100 * max(0.0, low):.1f} to {100 * min(1.0, high):.1f} %"
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
