@@ -46,8 +46,8 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     levels = sorted(exact.level.unique())
     for t, color in zip(levels, style.shades(len(levels)), strict=True):
         style.curves(ax, exact[exact.level == t], str(t), color)
-    majority = [baselines(data / f"t{t}")["majority"][str(t)] for t in levels]
-    style.reference(ax, sum(majority) / len(majority), "majority", ":")
+        majority = baselines(data / f"t{t}")["majority"][str(t)]
+        style.reference(ax, majority, "majority" if t == levels[-1] else "", ":", color=color)
     accuracy_axes(ax, scale, exact, "all answers of a row right")
     style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
     finals = by_level(table, "test_exact").drop(columns="slice").rename(columns={"level": "slice"})

@@ -127,7 +127,7 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)
         row = dict(zip(keys, key, strict=True)) | share.as_dict()
         row |= {"wilson_low": single.low, "wilson_high": single.high}
-        records.append(row | {"answers": int(group.test_count.sum()), "rows": rows})
+        records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
     return plain(records)
 
 

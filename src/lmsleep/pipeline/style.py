@@ -63,9 +63,11 @@ def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
             ax.plot(seed["tokens"], seed["value"], color=color, alpha=0.45, linewidth=0.8)
 
 
-def reference(ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center") -> None:
+def reference(
+    ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center", color: str = "#8f98a8"
+) -> None:
     """A horizontal line, named at its right end outside the axes; `place` is the vertical alignment of the name."""
-    ax.axhline(value, color="#8f98a8", linestyle=dashes, linewidth=1)
+    ax.axhline(value, color=color, linestyle=dashes, linewidth=1)
     ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va=place, fontsize=8, color="#5b6477")
 
 
