@@ -10,7 +10,7 @@ None of them leaves the range that its quantity can have.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,8 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     if n < 2:
         return Estimate(mean, math.nan, math.nan, n)
     if not 0 < mean < 1:
-        ends = (math.nan, math.nan) if math.isnan(rows) else (wilson(mean, int(rows)).low, wilson(mean, int(rows)).high)
-        return Estimate(mean, *ends, n)
+        of_rows = Estimate(mean, math.nan, math.nan, n) if math.isnan(rows) else wilson(mean, int(rows))
+        return replace(of_rows, n=n)
     half = _half_width(shares) / (mean * (1 - mean))
     low, high = special.expit(special.logit(mean) + np.array([-half, half]))
     return Estimate(mean, float(low), float(high), n)
@@ -73,7 +73,8 @@ def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
     differences = np.asarray(differences, dtype=float)
     mean, n = float(differences.mean()), len(differences)
     half = _half_width(differences) if n > 1 else math.nan
-    return Estimate(mean, *(float(np.clip(end, -1, 1)) for end in (mean - half, mean + half)), n)
+    low, high = np.clip([mean - half, mean + half], -1, 1)
+    return Estimate(mean, float(low), float(high), n)
 
 
 def _half_width(values: np.ndarray) -> float:

@@ -15,8 +15,8 @@ def rule110_step(states: np.ndarray, width: int) -> np.ndarray:
 
     new = (c xor r) or (c and not l), with l and r the left and right neighbours: the eight rows of the rule's table.
     """
-    top = np.uint64(width - 1)
-    one, full = np.uint64(1), np.uint64((1 << width) - 1)
+    kind = states.dtype.type
+    one, top, full = kind(1), kind(width - 1), kind((1 << width) - 1)
     left = (states >> one) | ((states << top) & full)
     right = ((states << one) & full) | (states >> top)
     return (states ^ right) | (states & ~left)
@@ -83,10 +83,10 @@ class Rule110(Task):
             return None
         ones, chunk = 0, 1 << 16  # a chunk of states fits into a core's cache
         for first in range(0, 1 << cells, chunk):
-            states = np.arange(first, min(first + chunk, 1 << cells), dtype=np.uint64)
+            states = np.arange(first, min(first + chunk, 1 << cells), dtype=np.uint32)
             for _ in range(self.steps):
                 states = rule110_step(states, cells)
-            ones += int((states >> np.uint64(cells - 1)).sum())
+            ones += int((states >> np.uint32(cells - 1)).sum())
         share = ones / (1 << cells)
         return max(share, 1 - share) ** self.n_states
 
