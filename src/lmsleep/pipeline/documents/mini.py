@@ -7,6 +7,7 @@ import pandas as pd
 from lmsleep.pipeline.documents.document import Document
 from lmsleep.pipeline.documents.sources import markdown
 
+
 def documents(root: Path) -> list[Document]:
     """The page."""
     return [Document("results/mini/README.md", {"pilots": pilots(root / "results/mini/pilots.csv")})]
