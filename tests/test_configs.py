@@ -1,0 +1,25 @@
+"""The settings that the paper prints (section 6) against the configurations of its scale."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+PAPER = Path(__file__).parents[1] / "configs/experiment/paper"
+# task -> Muon's rate, sequences a step
+PRINTED = {"Rule110": (2e-3, 512), "Depo": (2e-3, 128), "GSMInfinite": (1e-3, 256)}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PAPER.glob("*.yaml")))
+def test_rates_and_batches_are_those_that_the_paper_prints(name):
+    config = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
+    task = config["data"]["task"]["class_path"].rpartition(".")[2]
+    optimizer = config["model"]["optimizer"]
+    batch = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
+    assert (optimizer["muon_lr"], batch) == PRINTED[task]
+    assert optimizer["adamw_lr"] == 5e-5
+
+
+def test_every_task_of_the_paper_has_a_configuration():
+    configs = [yaml.safe_load(path.read_text()) for path in PAPER.glob("*.yaml")]
+    assert {config["data"]["task"]["class_path"].rpartition(".")[2] for config in configs} == PRINTED.keys()
