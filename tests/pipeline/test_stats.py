@@ -13,6 +13,7 @@ from lmsleep.pipeline.stats import (
     exact_accuracy,
     mean_difference,
     mean_share,
+    over_seeds,
     paired_differences,
     plain,
     wilson,
@@ -101,7 +102,12 @@ def test_shares_that_are_all_one_have_the_interval_of_the_rows():
     assert math.isnan(mean_share(np.ones(3)).low)
 
 
-@pytest.mark.parametrize("mean", [mean_share, mean_difference])
+def test_what_has_no_ends_keeps_its_t_interval():
+    estimate = over_seeds(np.array([1.0, 3.0]))
+    assert (estimate.low, estimate.high) == (pytest.approx(2 - 12.7062, rel=1e-5), pytest.approx(2 + 12.7062, rel=1e-5))
+
+
+@pytest.mark.parametrize("mean", [mean_share, mean_difference, over_seeds])
 def test_one_seed_has_no_interval(mean):
     estimate = mean(np.array([0.25]))
     assert estimate.value == 0.25

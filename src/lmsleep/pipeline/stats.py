@@ -5,6 +5,7 @@
 | a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
 | the share of a single seed | Wilson's (`wilson`) | rows: answers about one graph are right or wrong together |
 | a difference of shares, paired by seed | Student's t, cut to -1 to 1 (`mean_difference`) | seeds |
+| what has no ends, such as a loss | Student's t (`over_seeds`) | seeds |
 
 None of them leaves the range that its quantity can have.
 """
@@ -48,6 +49,16 @@ def wilson(share: float, n: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
+    """Mean and t interval over seeds of what has no ends, such as a loss; a single value has no interval."""
+    values = np.asarray(values, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
 def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
     """Mean over seeds of shares, with the t interval on the logit scale, as survey statistics has it for clusters.
 
@@ -56,31 +67,24 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. Nor is there an
     interval of a single seed.
     """
-    shares = np.asarray(shares, dtype=float)
-    mean, n = float(shares.mean()), len(shares)
-    if n < 2:
-        return Estimate(mean, math.nan, math.nan, n)
-    if not 0 < mean < 1:
-        of_rows = Estimate(mean, math.nan, math.nan, n) if math.isnan(rows) else wilson(mean, int(rows))
-        return replace(of_rows, n=n)
-    half = _half_width(shares) / (mean * (1 - mean))
-    low, high = special.expit(special.logit(mean) + np.array([-half, half]))
-    return Estimate(mean, float(low), float(high), n)
+    mean = over_seeds(shares)
+    if mean.n < 2:
+        return mean
+    if not 0 < mean.value < 1:
+        of_rows = (
+            Estimate(mean.value, math.nan, math.nan, mean.n) if math.isnan(rows) else wilson(mean.value, int(rows))
+        )
+        return replace(of_rows, n=mean.n)
+    half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
+    low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
+    return replace(mean, low=float(low), high=float(high))
 
 
 def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
     """Mean over seeds of differences of shares, with the t interval cut to the range -1 to 1; none for one seed."""
-    differences = np.asarray(differences, dtype=float)
-    mean, n = float(differences.mean()), len(differences)
-    half = _half_width(differences) if n > 1 else math.nan
-    low, high = np.clip([mean - half, mean + half], -1, 1)
-    return Estimate(mean, float(low), float(high), n)
-
-
-def _half_width(values: np.ndarray) -> float:
-    """Half of the t interval of a mean."""
-    n = len(values)
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    mean = over_seeds(differences)
+    low, high = np.clip([mean.low, mean.high], -1, 1)
+    return replace(mean, low=float(low), high=float(high))
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:

@@ -24,6 +24,7 @@ OWN = (
     r"95 % (?:t |Wilson )?interval",
     r"N = 1, 40 M tokens, one run each",  # the budget of figure 2a
     r"of 80 GB",
+    r"Physics of Language Models\* 4\.1",
     r"scores 1\.66",  # log 75 over the tokens of an answer: tests/tasks/test_depo_chance.py
     r"over the last\s+60 %",  # a setting that was tried
 )
