@@ -71,10 +71,8 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     if mean.n < 2:
         return mean
     if not 0 < mean.value < 1:
-        of_rows = (
-            Estimate(mean.value, math.nan, math.nan, mean.n) if math.isnan(rows) else wilson(mean.value, int(rows))
-        )
-        return replace(of_rows, n=mean.n)
+        ends = replace(mean, low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
+        return replace(ends, n=mean.n)
     half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
     low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
     return replace(mean, low=float(low), high=float(high))
