@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsleep.ops import backend as backends
-from lmsleep.ops import describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend
+from lmsleep.ops import describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend, window_attention
 from lmsleep.ops.backend import Backend, register, resolve
 
 CPU = torch.device("cpu")
@@ -89,6 +89,15 @@ def test_long_windows_take_the_kernels_made_for_them_first(op, monkeypatch):
     assert describe("cuda", long=True)["double"].others["short"] == "could run, any is preferred"
 
 
+def test_beyond_its_limit_a_backend_is_not_taken(op):
+    register("double", Backend("small", lambda: torch.add, limit="8 tokens"), Backend("torch", lambda: torch.mul))
+    assert resolve("double", CPU, torch.float32) is torch.add
+    assert resolve("double", CPU, torch.float32, None, True) is torch.mul
+    assert resolve("double", CPU, torch.float32, "small") is torch.add
+    with pytest.raises(ValueError, match="'small' cannot run: it takes at most 8 tokens; use 'torch'"):
+        resolve("double", CPU, torch.float32, "small", True)
+
+
 def test_compiled_code_leaves_eager_kernels_alone(op, monkeypatch):
     register("double", Backend("kernel", lambda: torch.add, eager=True), Backend("torch", lambda: torch.mul))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -153,6 +162,7 @@ def small_ops():
     yield "ssd", lambda **kw: ssd(x, x[..., 0], -torch.ones(2), x[:, :, :1], x[:, :, :1], **kw)[0]
     yield "gated_delta", lambda **kw: gated_delta(x, x, x, -x[..., 0], x[..., 0] / 2, None, **kw)[0]
     yield "short_conv", lambda **kw: short_conv(x[:, :, 0], torch.ones(4, 4), **kw)
+    yield "window_attention", lambda **kw: window_attention(*[x[:, :, 0]] * 3, (x[0, :, 0, :2],) * 2, **kw)
     yield "dynamic_conv", lambda **kw: dynamic_conv(x[:, :, 0], torch.ones(1, 3, 4, 4), **kw)
 
 

@@ -1,4 +1,5 @@
-"""Every CUDA kernel against the torch twin, through 2 windows of 3 passes: outputs, final state and all gradients.
+"""Every CUDA kernel with a state against the torch twin, through 2 windows of 3 passes: outputs, final state and all
+gradients.
 
 The harness itself is tested on the CPU, where the definitions stand in for the kernels.
 """
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from lmsleep.ops import backend as backends
 from lmsleep.ops import gated_delta, short_conv, ssd
 
-KERNELS = [(op, b.name) for op, table in backends._TABLES.items() for b in table.values() if b.cuda_only]
+STATEFUL = ("ssd", "gated_delta", "short_conv")  # attention has no state: test_window_attention_kernel.py
+KERNELS = [(op, b.name) for op in STATEFUL for b in backends._TABLES[op].values() if b.cuda_only]
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 # Ratios of the root mean square of the error to that of the value, as flash-linear-attention tests its kernels.
 TOLERANCE = {"y": 0.005, "S": 0.005, "dt": 0.02, "A": 0.02, "log_decay": 0.02, "beta": 0.02}
@@ -90,7 +92,7 @@ def assert_parity(op, backend, length, device, dtype, factor=1.0):
         assert error <= allowed, f"{name}: error ratio {error:.5f} above {allowed}"
 
 
-@pytest.mark.parametrize("op", ["ssd", "gated_delta", "short_conv"])
+@pytest.mark.parametrize("op", STATEFUL)
 @pytest.mark.parametrize("length", [4, 12])
 def test_definitions_pass_as_kernels_must(op, length):
     assert_parity(op, "naive", length, "cpu", torch.float32, factor=1e-3)

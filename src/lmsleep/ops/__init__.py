@@ -1,8 +1,18 @@
-"""Recurrences and convolutions, each with a definition and faster twins. `describe` tells which run here."""
+"""Recurrences, convolutions and attention, each with a definition and faster twins. `describe` tells which run here."""
 
 from lmsleep.ops.backend import describe, use_backend
 from lmsleep.ops.gated_delta import gated_delta
 from lmsleep.ops.short_conv import dynamic_conv, short_conv
 from lmsleep.ops.ssd import ssd, ssd_delta
+from lmsleep.ops.window_attention import window_attention
 
-__all__ = ["describe", "dynamic_conv", "gated_delta", "short_conv", "ssd", "ssd_delta", "use_backend"]
+__all__ = [
+    "describe",
+    "dynamic_conv",
+    "gated_delta",
+    "short_conv",
+    "ssd",
+    "ssd_delta",
+    "use_backend",
+    "window_attention",
+]

@@ -31,6 +31,7 @@ class Backend:
         automatic: whether it may be taken without being asked for.
         short: made for windows of up to WINDOW tokens; above, other kernels go before it.
         eager: in compiled code it is not taken unless asked for, because the compiler does better with torch.
+        limit: what it takes at most, in words; the op says of its inputs, as `long`, whether they are beyond.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Backend:
     automatic: bool = True
     short: bool = False
     eager: bool = False
+    limit: str = ""
 
 
 class Obstacle(NamedTuple):
@@ -88,7 +90,7 @@ def resolve(
         device: where the tensors are.
         dtype: of the tensors.
         forced: a backend's name; goes before `use_backend`, which goes before the automatic choice.
-        long: whether there are more than WINDOW tokens.
+        long: whether there are more than WINDOW tokens, or the inputs are beyond a backend's `limit`.
 
     Raises:
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
@@ -137,7 +139,7 @@ def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: 
             name, why = choice.backend, _why_not_better(_in_order(op, long), choice)
         else:
             name, why = forced, "forced"
-            if obstacle := _obstacle(op, _backend(op, name), device, dtype):
+            if obstacle := _obstacle(op, _backend(op, name), device, dtype, long):
                 raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
         _CHOSEN[key] = name
         _say(f"{op}: {name} ({why})" if why else f"{op}: {name}")
@@ -147,7 +149,7 @@ def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: 
 def _choose(op: str, device: str, dtype: torch.dtype, long: bool, compiled: bool = False) -> Choice:
     chosen, others = None, {}
     for backend in _in_order(op, long):
-        if obstacle := _obstacle(op, backend, device, dtype):
+        if obstacle := _obstacle(op, backend, device, dtype, long):
             others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
         elif not backend.automatic:
             others[backend.name] = "used only when asked for"
@@ -167,8 +169,9 @@ def _in_order(op: str, long: bool) -> list[Backend]:
     return sorted(table, key=lambda b: (not b.cuda_only, b.short)) if long else table
 
 
-def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obstacle | None:
-    elsewhere = f"use {', '.join(repr(b.name) for b in _TABLES[op].values() if not b.cuda_only)}"
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: bool) -> Obstacle | None:
+    others = (b for b in _TABLES[op].values() if not b.cuda_only and b is not backend)
+    elsewhere = f"use {', '.join(repr(b.name) for b in others)}"
     if backend.cuda_only and not torch.cuda.is_available():
         return Obstacle("no CUDA device", f"{elsewhere} here")
     if backend.cuda_only and device != "cuda":
@@ -176,6 +179,8 @@ def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype) -> Obs
     if backend.dtypes and dtype not in backend.dtypes:
         taken = ", ".join(_name(d) for d in backend.dtypes)
         return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
+    if backend.limit and long:
+        return Obstacle(f"it takes at most {backend.limit}", elsewhere)
     if error := _import_error(op, backend):
         return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
     return None
