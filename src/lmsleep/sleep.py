@@ -75,10 +75,10 @@ def read_windows(
     check_eviction(eviction)
     on_overflow = on_overflow or partial(sleep, n_passes=n_passes)
     S = model.init_fast_weights(len(tokens))  #                                           line 1
-    cache = model.init_cache()
+    cache, keep = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
     for window in cut_windows(tokens, targets, mask, model.window_size, loss_windows):  # lines 2-3
-        wake = model.wake(window.tokens, S, cache, window.mask)  #                        lines 4, 8, pass 1 of line 6
+        wake = model.wake(window.tokens, S, cache, window.mask, keep=keep)  #             lines 4, 8, pass 1 of line 6
         S, cache = wake.S, wake.cache
         hidden.append(wake.h)
         if window.carries_loss:  #                                                        line 7

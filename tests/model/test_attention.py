@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lmsleep import AttentionCache, HybridConfig
-from lmsleep.model.attention import Attention, Rotary, rotate, visibility
+from lmsleep.model.attention import Attention, Rotary
+from lmsleep.ops.window_attention.sdpa import rotate, visibility
 
 
 def complex_rotation(x, positions, theta=10_000.0):
@@ -81,6 +82,9 @@ def test_attention_is_the_sum_written_out(build, options):
     assert state is None and k.shape == v.shape == (2, model.config.kv_heads, 6, attention.head_dim)
     for b in range(2):
         torch.testing.assert_close(y[b], attend(attention, x[b], [range(t + 1) for t in range(6)]))
+    alone, _, left = attention(x, None, (), model.blocks.span(x, model.init_cache(), None, keep=False))
+    assert left == ()
+    torch.testing.assert_close(alone, y)
 
 
 def test_cached_tokens_are_seen_up_to_the_reach(build):
@@ -101,9 +105,22 @@ def test_masked_tokens_are_not_seen(build):
     attention = model.blocks.layers[0].mixer
     x = torch.randn(1, 5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[False, True, False, True, True]])
-    y, _, _ = attention(x, None, (), model.blocks.span(x, model.init_cache(), mask))
     sees = [[s for s in range(t + 1) if mask[0, s] or s == t] for t in range(5)]
-    torch.testing.assert_close(y[0], attend(attention, x[0], sees))
+    for keep in (True, False):
+        y, _, _ = attention(x, None, (), model.blocks.span(x, model.init_cache(), mask, keep))
+        torch.testing.assert_close(y[0], attend(attention, x[0], sees))
+
+
+def test_what_is_not_kept_changes_no_output(build):
+    """For a window behind cached tokens, and where attention slides."""
+    model = build("AWA", n_heads=4, sliding_window=3)
+    x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    S, blocks = model.init_fast_weights(2), model.blocks
+    _, S, left = blocks.run(0, 3, x[:, :2], S, model.init_cache())
+    cache = model.init_cache().extended(2, left, None)
+    for before, tokens in ((model.init_cache(), x), (cache, x[:, 2:])):
+        (kept, _, _), (alone, _, _) = (blocks.run(0, 3, tokens, S, before, keep=keep) for keep in (True, False))
+        torch.testing.assert_close(alone, kept)
 
 
 def test_only_relative_positions_matter(build):

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.model.config import HybridConfig
+from lmsleep.ops import window_attention
+from lmsleep.ops.window_attention.sdpa import attend, rotate
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Span:
         near: as `visible`, for sliding attention, which sees fewer of them.
         slot: (1,) where a single token overwrites cached keys and values, which then stand in buffers of
             fixed size; None: the cache grows.
+        keep: whether later tokens of the window will ask for what these leave behind.
     """
 
     rotary: tuple[Tensor, Tensor]
@@ -29,6 +31,7 @@ class Span:
     mask: Tensor | None = None
     near: Tensor | None = None
     slot: Tensor | None = None
+    keep: bool = True
 
 
 class Rotary(nn.Module):
@@ -56,30 +59,6 @@ class Rotary(nn.Module):
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates the two halves of x (B, H, n, K) by the angles of its positions (the layout of Llama and Qwen)."""
-    cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-
-
-def visibility(n: int, cached: int, reach: int, mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which of the m cached and n own tokens each own token sees, itself and the `reach - 1` before it; None if plain
-    causality over the own tokens says it all.
-
-    `mask` (B, m + n) is False for tokens that nobody sees; such a token still sees itself, so that its softmax is
-    defined.
-    """
-    if mask is None and cached == 0 and n <= reach:
-        return None
-    query = torch.arange(cached, cached + n, device=device)[:, None]
-    key = torch.arange(cached + n, device=device)[None, :]
-    visible = (key <= query) & (key > query - reach)
-    if mask is None:
-        return visible[None, None]
-    return ((visible & mask[:, None, :]) | (key == query))[:, None]
-
-
 class Attention(nn.Module):
     """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
 
@@ -92,7 +71,7 @@ class Attention(nn.Module):
     def __init__(self, config: HybridConfig, reach: int | None = None) -> None:
         super().__init__()
         self.reach = reach
-        self.head_dim, self.grouped = config.attention_head_dim, config.kv_heads != config.n_heads
+        self.head_dim = config.attention_head_dim
         width, kv_width = config.n_heads * self.head_dim, config.kv_heads * self.head_dim
         self.q_proj = nn.Linear(config.d_model, width, bias=config.attention_bias)
         self.k_proj = nn.Linear(config.d_model, kv_width, bias=config.attention_bias)
@@ -103,11 +82,11 @@ class Attention(nn.Module):
         self, x: Tensor, state: None, left: tuple[Tensor, ...], span: Span
     ) -> tuple[Tensor, None, tuple[Tensor, ...]]:
         """x (B, n, D); left: keys and values (B, H, m, K) of the cached tokens, or empty. Returns y (B, n, D), None and
-        keys and values of the m + n tokens, or the buffers that `span.slot` wrote to."""
-        q, k, v = (
-            rearrange(proj(x), "b n (h k) -> b h n k", k=self.head_dim)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        keys and values of the m + n tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if not (left or span.keep) and (self.reach is None or x.shape[1] <= self.reach):
+            return self.o_proj(window_attention(q, k, v, span.rotary, span.mask)), None, ()
+        q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if span.slot is not None:
             k, v = left[0].index_copy_(2, span.slot, k), left[1].index_copy_(2, span.slot, v)
@@ -118,8 +97,7 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""
-        causal = visible is None
-        return F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, enable_gqa=self.grouped)
+        return attend(q, k, v, visible)
 
     def flops_per_token(self, window_size: int) -> int:
         """Scores and values against all that a token sees; the projections are counted by the block."""

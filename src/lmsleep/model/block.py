@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lmsleep.memory import AttentionCache, FastWeights
-from lmsleep.model.attention import Attention, Rotary, Span, visibility
+from lmsleep.model.attention import Attention, Rotary, Span
 from lmsleep.model.config import MIXERS, HybridConfig
 from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
 from lmsleep.model.mlp import SwiGLU
 from lmsleep.model.norm import RMSNorm
+from lmsleep.ops.window_attention.sdpa import visibility
 
 Left = tuple[Tensor, ...]
 
@@ -22,7 +23,8 @@ class Mixer(Protocol):
 
     Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
     what it asked to keep of those tokens in the same window (`left`, empty before the first) and where the tokens stand
-    (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its inputs.
+    (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its inputs. Unless
+    `span.keep`, nobody will ask for the new `left`, and it may be empty.
     Reading tokens in groups must equal reading them in one go, and a token with `span.mask` False must leave no trace.
     Entries of `left` have one shape throughout and three axes, rows first.
 
@@ -136,7 +138,7 @@ class Blocks(nn.Module):
             cache: the tokens before them that attention still sees; None: none.
             mask: (B, n) bool, False for tokens that must leave no trace.
         """
-        h, S, _ = self.run(0, self.config.depth, h, S, self.empty_cache() if cache is None else cache, mask)
+        h, S, _ = self.run(0, self.config.depth, h, S, self.empty_cache() if cache is None else cache, mask, keep=False)
         return h, S
 
     def run(
@@ -148,11 +150,12 @@ class Blocks(nn.Module):
         cache: AttentionCache,
         mask: Tensor | None = None,
         span: Span | None = None,
+        keep: bool = True,
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
         """Blocks first .. last - 1, and the norm that closes a pass if it ends the stack. Returns h, S and what each of
-        these blocks must remember of the tokens. `span`, if given, says where the tokens stand in place of `cache` and
-        `mask`."""
-        span = span or self.span(h, cache, mask)
+        these blocks must remember of the tokens, of no use unless `keep`. `span`, if given, says where the tokens stand
+        in place of `cache`, `mask` and `keep`."""
+        span = span or self.span(h, cache, mask, keep)
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
         return self._run(first, last, h, S, cache, span)
@@ -172,7 +175,7 @@ class Blocks(nn.Module):
             h = self.pass_norm(h)
         return h, S.with_layers(changed), tuple(remembered)
 
-    def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None) -> Span:
+    def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None, keep: bool = True) -> Span:
         """Where the n tokens of h stand behind the cached ones."""
         n, cached = h.shape[1], cache.held
         everyone = joined_mask(mask, cache, h)
@@ -181,7 +184,7 @@ class Blocks(nn.Module):
         near = visible
         if reach is not None and reach < cache.capacity:
             near = visibility(n, cached, reach, everyone, h.device)
-        return Span(self.rotary(cache.position, n, h), visible, mask, near)
+        return Span(self.rotary(cache.position, n, h), visible, mask, near, keep=keep)
 
     def empty_cache(self) -> AttentionCache:
         """The cache before the first token."""

@@ -97,9 +97,11 @@ class HybridLM(nn.Module):
         cache: AttentionCache,
         mask: Tensor | None = None,
         span: Span | None = None,
+        keep: bool = True,
     ) -> Wake:
         """The wake pass over n tokens (B, n) of the current window, all of them or one: embed, every block once.
-        `span` is for decoding in buffers of fixed size, see `Blocks.run`.
+        `span` is for decoding in buffers of fixed size, see `Blocks.run`. Without `keep` the cache after them counts
+        the tokens and holds nothing else, which is enough where a hard eviction follows, or nothing at all.
 
         Raises:
             ValueError: if the tokens do not fit into the window.
@@ -107,10 +109,10 @@ class HybridLM(nn.Module):
         if tokens.shape[1] > cache.room:
             raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {tokens.shape[1]}")
         depth, (_, last) = self.config.depth, self.config.looped
-        core, core_S, layers = self.blocks.run(0, last, self.embed(tokens), S, cache, mask, span)
+        core, core_S, layers = self.blocks.run(0, last, self.embed(tokens), S, cache, mask, span, keep)
         h, after = core, core_S
         if last < depth:
-            h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask, span)
+            h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask, span, keep)
             layers = layers + coda
         extended = cache.extended(tokens.shape[1], layers, joined_mask(mask, cache, h))
         return Wake(h, core, S, after, cache, extended, mask)
@@ -118,7 +120,7 @@ class HybridLM(nn.Module):
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it."""
         first, last = self.config.looped
-        h, S, _ = self.blocks.run(first, last, h, S, wake.past, wake.mask)
+        h, S, _ = self.blocks.run(first, last, h, S, wake.past, wake.mask, keep=False)
         return h, S
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> FastWeights:
@@ -127,7 +129,7 @@ class HybridLM(nn.Module):
         if last == depth:
             return S
         coda = {index: wake.before[index] for block, index in self.blocks.state_index.items() if block >= last}
-        return self.blocks.run(last, depth, h, S.with_layers(coda), wake.past, wake.mask)[1]
+        return self.blocks.run(last, depth, h, S.with_layers(coda), wake.past, wake.mask, keep=False)[1]
 
     def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
         """Logits (B, n, V) and S after one pass over one window (B, n)."""
