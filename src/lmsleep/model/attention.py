@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.model.config import HybridConfig
+from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
 from lmsleep.ops.window_attention.sdpa import attend, rotate
 
@@ -83,9 +84,9 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, None, tuple[Tensor, ...]]:
         """x (B, n, D); left: keys and values (B, H, m, K) of the cached tokens, or empty. Returns y (B, n, D), None and
         keys and values of the m + n tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj)
         if not (left or span.keep) and (self.reach is None or x.shape[1] <= self.reach):
-            return self.o_proj(window_attention(q, k, v, span.rotary, span.mask)), None, ()
+            return project(window_attention(q, k, v, span.rotary, span.mask), self.o_proj)[0], None, ()
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if span.slot is not None:
@@ -93,7 +94,7 @@ class Attention(nn.Module):
         elif left:
             k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
         o = self.attend(q, k, v, span.visible if self.reach is None else span.near)
-        return self.o_proj(rearrange(o, "b h n k -> b n (h k)")), None, (k, v)
+        return project(rearrange(o, "b h n k -> b n (h k)"), self.o_proj)[0], None, (k, v)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""

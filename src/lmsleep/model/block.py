@@ -1,7 +1,7 @@
 """One block and the stack of blocks: a pass over a window."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model.attention import Attention, Rotary, Span
 from lmsleep.model.config import MIXERS, HybridConfig
 from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
+from lmsleep.model.linear import shared_weights, sharing_weights
 from lmsleep.model.mlp import SwiGLU
 from lmsleep.model.norm import RMSNorm
 from lmsleep.ops.window_attention.sdpa import visibility
@@ -157,7 +158,13 @@ class Blocks(nn.Module):
         in place of `cache`, `mask` and `keep`."""
         span = span or self.span(h, cache, mask, keep)
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
+            shared = shared_weights()
+
+            def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+                with sharing_weights(shared):
+                    return self._run(*args)
+
+            return checkpoint(run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
         return self._run(first, last, h, S, cache, span)
 
     def _run(

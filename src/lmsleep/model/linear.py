@@ -1,0 +1,133 @@
+"""Linear layers in a step that uses them many times, once in every pass over every window.
+
+Within `sharing_weights` the weights of the layers that read one input are joined and cast once, so that they are one
+product, and their gradients are summed in float32 by the products that make them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
+
+
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
+    shared = _SHARED.get()
+    if shared is None or not all(map(_plain, layers)):
+        return tuple(layer(x) for layer in layers)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    # Split out here, where a compiler sees it: the backward then joins the gradients as it computes them.
+    return _one_product(shared, x, layers).split([layer.out_features for layer in layers], dim=-1)
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether the layer is nothing but a product with a dense weight, for which nobody has put in something else."""
+    return type(layer) is nn.Linear and layer.bias is None and type(layer.weight) is nn.Parameter
+
+
+# A break in compiled graphs: what is compiled are the parts between products.
+@torch.compiler.disable
+def _one_product(shared: "Shared", x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+    return shared.product(x, layers)
+
+
+@contextmanager
+def sharing_weights(shared: "Shared | None" = None) -> Iterator["Shared"]:
+    """Within, `project` shares weights; back-propagation may follow outside. With `shared`, goes on with an earlier one:
+    passes that are computed anew in the backward must use the same."""
+    shared = shared or Shared()
+    token = _SHARED.set(shared)
+    try:
+        yield shared
+    finally:
+        _SHARED.reset(token)
+
+
+def shared_weights() -> "Shared | None":
+    """What `project` shares here, for `sharing_weights` elsewhere."""
+    return _SHARED.get()
+
+
+class Shared:
+    """Joined weights by the layers they belong to."""
+
+    def __init__(self) -> None:
+        self.joined: dict[tuple[Any, ...], tuple[Tensor, Total]] = {}
+
+    def product(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+        """(..., D) -> (..., sum of D_i)."""
+        weights = [layer.weight for layer in layers]
+        key = (x.dtype, torch.is_grad_enabled(), *map(id, weights))
+        if key not in self.joined:
+            total = Total()
+            self.joined[key] = _Join.apply(total, x.dtype, *weights), total  # pyright: ignore[reportArgumentType]
+        return _Product.apply(x, *self.joined[key])  # pyright: ignore[reportReturnType]
+
+
+class Total:
+    """The sum of the gradients of a joined weight so far, float32 or wider."""
+
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        """dy (n, O), x (n, D): adds dy^T x."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if x.dtype == wide:
+            self.sum = dy.mT @ x if self.sum is None else self.sum.addmm_(dy.mT, x)
+        elif x.is_cuda:  # products of narrow operands that leave as float32
+            start = x.new_zeros(dy.shape[1], x.shape[1], dtype=wide) if self.sum is None else self.sum
+            self.sum = torch.ops.aten.addmm.dtype_out(start, dy.mT, x, wide, out=start)
+        else:
+            part = (dy.mT @ x).to(wide)
+            self.sum = part if self.sum is None else self.sum.add_(part)
+
+    def take(self) -> Tensor | None:
+        """The sum; the next one starts at zero."""
+        found, self.sum = self.sum, None
+        return found
+
+
+class _Join(torch.autograd.Function):
+    """Weights (O_i, D) -> (sum of O_i, D) in the dtype of products. Its gradient comes by way of `total`."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Total, dtype: torch.dtype, *weights: Tensor) -> Tensor:
+        ctx.total, ctx.sizes, ctx.dtype = total, [len(w) for w in weights], weights[0].dtype
+        ctx.set_materialize_grads(False)
+        return torch.cat([w.detach() for w in weights]).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: None) -> tuple[Tensor | None, ...]:
+        found = ctx.total.take()
+        if found is None:
+            return (None, None, *(None for _ in ctx.sizes))
+        return (None, None, *found.to(ctx.dtype).split(ctx.sizes))
+
+
+class _Product(torch.autograd.Function):
+    """x (..., D), weight (O, D) -> x weight^T (..., O); the weight's gradient is added to `total`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, total: Total) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.total = total
+        return F.linear(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        if ctx.needs_input_grad[1]:
+            ctx.total.add(dy.flatten(0, -2), x.flatten(0, -2))
+        return (dy @ weight if ctx.needs_input_grad[0] else None), None, None
