@@ -25,6 +25,7 @@ from lmsleep.bench.plan import GPUS
 from lmsleep.bench.presets import DEFAULT_VARIANTS, PRECISIONS, PRESETS, VARIANTS
 from lmsleep.memory import check_n_passes
 from lmsleep.model import HybridLM
+from lmsleep.model.linear import sharing_weights
 from lmsleep.ops import use_backend
 from lmsleep.sleep import read_windows, windows_with_loss
 from lmsleep.tasks import Batch, Task
@@ -129,7 +130,7 @@ def training_step(
         compile_blocks(model)
 
     def loss_of(batch: Batch) -> tuple[Tensor, ...]:
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None), sharing_weights():
             reading = read_windows(
                 model, batch.tokens, batch.targets, n_passes, mask=batch.mask, loss_windows=loss_windows
             )

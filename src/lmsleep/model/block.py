@@ -11,7 +11,7 @@ from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model.attention import Attention, Rotary, Span
 from lmsleep.model.config import MIXERS, HybridConfig
 from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
-from lmsleep.model.linear import shared_weights, sharing_weights
+from lmsleep.model.linear import shared_weights, sharing
 from lmsleep.model.mlp import SwiGLU
 from lmsleep.model.norm import RMSNorm
 from lmsleep.ops.window_attention.sdpa import visibility
@@ -161,7 +161,7 @@ class Blocks(nn.Module):
             shared = shared_weights()
 
             def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
-                with sharing_weights(shared):
+                with sharing(shared):
                     return self._run(*args)
 
             return checkpoint(run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore

@@ -41,19 +41,24 @@ def _one_product(shared: "Shared", x: Tensor, layers: tuple[nn.Linear, ...]) -> 
 
 
 @contextmanager
-def sharing_weights(shared: "Shared | None" = None) -> Iterator["Shared"]:
-    """Within, `project` shares weights; back-propagation may follow outside. With `shared`, goes on with an earlier one:
-    passes that are computed anew in the backward must use the same."""
-    shared = shared or Shared()
+def sharing_weights() -> Iterator[None]:
+    """Within, `project` shares weights; back-propagation may follow outside."""
+    with sharing(Shared()):
+        yield
+
+
+@contextmanager
+def sharing(shared: "Shared | None") -> Iterator[None]:
+    """Goes on with what `shared_weights` gave elsewhere: passes computed anew in the backward must share the same."""
     token = _SHARED.set(shared)
     try:
-        yield shared
+        yield
     finally:
         _SHARED.reset(token)
 
 
 def shared_weights() -> "Shared | None":
-    """What `project` shares here, for `sharing_weights` elsewhere."""
+    """What `project` shares here; None outside of `sharing_weights`."""
     return _SHARED.get()
 
 
@@ -82,14 +87,12 @@ class Total:
     def add(self, dy: Tensor, x: Tensor) -> None:
         """dy (n, O), x (n, D): adds dy^T x."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        if x.dtype == wide:
-            self.sum = dy.mT @ x if self.sum is None else self.sum.addmm_(dy.mT, x)
-        elif x.is_cuda:  # products of narrow operands that leave as float32
+        if x.is_cuda and x.dtype != wide:  # narrow operands, and a product that leaves as float32
             start = x.new_zeros(dy.shape[1], x.shape[1], dtype=wide) if self.sum is None else self.sum
             self.sum = torch.ops.aten.addmm.dtype_out(start, dy.mT, x, wide, out=start)
-        else:
-            part = (dy.mT @ x).to(wide)
-            self.sum = part if self.sum is None else self.sum.add_(part)
+            return
+        dy, x = dy.to(wide), x.to(wide)
+        self.sum = dy.mT @ x if self.sum is None else self.sum.addmm_(dy.mT, x)
 
     def take(self) -> Tensor | None:
         """The sum; the next one starts at zero."""

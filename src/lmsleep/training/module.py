@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridConfig
+from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
@@ -114,7 +115,8 @@ class SleepModule(L.LightningModule):
         return loss
 
     def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        reading = self(batch, loss_windows)
+        with sharing_weights():
+            reading = self(batch, loss_windows)
         assert reading.loss is not None, "a training batch has targets"
         with torch.no_grad():
             sums, counts = row_scores(*self._scored(reading))

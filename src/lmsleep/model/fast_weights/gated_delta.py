@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
+from lmsleep.model.linear import project
 from lmsleep.model.norm import GatedRMSNorm, l2_normalise
 from lmsleep.ops import gated_delta, short_conv
 
@@ -43,21 +44,21 @@ class GatedDelta(nn.Module):
         """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
         new state and the new left context."""
         H, K, V = self.state_shape
-        qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
+        q, k, v, gate, a, b = project(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
+        qkv = torch.cat([q, k, v], dim=-1)
         if span.mask is not None:
             qkv = qkv * span.mask[..., None]
         mixed = short_conv(qkv, self.conv_weight, None, left[0] if left else None, activation="silu")
         q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in mixed.split([H * K, H * K, H * V], dim=-1))
-        log_decay, beta = self.gates(x, span.mask)
+        log_decay, beta = self.gates(a, b, span.mask)
         o, state = gated_delta(l2_normalise(q), l2_normalise(k), v, log_decay, beta, state)
-        gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
-        o = self.norm(rearrange(o, "b h n v -> b n h v"), gate)
-        return self.o_proj(o.flatten(2)), state, (conv_tail(qkv, left, self.conv_weight.shape[1]),)
+        o = self.norm(rearrange(o, "b h n v -> b n h v"), rearrange(gate, "b n (h v) -> b n h v", h=H))
+        return project(o.flatten(2), self.o_proj)[0], state, (conv_tail(qkv, left, self.conv_weight.shape[1]),)
 
-    def gates(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """log decay and beta, (B, H, n); a masked token neither decays nor writes."""
-        log_decay = -self.A_log.exp() * step_size(self.a_proj(x), self.dt_bias, mask)
-        beta = self.beta_scale * self.b_proj(x).to(log_decay.dtype).sigmoid()
+    def gates(self, a: Tensor, b: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """a, b (B, n, H) -> log decay and beta, (B, H, n); a masked token neither decays nor writes."""
+        log_decay = -self.A_log.exp() * step_size(a, self.dt_bias, mask)
+        beta = self.beta_scale * b.to(log_decay.dtype).sigmoid()
         if mask is not None:
             beta = beta * mask[..., None]
         return log_decay.mT, beta.mT

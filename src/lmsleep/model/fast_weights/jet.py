@@ -11,6 +11,7 @@ from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
 from lmsleep.model.fast_weights.gated_delta import conv_tail
+from lmsleep.model.linear import project
 from lmsleep.model.norm import GatedRMSNorm, l2_normalise
 from lmsleep.ops import dynamic_conv, gated_delta
 
@@ -50,18 +51,19 @@ class Jet(nn.Module):
         """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
         new state and the new left context. A masked token leaves no trace in them."""
         H = self.state_shape[0]
-        values = self.v_proj(x)
-        beta = self.beta_scale * self.b_proj(x).to(self.A_log.dtype).sigmoid()
+        q, k, values, gate, a, b = project(
+            x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
+        )
+        beta = self.beta_scale * b.to(self.A_log.dtype).sigmoid()
         if span.mask is not None:
             values, beta = values * span.mask[..., None], beta * span.mask[..., None]
-        log_decay = -self.A_log.exp() * step_size(self.a_proj(x), self.dt_bias, span.mask)
+        log_decay = -self.A_log.exp() * step_size(a, self.dt_bias, span.mask)
         mixed = self.dynamic_conv1d(values, x, left)
-        q, k = F.silu(self.q_proj(x)), F.silu(self.k_proj(x))
+        q, k = F.silu(q), F.silu(k)
         q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in (q, k, mixed))
         o, state = gated_delta(l2_normalise(q), l2_normalise(k), v, log_decay.mT, beta.mT, state)
-        gate = rearrange(self.g_proj(x), "b n (h v) -> b n h v", h=H)
-        o = self.o_norm(rearrange(o, "b h n v -> b n h v"), gate)
-        return self.o_proj(o.flatten(2)), state, (conv_tail(values, left, self.dynamic_conv1d.width),)
+        o = self.o_norm(rearrange(o, "b h n v -> b n h v"), rearrange(gate, "b n (h v) -> b n h v", h=H))
+        return project(o.flatten(2), self.o_proj)[0], state, (conv_tail(values, left, self.dynamic_conv1d.width),)
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, and read by q: three K x V products a head, whatever the window."""

@@ -1,0 +1,104 @@
+"""Weights that are joined and cast once a reading, against the layers one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+from lmsleep.model.linear import project, sharing_weights
+from lmsleep.sleep import read_windows
+
+
+def layers(*sizes, width=6, dtype=torch.float64):
+    torch.manual_seed(0)
+    return [nn.Linear(width, size, bias=False, dtype=dtype) for size in sizes]
+
+
+def gradients(model, rows, n_passes, shared):
+    def reading():
+        return read_windows(model, *rows, n_passes=n_passes)
+
+    model.zero_grad()
+    if shared:
+        with sharing_weights():
+            out = reading()
+    else:
+        out = reading()
+    out.loss.backward()
+    return out.loss.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("pattern", ["AG", "Wg", "AJ", "AM"])
+def test_a_reading_has_the_loss_and_the_gradients_of_layers_one_by_one(build, rows, pattern, checkpointing):
+    model = build(pattern, sliding_window=3)
+    loss, want = gradients(model, rows, 3, shared=False)
+    model.blocks.checkpointing = checkpointing
+    again, got = gradients(model, rows, 3, shared=True)
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(got, want)
+
+
+def test_several_layers_are_one_product_and_every_use_adds_to_their_gradients():
+    first, second = layers(3, 5)
+    x, y = torch.randn(2, 4, 6, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
+    with sharing_weights():
+        outs = [*project(x, first, second), *project(y, first, second)]
+    assert [tuple(out.shape) for out in outs] == [(2, 4, 3), (2, 4, 5), (7, 3), (7, 5)]
+    assert outs[0]._base is outs[1]._base is not None
+    upstream = [torch.randn_like(out) for out in outs]
+    torch.autograd.backward(outs, upstream)
+    for layer, a, b in ((first, 0, 2), (second, 1, 3)):
+        want = torch.einsum("bno,bnd->od", upstream[a], x) + torch.einsum("no,nd->od", upstream[b], y)
+        torch.testing.assert_close(layer.weight.grad, want)
+
+
+def test_a_second_backward_starts_from_nothing():
+    (layer,) = layers(3)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    with sharing_weights():
+        (out,) = project(x, layer)
+    first, second = (torch.autograd.grad(out.sum(), layer.weight, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second)
+
+
+def test_sums_over_many_uses_in_bfloat16_keep_float32_accuracy():
+    (layer,) = layers(8, dtype=torch.float32)
+    uses = [torch.randn(16, 6) for _ in range(64)]
+    with torch.autocast("cpu", torch.bfloat16), sharing_weights():
+        total = sum(project(x, layer)[0].float().sum() for x in uses)
+    total.backward()
+    parts = [x.bfloat16().double().sum(0) for x in uses]
+    want = torch.stack(parts).sum(0).expand(8, 6)
+    assert layer.weight.grad.dtype == torch.float32
+    error = (layer.weight.grad - want).norm() / want.norm()
+    assert error < 1e-3
+
+
+def test_layers_that_do_not_train_get_no_gradient_and_stop_none():
+    first, second = layers(3, 5)
+    second.weight.requires_grad_(False)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    with sharing_weights():
+        a, b = project(x, first, second)
+    (a.sum() + 2 * b.sum()).backward()
+    assert second.weight.grad is None
+    torch.testing.assert_close(first.weight.grad, x.detach().sum(0).expand(3, 6))
+    torch.testing.assert_close(x.grad, (first.weight.sum(0) + 2 * second.weight.sum(0)).detach().expand(4, 6))
+
+
+def test_weights_that_change_between_readings_are_joined_anew():
+    (layer,) = layers(3)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    for _ in range(2):
+        with sharing_weights():
+            torch.testing.assert_close(project(x, layer)[0], layer(x))
+        with torch.no_grad():
+            layer.weight.mul_(2)
+
+
+def test_layers_with_something_of_their_own_are_called():
+    plain, biased = layers(3)[0], nn.Linear(6, 3, dtype=torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    with sharing_weights():
+        got = project(x, plain, biased)
+    assert torch.equal(got[0], plain(x)) and torch.equal(got[1], biased(x))
