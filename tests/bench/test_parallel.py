@@ -16,7 +16,7 @@ def test_banded_attention_equals_a_dense_mask(length, reach, kv_heads):
     k, v = (torch.randn(3, kv_heads, length, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     place = torch.arange(length)
     seen = (place <= place[:, None]) & (place > place[:, None] - reach)
-    got = banded(q, k, v, reach, grouped=kv_heads == 1)
+    got = banded(q, k, v, reach)
     wanted = F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
     torch.testing.assert_close(got, wanted)
     grads = (torch.autograd.grad((o * o.detach()).sum(), (q, k, v)) for o in (got, wanted))

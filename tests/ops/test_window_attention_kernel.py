@@ -19,9 +19,8 @@ CASES = [  # B, n, H, G, K
     (3, 24, 2, 2, 24),  # a head that is no power of two
     (2, 24, 4, 2, 32),
     (1, 33, 4, 1, 16),
-    (1, 64, 1, 1, 64),
-    (1, 75, 2, 1, 64),
-    (1, 128, 1, 1, 128),
+    (1, 64, 2, 1, 64),
+    (1, 40, 2, 2, 128),
 ]
 
 
@@ -58,7 +57,7 @@ def in_float64(joined, sizes, upstream, rotary, mask):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_agrees_with_the_definition_in_values_and_gradients(op, case, masked, dtype):
-    if dtype == torch.float32 and case[1] > 64:
+    if dtype == torch.float32 and case[4] > 64:
         pytest.skip("beyond what a program holds in float32")
     drawn = draw(*case, masked=masked, dtype=dtype)
     got, want = results(op, *drawn), results(window_attention_naive, *in_float64(*drawn))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.attention import Attention, Span
+from lmsleep.ops.window_attention.sdpa import attend
 
 
 class ParallelSlidingAttention(Attention):
@@ -24,10 +25,10 @@ class ParallelSlidingAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """As `Attention.attend`; which tokens are visible follows from their places."""
-        return flex(q, k, v, self.size, self.grouped) if q.is_cuda else banded(q, k, v, self.size, self.grouped)
+        return flex(q, k, v, self.size) if q.is_cuda else banded(q, k, v, self.size)
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, reach: int, grouped: bool) -> Tensor:
+def banded(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
     """Chunks of `reach` tokens, all at once, each against itself and the chunk before it. Shapes as in `attend`."""
     batch, length = len(q), q.shape[2]
     q, k, v = (F.pad(x, (0, 0, 0, -length % reach)).unflatten(2, (-1, reach)) for x in (q, k, v))
@@ -37,7 +38,7 @@ def banded(q: Tensor, k: Tensor, v: Tensor, reach: int, grouped: bool) -> Tensor
     first = band & (key >= reach)  # the first chunk has none before it
     visible = torch.stack([first] + [band] * (q.shape[2] - 1)).repeat(batch, 1, 1)[:, None]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B chunks, H, ...)
-    o = F.scaled_dot_product_attention(q, k, v, visible, enable_gqa=grouped)
+    o = attend(q, k, v, visible)
     return o.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
@@ -46,10 +47,10 @@ def _before(chunks: Tensor) -> Tensor:
     return F.pad(chunks, (0, 0, 0, 0, 1, 0))[:, :, :-1]
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, reach: int, grouped: bool) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
     """The same with torch's flex attention, which skips what nobody sees."""
     attention, mask = _flex(q.shape[2], reach, str(q.device))
-    return attention(q, k, v, block_mask=mask, enable_gqa=grouped)
+    return attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @cache

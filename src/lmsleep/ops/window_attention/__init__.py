@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.window_attention.limits import MAX_CHANNELS, MAX_TOKENS
 from lmsleep.ops.window_attention.naive import window_attention_naive
 from lmsleep.ops.window_attention.sdpa import window_attention_torch
 
@@ -22,7 +23,7 @@ register(
         install="pip install triton",
         cuda_only=True,
         dtypes=KERNEL_DTYPES,
-        limit="128 tokens and heads of 128 channels, in float32 64 of each",
+        limit=f"{MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),
     Backend("torch", lambda: window_attention_torch),
     Backend("naive", lambda: window_attention_naive, automatic=False),
@@ -64,7 +65,7 @@ def window_attention(
     for name, (tensor, shape) in expected.items():
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape} to fit q {tuple(q.shape)}, got {tuple(tensor.shape)}")
-    beyond = max(n, K) > (128 if q.dtype.itemsize == 2 else 64)  # what one program can hold
+    beyond = n > MAX_TOKENS or MAX_CHANNELS.get(q.dtype.itemsize, 0) < K
     with torch.autocast(q.device.type, enabled=False):
         o = resolve("window_attention", q.device, q.dtype, backend, beyond)(q, k, v, rotary, mask)
     return o.to(q.dtype)

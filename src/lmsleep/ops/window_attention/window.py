@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.ops.window_attention.kernel import attend_backward, attend_forward, triton
+from lmsleep.ops.window_attention.limits import MAX_TOKENS
 
 
 def window_attention_triton(
@@ -70,7 +71,7 @@ def _launch(
     """Runs a kernel that reads q, k, v and `more` by the strides of rows and tokens and writes `out`."""
     (B, n, _), HALF = q.shape, cos.shape[1]
     G, R = k.shape[2] // (2 * HALF), q.shape[2] // k.shape[2]
-    units, tile = B * G, _tile(n, 2 * HALF, q.dtype)
+    units, tile = B * G, _tile(2 * HALF, q.dtype)
     q, k, v, *more = strided = [x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v, *more)]
     seen = q if mask is None else mask.contiguous().view(torch.uint8)  # without a mask it is not read
     kernel[(triton.cdiv(units, tile["T"] // n),)](
@@ -87,10 +88,10 @@ def _launch(
     )
 
 
-def _tile(n: int, K: int, dtype: torch.dtype) -> dict[str, int]:
-    """Rows of a tile and the warps of its program."""
-    T = 64 if n <= 64 else 128
-    return {"T": T, "num_warps": 4 if T * K * dtype.itemsize <= 8192 else 8, "num_stages": 1}
+def _tile(K: int, dtype: torch.dtype) -> dict[str, int]:
+    """Rows of a program's tile, and its warps. 64 rows are what the tensor cores' widest products take, which read
+    operands out of shared memory: smaller tiles need more registers."""
+    return {"T": MAX_TOKENS, "num_warps": 4 if K * dtype.itemsize <= 128 else 8, "num_stages": 1}
 
 
 def _power(size: int) -> int:
