@@ -43,7 +43,7 @@ def draw_definition(
 ) -> tuple[Definition, int]:
     """A random sentence form for the given dependencies, and the value it gives."""
     if not names:
-        constant = draws.between(1, MAX_CONSTANT)
+        constant = draws.between(1 + draws.coin(), MAX_CONSTANT)  # 1 is half as common as in "1 plus"
         return Definition(constant=constant), constant
     join, value = "", values[names[0]]
     if len(names) == 2 and draws.coin():
@@ -61,24 +61,32 @@ def draw_definition(
 
 
 def draw_side_definition(
-    draws: Draws, kind: str, options: list[Parameter], n_names: int, values: dict[Parameter, int], max_value: int
+    draws: Draws, kind: str, options: list[Parameter], values: dict[Parameter, int], max_value: int
 ) -> tuple[Definition, int]:
-    """A definition by `n_names` of the options with a value in range; a constant where three tries gave none."""
+    """A definition that the question does not need: one to four dependencies, the constant being one of them in half
+    of the draws; a constant alone where three draws gave no value in range."""
     for _ in range(3):
-        names = draws.sample(options, min(n_names, len(options)))
-        definition, value = draw_definition(draws, names, values, draws.coin())
+        dependencies, with_constant = 1, draws.coin()
+        while dependencies < MAX_NAMES and draws.coin():
+            dependencies += 1
+        names = draws.sample(options, min(dependencies - with_constant, len(options)))
+        definition, value = draw_definition(draws, names, values, with_constant)
         if in_range(kind, value, max_value):
             return definition, value
     return draw_definition(draws, [], values, True)
 
 
 def draw_core(
-    draws: Draws, world: World, *, op: int, layers: int, width: tuple[int, int], max_value: int
+    draws: Draws, world: World, *, op: int, layers: int, kind: str, width: tuple[int, int], max_value: int
 ) -> Core | None:
-    """A problem of exactly `op` operations, or None where this draw leads to none."""
+    """A problem of exactly `op` operations that asks for a `kind`, or None where this draw leads to none."""
     structure = draw_structure(draws, world, layers, width)
     parts = structure.parts()
-    needed = _choose_needed(draws, structure.instances(), parts, op)
+    instances = structure.instances()
+    queries = [p for p in (*parts, *instances) if p.kind == kind and 2 * len(parts.get(p, ())) <= op]
+    if not queries:
+        return None
+    needed = _choose_needed(draws, draws.choice(queries), instances, parts, op)
     linked = _link(draws, needed, parts)
     if linked is None:
         return None
@@ -101,20 +109,27 @@ def draw_core(
 
 
 def _choose_needed(
-    draws: Draws, instances: list[Parameter], parts: dict[Parameter, list[Parameter]], op: int
+    draws: Draws, query: Parameter, instances: list[Parameter], parts: dict[Parameter, list[Parameter]], op: int
 ) -> dict[Parameter, None]:
-    """Totals with their parts while the operations last, then instance parameters up to a random share of the rest."""
-    needed: dict[Parameter, None] = {}
-    spent = 0
-    budget = max(draws.between(1, op), draws.between(1, op), draws.between(1, op))
-    for goal in draws.shuffled(list(parts)):
-        cost = len(parts[goal]) + sum(part not in needed for part in parts[goal])
-        if spent + cost <= budget:
-            needed |= dict.fromkeys((goal, *parts[goal]))
-            spent += cost
-    budget = draws.between(max(spent, 1), op)
-    rest = [instance for instance in instances if instance not in needed]
-    return needed | dict.fromkeys(draws.sample(rest, min(budget - spent, len(rest))))
+    """The query and what it adds up, then further totals with their parts and instance parameters.
+
+    About half of the operations go into parameters; the rest is left for dependencies and constants between them, as
+    in the published generator.
+    """
+    size = op // 2 + 1 + draws.coin(0.2)
+    needed = dict.fromkeys((query, *parts.get(query, ())))
+    spent = _least_operations(needed, parts)
+    for goal in draws.shuffled([goal for goal in parts if query not in parts[goal]]):
+        more = needed | dict.fromkeys((goal, *parts[goal]))
+        if len(more) <= size and (cost := _least_operations(more, parts)) <= op:
+            needed, spent = more, cost
+    rest = [p for p in instances if p not in needed]
+    count = min(size - len(needed), op - spent, len(rest))
+    return needed | dict.fromkeys(draws.sample(rest, max(count, 0)))
+
+
+def _least_operations(needed: dict[Parameter, None], parts: dict[Parameter, list[Parameter]]) -> int:
+    return sum(len(parts.get(parameter, (parameter,))) for parameter in needed)
 
 
 def _link(
@@ -135,7 +150,7 @@ def _link(
     # A parameter that no total adds up is used by the newest instance: chains grow long.
     newest: Parameter | None = None
     while len(order) < len(needed):
-        ready = [p for p in waiting if not waiting[p] and (users[p] or newest or not order)]
+        ready = [p for p in waiting if not waiting[p] and (users[p] or newest)] if order else [next(iter(needed))]
         if not ready:
             return None
         parameter = draws.choice(ready)
@@ -167,23 +182,23 @@ def _spend(
     constants: set[Parameter] = set()
     free = op - sum(len(parts[p]) if p in parts else max(1, len(names[p])) for p in order)
     while free > 0:
-        options: list[tuple[Parameter, Parameter | None]] = []
-        for i, parameter in enumerate(order):
-            if parameter in parts:
-                continue
-            if names[parameter] and parameter not in constants:
-                options.append((parameter, None))
-            deeper = [p for p in order[i + 1 :] if p not in names[parameter]]
-            if deeper and len(names[parameter]) < MAX_NAMES:
-                options.append((parameter, draws.choice(deeper)))
-        if not options:
-            return None
-        parameter, name = draws.choice(options)
-        free -= bool(names[parameter])  # the first name takes the place of the lone constant: still one operation
-        if name is None:
-            constants.add(parameter)
-        else:
+        bare = [p for p in order if names.get(p) and p not in constants]
+        deeper = [
+            (parameter, name)
+            for i, parameter in enumerate(order)
+            if parameter in names and len(names[parameter]) < MAX_NAMES
+            if (others := [p for p in order[i + 1 :] if p not in names[parameter]])
+            for name in [draws.choice(others)]
+        ]
+        if bare and (not deeper or draws.coin(0.75)):
+            constants.add(draws.choice(bare))
+            free -= 1
+        elif deeper:
+            parameter, name = draws.choice(deeper)
+            free -= bool(names[parameter])  # the first name takes the place of the lone constant: still one operation
             names[parameter].append(name)
+        else:
+            return None
     return constants if free == 0 else None
 
 
@@ -203,8 +218,12 @@ def _define_rest(
                 values[goal] = total(goal, goal_parts, values)
 
     add_totals()
+    independent: list[Parameter] = []  # of everything that the question needs
     for parameter in draws.shuffled([p for p in structure.instances() if p not in definitions]):
+        alone = draws.coin()
         definitions[parameter], values[parameter] = draw_side_definition(
-            draws, parameter.kind, list(values), draws.between(0, 3), values, max_value
+            draws, parameter.kind, independent if alone else list(values), values, max_value
         )
+        if alone:
+            independent.append(parameter)
         add_totals()

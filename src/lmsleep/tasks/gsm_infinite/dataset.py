@@ -31,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm_infinite.encoder import Encoder
 
-FORMAT = "lmsleep gsm-infinite 1"
+FORMAT = "lmsleep gsm-infinite 2"
 MANIFEST = "manifest.json"
 _DTYPES = {
     "tokens": np.int32,

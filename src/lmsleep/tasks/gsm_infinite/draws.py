@@ -1,6 +1,6 @@
 """Small random choices, many thousand a second, from one counter-based stream."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -38,6 +38,15 @@ class Draws:
     def choice(self, options: Sequence[T]) -> T:
         """One of the options."""
         return options[int(self.unit() * len(options))]
+
+    def weighted(self, shares: Mapping[T, float]) -> T:
+        """One of the keys, with the probability that is its value; the values add up to 1."""
+        at = self.unit()
+        for option, share in shares.items():
+            at -= share
+            if at < 0:
+                return option
+        return next(reversed(list(shares)))  # the sum may fall short of 1 by a rounding
 
     def sample(self, options: Sequence[T], k: int) -> list[T]:
         """`k` different entries, in random order (the first k steps of a Fisher-Yates shuffle)."""

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lmsleep.tasks.gsm_infinite.core import Core, Definition, draw_core, draw_side_definition
+from lmsleep.tasks.gsm_infinite.core import Core, Definition, draw_core, draw_definition
 from lmsleep.tasks.gsm_infinite.draws import Draws
 from lmsleep.tasks.gsm_infinite.encoder import PROMPT_END, Encoder
+from lmsleep.tasks.gsm_infinite.questions import draw_question
 from lmsleep.tasks.gsm_infinite.worlds import WORLDS, Parameter, World
 
 Int = TypeVar("Int", int, np.ndarray)  # one row, or many at once
@@ -113,21 +114,23 @@ def in_split(mark: int, split: str) -> bool:
     return {0: "test", 1: "val"}.get(mark % 10, "train") == split
 
 
-def distractors(draws: Draws, world: World, core: Core, layers: int, max_value: int) -> Iterator[str]:
-    """Sentences on other places and items that use core parameters; no core sentence uses them."""
+def distractors(draws: Draws, world: World, core: Core, layers: int) -> Iterator[str]:
+    """Sentences on other places and items that use core parameters; no core sentence uses them.
+
+    Right sides hold names alone: in 46 % of them one name, in the others two, by sum or by difference.
+    """
     options = list(core.values)
     values = dict(core.values)
     totals: list[Parameter] = []  # of places that get no further sentence, so that no sentence defines itself
     kinds = ("count", "average")[: layers - 1]
     for place in draws.shuffled(world.distractor_places):
         items = draws.sample(world.distractor_items, draws.between(2, len(world.distractor_items)))
-        for item in items:
-            for kind in kinds:
-                own = Parameter(kind, place, item)
-                also = [draws.choice(totals)] if totals and draws.coin(0.2) else []
-                names = draws.sample(options, min(draws.between(1, 2), len(options))) + also
-                definition, values[own] = draw_side_definition(draws, kind, names, len(names), values, max_value)
-                yield sentence(world, own, definition)
+        for own in [Parameter(kind, place, item) for item in items for kind in kinds]:
+            names = draws.sample(options, min(draws.between(1, 2), len(options)))
+            if len(names) == 1 and totals and draws.coin(0.1):
+                names.append(draws.choice(totals))
+            definition, values[own] = draw_definition(draws, names, values, with_constant=False)
+            yield sentence(world, own, definition)
         totals.append(Parameter("total_count", place))
         values[totals[-1]] = sum(values[Parameter("count", place, item)] for item in items)
 
@@ -137,19 +140,20 @@ def draw_problem(
 ) -> Problem:
     """The first problem of the stream that belongs to the split, fits length and windows, and is not in `seen`.
 
-    Template and number of layers are drawn once, so that what is hard to fit is not drawn less often. `seen` holds
-    fingerprints.
+    Template, number of layers and kind of question are drawn once, so that what is hard to fit is not drawn less often.
+    One operation is asked of the most layers. `seen` holds fingerprints.
 
     Raises:
         ValueError: if none was found in `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
     """
-    template, layers = draws.choice(config.templates), draws.choice(config.layers)
-    world = WORLDS[template]
+    template = draws.choice(config.templates)
+    layers = max(config.layers) if op == 1 else draws.choice(config.layers)
+    world, kind = WORLDS[template], draw_question(draws, layers, op)
     cores, lengths, fitting = 0, [], 0
     for _ in range(MAX_ATTEMPTS):
         if len(lengths) == MAX_WRITTEN:
             break
-        core = draw_core(draws, world, op=op, layers=layers, width=config.width, max_value=config.max_value)
+        core = draw_core(draws, world, op=op, layers=layers, kind=kind, width=config.width, max_value=config.max_value)
         if core is None:
             continue
         cores += 1
@@ -168,9 +172,8 @@ def draw_problem(
             # Asked last, so that what a row skips does not change how its stream goes on.
             if mark not in seen:
                 return Problem(ids, start, core.answer, op, mark)
-    raise ValueError(
-        _impossible(config, encoder, f"op {op}, {layers} layers, template {template}", cores, lengths, fitting)
-    )
+    what = f"op {op}, {layers} layers, template {template}, question {kind}"
+    raise ValueError(_impossible(config, encoder, what, cores, lengths, fitting))
 
 
 def _write(
@@ -182,7 +185,7 @@ def _write(
     lines = [sentence(world, *pair) for pair in core.definitions.items()]
     length = encoder.length(f"{head} {'. '.join(lines)}. {PROMPT_END} {core.answer}") + 1
     target = draws.between(*config.length)
-    for line in distractors(draws, world, core, layers, config.max_value):
+    for line in distractors(draws, world, core, layers):
         more = encoder.length(f"{line}.")
         if length + more > target:
             break

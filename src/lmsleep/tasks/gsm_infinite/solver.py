@@ -13,7 +13,7 @@ Quantity = tuple[str, str, str]  # what ("number", "average", "sum", "product"),
 _TEXT = re.compile(r"Question: (?P<question>[^?]+)\? Problem: (?P<sentences>.+)\. Answer:(?: (?P<stated>\d+))?$")
 _PHRASES = (
     ("product", r"the total number of (?:newborn animal children|teachers from all schools) in (?P<place>.+)"),
-    ("product", r"(?:the total number of movie nominations from all movies|young) in (?P<place>.+)"),
+    ("product", r"(?:the total number of movie nominations|young) in (?P<place>.+)"),
     ("sum", r"(?:the total number of (?:adult animals|schools|movies)|animals) in (?P<place>.+)"),
     ("average", r"the average number of (?:newborn children|teachers|nominations) per (?P<item>.+) in (?P<place>.+)"),
     ("average", r"young per (?P<item>.+) in (?P<place>.+)"),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from lmsleep.tasks.gsm_infinite.draws import Draws
 from lmsleep.tasks.gsm_infinite.worlds import Parameter, World
 
+MAX_EDGES = 20
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -31,14 +33,17 @@ class Structure:
 
 
 def draw_structure(draws: Draws, world: World, layers: int, width: tuple[int, int]) -> Structure:
-    """A bipartite graph: `width[0]` to `width[1]` places, as many items, and an item or more for each place."""
-    places = draws.sample(world.places, draws.between(*width))
-    items = draws.sample(world.items, draws.between(*width))
+    """A bipartite graph: `width[0]` to `width[1]` places, as many items, and an item or more for each place.
+
+    The number of edges is the smaller of two draws up to `MAX_EDGES`, so that totals over one or two items, which
+    small numbers of operations need, are common.
+    """
+    places = draws.sample(world.places, max(draws.between(*width), draws.between(*width)))
+    items = draws.sample(world.items, max(draws.between(*width), draws.between(*width)))
+    edges = min(draws.between(len(places), MAX_EDGES), draws.between(len(places), MAX_EDGES))
     found = {place: [draws.choice(items)] for place in places}
     free = [(place, item) for place in places for item in items if item not in found[place]]
-    # Few more edges than places, so that totals over one or two items, which small numbers of operations need, are
-    # common.
-    for place, item in draws.sample(free, draws.between(0, min(len(free), len(items)))):
+    for place, item in draws.sample(free, min(edges - len(places), len(free))):
         found[place].append(item)
     return Structure(found, layers)
 

@@ -164,12 +164,10 @@ FILM = World(
             "count": "the number of {item} in {place}",
             "average": "the average number of nominations per {item} in {place}",
             "total_count": "the total number of movies in {place}",
-            "total_product": "the total number of movie nominations from all movies in {place}",
+            "total_product": "the total number of movie nominations in {place}",
         }
     ),
-    instruction=_instruction(
-        "movie", "festival", "total number of movies", "total number of movie nominations from all movies"
-    ),
+    instruction=_instruction("movie", "festival", "total number of movies", "total number of movie nominations"),
 )
 
 # The zoo in as few words as possible, for models and windows of mini scale.
