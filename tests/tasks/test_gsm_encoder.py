@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from gsm_bpe import EOS, GPT2, train_bpe
+from gsm_bpe import EOS, GPT2, train_bpe, train_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lmsleep.tasks.gsm_infinite import TokenizerFile, WordVocabulary
@@ -53,10 +53,32 @@ def test_answer_with_its_space_in_one_token(tmp_path: Path):
     assert encoder.decode(ids) == PROMPT + "7"
 
 
-def test_length_adds_up(bpe: str):
-    encoder = TokenizerFile(bpe)
-    start = encoder.encode(PROMPT, 4)[1]
-    assert abs(encoder.length(PROMPT) - start) <= 3  # the two line breaks and the last space are not words
+@pytest.mark.parametrize("normalizer", [False, True])
+@pytest.mark.parametrize("digits", [False, True])
+def test_answers_of_tokenizers_whose_words_carry_the_space(tmp_path: Path, digits: bool, normalizer: bool):
+    encoder = TokenizerFile(train_llama(tmp_path, digits, normalizer))
+    library = Tokenizer.from_file(encoder.path)
+    for answer in (7, 12, 417):
+        ids, start = encoder.encode(PROMPT, answer)
+        pieces = [library.id_to_token(i) for i in ids[start:-1]]
+        assert "".join(pieces) == ("" if digits else "▁") + str(answer)
+        assert digits == (library.id_to_token(ids[start - 1]) == "▁")
+        assert library.decode(ids[start:-1]) == str(answer) and encoder.decode(ids) == PROMPT + str(answer)
+
+
+@pytest.mark.parametrize("kind", ["qwen", "gpt2", "llama", "llama digits", "llama normalizer"])
+def test_the_length_of_a_sentence_is_what_it_adds(tmp_path: Path, kind: str):
+    if kind.startswith("llama"):
+        encoder = TokenizerFile(train_llama(tmp_path, "digits" in kind, "normalizer" in kind))
+    else:
+        encoder = TokenizerFile(train_bpe(tmp_path, split=GPT2) if kind == "gpt2" else train_bpe(tmp_path))
+    before = PROMPT.removesuffix("\nAnswer: ")
+    for sentence in (
+        "The number of adult blue jay in Pine Ridge equals 4 plus the number of adult crow in Pine Ridge.",
+        "The average number of teachers per law school in Lake Marlow equals 12.",
+    ):
+        added = len(encoder.encode(f"{before} {sentence} ", 5)[0]) - len(encoder.encode(f"{before} ", 5)[0])
+        assert encoder.length(sentence) == added
 
 
 def test_bad_tokenizers_are_named(bpe: str, tmp_path: Path):

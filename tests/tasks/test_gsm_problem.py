@@ -1,10 +1,11 @@
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gsm_bpe import train_bpe
+from gsm_bpe import train_bpe, train_llama
 
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
@@ -62,6 +63,15 @@ def test_10000_rows_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
     assert Counter(p.op for p in test) == dict.fromkeys(range(1, 9), 200)
     lengths = np.array([len(p.ids) for p in train])
     assert abs(lengths.mean() - 2650) < 30 and lengths.min() < 2100 and lengths.max() > 3200
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_problems_under_a_tokenizer_whose_words_carry_the_space(tmp_path: Path, digits: bool):
+    encoder = TokenizerFile(train_llama(tmp_path, digits, normalizer=True))
+    problems = draw(PAPER, encoder, 24)
+    check(PAPER, encoder, problems)
+    lengths = [len(problem.ids) for problem in problems]
+    assert min(lengths) < 2400 and max(lengths) > 2800  # the drawn targets are met, up to a sentence
 
 
 def test_mini_problems_solved_by_the_solver():

@@ -1,8 +1,8 @@
 """GSM-Infinite: word problems over a dependency graph, with as many distractors as a length asks for.
 
-`draws`, `worlds` and `structure` serve `core` (dependency graph and values), `questions` says what is asked for, `problem`
-writes it out, `encoder` makes tokens, `solver` solves a text on its own, `make`, `dataset` and `verify` write, read and
-check folders, `buckets` and `task` make batches.
+`draws`, `worlds` and `structure` serve `core` (dependency graph and values), `questions` says what is asked for,
+`problem` writes it out, `encoder` makes tokens, `solver` solves a text on its own, `make`, `dataset` and `verify`
+write, read and check folders, `buckets` and `task` make batches.
 """
 
 from lmsleep.tasks.gsm_infinite.dataset import Dataset

@@ -85,7 +85,7 @@ class WordVocabulary:
         return re.sub(r" ([.,?:])", r"\1", words)
 
     def length(self, piece: str) -> int:
-        """How many tokens a piece of text adds to a prompt."""
+        """How many tokens a sentence adds to a prompt."""
         return len(_WORD.findall(piece))
 
 
@@ -148,7 +148,8 @@ class TokenizerFile:
     def encode(self, prompt: str, answer: int) -> tuple[list[int], int]:
         """As `WordVocabulary.encode`; prompt and answer are encoded as one text, and so cut as in any other text.
 
-        The first answer token is the one with the first digit; a space may be part of it or stand before it.
+        The first answer token is the one with the first digit. The space may be part of it, as in " 12" of GPT-2 and of
+        Llama 2 (which writes it "▁12"), or be a token of the prompt.
         """
         encoding = self._tokenizer.encode(prompt + str(answer), add_special_tokens=False)
         start = encoding.char_to_token(len(prompt))
@@ -160,7 +161,7 @@ class TokenizerFile:
         return self._tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False)
 
     def length(self, piece: str) -> int:
-        """About how many tokens a piece of text adds to a prompt.
+        """How many tokens a sentence adds to a prompt.
 
         The sum over words, each counted once and remembered: exact where a tokenizer never joins two words."""
         return sum(map(self._word_length, piece.split()))
@@ -168,8 +169,12 @@ class TokenizerFile:
     def _word_length(self, word: str) -> int:
         known = self._word_lengths.get(word)
         if known is None:
-            known = self._word_lengths[word] = len(self._tokenizer.encode(" " + word, add_special_tokens=False).ids)
+            # Behind another word: at the start of a text, tokenizers of Llama 2's kind put a space before the space.
+            known = self._word_lengths[word] = self._count(f". {word}") - self._count(".")
         return known
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 Encoder = WordVocabulary | TokenizerFile

@@ -183,7 +183,7 @@ def _write(
     head = f"{world.instruction} " if config.instruction else ""
     head += f"Question: {world.question(core.query)}\nProblem: "
     lines = [sentence(world, *pair) for pair in core.definitions.items()]
-    length = encoder.length(f"{head} {'. '.join(lines)}. {PROMPT_END} {core.answer}") + 1
+    length = len(encoder.encode(f"{head}{'. '.join(lines)}.{PROMPT_END}", core.answer)[0])
     target = draws.between(*config.length)
     for line in distractors(draws, world, core, layers):
         more = encoder.length(f"{line}.")
