@@ -57,6 +57,7 @@ def fit(
     accumulate=1,
     accelerate="none",
     accelerator="cpu",
+    n_passes=2,
 ):
     torch.manual_seed(0)
     module = SleepModule(TASK, CONFIG, OptimizerConfig(adamw_lr=1e-2, warmup_steps=0), accelerate=accelerate)
@@ -64,7 +65,7 @@ def fit(
     trainer = L.Trainer(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
-        callbacks=[SleepCallback(2, eviction), *callbacks, watch],
+        callbacks=[SleepCallback(n_passes, eviction), *callbacks, watch],
         accelerator=accelerator,
         logger=False,
         enable_progress_bar=False,
@@ -107,10 +108,14 @@ def test_only_the_jet_layers_change_on_a_gpu(tmp_path, accelerate):
     only_the_jet_layers_change_and_then_everything(folder=tmp_path, accelerate=accelerate, accelerator="gpu")
 
 
-def test_the_stage_has_its_own_eviction_and_validation_does_not(tmp_path):
-    _, trainer, watch = fit(4, WarmupStage(steps=2, eviction="hard"), folder=tmp_path)
+@pytest.mark.parametrize(
+    ("n_passes", "given", "expected"),
+    [(2, None, "hard"), (1, None, "sliding"), (2, "sliding", "sliding"), (1, "hard", "hard")],
+)
+def test_the_stage_has_its_own_eviction_and_validation_does_not(tmp_path, n_passes, given, expected):
+    _, trainer, watch = fit(4, WarmupStage(steps=2, eviction=given), folder=tmp_path, n_passes=n_passes)
     per_step = len(watch.evictions["train"]) // 4
-    assert watch.evictions["train"] == ["hard"] * 2 * per_step + ["sliding"] * 2 * per_step
+    assert watch.evictions["train"] == [expected] * 2 * per_step + ["sliding"] * 2 * per_step
     assert set(watch.evictions["val"]) == {"sliding"}
     assert trainer.callbacks[0].eviction == "sliding"
 
@@ -182,4 +187,17 @@ def test_the_configuration_of_the_stage_is_valid():
     with open("configs/trainer/warmup.yaml") as file:
         (callback,) = yaml.safe_load(file)["trainer"]["callbacks"]
     assert callback["class_path"] == "lmsleep.training.WarmupStage"
-    assert WarmupStage(**callback["init_args"]).state_dict() == {"steps": 330, "train": None, "eviction": "hard"}
+    assert WarmupStage(**callback["init_args"]).state_dict() == {"steps": 330, "train": None, "eviction": None}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
+def test_figure_5_trains_the_inserted_layers_for_a_third_of_its_steps(scale):
+    with open("params.yaml") as file:
+        figure = yaml.safe_load(file)[scale]["fig5"]
+    with open(figure["config"]) as file:
+        config = yaml.safe_load(file)
+    (stage,) = [c for c in config["trainer"]["callbacks"] if c["class_path"] == "lmsleep.training.WarmupStage"]
+    stage = WarmupStage(**stage["init_args"])
+    assert abs(stage.steps - figure["max_steps"] / 3) < 5 and figure["max_steps"] == config["trainer"]["max_steps"]
+    assert config["sleep"]["eviction"] == "sliding" and stage.eviction is None and stage.train is None
+    assert "j" in config["model"]["model"]["pattern"]

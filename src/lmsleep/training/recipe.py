@@ -1,4 +1,4 @@
-"""The training recipe of section 6.4: first the fast-weight layers alone, under hard eviction, then the whole model."""
+"""The training recipe of section 6.4: one epoch of the fast-weight layers alone, then two of the whole model."""
 
 import re
 from typing import Any
@@ -9,37 +9,40 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
-from lmsleep.training.callbacks import sleeping
+from lmsleep.training.callbacks import SleepCallback, sleeping
 
 
 class WarmupStage(L.Callback):
     """Trains some parameters alone for the first steps, under an eviction of their own; then the whole model trains.
 
     With a sliding attention cache, inserted fast-weight layers tend to be left unused. Under hard eviction the model
-    has nothing else to remember with, so they come into use before the rest may adapt. Validation always runs under the
+    has nothing else to remember with, so they come into use before the rest may adapt: the paper calls that crucial for
+    N > 1. Its baseline, N = 1, warms up under the sliding cache it is run with. Validation always runs under the
     eviction of the `SleepCallback`. A checkpoint remembers the stage: a run resumes within it, and only with the same.
 
     Args:
         steps: optimizer steps of the stage.
         train: regular expression, searched for in the names of the model's parameters, of those that train; None: the
             mixers with fast weights and the norms before them.
-        eviction: `hard` or `sliding`, for training batches of the stage.
+        eviction: `hard` or `sliding`, for training batches of the stage; None: hard where N > 1, and that of the
+            `SleepCallback` where N = 1.
 
     Raises:
         ValueError: if steps is below 1, `train` is no regular expression or matches no parameter, the eviction is
             unknown; on resuming with another stage.
     """
 
-    def __init__(self, steps: int, train: str | None = None, eviction: Eviction = "hard") -> None:
+    def __init__(self, steps: int, train: str | None = None, eviction: Eviction | None = None) -> None:
         if steps < 1:
             raise ValueError(f"steps of the warm-up stage must be 1 or more, got {steps}")
         try:
             self.pattern = None if train is None else re.compile(train)
         except re.error as error:
             raise ValueError(f"train must be a regular expression, got {train!r}: {error}") from None
-        check_eviction(eviction)
+        if eviction is not None:
+            check_eviction(eviction)
         self.steps, self.train = steps, train
-        self.eviction: Eviction = eviction
+        self.eviction: Eviction | None = eviction
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore[reportAssignmentType]
@@ -48,7 +51,8 @@ class WarmupStage(L.Callback):
         self.was_trainable = [p.requires_grad for p in self.frozen]
         if self.running(trainer):
             count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in self.frozen)
-            rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({self.eviction} eviction)")
+            eviction = self.eviction_under(sleeping(trainer))
+            rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({eviction} eviction)")
 
     def trained(self, model: HybridLM) -> set[str]:
         """Names of the parameters that train during the stage.
@@ -66,6 +70,10 @@ class WarmupStage(L.Callback):
             raise ValueError(f"train must match the name of a parameter, got {self.train!r}, which matches none")
         return found
 
+    def eviction_under(self, sleeper: SleepCallback) -> Eviction:
+        """The eviction of training batches of the stage."""
+        return self.eviction or ("hard" if sleeper.n_passes > 1 else sleeper.eviction)
+
     def running(self, trainer: L.Trainer) -> bool:
         """Whether the next step belongs to the stage."""
         return trainer.global_step < self.steps
@@ -73,8 +81,8 @@ class WarmupStage(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        running = self.running(trainer)
-        sleeping(trainer).training_eviction = self.eviction if running else None
+        running, sleeper = self.running(trainer), sleeping(trainer)
+        sleeper.training_eviction = self.eviction_under(sleeper) if running else None
         # Without gradients the others cost less, but several processes fix from the start which there are. A captured
         # step, which holds the update too, must not have them: it is captured anew when the stage ends.
         if trainer.world_size == 1:
