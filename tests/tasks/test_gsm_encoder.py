@@ -61,7 +61,7 @@ def test_answers_of_tokenizers_whose_words_carry_the_space(tmp_path: Path, digit
     for answer in (7, 12, 417):
         ids, start = encoder.encode(PROMPT, answer)
         pieces = [library.id_to_token(i) for i in ids[start:-1]]
-        assert "".join(pieces) == ("" if digits else "▁") + str(answer)
+        assert pieces == [*str(answer)] if digits else "".join(map(str, pieces)) == f"▁{answer}"
         assert digits == (library.id_to_token(ids[start - 1]) == "▁")
         assert library.decode(ids[start:-1]) == str(answer) and encoder.decode(ids) == PROMPT + str(answer)
 

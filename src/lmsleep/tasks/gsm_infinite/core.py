@@ -117,6 +117,8 @@ def _choose_needed(
     in the published generator.
     """
     size = op // 2 + 1 + draws.coin(0.2)
+    if query in parts and op > 2:
+        size = max(size, 3)  # a total over one item alone could not spend a third operation
     needed = dict.fromkeys((query, *parts.get(query, ())))
     spent = _least_operations(needed, parts)
     for goal in draws.shuffled([goal for goal in parts if query not in parts[goal]]):
