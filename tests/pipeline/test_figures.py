@@ -1,12 +1,15 @@
 """Figures drawn from the tables of others: the rows they keep and the means they draw, worked out by hand."""
 
+import itertools
 import json
+import math
 
 import pandas as pd
 import pytest
 
 from lmsleep.pipeline import style
-from lmsleep.pipeline.figures import accuracy_axes, main
+from lmsleep.pipeline.figures import accuracy_axes, fig3, main
+from lmsleep.pipeline.make_data import main as make_data
 from lmsleep.pipeline.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -82,3 +85,32 @@ def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
     _, (ax,) = style.subplots()
     accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}), "right")
     assert ax.get_ylim() == (0, top)
+
+
+def test_figure_3_shows_both_losses_and_what_is_known_without_following_the_cycle(tmp_path):
+    """Three rows of panels; the lines of the baselines in them; the test losses of both kinds in the numbers."""
+    config = "data: {task: {class_path: lmsleep.tasks.Depo}, batch_size: 1, eval_rows: 5}"
+    (tmp_path / "task.yaml").write_text(config)
+    make_data(["--config", str(tmp_path / "task.yaml"), "--out", str(tmp_path)])
+    scores = {"loss": 1.5, "answer_loss": 3.0, "exact": 0.25, "count": 40.0}
+    table = pd.DataFrame(
+        [
+            ("fig3", "AG", n, 0, k, tokens, f"{split}_{name}", value / n)
+            for n, k, tokens, (name, value) in itertools.product((1, 4), ["1", "2", "all"], (10, 20), scores.items())
+            for split in ("val", "test")
+            if split == "val" or tokens == 20
+        ],
+        columns=COLUMNS,
+    )
+    fig, numbers = fig3(table, tmp_path, "mini")
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["1 hop", "2 hops"] and len(fig.axes) == 6
+    lines = [sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") for ax in fig.axes[1::2]]
+    assert lines == [[math.log(75) / 2], [math.log(75)], [1 / 72, 0.5]]
+    drawn = [sorted(line.get_ydata()[-1] for line in ax.lines if line.get_linestyle() == "-") for ax in fig.axes[1::2]]
+    assert drawn == [[0.375, 1.5], [0.75, 3.0], [0.0625, 0.25]]
+    found = {(r["metric"], r["slice"], r["n_passes"]): r["value"] for r in numbers["test_loss"]}
+    assert len(found) == 8 and found["test_loss", 2, 4] == 0.375 and found["test_answer_loss", 1, 1] == 3.0
+    assert [(r["slice"], r["neighbours"], r["undirected"]) for r in numbers["baselines"]] == [
+        (1, 1, 0.5),
+        (2, 1 / 72, 0.5),
+    ]

@@ -90,6 +90,21 @@ def test_where_states_are_too_many_the_majority_is_that_of_the_rows(tmp_path):
     assert baselines["majority"] == {"15": max(map(labels.count, labels)) / 32}
 
 
+def test_depo_comes_with_what_is_scored_by_knowing_a_part(tmp_path):
+    """By hand for 75 nodes: log 75 nats an answer, half of it a target, 72 names that are no neighbours."""
+    config = tmp_path / "task.yaml"
+    config.write_text("data: {task: {class_path: lmsleep.tasks.Depo}, batch_size: 1, eval_rows: 5}")
+    main(["--config", str(config), "--out", str(tmp_path / "data")])
+    baselines = json.loads((tmp_path / "data" / "baselines.json").read_text())
+    hops = ["1", "2", "4", "8", "16"]
+    assert all(list(shares) == hops for shares in baselines.values())
+    assert baselines["floor"] == pytest.approx(dict.fromkeys(hops, 2.1587), abs=1e-4)
+    assert baselines["answer_floor"] == pytest.approx(dict.fromkeys(hops, 4.3175), abs=1e-4)
+    assert baselines["names"] == dict.fromkeys(hops, 1 / 75)
+    assert baselines["neighbours"] == dict.fromkeys(hops, 1 / 72) | {"1": 1.0}
+    assert baselines["undirected"] == dict.fromkeys(hops, 0.5)
+
+
 @pytest.mark.parametrize(
     ("steps", "more", "sentence"),
     [(-1, [], "steps must be .*, got -1"), (2, ["--dataset", "dataset.yaml"], "train must be .*, got -8")],

@@ -18,7 +18,6 @@ DEPO = Depo(
     max_hops=2,
     test_hops=(1, 2),
     n_queries=3,
-    n_symbols=5,
     graph_length=24,
     question_length=18,
     window_size=8,

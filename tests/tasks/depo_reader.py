@@ -16,7 +16,8 @@ def rows(task: Depo, split: str = "train", seed: int = 0, step: int = 0, batch_s
 
 @dataclass
 class Alphabet:
-    """What a reader has to know, written down from the vocabulary's description: 0, names, marker, k, punctuation."""
+    """What a reader has to know, written down from the vocabulary's description: 0, names, marker, k, and in text
+    the arrow, the comma, "hop" and "after"."""
 
     is_text: bool
     first_last: int  # the smallest symbol that ends a name
@@ -25,10 +26,12 @@ class Alphabet:
 
     @classmethod
     def of(cls, settings: dict) -> "Alphabet":
-        n_symbols, longest = settings.get("n_symbols", 50), settings.get("word_lengths", (1, 2))[1]
+        is_text = settings.get("naming", "text") == "text"
+        n_symbols = settings.get("n_symbols", settings.get("max_nodes", 75) if is_text else 50)
+        longest = 1 if is_text else settings.get("word_lengths", (1, 2))[1]
         marker = (2 * n_symbols if longest > 1 else n_symbols) + 1
         first_last = n_symbols + 1 if longest > 1 else 1
-        return cls(settings.get("naming") == "text", first_last, marker, settings.get("max_hops", 16))
+        return cls(is_text, first_last, marker, settings.get("max_hops", 16))
 
 
 class Reader:

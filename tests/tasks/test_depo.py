@@ -1,5 +1,6 @@
 """Depo's rows, read by someone who knows the vocabulary alone; and the settings that are refused."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -8,10 +9,11 @@ from depo_reader import MINI, Alphabet, Reader, questions_in, rows, walk
 
 from lmsleep.tasks import IGNORE, Depo, Task
 
-TEXT = {"naming": "text", "n_symbols": 75, "word_lengths": (1, 1)}
-LONG_WORDS = {"n_symbols": 3, "word_lengths": (5, 7), "graph_length": 1050, "question_length": 160}
+WORDS = {"naming": "words"}
+SHORT_WORDS = WORDS | {"n_symbols": 75, "word_lengths": (1, 1)}
+LONG_WORDS = WORDS | {"n_symbols": 3, "word_lengths": (5, 7), "graph_length": 1050, "question_length": 160}
 SETTINGS = pytest.mark.parametrize(
-    "settings", [{}, TEXT, MINI, LONG_WORDS], ids=["paper", "text", "mini", "long words"]
+    "settings", [{}, MINI, WORDS, SHORT_WORDS, LONG_WORDS], ids=["paper", "mini", "words", "short words", "long words"]
 )
 
 
@@ -48,21 +50,54 @@ def test_sizes_are_those_of_the_paper():
     task = Depo()
     assert isinstance(task, Task)
     assert (task.sequence_length, task.window_size, task.slices) == (360, 75, (1, 2, 4, 8, 16))
-    assert task.vocab_size == 1 + 100 + 1 + 16
-    assert Depo(**TEXT).vocab_size == 1 + 75 + 1 + 16 + 4
-    assert Depo(**MINI).vocab_size == 1 + 8 + 1 + 3
+    assert task.vocab_size == 1 + 75 + 1 + 16 + 4
+    assert Depo(n_symbols=100).vocab_size == 1 + 100 + 1 + 16 + 4
+    assert Depo(**WORDS).vocab_size == 1 + 100 + 1 + 16
+    assert Depo(**SHORT_WORDS).vocab_size == 1 + 75 + 1 + 16
+
+
+def test_a_row_reads_as_the_paper_prints_it():
+    """`b->a, f->l, ... e->b` and `1 hop after a: c ... 4 hops after e: d`, spelled out from the vocabulary's order."""
+    task = Depo(max_nodes=4, min_nodes=4, max_hops=3, test_hops=(3,), n_queries=2)
+    words = ["_", *"abcd", ":", "1", "2", "3", "->", ",", "hop", "after"]
+    assert task.vocab_size == len(words)
+    for tokens in rows(task, "test").tokens.tolist():
+        text = " ".join(words[token] for token in tokens)
+        assert re.fullmatch(r"(_ )+([a-d] -> [a-d] , ){4}(3 hop after [a-d] : [a-d] ){2}_( _)*", text)
+
+
+def test_75_nodes_fill_the_row_exactly():
+    for split in ("val", "test"):
+        for step in range(len(Depo().slices)):
+            assert (rows(Depo(), split, step=step).tokens != 0).all()
+    widths = (rows(Depo(**WORDS), "test").tokens != 0).long()
+    graph, questions = widths[:, :300].sum(dim=1), widths[:, 300:].sum(dim=1)
+    assert 220 < graph.min() < graph.max() < 260 and 44 < questions.min() < questions.max() < 60
+
+
+def test_the_figure_asks_for_no_more_than_half_way_round():
+    """Of a longer way the other direction would be the shorter one; and all questions see each other."""
+    for task in (Depo(), Depo(**MINI)):
+        assert task.max_nodes > 2 * task.max_hops
+        assert task.question_length <= task.window_size and task.graph_length >= 2 * task.window_size
 
 
 @SETTINGS
 def test_the_vocabulary_is_used_to_its_last_token(settings):
     task = Depo(**settings)
     seen = torch.cat([rows(task, step=step).tokens.flatten() for step in range(8)]).unique()
-    never = {0} if settings is MINI else set()  # its graph and questions always fill the row
-    assert set(seen.tolist()) == set(range(task.vocab_size)) - never
+    assert set(seen.tolist()) == set(range(task.vocab_size))
 
 
-def test_windows_cut_edges_and_names():
-    task, alphabet = Depo(), Alphabet.of({})
+def test_windows_cut_edges():
+    """Of 75 edges `b -> a ,` the boundaries at 75, 150, 225 cut three: before the comma, behind and before an arrow."""
+    tokens = rows(Depo(), "test").tokens
+    arrow, comma = Depo().vocab_size - 4, Depo().vocab_size - 3
+    assert (tokens[:, [75, 149, 225]] == torch.tensor([comma, arrow, arrow])).all()
+
+
+def test_windows_cut_words_and_their_edges():
+    task, alphabet = Depo(**WORDS), Alphabet.of(WORDS)
     cut = Counter()
     for row in rows(task, "test").tokens.tolist():
         reader, starts = Reader(row, alphabet), {}
@@ -76,7 +111,8 @@ def test_windows_cut_edges_and_names():
                 cut["edge"] += edge < boundary < end
                 cut["name"] += edge < boundary < second or second < boundary < end
     assert cut["edge"] > cut["name"] > 50  # of 384 boundaries
-    assert all(row[300] > alphabet.marker for row in rows(task).tokens.tolist())  # the first question begins window 4
+    for settings in ({}, WORDS):  # the first question begins window 4
+        assert (rows(Depo(**settings)).tokens[:, 300] > Alphabet.of(settings).marker).all()
 
 
 @SETTINGS
@@ -96,7 +132,7 @@ def test_a_prediction_never_sees_its_answer(settings):
                 assert len(spoken) == ids[:position].count(question)
 
 
-@pytest.mark.parametrize("settings", [TEXT, MINI], ids=["text", "mini"])
+@pytest.mark.parametrize("settings", [{}, MINI, SHORT_WORDS], ids=["paper", "mini", "short words"])
 def test_nothing_but_question_and_answer_depends_on_k(settings):
     """One-token names, the same stream, another k: the rows differ in k and in the answers, nowhere else."""
     one, two = (rows(Depo(**settings | {"test_hops": (k,)}), "test") for k in (1, 2))
@@ -131,7 +167,7 @@ def test_masked_padding_is_padding():
         ({"min_nodes": 1}, "min_nodes", "1"),
         ({"min_nodes": 76}, "min_nodes", "76"),
         ({"max_hops": 75}, "max_hops", "75"),
-        (MINI | {"max_hops": 5}, "max_hops", "5"),
+        (MINI | {"max_hops": 12}, "max_hops", "12"),
         ({"max_hops": 0}, "max_hops", "0"),
         ({"max_hops": 8}, "test_hops", r"\(1, 2, 4, 8, 16\)"),
         ({"test_hops": ()}, "test_hops", r"\(\)"),
@@ -140,12 +176,14 @@ def test_masked_padding_is_padding():
         ({"n_queries": 0}, "n_queries", "0"),
         ({"n_symbols": 0}, "n_symbols", "0"),
         ({"window_size": 0}, "window_size", "0"),
-        ({"word_lengths": (0, 2)}, "word_lengths", r"\(0, 2\)"),
-        ({"word_lengths": (2, 1)}, "word_lengths", r"\(2, 1\)"),
-        ({"word_lengths": (1, 1)}, "n_symbols", "50"),
-        ({"word_lengths": (1, 3)}, "n_symbols", "50"),
+        ({"n_symbols": 74}, "n_symbols", "74"),
+        ({"word_lengths": (1, 2)}, "word_lengths", r"\(1, 2\)"),
+        (WORDS | {"word_lengths": (0, 2)}, "word_lengths", r"\(0, 2\)"),
+        (WORDS | {"word_lengths": (2, 1)}, "word_lengths", r"\(2, 1\)"),
+        (WORDS | {"n_symbols": 50, "word_lengths": (1, 1)}, "n_symbols", "50"),
+        (WORDS | {"n_symbols": 50, "word_lengths": (1, 3)}, "n_symbols", "50"),
         ({"graph_length": 299}, "graph_length", "299"),
-        ({"naming": "text"}, "graph_length", "300"),
+        (WORDS | {"word_lengths": (2, 3), "n_symbols": 9}, "graph_length", "300"),
         ({"question_length": 59}, "question_length", "59"),
         ({"n_queries": 11}, "question_length", "60"),
         ({"window_size": 70}, "graph_length", "300"),

@@ -13,7 +13,12 @@ PROBLEM = replace(MINI, length=(40, 60))
 
 
 @pytest.mark.parametrize(
-    "task", [Rule110(steps=7, width=12), Depo(test_hops=(1, 3), word_lengths=(2, 2)), GSMInfinite(problem=PROBLEM)]
+    "task",
+    [
+        Rule110(steps=7, width=12),
+        Depo(test_hops=(1, 3), naming="words", word_lengths=(2, 2)),
+        GSMInfinite(problem=PROBLEM),
+    ],
 )
 def test_goes_through_json(task):
     assert build_task(json.loads(json.dumps(task_spec(task)))) == task

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
-from lmsleep.tasks import Rule110
+from lmsleep.tasks import Depo, Rule110
 from lmsleep.training import MuonAdamW, OptimizerConfig
 
 from .conftest import TASK, Recorder, fitted, weights
@@ -115,6 +115,28 @@ def test_validation_scores_are_those_counted_by_hand(run):
     assert metrics["val/token"] == pytest.approx(sum(right) / 48) and metrics["val/exact"] == sum(whole) / 24
     assert metrics["val/loss"] == pytest.approx(sum(nll) / 3, rel=1e-5)
     assert metrics["val/exact/2"] == metrics["val/exact"] and metrics["val/count/2"] == 24
+
+
+def test_validation_of_depo_reports_both_losses_for_every_hop(run):
+    """Over `:` and answers, and over answers alone: taken position by position from the logits, hop by hop."""
+    task = Depo(
+        max_nodes=6, max_hops=3, test_hops=(1, 3), n_queries=2, graph_length=24, question_length=12, window_size=12
+    )
+    cell = run(2, task=task, max_steps=1, data_options={"eval_rows": 32})
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    metrics = cell.trainer.callback_metrics
+    for hops, first in ((1, 0), (3, 1)):
+        colons, answers = [], []
+        for step in (first, first + 2):
+            batch = task.rows(split="val", seed=0, step=step, batch_size=8)
+            nll = -read_windows(cell.module.model.eval(), batch.tokens, n_passes=2).logits.log_softmax(-1)
+            for row, targets in zip(nll, batch.targets.tolist(), strict=True):
+                for question in (24, 30):  # k hop after a : c, in six tokens
+                    colons.append(row[question + 3, targets[question + 3]].item())
+                    answers.append(row[question + 4, targets[question + 4]].item())
+        assert metrics[f"val/answer_loss/{hops}"] == pytest.approx(sum(answers) / 32, rel=1e-4)
+        assert metrics[f"val/loss/{hops}"] == pytest.approx(sum(colons + answers) / 64, rel=1e-4)
+        assert metrics[f"val/count/{hops}"] == 32
 
 
 def test_predictions_come_with_their_targets(run):

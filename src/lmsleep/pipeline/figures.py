@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmsleep.pipeline import plots_runtime, style
-from lmsleep.pipeline.stats import compare_passes, exact_accuracy, paired_differences, plain
+from lmsleep.pipeline.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 
 Drawing = tuple[Figure, dict[str, Any]]
 
@@ -68,26 +68,35 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Depo: held-out loss (top) and exact answers (bottom) for each number of hops, one curve for each N."""
-    loss, exact = by_level(table, "val_loss"), by_level(table, "val_exact")
-    hops = sorted(loss.level.unique())
-    fig, axes = style.subplots(
-        2 * len(hops), columns=len(hops), width=2.2 * len(hops) + 1.2, height=5.0, share_rows=True
-    )
-    for column, k in enumerate(hops):
-        top, bottom = axes[column], axes[len(hops) + column]
-        draw_passes(top, loss[loss.level == k])
-        style.reference(top, baselines(data)["floor"][str(k)], "knows the names" if k == hops[-1] else "", ":")
-        top.set_title(f"{k} hop{'s' if k > 1 else ''}", fontsize=10)
-        draw_passes(bottom, exact[exact.level == k])
-        style.percent_axis(bottom)
-        style.token_axis(bottom)
-    axes[0].set_ylim(bottom=0)
-    axes[0].set_ylabel("loss (nats a token)")
-    axes[len(hops)].set_ylabel("answers right")
-    fig.supxlabel(tokens_label(scale, loss), fontsize=10)
+    """Depo: held-out loss over `:` and answers, loss over answers alone, and exact answers for each number of hops, one
+    curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.floor`, `Depo.guesses`)."""
+    drawn = {
+        "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
+        "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
+        "val_exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+    }
+    known, exact = baselines(data), by_level(table, "val_exact")
+    hops = sorted(exact.level.unique())
+    size = {"width": 2.2 * len(hops) + 1.6, "height": 7.0}
+    fig, axes = style.subplots(3 * len(hops), columns=len(hops), share_rows=True, **size)
+    for row, (metric, (label, lines)) in enumerate(drawn.items()):
+        curves = by_level(table, metric)
+        for ax, k in zip(axes[row * len(hops) :], hops, strict=False):
+            draw_passes(ax, curves[curves.level == k])
+            for name, text in lines.items():
+                style.reference(ax, known[name][str(k)], text if k == hops[-1] else "", ":")
+            if metric == "val_exact":
+                style.percent_axis(ax)
+            style.token_axis(ax)
+        axes[row * len(hops)].set_ylim(bottom=0)
+        axes[row * len(hops)].set_ylabel(label)
+    for ax, k in zip(axes, hops, strict=False):
+        ax.set_title(f"{k} hop{'s' if k > 1 else ''}", fontsize=10)
+    fig.supxlabel(tokens_label(scale, exact), fontsize=10)
     style.legend(fig, axes[0], "passes N over a full window")
-    return fig, compare_passes(table, by_slice=True)
+    losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
+    parts = [{"slice": int(k), **{name: shares[str(k)] for name, shares in known.items()}} for k in hops]
+    return fig, compare_passes(table, by_slice=True) | {"test_loss": losses, "baselines": parts}
 
 
 def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

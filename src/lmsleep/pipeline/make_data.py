@@ -68,8 +68,21 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     if isinstance(task, Rule110) and (exact := task.majority()) is not None:
         baselines["majority"] = {str(task.steps): exact}
     if isinstance(task, Depo):
-        baselines["floor"] = dict.fromkeys(baselines["chance"], task.floor("test").per_token)
+        baselines |= knowing_a_part(task)
     (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")
+
+
+def knowing_a_part(task: Depo) -> dict[str, dict[str, float]]:
+    """What a model scores that knows a part of the cycle, for each number of hops: losses of one that knows the names,
+    over all targets (`floor`) and over answers alone (`answer_floor`), and the shares of right answers of
+    `Depo.guesses`."""
+    floor = task.floor("test")
+    kinds: dict[str, dict[str, float]] = {"floor": {}, "answer_floor": {}}
+    for k in task.slices:
+        kinds["floor"][str(k)], kinds["answer_floor"][str(k)] = floor.per_token, floor.per_answer_token
+        for name, share in task.guesses(k)._asdict().items():
+            kinds.setdefault(name, {})[str(k)] = share
+    return kinds
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:

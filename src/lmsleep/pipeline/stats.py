@@ -134,6 +134,13 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     return plain(records)
 
 
+def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
+    """Mean and t interval over seeds of each of `metrics`, for each combination of `keys`, slices as numbers."""
+    part = table[(table.slice != "all") & table.metric.isin(metrics)]
+    part = part.assign(slice=part.slice.astype(int))
+    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value).as_dict() for key, g in part.groupby(keys)])
+
+
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, list[dict[str, Any]]]:
     """What texts quote of a figure over N.
 

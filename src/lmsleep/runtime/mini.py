@@ -13,16 +13,13 @@ from lmsleep.tasks.spec import task_spec
 MINI_TASKS: dict[str, Task] = {
     "rule110": Rule110(steps=3, width=8, n_states=2),
     "depo": Depo(
-        max_nodes=4,
-        min_nodes=4,
-        max_hops=3,
-        test_hops=(1, 2, 3),
-        n_queries=4,
-        n_symbols=8,
-        word_lengths=(1, 1),
-        graph_length=8,
-        question_length=16,
-        window_size=4,
+        max_nodes=6,
+        max_hops=2,
+        test_hops=(1, 2),
+        n_queries=2,
+        graph_length=24,
+        question_length=12,
+        window_size=12,
     ),
 }
 MINI_STEPS = {"rule110": 300, "depo": 600}

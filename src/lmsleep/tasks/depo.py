@@ -9,40 +9,53 @@ import torch
 from torch import Tensor
 
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
+from lmsleep.tasks.names import Names
 
 MAX_NAMES = 1 << 15  # every row draws from all possible names at once
 FLOOR_ROWS = 512  # sampled rows behind the mean name length in `Depo.floor`
 
 
 class Floor(NamedTuple):
-    """Loss in nats of a model that knows the cycle's names and the answer marker, but not which name follows which."""
+    """Loss in nats of a model that knows the cycle's names and the `:`, but not which name follows which."""
 
     per_answer: float
-    per_answer_token: float
-    per_token: float  # answer tokens and markers: the mean over all targets
+    per_answer_token: float  # over the answers alone
+    per_token: float  # answer tokens and `:`, the mean over all targets
+
+
+class Guesses(NamedTuple):
+    """Share of right answers of a model that knows a part of the cycle and guesses the rest."""
+
+    names: float  # the names of the cycle
+    neighbours: float  # also the node before and the node after the one asked about, and which is which
+    undirected: float  # who is whose neighbour along the whole cycle, but not which way it goes
 
 
 @dataclass(frozen=True)
 class Depo(Task):
-    """Name the node k hops after a given node of a directed cycle (Physics of Language Models 4.1, appendix A.1).
+    """Name the node k hops after a given node of a directed cycle, in the layout that section 6.2 prints.
 
-    Row at the paper's sizes; x y is an edge, names have one or two tokens (u = u1 u2), Qk asks for k hops, A answers:
+    Row at the paper's sizes; a name is one token, an edge four, a question six:
 
-        tokens   _ _ _ x y x y .. | .. x y .. | .. x y .. | .. x y x y | Q3 u1 u2 A  v1 v2 Q9 ..  _ _
-        targets  - - - - - - - .. | .. - - .. | .. - - .. | .. - - - - | -  -  A  v1 v2 -  -  ..  - -
-        window          0         |     1     |     2     |     3      |              4
+        tokens   _ _ _ b -> a , f -> .. | .. l , .. | .. | .. , e -> b , | 1 hop after a : c 4 hop after e : d .. _
+        targets  - - - - -  - - - -  .. | .. - - .. | .. | .. - - -  - - | - -   -     : c - - -   -     : d - .. -
+        window             0            |     1     | 2  |       3       |                   4
 
-    The targets marked - are ignored by the loss: it counts markers and answer names. The edges are shuffled, written
-    without separators and padded on the left to `graph_length`; windows are cut every `window_size` tokens from the
-    start, through edges and names. The questions ask about different nodes and begin a window; they too are cut every
-    `window_size` tokens if they are longer. Padding is an ordinary token unless `mask_padding` is set.
+    The targets marked - are ignored by the loss: it counts `:` and answers. The edges are shuffled, and padded on the
+    left to `graph_length`, which 75 of them fill. Windows are cut every `window_size` tokens from the start, through
+    edges. The questions ask about different nodes and begin a window; they too are cut every `window_size` tokens if
+    they are longer. Padding is an ordinary token unless `mask_padding` is set.
 
     In the split `train`, n is drawn with weight 1 / (n + sqrt(max_nodes)), k uniformly for each question, and every row
     has slice 0; k may exceed n and then goes round. In `val` and `test`, n is `max_nodes` and all questions of a row
     ask for the k that is its slice.
 
-    A name is drawn as in the reference: a uniform length, then uniform symbols 1 to V, the last of which is moved to
-    V + 1 to 2V to mark the end (one-token names keep 1 to V); repeated names are drawn again.
+    With `naming="words"` the row is that of Physics of Language Models 4.1, appendix A.1: names are words of one or two
+    tokens (u = u1 u2), x y is an edge, Qk asks for k hops, A answers; 75 nodes take 224 to 256 and 47 to 56 tokens:
+
+        tokens   _ _ _ x y x y .. | .. x y .. | .. x y .. | .. x y x y | Q3 u1 u2 A  v1 v2 Q9 ..  _ _
+        targets  - - - - - - - .. | .. - - .. | .. - - .. | .. - - - - | -  -  A  v1 v2 -  -  ..  - -
+        window          0         |     1     |     2     |     3      |              4
 
     Args:
         max_nodes: most nodes of a cycle.
@@ -50,13 +63,14 @@ class Depo(Task):
         max_hops: K, the most hops asked for in training; less than `max_nodes`.
         test_hops: the slices of `val` and `test`.
         n_queries: most questions in a row; a cycle of fewer nodes gets one per node.
-        n_symbols: V, symbols that names are made of.
-        word_lengths: shortest and longest name, in tokens.
-        naming: "words" writes `x y` and `Qk u A v`; "text" `x -> y ,` and `k hops after u : v` (with one-token names).
+        n_symbols: V, symbols that names are made of; None: `max_nodes`, so that the longest cycle has them all, and 50
+            with words.
         graph_length: tokens of all graph windows together, padding included; a multiple of `window_size`.
         question_length: tokens of the questions, padding on the right included.
         window_size: L, tokens in a window.
         mask_padding: `Batch.mask` is False on padding.
+        naming: "text" writes `b -> a ,` and `k hop after a : c`, "words" `x y` and `Qk u A v`.
+        word_lengths: with words alone, the shortest and the longest in tokens (see `Names`); None: (1, 2).
 
     Raises:
         ValueError: if an argument is out of range, the names cannot be distinct, or the row does not fit.
@@ -67,41 +81,59 @@ class Depo(Task):
     max_hops: int = 16
     test_hops: tuple[int, ...] = (1, 2, 4, 8, 16)
     n_queries: int = 10
-    n_symbols: int = 50
-    word_lengths: tuple[int, int] = (1, 2)
-    naming: Literal["words", "text"] = "words"
+    n_symbols: int | None = None
     graph_length: int = 300
     question_length: int = 60
     window_size: int = 75  # pyright: ignore[reportIncompatibleMethodOverride] (the field is the property)
     mask_padding: bool = False
+    naming: Literal["text", "words"] = "text"
+    word_lengths: tuple[int, int] | None = None
 
     PAD = 0
 
     def __post_init__(self) -> None:
-        most, hops, (shortest, longest) = self.max_nodes, self.test_hops, self.word_lengths
-        self._require("naming", self.naming in ("words", "text"), "'words' or 'text'")
+        most, hops = self.max_nodes, self.test_hops
         self._require("min_nodes", 2 <= self.min_nodes <= most, f"between 2 and max_nodes={most}")
         self._require("max_hops", 1 <= self.max_hops < most, f"at least 1 and less than max_nodes={most}")
         different = len(hops) > 0 and len(set(hops)) == len(hops) and set(hops) <= set(range(1, self.max_hops + 1))
         self._require("test_hops", different, f"different numbers between 1 and max_hops={self.max_hops}")
-        for field in ("n_queries", "n_symbols", "window_size"):
+        for field in ("n_queries", "window_size"):
             self._require(field, getattr(self, field) >= 1, "1 or more")
-        self._require("word_lengths", 1 <= shortest <= longest, "(shortest, longest) with 1 <= shortest <= longest")
-        names = sum(self.n_symbols**length for length in range(shortest, longest + 1))
-        rule = f"such that {most} to {MAX_NAMES} names of word_lengths={self.word_lengths} exist ({names} do)"
-        self._require("n_symbols", most <= names <= MAX_NAMES, rule)
-
-        edge = 2 * longest + (2 if self.naming == "text" else 0)
-        for field, count, width in (("graph_length", most, edge), ("question_length", self._n_questions, edge + 2)):
+        self._check_names()
+        edge, question = self._widths
+        for field, count, width in (("graph_length", most, edge), ("question_length", self._n_questions, question)):
             rule = f"at least {count * width} ({count} times up to {width} tokens)"
             self._require(field, getattr(self, field) >= count * width, rule)
         self._require(
             "graph_length", not self.graph_length % self.window_size, f"a multiple of window_size={self.window_size}"
         )
 
+    def _check_names(self) -> None:
+        self._require("naming", self.naming in ("text", "words"), "'text' or 'words'")
+        if self.word_lengths is not None:
+            self._require("word_lengths", self.naming == "words", "left out unless naming='words'")
+            in_order = 1 <= self.word_lengths[0] <= self.word_lengths[1]
+            self._require("word_lengths", in_order, "(shortest, longest) with 1 <= shortest <= longest")
+        self._require("n_symbols", self.n_symbols is None or self.n_symbols >= 1, "1 or more")
+        most, names = self.max_nodes, self._names
+        rule = f"such that {most} to {MAX_NAMES} names of {names.shortest} to {names.longest} tokens exist"
+        self._require("n_symbols", most <= len(names) <= MAX_NAMES, f"{rule} ({len(names)} do)")
+
     def _require(self, field: str, allowed: bool, rule: str) -> None:
         if not allowed:
             raise ValueError(f"{field} must be {rule}, got {getattr(self, field)!r}")
+
+    @cached_property
+    def _names(self) -> Names:
+        if self.naming == "text":
+            return Names(self.n_symbols or self.max_nodes)
+        return Names(self.n_symbols or 50, *(self.word_lengths or (1, 2)))
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Most tokens of an edge and of a question."""
+        names = 2 * self._names.longest
+        return (names + 2, names + 4) if self.naming == "text" else (names, names + 2)
 
     @property
     def _n_questions(self) -> int:
@@ -109,8 +141,8 @@ class Depo(Task):
 
     @property
     def marker(self) -> int:
-        """The token that precedes an answer; names lie below it, hop counts k at `marker + k`."""
-        return 1 + self.n_symbols * (2 if self.word_lengths[1] > 1 else 1)
+        """The token that precedes an answer, `:` or A; names lie below it, hop counts k at `marker + k`."""
+        return 1 + self._names.n_tokens
 
     @property
     def vocab_size(self) -> int:
@@ -125,44 +157,19 @@ class Depo(Task):
         return self.test_hops
 
     @cached_property
-    def _names(self) -> np.ndarray:
-        """All possible names, (names, longest), unused places PAD."""
-        (shortest, longest), tables = self.word_lengths, []
-        for length in range(shortest, longest + 1):
-            symbols = np.indices((self.n_symbols,) * length).reshape(length, -1).T + 1
-            symbols[:, -1] += self.n_symbols if longest > 1 else 0
-            tables.append(np.pad(symbols, ((0, 0), (0, longest - length)), constant_values=self.PAD))
-        return np.concatenate(tables)
-
-    @cached_property
-    def _name_lengths(self) -> np.ndarray:
-        return (self._names != self.PAD).sum(axis=1)
-
-    @cached_property
     def _node_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """The n of training cycles and their probabilities."""
         n = np.arange(self.min_nodes, self.max_nodes + 1)
         weights = 1 / (n + np.sqrt(self.max_nodes))
         return n, weights / weights.sum()
 
-    def _draw_names(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
-        """`max_nodes` different names per row, as indices (B, max_nodes) into `_names`, in the order they were drawn.
-
-        An exponential race: arrival times with rate p(name) come in the order of draws from p that skip repetitions, so
-        the first n are a draw of n names for every n.
-        """
-        times = rng.standard_exponential((batch_size, len(self._names)), dtype=np.float32)
-        times *= (float(self.n_symbols) ** self._name_lengths).astype(np.float32)
-        first = np.argpartition(times, self.max_nodes - 1, axis=1)[:, : self.max_nodes]
-        return np.take_along_axis(first, np.take_along_axis(times, first, axis=1).argsort(axis=1), axis=1)
-
     def _draw_row(self, rng: np.random.Generator, n: np.ndarray, hops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cycles of n (B,) nodes, questions of `hops` (B, Q) -> tokens (B, T) and whether they count for the loss."""
-        width, longest = self.max_nodes, self.word_lengths[1]
-        cycle = np.take_along_axis(self._draw_names(rng, len(n)), _shuffle(rng, n, width), axis=1)
+        width, names = self.max_nodes, self._names
+        cycle = np.take_along_axis(names.draw(rng, len(n), width), _shuffle(rng, n, width), axis=1)
 
         def spell(nodes: np.ndarray) -> np.ndarray:
-            return self._names[np.take_along_axis(cycle, nodes % n[:, None], axis=1)]
+            return names.table[np.take_along_axis(cycle, nodes % n[:, None], axis=1)]
 
         edge, start = _shuffle(rng, n, width), _shuffle(rng, n, width)[:, : hops.shape[1]]
         ask = (self.marker + hops)[..., None]
@@ -173,7 +180,7 @@ class Depo(Task):
         else:
             edges = _join(spell(edge), spell(edge + 1))
         questions = _join(ask, spell(start), self.marker, spell(start + hops))
-        counted = np.broadcast_to(np.arange(questions.shape[2]) >= ask.shape[2] + longest, questions.shape)
+        counted = np.broadcast_to(np.arange(questions.shape[2]) >= ask.shape[2] + names.longest, questions.shape)
         edges[np.arange(width) >= n[:, None]] = self.PAD
         questions[np.arange(hops.shape[1]) >= n[:, None]] = self.PAD
         graph = _pack(edges, edges != self.PAD, self.graph_length, left_padded=True)
@@ -206,7 +213,7 @@ class Depo(Task):
     def floor(self, split: str = "test", *, rows_alike: bool = False) -> Floor:
         """The ignorance floor of a split: log n nats per answer, spread over its tokens.
 
-        Exact in n; the mean length of n names is exact if all names are equally long and else a mean over `FLOOR_ROWS`
+        Exact where all names are equally long; with words of several lengths their mean length is that of `FLOOR_ROWS`
         sampled sets (standard error below 0.2 % at the paper's sizes).
 
         Args:
@@ -216,7 +223,7 @@ class Depo(Task):
         Raises:
             ValueError: for an unknown split.
         """
-        drawn = self._name_lengths[self._draw_names(stream(0, split, 0), FLOOR_ROWS)]
+        drawn = self._names.lengths[self._names.draw(stream(0, split, 0), FLOOR_ROWS, self.max_nodes)]
         n, weights = self._node_counts if split == "train" else (np.array([self.max_nodes]), np.ones(1))
         length = (drawn.mean(axis=0).cumsum() / np.arange(1, self.max_nodes + 1))[n - 1]
         nats, sizes = np.log(n), (np.ones_like(length), length, length + 1)
@@ -224,6 +231,18 @@ class Depo(Task):
             return Floor(*(float(weights @ (nats / size)) for size in sizes))
         weights = weights * np.minimum(n, self._n_questions)
         return Floor(*(float((weights @ nats) / (weights @ size)) for size in sizes))
+
+    def guesses(self, hops: int) -> Guesses:
+        """What can be scored on test rows of `hops` hops without following the cycle.
+
+        Raises:
+            ValueError: if `hops` are not less than `max_nodes`.
+        """
+        n = self.max_nodes
+        if not 1 <= hops < n:
+            raise ValueError(f"hops must be at least 1 and less than max_nodes={n}, got {hops}")
+        found = hops in (1, n - 1)  # else the answer is one of those that are neither the node nor next to it
+        return Guesses(1 / n, 1.0 if found else 1 / (n - 3), 1.0 if 2 * hops == n else 0.5)
 
 
 def _shuffle(rng: np.random.Generator, n: np.ndarray, width: int) -> np.ndarray:

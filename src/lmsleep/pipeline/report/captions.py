@@ -59,8 +59,10 @@ CAPTIONS = (
     Caption(
         "fig3",
         "Figure 3: sleep on Depo",
-        "Two rows of panels, one column for each number of hops: held-out loss and exact answers against training "
-        "tokens, one line for each N.",
+        "Three rows of panels, one column for each number of hops: held-out loss over the colon and the answer, loss "
+        "over the answer alone, and exact answers against training tokens, one line for each N. Dotted lines: for the "
+        "losses, a guess among the names of the cycle; for the answers, one who knows both neighbours of the node that "
+        "is asked about and guesses among the other names, and one who knows the cycle but not which way it goes.",
         "More passes speed up learning from 4 hops on: N = 1 makes little progress there, N = 2 stalls from 8 hops, "
         "only N = 4 begins to improve at 16 hops.",
         level="hops",
