@@ -95,7 +95,8 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     fig.supxlabel(tokens_label(scale, exact), fontsize=10)
     style.legend(fig, axes[0], "passes N over a full window")
     losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
-    parts = [{"slice": int(k), **{name: shares[str(k)] for name, shares in known.items()}} for k in hops]
+    names = ("floor", "answer_floor", "names", "neighbours", "undirected")
+    parts = [{"slice": int(k), **{name: known[name][str(k)] for name in names}} for k in hops]
     return fig, compare_passes(table, by_slice=True) | {"test_loss": losses, "baselines": parts}
 
 
