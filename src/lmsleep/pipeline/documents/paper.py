@@ -44,8 +44,7 @@ def documents(root: Path) -> list[Document]:
 
 def depo_csv(folder: Path) -> Path:
     """The runs of Depo in words of one or two tokens."""
-    words = folder / "fig3_words.csv"
-    return words if words.exists() else folder / "fig3.csv"
+    return folder / "fig3_words.csv"
 
 
 def depo_table(folder: Path) -> str:
