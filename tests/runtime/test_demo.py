@@ -84,7 +84,7 @@ def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
 
 
 def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(mini.MINI_STEPS, "depo", 2)
+    monkeypatch.setitem(mini.MINIS, "depo", mini.MINIS["depo"]._replace(steps=2))
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = lightning.level
     main(["--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
@@ -96,10 +96,10 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mini.MINI_TASKS)
+@pytest.mark.parametrize("name", mini.MINIS)
 def test_the_small_models_need_their_sleep(name):
     model, _ = mini.train_mini(name, n_passes=3)
-    task = mini.MINI_TASKS[name]
+    task = mini.MINIS[name].task
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (
         sum(

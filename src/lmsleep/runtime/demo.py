@@ -25,7 +25,7 @@ from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.checkpoint import CARD, CONFIG, WEIGHTS, check_free, read_config
 from lmsleep.runtime.events import SleepEvent
-from lmsleep.runtime.mini import MINI_STEPS, MINI_TASKS, train_mini
+from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "lmsleep demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="folder or name on the Hugging Face hub (default: train a small model)")
-    parser.add_argument("--task", choices=MINI_TASKS, help="what to train on, without --model (default: rule110)")
+    parser.add_argument("--task", choices=MINIS, help="what to train on, without --model (default: rule110)")
     parser.add_argument("--n-passes", type=int, help="N (default: that of the training, 3 for the small model)")
     parser.add_argument("--rows", type=int, default=400, help="test rows behind the accuracies (default: 400)")
     parser.add_argument("--seed", type=int, help="of the training (default: 0)")
@@ -186,7 +186,7 @@ def run(console: Console, args: argparse.Namespace) -> None:
         model, trained = _load(args.model)
     else:
         name = args.task or "rule110"
-        console.print(f"Training on {MINI_TASKS[name]}, {MINI_STEPS[name]} steps")
+        console.print(f"Training on {MINIS[name].task}, {MINIS[name].steps} steps")
         model, trained = train_mini(name, 3 if args.n_passes is None else args.n_passes, seed=args.seed or 0)
         if args.save:
             model.save_pretrained(args.save, "The small model of `lmsleep demo`.", trained)

@@ -3,43 +3,60 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tasks import Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
 
-MINI_TASKS: dict[str, Task] = {
-    "rule110": Rule110(steps=3, width=8, n_states=2),
-    "depo": Depo(
-        max_nodes=6,
-        max_hops=2,
-        test_hops=(1, 2),
-        n_queries=2,
-        graph_length=24,
-        question_length=12,
-        window_size=12,
+
+class Mini(NamedTuple):
+    """A task, and how the small model is trained on it."""
+
+    task: Task
+    steps: int
+    batch_size: int = 64
+    adamw_lr: float = 3e-3
+    decay_rates: tuple[float, float] = (0.02, 1.0)
+
+
+MINIS = {
+    "rule110": Mini(Rule110(steps=3, width=8, n_states=2), steps=300),
+    "depo": Mini(
+        Depo(
+            max_nodes=6,
+            max_hops=2,
+            test_hops=(1, 2),
+            n_queries=2,
+            graph_length=24,
+            question_length=12,
+            window_size=12,
+        ),
+        steps=900,
+        batch_size=32,
+        adamw_lr=1e-2,
+        decay_rates=(0.005, 0.1),
     ),
 }
-MINI_STEPS = {"rule110": 300, "depo": 600}
-MINI_MODEL = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=(0.02, 1.0))
 
 
 def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
-    """A model trained on one of `MINI_TASKS` with a progress bar, and what `save_pretrained` keeps of its training."""
+    """A model trained on one of `MINIS` with a progress bar, and what `save_pretrained` keeps of its training."""
     # The trainer is slow to import, and whoever brings a model does not need it.
     import lightning as L
 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
 
-    task = MINI_TASKS[name]
+    mini = MINIS[name]
     L.seed_everything(seed, verbose=False)
-    module = SleepModule(task, MINI_MODEL, OptimizerConfig(muon_lr=5e-3, adamw_lr=3e-3, warmup_steps=20))
+    model = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=mini.decay_rates)
+    optimizer = OptimizerConfig(muon_lr=5e-3, adamw_lr=mini.adamw_lr, warmup_steps=20)
+    module = SleepModule(mini.task, model, optimizer)
     with _without_tips():
         trainer = L.Trainer(
-            max_steps=MINI_STEPS[name],
+            max_steps=mini.steps,
             accelerator="cpu",
             callbacks=[SleepCallback(n_passes, eviction)],
             logger=False,
@@ -47,8 +64,8 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
             enable_model_summary=False,
             limit_val_batches=0,
         )
-        trainer.fit(module, RowsDataModule(task, batch_size=64, seed=seed))
-    return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(task)}
+        trainer.fit(module, RowsDataModule(mini.task, batch_size=mini.batch_size, seed=seed))
+    return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(mini.task)}
 
 
 @contextmanager
