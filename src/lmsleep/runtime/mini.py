@@ -1,4 +1,4 @@
-"""Small tasks whose models a CPU trains in less than a minute."""
+"""Small tasks whose models a CPU trains in about a minute."""
 
 import logging
 from collections.abc import Iterator
