@@ -36,7 +36,7 @@ def _forward(
     (B, H, L, K), V = k.shape, v.shape[-1]
     q, k, v, g, b = _addressable(q, k, v, g, b)
     out = _outputs(q, k, v, g, b, state)
-    C, tile = _chunk(L), _tile(K, V)
+    C, tile = chunk_length(L), _tile(K, V)
     window_forward[B * H, triton.cdiv(V, tile["BV"])](  # pyright: ignore[reportCallIssue]
         *(q, k, v, g, b, state.contiguous(), *out),
         *(K**-0.5, H, L, K, V),
@@ -44,8 +44,8 @@ def _forward(
         **tile,
         C=C,
         LEVELS=C.bit_length() - 1,
-        PRECISION=_precision(v),
-        SINGLE=L <= C,
+        PRECISION=precision(v),
+        CHUNKS=triton.cdiv(L, C),
     )
     return out
 
@@ -55,7 +55,7 @@ def _outputs(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (B, H, L, K), V = k.shape, v.shape[-1]
-    C = _chunk(L)
+    C = chunk_length(L)
     chunks = (L + C - 1) // C
     o = v.new_empty(B, L, H, V).transpose(1, 2)
     starts = state.new_empty(B, H, chunks - 1, K, V)
@@ -91,8 +91,8 @@ def _backward(
         *(stride for x in (q, k, v, g, b, do) for stride in x.stride()[:3]),
         **tile,
         C=inverses.shape[-1],
-        PRECISION=_precision(v),
-        SINGLE=inverses.shape[-1] >= L,
+        PRECISION=precision(v),
+        CHUNKS=inverses.shape[2],
     )
     return grads
 
@@ -139,19 +139,25 @@ def _differentiate(ctx, do: Tensor | None, dfinal: Tensor | None, *_: None) -> t
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-def _chunk(length: int) -> int:
+def chunk_length(length: int) -> int:
     """Tokens of a chunk: tensor cores need 16; beyond 32 a chunk's square matrices cost more than the state."""
     return 16 if length <= 16 else 32
 
 
 def _tile(K: int, V: int) -> dict[str, int]:
     """BK >= K and the columns BV of the state that a program keeps; a larger state gets more warps."""
-    BK, BV = (max(16, 1 << (size - 1).bit_length()) for size in (K, V))
+    BK, BV = padded(K), padded(V)
     BV = min(BV, 64, 8192 // BK)
     return {"BK": BK, "BV": BV, "num_warps": 4 if BK * BV <= 4096 else 8, "num_stages": 1}
 
 
-def _precision(v: Tensor) -> str:
+def padded(size: int) -> int:
+    """The tile that holds `size` channels: a power of two, of which tensor cores need 16."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def precision(v: Tensor) -> str:
+    """How products with operands of v's dtype are made."""
     return {torch.bfloat16: "bf16", torch.float16: "tf32"}.get(v.dtype, "tf32x3")
 
 
