@@ -15,7 +15,7 @@ def report(capsys):
 def test_reports_every_op_and_package_and_returns(capsys):
     words = report(capsys)
     assert f"torch {torch.__version__}" in words
-    for op in ("gated_delta", "ssd", "short_conv", "dynamic_conv"):
+    for op in ("delta_layer", "gated_delta", "ssd", "short_conv", "dynamic_conv"):
         assert op in words
     for package in doctor.PACKAGES:
         assert package.name.split("-")[0] in words

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsleep.ops import backend as backends
-from lmsleep.ops import describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend, window_attention
+from lmsleep.ops import delta_layer, describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend, window_attention
 from lmsleep.ops.backend import Backend, register, resolve
 
 CPU = torch.device("cpu")
@@ -162,6 +162,8 @@ def small_ops():
     yield "ssd", lambda **kw: ssd(x, x[..., 0], -torch.ones(2), x[:, :, :1], x[:, :, :1], **kw)[0]
     yield "gated_delta", lambda **kw: gated_delta(x, x, x, -x[..., 0], x[..., 0] / 2, None, **kw)[0]
     yield "short_conv", lambda **kw: short_conv(x[:, :, 0], torch.ones(4, 4), **kw)
+    heads = [torch.ones(2), torch.ones(2), torch.ones(4), torch.ones(1, 2, 4, 4)]
+    yield "delta_layer", lambda **kw: delta_layer(torch.ones(1, 3, 36), torch.ones(24, 4), *heads, **kw)[0]
     yield "window_attention", lambda **kw: window_attention(*[x[:, :, 0]] * 3, (x[0, :, 0, :2],) * 2, **kw)
     yield "dynamic_conv", lambda **kw: dynamic_conv(x[:, :, 0], torch.ones(1, 3, 4, 4), **kw)
 

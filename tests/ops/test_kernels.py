@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep.ops import backend as backends
-from lmsleep.ops import gated_delta, short_conv, ssd
+from lmsleep.ops import delta_layer, gated_delta, short_conv, ssd
 
 STATEFUL = ("ssd", "gated_delta", "short_conv")  # attention has no state: test_window_attention_kernel.py
 KERNELS = [(op, b.name) for op in STATEFUL for b in backends._TABLES[op].values() if b.cuda_only]
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 # Ratios of the root mean square of the error to that of the value, as flash-linear-attention tests its kernels.
-TOLERANCE = {"y": 0.005, "S": 0.005, "dt": 0.02, "A": 0.02, "log_decay": 0.02, "beta": 0.02}
+TOLERANCE = {"y": 0.005, "S": 0.005} | dict.fromkeys(("dt", "A", "log_decay", "beta", "A_log", "dt_bias"), 0.02)
 GRADIENT_TOLERANCE = 0.008
 
 
@@ -46,6 +46,14 @@ def draw(op, length, device, dtype):
             "beta": lambda: uniform(0, 1, B, H, length),
         }  # fmt: skip
         return [{name: f() for name, f in make.items()} for _ in range(2)], normal(B, H, K, V, dtype=wide)
+    if op == "delta_layer":
+        shared = {"taps": normal(H * (2 * K + V), 4, dtype=wide), "weight": normal(V, dtype=wide)}
+        shared |= {"A_log": normal(H, dtype=wide), "dt_bias": uniform(-4, -1, H)}
+        make = {
+            "h": lambda: normal(B, length, H * V), "qk": lambda: normal(B, length, 2 * H * K),
+            "gates": lambda: normal(B, length, H * (V + 2)),
+        }  # fmt: skip
+        return [{name: f() for name, f in make.items()} | shared for _ in range(2)], normal(B, H, K, V, dtype=wide)
     weight, bias = normal(V, 4, dtype=wide), normal(V, dtype=wide)
     windows = [{"h": normal(B, length, V), "weight": weight, "bias": bias} for _ in range(2)]
     return windows, normal(B, 3, V)
@@ -58,6 +66,9 @@ def step(op, h, S, w, backend):
     if op == "gated_delta":
         q, k = F.normalize(w["q"], dim=-1), F.normalize(w["k"], dim=-1)
         return gated_delta(q, k, h, w["log_decay"], w["beta"], S, backend=backend)
+    if op == "delta_layer":
+        projected, parameters = torch.cat([w["qk"], h, w["gates"]], -1), (w["A_log"], w["dt_bias"], w["weight"])
+        return delta_layer(projected, w["taps"], *parameters, S, backend=backend)[:2]
     return short_conv(h, w["weight"], w["bias"], S, backend=backend), h[:, -3:]
 
 
@@ -81,7 +92,7 @@ def two_windows_three_passes(op, backend, windows, state):
 def assert_parity(op, backend, length, device, dtype, factor=1.0):
     windows, state = draw(op, length, device, dtype)
     exact = [{name: t.detach().double().requires_grad_() for name, t in w.items()} for w in windows]
-    for name in ("A", "D", "weight", "bias"):  # one parameter serves both windows
+    for name in ("A", "D", "weight", "bias", "taps", "A_log", "dt_bias"):  # one parameter serves both windows
         if name in exact[0]:
             exact[1][name] = exact[0][name]
     want = two_windows_three_passes(op, "torch", exact, state.detach().double().requires_grad_())

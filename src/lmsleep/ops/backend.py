@@ -99,6 +99,11 @@ def resolve(
     return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, compiled)]
 
 
+def is_forced(*ops: str) -> bool:
+    """Whether `use_backend` holds for one of these ops."""
+    return any(op in _FORCED for op in ops)
+
+
 @contextmanager
 def use_backend(**names: str) -> Iterator[None]:
     """Forces backends by op within a block: `with use_backend(ssd="naive"): ...`. Holds for all threads.

@@ -1,5 +1,6 @@
 """Short causal depthwise convolutions: with one kernel for all tokens, and with a kernel per token."""
 
+import torch
 from torch import Tensor
 
 from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
@@ -85,6 +86,13 @@ def dynamic_conv(
     """
     left = _check(x, kernels, tuple(x.shape), left, activation)
     return resolve("dynamic_conv", x.device, x.dtype, backend)(x, kernels, left, activation).to(x.dtype)
+
+
+def conv_tail(x: Tensor, left: Tensor | None, width: int) -> Tensor:
+    """What the next convolution takes as its `left`: the last `width - 1` inputs, (B, width - 1, D), of x (B, L, D) and
+    the left before it, zeros where there were none."""
+    past = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if left is None else left
+    return torch.cat([past, x], dim=1)[:, x.shape[1] :]
 
 
 def _check(x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None, activation: str | None) -> Tensor:
