@@ -10,7 +10,7 @@ from lmsleep import HybridConfig
 from lmsleep.model.attention import Span
 from lmsleep.model.fast_weights import GatedDelta, Jet, Mamba2
 from lmsleep.model.fast_weights.decay import draw_decay
-from lmsleep.model.norm import l2_normalise
+from lmsleep.ops.delta_layer.composed import l2_normalise
 
 ALL = Span((torch.empty(0), torch.empty(0)))
 D, H, K, V = 16, 2, 6, 10

@@ -19,14 +19,31 @@ _SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
-    shared = _SHARED.get()
-    if shared is None or not all(map(_plain, layers)):
+    shared = _shared_for(layers)
+    if shared is None:
         return tuple(layer(x) for layer in layers)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
     # Split out here, where a compiler sees it: the backward then joins the gradients as it computes them.
-    return _one_product(shared, x, layers).split([layer.out_features for layer in layers], dim=-1)
+    return _one_product(shared, _narrow(x), layers).split([layer.out_features for layer in layers], dim=-1)
+
+
+def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
+    """What `project` gives, in one tensor (..., sum of D_i)."""
+    shared = _shared_for(layers)
+    if shared is None:
+        return torch.cat([layer(x) for layer in layers], dim=-1)
+    return _one_product(shared, _narrow(x), layers)
+
+
+def _shared_for(layers: tuple[nn.Module, ...]) -> "Shared | None":
+    """What shares the weights of these layers here, if anything does."""
+    shared = _SHARED.get()
+    return shared if shared is not None and all(map(_plain, layers)) else None
+
+
+def _narrow(x: Tensor) -> Tensor:
+    """x in the dtype that autocast gives to products."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def _plain(layer: nn.Module) -> bool:

@@ -3,17 +3,14 @@
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
-from lmsleep.model.fast_weights.gated_delta import conv_tail
-from lmsleep.model.linear import project
-from lmsleep.model.norm import GatedRMSNorm, l2_normalise
-from lmsleep.ops import dynamic_conv, gated_delta
+from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay
+from lmsleep.model.linear import project, project_side_by_side
+from lmsleep.model.norm import RMSNorm
+from lmsleep.ops import jet_layer
 
 REDUCTION = 8
 
@@ -41,7 +38,7 @@ class Jet(nn.Module):
         self.dynamic_conv1d = DynamicConv(config.d_model, H * V, config.conv_size)
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
-        self.o_norm = GatedRMSNorm(V, config.fast_norm_eps or config.norm_eps)
+        self.o_norm = RMSNorm(V, config.fast_norm_eps or config.norm_eps)
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
         draw_decay(self.A_log, self.dt_bias, config.decay_rates or DECAY_RATES["jet"])
 
@@ -50,20 +47,22 @@ class Jet(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
         new state and the new left context. A masked token leaves no trace in them."""
-        H = self.state_shape[0]
-        q, k, values, gate, a, b = project(
+        projected = project_side_by_side(
             x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
         )
-        beta = self.beta_scale * b.to(self.A_log.dtype).sigmoid()
-        if span.mask is not None:
-            values, beta = values * span.mask[..., None], beta * span.mask[..., None]
-        log_decay = -self.A_log.exp() * step_size(a, self.dt_bias, span.mask)
-        mixed = self.dynamic_conv1d(values, x, left)
-        q, k = F.silu(q), F.silu(k)
-        q, k, v = (rearrange(part, "b n (h k) -> b h n k", h=H) for part in (q, k, mixed))
-        o, state = gated_delta(l2_normalise(q), l2_normalise(k), v, log_decay.mT, beta.mT, state)
-        o = self.o_norm(rearrange(o, "b h n v -> b n h v"), rearrange(gate, "b n (h v) -> b n h v", h=H))
-        return project(o.flatten(2), self.o_proj)[0], state, (conv_tail(values, left, self.dynamic_conv1d.width),)
+        y, state, tail = jet_layer(
+            projected,
+            self.dynamic_conv1d(x),
+            self.A_log,
+            self.dt_bias,
+            self.o_norm.weight,
+            state,
+            left[0] if left else None,
+            span.mask,
+            self.beta_scale,
+            self.o_norm.eps,
+        )
+        return project(y, self.o_proj)[0], state, (tail,) if span.keep else ()
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
@@ -72,7 +71,7 @@ class Jet(nn.Module):
 
 
 class DynamicConv(nn.Module):
-    """silu of a causal depthwise convolution whose kernel a small MLP makes from each token.
+    """The kernels of a causal depthwise convolution, which a small MLP makes from each token.
 
     The kernel is W_2 silu(W_1 x) + b with W_1 reducing by 8. W_2 starts at zero, so the kernel starts as b, one for all
     tokens; W_1 does not, for then no gradient would ever reach either of them.
@@ -86,10 +85,9 @@ class DynamicConv(nn.Module):
             OrderedDict(w1=nn.Linear(d_model, hidden, bias=False), act=nn.SiLU(), w2=KernelHead(hidden, dim, width))
         )
 
-    def forward(self, values: Tensor, x: Tensor, left: tuple[Tensor, ...]) -> Tensor:
-        """values (B, n, dim) to mix, x (B, n, D) to make the kernels from -> (B, n, dim)."""
-        kernels = self.kernel_generator(x).unflatten(-1, (-1, self.width))
-        return dynamic_conv(values, kernels, left[0] if left else None, activation="silu")
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, n, D) -> the kernels of its tokens, (B, n, dim, width)."""
+        return self.kernel_generator(x).unflatten(-1, (-1, self.width))
 
 
 class KernelHead(nn.Linear):

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from lmsleep.model.attention import Span
 from lmsleep.model.config import HybridConfig
 from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
-from lmsleep.model.fast_weights.gated_delta import conv_tail
-from lmsleep.ops import short_conv, ssd, ssd_delta
+from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
 
 
 class Mamba2(nn.Module):
@@ -92,7 +91,7 @@ class Mamba2(nn.Module):
         else:
             y, state = ssd_delta(x, dt, A, B, C, self.D, state, self.correction_log.exp())
         y = self.norm(y.flatten(2), z)
-        return self.out_proj(y), state, (conv_tail(xBC, left, weight.shape[1]),)
+        return self.out_proj(y), state, (conv_tail(xBC, left[0] if left else None, weight.shape[1]),)
 
     def flops_per_token(self, window_size: int) -> int:
         """Write, read by C and, with the delta correction, recall of B: one P x N product a head each."""
