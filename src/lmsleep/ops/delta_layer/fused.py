@@ -1,5 +1,7 @@
 """The inside of a gated delta layer over a window in one Triton launch forward and two backward."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -163,7 +165,7 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 def _sizes(
     projected: Tensor, taps: Tensor, state: Tensor, left: Tensor | None, mask: Tensor | None, per_token: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What all kernels are compiled for."""
     H, K, V = state.shape[1:]
     flags = {"PER_TOKEN": per_token, "HAS_LEFT": left is not None, "HAS_MASK": mask is not None}
@@ -171,7 +173,7 @@ def _sizes(
     return sizes | {"BK": padded(K), "BV": padded(V)} | flags
 
 
-def _tiles(projected: Tensor, state: Tensor) -> dict[str, object]:
+def _tiles(projected: Tensor, state: Tensor) -> dict[str, Any]:
     """How the kernels of the recurrence walk over the window."""
     n, C = projected.shape[1], chunk_length(projected.shape[1])
     warps = 4 if padded(state.shape[2]) * padded(state.shape[3]) <= 4096 else 8
