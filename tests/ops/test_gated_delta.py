@@ -67,6 +67,14 @@ def test_gradcheck(backend):
     assert torch.autograd.gradcheck(lambda *x: gated_delta(*x, backend=backend), inputs)
 
 
+@pytest.mark.parametrize("backend", ["naive", "torch"])
+def test_a_graph_that_is_kept_gives_the_same_gradients_again(backend):
+    inputs = draw(24)
+    o, state = gated_delta(*inputs, backend=backend)
+    first, again = (torch.autograd.grad(o.sum() + state.sum(), inputs, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, again))
+
+
 @pytest.mark.parametrize("rule", [torch_chunk_gated_delta_rule, torch_recurrent_gated_delta_rule])
 @pytest.mark.parametrize("length", [1, 24, 64, 75, 150])
 @pytest.mark.parametrize("with_state", [True, False])

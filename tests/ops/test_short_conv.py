@@ -51,11 +51,16 @@ def test_definitions_pass_gradcheck():
     assert torch.autograd.gradcheck(lambda *t: dynamic_conv_naive(*t, "silu"), [x, normal(1, 5, 2, 3), left])
 
 
-def test_without_left_the_inputs_before_are_zero():
-    x, weight, kernels = normal(2, 9, 4), normal(4, 4), normal(2, 9, 4, 4)
+@pytest.mark.parametrize("backend", ["naive", "torch"])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_without_left_the_inputs_before_are_zero(length, backend):
+    x, weight, kernels = normal(2, length, 4), normal(4, 4), normal(2, length, 4, 4)
     zero = torch.zeros(2, 3, 4, dtype=torch.float64)
-    assert torch.equal(short_conv(x, weight), short_conv(x, weight, left=zero))
-    assert torch.equal(dynamic_conv(x, kernels), dynamic_conv(x, kernels, zero))
+    for op, taps in ((short_conv, weight), (dynamic_conv, kernels)):
+        (y, z) = (op(x, taps, left=left, activation="silu", backend=backend) for left in (None, zero))
+        torch.testing.assert_close(y, z)
+        (got, want) = (torch.autograd.grad(out.square().sum(), [x, taps]) for out in (y, z))
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 20])

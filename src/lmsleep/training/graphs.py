@@ -92,8 +92,8 @@ class GraphedStep:
         trained = [p for p in params if p.requires_grad]
         found = dict(zip(trained, torch.autograd.grad(outputs[0], trained, allow_unused=True), strict=True))
         for p in params:
-            p.grad = found.get(p)
-        self._update([g for g in found.values() if g is not None], outputs[0].detach())
+            p.grad = _in_order_of(p, found.get(p))
+        self._update([p.grad for p in trained if p.grad is not None], outputs[0].detach())
         return tuple(x.detach() for x in outputs)
 
     @torch.no_grad()
@@ -171,6 +171,11 @@ class StepGraphs:
             self.graphed, self.key = GraphedStep(step, optimizer, batch, grad_clip, guarded), key
         assert self.graphed is not None
         return self.graphed(batch)
+
+
+def _in_order_of(p: Tensor, grad: Tensor | None) -> Tensor | None:
+    """The gradient laid out as its parameter: fused optimizers read both in the order of memory."""
+    return grad if grad is None or grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
 def windows_of(flags: Sequence[bool] | None) -> list[int]:

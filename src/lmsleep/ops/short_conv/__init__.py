@@ -95,8 +95,10 @@ def conv_tail(x: Tensor, left: Tensor | None, width: int) -> Tensor:
     return torch.cat([past, x], dim=1)[:, x.shape[1] :]
 
 
-def _check(x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None, activation: str | None) -> Tensor:
-    """The inputs before x, after all shapes were found to fit. `per` is what the kernel has one of its W taps for."""
+def _check(
+    x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None, activation: str | None
+) -> Tensor | None:
+    """`left` in x's dtype, after all shapes were found to fit. `per` is what the kernel has one of its W taps for."""
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"x must be (B, L, D) and not empty, got {tuple(x.shape)}")
     width = kernel.shape[-1]
@@ -106,7 +108,7 @@ def _check(x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None,
         raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
     before = (x.shape[0], width - 1, x.shape[2])
     if left is None:
-        return x.new_zeros(before)
+        return None
     if left.shape != before:
         raise ValueError(f"left must have shape {before}, got {tuple(left.shape)}")
     return left.to(x.dtype)

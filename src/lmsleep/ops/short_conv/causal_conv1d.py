@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def short_conv_causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor, activation: str | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor | None, activation: str | None
 ) -> Tensor:
     """`short_conv_naive` on CUDA, accumulated in float32.
 
@@ -19,8 +19,9 @@ def short_conv_causal_conv1d(
             f"short_conv: backend 'causal_conv1d' takes 2 to 4 taps and channels in multiples of 8, "
             f"got {width} taps and {dim} channels; use 'torch'"
         )
-    x, left = _packed(x).transpose(1, 2), _packed(left).transpose(1, 2)
-    return causal_conv1d_fn(x, weight, bias, initial_states=left, activation=activation).transpose(1, 2)
+    before = None if left is None else _packed(left).transpose(1, 2)
+    x = _packed(x).transpose(1, 2)
+    return causal_conv1d_fn(x, weight, bias, initial_states=before, activation=activation).transpose(1, 2)
 
 
 def _packed(x: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def short_conv_naive(x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor, activation: str | None) -> Tensor:
+def short_conv_naive(
+    x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor | None, activation: str | None
+) -> Tensor:
     """y_t = f(bias + sum_w weight[:, w] x_{t - W + 1 + w}): causal, each channel on its own.
 
     Args:
-        x: (B, L, D). weight: (D, W). bias: (D,) or None. left: (B, W - 1, D), the inputs before x.
+        x: (B, L, D). weight: (D, W). bias: (D,) or None. left: (B, W - 1, D), the inputs before x, or None: zeros.
 
     Returns:
         y (B, L, D).
@@ -19,9 +21,10 @@ def short_conv_naive(x: Tensor, weight: Tensor, bias: Tensor | None, left: Tenso
     return F.silu(y) if activation == "silu" else y
 
 
-def dynamic_conv_naive(x: Tensor, kernels: Tensor, left: Tensor, activation: str | None) -> Tensor:
+def dynamic_conv_naive(x: Tensor, kernels: Tensor, left: Tensor | None, activation: str | None) -> Tensor:
     """y_t = f(sum_w kernels[t, :, w] x_{t - W + 1 + w}), with kernels (B, L, D, W) and the rest as above."""
-    width, inputs = kernels.shape[-1], torch.cat([left, x], dim=1)
+    width = kernels.shape[-1]
+    inputs = F.pad(x, (0, 0, width - 1, 0)) if left is None else torch.cat([left, x], dim=1)
     outputs = []
     for t in range(x.shape[1]):
         taps = [kernels[:, t, :, w] * inputs[:, t + w] for w in range(width)]
