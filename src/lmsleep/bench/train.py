@@ -130,7 +130,8 @@ def training_step(
         compile_blocks(model)
 
     def loss_of(batch: Batch) -> tuple[Tensor, ...]:
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None), sharing_weights():
+        autocast = torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+        with autocast, sharing_weights(device.type == "cuda"):
             reading = read_windows(
                 model, batch.tokens, batch.targets, n_passes, mask=batch.mask, loss_windows=loss_windows
             )

@@ -23,7 +23,8 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     if shared is None:
         return tuple(layer(x) for layer in layers)
     # Split out here, where a compiler sees it: the backward then joins the gradients as it computes them.
-    return _one_product(shared, _narrow(x), layers).split([layer.out_features for layer in layers], dim=-1)
+    y = _one_product(shared, _narrow(x), layers)  # pyright: ignore[reportCallIssue]
+    return y.split([layer.out_features for layer in layers], dim=-1)
 
 
 def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -31,7 +32,7 @@ def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
     shared = _shared_for(layers)
     if shared is None:
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return _one_product(shared, _narrow(x), layers)
+    return _one_product(shared, _narrow(x), layers)  # pyright: ignore[reportCallIssue]
 
 
 def _shared_for(layers: tuple[nn.Module, ...]) -> "Shared | None":
@@ -58,9 +59,10 @@ def _one_product(shared: "Shared", x: Tensor, layers: tuple[nn.Linear, ...]) -> 
 
 
 @contextmanager
-def sharing_weights() -> Iterator[None]:
-    """Within, `project` shares weights; back-propagation may follow outside."""
-    with sharing(Shared()):
+def sharing_weights(enabled: bool = True) -> Iterator[None]:
+    """Within, `project` shares weights; back-propagation may follow outside. Joining costs more than it gives on a CPU,
+    where no launch is saved."""
+    with sharing(Shared() if enabled else None):
         yield
 
 
@@ -128,7 +130,7 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = ctx.total.take()
         if found is None:
             return (None, None, *(None for _ in ctx.sizes))
@@ -146,7 +148,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
             ctx.total.add(dy.flatten(0, -2), x.flatten(0, -2))

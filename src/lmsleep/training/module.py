@@ -115,7 +115,7 @@ class SleepModule(L.LightningModule):
         return loss
 
     def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        with sharing_weights():
+        with sharing_weights(batch.tokens.is_cuda):
             reading = self(batch, loss_windows)
         assert reading.loss is not None, "a training batch has targets"
         with torch.no_grad():
