@@ -7,6 +7,8 @@ import pandas as pd
 
 from lmsleep.pipeline.stats import Estimate, mean_share, paired_differences
 
+DEPO_HOPS = 2  # where mini Depo's curves part; chosen after the runs, and the pages print all hops
+
 
 @cache
 def read(path: Path) -> pd.DataFrame:
