@@ -11,6 +11,7 @@ from lmsleep.pipeline.documents.sources import (
     mean,
     passes,
     percent,
+    percents,
     points,
     scores,
     side,
@@ -85,10 +86,14 @@ def fig3_sentences(csv: Path) -> tuple[str, ...]:
     )
     best, two, four = part[part.slice == part.slice.max()], ahead(part, 2), ahead(part, 4)
     beyond_1 = [int((near[n] > near[1]).sum()) for n in (2, 4)]
+    shown = scores(csv.parents[1] / "mini" / csv.name)
+    shown = shown[shown.slice == DEPO_HOPS].sort_values(["n_passes", "seed"])
+    twice = "; ".join(f"N = {n}: {percents(list(shown[shown.n_passes == n].value))}" for n in passes(shown))
     return (
         f"Figure 3: Depo, {seeds} seeds",
         f"N = 2 is ahead of N = 1 with {beyond_1[0]} of {seeds} seeds and N = 4 with {beyond_1[1]}",
         f"the best run has {percent(best.value.max(), 0)}",
+        f"those runs have at {DEPO_HOPS} hops {twice}",
         f"Over all hops together N = 4 is {points(four)} points above N = 1 and N = 2 {points(two)}: the intervals lie "
         f"{side(four)} and {side(two)}",
     )
