@@ -102,3 +102,33 @@ def test_layers_with_something_of_their_own_are_called():
     with sharing_weights():
         got = project(x, plain, biased)
     assert torch.equal(got[0], plain(x)) and torch.equal(got[1], biased(x))
+
+
+def test_a_hook_on_a_layer_is_called():
+    (layer,) = layers(3)
+    called = []
+    layer.register_forward_hook(lambda *_: called.append(1))
+    with sharing_weights():
+        project(torch.randn(4, 6, dtype=torch.float64), layer)
+    assert called == [1]
+
+
+def test_autocast_leaves_float64_alone():
+    (layer,) = layers(3)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16), sharing_weights():
+        assert torch.equal(project(x, layer)[0], layer(x))
+
+
+def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens):
+    model, tokens = build("AG", torch.float32), draw_tokens(2, 4)
+    h, S = model.embed(tokens).detach(), model.init_fast_weights(2)
+
+    def breaks():
+        torch._dynamo.reset()
+        return torch._dynamo.explain(lambda h: model.blocks(h, S)[0])(h).graph_break_count
+
+    alone = breaks()
+    with sharing_weights():
+        assert breaks() > alone
+    assert alone <= 1

@@ -15,46 +15,48 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
+_open = False  # whether anything is shared: compiled code can ask this, and not a context variable
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
-    shared = _shared_for(layers)
-    if shared is None:
+    if not _sharing(layers):
         return tuple(layer(x) for layer in layers)
     # Split out here, where a compiler sees it: the backward then joins the gradients as it computes them.
-    y = _one_product(shared, _narrow(x), layers)  # pyright: ignore[reportCallIssue]
+    y = _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
     return y.split([layer.out_features for layer in layers], dim=-1)
 
 
 def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
     """What `project` gives, in one tensor (..., sum of D_i)."""
-    shared = _shared_for(layers)
-    if shared is None:
+    if not _sharing(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return _one_product(shared, _narrow(x), layers)  # pyright: ignore[reportCallIssue]
+    return _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
 
 
-def _shared_for(layers: tuple[nn.Module, ...]) -> "Shared | None":
-    """What shares the weights of these layers here, if anything does."""
-    shared = _SHARED.get()
-    return shared if shared is not None and all(map(_plain, layers)) else None
+def _sharing(layers: tuple[nn.Module, ...]) -> bool:
+    """Whether the weights of these layers are shared here."""
+    return _open and all(map(_plain, layers))
 
 
 def _narrow(x: Tensor) -> Tensor:
     """x in the dtype that autocast gives to products."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64  # which autocast leaves alone
+    return x.to(torch.get_autocast_dtype(device)) if narrow else x
 
 
 def _plain(layer: nn.Module) -> bool:
     """Whether the layer is nothing but a product with a dense weight, for which nobody has put in something else."""
-    return type(layer) is nn.Linear and layer.bias is None and type(layer.weight) is nn.Parameter
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    return type(layer) is nn.Linear and layer.bias is None and type(layer.weight) is nn.Parameter and not hooked
 
 
 # A break in compiled graphs: what is compiled are the parts between products.
 @torch.compiler.disable
-def _one_product(shared: "Shared", x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+    shared = _SHARED.get()
+    assert shared is not None
     return shared.product(x, layers)
 
 
@@ -69,11 +71,14 @@ def sharing_weights(enabled: bool = True) -> Iterator[None]:
 @contextmanager
 def sharing(shared: "Shared | None") -> Iterator[None]:
     """Goes on with what `shared_weights` gave elsewhere: passes computed anew in the backward must share the same."""
+    global _open
+    before, _open = _open, shared is not None
     token = _SHARED.set(shared)
     try:
         yield
     finally:
         _SHARED.reset(token)
+        _open = before
 
 
 def shared_weights() -> "Shared | None":

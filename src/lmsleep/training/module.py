@@ -115,7 +115,8 @@ class SleepModule(L.LightningModule):
         return loss
 
     def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        with sharing_weights(batch.tokens.is_cuda):
+        # Sharded weights are whole for one block at a time: joined copies would keep them all.
+        with sharing_weights(batch.tokens.is_cuda and self.device_mesh is None):
             reading = self(batch, loss_windows)
         assert reading.loss is not None, "a training batch has targets"
         with torch.no_grad():

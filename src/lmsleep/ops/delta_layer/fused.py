@@ -31,13 +31,11 @@ def delta_layer_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`delta_layer_naive` on CUDA, with the state and all sums in float32; products as in `gated_delta_triton`.
 
-    Windows of more than 128 tokens, heads whose state is larger than 64 x 128, convolutions of more than four taps and
-    masked windows in half precision go to the composition, whose ops have kernels of their own.
+    Windows of more than 128 tokens, heads whose state is larger than 64 x 128 and convolutions of more than four taps
+    go to the composition, whose ops have kernels of their own.
     """
     size = padded(state.shape[-2]) * padded(state.shape[-1])
-    # Where a mask leaves keys of nearly nothing, gradients in half precision lie beyond the tests' limit.
-    imprecise = mask is not None and projected.dtype != torch.float32
-    if projected.shape[1] > WINDOW or size > MAX_STATE or taps.shape[-1] > MAX_TAPS or imprecise:
+    if projected.shape[1] > WINDOW or size > MAX_STATE or taps.shape[-1] > MAX_TAPS:
         return delta_layer_torch(projected, taps, A_log, dt_bias, weight, state, left, mask, per_token, beta_scale, eps)
     taps = taps if per_token else taps.mT.contiguous()  # (W, columns): threads beside each other read side by side
     left = left if left is None else left.to(projected.dtype)

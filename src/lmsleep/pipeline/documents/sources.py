@@ -1,5 +1,6 @@
 """Scores from committed tables, and how texts write them."""
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def scores(path: Path, metric: str = "test_exact", tokens: int | None = None, **
     for column, value in ({"tokens": tokens} if tokens else {}).items() | where.items():
         part = part[part[column] == value]
     return part.assign(slice=part.slice.astype(int))
+
+
+def depo_runs(root: Path) -> pd.DataFrame:
+    """Test scores of mini Depo: every seed of results/seeds, and the mini scale's own runs, which rounding has made
+    runs of their own; their seeds stand as -1, -2, ... here, each paired with its own N = 1."""
+    more, shown = (scores(root / f"results/{folder}/fig3.csv") for folder in ("seeds", "mini"))
+    return pd.concat([more, shown.assign(seed=-1 - shown.seed)])
 
 
 def at_the_end(path: Path, metric: str = "val_exact") -> pd.DataFrame:
@@ -68,7 +76,9 @@ def percents(shares: list[float]) -> str:
 
 
 def ends(estimate: Estimate) -> str:
-    """The interval of a share: 10.2 to 30.4 %."""
+    """The interval of a share: 10.2 to 30.4 %; a dash where there is none."""
+    if math.isnan(estimate.low):
+        return "–"
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f} %"
 
 
@@ -90,7 +100,13 @@ def signed(share: float) -> str:
 
 
 def side(estimate: Estimate) -> str:
-    """Where the interval of a difference lies."""
+    """Where the interval of a difference lies.
+
+    Raises:
+        ValueError: if there is none, as of one seed.
+    """
+    if math.isnan(estimate.low):
+        raise ValueError(f"estimate must have an interval, got one of {estimate.n} seeds")
     return "above zero" if estimate.low > 0 else "below zero" if estimate.high < 0 else "around zero"
 
 
