@@ -114,7 +114,7 @@ def fig2a_sentences(folder: Path) -> tuple[str, ...]:
         f"had means of {percents(list(first))}",
         f"figure 2a scatters from {100 * eight.min():.0f} to {percent(eight.max(), 0)}",
         f"gave {percent(loop)} for the base setting and {percent(slower)} with slower decay",
-        f"Two runs at {percent(withdrawn)} that stood here",
+        f"Two earlier runs at {percent(withdrawn)}",
     )
 
 
