@@ -143,3 +143,12 @@ def test_state_dict_round_trip(build, draw_tokens):
     other.load_state_dict(model.state_dict())
     tokens = draw_tokens(2, 6)
     assert torch.equal(model(tokens)[0], other(tokens)[0])
+
+
+def test_a_window_read_without_keeping_is_not_read_on(build, draw_tokens):
+    model, tokens = build("AG"), draw_tokens(2, 4)
+    first = model.wake(tokens[:, :2], model.init_fast_weights(2), model.init_cache(), keep=False)
+    with pytest.raises(
+        ValueError, match="cache must hold what the 2 tokens before left: they were read with keep=False"
+    ):
+        model.wake(tokens[:, 2:], first.S, first.cache)

@@ -183,8 +183,14 @@ class Blocks(nn.Module):
         return h, S.with_layers(changed), tuple(remembered)
 
     def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None, keep: bool = True) -> Span:
-        """Where the n tokens of h stand behind the cached ones."""
+        """Where the n tokens of h stand behind the cached ones.
+
+        Raises:
+            ValueError: if nothing was kept of the cached ones.
+        """
         n, cached = h.shape[1], cache.held
+        if cached and not cache.layers:
+            raise ValueError(f"cache must hold what the {cached} tokens before left: they were read with keep=False")
         everyone = joined_mask(mask, cache, h)
         visible = visibility(n, cached, cache.capacity, everyone, h.device)
         reach = self.config.sliding_window

@@ -104,7 +104,7 @@ class HybridLM(nn.Module):
         the tokens and holds nothing else, which is enough where a hard eviction follows, or nothing at all.
 
         Raises:
-            ValueError: if the tokens do not fit into the window.
+            ValueError: if the tokens do not fit into the window, or those in the cache were read without `keep`.
         """
         if tokens.shape[1] > cache.room:
             raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {tokens.shape[1]}")
@@ -114,7 +114,7 @@ class HybridLM(nn.Module):
         if last < depth:
             h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask, span, keep)
             layers = layers + coda
-        extended = cache.extended(tokens.shape[1], layers, joined_mask(mask, cache, h))
+        extended = cache.extended(tokens.shape[1], layers if keep else (), joined_mask(mask, cache, h))
         return Wake(h, core, S, after, cache, extended, mask)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
