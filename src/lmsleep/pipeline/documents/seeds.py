@@ -31,18 +31,17 @@ def documents(root: Path) -> list[Document]:
     return [Document("results/seeds/README.md", tables, said, OWN)] if there else []
 
 
-def looks(csv: Path, n: int, level: int | None = None) -> list[str]:
+def looks(csv: Path, n: int) -> list[str]:
     """N = n against N = 1: all seeds, those of the first look and those of the second."""
     part = scores(csv)
-    part = part if level is None else part[part.slice == level]
     return [points(ahead(p, n)) for p in (part, part[part.seed < CHOSEN_ON], part[part.seed > CHOSEN_ON])]
 
 
-def beyond(csv: Path, n: int, share: float, level: int | None = None) -> int:
+def beyond(csv: Path, n: int, share: float) -> int:
     """How many runs of an N answer more than `share`."""
     part = scores(csv)
     part = part[part.n_passes == n]
-    return int((part[part.slice == (level or part.slice.max())].value > share).sum())
+    return int((part.value > share).sum())
 
 
 def fig2b_table(csv: Path) -> str:
