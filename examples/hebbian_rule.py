@@ -29,9 +29,7 @@ class Hebbian(nn.Module):
         self.decay_logit = nn.Parameter(torch.linspace(2.0, 6.0, H))
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
 
-    def forward(
-        self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    def forward(self, x: Tensor, state: Tensor, left: None, span: Span) -> tuple[Tensor, Tensor, None]:
         """x (B, n, D), state (B, H, K, V) -> y (B, n, D), the new state, nothing left. All n tokens in one go:
 
         o_t = a^t S_0^T q_t + sum over s <= t of a^(t-s) (q_t k_s) v_s, with t counting unmasked tokens.
@@ -51,7 +49,7 @@ class Hebbian(nn.Module):
         o = scores @ v + kept * (q @ state)
         last = kept[:, :, -1:]
         state = last * state + ((log_a * (t[..., -1:] - t)).exp()[..., None] * k).mT @ v
-        return self.o_proj(rearrange(o, "b h n v -> b n (h v)")), state, ()
+        return self.o_proj(rearrange(o, "b h n v -> b n (h v)")), state, None
 
     def flops_per_token(self, window_size: int) -> int:
         """Write and read: two K x V products a head, and the scores of the window."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig, read_windows
-from lmsleep.model import block, config
+from lmsleep.model import hybrid
 from lmsleep.tasks import IGNORE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -22,9 +22,7 @@ L = 6
 def example(monkeypatch):
     """example(name): the module of that name in examples/; the letters it registers are gone after the test."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(block, "MIXER_CLASSES", dict(block.MIXER_CLASSES))
-    monkeypatch.setattr(config, "MIXERS", dict(config.MIXERS))
-    monkeypatch.setattr(block, "MIXERS", config.MIXERS)
+    monkeypatch.setattr(hybrid, "MIXERS", dict(hybrid.MIXERS))
 
     def example(name):
         sys.modules.pop(name, None)
@@ -77,8 +75,8 @@ def test_hebbian_equals_the_loop_over_time(example, build, draw_tokens):
     mask = torch.tensor([[True] * L, [False, True, True, False, True, True]])
     span = model.blocks.span(model.embed(draw_tokens(2, L)), model.init_cache(), mask)
     x, S = torch.randn(2, L, 16).double(), torch.randn(2, *layer.state_shape).double()
-    y, after, left = layer(x, S, (), span)
-    assert left == ()
+    y, after, left = layer(x, S, None, span)
+    assert left is None
     for row in range(2):
         want, want_S = hebbian_loop(layer, x[row], S[row], mask[row])
         torch.testing.assert_close(y[row][mask[row]], want[mask[row]])

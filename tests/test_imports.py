@@ -1,6 +1,7 @@
 """Imports point one way, as read from the source: ops, memory <- model <- sleep; tasks <- data <- training <- cli."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ ALLOWED = {
 }
 ENTRY_POINTS = {"__main__", "pipeline"}  # they run the command line
 TOP = {"pipeline", "bench", "cli"}
+
+
+def file_of(module):
+    """The file of a module or package; None where there is none."""
+    path = ROOT.parent / module.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
 def room(module):
@@ -68,6 +75,18 @@ def test_a_room_imports_only_what_lies_below_it(here):
 def test_nothing_imports_the_command_line():
     assert not [(f, there) for f, here, there in IMPORTS if there == "cli" and here not in ENTRY_POINTS]
     assert not [(f, there) for f, here, there in IMPORTS if there in ("pipeline", "bench") and here not in TOP]
+
+
+def test_there_is_no_cycle_between_files():
+    """Imports inside functions and those for type checkers alone count. The package itself only names its modules."""
+    edges = {}
+    for path in ROOT.rglob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = [name for n in nodes for name in (n.module, *(f"{n.module}.{alias.name}" for alias in n.names))]
+        edges[path] = {file_of(name) for name in names if name.startswith("lmsleep.")} - {None, path}
+    del edges[ROOT / "__init__.py"]
+    assert edges[ROOT / "sleep.py"] == {ROOT / "memory.py", ROOT / "model/__init__.py"}
+    TopologicalSorter(edges).prepare()
 
 
 def test_there_is_no_cycle_between_rooms():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lmsleep import AttentionCache, FastWeights
+from lmsleep.memory import KV, ConvTail
 
 
 def fast_weights():
@@ -47,7 +48,7 @@ def test_norms_are_frobenius_per_layer_and_row():
 def filled(eviction_capacity=4, n=6, mask=None):
     kv = torch.arange(n, dtype=torch.float32).expand(2, 3, n)[..., None].expand(2, 3, n, 5)
     cache = AttentionCache(eviction_capacity)
-    return cache.extended(n, ((kv, kv + 100), (torch.ones(2, 3, 7),)), mask)
+    return cache.extended(n, (KV(kv, kv + 100), ConvTail(torch.ones(2, 3, 7)), None), mask)
 
 
 def test_a_cache_is_full_when_the_next_token_does_not_fit():

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmsleep import AttentionCache, read_windows
+from lmsleep import AttentionCache, FastWeights, read_windows
 from lmsleep.ops import use_backend
-from lmsleep.sleep import IGNORE, sleep
+from lmsleep.sleep import IGNORE, Windows, sleep
 
 PATTERNS = ["AG", "GA", "AGAG", "AM", "AJ"]
 L = 6
@@ -96,8 +96,8 @@ def test_sliding_eviction_with_one_pass_is_one_masked_pass_over_everything(build
     mask = torch.ones(T, T, dtype=torch.bool).tril().triu(-(L - 1))
     long = build(pattern, window_size=T)
     h, cache = long.embed(tokens), long.init_cache()
-    span = replace(long.blocks.span(h, cache, None), visible=mask)
-    h, S, _ = long.blocks.run(0, long.config.depth, h, long.init_fast_weights(2), cache, span=span)
+    span = replace(long.blocks.span(h, cache), visible=mask)
+    h, S, _ = long.blocks.run(0, long.config.depth, h, long.init_fast_weights(2), cache, span)
     torch.testing.assert_close(out.logits, long.logits(h))
     for state, wanted in zip(out.fast_weights.states, S.states, strict=True):
         torch.testing.assert_close(state, wanted)
@@ -107,9 +107,11 @@ def test_a_sleep_with_sliding_eviction_sees_what_the_wake_pass_saw(build, draw_t
     model, tokens = build(), draw_tokens(2, 2 * L)
     S, cache = model.init_fast_weights(2), AttentionCache(L)
     for window in tokens.split(L, dim=1):
-        h, S, left = model.blocks.run(0, 4, model.embed(window), S, cache)
+        h = model.embed(window)
+        span = model.blocks.span(h, cache)
+        h, S, left = model.blocks.run(0, 4, h, S, cache, span)
         for _ in range(2):
-            h, S, _ = model.blocks.run(0, 4, h, S, cache)
+            h, S, _ = model.blocks.run(0, 4, h, S, cache, span)
         cache = cache.extended(L, left, None).evict("sliding")
     got = read_windows(model, tokens, n_passes=3, eviction="sliding").fast_weights
     for state, wanted in zip(got.states, S.states, strict=True):
@@ -126,9 +128,9 @@ def test_partial_looping_repeats_the_middle_blocks(build, rows, pattern, loop, n
     S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
 
     def run(some, h):
-        span = blocks.span(h, model.init_cache(), None)
+        span = blocks.span(h, model.init_cache())
         for b in some:
-            h, S[b], _ = blocks.layers[b](h, S[b], (), span)
+            h, S[b], _ = blocks.layers[b](h, S[b], None, span)
         return h
 
     for window in windows(tokens)[:2]:
@@ -139,6 +141,17 @@ def test_partial_looping_repeats_the_middle_blocks(build, rows, pattern, loop, n
     logits = model.logits(run(range(len(pattern)), model.embed(windows(tokens)[2])))
     out = read_windows(model, tokens, targets, n_passes=n_passes)
     torch.testing.assert_close(out.scored_logits, logits)
+
+
+def test_what_a_sleeper_without_passes_answers_stays_also_behind_the_loop(build, draw_tokens):
+    """The blocks behind the loop read again because passes were made, not because another h came back."""
+    model = build("AGAG", loop=(0, 2))
+
+    def cut(blocks, h, S):
+        return h.clone(), FastWeights(tuple(map(torch.zeros_like, S.states)))
+
+    S = read_windows(model, draw_tokens(2, L), on_overflow=cut).fast_weights
+    assert len(S) == 2 and not any(state.any() for state in S.states)
 
 
 @pytest.mark.parametrize("options", [{}, {"loop": (1, 3)}, {"sandwich_norm": True, "norm_between_passes": True}])
@@ -182,6 +195,34 @@ def test_every_full_window_without_loss_sleeps_once(build, draw_tokens, eviction
     assert count_sleeps(model, tokens[:, : L - 1], eviction=eviction) == []
 
 
+@pytest.mark.parametrize("T", [1, L - 1, L, 2 * L + 3, 4 * L])
+@pytest.mark.parametrize("size", [1, L])
+def test_windows_that_are_full_and_carry_no_loss_sleep(T, size):
+    """Position by position, for targets at random places of three rows."""
+    generator = torch.Generator().manual_seed(T)
+    targets = torch.where(torch.rand(3, T, generator=generator) < 0.1, 1, IGNORE)
+    found = list(Windows.of(targets, size))
+    assert [place for span, _, _ in found for place in range(T)[span]] == list(range(T))
+    for span, carries_loss, sleeps in found:
+        places = range(T)[span]
+        assert carries_loss == any(targets[b, t] != IGNORE for b in range(3) for t in places)
+        assert sleeps == (len(places) == size and not carries_loss)
+    windows = Windows.of(targets, size)
+    assert windows.n_sleeps == sum(sleeps for _, _, sleeps in found)
+    assert windows.token_passes(4) == sum(len(range(T)[span]) * (4 if sleeps else 1) for span, _, sleeps in found)
+    unscored = [(span, False, len(range(T)[span]) == size) for span, _, _ in found]
+    assert list(Windows(T, size)) == list(Windows.of(torch.full_like(targets, IGNORE), size)) == unscored
+
+
+def test_loss_windows_take_the_place_of_looking_at_the_targets(build, rows):
+    tokens, targets = rows
+    want = read_windows(build(), tokens, targets, n_passes=2)
+    got = read_windows(build(), tokens, targets, n_passes=2, loss_windows=[False, False, True])
+    assert torch.equal(got.loss, want.loss)
+    awake = read_windows(build(), tokens, targets, n_passes=2, loss_windows=[False, True, True])
+    assert not torch.equal(awake.loss, want.loss)
+
+
 def test_the_loss_is_the_mean_over_all_targets_of_all_windows(build, draw_tokens):
     model, tokens, targets = build("AG"), draw_tokens(3, 2 * L + 3), draw_tokens(3, 2 * L + 3, seed=1)
     targets[:, L - 2 : 2 * L + 1] = IGNORE
@@ -206,6 +247,11 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
         ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
         ({"targets": torch.zeros(2, 3)}, r"targets must have the shape of tokens \(2, 4\), got \(2, 3\)"),
         ({"mask": torch.zeros(1, 4)}, r"mask must have the shape of tokens \(2, 4\), got \(1, 4\)"),
+        ({"loss_windows": [True] * 2}, "loss_windows must say of 1 windows if they carry loss, got 2"),
+        (
+            {"n_passes": 3, "on_overflow": lambda blocks, h, S: (h, S)},
+            "n_passes must be left out beside on_overflow, which says how often, got 3",
+        ),
         ({"tokens": torch.zeros(2, 0)}, r"tokens must be \(B, T\) with at least one row and one token, got \(2, 0\)"),
     ],
 )

@@ -3,9 +3,9 @@
 Both are values: every operation returns a new one and leaves the old as it was.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -86,6 +86,31 @@ class FastWeights:
         return sum(state.nbytes for state in self.states)
 
 
+class KV(NamedTuple):
+    """What attention keeps of the visible tokens: keys and values (B, H, m, K), oldest first."""
+
+    keys: Tensor
+    values: Tensor
+
+    def keep(self, n: int) -> "KV":
+        """Those of the newest n tokens."""
+        start = self.keys.shape[2] - n
+        return KV(self.keys[:, :, start:], self.values[:, :, start:])
+
+
+class ConvTail(NamedTuple):
+    """What a short convolution keeps: its last inputs (B, w, D), as many for any number of tokens."""
+
+    inputs: Tensor
+
+    def keep(self, n: int) -> "ConvTail":
+        """The same: it belongs to the newest token."""
+        return self
+
+
+Left = KV | ConvTail | None  # what a block keeps of earlier tokens
+
+
 @dataclass(frozen=True)
 class AttentionCache:
     """What the wake pass left of the tokens that are still visible.
@@ -95,8 +120,7 @@ class AttentionCache:
         position: position of the next token; restarts at 0 after a hard eviction.
         fresh: tokens of the current window, those read since the last eviction.
         held: all visible tokens in the cache, m.
-        layers: per block what its mixer needs of earlier tokens: keys and values (B, H, m, K) of attention, the last
-            inputs of a short convolution; empty before the first token.
+        layers: per block what its mixer needs of earlier tokens; empty before the first.
         mask: (B, m) bool, False for tokens that must leave no trace; None if all count.
     """
 
@@ -104,7 +128,7 @@ class AttentionCache:
     position: int = 0
     fresh: int = 0
     held: int = 0
-    layers: tuple[tuple[Tensor, ...], ...] = ()
+    layers: tuple[Left, ...] = ()
     mask: Tensor | None = None
 
     @property
@@ -117,12 +141,20 @@ class AttentionCache:
         """Tokens that still fit into the current window."""
         return self.capacity - self.fresh
 
-    def layer(self, index: int) -> tuple[Tensor, ...]:
-        """What a block keeps of earlier tokens; empty before the first."""
-        return self.layers[index] if self.layers else ()
+    def layer(self, index: int) -> Left:
+        """What a block keeps of earlier tokens."""
+        return self.layers[index] if self.layers else None
 
-    def extended(self, n: int, layers: tuple[tuple[Tensor, ...], ...], mask: Tensor | None) -> "AttentionCache":
-        """The cache after `n` more tokens; `layers` already holds them."""
+    def joined_mask(self, mask: Tensor | None, h: Tensor) -> Tensor | None:
+        """The mask (B, m + n) over the cached tokens and those of h (B, n, D); None if all count."""
+        if mask is None and self.mask is None:
+            return None
+        everyone = torch.ones(len(h), self.held + h.shape[1], dtype=torch.bool, device=h.device)
+        past = everyone[:, : self.held] if self.mask is None else self.mask
+        return torch.cat([past, everyone[:, self.held :] if mask is None else mask], dim=1)
+
+    def extended(self, n: int, layers: tuple[Left, ...], mask: Tensor | None) -> "AttentionCache":
+        """The cache after `n` more tokens; `layers` and `mask` already hold them."""
         counts = {"position": self.position + n, "fresh": self.fresh + n, "held": self.held + n}
         return replace(self, **counts, layers=layers, mask=mask)
 
@@ -132,13 +164,16 @@ class AttentionCache:
         if eviction == "hard":
             return AttentionCache(self.capacity)
         kept = min(self.held, self.capacity - 1)
-        drop = self.held - kept
-        # Keys and values (4-D) grow with the tokens; the inputs of a short convolution (3-D) are always its last few.
-        layers = tuple(tuple(e[:, :, drop:] if e.ndim == 4 else e for e in layer) for layer in self.layers)
-        mask = None if self.mask is None else self.mask[:, drop:]
+        layers = tuple(left and left.keep(kept) for left in self.layers)
+        mask = None if self.mask is None else self.mask[:, self.held - kept :]
         return replace(self, fresh=0, held=kept, layers=layers, mask=mask)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "AttentionCache":
+        """The same cache with every tensor changed, the mask last."""
+        layers = tuple(left and left._make(map(change, left)) for left in self.layers)
+        return replace(self, layers=layers, mask=None if self.mask is None else change(self.mask))
 
     @property
     def nbytes(self) -> int:
         """Bytes of what the blocks keep; the mask is not counted."""
-        return sum(entry.nbytes for layer in self.layers for entry in layer)
+        return sum(entry.nbytes for left in self.layers for entry in left or ())

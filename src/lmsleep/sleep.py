@@ -21,6 +21,7 @@ A causal stack gives the same h and S whether a window is read token by token or
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -64,28 +65,40 @@ def read_windows(
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
-    A window sleeps if it is full and carries no loss in any row. `mask` (B, T) is False for tokens that must leave no
-    trace. `on_overflow` answers an overflow in place of `sleep(..., n_passes)`. `loss_windows` says which windows carry
-    loss, where that is known before the targets reach the device.
+    Args:
+        targets: (B, T), `IGNORE` where there is no loss; which windows sleep follows from them, see `Windows`.
+        n_passes: N.
+        mask: (B, T) bool, False for tokens that must leave no trace.
+        on_overflow: answers an overflow in place of `sleep(..., n_passes)`.
+        loss_windows: which windows carry loss, where that is known before the targets reach the device.
 
     Raises:
-        ValueError: if n_passes is below 1, the eviction unknown, or a shape does not fit.
+        ValueError: if n_passes is below 1, or above 1 beside `on_overflow`, or eviction or a shape does not fit.
     """
     check_n_passes(n_passes)
     check_eviction(eviction)
-    on_overflow = on_overflow or partial(sleep, n_passes=n_passes)
+    _check_shapes(tokens, targets=targets, mask=mask)
+    if on_overflow is None:
+        on_overflow = partial(sleep, n_passes=n_passes)
+    elif n_passes > 1:
+        raise ValueError(f"n_passes must be left out beside on_overflow, which says how often, got {n_passes}")
+    if loss_windows is None and targets is not None:
+        windows = Windows.of(targets, model.window_size)
+    else:
+        windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()))
     S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache, keep = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
-    for window in cut_windows(tokens, targets, mask, model.window_size, loss_windows):  # lines 2-3
-        wake = model.wake(window.tokens, S, cache, window.mask, keep=keep)  #             lines 4, 8, pass 1 of line 6
+    for span, carries_loss, sleeps in windows:  #                                         lines 2-3
+        seen = None if mask is None else mask[:, span]
+        wake = model.wake(tokens[:, span], S, cache, seen, keep=keep)  #                  lines 4, 8, pass 1 of line 6
         S, cache = wake.S, wake.cache
         hidden.append(wake.h)
-        if window.carries_loss:  #                                                        line 7
-            scored.append((model.logits(wake.h), window.targets))  #                      line 9
+        if targets is not None and carries_loss:  #                                       line 7
+            scored.append((model.logits(wake.h), targets[:, span]))  #                    line 9
+        if sleeps:  #                                                                     line 5
+            S = sleep_window(model, wake, on_overflow)  #                                 line 6, passes 2..N
         if cache.full:
-            if not window.carries_loss:  #                                                line 5
-                S = sleep_window(model, wake, on_overflow)  #                             line 6, passes 2..N
             cache = cache.evict(eviction)  #                                              line 10
     return Reading.of(model, hidden, scored, S)
 
@@ -93,11 +106,61 @@ def read_windows(
 def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWeights:
     """The fast weights after a sleep on the window that `wake` has read.
 
-    Only the looped blocks repeat. If h has changed, the blocks after them then read it once, from the S they had before
-    the window, as if the wake pass had not yet reached them.
+    Only the looped blocks repeat. If they did, those behind them read the new h once, from the S they had before the
+    window.
     """
-    h, S = on_overflow(partial(model.loop_pass, wake=wake), wake.core, wake.S)
-    return S if h is wake.core else model.coda_pass(h, S, wake)
+    made = 0
+
+    def one_more(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        nonlocal made
+        made += 1
+        return model.loop_pass(h, S, wake)
+
+    h, S = on_overflow(one_more, wake.core, wake.S)
+    return model.coda_pass(h, S, wake) if made else S
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a sequence, L tokens each from its start; the last may be shorter.
+
+    The rule of Algorithm 1, line 5: a window sleeps if it is full and carries no loss in any row.
+
+    Args:
+        length: T. size: L.
+        carry_loss: for each window whether it carries loss; empty: none does.
+    """
+
+    length: int
+    size: int
+    carry_loss: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = -(-self.length // self.size)
+        if len(self.carry_loss) not in (0, count):
+            raise ValueError(f"loss_windows must say of {count} windows if they carry loss, got {len(self.carry_loss)}")
+
+    @classmethod
+    def of(cls, targets: Tensor, size: int) -> "Windows":
+        """Those of targets (B, T)."""
+        # One transfer for the whole sequence: a loop over windows must not wait for the device.
+        scored = (targets != IGNORE).any(dim=0).tolist()
+        return cls(len(scored), size, tuple(any(scored[i : i + size]) for i in range(0, len(scored), size)))
+
+    def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
+        """Of each window: its place, whether it carries loss, whether it sleeps."""
+        for start, loss in zip_longest(range(0, self.length, self.size), self.carry_loss, fillvalue=False):
+            full = start + self.size <= self.length
+            yield slice(start, start + self.size), loss, full and not loss
+
+    @property
+    def n_sleeps(self) -> int:
+        """How many windows sleep."""
+        return sum(sleeps for _, _, sleeps in self)
+
+    def token_passes(self, n_passes: int) -> int:
+        """Tokens of a row, each counted as often as the looped blocks read it."""
+        return self.length + (n_passes - 1) * self.size * self.n_sleeps
 
 
 @dataclass(frozen=True)
@@ -128,48 +191,9 @@ class Reading:
         return cls(model, torch.cat(hidden, dim=1), S, loss, logits, targets)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Up to L consecutive tokens that attention can see together: (B, L) each."""
-
-    tokens: Tensor
-    targets: Tensor | None
-    mask: Tensor | None
-    carries_loss: bool
-
-
-def cut_windows(
-    tokens: Tensor,
-    targets: Tensor | None,
-    mask: Tensor | None,
-    size: int,
-    loss_windows: Sequence[bool] | None = None,
-) -> Iterator[Window]:
-    """Windows of `size` tokens from the start of the sequence; the last may be shorter.
-
-    Raises:
-        ValueError: if there is no token, or tokens, targets and mask differ in shape.
-    """
+def _check_shapes(tokens: Tensor, **others: Tensor | None) -> None:
     if tokens.ndim != 2 or not tokens.numel():
         raise ValueError(f"tokens must be (B, T) with at least one row and one token, got {tuple(tokens.shape)}")
-    for name, other in (("targets", targets), ("mask", mask)):
+    for name, other in others.items():
         if other is not None and other.shape != tokens.shape:
             raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")
-    starts = range(0, tokens.shape[1], size)
-    if loss_windows is None:
-        loss_windows = [False] * len(starts) if targets is None else windows_with_loss(targets, size)
-    for start, carries_loss in zip(starts, loss_windows, strict=True):
-        span = slice(start, start + size)
-        yield Window(
-            tokens[:, span],
-            None if targets is None else targets[:, span],
-            None if mask is None else mask[:, span],
-            carries_loss,
-        )
-
-
-def windows_with_loss(targets: Tensor, size: int) -> list[bool]:
-    """Which windows of `size` tokens carry loss in any row of targets (B, T)."""
-    # One transfer for the whole sequence: a loop over windows must not wait for the device.
-    scored = (targets != IGNORE).any(dim=0).tolist()
-    return [any(scored[start : start + size]) for start in range(0, len(scored), size)]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmsleep import AttentionCache, HybridConfig
+from lmsleep import AttentionCache
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.ops.window_attention.sdpa import rotate, visibility
 
@@ -44,6 +44,21 @@ def test_a_table_made_without_gradients_serves_training():
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_table_that_was_cast_is_rounded_once(dtype):
+    """By way of float32, some entries would be rounded twice."""
+    cos, sin = Rotary(64, 10_000.0, table_size=512).to(dtype)(0, 512, torch.zeros(1, dtype=dtype))
+    angles = torch.arange(512, dtype=torch.float64)[:, None] * 10_000.0 ** (-torch.arange(0, 64, 2).double() / 64)
+    assert torch.equal(cos, angles.cos().to(dtype)) and torch.equal(sin, angles.sin().to(dtype))
+
+
+def test_tables_go_with_the_model_and_not_into_its_state_dict(build):
+    model = build("AG")
+    assert not [name for name in model.state_dict() if "rotary" in name]
+    assert [name for name, _ in model.to("meta").named_buffers()] == ["blocks.rotary.cos", "blocks.rotary.sin"]
+    assert all(table.is_meta for table in model.buffers())
+
+
 def test_visibility_is_a_band():
     """Three cached and two own tokens, each sees three: rows are queries, columns keys."""
     assert visibility(4, 0, 4, None, torch.device("cpu")) is None
@@ -78,12 +93,12 @@ def test_attention_is_the_sum_written_out(build, options):
     model = build("A", n_heads=4, **options)
     attention = model.blocks.layers[0].mixer
     x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y, state, (k, v) = attention(x, None, (), model.blocks.span(x, model.init_cache(), None))
+    y, state, (k, v) = attention(x, None, None, model.blocks.span(x, model.init_cache(), None))
     assert state is None and k.shape == v.shape == (2, model.config.kv_heads, 6, attention.head_dim)
     for b in range(2):
         torch.testing.assert_close(y[b], attend(attention, x[b], [range(t + 1) for t in range(6)]))
-    alone, _, left = attention(x, None, (), model.blocks.span(x, model.init_cache(), None, keep=False))
-    assert left == ()
+    alone, _, left = attention(x, None, None, model.blocks.span(x, model.init_cache(), None, keep=False))
+    assert left is None
     torch.testing.assert_close(alone, y)
 
 
@@ -93,7 +108,7 @@ def test_cached_tokens_are_seen_up_to_the_reach(build):
     attention, blocks = model.blocks.layers[0].mixer, model.blocks
     x = torch.randn(1, 9, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cache = AttentionCache(6)
-    first, _, left = attention(x[:, :5], None, (), blocks.span(x[:, :5], cache, None))
+    first, _, left = attention(x[:, :5], None, None, blocks.span(x[:, :5], cache, None))
     cache = cache.extended(5, (left,), None)
     second, _, _ = attention(x[:, 5:], None, left, blocks.span(x[:, 5:], cache, None))
     want = attend(attention, x[0], [range(max(0, t - 5), t + 1) for t in range(9)])
@@ -107,7 +122,7 @@ def test_masked_tokens_are_not_seen(build):
     mask = torch.tensor([[False, True, False, True, True]])
     sees = [[s for s in range(t + 1) if mask[0, s] or s == t] for t in range(5)]
     for keep in (True, False):
-        y, _, _ = attention(x, None, (), model.blocks.span(x, model.init_cache(), mask, keep))
+        y, _, _ = attention(x, None, None, model.blocks.span(x, model.init_cache(), mask, keep))
         torch.testing.assert_close(y[0], attend(attention, x[0], sees))
 
 
@@ -116,10 +131,11 @@ def test_what_is_not_kept_changes_no_output(build):
     model = build("AWA", n_heads=4, sliding_window=3)
     x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     S, blocks = model.init_fast_weights(2), model.blocks
-    _, S, left = blocks.run(0, 3, x[:, :2], S, model.init_cache())
-    cache = model.init_cache().extended(2, left, None)
-    for before, tokens in ((model.init_cache(), x), (cache, x[:, 2:])):
-        (kept, _, _), (alone, _, _) = (blocks.run(0, 3, tokens, S, before, keep=keep) for keep in (True, False))
+    start = model.init_cache()
+    _, S, left = blocks.run(0, 3, x[:, :2], S, start, blocks.span(x[:, :2], start))
+    for cache, tokens in ((start, x), (start.extended(2, left, None), x[:, 2:])):
+        spans = (blocks.span(tokens, cache, keep=keep) for keep in (True, False))
+        (kept, _, _), (alone, _, _) = (blocks.run(0, 3, tokens, S, cache, span) for span in spans)
         torch.testing.assert_close(alone, kept)
 
 
@@ -132,5 +148,4 @@ def test_only_relative_positions_matter(build):
 
 
 def test_flops_count_the_whole_window():
-    config = HybridConfig(vocab_size=3, d_model=32, window_size=10, n_heads=4)
-    assert Attention(config).flops_per_token(10) == 4 * 10 * 32
+    assert Attention(32, heads=4, kv_heads=4, head_dim=8).flops_per_token(10) == 4 * 10 * 32

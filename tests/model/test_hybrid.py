@@ -27,7 +27,7 @@ def test_a_pass_mutates_nothing(build, draw_tokens, pattern):
     model, tokens = build(pattern), draw_tokens(2, 6)
     h, S = model.blocks(model.embed(tokens), model.init_fast_weights(2))
     wake = model.wake(tokens[:, :3], S, model.init_cache())
-    before = [h, *S.states, *(x for left in wake.cache.layers for x in left)]
+    before = [h, *S.states, *(x for left in wake.cache.layers for x in left or ())]
     copies = [x.clone() for x in before]
     model.blocks(h, S)
     model.wake(tokens[:, 3:], S, wake.cache)
@@ -95,10 +95,10 @@ def test_norm_between_passes_closes_every_pass(build, draw_tokens):
     model = build("AG", norm_between_passes=True)
     torch.nn.init.uniform_(model.blocks.pass_norm.weight, 0.5, 2)
     h = model.embed(draw_tokens(2, 6))
-    raw, _, _ = model.blocks.run(0, 1, h, model.init_fast_weights(2), model.init_cache())
-    raw, _, _ = model.blocks.layers[1](
-        raw, model.init_fast_weights(2)[0], (), model.blocks.span(h, model.init_cache(), None)
-    )
+    cache = model.init_cache()
+    span = model.blocks.span(h, cache)
+    raw, _, _ = model.blocks.run(0, 1, h, model.init_fast_weights(2), cache, span)
+    raw, _, _ = model.blocks.layers[1](raw, model.init_fast_weights(2)[0], None, span)
     rms = raw.square().mean(-1, keepdim=True).add(1e-6).sqrt()
     normed = model.blocks(h, model.init_fast_weights(2))[0]
     torch.testing.assert_close(normed, raw / rms * model.blocks.pass_norm.weight)

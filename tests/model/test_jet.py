@@ -8,16 +8,18 @@ import torch.nn.functional as F
 
 from lmsleep import HybridConfig
 from lmsleep.model.attention import Span
-from lmsleep.model.fast_weights.jet import Jet
+from lmsleep.model.hybrid import MIXERS
+from lmsleep.model.jet import Jet
 from lmsleep.ops import dynamic_conv
 
 ALL = Span((torch.empty(0), torch.empty(0)))
+SIZES = {"d_model": 16, "heads": 2, "key_dim": 6, "value_dim": 12}
 CONFIG = HybridConfig(d_model=16, n_heads=2, fast_key_dim=6, fast_value_dim=12)
 
 
 def layer(seed=0, config=CONFIG):
     torch.manual_seed(seed)
-    made = Jet(config).double()
+    made = MIXERS["J"][1](config).double()
     with torch.no_grad():  # away from the initial values, at which the kernel is the same for every token
         for p in made.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -66,7 +68,7 @@ def test_equals_the_formulas(length, negative):
     made = layer(config=HybridConfig(**(CONFIG.to_dict() | {"allow_neg_eigval": negative})))
     x, S = window(length, made)
     with torch.no_grad():
-        y, T, _ = made(x, S, (), ALL)
+        y, T, _ = made(x, S, None, ALL)
         want, states = token_by_token(made, x, S, 2.0 if negative else 1.0)
     torch.testing.assert_close(y, want)
     torch.testing.assert_close(T, states)
@@ -76,12 +78,12 @@ def test_equals_the_formulas(length, negative):
 def test_any_window_trains_and_evaluates_alike(length):
     made = layer()
     x, S = window(length, made, batch=1)
-    y, T, _ = made.train()(x, S.requires_grad_(), (), ALL)
+    y, T, _ = made.train()(x, S.requires_grad_(), None, ALL)
     (y.sum() + T.sum()).backward()
     for name, p in (*made.named_parameters(), ("S", S)):
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
     with torch.no_grad():
-        z, U, _ = made.eval()(x, S, (), ALL)
+        z, U, _ = made.eval()(x, S, None, ALL)
     assert torch.equal(y, z) and torch.equal(T, U)
 
 
@@ -89,8 +91,8 @@ def test_any_window_trains_and_evaluates_alike(length):
 def test_token_groups_equal_one_reading_when_left_and_state_are_handed_over(cut):
     made = layer()
     x, S = window(24, made)
-    whole, end, left = made(x, S, (), ALL)
-    first, T, before = made(x[:, :cut], S, (), ALL)
+    whole, end, left = made(x, S, None, ALL)
+    first, T, before = made(x[:, :cut], S, None, ALL)
     second, T, before = made(x[:, cut:], T, before, ALL)
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
     torch.testing.assert_close(T, end)
@@ -101,15 +103,15 @@ def test_a_masked_token_leaves_no_trace():
     made = layer()
     x, S = window(20, made)
     mask = torch.arange(20).expand(2, 20) >= 5
-    y, T, _ = made(x, S, (), Span(ALL.rotary, None, mask))
-    z, U, _ = made(x[:, 5:], S, (), ALL)
+    y, T, _ = made(x, S, None, Span(ALL.rotary, None, mask))
+    z, U, _ = made(x[:, 5:], S, None, ALL)
     torch.testing.assert_close(y[:, 5:], z)
     torch.testing.assert_close(T, U)
 
 
 def test_starts_with_one_kernel_for_all_tokens_and_leaves_it():
     torch.manual_seed(0)
-    conv = Jet(CONFIG).dynamic_conv1d
+    conv = Jet(**SIZES).dynamic_conv1d
     x, values = torch.randn(2, 9, 16), torch.randn(2, 9, 24)
     static = conv.kernel_generator.w2.bias.view(24, 1, 4)
     want = F.silu(F.conv1d(F.pad(values.mT, (3, 0)), static, groups=24)).mT
@@ -125,7 +127,7 @@ def test_starts_with_one_kernel_for_all_tokens_and_leaves_it():
 
 def test_parameters_are_named_and_shaped_as_in_the_released_layer():
     H, K, V, D, hidden = 2, 6, 12, 16, 3
-    assert {name: tuple(p.shape) for name, p in Jet(CONFIG).state_dict().items()} == {
+    assert {name: tuple(p.shape) for name, p in Jet(**SIZES).state_dict().items()} == {
         "q_proj.weight": (H * K, D),
         "k_proj.weight": (H * K, D),
         "v_proj.weight": (H * V, D),

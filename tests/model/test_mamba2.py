@@ -5,7 +5,8 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.model.attention import Span
-from lmsleep.model.fast_weights.mamba2 import Mamba2
+from lmsleep.model.hybrid import MIXERS
+from lmsleep.model.mamba2 import Mamba2
 
 NO_ROTARY = (torch.empty(0), torch.empty(0))
 ALL = Span(NO_ROTARY)
@@ -43,7 +44,7 @@ def test_equals_transformers_mixer_in_values_and_gradients(groups, length):
     mixer = theirs(made, groups)
     made.norm.eps = mixer.norm.variance_epsilon
     u = torch.randn(2, length, 16)
-    ours, want = made(u, zeros(made), (), ALL)[0], mixer(u)
+    ours, want = made(u, zeros(made), None, ALL)[0], mixer(u)
     torch.testing.assert_close(ours, want, rtol=1e-4, atol=1e-5)
     upstream = torch.randn_like(want)
     got = dict(zip(dict(made.named_parameters()), torch.autograd.grad(ours, made.parameters(), upstream), strict=True))
@@ -73,8 +74,8 @@ def test_parameters_are_named_and_shaped_as_mamba_ssm_has_them():
 def test_token_groups_equal_one_reading_when_left_and_state_are_handed_over(delta, cut):
     made = layer(delta=delta).double()
     u = torch.randn(2, 24, 16, dtype=torch.float64)
-    whole, S, left = made(u, zeros(made, dtype=torch.float64), (), ALL)
-    first, T, before = made(u[:, :cut], zeros(made, dtype=torch.float64), (), ALL)
+    whole, S, left = made(u, zeros(made, dtype=torch.float64), None, ALL)
+    first, T, before = made(u[:, :cut], zeros(made, dtype=torch.float64), None, ALL)
     second, T, before = made(u[:, cut:], T, before, ALL)
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
     torch.testing.assert_close(T, S)
@@ -86,8 +87,8 @@ def test_a_masked_token_leaves_no_trace(delta):
     made = layer(delta=delta).double()
     u, start = torch.randn(2, 20, 16, dtype=torch.float64), torch.randn(2, 4, 8, 6, dtype=torch.float64)
     mask = torch.arange(20).expand(2, 20) >= 5
-    y, S, _ = made(u, start, (), Span(NO_ROTARY, None, mask))
-    z, T, _ = made(u[:, 5:], start, (), ALL)
+    y, S, _ = made(u, start, None, Span(NO_ROTARY, None, mask))
+    z, T, _ = made(u[:, 5:], start, None, ALL)
     torch.testing.assert_close(y[:, 5:], z)
     torch.testing.assert_close(S, T)
 
@@ -96,18 +97,18 @@ def test_delta_without_correction_is_mamba2():
     plain, delta = layer(), layer(delta=True)
     delta.load_state_dict(plain.state_dict() | {"correction_log": torch.full((4,), -20.0)})
     u, start = torch.randn(2, 24, 16), torch.randn(2, 4, 8, 6)
-    for got, want in zip(delta(u, start, (), ALL)[:2], plain(u, start, (), ALL)[:2], strict=True):
+    for got, want in zip(delta(u, start, None, ALL)[:2], plain(u, start, None, ALL)[:2], strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     delta.load_state_dict(plain.state_dict() | {"correction_log": torch.zeros(4)})
-    assert not torch.allclose(delta(u, start, (), ALL)[0], plain(u, start, (), ALL)[0], rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(delta(u, start, None, ALL)[0], plain(u, start, None, ALL)[0], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_what_shapes_the_state_learns_through_the_state_alone(delta):
     """The outputs of a slept-on window are dropped; later windows feel it only through S."""
     made, later = layer(delta=delta), layer(seed=1, delta=delta)
-    _, S, _ = made(torch.randn(2, 24, 16), torch.randn(2, 4, 8, 6), (), ALL)
-    later(torch.randn(2, 4, 16), S, (), ALL)[0].square().sum().backward()
+    _, S, _ = made(torch.randn(2, 24, 16), torch.randn(2, 4, 8, 6), None, ALL)
+    later(torch.randn(2, 4, 16), S, None, ALL)[0].square().sum().backward()
     shapes_state = {"in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "A_log"}
     shapes_state |= {"correction_log"} if delta else set()
     felt = {name for name, p in made.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
@@ -117,11 +118,12 @@ def test_what_shapes_the_state_learns_through_the_state_alone(delta):
 
 def test_config_gives_the_sizes():
     config = HybridConfig(d_model=32, fast_heads=2, fast_key_dim=8, fast_value_dim=24, conv_size=3, delta=True)
-    made = Mamba2.from_config(config)
+    _, make = MIXERS["M"]
+    made = make(config)
     assert made.state_shape == (2, 24, 8)
     assert made.conv1d.weight.shape == (2 * 24 + 2 * 8, 1, 3)
     assert made.correction_log is not None
-    assert Mamba2.from_config(HybridConfig()).correction_log is None
+    assert make(HybridConfig()).correction_log is None
     assert made.flops_per_token(24) == 6 * 2 * 24 * 8
 
 
@@ -142,5 +144,5 @@ def test_equals_mamba_ssm_with_the_same_state_dict(groups):
     made = Mamba2(64, nheads=8, headdim=16, d_state=32, ngroups=groups).cuda()
     made.load_state_dict(upstream.state_dict())
     u = torch.randn(2, 75, 64, device="cuda")
-    got = made(u, torch.zeros(2, *made.state_shape, device="cuda"), (), ALL)[0]
+    got = made(u, torch.zeros(2, *made.state_shape, device="cuda"), None, ALL)[0]
     torch.testing.assert_close(got, upstream(u), rtol=5e-3, atol=5e-3)

@@ -123,7 +123,7 @@ def test_where_tasks_are_imported_all_of_them_are_a_dependency(name):
 @pytest.mark.parametrize(
     ("name", "dep", "files"),
     [
-        ("data_fig2b", "data", {"data/__init__.py", "data/module.py"}),
+        ("data_fig2b", "data.py", {"data.py"}),
         ("train_fig4a", "pipeline/experiment.py", {"pipeline/experiment.py"}),
         # whose benchmark is found by name
         (

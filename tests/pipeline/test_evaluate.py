@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
-from lmsleep.data.module import RowsDataModule
+from lmsleep.data import RowsDataModule
 from lmsleep.pipeline.evaluate import batches, forget, main, scores
 from lmsleep.pipeline.make_data import held_out
-from lmsleep.sleep import read_windows, sleep, windows_with_loss
+from lmsleep.sleep import Windows, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
 from lmsleep.tasks.gsm_infinite import MINI, DatasetConfig, make_dataset
 
@@ -43,7 +43,7 @@ def test_parts_hold_each_row_once_and_have_loss_in_the_same_windows(stored, batc
     seen = []
     for part in batches(rows, 16, batch_size):
         assert len(part["tokens"]) <= batch_size
-        flags = [windows_with_loss(row[None], 16) for row in part["targets"]]
+        flags = [Windows.of(row[None], 16).carry_loss for row in part["targets"]]
         assert all(f == flags[0] for f in flags) and flags[0][-1]
         seen += [tuple(row[kept].tolist()) for row, kept in zip(part["tokens"], part["mask"], strict=True)]
     assert sorted(seen) == sorted(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lmsleep.data.module import RowsDataModule
+from lmsleep.data import RowsDataModule
 from lmsleep.pipeline.make_data import chance, held_out, main, majority, make_data
 from lmsleep.tasks import IGNORE, Batch, Rule110
 

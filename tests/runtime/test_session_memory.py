@@ -81,7 +81,6 @@ def test_memory_is_flat_from_10_to_1000_windows(build, eviction, static):
 
 def test_nbytes_counts_what_the_session_alone_keeps_alive(build, draw_tokens):
     model = build("AGAG")
-    model.blocks.rotary(0, 1, model.embedding.weight)  # its table belongs to the model
     tokens = draw_tokens(2, 2 * L + 3)
     before = live_bytes()
     session = Session(model, n_passes=2, eviction="sliding")

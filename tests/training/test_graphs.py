@@ -138,7 +138,7 @@ def test_a_graph_needs_batches_with_loss_in_the_same_windows():
     targets[:, 8:] = 1
     graphs.observe(targets)
     graphs.observe(targets)
-    assert (graphs.loss_windows, graphs.n_sleeps) == ([False, False, True], 2)
+    assert (graphs.windows.carry_loss, graphs.windows.n_sleeps) == ((False, False, True), 2)
     targets[1, 5] = 1
     with pytest.raises(ValueError, match=r"same windows, got \[1, 2\] after \[2\]; use 'compile' or 'none'"):
         graphs.observe(targets)

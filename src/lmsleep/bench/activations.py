@@ -74,7 +74,7 @@ class ActivationMeter:
         if not first and self.eviction == "sliding":
             cache = self._after_a_window(model, rows)
         h = torch.zeros(rows, n, self.config.d_model, dtype=self.dtype, requires_grad=True)
-        return lambda: model.blocks.run(i, i + 1, h, S, cache)
+        return lambda: model.blocks.run(i, i + 1, h, S, cache, model.blocks.span(h, cache))
 
     def _after_a_window(self, model: HybridLM, rows: int) -> AttentionCache:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 from lmsleep.bench.activations import ActivationMeter, Kept
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridConfig
-from lmsleep.sleep import cut_windows
+from lmsleep.sleep import Windows
 from lmsleep.tasks import Task
 from lmsleep.training import OptimizerConfig
 
@@ -110,10 +110,10 @@ def schedule(run: Run) -> list[Visit]:
     batch = run.task.rows(split="train", seed=0, step=0, batch_size=min(run.batch_size, 8))
     assert run.config.window_size is not None
     visits = []
-    for window in cut_windows(batch.tokens, batch.targets, batch.mask, run.config.window_size):
-        n = window.tokens.shape[1]
-        sleeps = n == run.config.window_size and not window.carries_loss
-        visits.append(Visit(n, run.n_passes if sleeps else 1, not visits, window.carries_loss))
+    windows = Windows.of(batch.targets, run.config.window_size)
+    for span, carries_loss, sleeps in windows:
+        n = min(span.stop, windows.length) - span.start
+        visits.append(Visit(n, run.n_passes if sleeps else 1, not visits, carries_loss))
     return visits
 
 

@@ -20,7 +20,8 @@ class ParallelSlidingAttention(Attention):
     """Attention in which each of any number of tokens sees itself and the `reach - 1` before it."""
 
     def __init__(self, config: HybridConfig) -> None:
-        super().__init__(config)
+        heads = config.n_heads, config.kv_heads, config.attention_head_dim
+        super().__init__(config.d_model, *heads, config.attention_bias)
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
@@ -71,7 +72,7 @@ def parallel_twin(model: HybridLM) -> HybridLM:
             if isinstance(layer.mixer, Attention):
                 layer.mixer = ParallelSlidingAttention(model.config)
     twin.load_state_dict(model.state_dict(keep_vars=True), assign=True)
-    twin.blocks.checkpointing = model.blocks.checkpointing
+    twin.blocks.rotary, twin.blocks.checkpointing = model.blocks.rotary, model.blocks.checkpointing
     return twin
 
 
@@ -80,5 +81,5 @@ def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:
     h, S, cache = model.embed(tokens), model.init_fast_weights(len(tokens)), model.init_cache()
     span = Span(model.blocks.rotary(0, tokens.shape[1], h))
     for i in range(model.config.depth):
-        h, S, _ = model.blocks.run(i, i + 1, h, S, cache, span=span)
+        h, S, _ = model.blocks.run(i, i + 1, h, S, cache, span)
     return h

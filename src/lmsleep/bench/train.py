@@ -27,7 +27,7 @@ from lmsleep.memory import check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.linear import sharing_weights
 from lmsleep.ops import use_backend
-from lmsleep.sleep import read_windows, windows_with_loss
+from lmsleep.sleep import Windows, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.training import OptimizerConfig
 from lmsleep.training.graphs import GraphedStep, check_accelerate, compile_blocks
@@ -124,7 +124,7 @@ def training_step(
 ) -> Callable[[Batch], Tensor]:
     """A step as `lmsleep fit` takes it: rows -> loss, with the weights updated."""
     optimizer = OptimizerConfig().build(model.blocks, model)
-    loss_windows = windows_with_loss(example.targets, model.window_size)
+    loss_windows = Windows.of(example.targets, model.window_size).carry_loss
     params = [p for p in model.parameters() if p.requires_grad]
     if "compile" in accelerate:
         compile_blocks(model)
@@ -183,16 +183,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def token_passes(task: Task, batch: Batch, n_passes: int) -> int:
     """Tokens read in a step, counted as often as they are read."""
-    rows, length = batch.tokens.shape
-    flags = windows_with_loss(batch.targets, task.window_size)
-    sleeping = sum(not flag for flag in flags[: length // task.window_size]) * task.window_size
-    return rows * (length + (n_passes - 1) * sleeping)
+    return len(batch.tokens) * Windows.of(batch.targets, task.window_size).token_passes(n_passes)
 
 
 def step_flops(model: HybridLM, batch: Batch, passes: int) -> float:
     """Matrix products of a step: forward once, backward twice."""
     block_flops = sum(layer.flops_per_token(model.window_size) for layer in model.blocks.layers)
-    scored = sum(windows_with_loss(batch.targets, 1)) * len(batch.tokens)
+    scored = sum(Windows.of(batch.targets, 1).carry_loss) * len(batch.tokens)
     return 3.0 * (passes * block_flops + scored * 2 * model.head.weight.numel())
 
 

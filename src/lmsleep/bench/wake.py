@@ -21,7 +21,7 @@ import torch
 from lmsleep.bench.device import check_device
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
 from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
-from lmsleep.memory import AttentionCache, check_n_passes
+from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.memory import Group, Memory
@@ -170,7 +170,7 @@ def _twin(
     shape = (1, twin.kv_heads, context, twin.attention_head_dim)
     like = model.embedding.weight
     draw = partial(torch.randn, shape, device=like.device, dtype=like.dtype)
-    layers = tuple((draw(), draw()) for _ in twin.pattern)
+    layers = tuple(KV(draw(), draw()) for _ in twin.pattern)
     cache = AttentionCache(model.window_size, context, context, context, layers)
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)

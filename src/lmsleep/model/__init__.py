@@ -1,7 +1,5 @@
 """The hybrid model."""
 
-from lmsleep.model.block import Mixer, register_mixer
-from lmsleep.model.config import HybridConfig
-from lmsleep.model.hybrid import HybridLM, Wake
+from lmsleep.model.hybrid import HybridConfig, HybridLM, Mixer, Wake, register_mixer
 
 __all__ = ["HybridConfig", "HybridLM", "Mixer", "Wake", "register_mixer"]

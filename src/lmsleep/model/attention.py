@@ -1,12 +1,14 @@
 """Causal attention inside a window, with rotary positions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lmsleep.model.config import HybridConfig
+from lmsleep.memory import KV
 from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
 from lmsleep.ops.window_attention.sdpa import attend, rotate
@@ -38,24 +40,35 @@ class Span:
 class Rotary(nn.Module):
     """Rotary positions: a table for the first ones; angles in float64, so that endless streams keep exact ones."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, theta: float, table_size: int) -> None:
         super().__init__()
-        self.head_dim, self.theta, self.table_size = head_dim, theta, table_size
-        self._table: tuple[Tensor, Tensor] | None = None
+        self.head_dim, self.theta = head_dim, theta
+        for name in ("cos", "sin"):
+            self.register_buffer(name, torch.empty(table_size, head_dim // 2), persistent=False)
+        self.fill()
+
+    def fill(self, like: Tensor | None = None) -> None:
+        """Makes the tables (table_size, head_dim / 2) anew, in dtype and on the device of `like`; None: as they are."""
+        like = self.cos if like is None else like
+        self.cos, self.sin = self.at(torch.arange(len(self.cos), device=like.device), like)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.fill()  # a table that was cast would be rounded twice
+        return self
 
     def forward(self, start: int, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin (n, head_dim / 2) of the n positions from `start` on, in dtype and on the device of `like`."""
-        if start + n > self.table_size:
+        """cos and sin (n, head_dim / 2) of the n positions from `start` on, in the dtype of `like`."""
+        if start + n > len(self.cos) or like.dtype != self.cos.dtype:
             return self.at(torch.arange(start, start + n, device=like.device), like)
-        table = self._table
-        if table is None or table[0].device != like.device or table[0].dtype != like.dtype:
-            with torch.inference_mode(False):  # a table made while validating must serve training too
-                table = self._table = self.at(torch.arange(self.table_size, device=like.device), like)
-        return table[0][start : start + n], table[1][start : start + n]
+        return self.cos[start : start + n], self.sin[start : start + n]
 
     def at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The same for any positions (n,)."""
-        exponents = torch.arange(0, self.head_dim, 2, device=like.device, dtype=torch.float64) / self.head_dim
+        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float64) / self.head_dim
         angles = positions[:, None].double() * self.theta**-exponents
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
@@ -64,37 +77,37 @@ class Attention(nn.Module):
     """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
 
     Args:
+        d_model: D. heads: of the queries. kv_heads: of keys and values, each for heads / kv_heads of the queries'.
+        head_dim: width of a head. bias: on q, k, v.
         reach: tokens that a token sees of the visible ones, itself included (sliding attention); None: all.
     """
 
     state_shape = None
 
-    def __init__(self, config: HybridConfig, reach: int | None = None) -> None:
+    def __init__(
+        self, d_model: int, heads: int, kv_heads: int, head_dim: int, bias: bool = False, reach: int | None = None
+    ) -> None:
         super().__init__()
-        self.reach = reach
-        self.head_dim = config.attention_head_dim
-        width, kv_width = config.n_heads * self.head_dim, config.kv_heads * self.head_dim
-        self.q_proj = nn.Linear(config.d_model, width, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.d_model, kv_width, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.d_model, kv_width, bias=config.attention_bias)
-        self.o_proj = nn.Linear(width, config.d_model, bias=False)
+        self.head_dim, self.reach = head_dim, reach
+        self.q_proj = nn.Linear(d_model, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, d_model, bias=False)
 
-    def forward(
-        self, x: Tensor, state: None, left: tuple[Tensor, ...], span: Span
-    ) -> tuple[Tensor, None, tuple[Tensor, ...]]:
-        """x (B, n, D); left: keys and values (B, H, m, K) of the cached tokens, or empty. Returns y (B, n, D), None and
-        keys and values of the m + n tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
+    def forward(self, x: Tensor, state: None, left: KV | None, span: Span) -> tuple[Tensor, None, KV | None]:
+        """x (B, n, D), left: of the m cached tokens. Returns y (B, n, D), None and the keys and values of the m + n
+        tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
         q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj)
         if not (left or span.keep) and (self.reach is None or x.shape[1] <= self.reach):
-            return project(window_attention(q, k, v, span.rotary, span.mask), self.o_proj)[0], None, ()
+            return project(window_attention(q, k, v, span.rotary, span.mask), self.o_proj)[0], None, None
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
-        if span.slot is not None:
-            k, v = left[0].index_copy_(2, span.slot, k), left[1].index_copy_(2, span.slot, v)
+        if left and span.slot is not None:
+            k, v = left.keys.index_copy_(2, span.slot, k), left.values.index_copy_(2, span.slot, v)
         elif left:
-            k, v = torch.cat([left[0], k], dim=2), torch.cat([left[1], v], dim=2)
+            k, v = torch.cat([left.keys, k], dim=2), torch.cat([left.values, v], dim=2)
         o = self.attend(q, k, v, span.visible if self.reach is None else span.near)
-        return project(rearrange(o, "b h n k -> b n (h k)"), self.o_proj)[0], None, (k, v)
+        return project(rearrange(o, "b h n k -> b n (h k)"), self.o_proj)[0], None, KV(k, v)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""

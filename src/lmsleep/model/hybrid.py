@@ -1,19 +1,424 @@
-"""The hybrid language model: embedding, blocks, output projection, and the ways a window runs through the blocks."""
+"""The hybrid model on one page: its configuration, the table of mixers, a block, the stack, the language model."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from lmsleep.memory import AttentionCache, FastWeights
-from lmsleep.model.attention import Span
-from lmsleep.model.block import Blocks, joined_mask
-from lmsleep.model.checkpoint import load_model, save_model
-from lmsleep.model.config import HybridConfig
-from lmsleep.model.norm import RMSNorm
+from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
+from lmsleep.model.attention import Attention, Rotary, Span
+from lmsleep.model.folder import CONFIG, find_folder, read_config, read_weights, write_folder
+from lmsleep.model.gated_delta import GatedDelta
+from lmsleep.model.jet import Jet
+from lmsleep.model.layers import RMSNorm, SwiGLU
+from lmsleep.model.linear import shared_weights, sharing
+from lmsleep.model.mamba2 import Mamba2
+from lmsleep.ops.window_attention.sdpa import visibility
+
+MAX_TABLE = 8192  # rotary positions kept; those of windows beyond are worked out in every pass
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """A stack of blocks that mix attention and fast weights.
+
+    Args:
+        vocab_size: V. None until a task sets it.
+        d_model: D, width of the residual stream.
+        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet, and
+            those of `register_mixer`. Lower case: a block without MLP.
+        window_size: L, tokens that attention can see together. None until a task sets it.
+        n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
+        sliding_window: tokens that a W block sees, itself included, of those that attention can see.
+        n_kv_heads: key/value heads of grouped-query attention; None: n_heads.
+        head_dim: width of an attention head; None: d_model / n_heads.
+        fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
+        conv_size: width of the short convolution of fast-weight layers.
+        allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
+        decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself,
+            with steps dt from 0.001 to 0.1. Smaller rates remember longer from the start. None: the rule's own, (0, 16)
+            for gated delta and Jet, (1, 16) for Mamba-2.
+        delta: extend Mamba-2's update by the delta correction.
+        mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
+        rope_theta: base of the rotary positions.
+        attention_bias: biases on q, k, v (Qwen2).
+        norm_eps: epsilon of the RMS norms.
+        fast_norm_eps: epsilon of the norm inside a fast-weight layer of rule `jet`; None: norm_eps.
+        sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
+        norm_between_passes: the final norm closes every pass and its output starts the next (Ouro).
+        loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
+        tie_embeddings: the output projection is the embedding.
+        embedding_std: standard deviation of the embeddings at the start; of the output projection it is 0.02.
+        zero_init: output projections of mixers and MLPs start at zero, so that every block starts as the identity.
+
+    Raises:
+        ValueError: if a value is out of range; the sentence names field, value and what is allowed.
+    """
+
+    vocab_size: int | None = None
+    d_model: int = 256
+    pattern: str = "AGAG"
+    window_size: int | None = None
+    sliding_window: int | None = None
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    fast_heads: int | None = None
+    fast_key_dim: int | None = None
+    fast_value_dim: int | None = None
+    conv_size: int = 4
+    allow_neg_eigval: bool = False
+    decay_rates: tuple[float, float] | None = None
+    delta: bool = False
+    mlp_dim: int | None = None
+    rope_theta: float = 10_000.0
+    attention_bias: bool = False
+    norm_eps: float = 1e-6
+    fast_norm_eps: float | None = None
+    sandwich_norm: bool = False
+    norm_between_passes: bool = False
+    loop: tuple[int, int] | None = None
+    tie_embeddings: bool = False
+    embedding_std: float = 0.02
+    zero_init: bool = True
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        if not self.pattern or set(self.pattern.upper()) - MIXERS.keys():
+            known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+            raise ValueError(f"pattern must be made of {known}, got {self.pattern!r}")
+        if "W" in self.pattern.upper() and self.sliding_window is None:
+            raise ValueError(f"sliding_window must be set for the W blocks of pattern {self.pattern!r}, got None")
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(f"n_heads must divide d_model={self.d_model} unless head_dim is given, got {self.n_heads}")
+        heads, writes = self.fast_heads or self.n_heads, set(self.pattern.upper()) - set("AW")
+        if writes and self.fast_key_dim is None and self.d_model % heads:
+            raise ValueError(f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given, got {heads}")
+        if self.attention_head_dim % 2:
+            raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        if not self.rope_theta > 0:
+            raise ValueError(f"rope_theta must be more than 0, got {self.rope_theta}")
+        rates = self.decay_rates
+        if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 0 < rates[1] < math.inf):
+            raise ValueError(f"decay_rates must be two rising numbers from 0 up, not both 0, or None, got {rates}")
+        if self.loop is not None and not (len(self.loop) == 2 and 0 <= self.loop[0] < self.loop[1] <= self.depth):
+            raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
+        if self.norm_between_passes and self.looped[1] < self.depth:
+            raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={self.loop}")
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.pattern)
+
+    @property
+    def looped(self) -> tuple[int, int]:
+        """(first, last + 1) of the blocks that a sleep repeats."""
+        return (0, self.depth) if self.loop is None else (self.loop[0], self.loop[1])
+
+    @property
+    def attention_head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads of attention."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def fast_shape(self) -> tuple[int, int, int]:
+        """(H, K, V) of a fast-weight state."""
+        heads = self.fast_heads or self.n_heads
+        key = self.fast_key_dim or self.d_model // heads
+        return heads, key, self.fast_value_dim or key
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the MLP."""
+        return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
+
+    def for_task(self, vocab_size: int, window_size: int) -> "HybridConfig":
+        """The same configuration with the sizes of a task. A larger vocabulary than the task's stays: pretrained models
+        pad theirs.
+
+        Raises:
+            ValueError: if the configuration already names another window or a smaller vocabulary.
+        """
+        if self.window_size not in (None, window_size):
+            raise ValueError(
+                f"window_size of the model must be the task's {window_size} or left out, got {self.window_size}"
+            )
+        if self.vocab_size is not None and self.vocab_size < vocab_size:
+            raise ValueError(
+                f"vocab_size of the model must be at least the task's {vocab_size} or left out, got {self.vocab_size}"
+            )
+        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=window_size)
+
+    def build(self, device: torch.device | str | None = None) -> "HybridLM":
+        """The model with freshly drawn weights.
+
+        Raises:
+            ValueError: if vocab_size or window_size is still missing.
+        """
+        for name in ("vocab_size", "window_size"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} must be set before the model is built, got None")
+        with torch.device(device or "cpu"):
+            return HybridLM(self)
+
+    def num_params(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.build("meta").parameters())
+
+    def flops_per_token(self, n_passes: int = 1, kind: Literal["forward", "training"] = "forward") -> int:
+        """Operations of one token of a full window that is read N times, and of its logits.
+
+        Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
+        masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
+        are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three
+        times `forward`.
+
+        Raises:
+            ValueError: if n_passes is below 1.
+        """
+        check_n_passes(n_passes)
+        model = self.build("meta")
+        first, last = self.looped
+        costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]
+        again = (n_passes - 1) * sum(costs[first:last]) + (sum(costs[last:]) if n_passes > 1 else 0)
+        total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
+        return total * (3 if kind == "training" else 1)
+
+    def layers(self) -> list[tuple[str, bool]]:
+        """(mixer letter, has an MLP) of each block."""
+        return [(letter.upper(), letter.isupper()) for letter in self.pattern]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name; `HybridConfig(**fields)` is the same configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str | Path) -> "HybridConfig":
+        """The configuration of `to_dict`, also after a passage through JSON; `where` names its place in messages.
+
+        Raises:
+            ValueError: if there are other fields, or a value is out of range.
+        """
+        unknown = sorted(values.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise ValueError(f"model in {where} must hold fields of HybridConfig, got {', '.join(unknown)}")
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
+
+
+_SIZES = (
+    *("vocab_size", "window_size", "d_model", "n_heads", "conv_size", "sliding_window", "n_kv_heads", "head_dim"),
+    *("fast_heads", "fast_key_dim", "fast_value_dim", "mlp_dim"),
+)
+
+
+class Mixer(Protocol):
+    """What a block asks of its mixer, a `torch.nn.Module`.
+
+    Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
+    what it asked to keep of those tokens in the same window (`left`: a `ConvTail`, a `KV`, None for nothing) and where
+    the tokens stand (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its
+    inputs. Unless `span.keep`, nobody will ask for the new `left`, and it may be None. Reading tokens in groups must
+    equal reading them in one go, and a token with `span.mask` False must leave no trace.
+
+    `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
+    linear layers, which the block counts.
+    """
+
+    @property
+    def state_shape(self) -> tuple[int, ...] | None: ...
+
+    def __call__(
+        self, x: Tensor, state: Tensor | None, left: Any, span: Span
+    ) -> tuple[Tensor, Tensor | None, Left]: ...
+
+    def flops_per_token(self, window_size: int) -> int: ...
+
+
+MakeMixer = Callable[[HybridConfig], Mixer]
+
+
+def _attention(c: HybridConfig, reach: int | None = None) -> Mixer:
+    return Attention(c.d_model, c.n_heads, c.kv_heads, c.attention_head_dim, c.attention_bias, reach)
+
+
+def _delta_rule(c: HybridConfig, layer: type[GatedDelta | Jet], norm_eps: float) -> Mixer:
+    return layer(c.d_model, *c.fast_shape, c.conv_size, c.allow_neg_eigval, c.decay_rates, norm_eps)
+
+
+def _mamba2(c: HybridConfig) -> Mixer:
+    H, N, P = c.fast_shape  # what is a key elsewhere is called a state there
+    return Mamba2(c.d_model, H, P, N, d_conv=c.conv_size, delta=c.delta, decay_rates=c.decay_rates)
+
+
+MIXERS: dict[str, tuple[str, MakeMixer]] = {
+    "A": ("attention", _attention),
+    "W": ("sliding attention", lambda c: _attention(c, c.sliding_window)),
+    "G": ("gated delta", lambda c: _delta_rule(c, GatedDelta, c.norm_eps)),
+    "M": ("Mamba-2", _mamba2),
+    "J": ("Jet", lambda c: _delta_rule(c, Jet, c.fast_norm_eps or c.norm_eps)),
+}
+BUILT_IN = frozenset(MIXERS)
+
+
+def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
+    """Lets `letter` in a pattern stand for a mixer of one's own; a second call with the same letter replaces the first.
+
+    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`, as those of the built-in mixers.
+    Muon trains the weights of its `nn.Linear` modules and of their subclasses, AdamW all its other parameters.
+
+    Args:
+        letter: an upper-case letter, A to Z; its lower case is a block without MLP.
+        name: what messages call the mixer.
+        factory: makes it from the configuration, such as a class that takes one.
+
+    Raises:
+        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer.
+    """
+    if not (len(letter) == 1 and "A" <= letter <= "Z"):
+        raise ValueError(f"letter must be one upper-case letter, got {letter!r}")
+    if letter in BUILT_IN:
+        raise ValueError(f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}, got {letter!r}")
+    MIXERS[letter] = name, factory
+
+
+class Block(nn.Module):
+    """A mixer and an MLP, each added to the stream of what it read of it.
+
+        h --+-- mixer_norm -- mixer -- mixer_post_norm --(+)--+-- mlp_norm -- mlp -- mlp_post_norm --(+)-- h
+            |                 |   |                       |   |                                       |
+            +-----------------|---|-----------------------+   +---------------------------------------+
+                     state, left  new state, new left
+
+    The post norms are there with `sandwich_norm` alone. A block without MLP, as is inserted between those of a
+    pretrained model, ends at the first (+) and has no post norm: that would blow up the first step away from an output
+    projection of zero.
+    """
+
+    def __init__(self, config: HybridConfig, letter: str, has_mlp: bool) -> None:
+        super().__init__()
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.d_model, config.norm_eps)
+
+        self.mixer_norm, self.mixer = norm(), MIXERS[letter][1](config)
+        self.mlp_norm, self.mlp = (norm(), SwiGLU(config.d_model, config.mlp_hidden)) if has_mlp else (None, None)
+        sandwich = config.sandwich_norm and has_mlp
+        self.mixer_post_norm = norm() if sandwich else nn.Identity()
+        self.mlp_post_norm = norm() if sandwich else nn.Identity()
+
+    def forward(self, h: Tensor, state: Tensor | None, left: Left, span: Span) -> tuple[Tensor, Tensor | None, Left]:
+        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens."""
+        y, state, left = self.mixer(self.mixer_norm(h), state, left, span)
+        h = h + self.mixer_post_norm(y)
+        if self.mlp is not None and self.mlp_norm is not None:
+            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
+        return h, state, left
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Matrix products of one token: every projection, and what the mixer does along the sequence."""
+        projections = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return projections + self.mixer.flops_per_token(window_size)
+
+
+class Blocks(nn.Module):
+    """The stack. `blocks(h, S)` is one pass over one window; nothing is mutated.
+
+    Args:
+        checkpointing: recompute a pass in the backward instead of keeping its activations; same gradients, less memory.
+    """
+
+    def __init__(self, config: HybridConfig, norm: nn.Module) -> None:
+        super().__init__()
+        self.config, self.checkpointing = config, False
+        layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
+        self.layers: Sequence[Block] = layers  # pyright: ignore[reportAttributeAccessIssue]
+        self.rotary = Rotary(config.attention_head_dim, config.rope_theta, min(config.window_size or 1, MAX_TABLE))
+        self.pass_norm = norm
+        fast = [i for i, layer in enumerate(self.layers) if layer.mixer.state_shape is not None]
+        self.state_index = {block: index for index, block in enumerate(fast)}
+
+    @property
+    def state_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of one row's fast weights, a fast-weight layer each."""
+        return [self.layers[i].mixer.state_shape for i in self.state_index]  # pyright: ignore[reportReturnType]
+
+    def empty_cache(self) -> AttentionCache:
+        """The cache before the first token."""
+        return AttentionCache(self.config.window_size or 1)
+
+    def forward(
+        self, h: Tensor, S: FastWeights, cache: AttentionCache | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, FastWeights]:
+        """One pass over the n <= L tokens of a window: (B, n, D), S -> (B, n, D), S.
+
+        Args:
+            cache: the tokens before them that attention still sees; None: none.
+            mask: (B, n) bool, False for tokens that must leave no trace.
+        """
+        cache = self.empty_cache() if cache is None else cache
+        return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
+
+    def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True) -> Span:
+        """Where the n tokens of h stand behind the cached ones, and whether others will stand behind them.
+
+        Raises:
+            ValueError: if nothing was kept of the cached ones.
+        """
+        n, cached, reach = h.shape[1], cache.held, self.config.sliding_window
+        if cached and not cache.layers:
+            raise ValueError(f"cache must hold what the {cached} tokens before left: they were read with keep=False")
+        everyone = cache.joined_mask(mask, h)
+        near = visible = visibility(n, cached, cache.capacity, everyone, h.device)
+        if reach is not None and reach < cache.capacity:
+            near = visibility(n, cached, reach, everyone, h.device)
+        return Span(self.rotary(cache.position, n, h), visible, mask, near, keep=keep)
+
+    def run(
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
+    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        """Blocks first .. last - 1, and the norm that closes a pass if they end the stack. Returns h, S and what each
+        block keeps of the tokens, of no use unless `span.keep`."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return self._run(first, last, h, S, cache, span)
+        shared = shared_weights()
+
+        def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+            with sharing(shared):
+                return self._run(*args)
+
+        return checkpoint(run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
+
+    def _run(
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
+    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        changed: dict[int, Tensor] = {}
+        kept: list[Left] = []
+        for i in range(first, last):
+            index = self.state_index.get(i)
+            h, state, left = self.layers[i](h, None if index is None else S[index], cache.layer(i), span)
+            kept.append(left)
+            if index is not None:
+                changed[index] = state
+        if last == self.config.depth:
+            h = self.pass_norm(h)
+        return h, S.with_layers(changed), tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -37,25 +442,47 @@ class Wake:
 
 
 class HybridLM(nn.Module):
-    """Attention and fast-weight blocks over a small window (paper eq. 5). Build it with `HybridConfig.build`."""
+    """Attention and fast-weight blocks over a small window (paper eq. 5). Build it with `HybridConfig.build`.
+
+    tokens (B, n)
+      |  embedding
+    h (B, n, D)
+      |  blocks 0 .. first - 1      S ->  once a window
+      |  blocks first .. last - 1   S ->  N times if the window sleeps (`loop`; by default all blocks)
+      |  blocks last .. depth - 1   S ->  the coda: with the wake pass, and once more after a sleep
+      |  norm                       closes every pass instead, if `norm_between_passes`
+      |  head
+    logits (B, n, V)
+    """
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         assert config.vocab_size is not None and config.window_size is not None
-        self.config = config
+        self.config, self.window_size = config, config.window_size
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        norm = RMSNorm(config.d_model, config.norm_eps)
-        between = config.norm_between_passes
+        norm, between = RMSNorm(config.d_model, config.norm_eps), config.norm_between_passes
         self.blocks = Blocks(config, norm if between else nn.Identity())
         self.norm = nn.Identity() if between else norm
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        if config.tie_embeddings:
-            self.head.weight = self.embedding.weight
+        self._tie()
         self.reset_parameters()
 
+    def _tie(self) -> None:
+        if self.config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
     def reset_parameters(self) -> None:
-        """Projections normal with variance 1 / fan-in, the head with standard deviation 0.02, embeddings with
-        `embedding_std`; output projections zero under `zero_init`. A subclass of `nn.Linear` keeps its own start."""
+        """Draws the first weights of all that is an `nn.Linear` and no subclass, and of the embedding.
+
+        | weight | start |
+        |---|---|
+        | `embedding`, and a `head` tied to it | normal, standard deviation `embedding_std` |
+        | `head` | normal, 0.02 |
+        | `o_proj`, `out_proj`, `down_proj` under `zero_init` | zero |
+        | every other projection | normal, fan_in ** -0.5 |
+        | biases | zero |
+        | norms, convolutions, decay | as their modules made them |
+        """
         for name, module in self.named_modules():
             if type(module) is nn.Linear:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -65,20 +492,6 @@ class HybridLM(nn.Module):
                     nn.init.zeros_(module.weight)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.normal_(self.embedding.weight, std=self.config.embedding_std)
-
-    @property
-    def window_size(self) -> int:
-        """L, tokens that attention can see together."""
-        assert self.config.window_size is not None
-        return self.config.window_size
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(B, n) -> (B, n, D)."""
-        return self.embedding(tokens)
-
-    def logits(self, h: Tensor) -> Tensor:
-        """(B, n, D) -> (B, n, V)."""
-        return self.head(self.norm(h))
 
     def init_fast_weights(self, batch_size: int) -> FastWeights:
         """S at the start of a sequence: zeros, float32 or wider."""
@@ -90,6 +503,19 @@ class HybridLM(nn.Module):
         """The attention cache before the first token."""
         return self.blocks.empty_cache()
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B, n) -> (B, n, D)."""
+        return self.embedding(tokens)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, n, D) -> (B, n, V)."""
+        return self.head(self.norm(h))
+
+    def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
+        """Logits (B, n, V) and S after one pass over one window (B, n)."""
+        h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
+        return self.logits(h), after
+
     def wake(
         self,
         tokens: Tensor,
@@ -100,41 +526,43 @@ class HybridLM(nn.Module):
         keep: bool = True,
     ) -> Wake:
         """The wake pass over n tokens (B, n) of the current window, all of them or one: embed, every block once.
-        `span` is for decoding in buffers of fixed size, see `Blocks.run`. Without `keep` the cache after them counts
-        the tokens and holds nothing else, which is enough where a hard eviction follows, or nothing at all.
+
+        Args:
+            mask: (B, n) bool, False for tokens that must leave no trace.
+            span: where the tokens stand, for decoding in buffers of fixed size; None: behind those of the cache.
+            keep: without it the cache after them counts the tokens and holds nothing else, which is enough where a hard
+                eviction follows, or nothing at all.
 
         Raises:
             ValueError: if the tokens do not fit into the window, or those in the cache were read without `keep`.
         """
-        if tokens.shape[1] > cache.room:
-            raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {tokens.shape[1]}")
-        depth, (_, last) = self.config.depth, self.config.looped
-        core, core_S, layers = self.blocks.run(0, last, self.embed(tokens), S, cache, mask, span, keep)
+        n, depth, last = tokens.shape[1], self.config.depth, self.config.looped[1]
+        if n > cache.room:
+            raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {n}")
+        h = self.embed(tokens)
+        span = span or self.blocks.span(h, cache, mask, keep)
+        core, core_S, kept = self.blocks.run(0, last, h, S, cache, span)
         h, after = core, core_S
         if last < depth:
-            h, after, coda = self.blocks.run(last, depth, core, core_S, cache, mask, span, keep)
-            layers = layers + coda
-        extended = cache.extended(tokens.shape[1], layers if keep else (), joined_mask(mask, cache, h))
+            h, after, behind = self.blocks.run(last, depth, core, core_S, cache, span)
+            kept = kept + behind
+        extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, h))
         return Wake(h, core, S, after, cache, extended, mask)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it."""
-        first, last = self.config.looped
-        h, S, _ = self.blocks.run(first, last, h, S, wake.past, wake.mask, keep=False)
-        return h, S
+        span = self.blocks.span(h, wake.past, wake.mask, keep=False)
+        return self.blocks.run(*self.config.looped, h, S, wake.past, span)[:2]
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> FastWeights:
-        """S after the blocks behind the loop have read the refined h once, from the S they had before the window."""
-        depth, (_, last) = self.config.depth, self.config.looped
+        """S after the blocks behind the loop have read the refined h once, from the S they had before the window, as if
+        the wake pass had not yet reached them."""
+        depth, last = self.config.depth, self.config.looped[1]
         if last == depth:
             return S
-        coda = {index: wake.before[index] for block, index in self.blocks.state_index.items() if block >= last}
-        return self.blocks.run(last, depth, h, S.with_layers(coda), wake.past, wake.mask, keep=False)[1]
-
-    def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
-        """Logits (B, n, V) and S after one pass over one window (B, n)."""
-        h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
-        return self.logits(h), after
+        S = S.with_layers({i: wake.before[i] for block, i in self.blocks.state_index.items() if block >= last})
+        span = self.blocks.span(h, wake.past, wake.mask, keep=False)
+        return self.blocks.run(last, depth, h, S, wake.past, span)[1]
 
     def save_pretrained(
         self, folder: str | Path, card: str | None = None, trained: Mapping[str, Any] | None = None
@@ -148,7 +576,7 @@ class HybridLM(nn.Module):
         Raises:
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
         """
-        save_model(self, folder, card, trained)
+        write_folder(folder, self.config.to_dict(), self._weights(), card, dict(trained or {}))
 
     @classmethod
     def from_pretrained(
@@ -163,4 +591,16 @@ class HybridLM(nn.Module):
         Raises:
             ValueError: if there is no such model, a file is damaged, or a tensor is missing, unknown or misshaped.
         """
-        return load_model(source, dtype, device)
+        folder = find_folder(source)
+        fields, _ = read_config(folder)
+        model = HybridConfig.from_dict(fields, folder / CONFIG).build("meta")
+        weights = read_weights(folder, model._weights(), device)
+        model.load_state_dict(weights, strict=False, assign=True)
+        model._tie()
+        model.blocks.rotary.fill(model.embedding.weight)
+        return model.to(dtype=dtype).eval()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Every tensor once: a tied head is the embedding."""
+        tied = {"head.weight"} if self.config.tie_embeddings else set()
+        return {name: weight for name, weight in self.state_dict().items() if name not in tied}

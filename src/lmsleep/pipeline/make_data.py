@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lmsleep.data.module import RowsDataModule
+from lmsleep.data import RowsDataModule
 from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
 from lmsleep.pretrained import pretrained_config

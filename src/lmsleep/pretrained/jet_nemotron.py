@@ -6,7 +6,7 @@ The tensors and the keys of config.json are those of `jet-ai/Jet-Nemotron-2B` an
 from typing import Any
 
 from lmsleep.model import HybridConfig
-from lmsleep.model.fast_weights.jet import REDUCTION
+from lmsleep.model.jet import REDUCTION
 from lmsleep.pretrained.backbone import Backbone, HFConfig
 
 LETTERS = {"jet": "J", "attn": "A", "swa": "W"}

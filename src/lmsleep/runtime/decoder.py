@@ -1,11 +1,12 @@
 """The wake pass of one token in buffers of fixed size: nothing grows, and a CUDA graph can hold it."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmsleep.memory import AttentionCache, FastWeights
+from lmsleep.memory import KV, AttentionCache, FastWeights, Left
 from lmsleep.model import HybridLM
 from lmsleep.model.attention import Span
 from lmsleep.runtime.memory import Memory
@@ -34,14 +35,15 @@ class Decoder:
             wake = model.wake(self.tokens, FastWeights(tuple(self.S)), model.init_cache())
             self.logits = model.logits(wake.h)
         self.core = wake.core.new_zeros(batch_size, self.size, wake.core.shape[2])
-        self.layers = tuple(tuple(self._buffer(entry) for entry in layer) for layer in wake.cache.layers)
+        self.layers = tuple(self._buffers(left) for left in wake.cache.layers)
         self.graph = self._capture() if device.type == "cuda" else None
         self.load(Memory.start(model, batch_size))
 
-    def _buffer(self, entry: Tensor) -> Tensor:
-        """Zeros for what a block remembers: a ring of L for keys and values (4-D), the same size for the rest."""
-        shape = (*entry.shape[:2], self.size, entry.shape[3]) if entry.ndim == 4 else entry.shape
-        return entry.new_zeros(shape)
+    def _buffers(self, left: Left) -> Left:
+        """Zeros for what a block keeps: a ring of L for keys and values, the same size for the rest."""
+        if isinstance(left, KV):
+            return KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in left))
+        return left and left._make(map(torch.zeros_like, left))
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         stream = torch.cuda.Stream()
@@ -66,14 +68,13 @@ class Decoder:
         self.visible[..., slots] = True if cache.mask is None else cache.mask[:, None, None, cache.held - n :]
         for buffer, state in zip(self.S, memory.S.states, strict=True):
             buffer.copy_(state)
-        for block, buffers in enumerate(self.layers):
-            for i, buffer in enumerate(buffers):
-                if not cache.layers:
-                    buffer.zero_()
-                elif buffer.ndim == 4:
-                    buffer[:, :, slots] = cache.layers[block][i][:, :, cache.held - n :]
+        for i, buffers in enumerate(self.layers):
+            left = cache.layer(i)
+            for j, buffer in enumerate(buffers or ()):
+                if left:
+                    buffer[_places(buffers, slots)] = left.keep(n)[j]
                 else:
-                    buffer.copy_(cache.layers[block][i])
+                    buffer.zero_()
         if memory.core:
             self.core[:, : cache.fresh] = torch.cat(memory.core, dim=1)
 
@@ -86,7 +87,7 @@ class Decoder:
         """The memory after the tokens read since `load`, apart from the buffers."""
         before = self.began.cache
         slots, n = self._slots()
-        layers = tuple(tuple(b[:, :, slots] if b.ndim == 4 else b.clone() for b in layer) for layer in self.layers)
+        layers = tuple(left and left._make(x[_places(left, slots)].clone() for x in left) for left in self.layers)
         mask = None if before.mask is None else self.visible[:, 0, 0, slots]
         fresh = before.fresh + self.n_read
         cache = AttentionCache(self.size, before.position + self.n_read, fresh, n, layers, mask)
@@ -121,9 +122,14 @@ class Decoder:
         self.core.index_copy_(1, self.fresh, wake.core)
         for buffer, state in zip(self.S, wake.S.states, strict=True):
             buffer.copy_(state)
-        for buffers, entries in zip(self.layers, wake.cache.layers, strict=True):
-            for buffer, entry in zip(buffers, entries, strict=True):
-                if buffer.ndim != 4:  # keys and values were written in place
+        for buffers, left in zip(self.layers, wake.cache.layers, strict=True):
+            if buffers and left and not isinstance(buffers, KV):  # keys and values were written in place
+                for buffer, entry in zip(buffers, left, strict=True):
                     buffer.copy_(entry)
         self.position += 1
         self.fresh += 1
+
+
+def _places(left: Left, slots: Tensor) -> Any:
+    """Where the buffers of a block hold something: keys and values in these slots, others everywhere."""
+    return (slice(None), slice(None), slots) if isinstance(left, KV) else ...

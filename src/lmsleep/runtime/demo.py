@@ -23,7 +23,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.hub import checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
-from lmsleep.model.checkpoint import CARD, CONFIG, WEIGHTS, check_free, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_free, read_config
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session

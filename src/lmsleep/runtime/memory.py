@@ -1,6 +1,6 @@
 """What a session holds between two tokens, as a value: reading and sleeping return a new one."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class Memory:
         wake = Wake(core, core, self.before, self.S, self.past, self.cache, mask)
         S = sleep_window(model, wake, on_overflow)
         # Without a copy, the kept tokens would hold on to the buffer of the whole window.
-        cache = _map_cache(self.cache.evict(eviction), torch.clone)
+        cache = self.cache.evict(eviction).map(torch.clone)
         return Memory(S, cache, S, cache)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class Memory:
         weights = {"S": self.S, "before": self.before}
         named = {f"{name}.{i}": state for name, S in weights.items() for i, state in enumerate(S.states)}
         for name, cache in (("cache", self.cache), ("past", self.past)):
-            named |= {f"{name}.{i}.{j}": entry for i, layer in enumerate(cache.layers) for j, entry in enumerate(layer)}
+            named |= {f"{name}.{i}.{j}": x for i, left in enumerate(cache.layers) for j, x in enumerate(left or ())}
             named |= {} if cache.mask is None else {f"{name}.mask": cache.mask}
         return named | ({"core": torch.cat(self.core, dim=1)} if self.core else {})
 
@@ -70,7 +70,7 @@ class Memory:
         """The same memory with others in place of its `tensors()`, in their order."""
         left = iter(tensors)
         S, before = (FastWeights(tuple(next(left) for _ in weights.states)) for weights in (self.S, self.before))
-        cache, past = (_map_cache(cache, lambda _: next(left)) for cache in (self.cache, self.past))
+        cache, past = (cache.map(lambda _: next(left)) for cache in (self.cache, self.past))
         return Memory(S, cache, before, past, tuple(left))
 
     def rows(self, index: Tensor) -> "Memory":
@@ -136,8 +136,3 @@ def _with_masks(memory: Memory) -> Memory:
         return replace(cache, mask=everyone if cache.mask is None else cache.mask)
 
     return replace(memory, cache=masked(memory.cache), past=masked(memory.past))
-
-
-def _map_cache(cache: AttentionCache, change: Callable[[Tensor], Tensor]) -> AttentionCache:
-    layers = tuple(tuple(change(entry) for entry in layer) for layer in cache.layers)
-    return replace(cache, layers=layers, mask=None if cache.mask is None else change(cache.mask))

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lmsleep.atomic import atomic_write
-from lmsleep.memory import AttentionCache, Eviction, FastWeights
+from lmsleep.memory import KV, AttentionCache, ConvTail, Eviction, FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.runtime.memory import Group, Memory
 
@@ -95,15 +95,16 @@ def _check_model(saved: dict[str, Any], own: dict[str, Any]) -> None:
 
 def _describe(cache: AttentionCache) -> dict[str, Any]:
     places = {"position": cache.position, "fresh": cache.fresh, "held": cache.held}
-    return places | {"layers": [len(layer) for layer in cache.layers], "mask": cache.mask is not None}
+    return places | {"layers": [len(left or ()) for left in cache.layers], "mask": cache.mask is not None}
 
 
 def _restore(model: HybridLM, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Memory:
     """A memory of the described form with these tensors."""
     empty = torch.empty(0, 0)
+    kinds = {0: None, 1: ConvTail(empty), 2: KV(empty, empty)}  # by the number of their tensors
 
     def cache(form: dict[str, Any]) -> AttentionCache:
-        layers = tuple((empty,) * n for n in form["layers"])
+        layers = tuple(kinds[n] for n in form["layers"])
         mask = empty if form["mask"] else None
         return AttentionCache(model.window_size, form["position"], form["fresh"], form["held"], layers, mask)
 

@@ -1,6 +1,6 @@
 """A training step as one CUDA graph: with small windows the time goes into launching kernels, and a graph needs one."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Literal, get_args
 
 import lightning as L
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.model import HybridLM
-from lmsleep.sleep import windows_with_loss
+from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.optimizer import MuonAdamW
 
@@ -128,13 +128,12 @@ class StepGraphs:
         window_size: L.
 
     Attributes:
-        loss_windows: which windows of a batch carry loss. n_sleeps: how many are full and carry none.
+        windows: those of a batch.
     """
 
     def __init__(self, window_size: int) -> None:
         self.window_size = window_size
-        self.loss_windows: list[bool] | None = None
-        self.n_sleeps = 0
+        self.windows: Windows | None = None
         self.graphed: GraphedStep | None = None
         self.key: Hashable = None
 
@@ -144,14 +143,13 @@ class StepGraphs:
         Raises:
             ValueError: if a later batch has its loss in other windows.
         """
-        found = windows_with_loss(targets, self.window_size)
-        if self.loss_windows not in (None, found):
+        found = Windows.of(targets, self.window_size)
+        if self.windows is not None and self.windows.carry_loss != found.carry_loss:
             raise ValueError(
                 "accelerate='graph' needs batches that carry loss in the same windows, got "
-                f"{windows_of(found)} after {windows_of(self.loss_windows)}; use 'compile' or 'none'"
+                f"{_places(found)} after {_places(self.windows)}; use 'compile' or 'none'"
             )
-        self.loss_windows = found
-        self.n_sleeps = found[: targets.shape[1] // self.window_size].count(False)
+        self.windows = found
 
     def __call__(
         self,
@@ -178,5 +176,6 @@ def _in_order_of(p: Tensor, grad: Tensor | None) -> Tensor | None:
     return grad if grad is None or grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
 
 
-def windows_of(flags: Sequence[bool] | None) -> list[int]:
-    return [i for i, flag in enumerate(flags or []) if flag]
+def _places(windows: Windows) -> list[int]:
+    """Which windows carry loss."""
+    return [i for i, loss in enumerate(windows.carry_loss) if loss]

@@ -126,7 +126,9 @@ class SleepModule(L.LightningModule):
     def _replay(self, batch: Batch) -> tuple[Tensor, ...]:
         """A whole captured step: the optimizer's part of Lightning only counts it."""
         sleeper, optimizer, schedule = sleeping(self.trainer), self.optimizers(), self.lr_schedulers()
-        step = partial(self._loss_and_exact, loss_windows=self.graphs.loss_windows)
+        windows = self.graphs.windows
+        assert windows is not None, "observed before the batch was transferred"
+        step = partial(self._loss_and_exact, loss_windows=windows.carry_loss)
         guarded = any(isinstance(c, StopOnNonFinite) for c in self.trainer.callbacks)  # pyright: ignore
         reported: list[Tensor] = []
 
@@ -135,7 +137,7 @@ class SleepModule(L.LightningModule):
             clip = self.optimizer_config.grad_clip
             reported.extend(self.graphs(step, optimizer.optimizer, batch, clip, guarded, depends_on))  # pyright: ignore
 
-        with sleeper.counting(self.graphs.n_sleeps, len(batch.tokens)):
+        with sleeper.counting(windows.n_sleeps, len(batch.tokens)):
             optimizer.step(closure=replay)  # pyright: ignore[reportAttributeAccessIssue]
         schedule.step()  # pyright: ignore
         return tuple(reported)

@@ -1,23 +1,26 @@
-"""Registering a mixer; the blocks themselves are tested in test_hybrid.py and with the example rule."""
+"""Registering a mixer; blocks are tested in test_hybrid.py and with the example rule, built-in mixers on their own."""
 
 import pytest
 
-from lmsleep.model import HybridConfig, block, config, register_mixer
-from lmsleep.model.fast_weights import GatedDelta
+from lmsleep.model import HybridConfig, hybrid, register_mixer
+from lmsleep.model.gated_delta import GatedDelta
 
 
 @pytest.fixture(autouse=True)
-def own_tables(monkeypatch):
-    monkeypatch.setattr(block, "MIXER_CLASSES", dict(block.MIXER_CLASSES))
-    monkeypatch.setattr(config, "MIXERS", dict(config.MIXERS))
-    monkeypatch.setattr(block, "MIXERS", config.MIXERS)
+def own_table(monkeypatch):
+    monkeypatch.setattr(hybrid, "MIXERS", dict(hybrid.MIXERS))
+
+
+class Mine(GatedDelta):
+    def __init__(self, config):
+        super().__init__(config.d_model, *config.fast_shape)
 
 
 def test_the_last_registration_of_a_letter_counts():
-    class Other(GatedDelta):
+    class Other(Mine):
         pass
 
-    for factory in (GatedDelta, Other):
+    for factory in (Mine, Other):
         register_mixer("Z", "mine", factory)
         model = HybridConfig(vocab_size=3, window_size=4, d_model=8, n_heads=2, pattern="AZ").build()
         assert type(model.blocks.layers[1].mixer) is factory
@@ -36,13 +39,13 @@ def test_the_last_registration_of_a_letter_counts():
     ],
 )
 def test_a_letter_that_cannot_be_had_is_refused(letter, sentence):
-    before = dict(block.MIXER_CLASSES)
+    before = dict(hybrid.MIXERS)
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        register_mixer(letter, "mine", GatedDelta)
-    assert before == block.MIXER_CLASSES
+        register_mixer(letter, "mine", Mine)
+    assert before == hybrid.MIXERS
 
 
 def test_sizes_of_a_registered_mixer_are_checked():
-    register_mixer("Z", "mine", GatedDelta)
+    register_mixer("Z", "mine", Mine)
     with pytest.raises(ValueError, match=r"^fast_heads must divide d_model=16 unless fast_key_dim is given, got 3$"):
         HybridConfig(d_model=16, pattern="AZ", fast_heads=3)

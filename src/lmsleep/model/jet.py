@@ -5,11 +5,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from lmsleep.memory import ConvTail
 from lmsleep.model.attention import Span
-from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay
+from lmsleep.model.layers import RMSNorm, draw_decay
 from lmsleep.model.linear import project, project_side_by_side
-from lmsleep.model.norm import RMSNorm
 from lmsleep.ops import jet_layer
 
 REDUCTION = 8
@@ -22,31 +21,42 @@ class Jet(nn.Module):
     Gates per head as in the gated delta layer: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength
     sigmoid(W_b x), doubled under `allow_neg_eigval`. Parameters are named and shaped as in the released layer. Nothing
     depends on the length of the window or on train or eval mode.
+
+    Args: as those of `GatedDelta`; the decay rates of the released layer are (0, 16) too.
     """
 
-    def __init__(self, config: HybridConfig) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        conv_size: int = 4,
+        allow_neg_eigval: bool = False,
+        decay_rates: tuple[float, float] | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
         super().__init__()
-        H, K, V = config.fast_shape
-        self.state_shape = (H, K, V)
-        self.beta_scale = 2.0 if config.allow_neg_eigval else 1.0
-        self.q_proj = nn.Linear(config.d_model, H * K, bias=False)
-        self.k_proj = nn.Linear(config.d_model, H * K, bias=False)
-        self.v_proj = nn.Linear(config.d_model, H * V, bias=False)
-        self.a_proj = nn.Linear(config.d_model, H, bias=False)
-        self.b_proj = nn.Linear(config.d_model, H, bias=False)
-        self.g_proj = nn.Linear(config.d_model, H * V, bias=False)
-        self.dynamic_conv1d = DynamicConv(config.d_model, H * V, config.conv_size)
+        self.state_shape = H, K, V = heads, key_dim, value_dim
+        self.beta_scale = 2.0 if allow_neg_eigval else 1.0
+        self.q_proj = nn.Linear(d_model, H * K, bias=False)
+        self.k_proj = nn.Linear(d_model, H * K, bias=False)
+        self.v_proj = nn.Linear(d_model, H * V, bias=False)
+        self.a_proj = nn.Linear(d_model, H, bias=False)
+        self.b_proj = nn.Linear(d_model, H, bias=False)
+        self.g_proj = nn.Linear(d_model, H * V, bias=False)
+        self.dynamic_conv1d = DynamicConv(d_model, H * V, conv_size)
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
-        self.o_norm = RMSNorm(V, config.fast_norm_eps or config.norm_eps)
-        self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, config.decay_rates or DECAY_RATES["jet"])
+        self.o_norm = RMSNorm(V, norm_eps)
+        self.o_proj = nn.Linear(H * V, d_model, bias=False)
+        draw_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
 
     def forward(
-        self, x: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """x (B, n, D), state (B, H, K, V), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
-        new state and the new left context. A masked token leaves no trace in them."""
+        self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
+    ) -> tuple[Tensor, Tensor, ConvTail | None]:
+        """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context. A masked
+        token leaves no trace in them."""
         projected = project_side_by_side(
             x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
         )
@@ -57,12 +67,12 @@ class Jet(nn.Module):
             self.dt_bias,
             self.o_norm.weight,
             state,
-            left[0] if left else None,
+            left.inputs if left else None,
             span.mask,
             self.beta_scale,
             self.o_norm.eps,
         )
-        return project(y, self.o_proj)[0], state, (tail,) if span.keep else ()
+        return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, and read by q: three K x V products a head, whatever the window."""

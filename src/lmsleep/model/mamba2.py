@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lmsleep.memory import ConvTail
 from lmsleep.model.attention import Span
-from lmsleep.model.config import HybridConfig
-from lmsleep.model.fast_weights.decay import DECAY_RATES, draw_decay, step_size
+from lmsleep.model.layers import draw_decay, step_size
 from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
 
 
@@ -26,7 +26,7 @@ class Mamba2(nn.Module):
         nheads: H. headdim: P. d_state: N; the fast weights of a head are a (P, N) matrix.
         ngroups: heads share B and C in this many groups.
         d_conv: taps of the convolution.
-        decay_rates: as in `HybridConfig`.
+        decay_rates: as in `HybridConfig`; None: those of mamba-ssm, (1, 16).
         delta: the delta correction; its strength λ = exp(correction_log) starts at 1, the delta rule.
 
     Raises:
@@ -61,27 +61,18 @@ class Mamba2(nn.Module):
         self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
         self.norm = GateThenNorm(d_inner, ngroups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, decay_rates or DECAY_RATES["mamba2"])
+        draw_decay(self.A_log, self.dt_bias, decay_rates or (1.0, 16.0))
 
-    @classmethod
-    def from_config(cls, config: HybridConfig) -> "Mamba2":
-        """Heads, d_state and headdim are H, K and V of the configuration's fast weights."""
-        H, K, V = config.fast_shape
-        options = {"d_conv": config.conv_size, "delta": config.delta, "decay_rates": config.decay_rates}
-        return cls(config.d_model, H, V, K, **options)
-
-    def forward(
-        self, u: Tensor, state: Tensor, left: tuple[Tensor, ...], span: Span
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """u (B, n, D), state (B, H, P, N), left: the last inputs of the convolution or empty. Returns y (B, n, D), the
-        new state and the new left context. A masked token leaves no trace in them."""
-        H = self.state_shape[0]
+    def forward(self, u: Tensor, state: Tensor, left: ConvTail | None, span: Span) -> tuple[Tensor, Tensor, ConvTail]:
+        """u (B, n, D), state (B, H, P, N), left context -> y (B, n, D), the new state, the new left context. A masked
+        token leaves no trace in them."""
+        H, before = self.state_shape[0], left.inputs if left else None
         z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
         dt = step_size(dt, self.dt_bias, span.mask)
         if span.mask is not None:
             xBC = xBC * span.mask[..., None]
         weight = self.conv1d.weight[:, 0]
-        mixed = short_conv(xBC, weight, self.conv1d.bias, left[0] if left else None, activation="silu")
+        mixed = short_conv(xBC, weight, self.conv1d.bias, before, activation="silu")
         x, B, C = mixed.split(self.parts, dim=-1)
         x = rearrange(x, "b n (h p) -> b n h p", h=H)
         B, C = (rearrange(part, "b n (g s) -> b n g s", g=self.ngroups) for part in (B, C))
@@ -91,7 +82,7 @@ class Mamba2(nn.Module):
         else:
             y, state = ssd_delta(x, dt, A, B, C, self.D, state, self.correction_log.exp())
         y = self.norm(y.flatten(2), z)
-        return self.out_proj(y), state, (conv_tail(xBC, left[0] if left else None, weight.shape[1]),)
+        return self.out_proj(y), state, ConvTail(conv_tail(xBC, before, weight.shape[1]))
 
     def flops_per_token(self, window_size: int) -> int:
         """Write, read by C and, with the delta correction, recall of B: one P x N product a head each."""

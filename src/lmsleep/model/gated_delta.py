@@ -1,0 +1,77 @@
+"""The gated delta layer, the rule that the paper's experiments run (section 3.1; arXiv 2412.06464)."""
+
+import torch
+from torch import Tensor, nn
+
+from lmsleep.memory import ConvTail
+from lmsleep.model.attention import Span
+from lmsleep.model.layers import RMSNorm, draw_decay
+from lmsleep.model.linear import project, project_side_by_side
+from lmsleep.ops import delta_layer
+
+
+class GatedDelta(nn.Module):
+    """q, k, v = silu(conv(W x)), q and k L2-normalised; S by the gated delta rule; y = W_o (norm(S^T q) * silu(W_g x)).
+
+    Gates per head: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength sigmoid(W_b x), doubled under
+    `allow_neg_eigval`. About 5 D^2 parameters when H K = H V = D.
+
+    Args:
+        d_model: D. heads, key_dim, value_dim: H, K and V; the fast weights of a head are a (K, V) matrix.
+        conv_size: taps of the convolution.
+        decay_rates: as in `HybridConfig`; None: those of fla's GatedDeltaNet, (0, 16).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        key_dim: int,
+        value_dim: int,
+        conv_size: int = 4,
+        allow_neg_eigval: bool = False,
+        decay_rates: tuple[float, float] | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.state_shape = H, K, V = heads, key_dim, value_dim
+        self.beta_scale = 2.0 if allow_neg_eigval else 1.0
+        self.q_proj = nn.Linear(d_model, H * K, bias=False)
+        self.k_proj = nn.Linear(d_model, H * K, bias=False)
+        self.v_proj = nn.Linear(d_model, H * V, bias=False)
+        self.a_proj = nn.Linear(d_model, H, bias=False)
+        self.b_proj = nn.Linear(d_model, H, bias=False)
+        self.g_proj = nn.Linear(d_model, H * V, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(2 * H * K + H * V, conv_size))
+        self.A_log = nn.Parameter(torch.empty(H))
+        self.dt_bias = nn.Parameter(torch.empty(H))
+        self.norm = RMSNorm(V, norm_eps)
+        self.o_proj = nn.Linear(H * V, d_model, bias=False)
+        draw_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
+        nn.init.uniform_(self.conv_weight, -(conv_size**-0.5), conv_size**-0.5)
+
+    def forward(
+        self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
+    ) -> tuple[Tensor, Tensor, ConvTail | None]:
+        """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context."""
+        projected = project_side_by_side(
+            x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
+        )
+        y, state, tail = delta_layer(
+            projected,
+            self.conv_weight,
+            self.A_log,
+            self.dt_bias,
+            self.norm.weight,
+            state,
+            left.inputs if left else None,
+            span.mask,
+            self.beta_scale,
+            self.norm.eps,
+        )
+        return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
+        H, K, V = self.state_shape
+        return 6 * H * K * V
