@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.hub import checkpoint_folder, read_object
+from lmsleep.hub import read_object
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MODEL_TYPE, VERSION = "lmsleep", 1
@@ -55,14 +55,8 @@ def check_free(folder: Path) -> None:
         raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
 
 
-def find_folder(source: str | Path) -> Path:
-    """The folder of a saved model, from the Hugging Face hub if `source` is a name there. Raises ValueError if there is
-    none."""
-    return checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
-
-
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a saved model's configuration, and what was said of its training.
+    """The fields of a saved model's configuration, tuples in place of JSON's lists, and what was said of its training.
 
     Raises:
         ValueError: if there is no such file, or it is not of this format.
@@ -73,34 +67,28 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"model_type in {path} must be {MODEL_TYPE!r}, as save_pretrained writes it")
     if header.get("version") != VERSION:
         raise ValueError(f"version in {path} must be {VERSION}, got {header.get('version')!r}")
-    return header.get("model", {}), header.get("trained", {})
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header.get("model", {}).items()}
+    return fields, header.get("trained", {})
 
 
-def read_weights(folder: Path, wanted: Mapping[str, Tensor], device: torch.device | str | None) -> dict[str, Tensor]:
+def read_weights(folder: Path, device: torch.device | str | None) -> dict[str, Tensor]:
     """The tensors of a saved model.
 
     Raises:
-        ValueError: if the file is absent or damaged, or has other names or shapes than `wanted`.
+        ValueError: if the file is absent or damaged, or holds other than floating-point numbers.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} must hold {WEIGHTS}, found none")
     try:
         # Mapped tensors lie at odd addresses, for which matrix products round otherwise; a copy is aligned.
-        given = {name: weight.clone() for name, weight in load_file(path, device=str(device or "cpu")).items()}
+        weights = {name: weight.clone() for name, weight in load_file(path, device=str(device or "cpu")).items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-    for problem, names in (("lacks", wanted.keys() - given.keys()), ("has unknown", given.keys() - wanted.keys())):
-        if names:
-            raise ValueError(
-                f"{path} must hold the tensors of its {CONFIG}, but it {problem} {', '.join(sorted(names))}"
-            )
-    for name, weight in wanted.items():
-        if given[name].shape != weight.shape:
-            raise ValueError(f"{name} in {path} must have shape {tuple(weight.shape)}, got {tuple(given[name].shape)}")
-        if not given[name].is_floating_point():
-            raise ValueError(f"{name} in {path} must hold floating-point numbers, got {given[name].dtype}")
-    return given
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            raise ValueError(f"{name} in {path} must hold floating-point numbers, got {weight.dtype}")
+    return weights
 
 
 def model_card(model: Mapping[str, Any], size: int, text: str | None, trained: Mapping[str, Any]) -> str:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lmsleep.hub import checkpoint_folder
 from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
 from lmsleep.model.attention import Attention, Rotary, Span
-from lmsleep.model.folder import CONFIG, find_folder, read_config, read_weights, write_folder
+from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm, SwiGLU
@@ -208,19 +209,6 @@ class HybridConfig:
         """All fields by name; `HybridConfig(**fields)` is the same configuration."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str | Path) -> "HybridConfig":
-        """The configuration of `to_dict`, also after a passage through JSON; `where` names its place in messages.
-
-        Raises:
-            ValueError: if there are other fields, or a value is out of range.
-        """
-        unknown = sorted(values.keys() - cls.__dataclass_fields__.keys())
-        if unknown:
-            raise ValueError(f"model in {where} must hold fields of HybridConfig, got {', '.join(unknown)}")
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**fields)
-
 
 _SIZES = (
     *("vocab_size", "window_size", "d_model", "n_heads", "conv_size", "sliding_window", "n_kv_heads", "head_dim"),
@@ -351,17 +339,10 @@ class Blocks(nn.Module):
         self.layers: Sequence[Block] = layers  # pyright: ignore[reportAttributeAccessIssue]
         self.rotary = Rotary(config.attention_head_dim, config.rope_theta, min(config.window_size or 1, MAX_TABLE))
         self.pass_norm = norm
-        fast = [i for i, layer in enumerate(self.layers) if layer.mixer.state_shape is not None]
+        shapes = {i: layer.mixer.state_shape for i, layer in enumerate(self.layers)}
+        fast = {i: shape for i, shape in shapes.items() if shape is not None}
+        self.state_shapes = list(fast.values())  # of one row's fast weights, a fast-weight layer each
         self.state_index = {block: index for index, block in enumerate(fast)}
-
-    @property
-    def state_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of one row's fast weights, a fast-weight layer each."""
-        return [self.layers[i].mixer.state_shape for i in self.state_index]  # pyright: ignore[reportReturnType]
-
-    def empty_cache(self) -> AttentionCache:
-        """The cache before the first token."""
-        return AttentionCache(self.config.window_size or 1)
 
     def forward(
         self, h: Tensor, S: FastWeights, cache: AttentionCache | None = None, mask: Tensor | None = None
@@ -372,7 +353,7 @@ class Blocks(nn.Module):
             cache: the tokens before them that attention still sees; None: none.
             mask: (B, n) bool, False for tokens that must leave no trace.
         """
-        cache = self.empty_cache() if cache is None else cache
+        cache = cache or AttentionCache(self.config.window_size or 1)
         return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
 
     def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True) -> Span:
@@ -501,7 +482,7 @@ class HybridLM(nn.Module):
 
     def init_cache(self) -> AttentionCache:
         """The attention cache before the first token."""
-        return self.blocks.empty_cache()
+        return AttentionCache(self.window_size)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, n) -> (B, n, D)."""
@@ -576,7 +557,10 @@ class HybridLM(nn.Module):
         Raises:
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
         """
-        write_folder(folder, self.config.to_dict(), self._weights(), card, dict(trained or {}))
+        weights = self.state_dict()
+        if self.config.tie_embeddings:
+            del weights["head.weight"]  # it is the embedding
+        write_folder(folder, self.config.to_dict(), weights, card, dict(trained or {}))
 
     @classmethod
     def from_pretrained(
@@ -591,16 +575,20 @@ class HybridLM(nn.Module):
         Raises:
             ValueError: if there is no such model, a file is damaged, or a tensor is missing, unknown or misshaped.
         """
-        folder = find_folder(source)
+        folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
         fields, _ = read_config(folder)
-        model = HybridConfig.from_dict(fields, folder / CONFIG).build("meta")
-        weights = read_weights(folder, model._weights(), device)
-        model.load_state_dict(weights, strict=False, assign=True)
+        try:
+            config = HybridConfig(**fields)
+        except TypeError as error:
+            raise ValueError(f"model in {folder / CONFIG} must hold fields of HybridConfig: {error}") from None
+        model, weights = config.build("meta"), read_weights(folder, device)
+        if config.tie_embeddings and "embedding.weight" in weights:
+            weights["head.weight"] = weights["embedding.weight"]
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())
+            raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
         model._tie()
         model.blocks.rotary.fill(model.embedding.weight)
         return model.to(dtype=dtype).eval()
-
-    def _weights(self) -> dict[str, Tensor]:
-        """Every tensor once: a tied head is the embedding."""
-        tied = {"head.weight"} if self.config.tie_embeddings else set()
-        return {name: weight for name, weight in self.state_dict().items() if name not in tied}
