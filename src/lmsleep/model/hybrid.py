@@ -287,12 +287,11 @@ def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
 
 
 class Block(nn.Module):
-    """A mixer and an MLP, each added to the stream of what it read of it.
+    """A mixer and an MLP, each added to the stream that it read from.
 
         h --+-- mixer_norm -- mixer -- mixer_post_norm --(+)--+-- mlp_norm -- mlp -- mlp_post_norm --(+)-- h
-            |                 |   |                       |   |                                       |
-            +-----------------|---|-----------------------+   +---------------------------------------+
-                     state, left  new state, new left
+            |                                             |   |                                       |
+            +---------------------------------------------+   +---------------------------------------+
 
     The post norms are there with `sandwich_norm` alone. A block without MLP, as is inserted between those of a
     pretrained model, ends at the first (+) and has no post norm: that would blow up the first step away from an output
@@ -428,12 +427,14 @@ class HybridLM(nn.Module):
     tokens (B, n)
       |  embedding
     h (B, n, D)
-      |  blocks 0 .. first - 1      S ->  once a window
-      |  blocks first .. last - 1   S ->  N times if the window sleeps (`loop`; by default all blocks)
-      |  blocks last .. depth - 1   S ->  the coda: with the wake pass, and once more after a sleep
-      |  norm                       closes every pass instead, if `norm_between_passes`
+      |  blocks 0 .. first - 1       once a window
+      |  blocks first .. last - 1    N times if the window sleeps (`loop`; by default all blocks)
+      |  blocks last .. depth - 1    the coda: with the wake pass, and once more after a sleep
+      |  norm                        (or as the end of every pass, if `norm_between_passes`)
       |  head
     logits (B, n, V)
+
+    Each fast-weight block reads and writes its own part of S, each attention block its own part of the cache.
     """
 
     def __init__(self, config: HybridConfig) -> None:
