@@ -12,7 +12,7 @@ from lmsleep.pipeline.evaluate import batches, forget, main, scores
 from lmsleep.pipeline.make_data import held_out
 from lmsleep.sleep import Windows, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
-from lmsleep.tasks.gsm_infinite import MINI, DatasetConfig, make_dataset
+from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def stored(tmp_path_factory):
     """Problems of many lengths: their answers lie in different windows."""
     folder = tmp_path_factory.mktemp("gsm") / "problems"
     problem = replace(MINI, length=(60, 120), window_sizes=(16,))
-    make_dataset(folder, DatasetConfig(problem, train=16, val=0, test=72, shard_rows=64))
+    make_dataset(folder, DatasetConfig(problem, train=16, val=0, test=72))
     return GSMInfinite(str(folder), window_size=16)
 
 

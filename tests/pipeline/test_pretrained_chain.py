@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from lmsleep.pipeline.train import RESUME
 from lmsleep.pretrained import from_lightning, pretrained_config
 from lmsleep.pretrained.export import how_it_sleeps
-from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, make_dataset, solve
+from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset, solve
 
 ROOT = Path(__file__).parents[2]
 JET, OURO = Path("models/jet_nemotron_2b"), Path("models/ouro_1_4b")

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lmsleep.pipeline.train import digest, main
-from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, make_dataset
+from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset
 
 PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
 

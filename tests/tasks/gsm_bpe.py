@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from lmsleep.tasks.gsm_infinite.worlds import WORLDS
+from lmsleep.tasks.gsm.world import WORLDS
 
 EOS = "<|endoftext|>"
 QWEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

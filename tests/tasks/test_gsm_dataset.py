@@ -1,34 +1,41 @@
 import hashlib
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gsm_bpe import train_bpe
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from lmsleep.tasks.base import stream
-from lmsleep.tasks.gsm_infinite import (
+from lmsleep.tasks.gsm import (
     MINI,
     Dataset,
     DatasetConfig,
     TokenizerFile,
     WordVocabulary,
-    make,
+    dataset,
     make_dataset,
     verify_dataset,
 )
-from lmsleep.tasks.gsm_infinite.dataset import json_hash, write_manifest, write_shard
-from lmsleep.tasks.gsm_infinite.draws import Draws
-from lmsleep.tasks.gsm_infinite.problem import draw_problem
+from lmsleep.tasks.gsm.dataset import write_split
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.problem import draw_problem
 
-CONFIG = DatasetConfig(MINI, train=160, val=20, test=40, shard_rows=64)
+CONFIG = DatasetConfig(MINI, train=160, val=20, test=40)
 WORDS = WordVocabulary(MINI.templates, MINI.max_value)
 
 
 def contents(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+def metadata(path: Path) -> dict:
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["lmsleep.gsm"])
 
 
 @pytest.fixture
@@ -38,11 +45,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_rows_are_those_of_the_streams(folder: Path):
-    dataset = Dataset(folder, WORDS)
+    stored = Dataset(folder, WORDS)
     for split, n in (("train", 160), ("val", 20), ("test", 40)):
-        rows = dataset.split(split)
+        rows = stored.split(split)
         assert len(rows) == n and np.bincount(rows.ops).tolist() == [0] + [n // 4] * 4
-        for row in (0, 1, n - 1):  # the last one of `train` lies in the third shard
+        for row in (0, 1, n - 1):
             draws = Draws(stream(0, split, row))
             expected = draw_problem(draws, MINI, WORDS, op=1 + row % 4, split=split)
             assert rows.tokens(row).tolist() == expected.ids
@@ -51,15 +58,13 @@ def test_rows_are_those_of_the_streams(folder: Path):
 
 
 def test_format_is_as_documented(folder: Path):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert [s["rows"] for s in manifest["splits"]["train"]] == [64, 64, 32]
-    names = {s["file"] for shards in manifest["splits"].values() for s in shards}
-    assert set(contents(folder)) == names | {"manifest.json"}
-    for shard in manifest["splits"]["train"]:
-        assert contents(folder)[shard["file"]] == shard["sha256"]
-    arrays = load_file(folder / "train-00002.safetensors")
+    assert set(contents(folder)) == {"train.safetensors", "val.safetensors", "test.safetensors"}
+    made = metadata(folder / "train.safetensors")["made"]
+    assert all(metadata(path)["made"] == made for path in folder.iterdir())
+    assert (made["config"]["train"], made["config"]["problem"]["length"]) == (160, [132, 160])
+    arrays = load_file(folder / "train.safetensors")
     first = arrays["tokens"][arrays["offsets"][0] : arrays["offsets"][1]]
-    assert first[-1] == manifest["vocabulary"]["eos_id"] and first.dtype == np.int32
+    assert first[-1] == made["vocabulary"]["eos_id"] and first.dtype == np.int32
     assert WORDS.decode(first[arrays["start"][0] : -1]) == str(arrays["answer"][0])
 
 
@@ -68,48 +73,51 @@ def test_workers_change_nothing(folder: Path, tmp_path: Path):
     assert contents(tmp_path / "two") == contents(folder)
 
 
-def test_interrupted_run_keeps_its_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_interrupted_run_leaves_whole_files_and_what_is_missing_is_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     other = tmp_path / "other"
-    calls = []
 
     def interrupt(path: Path, *args):
-        if len(calls) == 3:
+        if path.name == "val.safetensors":
             raise KeyboardInterrupt
-        calls.append(path)
-        write_shard(path, *args)
+        write_split(path, *args)
 
-    monkeypatch.setattr(make, "write_shard", interrupt)
+    monkeypatch.setattr(dataset, "write_split", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(other, CONFIG)
-    with pytest.raises(ValueError, match="no finished dataset"):
+    with pytest.raises(ValueError, match=r"val.safetensors is missing"):
         Dataset(other)
-    calls[0].write_bytes(calls[0].read_bytes()[:-9])  # a damaged one is made again
-    times = {p: p.stat().st_mtime_ns for p in calls}
     monkeypatch.undo()
+    kept = (other / "train.safetensors").stat().st_mtime_ns
     make_dataset(other, CONFIG)
-    assert [p.stat().st_mtime_ns == times[p] for p in calls] == [False, True, True]
+    assert (other / "train.safetensors").stat().st_mtime_ns == kept
     assert contents(other) == contents(folder)
 
 
 def test_finished_dataset_is_not_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(make, "draw_row", lambda *_: pytest.fail("drew rows"))
-    assert make_dataset(folder, CONFIG)["config_sha256"]
+    monkeypatch.setattr(dataset, "draw_problem", lambda *_, **__: pytest.fail("drew rows"))
+    assert make_dataset(folder, CONFIG).config["seed"] == 0
     with pytest.raises(ValueError, match="another configuration"):
         make_dataset(folder, replace(CONFIG, seed=1))
 
 
-def test_duplicates_across_shards_are_made_anew(tmp_path: Path):
+def test_duplicates_are_made_anew(tmp_path: Path):
     # One place, one item, a constant: 400 problems in all, some 320 of them in train.
     tiny = replace(MINI, ops=(1, 1), width=(1, 1), length=(20, 60), window_sizes=())
-    config = DatasetConfig(tiny, train=200, val=0, test=20, shard_rows=25)
-    make_dataset(tmp_path / "a", config)
-    assert len(set(Dataset(tmp_path / "a").split("train").fingerprints.tolist())) == 200
+    config = DatasetConfig(tiny, train=200, val=0, test=20)
+    rows = make_dataset(tmp_path / "a", config).split("train")
+    # Row by row: the first of its stream that none before it has.
+    seen: set[int] = set()
+    for row in range(200):
+        draws = Draws(stream(0, "train", row))
+        problem = draw_problem(draws, tiny, WORDS, op=1, split="train", seen=seen)
+        assert rows.tokens(row).tolist() == problem.ids
+        seen.add(problem.fingerprint)
+    assert len(seen) == 200 and set(rows.fingerprints.tolist()) == seen
     assert verify_dataset(tmp_path / "a", WORDS) == 220
-    # The rows do not depend on how they are cut into shards, or on who drew them.
-    make_dataset(tmp_path / "b", replace(config, shard_rows=70))
-    make_dataset(tmp_path / "one", replace(config, shard_rows=200))
-    marks = [Dataset(tmp_path / name).split("train").fingerprints.tolist() for name in ("a", "b", "one")]
-    assert marks[0] == marks[1] == marks[2]
+    make_dataset(tmp_path / "b", config, workers=2)
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
     with pytest.raises(ValueError, match="no new problem"):
         make_dataset(tmp_path / "c", replace(config, train=400))
     assert not (tmp_path / "c").exists()
@@ -129,33 +137,48 @@ def test_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["train-00001.safetensors", "manifest.json"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("name", ["train.safetensors", "test.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "flip the header", "cut", "remove"])
 def test_damage_is_found(folder: Path, name: str, damage: str):
     path = folder / name
     data = bytearray(path.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 1
+    if "flip" in damage:
+        data[data.index(b"train") if "header" in damage else len(data) // 2] ^= 1
     path.write_bytes(data[:-40] if damage == "cut" else data)
     if damage == "remove":
         path.unlink()
-    with pytest.raises(ValueError, match=name if name != "manifest.json" or damage == "remove" else "damaged"):
+    with pytest.raises(ValueError, match=f"{name} is {'missing' if damage == 'remove' else 'damaged'}"):
         Dataset(folder)
 
 
-def test_manifest_of_another_format(folder: Path):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["sha256"]
-    write_manifest(folder, manifest | {"format": "other"})
-    with pytest.raises(ValueError, match="another format"):
+def test_files_of_two_datasets_are_refused(folder: Path, tmp_path: Path):
+    make_dataset(tmp_path / "other", replace(CONFIG, seed=1))
+    (tmp_path / "other/test.safetensors").replace(folder / "test.safetensors")
+    with pytest.raises(ValueError, match=r"test.safetensors was made otherwise than a file beside it"):
         Dataset(folder)
-    (folder / "manifest.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="damaged"):
+
+
+def test_a_file_under_the_name_of_another_split_is_refused(folder: Path):
+    (folder / "val.safetensors").replace(folder / "test.safetensors")
+    with pytest.raises(ValueError, match=r"test.safetensors is damaged"):
         Dataset(folder)
+
+
+def test_dataset_of_another_format(folder: Path):
+    for path in list(folder.iterdir()):
+        write_split(path, metadata(path)["made"] | {"format": "other"}, load_file(path))
+    with pytest.raises(ValueError, match="must have the format 'lmsleep gsm-infinite 3', got 'other'"):
+        Dataset(folder)
+
+
+def test_a_dataset_goes_to_another_process(folder: Path):
+    copy = pickle.loads(pickle.dumps(Dataset(folder)))
+    assert copy.split("val").tokens(3).tolist() == Dataset(folder).split("val").tokens(3).tolist()
+    assert copy.sha256 == Dataset(folder).sha256
 
 
 def test_wrong_tokenizer(folder: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"another vocabulary \(words of terse, numbers to 99, 166 tokens\)"):
+    with pytest.raises(ValueError, match=r"another vocabulary \(of 166 tokens\) .* \(bpe900.json, 900 tokens\)"):
         Dataset(folder, TokenizerFile(train_bpe(tmp_path)))
     with pytest.raises(ValueError, match="another vocabulary"):
         Dataset(folder, WordVocabulary(MINI.templates, 100))
@@ -163,24 +186,20 @@ def test_wrong_tokenizer(folder: Path, tmp_path: Path):
 
 def test_unknown_and_empty_splits(tmp_path: Path):
     make_dataset(tmp_path / "gsm", replace(CONFIG, val=0))
-    dataset = Dataset(tmp_path / "gsm")
+    stored = Dataset(tmp_path / "gsm")
     with pytest.raises(ValueError, match="no row of 'val'"):
-        dataset.split("val")
+        stored.split("val")
     with pytest.raises(ValueError, match="split must be one of"):
-        dataset.split("valid")
+        stored.split("valid")
 
 
 def test_verification_finds_a_wrong_answer(folder: Path):
-    """A shard that is whole, with checksums that fit, but that says something else than its text."""
-    name = "test-00000.safetensors"
-    arrays = dict(load_file(folder / name))
+    """A file that is whole, with a checksum that fits, but that says something else than its text."""
+    path = folder / "test.safetensors"
+    arrays = dict(load_file(path))
     arrays["answer"] = arrays["answer"].copy()
     arrays["answer"][7] += 1
-    write_shard(folder / name, arrays, "any")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["sha256"]
-    manifest["splits"]["test"][0]["sha256"] = contents(folder)[name]
-    write_manifest(folder, manifest)
+    write_split(path, metadata(path)["made"], arrays)
     with pytest.raises(ValueError, match="row 7 of test"):
         verify_dataset(folder, WORDS)
 
@@ -188,16 +207,16 @@ def test_verification_finds_a_wrong_answer(folder: Path):
 def test_dataset_under_a_tokenizer_file(tmp_path: Path):
     path = train_bpe(tmp_path)
     problem = replace(MINI, templates=("zoo",), length=(700, 900), instruction=True, window_sizes=(256,))
-    config = DatasetConfig(problem, train=16, val=0, test=8, shard_rows=8, tokenizer=path)
-    manifest = make_dataset(tmp_path / "gsm", config)
+    config = DatasetConfig(problem, train=16, val=0, test=8, tokenizer=path)
+    made = make_dataset(tmp_path / "gsm", config)
     assert verify_dataset(tmp_path / "gsm", TokenizerFile(path), rows=10) == 18
     moved = tmp_path / "moved.json"
     moved.write_bytes(Path(path).read_bytes())
-    assert make_dataset(tmp_path / "gsm", replace(config, tokenizer=str(moved))) == manifest
-    assert str(tmp_path) not in json.dumps(manifest) and json_hash(manifest)
+    assert make_dataset(tmp_path / "gsm", replace(config, tokenizer=str(moved))).sha256 == made.sha256
+    assert str(tmp_path).encode() not in (tmp_path / "gsm/train.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("field", "value"), [("train", 161), ("val", -4), ("shard_rows", 0)])
+@pytest.mark.parametrize(("field", "value"), [("train", 161), ("val", -4)])
 def test_bad_configurations_name_their_field(field: str, value: int):
     with pytest.raises(ValueError, match=f"^{field} must be"):
         replace(CONFIG, **{field: value})

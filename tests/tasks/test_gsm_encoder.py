@@ -4,7 +4,7 @@ import pytest
 from gsm_bpe import EOS, GPT2, train_bpe, train_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lmsleep.tasks.gsm_infinite import TokenizerFile, WordVocabulary
+from lmsleep.tasks.gsm import TokenizerFile, WordVocabulary
 
 PROMPT = "Question: How many adult blue jay does Pine Ridge have?\nProblem: The number of adult blue jay in Pine Ridge equals 4 plus the number of adult crow in Pine Ridge.\nAnswer: "  # noqa: E501
 

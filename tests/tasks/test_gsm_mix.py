@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lmsleep.tasks.base import stream
-from lmsleep.tasks.gsm_infinite import ProblemConfig, WordVocabulary, solve
-from lmsleep.tasks.gsm_infinite.draws import Draws
-from lmsleep.tasks.gsm_infinite.problem import draw_problem
-from lmsleep.tasks.gsm_infinite.worlds import WORLDS
+from lmsleep.tasks.gsm import ProblemConfig, WordVocabulary, solve
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.problem import draw_problem
+from lmsleep.tasks.gsm.world import WORLDS
 
 CONFIG = ProblemConfig(templates=("zoo", "school", "film"), length=(1600, 2300), window_sizes=())
 N_PER_OP = 250

@@ -8,13 +8,13 @@ import pytest
 from gsm_bpe import train_bpe, train_llama
 
 from lmsleep.tasks.base import stream
-from lmsleep.tasks.gsm_infinite import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
-from lmsleep.tasks.gsm_infinite.core import Core, Definition
-from lmsleep.tasks.gsm_infinite.draws import Draws
-from lmsleep.tasks.gsm_infinite.make import draw_shard
-from lmsleep.tasks.gsm_infinite.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
-from lmsleep.tasks.gsm_infinite.solver import Reading, parse_phrase
-from lmsleep.tasks.gsm_infinite.worlds import TERSE, Parameter
+from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
+from lmsleep.tasks.gsm.dataset import draw_split
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.graph import Core, Definition
+from lmsleep.tasks.gsm.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
+from lmsleep.tasks.gsm.solver import Reading, parse_phrase
+from lmsleep.tasks.gsm.world import TERSE, Parameter
 
 PAPER = ProblemConfig(templates=("zoo", "school", "film"))
 MINI = ProblemConfig((1, 4), ("terse",), (2, 3), (1, 3), 99, (132, 160), False, (32,))
@@ -56,8 +56,8 @@ def test_300_problems_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
 
 @pytest.mark.slow
 def test_10000_rows_of_paper_length_solved_by_the_solver(bpe: TokenizerFile):
-    config = DatasetConfig(PAPER, train=8_400, val=0, test=1_600, shard_rows=8_400)
-    train, test = (draw_shard(config, bpe, shard) for shard in config.shards())
+    config = DatasetConfig(PAPER, train=8_400, val=0, test=1_600, tokenizer=bpe.path)
+    train, test = ([p._replace(ids=p.ids.tolist()) for p in draw_split(config, split)] for split in ("train", "test"))
     check(PAPER, bpe, train + test)
     assert len({p.fingerprint for p in train + test}) == 10_000
     assert Counter(p.op for p in test) == dict.fromkeys(range(1, 9), 200)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmsleep.tasks.gsm_infinite import solve
+from lmsleep.tasks.gsm import solve
 
 
 def problem(question: str, *sentences: str, answer: str = "") -> str:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lmsleep.tasks import IGNORE, Batch, GSMInfinite, Task
-from lmsleep.tasks.gsm_infinite import MINI, Dataset, DatasetConfig, TokenizerFile, make_dataset, solve
-from lmsleep.tasks.gsm_infinite.encoder import Encoder, open_encoder
+from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, make_dataset, solve
+from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
 
 WIDE = replace(MINI, length=(100, 200), window_sizes=(16,))  # answers in several windows of 16
-CONFIG = DatasetConfig(WIDE, train=400, val=0, test=120, shard_rows=128)
+CONFIG = DatasetConfig(WIDE, train=400, val=0, test=120)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_bad_input(path: str, tmp_path: Path):
         GSMInfinite(window_size=40, problem=replace(MINI, length=(115, 130)))
     with pytest.raises(ValueError, match="not in window 0"):
         GSMInfinite(window_size=256)
-    with pytest.raises(ValueError, match="no finished dataset"):
+    with pytest.raises(ValueError, match="holds no dataset"):
         GSMInfinite(str(tmp_path))
     with pytest.raises(ValueError, match="tokenizer needs path"):
         GSMInfinite(tokenizer="tokenizer.json")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lmsleep.tasks import Depo, GSMInfinite, Rule110
-from lmsleep.tasks.gsm_infinite import MINI
+from lmsleep.tasks.gsm import MINI
 from lmsleep.tasks.spec import build_task, is_ours, task_spec
 
 PROBLEM = replace(MINI, length=(40, 60))

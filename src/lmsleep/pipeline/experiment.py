@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from omegaconf import OmegaConf
 
 from lmsleep.tasks import Task
-from lmsleep.tasks.gsm_infinite import DatasetConfig
+from lmsleep.tasks.gsm import DatasetConfig
 
 
 def read_config(paths: Sequence[Path | str], overrides: Sequence[str] = ()) -> dict[str, Any]:

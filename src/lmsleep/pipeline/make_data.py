@@ -22,7 +22,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
-from lmsleep.tasks.gsm_infinite import DatasetConfig, make_dataset
+from lmsleep.tasks.gsm import DatasetConfig, make_dataset
 
 
 def main(argv: Sequence[str] | None = None) -> None:

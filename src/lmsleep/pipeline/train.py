@@ -24,7 +24,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import read_config
 from lmsleep.pipeline.fit import run_trainer
 from lmsleep.pipeline.provenance import commit, hardware
-from lmsleep.tasks.gsm_infinite.dataset import MANIFEST
+from lmsleep.tasks.gsm import Dataset
 
 RESUME = Path("runs/.resume")
 
@@ -72,9 +72,9 @@ def digest(out: Path, fit_args: list[str]) -> str:
     files = [*configs, *sorted(Path(lmsleep.__file__).parent.rglob("*.py"))]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]
     config = OmegaConf.create(read_config(configs, overrides))
-    if stored := OmegaConf.select(config, "data.task.init_args.path"):
-        files += Path(stored).glob(MANIFEST)  # which has the checksums of all its rows
-    parts = [str(out), *fit_args, *(f.read_text() for f in files)]
+    stored = OmegaConf.select(config, "data.task.init_args.path")
+    problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
+    parts = [str(out), *fit_args, *(f.read_text() for f in files), *problems]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

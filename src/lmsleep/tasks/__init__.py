@@ -2,7 +2,7 @@
 
 from lmsleep.tasks.base import IGNORE, Batch, Task
 from lmsleep.tasks.depo import Depo
-from lmsleep.tasks.gsm_infinite import GSMInfinite
+from lmsleep.tasks.gsm import GSMInfinite
 from lmsleep.tasks.rule110 import Rule110
 
 __all__ = ["IGNORE", "Batch", "Depo", "GSMInfinite", "Rule110", "Task"]

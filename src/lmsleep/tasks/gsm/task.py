@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
-from lmsleep.tasks.gsm_infinite.buckets import epoch_batch, epoch_steps, exact_batches
-from lmsleep.tasks.gsm_infinite.dataset import MANIFEST, Dataset
-from lmsleep.tasks.gsm_infinite.draws import Draws
-from lmsleep.tasks.gsm_infinite.encoder import Encoder, TokenizerFile, open_encoder
-from lmsleep.tasks.gsm_infinite.problem import ProblemConfig, draw_problem, loss_windows
+from lmsleep.tasks.gsm.dataset import Dataset, Split
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, open_encoder
+from lmsleep.tasks.gsm.problem import ProblemConfig, draw_problem, loss_windows
 
 # The shortest wording, four windows of 32 tokens and a bit.
 MINI = ProblemConfig(
@@ -26,26 +24,6 @@ MINI = ProblemConfig(
     instruction=False,
     window_sizes=(32,),
 )
-
-
-@lru_cache(maxsize=4)
-def _open(path: str, tokenizer: str | None, eos_token: str, modified: int) -> Dataset:
-    del modified  # part of the key only: a folder that was made anew is opened anew
-    return Dataset(path, None if tokenizer is None else TokenizerFile(tokenizer, eos_token))
-
-
-def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
-    """Pad rows that end with answer and end of sequence, and move the answer one position ahead into the targets."""
-    tokens = np.full((len(rows), width), pad_id, np.int64)
-    targets = np.full_like(tokens, IGNORE)
-    mask = np.zeros_like(tokens, bool)
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        n = len(row) - 1  # the end of sequence is said, never read
-        tokens[i, :n] = row[:-1]
-        targets[i, start - 1 : n] = row[start:]
-        mask[i, :n] = True
-    slices = torch.tensor([int(op) for op in ops])
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), slices, torch.from_numpy(mask))
 
 
 @dataclass(frozen=True)
@@ -105,12 +83,10 @@ class GSMInfinite(Task):
                 f"all must be in one window, and not in window 0"
             )
 
-    @property
+    @cached_property
     def _dataset(self) -> Dataset:
         assert self.path is not None
-        manifest = Path(self.path) / MANIFEST
-        modified = manifest.stat().st_mtime_ns if manifest.exists() else 0
-        return _open(self.path, self.tokenizer, self.eos_token, modified)
+        return Dataset(self.path, None if self.tokenizer is None else TokenizerFile(self.tokenizer, self.eos_token))
 
     @cached_property
     def vocabulary(self) -> Encoder:
@@ -119,17 +95,17 @@ class GSMInfinite(Task):
 
     @property
     def vocab_size(self) -> int:
-        return self.vocabulary.vocab_size if self.path is None else self._dataset.manifest["vocabulary"]["size"]
+        return self.vocabulary.vocab_size if self.path is None else self._dataset.vocabulary["size"]
 
     @property
     def sequence_length(self) -> int:
         """Tokens of the longest row, its end of sequence left out."""
-        length = self.problem.length if self.path is None else self._dataset.manifest["config"]["problem"]["length"]
+        length = self.problem.length if self.path is None else self._dataset.config["problem"]["length"]
         return length[1] - 1
 
     @property
     def slices(self) -> tuple[int, ...]:
-        low, high = self.problem.ops if self.path is None else self._dataset.manifest["config"]["problem"]["ops"]
+        low, high = self.problem.ops if self.path is None else self._dataset.config["problem"]["ops"]
         return tuple(range(low, high + 1))
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
@@ -150,13 +126,10 @@ class GSMInfinite(Task):
         else:
             plan = exact_batches(source, self.window_size, batch_size)
             chosen = plan[step % len(plan)]
-        starts, lengths = source.starts[chosen], source.lengths[chosen]
-        last = loss_windows(int(starts[0]), int(lengths[0]), self.window_size)[1]
+        starts, lengths, ops = (of[chosen].tolist() for of in (source.starts, source.lengths, source.ops))
+        last = loss_windows(starts[0], lengths[0], self.window_size)[1]
         width = min((last + 1) * self.window_size, self.sequence_length)
-        pad_id = self._dataset.manifest["vocabulary"]["pad_id"]
-        return _batch(
-            [source.tokens(row) for row in chosen], starts.tolist(), source.ops[chosen].tolist(), width, pad_id
-        )
+        return _batch([source.tokens(row) for row in chosen], starts, ops, width, self._dataset.vocabulary["pad_id"])
 
     def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         draws = Draws(stream(seed, split, step))
@@ -184,3 +157,75 @@ class GSMInfinite(Task):
         if self.path is None:
             return super().held_out_steps(split, batch_size, n_rows)
         return self.epoch_steps(split, batch_size)
+
+
+def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
+    """Pad rows that end with answer and end of sequence, and move the answer one position ahead into the targets."""
+    tokens = np.full((len(rows), width), pad_id, np.int64)
+    targets = np.full_like(tokens, IGNORE)
+    mask = np.zeros_like(tokens, bool)
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        n = len(row) - 1  # the end of sequence is said, never read
+        tokens[i, :n] = row[:-1]
+        targets[i, start - 1 : n] = row[start:]
+        mask[i, :n] = True
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.tensor(ops), torch.from_numpy(mask))
+
+
+@lru_cache(maxsize=8)
+def buckets(split: Split, window_size: int) -> list[np.ndarray]:
+    """Row numbers of a split, one array for each pair of first and last window with loss."""
+    first, last = loss_windows(split.starts, split.lengths, window_size)
+    pairs, bucket = np.unique(np.stack([first, last]), axis=1, return_inverse=True)
+    return [np.flatnonzero(bucket == i) for i in range(pairs.shape[1])]
+
+
+def epoch_steps(split: Split, window_size: int, batch_size: int) -> int:
+    """Full batches in an epoch.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    sizes = [len(rows) for rows in buckets(split, window_size)]
+    if max(sizes) < batch_size:
+        raise ValueError(
+            f"batch_size {batch_size} is more than any bucket of window_size {window_size} holds (largest: "
+            f"{max(sizes)} rows)"
+        )
+    return sum(size // batch_size for size in sizes)
+
+
+@lru_cache(maxsize=4)
+def _epoch(split: Split, window_size: int, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    """The batches of an epoch in their order, (steps, batch_size)."""
+    rng = stream(seed, "train", epoch)
+    batches = []
+    for rows in buckets(split, window_size):
+        full = len(rows) // batch_size * batch_size
+        batches.append(rng.permutation(rows)[:full].reshape(-1, batch_size))
+    return rng.permutation(np.concatenate(batches))
+
+
+def epoch_batch(split: Split, window_size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Rows of training step `step`, (batch_size,)."""
+    epoch, position = divmod(step, epoch_steps(split, window_size, batch_size))
+    return _epoch(split, window_size, seed, epoch, batch_size)[position]
+
+
+@lru_cache(maxsize=8)
+def exact_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
+    """Batches of at most `batch_size` that show each row once, one operation count after the other in turn.
+
+    An operation count that needs fewer batches than another gets as many by halving its largest ones.
+    """
+    by_op = []
+    for op in np.unique(split.ops):
+        own = [rows[split.ops[rows] == op] for rows in buckets(split, window_size)]
+        by_op.append([rows[i : i + batch_size] for rows in own for i in range(0, len(rows), batch_size)])
+    most = max(map(len, by_op))
+    for batches in by_op:
+        while len(batches) < most:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            rows = batches.pop(largest)
+            batches += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    return [batches[i] for i in range(most) for batches in by_op]

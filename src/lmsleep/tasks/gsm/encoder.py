@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lmsleep.tasks.gsm_infinite.worlds import WORLDS
+from lmsleep.tasks.gsm.world import WORLDS
 
 PROMPT_END = "\nAnswer: "
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
@@ -34,6 +34,7 @@ class WordVocabulary:
     max_value: int = 1000
 
     PAD, EOS = "<pad>", "<eos>"
+    pad_id, eos_id = 0, 1
 
     @property
     def name(self) -> str:
@@ -59,14 +60,6 @@ class WordVocabulary:
     @property
     def vocab_size(self) -> int:
         return len(self.ids)
-
-    @property
-    def pad_id(self) -> int:
-        return 0
-
-    @property
-    def eos_id(self) -> int:
-        return 1
 
     def _lookup(self, text: str) -> list[int]:
         try:

@@ -1,0 +1,301 @@
+"""Problems on disk: drawn in parallel, one file a split, checked whenever they are opened.
+
+A folder holds, for each split that has rows, `<split>.safetensors` with the tensors
+
+    tokens       (all tokens of its rows,) int32: prompt, answer, end of sequence; row after row, no padding
+    offsets      (rows + 1,) int64: row r is tokens[offsets[r] : offsets[r + 1]]
+    start        (rows,) int32: position, within its row, of the first answer token
+    op           (rows,) int32: operations of the problem
+    answer       (rows,) int32: the answer as a number
+    fingerprint  (rows,) uint64: hash of the sorted core sentences and the question; no two rows of a folder share one
+
+and one entry of metadata, `lmsleep.gsm`, JSON with `made`, the same in all files (format, configuration, and of the
+vocabulary size, hash, padding and end-of-sequence ids), and `sha256`, over `made`, the split's name and the tensors.
+"""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lmsleep.atomic import atomic_write
+from lmsleep.tasks.base import SPLITS, stream
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
+from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
+from lmsleep.tasks.gsm.solver import solve
+
+FORMAT = "lmsleep gsm-infinite 3"
+METADATA = "lmsleep.gsm"
+DTYPES = {
+    "tokens": np.int32,
+    "offsets": np.int64,
+    "start": np.int32,
+    "op": np.int32,
+    "answer": np.int32,
+    "fingerprint": np.uint64,
+}
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Everything the rows of a dataset depend on, beside the tokenizer's file.
+
+    Args:
+        problem: what problems are drawn.
+        train, val, test: rows of each split, multiples of the number of operation counts, which are exactly balanced.
+        seed: of the random streams.
+        tokenizer: path of a tokenizer.json; None for the built-in vocabulary of words.
+        eos_token: end of sequence in that tokenizer.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    problem: ProblemConfig = field(default_factory=ProblemConfig)
+    train: int = 84_992
+    val: int = 800
+    test: int = 1_600
+    seed: int = 0
+    tokenizer: str | None = None
+    eos_token: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        n_ops = len(self.problem.slices)
+        for split in SPLITS:
+            if self.rows(split) < 0 or self.rows(split) % n_ops:
+                raise ValueError(f"{split} must be a multiple of the {n_ops} operation counts, got {self.rows(split)}")
+
+    def rows(self, split: str) -> int:
+        return getattr(self, split)
+
+    def encoder(self) -> Encoder:
+        """The encoder of the tokenizer, or of the words of the templates."""
+        return open_encoder(self.tokenizer, self.problem.templates, self.problem.max_value, self.eos_token)
+
+
+def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) -> "Dataset":
+    """Draws a dataset without duplicates and writes it; the files depend on the configuration alone.
+
+    Files that are there already, made with the same configuration, are checked and kept.
+
+    Args:
+        folder: where to write; made if it does not exist.
+        workers: processes that draw rows.
+
+    Raises:
+        ValueError: if no problem can satisfy the configuration (nothing is written then), if the folder holds a dataset
+            of another configuration, or if a file in it is damaged.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    encoder = _encoder(config)
+    made = _made_with(config, encoder)
+    paths = {split: _path(folder, split) for split in SPLITS}
+    for path in filter(Path.exists, paths.values()):
+        if Split(path).made != made:
+            raise ValueError(f"folder: {path} was made with another configuration; delete it or choose another folder")
+    missing = [split for split, path in paths.items() if config.rows(split) and not path.exists()]
+    drawn = {split: _arrays(draw_split(config, split, workers)) for split in missing}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for split, arrays in drawn.items():
+        write_split(paths[split], made, arrays)
+    return Dataset(folder, encoder)
+
+
+def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Problem]:
+    """The rows of a split, none of them twice: each is the first of its stream that no row before it has."""
+    draw, rows = partial(_draw_row, config, split), range(config.rows(split))
+    seen: set[int] = set()
+    problems = []
+    drawn = track(_parallel(draw, rows, workers), split, len(rows), console=Console(stderr=True), transient=True)
+    for row, problem in enumerate(drawn):
+        problems.append(draw(row, seen) if problem.fingerprint in seen else problem)
+        seen.add(problems[-1].fingerprint)
+    return problems
+
+
+def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] = ()) -> Problem:
+    """A row of a split: it has its own stream, and the operation count `row` modulo their number."""
+    op = config.problem.slices[row % len(config.problem.slices)]
+    draws = Draws(stream(config.seed, split, row))
+    problem = draw_problem(draws, config.problem, _encoder(config), op=op, split=split, seen=seen)
+    return problem._replace(ids=np.asarray(problem.ids, np.int32))  # a tenth of the list's memory
+
+
+@lru_cache(maxsize=1)
+def _encoder(config: DatasetConfig) -> Encoder:
+    """Once for each worker process: opening a large tokenizer takes a second."""
+    return config.encoder()
+
+
+def _parallel(draw: partial[Problem], rows: range, workers: int) -> Iterator[Problem]:
+    if workers == 1:
+        yield from map(draw, rows)
+        return
+    # Fresh processes: a fork would copy locks that torch's or the tokenizer's threads may hold.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(draw, rows, chunksize=64)
+
+
+def _made_with(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
+    vocabulary = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
+    vocabulary["sha256"] = encoder.sha256  # in place of where the tokenizer lies
+    made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
+    return json.loads(json.dumps(made))  # as it is read back
+
+
+def _arrays(problems: list[Problem]) -> dict[str, Any]:
+    columns = {name: [getattr(p, name) for p in problems] for name in ("start", "op", "answer", "fingerprint")}
+    offsets = np.cumsum([0, *(len(p.ids) for p in problems)])
+    return columns | {"tokens": np.concatenate([p.ids for p in problems]), "offsets": offsets}
+
+
+def write_split(path: Path, made: dict[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Writes the file of a split, whole or not at all."""
+    typed = {name: np.asarray(arrays[name], dtype) for name, dtype in DTYPES.items()}
+    # One entry only: the library writes several in an order that changes from run to run.
+    header = {"made": made, "sha256": _checksum(path, made, typed)}
+    with atomic_write(path) as temporary:
+        save_file(typed, temporary, {METADATA: json.dumps(header)})
+
+
+def _path(folder: str | Path, split: str) -> Path:
+    return Path(folder) / f"{split}.safetensors"
+
+
+def _checksum(path: Path, made: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps([path.stem, made], sort_keys=True).encode())
+    for name in DTYPES:
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+class Dataset:
+    """A folder whose checksums have been verified; rows are read from disk when they are asked for.
+
+    Args:
+        folder: what `make_dataset` wrote.
+        encoder: the tokenizer of the model, if its vocabulary is to be compared with that of the dataset.
+
+    Attributes:
+        config, vocabulary: what it was made with, as plain values.
+
+    Raises:
+        ValueError: if a file is missing, damaged or made otherwise than another, or the vocabulary is another one.
+    """
+
+    def __init__(self, folder: str | Path, encoder: Encoder | None = None) -> None:
+        self.folder = Path(folder)
+        paths = {split: _path(folder, split) for split in SPLITS}
+        self._splits = {split: Split(path) for split, path in paths.items() if path.exists()}
+        if not self._splits:
+            raise ValueError(f"path: {folder} holds no dataset, that is, no train.safetensors, val.safetensors, ...")
+        made = next(iter(self._splits.values())).made
+        if made["format"] != FORMAT:
+            raise ValueError(
+                f"{folder} must have the format {FORMAT!r}, got {made['format']!r}; make the dataset again"
+            )
+        self.config, self.vocabulary = made["config"], made["vocabulary"]
+        for split in (split for split in SPLITS if self.config[split]):
+            if split not in self._splits:
+                raise ValueError(f"{paths[split]} is missing; make the dataset again")
+            if self._splits[split].made != made:
+                raise ValueError(
+                    f"{paths[split]} was made otherwise than a file beside it; delete it and make it again"
+                )
+        if encoder is not None and encoder.sha256 != self.vocabulary["sha256"]:
+            raise ValueError(
+                f"tokenizer: {folder} was made with another vocabulary (of {self.vocabulary['size']} tokens) than the "
+                f"one given ({encoder.name}, {encoder.vocab_size} tokens)"
+            )
+
+    def __reduce__(self) -> tuple[type["Dataset"], tuple[Path]]:
+        return Dataset, (self.folder,)  # open files cannot be sent to another process
+
+    @property
+    def sha256(self) -> str:
+        """Of all rows and what they were made with."""
+        return hashlib.sha256("".join(split.sha256 for split in self._splits.values()).encode()).hexdigest()
+
+    def split(self, split: str) -> "Split":
+        """Raises: ValueError: if the dataset has no row of this split."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if split not in self._splits:
+            raise ValueError(f"split: {self.folder} has no row of {split!r}")
+        return self._splits[split]
+
+
+class Split:
+    """The rows of one split.
+
+    `starts`, `lengths`, `ops`, `answers`, `fingerprints`: (rows,), as in the module's docstring; a length counts all
+    tokens of the row.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            file = safe_open(path, "np")
+            header = json.loads((file.metadata() or {})[METADATA])
+            arrays = {name: file.get_tensor(name) for name in DTYPES}
+            if _checksum(path, header["made"], arrays) != header["sha256"]:
+                raise ValueError
+        except (OSError, SafetensorError, KeyError, ValueError):
+            raise ValueError(f"{path} is damaged or no file of a dataset; delete it and make it again") from None
+        self.made, self.sha256 = header["made"], header["sha256"]
+        self._tokens = file.get_slice("tokens")  # read from disk when asked for
+        self._begin, self.lengths = arrays["offsets"][:-1], np.diff(arrays["offsets"])
+        self.starts, self.ops, self.answers = arrays["start"], arrays["op"], arrays["answer"]
+        self.fingerprints = arrays["fingerprint"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, row: int) -> np.ndarray:
+        """All tokens of a row, (length,) int32."""
+        begin = int(self._begin[row])
+        return self._tokens[begin : begin + int(self.lengths[row])]
+
+
+def verify_dataset(folder: str | Path, encoder: Encoder, rows: int | None = None) -> int:
+    """Solve the problems of a dataset from their tokens alone, and compare answer and operations with what is stored.
+
+    Args:
+        encoder: the tokenizer it was made with.
+        rows: how many of each split, from its beginning; None for all.
+
+    Returns:
+        how many problems were solved.
+
+    Raises:
+        ValueError: if the dataset cannot be opened, a problem is not what its row says, or a problem comes twice.
+    """
+    dataset = Dataset(folder, encoder)
+    solved, seen = 0, set()
+    for name in (split for split in SPLITS if dataset.config[split]):
+        split = dataset.split(name)
+        for row in range(len(split) if rows is None else min(rows, len(split))):
+            solution = solve(encoder.decode(split.tokens(row).tolist()))
+            stored = int(split.answers[row]), int(split.ops[row]), int(split.answers[row])
+            if (solution.answer, solution.op, solution.stated) != stored:
+                raise ValueError(f"{folder}: row {row} of {name} says answer and op {stored[:2]}, solved: {solution}")
+            solved += 1
+        marks = set(split.fingerprints.tolist())
+        if len(marks) < len(split) or marks & seen:
+            raise ValueError(f"{folder}: a problem of {name} comes twice")
+        seen |= marks
+    return solved

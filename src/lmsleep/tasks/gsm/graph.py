@@ -1,0 +1,293 @@
+"""What a problem asks, before it has words: its parameters, their values, and which depend on which.
+
+The graph follows iGSM (arXiv 2407.20311) as GSM-Infinite uses it. A problem asks for one parameter. Its operations are
+counted over the parameters needed for that one: an instance parameter counts its direct dependencies, a constant being
+one of them, and at least one; a total counts one for each item it adds up; a total of products two (the count and the
+average).
+"""
+
+from typing import NamedTuple
+
+from lmsleep.tasks.gsm.draws import Draws
+from lmsleep.tasks.gsm.world import Parameter, World
+
+MAX_EDGES = 20  # items of all places together
+MAX_NAMES = 4  # other parameters in one sentence
+MAX_CONSTANT = 4
+
+# Shares of the kinds of question, by number of layers; a row for 1, 2, ... operations, the last of which serves beyond.
+# Measured on the published generator, forward mode, shipped settings, template zoo; newborn totals at five operations,
+# which it asks for in a fifth of the problems of three layers, are held at a tenth. Two layers have no average, so
+# their single operation is a look-up of a count.
+QUESTIONS = {
+    2: (
+        {"count": 1.0},
+        {"total_count": 1.0},
+        {"total_count": 0.51, "count": 0.49},
+        {"total_count": 0.93, "count": 0.07},
+        {"total_count": 0.86, "count": 0.14},
+        {"total_count": 0.75, "count": 0.25},
+        {"total_count": 0.75, "count": 0.25},
+        {"total_count": 0.70, "count": 0.30},
+    ),
+    3: (
+        {"average": 1.0},
+        {"average": 0.79, "count": 0.16, "total_count": 0.05},
+        {"average": 0.80, "count": 0.14, "total_count": 0.06},
+        {"total_count": 0.74, "average": 0.24, "count": 0.02},
+        {"average": 0.49, "total_count": 0.36, "total_product": 0.10, "count": 0.05},
+        {"total_count": 0.55, "average": 0.39, "count": 0.06},
+        {"average": 0.63, "total_count": 0.21, "total_product": 0.09, "count": 0.07},
+        {"average": 0.56, "total_count": 0.29, "total_product": 0.09, "count": 0.06},
+    ),
+}
+
+Links = dict[Parameter, list[Parameter]]  # the parameters that another one is made of, or depends on
+Values = dict[Parameter, int]
+
+
+class Definition(NamedTuple):
+    """What a sentence says of its parameter: `constant operator join(names)`, any part of which may be missing."""
+
+    names: tuple[Parameter, ...] = ()
+    constant: int | None = None
+    operator: str = ""  # "plus" or "times", between constant and the rest
+    join: str = ""  # "sum" or "difference", of two names or more
+
+
+class Core(NamedTuple):
+    """A solved problem without its words: `values` holds every defined parameter and every total that can be formed."""
+
+    query: Parameter
+    definitions: dict[Parameter, Definition]
+    values: Values
+
+    @property
+    def answer(self) -> int:
+        """The value that the question asks for."""
+        return self.values[self.query]
+
+
+def draw_question(draws: Draws, layers: int, op: int) -> str:
+    """The kind of the parameter that a problem of `op` operations asks for."""
+    return draws.weighted(QUESTIONS[layers][min(op, len(QUESTIONS[layers])) - 1])
+
+
+def draw_core(
+    draws: Draws, world: World, *, op: int, layers: int, kind: str, width: tuple[int, int], max_value: int
+) -> Core | None:
+    """A problem of exactly `op` operations that asks for a `kind`, or None where this draw leads to none."""
+    instances, parts = _draw_parameters(draws, world, layers, width)
+    queries = [p for p in (*parts, *instances) if p.kind == kind and 2 * len(parts.get(p, ())) <= op]
+    if not queries:
+        return None
+    needed = _choose_needed(draws, draws.choice(queries), instances, parts, op)
+    linked = _link(draws, needed, parts)
+    if linked is None:
+        return None
+    order, names = linked
+    constants = _spend(draws, order, names, parts, op)
+    if constants is None:
+        return None
+    definitions: dict[Parameter, Definition] = {}
+    values: Values = {}
+    for parameter in reversed(order):
+        if parameter in parts:
+            values[parameter] = _total(parameter, parts[parameter], values)
+        else:
+            linked_to, with_constant = names[parameter], parameter in constants
+            definitions[parameter], values[parameter] = draw_definition(draws, linked_to, values, with_constant)
+        if not _in_range(parameter.kind, values[parameter], max_value):
+            return None
+    _define_rest(draws, instances, parts, definitions, values, max_value)
+    return Core(order[0], definitions, values)
+
+
+def _draw_parameters(draws: Draws, world: World, layers: int, width: tuple[int, int]) -> tuple[list[Parameter], Links]:
+    """What exists: the instance parameters, place by place, and what the abstract ones are made of.
+
+    A bipartite graph: `width[0]` to `width[1]` places, as many items, and an item or more for each place. The number of
+    edges is the smaller of two draws up to `MAX_EDGES`, so that totals over one or two items, which small numbers of
+    operations need, are common. With three layers every item of a place also has an average.
+    """
+    places = draws.sample(world.places, max(draws.between(*width), draws.between(*width)))
+    items = draws.sample(world.items, max(draws.between(*width), draws.between(*width)))
+    edges = min(draws.between(len(places), MAX_EDGES), draws.between(len(places), MAX_EDGES))
+    found = {place: [draws.choice(items)] for place in places}
+    free = [(place, item) for place in places for item in items if item not in found[place]]
+    for place, item in draws.sample(free, min(edges - len(places), len(free))):
+        found[place].append(item)
+    instances: list[Parameter] = []
+    parts: Links = {}
+    for place, own in found.items():
+        counts, averages = ([Parameter(kind, place, item) for item in own] for kind in ("count", "average"))
+        parts[Parameter("total_count", place)] = counts
+        if layers == 3:
+            parts[Parameter("total_product", place)] = counts + averages
+        instances += [p for pair in zip(counts, averages, strict=True) for p in pair[: layers - 1]]
+    return instances, parts
+
+
+def _total(parameter: Parameter, parts: list[Parameter], values: Values) -> int:
+    """The value of an abstract parameter, from those of its parts."""
+    if parameter.kind == "total_count":
+        return sum(values[part] for part in parts)
+    half = len(parts) // 2
+    return sum(values[count] * values[average] for count, average in zip(parts[:half], parts[half:], strict=True))
+
+
+def _in_range(kind: str, value: int, max_value: int) -> bool:
+    """A count is 1 or more; an average or a total may be 0."""
+    return (kind != "count" or value > 0) and 0 <= value <= max_value
+
+
+def _choose_needed(
+    draws: Draws, query: Parameter, instances: list[Parameter], parts: Links, op: int
+) -> dict[Parameter, None]:
+    """The query and what it adds up, then further totals with their parts and instance parameters.
+
+    About half of the operations go into parameters; the rest is left for dependencies and constants between them, as
+    in the published generator.
+    """
+
+    def least_operations(needed: dict[Parameter, None]) -> int:
+        return sum(len(parts.get(parameter, (parameter,))) for parameter in needed)
+
+    size = op // 2 + 1 + draws.coin(0.2)
+    if query in parts and op > 2:
+        size = max(size, 3)  # a total over one item alone could not spend a third operation
+    needed = dict.fromkeys((query, *parts.get(query, ())))
+    spent = least_operations(needed)
+    for goal in draws.shuffled([goal for goal in parts if query not in parts[goal]]):
+        more = needed | dict.fromkeys((goal, *parts[goal]))
+        if len(more) <= size and (cost := least_operations(more)) <= op:
+            needed, spent = more, cost
+    rest = [p for p in instances if p not in needed]
+    count = min(size - len(needed), op - spent, len(rest))
+    return needed | dict.fromkeys(draws.sample(rest, max(count, 0)))
+
+
+def _link(draws: Draws, needed: dict[Parameter, None], parts: Links) -> tuple[list[Parameter], Links] | None:
+    """Order the needed parameters from the query down, so that each one is used by one before it.
+
+    Returns:
+        the order, and for each instance parameter the ones it depends on; None where the draw gets stuck.
+    """
+    users: dict[Parameter, int] = dict.fromkeys(needed, 0)  # totals that add the parameter up
+    for parameter in needed:
+        for part in parts.get(parameter, ()):
+            users[part] += 1
+    waiting = dict(users)  # ... and that are not in the order yet
+    names: Links = {}
+    order: list[Parameter] = []
+    # A parameter that no total adds up is used by the newest instance: chains grow long.
+    newest: Parameter | None = None
+    while len(order) < len(needed):
+        ready = [p for p in waiting if not waiting[p] and (users[p] or newest)] if order else [next(iter(needed))]
+        if not ready:
+            return None
+        parameter = draws.choice(ready)
+        del waiting[parameter]
+        order.append(parameter)
+        if not users[parameter] and newest:
+            names[newest].append(parameter)
+        if parameter in parts:
+            for part in parts[parameter]:
+                waiting[part] -= 1
+        else:
+            names[parameter] = []
+            newest = parameter
+    return order, names
+
+
+def _spend(draws: Draws, order: list[Parameter], names: Links, parts: Links, op: int) -> set[Parameter] | None:
+    """Add dependencies to `names`, and constants, until the problem has `op` operations.
+
+    Returns:
+        the parameters that have a constant beside names; None where `op` cannot be met.
+    """
+    constants: set[Parameter] = set()
+    free = op - sum(len(parts[p]) if p in parts else max(1, len(names[p])) for p in order)
+    while free > 0:
+        bare = [p for p in order if names.get(p) and p not in constants]
+        deeper = [
+            (parameter, name)
+            for i, parameter in enumerate(order)
+            if parameter in names and len(names[parameter]) < MAX_NAMES
+            if (others := [p for p in order[i + 1 :] if p not in names[parameter]])
+            for name in [draws.choice(others)]
+        ]
+        if bare and (not deeper or draws.coin(0.75)):
+            constants.add(draws.choice(bare))
+            free -= 1
+        elif deeper:
+            parameter, name = draws.choice(deeper)
+            free -= bool(names[parameter])  # the first name takes the place of the lone constant: still one operation
+            names[parameter].append(name)
+        else:
+            return None
+    return constants if free == 0 else None
+
+
+def draw_definition(
+    draws: Draws, names: list[Parameter], values: Values, with_constant: bool
+) -> tuple[Definition, int]:
+    """A random sentence form for the given dependencies, and the value it gives."""
+    if not names:
+        constant = draws.between(1 + draws.coin(), MAX_CONSTANT)  # 1 is half as common as in "1 plus"
+        return Definition(constant=constant), constant
+    join, value = "", values[names[0]]
+    if len(names) == 2 and draws.coin():
+        names = sorted(names, key=values.__getitem__, reverse=True)
+        join, value = "difference", values[names[0]] - values[names[1]]
+    elif len(names) > 1:
+        join, value = "sum", sum(values[name] for name in names)
+    if not with_constant:
+        return Definition(tuple(names), join=join), value
+    if draws.coin():
+        constant = draws.between(1, MAX_CONSTANT)
+        return Definition(tuple(names), constant, "plus", join), constant + value
+    constant = draws.between(2, MAX_CONSTANT)
+    return Definition(tuple(names), constant, "times", join), constant * value
+
+
+def _define_rest(
+    draws: Draws,
+    instances: list[Parameter],
+    parts: Links,
+    definitions: dict[Parameter, Definition],
+    values: Values,
+    max_value: int,
+) -> None:
+    """Define every instance parameter that the question does not need from parameters defined before it."""
+
+    def add_totals() -> None:
+        for goal, goal_parts in parts.items():
+            if goal not in values and all(part in values for part in goal_parts):
+                values[goal] = _total(goal, goal_parts, values)
+
+    add_totals()
+    independent: list[Parameter] = []  # of everything that the question needs
+    for parameter in draws.shuffled([p for p in instances if p not in definitions]):
+        alone = draws.coin()
+        options = independent if alone else list(values)
+        definitions[parameter], values[parameter] = _draw_side(draws, parameter.kind, options, values, max_value)
+        if alone:
+            independent.append(parameter)
+        add_totals()
+
+
+def _draw_side(
+    draws: Draws, kind: str, options: list[Parameter], values: Values, max_value: int
+) -> tuple[Definition, int]:
+    """A definition that the question does not need: one to four dependencies, the constant being one of them in half
+    of the draws; a constant alone where three draws gave no value in range."""
+    for _ in range(3):
+        dependencies, with_constant = 1, draws.coin()
+        while dependencies < MAX_NAMES and draws.coin():
+            dependencies += 1
+        names = draws.sample(options, min(dependencies - with_constant, len(options)))
+        definition, value = draw_definition(draws, names, values, with_constant)
+        if _in_range(kind, value, max_value):
+            return definition, value
+    return draw_definition(draws, [], values, True)
