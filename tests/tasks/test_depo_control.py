@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lmsleep.model import HybridConfig
-from lmsleep.pipeline.experiment import build_task, read_config
+from lmsleep.pipeline.experiment import read_config
 from lmsleep.sleep import read_windows
+from lmsleep.tasks.spec import build_task
 from lmsleep.training.metrics import SCORES, row_scores
 from lmsleep.training.optimizer import OptimizerConfig
 
@@ -17,7 +18,7 @@ EXPERIMENT = Path(__file__).parents[2] / "configs/experiment/depo.yaml"
 @pytest.mark.slow
 def test_one_hop_is_learned_without_eviction():
     config = read_config([EXPERIMENT])
-    task = build_task(config)
+    task = build_task(config["data"]["task"])
     torch.manual_seed(0)
     model = HybridConfig(**config["model"]["model"]).for_task(task.vocab_size, task.sequence_length).build()
     optimizer = OptimizerConfig(**config["model"]["optimizer"]).build(model.blocks, model)

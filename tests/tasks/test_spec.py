@@ -1,6 +1,7 @@
 """Tasks as plain values and back."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,28 @@ def test_arguments_that_do_not_fit_are_refused():
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"depth": 3}})
     with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": -1}})
+
+
+def test_arguments_within_arguments_are_refused_by_name():
+    spec = {"class_path": "lmsleep.tasks.GSMInfinite", "init_args": {"problem": {"op": [1, 2]}}}
+    with pytest.raises(ValueError, match=r"^problem in init_args of lmsleep.tasks.GSMInfinite must be its .*'op'"):
+        build_task(spec)
+
+
+def test_a_task_of_another_package_is_built_only_where_that_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "another_package.py").write_text(
+        "from dataclasses import dataclass\nfrom lmsleep.tasks import Rule110\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Rule110):\n    more: int = 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = {"class_path": "another_package.Mine", "init_args": {"more": 3}}
+    with pytest.raises(ValueError, match=r"class_path of a task must be one of lmsleep.tasks.Depo, .*got"):
+        build_task(spec)
+    assert "another_package" not in sys.modules  # the module is not even imported
+    with pytest.raises(ValueError, match=r"or a Task of another package, got 'another_package.Nothing'"):
+        build_task("another_package.Nothing", from_anywhere=True)
+    task = build_task(spec, from_anywhere=True)
+    assert (type(task).__name__, task.more) == ("Mine", 3)
 
 
 def test_only_tasks_of_the_package_are_ours():

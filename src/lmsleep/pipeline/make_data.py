@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import one_sentence
-from lmsleep.pipeline.experiment import build_task, read_config, read_dataset_config
+from lmsleep.pipeline.experiment import read_config
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
+from lmsleep.tasks.spec import build_task, from_plain
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_sentence():
         config = read_config(args.config, args.overrides)
         if args.dataset:
-            dataset = read_dataset_config(args.dataset)
+            dataset = from_plain(DatasetConfig, read_config([args.dataset]), str(args.dataset))
             check_vocabulary(dataset, config)
             make_dataset(args.out / "problems", dataset, workers=os.cpu_count() or 1)
         data = {k: v for k, v in config["data"].items() if k != "task"}
-        make_data(build_task(config), args.out, **data)
+        make_data(build_task(config["data"]["task"], from_anywhere=True), args.out, **data)
 
 
 def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:

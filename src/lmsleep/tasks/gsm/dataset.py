@@ -149,7 +149,7 @@ def _parallel(draw: partial[Problem], rows: range, workers: int) -> Iterator[Pro
 
 
 def _made_with(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
-    vocabulary = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
+    vocabulary: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
     vocabulary["sha256"] = encoder.sha256  # in place of where the tokenizer lies
     made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
     return json.loads(json.dumps(made))  # as it is read back
