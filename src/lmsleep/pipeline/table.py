@@ -22,13 +22,15 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
-    """figure, model, n_passes, seed and tokens of a finished run, read from its config.yaml and curve.csv."""
+    """figure, model (its pattern, or the name of the weights it started from), n_passes, seed and tokens of a finished
+    run, read from its config.yaml and curve.csv."""
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert isinstance(config, dict)
     tokens = int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
-    pattern = config["model"]["model"]["pattern"]
+    model = config["model"]["model"]
+    name = model["pattern"] if model else Path(config["model"]["init_from"]).name
     seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
-    return {"figure": figure, "model": pattern, "n_passes": n_passes, "seed": seed, "tokens": tokens}
+    return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
 
 
 def curve(figure: str, run: Path) -> pd.DataFrame:

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -71,12 +70,12 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
     _check_config(model.config, config, folder)
     targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
     keys = backbone.key_map(model.config, targets)
-    with _open_tensors(folder) as tensors:
-        unused = backbone.unused | ({"lm_head.weight"} if config.tie_embeddings else set())
-        _check_tensors(targets, keys, tensors, unused, folder)
+    tensors = _tensors(folder)
+    unused = backbone.unused | ({"lm_head.weight"} if config.tie_embeddings else set())
+    _check_tensors(targets, keys, tensors, unused, folder)
+    with torch.no_grad():
         for ours, theirs in keys.items():
-            with torch.no_grad():
-                targets[ours].copy_(tensors[theirs].get_tensor(theirs))
+            targets[ours].copy_(tensors[theirs].get_tensor(theirs))
 
 
 def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokenizer:
@@ -128,38 +127,29 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, folder: Path) -> Non
             )
 
 
-@contextmanager
-def _open_tensors(folder: Path) -> Iterator[dict[str, Any]]:
+def _tensors(folder: Path) -> dict[str, Any]:
     """Tensor name -> the open file that holds it."""
-    with ExitStack() as stack:
-        tensors: dict[str, Any] = {}
-        for path, listed in _shards(folder).items():
-            if not path.is_file():
-                raise ValueError(f"{path} is missing, though {INDEX} lists it")
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-            absent = sorted(listed - set(file.keys()))
-            if absent:
-                raise ValueError(f"{path} lacks {_some(absent)}, though {INDEX} lists it")
-            tensors |= dict.fromkeys(file.keys(), file)
-        yield tensors
+    tensors: dict[str, Any] = {}
+    for path in _files(folder):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, though {INDEX} lists it")
+        try:
+            file = safe_open(path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+        tensors |= dict.fromkeys(file.keys(), file)
+    return tensors
 
 
-def _shards(folder: Path) -> dict[Path, set[str]]:
-    """Files of weights -> the tensors that the index promises of them."""
+def _files(folder: Path) -> list[Path]:
     index, whole = folder / INDEX, folder / "model.safetensors"
     if index.is_file():
         try:
-            shards: dict[Path, set[str]] = {}
-            for name, file in json.loads(index.read_text())["weight_map"].items():
-                shards.setdefault(folder / Path(file).name, set()).add(name)
-            return shards
+            return sorted({folder / Path(file).name for file in json.loads(index.read_text())["weight_map"].values()})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{index} is damaged: it does not read as an index of tensors") from None
     if whole.is_file():
-        return {whole: set()}
+        return [whole]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     hint = f"; {pickles[0]} is a pickle, which can run code and is not read" if pickles else ""
     raise ValueError(f"{folder} must hold model.safetensors or {INDEX}, found neither{hint}")
