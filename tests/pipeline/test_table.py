@@ -25,6 +25,13 @@ def test_columns_come_from_the_configuration_and_the_last_step(run):
     assert run_columns("fig3", run) == {"figure": "fig3", "model": "AGAG", "n_passes": 4, "seed": 3, "tokens": 2000}
 
 
+def test_a_pretrained_model_is_named_after_its_weights(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"] = {"model": None, "init_from": "models/ouro_1_4b"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert run_columns("fig4b", run)["model"] == "ouro_1_4b"
+
+
 def test_a_curve_becomes_a_row_for_each_metric_slice_and_step(run):
     table = curve("fig3", run)
     assert list(table.columns) == COLUMNS
