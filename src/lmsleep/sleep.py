@@ -120,6 +120,17 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWe
     return model.coda_pass(h, S, wake) if made else S
 
 
+def recorded(blocks: Pass, changes: list[Tensor]) -> Pass:
+    """The same pass, which adds to `changes` by how much it changed S, (n_layers,): see `FastWeights.change`."""
+
+    def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        h, after = blocks(h, S)
+        changes.append(after.change(S))
+        return h, after
+
+    return one_pass
+
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of a sequence, L tokens each from its start; the last may be shorter.

@@ -11,7 +11,7 @@ from lmsleep.bench import main as bench
 from lmsleep.bench.shapes import SHAPES, full_attention_twin
 from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, measure
 from lmsleep.pipeline.table import COLUMNS
-from lmsleep.runtime.memory import Group, Memory
+from lmsleep.runtime.memory import Memory
 
 TINY = HybridConfig(vocab_size=11, d_model=16, pattern="AGa", window_size=4, n_heads=2)
 
@@ -99,7 +99,7 @@ def test_the_twin_reads_as_a_transformer_does():
         wanted, _ = model(tokens)
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)
-    session._groups = [Group((0,), Memory(empty, wake.cache, empty, model.init_cache()))]
+    session._groups = [Memory((0,), empty, wake.cache, empty, model.init_cache())]
     got = torch.cat([session.feed(token) for token in tokens[0, 12:]], dim=1)
     torch.testing.assert_close(got, wanted[:, 12:], rtol=1e-9, atol=1e-12)
 

@@ -149,8 +149,8 @@ def test_forget_keeps_what_attention_sees(build, draw_tokens):
     session.forget()
     assert not session.fast_weights[0].any()
     # In an AG model attention comes first: its keys and values owe nothing to S, so the window alone gives the same.
-    cache = session.groups[0].memory.cache
+    cache = session.groups[0].cache
     alone = Session(model)
     alone.feed(text[:, 6:])
-    for got, wanted in zip(cache.layer(0), alone.groups[0].memory.cache.layer(0), strict=True):
+    for got, wanted in zip(cache.layer(0), alone.groups[0].cache.layer(0), strict=True):
         close(got, wanted)

@@ -24,7 +24,7 @@ from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
-from lmsleep.runtime.memory import Group, Memory
+from lmsleep.runtime.memory import Memory
 
 WARM_UP = 5  # tokens read before the clock starts
 BLOCK = 8  # tokens that one reader reads before the next has its turn
@@ -174,7 +174,7 @@ def _twin(
     cache = AttentionCache(model.window_size, context, context, context, layers)
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)
-    session._groups = [Group((0,), Memory(empty, cache, empty, model.init_cache()))]
+    session._groups = [Memory((0,), empty, cache, empty, model.init_cache())]
     return [Reader("full attention", 1, session, cache.nbytes)]
 
 

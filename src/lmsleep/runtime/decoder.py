@@ -92,7 +92,7 @@ class Decoder:
         fresh = before.fresh + self.n_read
         cache = AttentionCache(self.size, before.position + self.n_read, fresh, n, layers, mask)
         S = FastWeights(tuple(state.clone() for state in self.S))
-        return Memory(S, cache, self.began.before, self.began.past, (self.core[:, :fresh].clone(),))
+        return replace(self.began, S=S, cache=cache, core=(self.core[:, :fresh].clone(),))
 
     def _slots(self) -> tuple[Tensor, int]:
         """The slots of the tokens held, oldest first, and their number."""

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
 from lmsleep.memory import FastWeights
-from lmsleep.sleep import OnOverflow, Pass, sleep
+from lmsleep.sleep import Pass, recorded, sleep
 
 
 @dataclass(frozen=True)
@@ -49,27 +48,24 @@ class Narrator:
 
     def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
         self.callbacks, self.rows, self.n_tokens, self.n_passes = callbacks, rows, n_tokens, n_passes
-        self.change: list[tuple[float, ...]] = []
+        self.changes: list[Tensor] = []
         self.start = time.perf_counter()
 
-    @property
-    def on_overflow(self) -> OnOverflow:
+    def on_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         """The sleep, for `sleep_window`."""
-        # The change of S costs time and, on CUDA, a wait: it is worked out only where somebody listens.
-        return self._traced if self.callbacks else partial(sleep, n_passes=self.n_passes)
+        if not self.callbacks:  # the change of S costs time and, on CUDA, a wait
+            return sleep(blocks, h, S, self.n_passes)
+        watched = recorded(blocks, self.changes)
 
-    def _traced(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
             self.tell()
-            h, after = blocks(h, S)
-            self.change.append(tuple(after.change(S).tolist()))
-            return h, after
+            return watched(h, S)
 
         return sleep(one_pass, h, S, self.n_passes)
 
     def tell(self) -> None:
         """The event of the last pass made."""
         seconds = time.perf_counter() - self.start
-        passes, change = len(self.change) + 1, tuple(self.change)
+        change = tuple(tuple(layers.tolist()) for layers in self.changes)
         for callback in self.callbacks:
-            callback(SleepEvent(self.rows, self.n_tokens, self.n_passes, passes, change, seconds))
+            callback(SleepEvent(self.rows, self.n_tokens, self.n_passes, len(change) + 1, change, seconds))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from lmsleep.atomic import atomic_write
 from lmsleep.memory import KV, AttentionCache, ConvTail, Eviction, FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.runtime.memory import Group, Memory
+from lmsleep.runtime.memory import Memory
 
 FORMAT, VERSION = "lmsleep.memory", 1
 
@@ -22,16 +22,16 @@ class Saved(NamedTuple):
 
     n_passes: int
     eviction: Eviction
-    groups: list[Group]
+    groups: list[Memory]
 
 
 def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
     """Writes the file; it is there whole or not at all."""
     tensors, described = {}, []
-    for i, (rows, memory) in enumerate(saved.groups):
+    for i, memory in enumerate(saved.groups):
         # Tensors of one memory may share storage, which the format does not know.
         tensors |= {f"{i}.{name}": tensor.clone().contiguous() for name, tensor in memory.tensors().items()}
-        described.append({"rows": rows, "cache": _describe(memory.cache), "past": _describe(memory.past)})
+        described.append({"rows": memory.rows, "cache": _describe(memory.cache), "past": _describe(memory.past)})
     header = {
         "version": VERSION,
         "model": identity(model),
@@ -67,7 +67,7 @@ def load_memory(path: str | Path, model: HybridLM) -> Saved:
     groups = []
     for i, group in enumerate(header["groups"]):
         own = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items() if name.startswith(f"{i}.")}
-        groups.append(Group(tuple(group["rows"]), _restore(model, group, own)))
+        groups.append(_restore(model, group, own))
     return Saved(header["n_passes"], header["eviction"], groups)
 
 
@@ -109,8 +109,8 @@ def _restore(model: HybridLM, group: dict[str, Any], tensors: dict[str, torch.Te
         return AttentionCache(model.window_size, form["position"], form["fresh"], form["held"], layers, mask)
 
     S = FastWeights((empty,) * len(model.blocks.state_shapes))
-    form = Memory(S, cache(group["cache"]), S, cache(group["past"]), (empty,) if "core" in tensors else ())
+    form = Memory((), S, cache(group["cache"]), S, cache(group["past"]), (empty,) if "core" in tensors else ())
     names = form.tensors().keys()
     if names != tensors.keys():
         raise ValueError(f"tensors of the saved memory must be {sorted(names)}, got {sorted(tensors)}")
-    return form.with_tensors(tensors[name] for name in names)
+    return form.with_tensors((tensors[name] for name in names), group["rows"])

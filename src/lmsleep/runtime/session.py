@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import Narrator, OnSleep
-from lmsleep.runtime.memory import Group, Memory, regroup
+from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.sampling import continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
 from lmsleep.runtime.tokens import Rows, Tokens, as_rows, gathered
@@ -53,7 +54,7 @@ class Session:
         self.model, self.n_passes = model, n_passes
         self.eviction: Eviction = eviction
         self.callbacks, self.static = tuple(callbacks), static
-        self._groups: list[Group] = []
+        self._groups: list[Memory] = []
         self._decoder: Decoder | None = None
         self._decoding = False  # the memory is in the decoder's buffers
 
@@ -63,11 +64,11 @@ class Session:
         return sum(len(group.rows) for group in self._groups) or None
 
     @property
-    def groups(self) -> list[Group]:
-        """The memory, by groups of rows at the same place of their window."""
+    def groups(self) -> list[Memory]:
+        """The memory, by rows at the same place of their window."""
         if self._decoding:
             assert self._decoder is not None
-            self._groups, self._decoding = [Group(self._groups[0].rows, self._decoder.unload())], False
+            self._groups, self._decoding = [self._decoder.unload()], False
         return self._groups
 
     @property
@@ -76,13 +77,13 @@ class Session:
         if not self._groups:
             return self.model.init_fast_weights(1)
         order = torch.tensor([row for group in self.groups for row in group.rows]).argsort()
-        layers = zip(*(group.memory.S.states for group in self.groups), strict=True)
+        layers = zip(*(group.S.states for group in self.groups), strict=True)
         return FastWeights(tuple(torch.cat(states)[order] for states in layers))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the memory: S, attention cache, and what a sleep needs of the window."""
-        return sum(group.memory.nbytes for group in self.groups)
+        return sum(group.nbytes for group in self.groups)
 
     def feed(self, tokens: Tokens, *, mask: Tensor | None = None, last_only: bool = False) -> Tensor:
         """Reads tokens.
@@ -104,16 +105,12 @@ class Session:
     @torch.no_grad()
     def sleep(self) -> None:
         """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
-        asleep = [self._asleep(group) if group.memory.cache.fresh else group for group in self.groups]
-        self._groups = regroup(asleep)
+        self._groups = regroup(self._asleep(group) if group.cache.fresh else group for group in self.groups)
 
     def forget(self) -> None:
         """Sets S to zero and keeps what attention sees: what is then known does not come from the fast weights."""
-        forgotten = []
-        for rows, memory in self.groups:
-            zero = self.model.init_fast_weights(len(rows))
-            forgotten.append(Group(rows, replace(memory, S=zero, before=zero)))
-        self._groups = forgotten
+        zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
+        self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
 
     def generate(
         self,
@@ -195,55 +192,51 @@ class Session:
     @torch.no_grad()
     def _read(self, rows: Rows, last_only: bool) -> Tensor:
         if not self._groups:
-            everyone = tuple(range(len(rows.lengths)))
-            self._groups = [Group(everyone, Memory.start(self.model, len(everyone)))]
+            self._groups = [Memory.start(self.model, len(rows.lengths))]
         if self.static and rows.even and rows.tokens.shape[1] == 1 and rows.mask is None and len(self._groups) == 1:
             logits = self._decode(rows.tokens)
             return logits[:, -1] if last_only else logits
         groups, pieces = [], []
         for group in self.groups:
-            rest, start = group, 0
-            for stop in sorted({rows.lengths[row] for row in group.rows}):
-                if rest is None:
-                    break
-                if stop > start:
-                    rest, logits = self._advance(rest, rows.part(rest.rows, start, stop), last_only)
-                    pieces.append((rest.rows, start, logits))
-                ended, rest = rest.split([rows.lengths[row] == stop for row in rest.rows])
+            for start, stop in pairwise(sorted({0, *(rows.lengths[row] for row in group.rows)})):
+                ended, group = group.split([rows.lengths[row] < stop for row in group.rows])
+                assert group is not None, "some row has `stop` tokens"
                 groups += [ended] if ended else []
-                start = stop
+                group, logits = self._advance(group, rows.part(group.rows, start, stop), last_only)
+                pieces.append((group.rows, start, logits))
+            groups.append(group)
         self._groups = regroup(groups)
         return gathered(pieces, rows, last_only, self.model.head.weight)
 
-    def _advance(self, group: Group, rows: Rows, last_only: bool) -> tuple[Group, Tensor]:
+    def _advance(self, memory: Memory, rows: Rows, last_only: bool) -> tuple[Memory, Tensor]:
         """Reads tokens (b, n) of equally long rows by windows; logits (b, n, V), or (b, 1, V) with `last_only`."""
         logits, start, n = [], 0, rows.tokens.shape[1]
         while start < n:
-            if group.memory.cache.full:
-                group = self._asleep(group)
-            stop = min(n, start + group.memory.cache.room)
+            if memory.cache.full:
+                memory = self._asleep(memory)
+            stop = min(n, start + memory.cache.room)
             mask = None if rows.mask is None else rows.mask[:, start:stop]
-            h, memory = group.memory.read(self.model, rows.tokens[:, start:stop], mask)
-            group, start = Group(group.rows, memory), stop
+            h, memory = memory.read(self.model, rows.tokens[:, start:stop], mask)
+            start = stop
             logits = [self.model.logits(h[:, -1:])] if last_only else [*logits, self.model.logits(h)]
-        return group, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+        return memory, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
-    def _asleep(self, group: Group) -> Group:
-        """The group after a sleep on its window and the eviction."""
-        narrator = Narrator(self.callbacks, group.rows, group.memory.cache.fresh, self.n_passes)
-        memory = group.memory.sleep(self.model, narrator.on_overflow, self.eviction)
+    def _asleep(self, memory: Memory) -> Memory:
+        """The memory after a sleep on its window and the eviction."""
+        narrator = Narrator(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
+        memory = memory.sleep(self.model, narrator.on_overflow, self.eviction)
         narrator.tell()
-        return Group(group.rows, memory)
+        return memory
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Reads one token a row, (B, 1), in the decoder's buffers; logits (B, 1, V)."""
         if not (self._decoding and self._decoder is not None and not self._decoder.full):
-            group = self.groups[0]
-            if group.memory.cache.full:
-                group = self._asleep(group)
+            memory = self.groups[0]
+            if memory.cache.full:
+                memory = self._asleep(memory)
             if self._decoder is None or self._decoder.batch_size != len(tokens):
                 self._decoder = Decoder(self.model, len(tokens))
-            self._decoder.load(group.memory)
+            self._decoder.load(memory)
             # The buffers hold the memory now; what stays here says which rows they are.
-            self._groups, self._decoding = [Group(group.rows, self._decoder.began)], True
+            self._groups, self._decoding = [self._decoder.began], True
         return self._decoder.step(tokens)

@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -16,7 +15,7 @@ from torch import Tensor
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.sleep import Pass, sleep
+from lmsleep.sleep import Pass, recorded, sleep
 from lmsleep.training.optimizer import MuonAdamW, whole
 
 
@@ -73,20 +72,13 @@ class SleepCallback(L.Callback):
         self, module: L.LightningModule, blocks: Pass, h: Tensor, S: FastWeights
     ) -> tuple[Tensor, FastWeights]:
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
-        start = time.perf_counter()
-        trace = [S]
-
-        def traced(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-            h, S = blocks(h, S)
-            trace.append(S)
-            return h, S
-
-        h, S = sleep(blocks if module.training else traced, h, S, self.n_passes)
+        start, changes = time.perf_counter(), []
+        h, S = sleep(blocks if module.training else recorded(blocks, changes), h, S, self.n_passes)
         self.n_sleeps += 1
         self.n_sequence_sleeps += len(h)
         self.seconds_asleep += time.perf_counter() - start
-        if len(trace) > 1:
-            self.change = [after.change(before).tolist() for before, after in pairwise(trace)]
+        if changes:
+            self.change = [change.tolist() for change in changes]
         return h, S
 
     @contextmanager
