@@ -19,7 +19,7 @@ ALLOWED = {
     "memory": set(),
     "model": {"memory", "ops"},
     "sleep": {"memory", "model"},
-    "tasks": set(),
+    "tasks": {"memory"},
     "data": {"tasks"},
     "training": {"ops", "memory", "model", "sleep", "tasks", "data", "pretrained"},
 }

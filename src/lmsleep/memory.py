@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+IGNORE = -100  # a target without loss
 Eviction = Literal["hard", "sliding"]
 
 

@@ -27,10 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM, Wake
 
-IGNORE = -100
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
 OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = -100  # a position without loss
+from lmsleep.memory import IGNORE
+
 SPLITS = ("train", "val", "test")
 
 
