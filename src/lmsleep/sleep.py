@@ -119,6 +119,11 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWe
     return model.coda_pass(h, S, wake) if made else S
 
 
+def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+    """The control in place of `sleep`: S is emptied, and nothing crosses the end of a window that is evicted whole."""
+    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
+
+
 def recorded(blocks: Pass, changes: list[Tensor]) -> Pass:
     """The same pass, which adds to `changes` by how much it changed S, (n_layers,): see `FastWeights.change`."""
 

@@ -8,9 +8,9 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
-from lmsleep.pipeline.evaluate import batches, forget, main, scores
+from lmsleep.pipeline.evaluate import batches, main, scores
 from lmsleep.pipeline.make_data import held_out
-from lmsleep.sleep import Windows, read_windows, sleep
+from lmsleep.sleep import Windows, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 

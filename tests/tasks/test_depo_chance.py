@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from depo_reader import MINI, Alphabet, Reader, questions_in, rows
+from depo_reader import MINI, Alphabet, questions_in, rows
 from scipy.stats import chi2, chisquare, norm
 
 from lmsleep.tasks import Depo
@@ -85,22 +85,6 @@ def test_floor_at_n_75_with_words():
     assert floor.per_answer == pytest.approx(np.log(75))
     assert floor.per_answer_token == pytest.approx(2.70, abs=0.01)
     assert floor.per_token == pytest.approx(1.66, abs=0.005)
-
-
-@pytest.mark.parametrize(
-    ("settings", "alike"), [({}, (2.96, 2.96, 1.48)), (WORDS, (2.96, 1.93, 1.17))], ids=["text", "words"]
-)
-def test_floor_of_training_rows(settings, alike):
-    task, alphabet = Depo(**settings), Alphabet.of(settings)
-    assert task.floor("train", rows_alike=True) == pytest.approx(alike, abs=0.01)
-    # the mean over targets, as the loss takes it, from the emitted rows alone
-    nats = answers = tokens = 0
-    for step in range(20):
-        batch = rows(task, seed=2, step=step)
-        for row, ids in zip(batch.tokens.tolist(), task.answers(batch.targets).tolist(), strict=True):
-            n, asked = len(Reader(row, alphabet).graph(300)), max(ids) + 1
-            nats, answers, tokens = nats + asked * np.log(n), answers + asked, tokens + sum(i >= 0 for i in ids)
-    assert task.floor("train") == pytest.approx((nats / answers, nats / tokens, nats / (tokens + answers)), rel=0.01)
 
 
 def test_floor_is_the_loss_of_a_uniform_guess_among_the_cycle_s_names():

@@ -14,7 +14,7 @@ from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.graph import Core, Definition
 from lmsleep.tasks.gsm.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
 from lmsleep.tasks.gsm.solver import Reading, parse_phrase
-from lmsleep.tasks.gsm.world import TERSE, Parameter
+from lmsleep.tasks.gsm.world import WORLDS, Parameter
 
 PAPER = ProblemConfig(templates=("zoo", "school", "film"))
 MINI = ProblemConfig((1, 4), ("terse",), (2, 3), (1, 3), 99, (132, 160), False, (32,))
@@ -97,7 +97,9 @@ def test_every_quantity_can_be_resolved_and_distractors_decide_nothing():
         sentences = text.split("Problem: ")[1].split(". Answer:")[0].split(". ")
         whole = Reading(sentences)
         assert min(whole.value(quantity) for quantity in whole.rules) >= 0
-        core = [s for s in sentences if parse_phrase(s.split(" equals ")[0])[1] not in TERSE.distractor_places]
+        core = [
+            s for s in sentences if parse_phrase(s.split(" equals ")[0])[1] not in WORLDS["terse"].distractor_places
+        ]
         distractors += len(sentences) - len(core)
         question = parse_phrase(text.split("Question: ")[1].split("?")[0])
         alone = Reading(core)
@@ -128,10 +130,10 @@ def test_fingerprint_is_that_of_the_core_in_any_order_and_the_question():
     owl, bear = Parameter("count", "hill", "owl"), Parameter("count", "lake", "bear")
     said = {owl: Definition(constant=3), bear: Definition((owl,))}
     values = {owl: 3, bear: 3}
-    mark = fingerprint(TERSE, Core(bear, said, values))
-    assert mark == fingerprint(TERSE, Core(bear, dict(reversed(said.items())), values)) < 1 << 64
-    assert mark != fingerprint(TERSE, Core(owl, said, values))
-    assert mark != fingerprint(TERSE, Core(bear, said | {owl: Definition(constant=2)}, values))
+    mark = fingerprint(WORLDS["terse"], Core(bear, said, values))
+    assert mark == fingerprint(WORLDS["terse"], Core(bear, dict(reversed(said.items())), values)) < 1 << 64
+    assert mark != fingerprint(WORLDS["terse"], Core(owl, said, values))
+    assert mark != fingerprint(WORLDS["terse"], Core(bear, said | {owl: Definition(constant=2)}, values))
 
 
 def test_loss_windows_of_drawn_rows():

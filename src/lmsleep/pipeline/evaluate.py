@@ -16,12 +16,12 @@ from torch import Tensor
 
 from lmsleep.atomic import atomic_write
 from lmsleep.errors import one_sentence
-from lmsleep.memory import Eviction, FastWeights
+from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.pipeline.experiment import read_config
 from lmsleep.pipeline.table import run_columns, run_folders
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
-from lmsleep.sleep import OnOverflow, Pass, read_windows, sleep
+from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.training.metrics import SliceScores
 
@@ -65,11 +65,6 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
 def data_folder(run: Path, data: Path) -> Path:
     """`data` itself, or the folder in it that is named like the part of the run's name before the first dash."""
     return data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]
-
-
-def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-    """The control: an emptied S, so that nothing crosses the boundary of a window that is evicted whole."""
-    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ def knowing_a_part(task: Depo) -> dict[str, dict[str, float]]:
     """What a model scores that knows a part of the cycle, for each number of hops: losses of one that knows the names,
     over all targets (`floor`) and over answers alone (`answer_floor`), and the shares of right answers of
     `Depo.guesses`."""
-    floor = task.floor("test")
+    floor = task.floor()
     kinds: dict[str, dict[str, float]] = {"floor": {}, "answer_floor": {}}
     for k in task.slices:
         kinds["floor"][str(k)], kinds["answer_floor"][str(k)] = floor.per_token, floor.per_answer_token

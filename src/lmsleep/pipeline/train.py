@@ -69,7 +69,8 @@ def train(out: Path, fit_args: list[str]) -> None:
 def digest(out: Path, fit_args: list[str]) -> str:
     """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
-    files = [*configs, *sorted(Path(lmsleep.__file__).parent.rglob("*.py"))]
+    package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
+    files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]
     config = OmegaConf.create(read_config(configs, overrides))
     stored = OmegaConf.select(config, "data.task.init_args.path")

@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
-from torch import Tensor
 
 from lmsleep.errors import one_sentence
 from lmsleep.hub import checkpoint_folder
@@ -27,6 +27,7 @@ from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_free, read_config
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
+from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task
 
@@ -34,33 +35,15 @@ EXAMPLES = 6
 
 
 class Reader(NamedTuple):
-    """A way to read the context: N, and whether S is then set to zero."""
+    """A way to read the context: N, or S to zero at every sleep."""
 
     name: str
     n_passes: int
     forgets: bool = False
 
-
-def answer(
-    model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction = "hard", forget: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Reads the windows before the first question, sleeping on each, then the questions.
-
-    Args:
-        forget: set S to zero before the questions.
-
-    Returns:
-        Logits (B, P, V) and targets (B, P) from the first window with a question on, as `read_windows` scores them.
-    """
-    start = questions_start(batch, model.window_size)
-    first, last = (None, None) if batch.mask is None else (batch.mask[:, :start], batch.mask[:, start:])
-    session = Session(model, n_passes, eviction)
-    session.feed(batch.tokens[:, :start], mask=first, last_only=True)
-    session.sleep()
-    if forget:
-        session.forget()
-    session.n_passes = 1  # a window with questions is read in one pass
-    return session.feed(batch.tokens[:, start:], mask=last), batch.targets[:, start:]
+    @property
+    def on_overflow(self) -> OnOverflow:
+        return forget if self.forgets else partial(sleep, n_passes=self.n_passes)
 
 
 def questions_start(batch: Batch, window_size: int) -> int:
@@ -73,30 +56,24 @@ def show_reading(
     console: Console, model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction, pace: float
 ) -> None:
     """Reads the context of one row window by window; a bar for every sleep, with the change of S at each pass."""
-    bars: list[Progress] = []
-
-    def on_pass(event: SleepEvent) -> None:
-        if event.passes == 1:
-            bars.append(
-                Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console)
-            )
-            bars[-1].start()
-            bars[-1].add_task("", total=event.n_passes, note="")
-        changes = " → ".join(f"{sum(layers) / len(layers):.0%}" for layers in event.change)
-        note = f"pass {event.passes}/{event.n_passes}" + (f"   S changes by {changes}" if changes else "")
-        bars[-1].update(TaskID(0), completed=event.passes, note=note)
-        time.sleep(pace)
-        if event.done:
-            bars.pop().stop()
-
-    session = Session(model, n_passes, eviction, callbacks=[on_pass])
+    session = Session(model, n_passes, eviction)
     context = batch.tokens[:1, : questions_start(batch, model.window_size)]
     for i, window in enumerate(context.split(model.window_size, dim=1), 1):
         console.print(f"[bold]awake[/]  window {i}: {' '.join(map(str, window[0].tolist()))}")
         session.feed(window)
-        session.sleep()
+        with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
+            bar.add_task("", total=n_passes, note="")
+            session.callbacks = (partial(_show_pass, bar, pace),)
+            session.sleep()
     norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
     console.print(f"The windows are gone. What is left: {session.nbytes:,} bytes, |S| = {norms}\n")
+
+
+def _show_pass(bar: Progress, pace: float, event: SleepEvent) -> None:
+    changes = " → ".join(f"{sum(layers) / len(layers):.0%}" for layers in event.change)
+    note = f"pass {event.passes}/{event.n_passes}" + (f"   S changes by {changes}" if changes else "")
+    bar.update(TaskID(0), completed=event.passes, note=note)
+    time.sleep(pace)
 
 
 def show_answers(
@@ -123,7 +100,11 @@ def answered(
     model: HybridLM, task: Task, batch: Batch, reader: Reader, eviction: Eviction
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Every answer of the batch and what a reader says in its place."""
-    logits, targets = answer(model, batch, reader.n_passes, eviction, reader.forgets)
+    reading = read_windows(
+        model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=reader.on_overflow
+    )
+    targets, logits = reading.scored_targets, reading.scored_logits
+    assert targets is not None and logits is not None
     truth, says = [], []
     lists = (x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1)))
     for which, wanted, said in zip(*lists, strict=True):

@@ -210,27 +210,16 @@ class Depo(Task):
         marks = targets == self.marker
         return torch.where(marks | (targets == IGNORE), -1, marks.cumsum(dim=1) - 1)
 
-    def floor(self, split: str = "test", *, rows_alike: bool = False) -> Floor:
-        """The ignorance floor of a split: log n nats per answer, spread over its tokens.
+    def floor(self) -> Floor:
+        """The ignorance floor of test rows: log n nats per answer, spread over its tokens.
 
         Exact where all names are equally long; with words of several lengths their mean length is that of `FLOOR_ROWS`
         sampled sets (standard error below 0.2 % at the paper's sizes).
-
-        Args:
-            split: only "train" mixes cycles of several n.
-            rows_alike: weigh all rows alike, however few their questions; by default all targets, as the loss does.
-
-        Raises:
-            ValueError: for an unknown split.
         """
-        drawn = self._names.lengths[self._names.draw(stream(0, split, 0), FLOOR_ROWS, self.max_nodes)]
-        n, weights = self._node_counts if split == "train" else (np.array([self.max_nodes]), np.ones(1))
-        length = (drawn.mean(axis=0).cumsum() / np.arange(1, self.max_nodes + 1))[n - 1]
-        nats, sizes = np.log(n), (np.ones_like(length), length, length + 1)
-        if rows_alike:
-            return Floor(*(float(weights @ (nats / size)) for size in sizes))
-        weights = weights * np.minimum(n, self._n_questions)
-        return Floor(*(float((weights @ nats) / (weights @ size)) for size in sizes))
+        n, names = self.max_nodes, self._names
+        drawn = names.lengths[names.draw(stream(0, "test", 0), FLOOR_ROWS, n)]
+        nats, length = float(np.log(n)), float(drawn.mean(axis=0).cumsum()[-1] / n)
+        return Floor(nats, nats / length, nats / (length + 1))
 
     def guesses(self, hops: int) -> Guesses:
         """What can be scored on test rows of `hops` hops without following the cycle.
