@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from uuid import uuid4
 
 
 @contextmanager
@@ -18,21 +18,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _to_disk(temporary)
+        # Waits until the content is on the disk: a name that gets there before it would name an empty file.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until the content is on the disk: a name that gets there before it would name an empty file."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def check_checkpoint_file(path: str | Path) -> None:
@@ -51,10 +45,3 @@ def check_checkpoint_file(path: str | Path) -> None:
             reason = str(error)
     if reason and Path(path).is_file():
         raise ValueError(f"checkpoint {str(path)!r} is damaged or of another kind: {reason}")
-
-
-def _umask() -> int:
-    """Temporary files are private; the finished file gets the permissions that any new file would."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

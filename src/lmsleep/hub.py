@@ -4,7 +4,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
@@ -44,8 +47,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is no such file, or it holds something else.
     """
-    if not path.is_file():
-        raise ValueError(f"{path.parent} must hold {path.name}, found none")
+    _check_there(path)
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
@@ -53,6 +55,26 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a JSON object, got a {type(values).__name__}")
     return values
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        ValueError: if there is no such file, or it holds something else.
+    """
+    from tokenizers import Tokenizer  # slow to import
+
+    _check_there(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} must hold {path.name}, found none")
 
 
 def first_line(error: Exception) -> str:

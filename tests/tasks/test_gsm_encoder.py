@@ -82,7 +82,7 @@ def test_the_length_of_a_sentence_is_what_it_adds(tmp_path: Path, kind: str):
 
 
 def test_bad_tokenizers_are_named(bpe: str, tmp_path: Path):
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="found none"):
         TokenizerFile(str(tmp_path / "absent.json"))
     broken = tmp_path / "broken.json"
     broken.write_text("{}")

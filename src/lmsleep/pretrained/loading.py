@@ -5,18 +5,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import checkpoint_folder, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.pretrained.backbone import Backbone, HFConfig
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.ouro import OURO
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO}
 INDEX = "model.safetensors.index.json"
@@ -78,7 +80,7 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
             targets[ours].copy_(tensors[theirs].get_tensor(theirs))
 
 
-def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokenizer:
+def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokenizer":
     """The tokenizer.json of a checkpoint.
 
     Args:
@@ -89,12 +91,7 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> Tokeniz
     """
     folder = _folder(source)
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} must hold a tokenizer.json, found none")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} is not a tokenizer: {error}") from None
+    tokenizer = read_tokenizer(path)
     rows = vocab_size or HFConfig.read(folder).take("vocab_size", int)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= rows:

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
-
+from lmsleep.hub import read_tokenizer
 from lmsleep.tasks.gsm.world import WORLDS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PROMPT_END = "\nAnswer: "
 _WORD = re.compile(r"[A-Za-z]+|\d+|[^\sA-Za-z\d]")
@@ -105,13 +108,8 @@ class TokenizerFile:
             raise ValueError(f"tokenizer {self.path} does not keep the text: {_PROBE!r} comes back as {text!r}")
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        if not Path(self.path).is_file():
-            raise ValueError(f"tokenizer: no file {self.path}")
-        try:
-            return Tokenizer.from_file(self.path)
-        except Exception as error:  # the library raises nothing more special
-            raise ValueError(f"tokenizer {self.path} is not a tokenizer.json: {error}") from None
+    def _tokenizer(self) -> "Tokenizer":
+        return read_tokenizer(Path(self.path))
 
     @cached_property
     def _word_lengths(self) -> dict[str, int]:
