@@ -19,8 +19,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones
     try:
         yield temporary
+        temporary.chmod(mode)
         # Waits until the content is on the disk: a name that gets there before it would name an empty file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -35,7 +35,7 @@ from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
 from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
 from lmsleep.tasks.gsm.solver import solve
 
-FORMAT = "lmsleep gsm-infinite 3"
+FORMAT = "lmsleep gsm-infinite dataset 3"
 METADATA = "lmsleep.gsm"
 DTYPES = {
     "tokens": np.int32,
@@ -116,9 +116,9 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
 def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Problem]:
     """The rows of a split, none of them twice: each is the first of its stream that no row before it has."""
     draw, rows = partial(_draw_row, config, split), range(config.rows(split))
-    seen: set[int] = set()
-    problems = []
-    drawn = track(_parallel(draw, rows, workers), split, len(rows), console=Console(stderr=True), transient=True)
+    console, seen = Console(stderr=True), set()
+    problems: list[Problem] = []
+    drawn = track(_parallel(draw, rows, workers), split, len(rows), console=console, disable=not console.is_terminal)
     for row, problem in enumerate(drawn):
         problems.append(draw(row, seen) if problem.fingerprint in seen else problem)
         seen.add(problems[-1].fingerprint)
@@ -202,10 +202,6 @@ class Dataset:
         if not self._splits:
             raise ValueError(f"path: {folder} holds no dataset, that is, no train.safetensors, val.safetensors, ...")
         made = next(iter(self._splits.values())).made
-        if made["format"] != FORMAT:
-            raise ValueError(
-                f"{folder} must have the format {FORMAT!r}, got {made['format']!r}; make the dataset again"
-            )
         self.config, self.vocabulary = made["config"], made["vocabulary"]
         for split in (split for split in SPLITS if self.config[split]):
             if split not in self._splits:
@@ -252,10 +248,10 @@ class Split:
             file = safe_open(path, "np")
             header = json.loads((file.metadata() or {})[METADATA])
             arrays = {name: file.get_tensor(name) for name in DTYPES}
-            if _checksum(path, header["made"], arrays) != header["sha256"]:
+            if _checksum(path, header["made"], arrays) != header["sha256"] or header["made"]["format"] != FORMAT:
                 raise ValueError
         except (OSError, SafetensorError, KeyError, ValueError):
-            raise ValueError(f"{path} is damaged or no file of a dataset; delete it and make it again") from None
+            raise ValueError(f"{path} is damaged or not a {FORMAT!r}; delete it and make it again") from None
         self.made, self.sha256 = header["made"], header["sha256"]
         self._tokens = file.get_slice("tokens")  # read from disk when asked for
         self._begin, self.lengths = arrays["offsets"][:-1], np.diff(arrays["offsets"])
