@@ -47,6 +47,28 @@ class HFConfig:
             raise ValueError(f"{name} in {self.source} must be {choices}, got {self.values[name]!r}")
 
 
+def transformer(hf: HFConfig) -> dict[str, Any]:
+    """Fields of `HybridConfig` that a transformer of the family of Qwen2 has under the same keys.
+
+    Raises:
+        ValueError: if a key is missing or says what our model cannot express.
+    """
+    hf.demand("hidden_act", "silu")
+    hf.demand("rope_scaling", None)
+    hf.demand("attention_dropout", 0, 0.0)
+    return {
+        "vocab_size": hf.take("vocab_size", int),
+        "d_model": hf.take("hidden_size", int),
+        "n_heads": hf.take("num_attention_heads", int),
+        "n_kv_heads": hf.take("num_key_value_heads", int),
+        "head_dim": hf.take("head_dim", int) if "head_dim" in hf.values else None,
+        "mlp_dim": hf.take("intermediate_size", int),
+        "rope_theta": hf.take("rope_theta", float),
+        "norm_eps": hf.take("rms_norm_eps", float),
+        "tie_embeddings": hf.take("tie_word_embeddings", bool),
+    }
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A family of pretrained models.

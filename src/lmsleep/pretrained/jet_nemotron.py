@@ -7,7 +7,7 @@ from typing import Any
 
 from lmsleep.model import HybridConfig
 from lmsleep.model.jet import REDUCTION
-from lmsleep.pretrained.backbone import Backbone, HFConfig
+from lmsleep.pretrained.backbone import Backbone, HFConfig, transformer
 
 LETTERS = {"jet": "J", "attn": "A", "swa": "W"}
 
@@ -18,26 +18,15 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
     Raises:
         ValueError: if a key is missing or says what our model cannot express.
     """
-    hf.demand("hidden_act", "silu")
-    hf.demand("rope_scaling", None)
     hf.demand("use_mrope", False)
-    hf.demand("attention_dropout", 0, 0.0)
     layers, depth = hf.take("layer_types", list), hf.take("num_hidden_layers", int)
     if len(layers) != depth or not set(layers) <= set(LETTERS):
         raise ValueError(f"layer_types in {hf.source} must be {depth} of {', '.join(LETTERS)}, got {layers}")
     return HybridConfig(
-        vocab_size=hf.take("vocab_size", int),
-        d_model=hf.take("hidden_size", int),
+        **transformer(hf),
         pattern="".join(LETTERS[layer] for layer in layers),
-        n_heads=hf.take("num_attention_heads", int),
-        n_kv_heads=hf.take("num_key_value_heads", int),
-        head_dim=hf.take("head_dim", int) if "head_dim" in hf.values else None,
-        mlp_dim=hf.take("intermediate_size", int),
-        rope_theta=hf.take("rope_theta", float),
         attention_bias=True,
-        norm_eps=hf.take("rms_norm_eps", float),
         loop=(depth // 4, depth - depth // 4),
-        tie_embeddings=hf.take("tie_word_embeddings", bool),
         sliding_window=_section(hf, "swa").take("window_size", int) if "swa" in layers else None,
         **(_jet(_section(hf, "jet")) if "jet" in layers else {}),
     )

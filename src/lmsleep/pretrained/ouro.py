@@ -5,7 +5,7 @@ The tensors and the keys of config.json are those of `ByteDance/Ouro-1.4B` and `
 """
 
 from lmsleep.model import HybridConfig
-from lmsleep.pretrained.backbone import Backbone, HFConfig
+from lmsleep.pretrained.backbone import Backbone, HFConfig, transformer
 
 BLOCKS_PER_INSERT = 4
 
@@ -20,32 +20,21 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
     Raises:
         ValueError: if a key is missing or says what our model cannot express.
     """
-    hf.demand("hidden_act", "silu")
-    hf.demand("rope_scaling", None)
     hf.demand("use_sliding_window", False)
-    hf.demand("attention_dropout", 0, 0.0)
-    depth, heads = hf.take("num_hidden_layers", int), hf.take("num_attention_heads", int)
+    shared, depth = transformer(hf), hf.take("num_hidden_layers", int)
     hf.demand("layer_types", None, ["full_attention"] * depth)
-    d_model = hf.take("hidden_size", int)
-    head_dim = hf.take("head_dim", int) if "head_dim" in hf.values else d_model // heads
+    heads = shared["n_heads"]
+    head_dim = shared["head_dim"] or shared["d_model"] // heads
     inserted = ["j" if block % BLOCKS_PER_INSERT == 0 else "" for block in range(1, depth + 1)]
     return HybridConfig(
-        vocab_size=hf.take("vocab_size", int),
-        d_model=d_model,
+        **shared | {"head_dim": head_dim},
         pattern="".join("A" + jet for jet in inserted),
-        n_heads=heads,
-        n_kv_heads=hf.take("num_key_value_heads", int),
-        head_dim=head_dim,
         fast_heads=max(1, heads // 2),
         fast_key_dim=head_dim,
         fast_value_dim=2 * head_dim,
         fast_norm_eps=1e-5,
-        mlp_dim=hf.take("intermediate_size", int),
-        rope_theta=hf.take("rope_theta", float),
-        norm_eps=hf.take("rms_norm_eps", float),
         sandwich_norm=True,
         norm_between_passes=True,
-        tie_embeddings=hf.take("tie_word_embeddings", bool),
     )
 
 
