@@ -62,9 +62,9 @@ def outputs_and_gradients(inputs, upstream, backend, outputs=(0, 1, 2)):
 
 
 def error_ratios(got, want):
-    """Root mean square of the error over that of the value."""
+    """Root mean square of the error over that of the value; infinite where it is no number, which `max` may lose."""
     pairs = {name: (got[name], want[name]) for name in want if want[name].numel()}
     return {
-        name: ((a - b).square().mean() / b.square().mean().clamp(min=1e-30)).sqrt().item()
+        name: ((a - b).square().mean() / b.square().mean().clamp(min=1e-30)).sqrt().nan_to_num(torch.inf).item()
         for name, (a, b) in pairs.items()
     }

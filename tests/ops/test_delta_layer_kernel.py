@@ -30,6 +30,7 @@ CASES = [
     {"B": 1, "H": 1, "n": 1, "K": 8, "V": 16},
     {"B": 1, "H": 2, "n": 33, "K": 24, "V": 16},
     {"B": 1, "H": 1, "n": 75, "K": 16, "V": 24, "mask": True},  # three chunks, K and V that are no powers of two
+    {"B": 2, "H": 2, "n": 75, "K": 32, "V": 32},
     {"B": 1, "H": 1, "n": 128, "K": 16, "V": 16, "left": False},
     {"B": 9, "H": 1, "n": 3, "K": 16, "V": 16},  # two groups of rows
     {"B": 1, "H": 2, "n": 5, "K": 16, "V": 16, "width": 3},
@@ -41,19 +42,21 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_agrees_with_the_loop_in_float32(case):
-    assert worst(case, torch.float32) < 1e-5
+    assert max(all_ratios(case, torch.float32).values()) < 2e-5
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[5], CASES[9]], ids=str)
 def test_agrees_with_the_loop_in_bfloat16(case):
-    # The interpreter cuts digits off where the card rounds: twice the error, and all of one sign.
-    assert worst(case, torch.bfloat16, but=("dA_log", "ddt_bias")) < 0.03
+    ratios = all_ratios(case, torch.bfloat16)
+    # Sums over all tokens, whose parts nearly cancel.
+    assert max(ratios.pop("dA_log"), ratios.pop("ddt_bias")) < 0.025, ratios
+    assert max(ratios.values()) < 0.01, ratios
 
 
-def test_float16_keeps_a_float32_state():
-    inputs, upstream = low(*draw(**CASES[0]), torch.float16)
-    ratios = error_ratios(outputs_and_gradients(inputs, upstream, "triton"), expected(inputs, upstream))
-    assert max(ratios.values()) < 0.002, ratios
+@pytest.mark.parametrize("case", [CASES[0], {"B": 2, "H": 2, "n": 75, "K": 32, "V": 32, "mask": True}], ids=str)
+def test_float16_keeps_a_float32_state_and_rounds_operands_once(case):
+    ratios = all_ratios(case, torch.float16)
+    assert max(ratios.values()) < 0.0025, ratios
 
 
 def test_masked_tokens_in_float16_give_no_infinite_gradients():
@@ -127,10 +130,9 @@ def test_is_one_node_of_a_compiled_graph():
     assert sum("delta_layer" in target for target in targets) == 1
 
 
-def worst(case, dtype, but=()):
+def all_ratios(case, dtype):
     inputs, upstream = low(*draw(**case), dtype)
-    ratios = error_ratios(outputs_and_gradients(inputs, upstream, "triton"), expected(inputs, upstream))
-    return max(ratio for name, ratio in ratios.items() if name not in but)
+    return error_ratios(outputs_and_gradients(inputs, upstream, "triton"), expected(inputs, upstream))
 
 
 def expected(inputs, upstream):

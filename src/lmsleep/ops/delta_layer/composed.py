@@ -21,7 +21,13 @@ def delta_layer_torch(
     beta_scale: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`delta_layer_naive` without a loop over time, on any device and for any size."""
+    """`delta_layer_naive` without a loop over time, on any device and for any size.
+
+    float16 is widened from end to end: gradients grow by up to 1,000 in each norm (of q and k, of o), for masked tokens
+    too, and what overflows there is NaN once the mask has multiplied it by zero.
+    """
+    if projected.dtype == torch.float16:
+        projected, taps = projected.float(), taps.float()
     H, K, V = state.shape[1:]
     mixed, gate, a, b = projected.split([2 * H * K + H * V, H * V, H, H], dim=-1)
     inputs = mixed[..., 2 * H * K :] if per_token else mixed
@@ -44,8 +50,7 @@ def delta_layer_torch(
 def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
     """x / sqrt(|x|^2 + eps) over the last axis, (..., K) -> (..., K) in x's dtype, computed in float32 or wider.
 
-    It is that of the kernels that Jet-Nemotron and Qwen3-Next were trained with. A row of zeros stays one: an eps under
-    |x| instead, as `F.normalize` has it, vanishes in float16.
+    It is that of the kernels that Jet-Nemotron and Qwen3-Next were trained with. A row of zeros stays one.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)

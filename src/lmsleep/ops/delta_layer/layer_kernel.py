@@ -174,18 +174,19 @@ def layer_backward(
         keep(dmixed + of_v, 2 * HK + HV, row, cols_v, n, V, beta * Z)
         dscores = operand(tl.where(causal, dot(dO, tl.trans(writes), PRECISION), 0.0) * D, PRECISION)
         dA = tl.where(strict, -dot(operand(Z, PRECISION), tl.trans(writes), PRECISION), 0.0) * D
+        dA = operand(beta * dA, PRECISION)  # rounded once: what it adds to dG of t and takes from s must cancel
 
         # Each D_ts = exp(G_t - G_s) stands beside a q_t or k_t, from where G_t rises, and a k_s, from where G_s falls.
-        rising = dot(operand(dA, PRECISION), keys, PRECISION)
-        dbeta = tl.sum(Z * U, 1) + tl.sum(keys * rising, 1)
+        rising = dot(dA, keys, PRECISION)
+        dstrength = tl.sum(beta * Z * U, 1) + tl.sum(keys * rising, 1)  # times beta
         Z = operand(-e * beta * Z, PRECISION)
         S = operand(rows(before, V, cols_k, cols_v, K, V), PRECISION)
-        rising = beta * rising + dot(Z, tl.trans(S), PRECISION)
+        rising += dot(Z, tl.trans(S), PRECISION)
         dq = e * dot(dO, tl.trans(S), PRECISION) + dot(dscores, keys, PRECISION)
         keep(dmixed + of_q, 2 * HK + HV, row, cols_k, n, K, dq)
         falling = c * dot(writes, tl.trans(dS), PRECISION)
         dtotal = tl.sum(tl.sum(falling * keys, 1), 0)
-        falling += dot(tl.trans(operand(beta * dA, PRECISION)), keys, PRECISION)
+        falling += dot(tl.trans(dA), keys, PRECISION)
         falling += dot(tl.trans(dscores), queries, PRECISION)
         keep(dmixed + of_k, 2 * HK + HV, row, cols_k, n, K, rising + falling)
         dG = tl.sum(queries * dq + keys * (rising - falling), 1)
@@ -206,4 +207,4 @@ def layer_backward(
         tl.store(share + V + 1, tl.sum(da, 0))
         da_of = dx + 2 * HK + 2 * HV + head
         tl.store(da_of + row * P, da, mask=row < n)
-        tl.store(da_of + H + row * P, dbeta * counts * beta_scale * strength * (1 - strength), mask=row < n)
+        tl.store(da_of + H + row * P, dstrength * (1 - strength), mask=row < n)

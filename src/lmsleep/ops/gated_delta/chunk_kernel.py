@@ -29,12 +29,18 @@ def keep(x, stride, row, col, n_rows, n_cols, value):
 def operand(x, PRECISION: tl.constexpr):
     """x as products take it."""
     if PRECISION == "bf16" and INTERPRETED:
-        value = x.to(tl.bfloat16).to(tl.float32)  # the interpreter cannot multiply in bfloat16
+        # The interpreter cannot multiply in bfloat16, and casts to it without rounding: half of the last place goes on top.
+        bits = x.to(tl.int32, bitcast=True)
+        value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
     elif PRECISION == "bf16":
         # Not .to(tl.bfloat16): the compiler would move float32 between threads and cast late, in twice the space.
         value = tl.inline_asm_elementwise(
             "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", [x], dtype=tl.bfloat16, is_pure=False, pack=2
         )
+    elif PRECISION == "tf32":
+        # Products cut the last 13 bits off. Rounded before, an operand is the same inside and outside of a product, and
+        # sums whose parts cancel still do.
+        value = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     else:
         value = x
     return value
@@ -43,6 +49,9 @@ def operand(x, PRECISION: tl.constexpr):
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """a @ b in float32 on tensor cores: of bfloat16 operands, or by "tf32" or "tf32x3" (float32's accuracy)."""
+    if PRECISION == "tf32" and INTERPRETED:  # what the card does: it leaves out the last 13 bits
+        a = (a.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
+        b = (b.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
     return tl.dot(a, b) if PRECISION == "bf16" else tl.dot(a, b, input_precision=PRECISION)
 
 
@@ -68,7 +77,7 @@ def _fine(a, b, PRECISION: tl.constexpr):
     if PRECISION == "bf16":
         value = tl.dot(a.to(tl.float16), b.to(tl.float16))
     else:
-        value = tl.dot(a, b, input_precision=PRECISION)
+        value = dot(a, b, PRECISION)
     return value
 
 
