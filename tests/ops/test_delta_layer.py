@@ -108,6 +108,7 @@ def test_forcing_a_part_forces_the_composition_of_it():
         {"B": 2, "H": 2, "n": 4, "K": 32, "V": 64},
         {"B": 2, "H": 2, "n": 33, "K": 24, "V": 40, "mask": True},
         {"B": 1, "H": 2, "n": 128, "K": 64, "V": 128},
+        {"B": 1, "H": 2, "n": 40, "K": 128, "V": 64},
         {"B": 2, "H": 2, "n": 24, "K": 128, "V": 256},  # the composition
         {"B": 2, "H": 2, "n": 24, "K": 64, "V": 64, "jet": True},
         {"B": 2, "H": 2, "n": 75, "K": 32, "V": 64, "jet": True, "mask": True},

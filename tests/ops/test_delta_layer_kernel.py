@@ -108,10 +108,10 @@ def test_larger_heads_longer_windows_and_wider_convolutions_go_to_the_compositio
     asked = []
     module = sys.modules["lmsleep.ops.delta_layer.fused"]
     monkeypatch.setattr(module, "delta_layer_torch", lambda *inputs: asked.append(inputs[0].shape))
-    for options in ({"K": 128, "V": 128}, {"n": 129}, {"width": 5}):
+    for options in ({"K": 128, "V": 128}, {"K": 8, "V": 200}, {"K": 256}, {"n": 129}, {"width": 5}):
         inputs, _ = draw(**({"B": 1, "H": 1, "n": 2, "K": 4, "V": 4} | options))
         delta_layer_triton(*inputs.values(), False, 1.0, 1e-6)
-    assert len(asked) == 3
+    assert len(asked) == 5
 
 
 def test_is_one_node_of_a_compiled_graph():

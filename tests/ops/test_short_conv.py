@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lmsleep.ops import dynamic_conv, short_conv
+from lmsleep.ops import conv_tail, dynamic_conv, short_conv
 from lmsleep.ops.short_conv.naive import dynamic_conv_naive, short_conv_naive
 
 LENGTHS = [1, 2, 3, 4, 24, 75, 300]
@@ -71,6 +71,17 @@ def test_two_windows_equal_one_when_left_is_handed_over(cut):
     torch.testing.assert_close(torch.cat(parts, dim=1), short_conv(x, weight))
     parts = [dynamic_conv(x[:, :cut], kernels[:, :cut]), dynamic_conv(x[:, cut:], kernels[:, cut:], left)]
     torch.testing.assert_close(torch.cat(parts, dim=1), dynamic_conv(x, kernels))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 24])
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("with_left", [True, False])
+def test_the_tail_is_the_last_inputs_and_holds_no_others(length, width, with_left):
+    x, left = normal(2, length, 3), normal(2, width - 1, 3, seed=1) if with_left else None
+    tail = conv_tail(x, left, width)
+    before = torch.zeros(2, width - 1, 3, dtype=x.dtype) if left is None else left
+    assert torch.equal(tail, torch.cat([before, x], dim=1)[:, length:])
+    assert tail.untyped_storage().nbytes() == tail.nbytes
 
 
 def test_the_dtype_of_x_is_kept():

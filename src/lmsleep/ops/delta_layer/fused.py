@@ -12,7 +12,8 @@ from lmsleep.ops.delta_layer.mixed_kernel import mixed_backward
 from lmsleep.ops.gated_delta.window import chunk_length, padded, precision
 
 GROUP = 8  # batch rows that one program of `mixed_backward` takes
-MAX_STATE = 64 * 128  # of a head; a program keeps all of V, over which the norm goes
+# What a program holds of a head: all of V, over which the norm goes, and all of K.
+MAX_STATE, MAX_SIDE = 64 * 128, 128
 MAX_TAPS = 4
 
 
@@ -31,11 +32,12 @@ def delta_layer_triton(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`delta_layer_naive` on CUDA, with the state and all sums in float32; products as in `gated_delta_triton`.
 
-    Windows of more than 128 tokens, heads whose state is larger than 64 x 128 and convolutions of more than four taps
-    go to the composition, whose ops have kernels of their own.
+    Windows of more than 128 tokens, heads whose state is larger than 64 x 128 or has a side above 128, and convolutions
+    of more than four taps go to the composition, whose ops have kernels of their own.
     """
-    size = padded(state.shape[-2]) * padded(state.shape[-1])
-    if projected.shape[1] > WINDOW or size > MAX_STATE or taps.shape[-1] > MAX_TAPS:
+    BK, BV = padded(state.shape[-2]), padded(state.shape[-1])
+    fits = BK * BV <= MAX_STATE and max(BK, BV) <= MAX_SIDE
+    if projected.shape[1] > WINDOW or not fits or taps.shape[-1] > MAX_TAPS:
         return delta_layer_torch(projected, taps, A_log, dt_bias, weight, state, left, mask, per_token, beta_scale, eps)
     taps = taps if per_token else taps.mT.contiguous()  # (W, columns): threads beside each other read side by side
     left = left if left is None else left.to(projected.dtype)

@@ -29,7 +29,7 @@ def keep(x, stride, row, col, n_rows, n_cols, value):
 def operand(x, PRECISION: tl.constexpr):
     """x as products take it."""
     if PRECISION == "bf16" and INTERPRETED:
-        # The interpreter cannot multiply in bfloat16, and casts to it without rounding: half of the last place goes on top.
+        # The interpreter cannot multiply in bfloat16, and casts to it without rounding.
         bits = x.to(tl.int32, bitcast=True)
         value = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
     elif PRECISION == "bf16":
@@ -74,11 +74,7 @@ def inverse(A, C: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
 def _fine(a, b, PRECISION: tl.constexpr):
     """A product within the inverse. Its errors reach everything, so it never runs in bfloat16; no entry of the inverse
     is larger than beta, and float16 has the digits of tf32 at half the size."""
-    if PRECISION == "bf16":
-        value = tl.dot(a.to(tl.float16), b.to(tl.float16))
-    else:
-        value = dot(a, b, PRECISION)
-    return value
+    return tl.dot(a.to(tl.float16), b.to(tl.float16)) if PRECISION == "bf16" else dot(a, b, PRECISION)
 
 
 @triton.jit

@@ -91,8 +91,11 @@ def dynamic_conv(
 def conv_tail(x: Tensor, left: Tensor | None, width: int) -> Tensor:
     """What the next convolution takes as its `left`: the last `width - 1` inputs, (B, width - 1, D), of x (B, L, D) and
     the left before it, zeros where there were none."""
-    past = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if left is None else left
-    return torch.cat([past, x], dim=1)[:, x.shape[1] :]
+    missing = width - 1 - x.shape[1]
+    if missing <= 0:
+        return x[:, -missing:].clone()  # apart from x, which would stay in memory as long as its last rows
+    past = x.new_zeros(x.shape[0], missing, x.shape[2]) if left is None else left[:, -missing:]
+    return torch.cat([past, x], dim=1)
 
 
 def _check(
