@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from lmsleep.model.linear import project, sharing_weights
+from lmsleep.model.linear import Total, project, sharing_weights
 from lmsleep.sleep import read_windows
+
+CUDA = torch.cuda.is_available()
 
 
 def layers(*sizes, width=6, dtype=torch.float64):
@@ -59,6 +61,57 @@ def test_a_second_backward_starts_from_nothing():
         (out,) = project(x, layer)
     first, second = (torch.autograd.grad(out.sum(), layer.weight, retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(first, second)
+
+
+def test_a_gradient_of_the_input_alone_leaves_nothing_behind():
+    (layer,) = layers(3)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    with sharing_weights():
+        (out,) = project(x, layer)
+    (dx,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    torch.testing.assert_close(dx, layer.weight.sum(0).detach().expand(4, 6))
+    (dweight,) = torch.autograd.grad(out.sum(), layer.weight)
+    torch.testing.assert_close(dweight, x.detach().sum(0).expand(3, 6))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs CUDA")])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_total_sums_products_in_float32_or_wider(device, dtype):
+    torch.manual_seed(0)
+    parts = [(torch.randn(40, 5), torch.randn(40, 6)) for _ in range(8)]
+    parts = [(dy.to(device, dtype), x.to(device, dtype)) for dy, x in parts]
+    total = Total()
+    for dy, x in parts:
+        total.add(dy, x)
+    got, want = total.take(), sum(dy.double().mT @ x.double() for dy, x in parts)
+    assert got.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)
+    assert total.take() is None
+
+
+class OnCard(torch.Tensor):
+    """Says of a tensor on the CPU that it is on a card."""
+
+    is_cuda = True  # pyright: ignore
+
+
+def test_on_a_card_narrow_products_are_added_to_a_float32_sum_without_casts(monkeypatch):
+    asked = []
+
+    def product(start, a, b, dtype, *, out):
+        asked.append((a.dtype, b.dtype, start.dtype, dtype))
+        return out.copy_((start.double() + a.double() @ b.double()).to(dtype))
+
+    monkeypatch.setattr(torch.ops.aten.addmm, "dtype_out", product)
+    total, parts = Total(), [(torch.randn(9, 5).bfloat16(), torch.randn(9, 6).bfloat16()) for _ in range(3)]
+    for dy, x in parts:
+        total.add(dy.as_subclass(OnCard), x.as_subclass(OnCard))
+    want = sum(dy.double().mT @ x.double() for dy, x in parts)
+    torch.testing.assert_close(total.take().as_subclass(torch.Tensor).double(), want, rtol=1e-5, atol=1e-5)
+    assert asked == [(torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)] * 3
 
 
 def test_sums_over_many_uses_in_bfloat16_keep_float32_accuracy():

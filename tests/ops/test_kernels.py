@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lmsleep.ops import backend as backends
 from lmsleep.ops import delta_layer, gated_delta, short_conv, ssd
 
-STATEFUL = ("ssd", "gated_delta", "delta_layer", "short_conv")  # attention has no state: test_window_attention_kernel.py
+# Attention has no state: test_window_attention_kernel.py.
+STATEFUL = ("ssd", "gated_delta", "delta_layer", "short_conv")
 KERNELS = [(op, b.name) for op in STATEFUL for b in backends._TABLES[op].values() if b.cuda_only]
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 # Ratios of the root mean square of the error to that of the value, as flash-linear-attention tests its kernels.

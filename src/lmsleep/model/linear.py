@@ -110,18 +110,22 @@ class Total:
 
     def add(self, dy: Tensor, x: Tensor) -> None:
         """dy (n, O), x (n, D): adds dy^T x."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        if x.is_cuda and x.dtype != wide:  # narrow operands, and a product that leaves as float32
-            start = x.new_zeros(dy.shape[1], x.shape[1], dtype=wide) if self.sum is None else self.sum
-            self.sum = torch.ops.aten.addmm.dtype_out(start, dy.mT, x, wide, out=start)
-            return
-        dy, x = dy.to(wide), x.to(wide)
-        self.sum = dy.mT @ x if self.sum is None else self.sum.addmm_(dy.mT, x)
+        if self.sum is None:
+            self.sum = x.new_zeros(dy.shape[1], x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        _add_product(self.sum, dy.mT, x)
 
     def take(self) -> Tensor | None:
         """The sum; the next one starts at zero."""
         found, self.sum = self.sum, None
         return found
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, summed in total's dtype whatever that of a and b."""
+    if total.is_cuda and total.dtype != b.dtype:  # narrow operands, and a product that leaves as float32
+        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, out=total)
+    else:
+        total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 class _Join(torch.autograd.Function):
@@ -157,6 +161,7 @@ class _Product(torch.autograd.Function):
         ctx: Any, dy: Tensor
     ) -> tuple[Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        if ctx.needs_input_grad[1]:
+        # The flag says that the weight trains; whether this backward asks for its gradient, only the engine knows.
+        if ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
             ctx.total.add(dy.flatten(0, -2), x.flatten(0, -2))
         return (dy @ weight if ctx.needs_input_grad[0] else None), None, None

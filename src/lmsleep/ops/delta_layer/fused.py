@@ -57,15 +57,16 @@ def _forward(
     (B, n, _), H = projected.shape, state.shape[1]
     # Half the registers that it would like to have: four programs on a multiprocessor instead of two take 3/4 the time.
     registers = {"maxnreg": 128} if projected.dtype == torch.bfloat16 else {}
-    layer_forward[(B * H,)](  # pyright: ignore[reportCallIssue]
-        *_dense(projected, taps, A_log, dt_bias, weight, state, left, mask),
-        *(*out, n, beta_scale, eps),
-        **_sizes(projected, taps, state, left, mask, per_token),
-        **_tiles(projected, state),
-        **registers,
-        LEVELS=chunk_length(n).bit_length() - 1,
-        BW=triton.next_power_of_2(_width(taps, per_token)),
-    )
+    with torch.cuda.device_of(projected):
+        layer_forward[(B * H,)](  # pyright: ignore[reportCallIssue]
+            *_dense(projected, taps, A_log, dt_bias, weight, state, left, mask),
+            *(*out, n, beta_scale, eps),
+            **_sizes(projected, taps, state, left, mask, per_token),
+            **_tiles(projected, state),
+            **registers,
+            LEVELS=chunk_length(n).bit_length() - 1,
+            BW=triton.next_power_of_2(_width(taps, per_token)),
+        )
     return out
 
 
@@ -104,20 +105,21 @@ def _backward(
         projected, taps, A_log, dt_bias, weight, state, left, mask
     )
     dmixed = projected.new_empty(B, n, 2 * H * K + H * V)
-    layer_backward[(B * H,)](  # pyright: ignore[reportCallIssue]
-        *(projected, taps, A_log, dt_bias, weight, state, left, mask, starts, inverses),
-        *(dy.contiguous(), dfinal.contiguous(), dprojected, dmixed, dstate, shares, n, beta_scale, eps),
-        **sizes,
-        **_tiles(projected, state),
-    )
-    mixed_backward[triton.cdiv(B, GROUP), 3 * H](  # pyright: ignore[reportCallIssue]
-        *(projected, taps, left, mask, dmixed, projected if dtail is None else dtail.contiguous()),
-        *(dprojected, dtaps, dleft, B, n),
-        **sizes,
-        HAS_DTAIL=dtail is not None,
-        R=GROUP,
-        num_warps=2,
-    )
+    with torch.cuda.device_of(projected):
+        layer_backward[(B * H,)](  # pyright: ignore[reportCallIssue]
+            *(projected, taps, A_log, dt_bias, weight, state, left, mask, starts, inverses),
+            *(dy.contiguous(), dfinal.contiguous(), dprojected, dmixed, dstate, shares, n, beta_scale, eps),
+            **sizes,
+            **_tiles(projected, state),
+        )
+        mixed_backward[triton.cdiv(B, GROUP), 3 * H](  # pyright: ignore[reportCallIssue]
+            *(projected, taps, left, mask, dmixed, projected if dtail is None else dtail.contiguous()),
+            *(dprojected, dtaps, dleft, B, n),
+            **sizes,
+            HAS_DTAIL=dtail is not None,
+            R=GROUP,
+            num_warps=2,
+        )
     return grads
 
 

@@ -37,16 +37,17 @@ def _forward(
     q, k, v, g, b = _addressable(q, k, v, g, b)
     out = _outputs(q, k, v, g, b, state)
     C, tile = chunk_length(L), _tile(K, V)
-    window_forward[B * H, triton.cdiv(V, tile["BV"])](  # pyright: ignore[reportCallIssue]
-        *(q, k, v, g, b, state.contiguous(), *out),
-        *(K**-0.5, H, L, K, V),
-        *(stride for x in (q, k, v, g, b) for stride in x.stride()[:3]),
-        **tile,
-        C=C,
-        LEVELS=C.bit_length() - 1,
-        PRECISION=precision(v),
-        CHUNKS=triton.cdiv(L, C),
-    )
+    with torch.cuda.device_of(v):
+        window_forward[B * H, triton.cdiv(V, tile["BV"])](  # pyright: ignore[reportCallIssue]
+            *(q, k, v, g, b, state.contiguous(), *out),
+            *(K**-0.5, H, L, K, V),
+            *(stride for x in (q, k, v, g, b) for stride in x.stride()[:3]),
+            **tile,
+            C=C,
+            LEVELS=C.bit_length() - 1,
+            PRECISION=precision(v),
+            CHUNKS=triton.cdiv(L, C),
+        )
     return out
 
 
@@ -85,15 +86,16 @@ def _backward(
     q, k, v, g, b, do = _addressable(q, k, v, g, b, do)
     grads = _gradients(q, k, v, g, b, state, starts, inverses, do, dfinal)
     tile = _tile(K, V)
-    window_backward[B * H, triton.cdiv(V, tile["BV"])](  # pyright: ignore[reportCallIssue]
-        *(q, k, v, g, b, state.contiguous(), starts, inverses, do, dfinal.contiguous(), *grads),
-        *(K**-0.5, B, H, L, K, V),
-        *(stride for x in (q, k, v, g, b, do) for stride in x.stride()[:3]),
-        **tile,
-        C=inverses.shape[-1],
-        PRECISION=precision(v),
-        CHUNKS=inverses.shape[2],
-    )
+    with torch.cuda.device_of(v):
+        window_backward[B * H, triton.cdiv(V, tile["BV"])](  # pyright: ignore[reportCallIssue]
+            *(q, k, v, g, b, state.contiguous(), starts, inverses, do, dfinal.contiguous(), *grads),
+            *(K**-0.5, B, H, L, K, V),
+            *(stride for x in (q, k, v, g, b, do) for stride in x.stride()[:3]),
+            **tile,
+            C=inverses.shape[-1],
+            PRECISION=precision(v),
+            CHUNKS=inverses.shape[2],
+        )
     return grads
 
 

@@ -74,18 +74,19 @@ def _launch(
     units, tile = B * G, _tile(2 * HALF, q.dtype)
     q, k, v, *more = strided = [x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v, *more)]
     seen = q if mask is None else mask.contiguous().view(torch.uint8)  # without a mask it is not read
-    kernel[(triton.cdiv(units, tile["T"] // n),)](
-        *(q, k, v, cos.contiguous(), sin.contiguous(), seen, *more, out),
-        *((2 * HALF) ** -0.5, units, n),
-        *(stride for x in strided for stride in x.stride()[:2]),
-        G=G,
-        R=R,
-        HALF=HALF,
-        C=_power(HALF),
-        BK=_power(2 * HALF),
-        MASKED=mask is not None,
-        **tile,
-    )
+    with torch.cuda.device_of(q):
+        kernel[(triton.cdiv(units, tile["T"] // n),)](
+            *(q, k, v, cos.contiguous(), sin.contiguous(), seen, *more, out),
+            *((2 * HALF) ** -0.5, units, n),
+            *(stride for x in strided for stride in x.stride()[:2]),
+            G=G,
+            R=R,
+            HALF=HALF,
+            C=_power(HALF),
+            BK=_power(2 * HALF),
+            MASKED=mask is not None,
+            **tile,
+        )
 
 
 def _tile(K: int, dtype: torch.dtype) -> dict[str, int]:
