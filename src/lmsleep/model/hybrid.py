@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -286,6 +286,14 @@ def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
     MIXERS[letter] = name, factory
 
 
+class Sum(NamedTuple):
+    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway. And where nobody
+    asks for the sum, back-propagation has nothing to do for what made y."""
+
+    h: Tensor
+    y: Tensor | None = None
+
+
 class Block(nn.Module):
     """A mixer and an MLP, each added to the stream that it read from.
 
@@ -310,13 +318,18 @@ class Block(nn.Module):
         self.mixer_post_norm = norm() if sandwich else nn.Identity()
         self.mlp_post_norm = norm() if sandwich else nn.Identity()
 
-    def forward(self, h: Tensor, state: Tensor | None, left: Left, span: Span) -> tuple[Tensor, Tensor | None, Left]:
-        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens."""
-        y, state, left = self.mixer(self.mixer_norm(h), state, left, span)
-        h = h + self.mixer_post_norm(y)
+    def forward(
+        self, h: Tensor | Sum, state: Tensor | None, left: Left, span: Span
+    ) -> tuple[Tensor | Sum, Tensor | None, Left]:
+        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens.
+        For a `Sum` the h after them is one too."""
+        s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
+        y, state, left = self.mixer(x, state, left, span)
+        y = self.mixer_post_norm(y)
         if self.mlp is not None and self.mlp_norm is not None:
-            h = h + self.mlp_post_norm(self.mlp(self.mlp_norm(h)))
-        return h, state, left
+            s, x = self.mlp_norm.of_sum(s, y)
+            y = self.mlp_post_norm(self.mlp(x))
+        return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
 
     def flops_per_token(self, window_size: int) -> int:
         """Matrix products of one token: every projection, and what the mixer does along the sequence."""
@@ -390,12 +403,14 @@ class Blocks(nn.Module):
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
         changed: dict[int, Tensor] = {}
         kept: list[Left] = []
+        total = Sum(h)
         for i in range(first, last):
             index = self.state_index.get(i)
-            h, state, left = self.layers[i](h, None if index is None else S[index], cache.layer(i), span)
+            total, state, left = self.layers[i](total, None if index is None else S[index], cache.layer(i), span)
             kept.append(left)
             if index is not None:
                 changed[index] = state
+        h = total.h if total.y is None else total.h + total.y
         if last == self.config.depth:
             h = self.pass_norm(h)
         return h, S.with_layers(changed), tuple(kept)

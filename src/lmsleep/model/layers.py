@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmsleep.model.linear import project
+from lmsleep.model.linear import product_dtype, project
+from lmsleep.ops import add_norm, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -21,6 +22,10 @@ class RMSNorm(nn.Module):
         """(..., D) -> (..., D) in x's dtype."""
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
+    def of_sum(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """h + y (..., D) in h's dtype, and its norm in the dtype of products."""
+        return add_norm(h, y, self.weight, self.eps, product_dtype(h))
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)), 3 * D * hidden parameters."""
@@ -34,7 +39,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         gate, up = project(x, self.gate_proj, self.up_proj)
-        return project(F.silu(gate) * up, self.down_proj)[0]
+        return project(swiglu(gate, up), self.down_proj)[0]
 
 
 def draw_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:

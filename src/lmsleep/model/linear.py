@@ -7,6 +7,7 @@ product, and their gradients are summed in float32 by the products that make the
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,9 +23,7 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
     if not _sharing(layers):
         return tuple(layer(x) for layer in layers)
-    # Split out here, where a compiler sees it: the backward then joins the gradients as it computes them.
-    y = _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
-    return y.split([layer.out_features for layer in layers], dim=-1)
+    return _split_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
 
 
 def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -39,11 +38,15 @@ def _sharing(layers: tuple[nn.Module, ...]) -> bool:
     return _open and all(map(_plain, layers))
 
 
-def _narrow(x: Tensor) -> Tensor:
-    """x in the dtype that autocast gives to products."""
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer takes x: that of autocast, which leaves float64 alone, or x's."""
     device = x.device.type
-    narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64  # which autocast leaves alone
-    return x.to(torch.get_autocast_dtype(device)) if narrow else x
+    narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if narrow else x.dtype
+
+
+def _narrow(x: Tensor) -> Tensor:
+    return x.to(product_dtype(x))
 
 
 def _plain(layer: nn.Module) -> bool:
@@ -58,6 +61,13 @@ def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     shared = _SHARED.get()
     assert shared is not None
     return shared.product(x, layers)
+
+
+@torch.compiler.disable
+def _split_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
+    """The same in its parts."""
+    y = _one_product(x, layers)  # pyright: ignore[reportCallIssue]
+    return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 
 @contextmanager
@@ -144,6 +154,25 @@ class _Join(torch.autograd.Function):
         if found is None:
             return (None, None, *(None for _ in ctx.sizes))
         return (None, None, *found.to(ctx.dtype).split(ctx.sizes))
+
+
+class _Split(torch.autograd.Function):
+    """y (..., D) -> its parts (..., D_i). Gradients that lie side by side already, as kernels leave them, are one
+    tensor again without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.stride = y.shape, y.stride()
+        return y.split(sizes, dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        starts = accumulate((g.shape[-1] for g in grads[:-1]), initial=grads[0].storage_offset())
+        places = [(g.untyped_storage().data_ptr(), g.stride(), g.storage_offset()) for g in grads]
+        if places == [(places[0][0], ctx.stride, start) for start in starts]:
+            return grads[0].as_strided(ctx.shape, ctx.stride), None
+        return torch.cat(grads, dim=-1), None
 
 
 class _Product(torch.autograd.Function):

@@ -1,0 +1,46 @@
+"""The activation of a gated feed-forward layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+
+
+def _load_triton() -> Implementation:
+    from lmsleep.ops.swiglu.fused import swiglu_triton
+
+    return swiglu_triton
+
+
+def swiglu_torch(gate: Tensor, up: Tensor) -> Tensor:
+    """`swiglu_naive` in two calls."""
+    return F.silu(gate) * up
+
+
+def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
+    """gate / (1 + exp(-gate)) * up."""
+    return gate / (1 + (-gate).exp()) * up
+
+
+register(
+    "swiglu",
+    Backend("triton", _load_triton, install="pip install triton", cuda_only=True, dtypes=KERNEL_DTYPES),
+    Backend("torch", lambda: swiglu_torch),
+    Backend("naive", lambda: swiglu_naive, automatic=False),
+)
+
+
+def swiglu(gate: Tensor, up: Tensor, backend: str | None = None) -> Tensor:
+    """silu(gate) * up, (..., D) each, with gradients for both.
+
+    Args:
+        gate, up: of one dtype. They may be parts of one tensor, and then so are their gradients.
+        backend: forces an implementation: "naive", "torch" or "triton".
+
+    Raises:
+        ValueError: if the shapes differ, or the forced backend is unknown or cannot run here.
+    """
+    if gate.shape != up.shape:
+        raise ValueError(f"up must have shape {tuple(gate.shape)} to fit gate, got {tuple(up.shape)}")
+    return resolve("swiglu", gate.device, gate.dtype, backend)(gate, up)
