@@ -1,10 +1,13 @@
 """Weights that are joined and cast once a reading, against the layers one by one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from lmsleep.model.linear import Total, project, sharing_weights
+from lmsleep.ops import use_backend
 from lmsleep.sleep import read_windows
 
 CUDA = torch.cuda.is_available()
@@ -38,6 +41,54 @@ def test_a_reading_has_the_loss_and_the_gradients_of_layers_one_by_one(build, ro
     again, got = gradients(model, rows, 3, shared=True)
     torch.testing.assert_close(again, loss)
     torch.testing.assert_close(got, want)
+
+
+@pytest.fixture
+def on_kernels(monkeypatch):
+    """Our Triton kernels wherever there is one, through the interpreter on a CPU."""
+    pytest.importorskip("triton")
+    from lmsleep.ops import backend
+
+    for table in ("_LOADED", "_BROKEN", "_CHOSEN"):
+        monkeypatch.setattr(backend, table, {})
+    for op in ("add_norm", "delta_layer", "swiglu", "window_attention"):
+        monkeypatch.setitem(
+            backend._TABLES[op], "triton", replace(backend._TABLES[op]["triton"], cuda_only=False, automatic=True)
+        )
+
+
+@pytest.mark.skipif(CUDA, reason="there the kernels run anyway")
+@pytest.mark.interpreter
+@pytest.mark.parametrize("pattern", ["AG", "AJ"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_reading_on_kernels_has_the_loss_and_the_gradients_of_one_without(
+    build, rows, pattern, checkpointing, on_kernels
+):
+    ops = dict.fromkeys(("add_norm", "delta_layer", "swiglu", "window_attention"), "torch")
+    with use_backend(**ops):
+        loss, want = gradients(build(pattern, torch.float32).double(), rows, 2, shared=False)
+    model = build(pattern, torch.float32)
+    model.blocks.checkpointing = checkpointing
+    again, got = gradients(model, rows, 2, shared=True)
+    torch.testing.assert_close(again.double(), loss, rtol=1e-6, atol=1e-6)
+    for name, x in want.items():
+        assert (got[name].double() - x).norm() <= 2e-5 * x.norm(), name
+
+
+def test_gradients_that_lie_side_by_side_are_not_joined_again(monkeypatch):
+    first, second = layers(3, 5)
+    x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(2, 4, 8, dtype=torch.float64)
+    with sharing_weights():
+        parts = project(x, first, second)
+    want = upstream @ torch.cat([first.weight, second.weight]).detach()
+    apart = [part.clone() for part in upstream.split([3, 5], dim=-1)]
+    swapped = upstream.roll(5, dims=-1).split([5, 3], dim=-1)[::-1]  # of one tensor, in another order
+    for grads in (apart, swapped):
+        torch.testing.assert_close(torch.autograd.grad(parts, x, list(grads), retain_graph=True)[0], want)
+    monkeypatch.setattr(torch, "cat", None)  # is not called any more
+    beside = upstream.split([3, 5], dim=-1)
+    torch.testing.assert_close(torch.autograd.grad(parts, x, list(beside), retain_graph=True)[0], want)
 
 
 def test_several_layers_are_one_product_and_every_use_adds_to_their_gradients():

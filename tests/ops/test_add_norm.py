@@ -8,10 +8,11 @@ from lmsleep.ops import add_norm
 from lmsleep.ops.add_norm.naive import add_norm_naive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+mark = pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.interpreter
 CASES = [(3, 5, 16), (2, 24, 256), (700, 24), (1, 1, 40)]  # (..., D); 700 rows: several programs and blocks of them
 
 
-@pytest.fixture(params=["torch", pytest.param("triton", marks=getattr(pytest.mark, "gpu" if DEVICE == "cuda" else "interpreter"))])
+@pytest.fixture(params=["torch", pytest.param("triton", marks=mark)])
 def op(request):
     if request.param == "torch":
         return lambda *inputs: add_norm(*inputs, backend="torch")
@@ -39,7 +40,8 @@ def results(op, inputs, upstream, used=(0, 1)):
     grads = torch.autograd.grad(
         [outputs[i] for i in used], leaves, [upstream[i].to(outputs[i].dtype) for i in used], allow_unused=True
     )
-    return [*(x.detach() for x in outputs), *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads))]
+    pairs = zip(leaves, grads, strict=True)
+    return [*(x.detach() for x in outputs), *(torch.zeros_like(x) if g is None else g for x, g in pairs)]
 
 
 def exact(inputs, upstream):
@@ -81,12 +83,16 @@ def test_a_narrow_stream_is_rounded_before_its_norm(op):
 def test_gradients_of_one_output_alone(op, used, added):
     inputs, upstream = draw((2, 5, 16), torch.float32, added)
     got = results(op, inputs, upstream, used)
-    assert_close(got, results(add_norm_naive, *exact(inputs, upstream), used), 2e-6 if added == torch.float32 else 0.006)
+    assert_close(
+        got, results(add_norm_naive, *exact(inputs, upstream), used), 2e-6 if added == torch.float32 else 0.006
+    )
 
 
 def test_any_strides_do(op):
     inputs, upstream = draw((6, 5, 16), torch.float32, torch.float32)
-    across = [inputs[0].detach().transpose(0, 1).requires_grad_(), inputs[1].detach().mT.contiguous().mT.transpose(0, 1).requires_grad_(), inputs[2]]
+    h, y, weight = (x.detach() for x in inputs)
+    across = [h.transpose(0, 1), y.mT.contiguous().mT.transpose(0, 1), weight]
+    across = [x.requires_grad_() for x in across]
     upstream = [x.transpose(0, 1) for x in upstream]
     assert_close(results(op, across, upstream), results(add_norm_naive, *exact(across, upstream)), 2e-6)
 

@@ -18,9 +18,7 @@ def add_norm_triton(
 
 # Custom ops and not a bare autograd.Function, so that `torch.compile` keeps them as single nodes of its graph.
 @torch.library.custom_op("lmsleep::add_norm", mutates_args=())
-def _forward(
-    h: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _forward(h: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The sum, empty without y, and its norm."""
     s, x = _outputs(h, y, weight, eps, dtype)
     D = h.shape[-1]
@@ -33,9 +31,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _outputs(
-    h: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _outputs(h: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return h.new_empty(0 if y is None else h.shape), h.new_empty(h.shape, dtype=dtype)
 
 

@@ -18,9 +18,7 @@ def _tile(block, n, D: tl.constexpr, BD: tl.constexpr, R: tl.constexpr):
 
 
 @triton.jit
-def norm_forward(
-    h, y, weight, s, x, n, eps, D: tl.constexpr, BD: tl.constexpr, R: tl.constexpr, HAS_Y: tl.constexpr
-):
+def norm_forward(h, y, weight, s, x, n, eps, D: tl.constexpr, BD: tl.constexpr, R: tl.constexpr, HAS_Y: tl.constexpr):
     """s = h + y, written only with y, and x = norm(s), (n, D) each."""
     at, inside = _tile(tl.program_id(0), n, D, BD, R)
     col = tl.arange(0, BD)

@@ -1,6 +1,5 @@
 """The activation of a gated feed-forward layer."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

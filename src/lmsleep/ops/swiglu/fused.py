@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lmsleep.ops.swiglu.kernel import swiglu_backward, swiglu_forward, triton
 
+
 def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
     """`swiglu_naive` on CUDA, computed in float32."""
     return _forward(gate, up.to(gate.dtype))
