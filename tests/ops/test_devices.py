@@ -10,6 +10,8 @@ pytest.importorskip("triton")
 KERNELS = {
     "gated_delta.window": ("window_forward", "window_backward"),
     "delta_layer.fused": ("layer_forward", "layer_backward", "mixed_backward"),
+    "add_norm.fused": ("norm_forward", "norm_backward"),
+    "swiglu.fused": ("swiglu_forward", "swiglu_backward"),
     "window_attention.window": ("attend_forward", "attend_backward"),
 }
 
@@ -44,8 +46,10 @@ def launches(monkeypatch):
 
 
 def test_every_kernel_is_launched_on_the_device_of_its_tensors(launches):
+    from lmsleep.ops.add_norm.fused import add_norm_triton
     from lmsleep.ops.delta_layer.fused import delta_layer_triton
     from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.swiglu.fused import swiglu_triton
     from lmsleep.ops.window_attention.window import window_attention_triton
 
     def leaf(*shape):
@@ -59,6 +63,7 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(launches):
     )[:1]
     token = leaf(1, 4, 16)
     outputs += [window_attention_triton(token, token, token, (torch.ones(4, 8), torch.zeros(4, 8)), None)]
+    outputs += [add_norm_triton(token, token, leaf(16), 1e-6, torch.float32)[1], swiglu_triton(token, token)]
     torch.autograd.backward(outputs, [torch.zeros_like(o) for o in outputs])
     assert {name for name, _ in launches} == {name for names in KERNELS.values() for name in names}
     assert all(current == [torch.device("cpu")] for _, current in launches)

@@ -287,8 +287,7 @@ def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
 
 
 class Sum(NamedTuple):
-    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway. And where nobody
-    asks for the sum, back-propagation has nothing to do for what made y."""
+    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway."""
 
     h: Tensor
     y: Tensor | None = None
