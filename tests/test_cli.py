@@ -1,6 +1,9 @@
 """The command line does what it says, in one sentence where it cannot, and survives SIGTERM."""
 
+import importlib
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from lmsleep.cli import COMMANDS, main
+from lmsleep.cli import COMMANDS, TRAINER, main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
 TINY = [
@@ -55,9 +58,39 @@ def test_help_names_what_matters(capsys):
 
 
 def test_commands_that_do_not_train_do_without_lightning():
-    modules = [COMMANDS[name][0] for name in ("bench", "demo", "doctor", "export", "slices")]
+    modules = [module for name, (module, _) in COMMANDS.items() if name != "bench train"]
     code = f"import sys, lmsleep.cli, {', '.join(modules)}; print('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_program_alone_lists_all_commands(capsys):
+    for words in ([], ["--help"], ["bench", "--help"]):
+        main(words)
+        listing = capsys.readouterr().out
+        assert all(f"  {name} " in listing for name in TRAINER | COMMANDS)
+
+
+def test_an_unknown_command_is_named_beside_the_list(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["sleep"])
+    assert "error: there is no command 'sleep'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_types_and_defaults_of_its_options(name, capsys):
+    text = " ".join(printed(capsys, *name.split(), "--help").split())
+    module = importlib.import_module(COMMANDS[name][0])
+    assert f"usage: lmsleep {name}" in text and module.__doc__.split("\n")[0][:60] in text
+    for parameter in inspect.signature(module.main).parameters.values():
+        assert f"--{parameter.name}" in text
+        if isinstance(parameter.default, (int, float, Path)):
+            assert re.search(rf"--{parameter.name} .*default: {parameter.default}", text)
+
+
+def test_an_argument_that_cannot_be_parsed_exits_with_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--rows=many"])
+    assert 'Parser key "rows"' in capsys.readouterr().err
 
 
 def test_print_config_is_a_configuration(capsys, tmp_path):

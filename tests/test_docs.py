@@ -8,14 +8,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from lmsleep.bench import BENCHES
-from lmsleep.cli import COMMANDS
+from lmsleep.cli import COMMANDS, TRAINER
 
 ROOT = Path(__file__).parents[1]
 FIDELITY, GUIDE = ROOT / "docs/fidelity.md", ROOT / "docs/guide.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STATUS = {"implemented", "measured at mini", "open", "not reachable here"}
-LIGHTNING = {"fit", "validate", "test", "predict"}
 
 
 def page_id(path):
@@ -86,9 +84,8 @@ def test_every_command_exists(page):
     code = "\n".join(re.findall(r"^```(?:bash|sh)?\n(.*?)^```", page.read_text(), flags=re.M | re.S))
     code += "\n" + "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))
     for command, sub in re.findall(r"(?<![\w./-])lmsleep (\w+)(?: (\w+))?", code):
-        assert command in LIGHTNING | COMMANDS.keys(), f"lmsleep {command}"
-        if command == "bench" and sub:
-            assert sub in BENCHES, f"lmsleep bench {sub}"
+        name = f"bench {sub}" if command == "bench" else command
+        assert name in TRAINER | COMMANDS | {"slices": ""}, f"lmsleep {name}"
     for module in re.findall(r"python -m (lmsleep[\w.]*)", code):
         path = ROOT / "src" / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

@@ -52,7 +52,7 @@ def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys
 
     monkeypatch.setattr(doctor.metadata, "version", version)
     monkeypatch.setattr(doctor.importlib, "import_module", load)
-    doctor.main([])
+    doctor.main()
     words = " ".join(capsys.readouterr().out.split())
     assert (
         "causal-conv1d is missing; training works without it. Install it with: pip install --no-build-isolation"
@@ -64,6 +64,6 @@ def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys
 
 def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "state", lambda package: ("1", "works"))
-    doctor.main([])
+    doctor.main()
     words = capsys.readouterr().out
     assert "above 128" in words and "fla" in words and "All kernels are in place." in words

@@ -10,10 +10,11 @@ import lmsleep
 
 ROOT = Path(lmsleep.__file__).parent
 
-FILES = {"atomic", "hub"}  # reading and writing files: whoever does that may import them
+FILES = {"atomic", "errors", "hub"}  # whoever reads files or speaks to a user may import them
 # What each room may import of the package besides itself and FILES. Rooms that are not named may import all but cli.
 ALLOWED = {
     "atomic": set(),
+    "errors": set(),
     "hub": set(),
     "ops": set(),
     "memory": set(),

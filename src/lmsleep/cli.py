@@ -1,47 +1,73 @@
-"""The command line: the trainer's commands, and the project's own beside them."""
+"""The command line: a table of commands, each a module whose `main` has its options as typed parameters."""
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import Any
 
-# name -> (module with a `main(argv)` that ends with one sentence where a value is bad, what it does)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "bench": ("lmsleep.bench", "measure what training and reading cost"),
-    "doctor": ("lmsleep.doctor", "say what is installed, which backends are used, and how to add what is missing"),
-    "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
-    "export": ("lmsleep.pretrained.export", "turn a Lightning checkpoint into a folder that from_pretrained reads"),
-    "slices": ("lmsleep.pipeline.slices", "train the cells of a grid for some minutes at a time"),
-    "plan": ("lmsleep.bench.plan", "say what a run needs before it starts: memory, tokens, operations, hours"),
+from lmsleep.errors import one_sentence
+
+TRAINER = {
+    "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
+    "validate": "score a checkpoint on the validation rows",
+    "test": "score a checkpoint on the test rows",
+    "plan": "say what a run needs before it starts: memory, tokens, operations, hours",
+    "predict": "write what a checkpoint answers on the test rows to predictions.csv",
 }
-
-
-def overview() -> str:
-    """What `lmsleep --help` says."""
-    trainer = {
-        "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
-        "validate": "score a checkpoint on the validation rows",
-        "test": "score a checkpoint on the test rows",
-        "predict": "write what a checkpoint answers on the test rows to predictions.csv",
-    }
-    lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
-    lines += [f"  {name:10}{what}" for name, what in trainer.items()]
-    lines += ["", *(f"  {name:10}{what}" for name, (_, what) in sorted(COMMANDS.items()))]
-    return "\n".join([*lines, "", "Figures: make repro, or dvc repro fig2b."])
+# command -> (module with a `main`, what it does). Modules are imported when their command is run: some take seconds.
+COMMANDS = {
+    "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
+    "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
+    "doctor": ("lmsleep.doctor", "say which backends are used and why, and how to add what is missing"),
+    "bench train": ("lmsleep.bench.train", "measure a training step, beside other gated delta rules"),
+    "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
+    "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
-    one sentence and 1."""
+    one sentence and 1, arguments that cannot be parsed with 2."""
     words = list(sys.argv[1:] if args is None else args)
-    if words in ([], ["-h"], ["--help"]):
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **COMMANDS}), None)
+    if name in TRAINER and name != "plan":
+        importlib.import_module("lmsleep.training.fit").run_trainer(None if args is None else words)
+    elif name in COMMANDS:
+        run(importlib.import_module(COMMANDS[name][0]).main, words[len(name.split()) :], f"lmsleep {name}")
+    elif words and words[0] in ("plan", "slices"):  # they read their arguments themselves
+        module = "lmsleep.bench.plan" if words[0] == "plan" else "lmsleep.pipeline.slices"
+        importlib.import_module(module).main(words[1:])
+    elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
-        return
-    if words[0] in COMMANDS:
-        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
     else:
-        from lmsleep.pipeline.fit import run_trainer  # Lightning is slow to import, and the others do without
+        print(f"{overview()}\n\nerror: there is no command {words[0]!r}", file=sys.stderr)
+        sys.exit(2)
 
-        run_trainer(None if args is None else words)
+
+def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Calls a function with the values of a command line, by default this program's. Its signature gives names, types
+    and defaults of the options, its docstring their help, its module's docstring the help on the whole; a ValueError
+    ends it with one sentence."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Leaves the lines of the description, which shows commands, as they are."""
+
+    description = inspect.getdoc(inspect.getmodule(function))
+    parser = ArgumentParser(prog=prog, description=description, formatter_class=Help)
+    parser.add_function_arguments(function, as_group=False)
+    with one_sentence():
+        function(**parser.instantiate(parser.parse_args(args)))
+
+
+def overview() -> str:
+    """What `lmsleep --help` says."""
+    lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
+    lines += [f"  {name:14}{what}" for name, what in TRAINER.items()]
+    lines += ["", *(f"  {name:14}{what}" for name, (_, what) in COMMANDS.items())]
+    return "\n".join([*lines, "", "Figures: make repro, or dvc repro fig2b."])
 
 
 if __name__ == "__main__":

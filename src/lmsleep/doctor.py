@@ -3,11 +3,8 @@
 lmsleep doctor
 """
 
-import argparse
 import importlib
 import platform
-import sys
-from collections.abc import Sequence
 from importlib import metadata
 from typing import NamedTuple
 
@@ -40,12 +37,8 @@ PACKAGES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Prints the report. It only looks: nothing is installed, and the exit code is 0 whatever is missing."""
-    parser = argparse.ArgumentParser(
-        "lmsleep doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(sys.argv[1:] if argv is None else argv)
     console = Console()
     console.print("\n".join(machine()), highlight=False, markup=False)
     console.print(packages())

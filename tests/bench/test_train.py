@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from lmsleep.bench import main
 from lmsleep.bench.peers import gated_delta_transformers
 from lmsleep.bench.presets import PRESETS
-from lmsleep.bench.train import Row, si, step_flops, token_passes
+from lmsleep.bench.train import Row, main, si, step_flops, token_passes
+from lmsleep.cli import main as lmsleep
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 
 
@@ -41,21 +41,8 @@ def test_the_transformers_peer_computes_the_rule():
 
 
 def test_prints_a_table_and_one_json_line_and_writes_it(tmp_path, capsys):
-    main(
-        [
-            "train",
-            "--passes",
-            "1",
-            "2",
-            "--variants",
-            "ours",
-            "transformers",
-            "--steps",
-            "2",
-            "--out",
-            str(tmp_path / "x.json"),
-        ]
-    )
+    options = ["--passes=[1,2]", "--variants=[ours,transformers]", "--steps=2", f"--out={tmp_path / 'x.json'}"]
+    lmsleep(["bench", "train", *options])
     printed = capsys.readouterr().out.strip().split("\n")
     rows = json.loads(printed[-1])["rows"]
     assert printed[-1] == (tmp_path / "x.json").read_text().strip()
@@ -74,18 +61,18 @@ def test_prints_a_table_and_one_json_line_and_writes_it(tmp_path, capsys):
     ("arguments", "sentence"),
     [
         (
-            ["--variants", "ours, graph"],
+            ['--variants=["ours, graph"]'],
             "error: accelerate='graph' needs a CUDA device, got cpu; use 'compile' or 'none'",
         ),
-        (["--variants", "fla"], "error: gated_delta: backend 'fla' cannot run: no CUDA device; use 'torch', 'naive'"),
-        (["--passes", "0"], "error: n_passes must be 1 or more"),
+        (["--variants=[fla]"], "error: gated_delta: backend 'fla' cannot run: no CUDA device; use 'torch', 'naive'"),
+        (["--passes=[0]"], "error: n_passes must be 1 or more"),
         (["--device", "cuda"], "error: device must be one that torch can use here, such as cpu, got 'cuda'"),
         (["--steps", "0"], "error: steps must be 1 or more, got 0"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(arguments, sentence):
     with pytest.raises(SystemExit) as stop:
-        main(["train", *arguments])
+        lmsleep(["bench", "train", *arguments])
     assert str(stop.value).startswith(sentence)
 
 
@@ -97,9 +84,7 @@ def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lmsleep.bench.train.measure", ends_at_2)
     with pytest.raises(KeyboardInterrupt):
-        main(
-            ["train", "--passes", "1", "2", "--variants", "ours", "--device", "cpu", "--out", str(tmp_path / "x.json")]
-        )
+        main(passes=[1, 2], variants=["ours"], device="cpu", out=tmp_path / "x.json")
     assert [row["n_passes"] for row in json.loads((tmp_path / "x.json").read_text())["rows"]] == [1]
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
-from lmsleep.bench import main as bench
 from lmsleep.bench.parallel import parallel_twin
-from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Runner, Setting, _by_windows, _in_parallel, measure
+from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Runner, Setting, _by_windows, _in_parallel, main, measure
+from lmsleep.cli import main as lmsleep
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.sleep import IGNORE
 
@@ -46,7 +46,7 @@ def test_table_has_every_setting_once():
 
 def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SETTINGS, "mini", SETTING)
-    bench(["window", "--passes", "1", "--out", str(tmp_path / "fig6.csv")])
+    main(passes=[1], out=tmp_path / "fig6.csv")
     assert set(pd.read_csv(tmp_path / "fig6.csv").n_passes) == {1}
     assert WINDOWED in capsys.readouterr().out
 
@@ -63,7 +63,7 @@ def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkey
     monkeypatch.setitem(SETTINGS, "mini", SETTING)
     monkeypatch.setattr(Runner, "step", ends_at)
     with pytest.raises(KeyboardInterrupt):
-        bench(["window", "--out", str(tmp_path / "fig6.csv")])
+        main(out=tmp_path / "fig6.csv")
     kept = pd.read_csv(tmp_path / "fig6.csv")
     assert set(kept.slice) == windows
     assert len(kept) == 3 * len(windows)
@@ -72,10 +72,10 @@ def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkey
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--windows", "4", "4"], "windows must differ, got 4, 4"),
-        (["--windows", "5"], "windows must divide length=16, got 5"),
-        (["--passes", "0"], "n_passes must be 1 or more"),
-        (["--batch-sizes", "0"], "batch_sizes must be 1 or more, got 0"),
+        (["--windows=[4,4]"], "windows must differ, got 4, 4"),
+        (["--windows=[5]"], "windows must divide length=16, got 5"),
+        (["--passes=[0]"], "n_passes must be 1 or more"),
+        (["--batch_sizes=[0]"], "batch_sizes must be 1 or more, got 0"),
         (["--repeats", "0"], "repeats must be 1 or more, got 0"),
         (["--device", "cuda:99"], "device must be one that torch can use .*, got 'cuda:99'"),
         (["--device", "abacus"], "device must be one that torch can use .*, got 'abacus'"),
@@ -84,5 +84,5 @@ def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkey
 def test_bad_arguments_are_refused(argv, message, tmp_path, monkeypatch):
     monkeypatch.setitem(SETTINGS, "mini", SETTING)
     with pytest.raises(SystemExit, match=f"^error: {message}"):
-        bench(["window", *argv, "--out", str(tmp_path / "table.csv")])
+        lmsleep(["bench", "window", *argv, "--out", str(tmp_path / "table.csv")])
     assert not list(tmp_path.iterdir())

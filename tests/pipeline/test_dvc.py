@@ -9,6 +9,7 @@ import networkx
 import pytest
 from dvc.repo import Repo
 
+from lmsleep.cli import COMMANDS
 from lmsleep.pipeline.report.captions import CAPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,8 @@ def test_every_command_runs_a_module_of_ours_and_every_config_exists(pipeline):
 
 def test_a_stage_depends_on_the_module_that_it_runs(pipeline):
     for stage in pipeline.index.stages:
-        module = re.match(r"python -m (\S+)", stage.cmd).group(1)
+        module, first = re.match(r"python -m (\S+)\s+(\S+)", stage.cmd).groups()
+        module = COMMANDS[first][0] if module == "lmsleep" else module
         path = Path("src", *module.split("."))
         deps = {Path(dep.def_path) for dep in stage.deps}
         assert deps & {path, path.with_suffix(".py"), *path.parents}, stage.addressing

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmsleep.bench import BENCHES
+from lmsleep.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src"
@@ -23,14 +23,14 @@ ALLOWED = {
     ("", "atomic.py"): "whether a file is there whole and undamaged, never what is in it",
     ("", "errors.py"): "how an error is said; there are no outputs then",
     ("", "pipeline/__init__.py"): "a docstring alone",
-    ("", "bench/__init__.py"): "finds the module of a benchmark; imported on the way to the columns of tables",
+    ("", "bench/__init__.py"): "a docstring alone",
     ("", "pipeline/provenance.py"): "says where a run was made, which is no reason to train again",
     ("make_data", "hub.py"): "as pretrained",
     ("make_data", "memory.py"): "as pretrained",
     ("make_data", "model"): "as pretrained",
     ("make_data", "ops"): "as pretrained",
     ("make_data", "pretrained"): "asked whether weights know all tokens of a dataset; a no stops the stage",
-    ("train", "predictions.py"): "for `lmsleep predict`",
+    ("", "cli.py"): "reads arguments and calls what is followed by itself",
     ("measure", "hub.py"): "reads checkpoints; the weights of measured models are drawn",
 }
 
@@ -84,7 +84,9 @@ def modules_run(command):
     """The module of a stage's command, and those that it finds by name."""
     module, first = re.match(r"python -m (\S+) (\S+)", command).groups()
     main = [f"{module}.__main__"] if source(f"{module}.__main__") else []
-    benches = [BENCHES[first][0]] if module == "lmsleep.pipeline.measure" else []
+    if module == "lmsleep":
+        return [COMMANDS[first][0]]
+    benches = [COMMANDS[f"bench {first}"][0]] if module == "lmsleep.pipeline.measure" else []
     return [module, *main, *benches, *(tasks_of_configs() if "--config" in command else [])]
 
 

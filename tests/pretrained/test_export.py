@@ -9,8 +9,9 @@ import torch
 import yaml
 
 from lmsleep import HybridConfig, HybridLM, SleepCallback, SleepModule, read_windows
+from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
-from lmsleep.pretrained.export import export, from_lightning, main
+from lmsleep.pretrained.export import export, from_lightning
 from lmsleep.tasks import Rule110
 from lmsleep.tasks.spec import build_task
 
@@ -55,8 +56,18 @@ def test_from_lightning_gives_the_trained_model(run):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_export_writes_a_folder_that_reads_back(run, tmp_path, dtype, capsys):
     module, folder = run
-    main(
-        ["--ckpt", str(folder / "last.ckpt"), "--out", str(tmp_path / "out"), "--dtype", dtype, "--card", "A sleeper."]
+    lmsleep(
+        [
+            "export",
+            "--ckpt",
+            str(folder / "last.ckpt"),
+            "--out",
+            str(tmp_path / "out"),
+            "--dtype",
+            dtype,
+            "--card",
+            "A sleeper.",
+        ]
     )
     assert "MB" in capsys.readouterr().out
     model = HybridLM.from_pretrained(tmp_path / "out")
@@ -88,7 +99,7 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path):
         with pytest.raises(ValueError, match=message):
             from_lightning(tmp_path / name)
         with pytest.raises(SystemExit, match=f"^error: .*{message}"):
-            main(["--ckpt", str(tmp_path / name), "--out", str(tmp_path / "out")])
+            lmsleep(["export", "--ckpt", str(tmp_path / name), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

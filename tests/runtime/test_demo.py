@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
+from lmsleep.cli import main as lmsleep
 from lmsleep.runtime import mini
-from lmsleep.runtime.demo import Reader, answered, main
+from lmsleep.runtime.demo import Reader, answered
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
 
@@ -66,7 +67,7 @@ def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
     task = Rule110(steps=1, width=6, n_states=3)
     trained = {"n_passes": 2, "eviction": "hard", "task": task_spec(task)}
     model_for(task, torch.float32).save_pretrained(tmp_path, trained=trained)
-    main(["--model", str(tmp_path), "--n-passes", "4", "--rows", "20", "--pace", "0"])
+    lmsleep(["demo", "--model", str(tmp_path), "--n_passes", "4", "--rows", "20", "--pace", "0"])
     shown = capsys.readouterr().out
     assert len(re.findall(r"awake +window \d", shown)) == 3
     assert len(re.findall(r"pass 4/4 +S changes by \d+% → \d+% → \d+%", shown)) == 3
@@ -78,10 +79,10 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(mini.MINIS, "depo", mini.MINIS["depo"]._replace(steps=2))
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = lightning.level
-    main(["--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
+    lmsleep(["demo", "--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
     assert lightning.level == level
     first = capsys.readouterr().out
-    main(["--model", str(tmp_path / "model"), "--rows", "8", "--pace", "0"])
+    lmsleep(["demo", "--model", str(tmp_path / "model"), "--rows", "8", "--pace", "0"])
     again = capsys.readouterr().out
     assert again.split("awake", 1)[1] == first.split("awake", 1)[1]
 
@@ -109,9 +110,9 @@ def test_the_small_models_need_their_sleep(name):
     ("argv", "message"),
     [
         (["--rows", "0"], "rows must be 1 or more, got 0"),
-        (["--n-passes", "0"], "n_passes must be 1 or more"),
+        (["--n_passes", "0"], "n_passes must be 1 or more"),
         (["--pace", "-1"], "pace must be 0 seconds or more, got -1"),
-        (["--pace", "nan"], "pace must be 0 seconds or more, got nan"),
+        (["--pace=.nan"], "pace must be 0 seconds or more, got nan"),
         (["--model", "not here"], "model must be a folder or a name on the Hugging Face hub"),
         (["--model", "x/y", "--task", "depo"], "task must be left out with a model, .* got 'depo'"),
         (["--model", "x/y", "--seed", "0"], "seed must be left out with a model, .* got '0'"),
@@ -124,11 +125,11 @@ def test_the_small_models_need_their_sleep(name):
 )
 def test_bad_arguments_are_refused_before_anything_is_read_or_trained(argv, message, capsys):
     with pytest.raises(SystemExit, match=f"^error: {message}"):
-        main(argv)
+        lmsleep(["demo", *argv])
     assert not capsys.readouterr().out
 
 
 def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
-        main(["--model", str(tmp_path)])
+        lmsleep(["demo", "--model", str(tmp_path)])

@@ -1,10 +1,9 @@
 """What a training step costs: ours against the same model with other people's gated delta rule, in the same run.
 
 lmsleep bench train                                  the mini Rule 110 model, about a minute on a CPU
-lmsleep bench train --preset rule110-paper --passes 1 2 3 4 --precision bf16 --out step.json
+lmsleep bench train --preset rule110-paper --passes=[1,2,3,4] --precision bf16 --out step.json
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.bench.device import check_device
+from lmsleep.bench.device import usable_device
 from lmsleep.bench.plan import GPUS
 from lmsleep.bench.presets import DEFAULT_VARIANTS, PRECISIONS, PRESETS, VARIANTS
 from lmsleep.memory import check_n_passes
@@ -51,30 +51,38 @@ class Row:
     first_step_seconds: float  # compilation, tuning and capture
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "lmsleep bench train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--preset", choices=PRESETS, default="rule110-mini")
-    parser.add_argument("--passes", type=int, nargs="+", default=[1, 2, 4], metavar="N")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: ours and the peer of this device")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: bf16 on CUDA, fp32 on a CPU")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="also write the JSON line here")
-    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
+def main(
+    preset: Literal["rule110-mini", "rule110-paper", "depo-paper"] = "rule110-mini",
+    passes: Sequence[int] = (1, 2, 4),
+    variants: Sequence[str] | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    steps: int = 30,
+    device: Literal["cpu", "cuda"] | None = None,
+    out: Path | None = None,
+) -> None:
+    """The command.
+
+    Args:
+        preset: task and model.
+        passes: values of N.
+        variants: by default ours and the peer of this device.
+        precision: by default bf16 on CUDA, fp32 on a CPU.
+        steps: timed steps.
+        device: by default cuda where there is one.
+        out: also write the JSON line here.
+    """
+    place = usable_device(device)
     rows: list[Row] = []
-    check_device(args.device)
-    for n_passes in args.passes:
-        for variant in args.variants or DEFAULT_VARIANTS[args.device]:
-            rows.append(measure(args.preset, variant, n_passes, precision, args.steps, torch.device(args.device)))
+    for n_passes in passes:
+        for variant in variants or DEFAULT_VARIANTS[place]:
+            kind = precision or ("bf16" if place == "cuda" else "fp32")
+            rows.append(measure(preset, variant, n_passes, kind, steps, torch.device(place)))
             print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
-            if args.out:  # after every row: a machine may be gone before the last
-                with atomic_write(args.out) as temporary:
-                    temporary.write_text(json_line(rows, args.device) + "\n")
+            if out:  # after every row: a machine may be gone before the last
+                with atomic_write(out) as temporary:
+                    temporary.write_text(json_line(rows, place) + "\n")
     Console().print(table(rows))
-    print(json_line(rows, args.device))
+    print(json_line(rows, place))
 
 
 def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int, device: torch.device) -> Row:

@@ -1,11 +1,10 @@
 """What reading costs, awake and asleep: latency of a token, pause at an overflow, and memory, against the length of the
 context and N; beside a transformer of the same size with a key-value cache.
 
-lmsleep bench wake                                   a small model, about a minute on a CPU
-lmsleep bench wake --shape ouro --contexts 1 10 100  Ouro 1.4B with random weights, on a GPU
+lmsleep bench wake                                     a small model, about a minute on a CPU
+lmsleep bench wake --shape ouro --contexts=[1,10,100]  Ouro 1.4B with random weights, on a GPU
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.bench.device import check_device
+from lmsleep.bench.device import usable_device
 from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
 from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import KV, AttentionCache, check_n_passes
@@ -182,29 +182,30 @@ def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
     return torch.randint(config.vocab_size or 1, (n,), generator=torch.Generator().manual_seed(n))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "lmsleep bench wake", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", choices=SHAPES, default="mini", help="the model (default: mini)")
-    parser.add_argument("--contexts", type=int, nargs="+", default=[1, 3, 10, 30, 100, 300, 1000], metavar="WINDOWS")
-    parser.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3, 4, 6], metavar="N")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens timed at each context (default: 96)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--max-cache-gb", type=float, default=2.0, help="largest cache of full attention (default: 2)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("latency.csv"), help="tidy table (default: latency.csv)")
-    args = parser.parse_args(argv)
-    check_device(args.device)
-    frame = measure(
-        SHAPES[args.shape],
-        args.contexts,
-        args.passes,
-        args.tokens,
-        args.device,
-        args.seed,
-        1e9 * args.max_cache_gb,
-    )
-    write(frame, args.out)
+def main(
+    shape: Literal["mini", "ouro"] = "mini",
+    contexts: Sequence[int] = (1, 3, 10, 30, 100, 300, 1000),
+    passes: Sequence[int] = (1, 2, 3, 4, 6),
+    tokens: int = 96,
+    device: str | None = None,
+    max_cache_gb: float = 2.0,
+    seed: int = 0,
+    out: Path = Path("latency.csv"),
+) -> None:
+    """The command.
+
+    Args:
+        shape: the model.
+        contexts: numbers of windows read before the clock starts.
+        passes: values of N.
+        tokens: timed at each context.
+        device: by default cuda where there is one.
+        max_cache_gb: largest cache of full attention.
+        seed: of the weights.
+        out: tidy table.
+    """
+    device = usable_device(device)
+    frame = measure(SHAPES[shape], contexts, passes, tokens, device, seed, 1e9 * max_cache_gb)
+    write(frame, out)
     print(wide(frame, slice="windows"))
-    print(f"written to {args.out}")
+    print(f"written to {out}")

@@ -8,20 +8,20 @@ Timed are forward and backward passes over sequences whose last window carries t
 out: it costs the same in every setting, and is shared by the batches that gradients are accumulated over.
 """
 
-import argparse
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.bench.device import check_device
+from lmsleep.bench.device import usable_device
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.shapes import SHAPES
 from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
@@ -177,28 +177,39 @@ def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(wide.flatten(0, 1), targets[:, last].flatten(), ignore_index=IGNORE)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "lmsleep bench window", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", choices=SETTINGS, default="mini", help="model and sizes (default: mini)")
-    parser.add_argument("--windows", type=int, nargs="+", help="window sizes L")
-    parser.add_argument("--passes", type=int, nargs="+", metavar="N", help="values of N (default: 1 2 3 4)")
-    parser.add_argument("--length", type=int, help="tokens of a sequence")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", help="tried in turn; the fastest counts")
-    parser.add_argument("--repeats", type=int, help="timed steps, of which the fastest counts (default: 5; ouro: 3)")
-    parser.add_argument("--eviction", choices=["hard", "sliding"], help="of reading by windows (default: hard)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("fig6.csv"), help="tidy table (default: fig6.csv)")
-    args = parser.parse_args(argv)
-    given = {
-        name: getattr(args, name) for name in ("windows", "passes", "length", "batch_sizes", "repeats", "eviction")
-    }
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    check_device(args.device)
+def main(
+    shape: Literal["mini", "ouro"] = "mini",
+    windows: Sequence[int] | None = None,
+    passes: Sequence[int] | None = None,
+    length: int | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    repeats: int | None = None,
+    eviction: Eviction | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    out: Path = Path("fig6.csv"),
+) -> None:
+    """The command.
+
+    Args:
+        shape: model and sizes, of which the options below replace some.
+        windows: window sizes L.
+        passes: values of N.
+        length: tokens of a sequence.
+        batch_sizes: tried in turn; the fastest counts.
+        repeats: timed steps, of which the fastest counts.
+        eviction: of reading by windows.
+        device: by default cuda where there is one.
+        seed: of the weights.
+        out: tidy table.
+    """
+    device = usable_device(device)
+    lists = {"windows": windows, "passes": passes, "batch_sizes": batch_sizes}
+    given = {name: tuple(values) for name, values in lists.items() if values is not None}
+    others = {"length": length, "repeats": repeats, "eviction": eviction}
+    given |= {name: value for name, value in others.items() if value is not None}
     table = pd.DataFrame()
-    for table in measure(replace(SETTINGS[args.shape], **given), args.device, args.seed):
-        write(table, args.out)
+    for table in measure(replace(SETTINGS[shape], **given), device, seed):
+        write(table, out)
     print(wide(table, slice="window"))
-    print(f"written to {args.out}")
+    print(f"written to {out}")

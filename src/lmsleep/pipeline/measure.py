@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lmsleep.bench import main as bench
+from lmsleep.cli import main as lmsleep
 from lmsleep.pipeline.provenance import commit, hardware
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV; <out>.meta.json says where it was measured")
     args, options = parser.parse_known_args(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    bench([args.benchmark, *options, "--out", str(args.out)])
+    lmsleep(["bench", args.benchmark, *options, "--out", str(args.out)])
     made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
     args.out.with_suffix(".meta.json").write_text(json.dumps({"runs": 1, **made_with}, indent=2) + "\n")
 

@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 import lmsleep
 from lmsleep.errors import one_sentence
 from lmsleep.pipeline.experiment import read_config
-from lmsleep.pipeline.fit import run_trainer
 from lmsleep.pipeline.provenance import commit, hardware
 from lmsleep.tasks.gsm import Dataset
+from lmsleep.training.fit import run_trainer
 
 RESUME = Path("runs/.resume")
 

@@ -3,17 +3,14 @@
 lmsleep export --ckpt runs/mini/fig2b/n4-s0/last.ckpt --out sleeper --dtype bfloat16
 """
 
-import argparse
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.errors import one_sentence
 from lmsleep.hub import first_line
 from lmsleep.model import HybridConfig, HybridLM
 
@@ -104,21 +101,25 @@ def _task(path: Path) -> Any:
         raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "lmsleep export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint that `lmsleep fit` wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder for model.safetensors, config.json, README.md")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
-    parser.add_argument("--config", type=Path, help="the run's config.yaml (default: the one beside the checkpoint)")
-    parser.add_argument("--card", help="Markdown that opens the model card")
-    args = parser.parse_args(argv)
-    with one_sentence():
-        export(args.ckpt, args.out, DTYPES[args.dtype], args.config, args.card)
-    size = sum(file.stat().st_size for file in args.out.iterdir())
-    print(f"{args.out}: {size / 1e6:.1f} MB, from {args.ckpt}")
+def main(
+    ckpt: Path,
+    out: Path,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    config: Path | None = None,
+    card: str | None = None,
+) -> None:
+    """The command.
 
+    Args:
+        ckpt: checkpoint that `lmsleep fit` wrote.
+        out: folder for model.safetensors, config.json, README.md.
+        dtype: of the weights.
+        config: the run's config.yaml; without it, the one beside the checkpoint.
+        card: Markdown that opens the model card.
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        ValueError: as `export`.
+    """
+    export(ckpt, out, DTYPES[dtype], config, card)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB, from {ckpt}")

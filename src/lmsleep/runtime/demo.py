@@ -5,21 +5,19 @@ lmsleep demo --task depo           the same on Depo, questions about a cycle
 lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pretrained`, or a name on the hub
 """
 
-import argparse
 import math
 import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from lmsleep.errors import one_sentence
 from lmsleep.hub import checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
@@ -128,59 +126,66 @@ def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
     return HybridLM.from_pretrained(folder), trained
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "lmsleep demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", help="folder or name on the Hugging Face hub (default: train a small model)")
-    parser.add_argument("--task", choices=MINIS, help="what to train on, without --model (default: rule110)")
-    parser.add_argument("--n-passes", type=int, help="N (default: that of the training, 3 for the small model)")
-    parser.add_argument("--rows", type=int, default=400, help="test rows behind the accuracies (default: 400)")
-    parser.add_argument("--seed", type=int, help="of the training (default: 0)")
-    parser.add_argument("--pace", type=float, default=0.15, help="seconds that each pass stays visible (default: 0.15)")
-    parser.add_argument("--save", type=Path, help="folder to keep the trained model in")
-    args = parser.parse_args(argv)
-    with one_sentence():
-        check(args)
-        run(Console(highlight=False), args)
+def main(
+    model: str | None = None,
+    task: Literal["rule110", "depo"] | None = None,
+    n_passes: int | None = None,
+    rows: int = 400,
+    seed: int | None = None,
+    pace: float = 0.15,
+    save: Path | None = None,
+) -> None:
+    """The command.
 
+    Args:
+        model: folder or name on the Hugging Face hub; without it, a small model is trained.
+        task: what to train on, without a model; by default rule110.
+        n_passes: N; by default that of the training, 3 for the small model.
+        rows: test rows behind the accuracies.
+        seed: of the training; by default 0.
+        pace: seconds that each pass stays visible.
+        save: folder to keep the trained model in.
 
-def check(args: argparse.Namespace) -> None:
-    """Raises ValueError if an argument is out of range, or speaks of a training that does not take place."""
-    if args.rows < 1:
-        raise ValueError(f"rows must be 1 or more, got {args.rows}")
-    if not 0 <= args.pace < math.inf:
-        raise ValueError(f"pace must be 0 seconds or more, got {args.pace:g}")
-    if args.n_passes is not None:
-        check_n_passes(args.n_passes)
-    for name in ("task", "seed", "save"):
-        value = getattr(args, name)
-        if args.model and value is not None:
+    Raises:
+        ValueError: if an argument is out of range, or speaks of a training that does not take place.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be 1 or more, got {rows}")
+    if not 0 <= pace < math.inf:
+        raise ValueError(f"pace must be 0 seconds or more, got {pace:g}")
+    if n_passes is not None:
+        check_n_passes(n_passes)
+    for name, value in (("task", task), ("seed", seed), ("save", save)):
+        if model and value is not None:
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
-    if args.save:
-        check_free(args.save)
+    if save:
+        check_free(save)
+    console = Console(highlight=False)
+    reader, trained = _load(model) if model else _train(console, task or "rule110", n_passes, seed or 0, save)
+    show(console, reader, trained, n_passes or trained.get("n_passes", 1), rows, pace)
 
 
-def run(console: Console, args: argparse.Namespace) -> None:
-    """The demo, from checked arguments."""
-    if args.model:
-        model, trained = _load(args.model)
-    else:
-        name = args.task or "rule110"
-        console.print(f"Training on {MINIS[name].task}, {MINIS[name].steps} steps")
-        model, trained = train_mini(name, 3 if args.n_passes is None else args.n_passes, seed=args.seed or 0)
-        if args.save:
-            model.save_pretrained(args.save, "The small model of `lmsleep demo`.", trained)
+def _train(
+    console: Console, task: str, n_passes: int | None, seed: int, save: Path | None
+) -> tuple[HybridLM, dict[str, Any]]:
+    console.print(f"Training on {MINIS[task].task}, {MINIS[task].steps} steps")
+    model, trained = train_mini(task, 3 if n_passes is None else n_passes, seed=seed)
+    if save:
+        model.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
+    return model, trained
+
+
+def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: int, rows: int, pace: float) -> None:
+    """The demo of a model, from checked arguments."""
     task, eviction = build_task(trained["task"]), trained.get("eviction", "hard")
-    n_passes = args.n_passes or trained.get("n_passes", 1)
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
     console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
     batch = task.rows(split="test", seed=0, step=0, batch_size=1)
-    show_reading(console, model, batch, n_passes, eviction, args.pace)
+    show_reading(console, model, batch, n_passes, eviction, pace)
     readers = [
         Reader(f"asleep, N={n_passes}", n_passes),
         Reader("awake, N=1", 1),
         Reader("S to zero", n_passes, True),
     ]
     with torch.no_grad():
-        show_answers(console, model, task, readers, eviction, args.rows)
+        show_answers(console, model, task, readers, eviction, rows)

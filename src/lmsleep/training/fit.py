@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import one_sentence
-from lmsleep.predictions import PredictionWriter
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.deadline import RandomState
+from lmsleep.training.predictions import PredictionWriter
 
 
 class SaveConfig(SaveConfigCallback):
