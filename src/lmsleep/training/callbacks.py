@@ -18,6 +18,9 @@ from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, recorded, sleep
 from lmsleep.training.optimizer import MuonAdamW, whole
 
+# How a module without a SleepCallback sleeps.
+PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard"}
+
 
 class SleepCallback(L.Callback):
     """Answers the overflow of the attention cache with a sleep: passes 2..N over the full window.
@@ -108,17 +111,29 @@ class SleepCallback(L.Callback):
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["sleep"] = {"n_passes": self.n_passes, "eviction": self.eviction}
+        checkpoint["sleep"] = how_it_sleeps(trainer)
 
-    def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError if the checkpoint was trained with another N or eviction and this was not asked for."""
-        for name, trained in checkpoint.get("sleep", {"n_passes": 1, "eviction": "hard"}).items():
-            mine = getattr(self, name)
-            if mine != trained and not self.allow_other_n:
-                raise ValueError(
-                    f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine!r}; "
-                    "set allow_other_n to use it all the same"
-                )
+
+def sleeper_of(trainer: L.Trainer) -> SleepCallback | None:
+    """The trainer's SleepCallback; None: nobody answers an overflow, the plain hybrid."""
+    return next((c for c in trainer.callbacks if isinstance(c, SleepCallback)), None)  # pyright: ignore
+
+
+def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
+    """n_passes and eviction of a trainer's runs."""
+    sleeper = sleeper_of(trainer)
+    return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
+
+
+def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Raises ValueError if a checkpoint was trained with another N or eviction and that was not asked for."""
+    sleeper, mine = sleeper_of(trainer), how_it_sleeps(trainer)
+    for name, trained in checkpoint.get("sleep", PLAIN).items():
+        if mine[name] != trained and not (sleeper and sleeper.allow_other_n):
+            raise ValueError(
+                f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine[name]!r}; "
+                "set allow_other_n to use it all the same"
+            )
 
 
 class StopOnNonFinite(L.Callback):
@@ -135,7 +150,7 @@ class StopOnNonFinite(L.Callback):
         self.pending: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.context = (sleeping(trainer).n_passes, getattr(trainer.datamodule, "seed", None))  # pyright: ignore
+        self.context = (how_it_sleeps(trainer)["n_passes"], getattr(trainer.datamodule, "seed", None))  # pyright: ignore
         self.pending.clear()
         self.spoiled: Tensor | None = None
         self.losses: list[Tensor] = []
@@ -147,10 +162,6 @@ class StopOnNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
-        if isinstance(optimizer, MuonAdamW) and optimizer.captured:
-            assert optimizer.spoiled is not None
-            self._ask(optimizer.spoiled, trainer.global_step)
-            return
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         values = torch.stack([torch.stack(self.losses).sum(), whole(torch.stack(torch._foreach_norm(grads)).sum())])
         self.losses = []
@@ -159,17 +170,11 @@ class StopOnNonFinite(L.Callback):
             self._raise_if(spoiled, trainer.global_step)
             return
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
-        optimizer.healthy = 1 - self.spoiled.any().float()
-        self._ask(self.spoiled, trainer.global_step)
-
-    def _ask(self, spoiled: Tensor, step: int) -> None:
-        if not spoiled.is_cuda:
-            self._raise_if(spoiled, step)
-            return
-        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(spoiled, non_blocking=True)
+        optimizer.hold_if(self.spoiled.any())
+        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        self.pending.append((step, answer, arrived))
+        self.pending.append((trainer.global_step, answer, arrived))
         self._raise_for_arrived()
 
     def _raise_for_arrived(self, wait: bool = False) -> None:
@@ -206,14 +211,14 @@ class RunReport(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore
         data = trainer.datamodule  # pyright: ignore
-        N, task = sleeping(trainer).n_passes, data.task
+        sleeps, task = how_it_sleeps(trainer), data.task
         self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {model.config.num_params():,} parameters; {windows} windows of up to "
-            f"{model.window_size} tokens; {N} passes ({sleeping(trainer).eviction} eviction); "
+            f"{model.window_size} tokens; {sleeps['n_passes']} passes ({sleeps['eviction']} eviction); "
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
             f"backends: {backends}"
@@ -235,8 +240,3 @@ class RunReport(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0
-
-
-def sleeping(trainer: L.Trainer) -> SleepCallback:
-    """The trainer's SleepCallback, or one with N = 1 where there is none."""
-    return next((c for c in trainer.callbacks if isinstance(c, SleepCallback)), None) or SleepCallback()  # pyright: ignore

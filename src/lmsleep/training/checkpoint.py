@@ -57,7 +57,6 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        self.within_validation = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -72,12 +71,18 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Saves on SIGTERM, which Lightning raises between two batches; another exception may come within an update."""
         if isinstance(exception, SIGTERMException):
-            self.within_validation = trainer.validating
+            if trainer.validating:
+                # A resumed run repeats a validation in whose first batch it was stopped; others it takes for complete.
+                progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+                progress.reset()
+                progress.increment_ready()
+                progress.increment_started()
             super().on_exception(trainer, pl_module, exception)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Lets a resumed run repeat a validation that was cut short, which it would take for complete."""
-        if self.within_validation:
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            for counts in (progress["total"], progress["current"]):
-                counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+def count_as_automatic(checkpoint: dict[str, Any]) -> None:
+    """Lets a run go on whose steps were counted as manual optimization: those with graphs once were."""
+    if checkpoint.get("captured"):
+        loop = checkpoint["loops"]["fit_loop"]
+        steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
+        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = steps

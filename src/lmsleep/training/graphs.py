@@ -1,20 +1,21 @@
-"""A training step as one CUDA graph: with small windows the time goes into launching kernels, and a graph needs one."""
+"""Faster ways to take a training step: compiled blocks, and forward and backward as a CUDA graph each.
+
+With small windows the time goes into launching kernels, and a graph needs one launch.
+"""
 
 from collections.abc import Callable, Hashable
 from typing import Literal, get_args
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmsleep.model import HybridLM
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.optimizer import MuonAdamW
 
 Accelerate = Literal["none", "compile", "graph", "compile+graph"]
 Step = Callable[[Batch], tuple[Tensor, ...]]
-WARMUP_STEPS = 3  # before the capture: kernels are compiled and tuned, libraries take their workspaces
 
 
 def check_accelerate(accelerate: str, device: torch.device) -> None:
@@ -26,12 +27,10 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises ValueError for what a captured step cannot do."""
-    for name, allowed in (("accumulate_grad_batches", 1), ("world_size", 1), ("gradient_clip_val", None)):
-        if getattr(trainer, name) not in (allowed, None):
-            raise ValueError(f"trainer.{name} must be {allowed} with accelerate='graph', got {getattr(trainer, name)}")
-    if trainer.precision == "16-mixed":
-        raise ValueError("trainer.precision must be bf16-mixed or 32-true with accelerate='graph', got 16-mixed")
+    """Raises ValueError for what graphs cannot do: their gradients lie where the next backward writes its own."""
+    for name in ("accumulate_grad_batches", "world_size"):
+        if getattr(trainer, name) != 1:
+            raise ValueError(f"trainer.{name} must be 1 with accelerate='graph', got {getattr(trainer, name)}")
 
 
 def compile_blocks(model: HybridLM) -> None:
@@ -44,97 +43,21 @@ def compile_blocks(model: HybridLM) -> None:
         block.compile(dynamic=False)
 
 
-class GraphedStep:
-    """A whole training step, captured once and replayed for every batch of the same shape: forward, backward, clipping,
-    the check for what is not finite, and the update of the weights.
-
-    Args:
-        step: batch -> the loss first, then what else the step reports, all of them 0-dimensional. It must not wait for
-            the device, nor decide anything by the values of a batch.
-        optimizer: its learning rates may change between steps.
-        batch: an example on the device.
-        grad_clip: largest gradient norm; None: no clipping.
-        guarded: whether nothing changes any more once a loss or a gradient is not finite.
-    """
-
-    def __init__(
-        self, step: Step, optimizer: MuonAdamW, batch: Batch, grad_clip: float | None, guarded: bool = True
-    ) -> None:
-        device = batch.tokens.device
-        self.step, self.optimizer, self.grad_clip, self.guarded = step, optimizer, grad_clip, guarded
-        self.batch = Batch(*(None if x is None else x.clone() for x in batch))  # pyright: ignore[reportArgumentType]
-        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
-        # As if all were spoiled: the steps before the capture must change nothing.
-        self.spoiled = torch.ones(2, dtype=torch.bool, device=device)
-        optimizer.captured, optimizer.spoiled = True, self.spoiled
-        self.outputs = self._capture()
-        self.spoiled.zero_()
-
-    def _capture(self) -> tuple[Tensor, ...]:
-        self.graph = torch.cuda.CUDAGraph()
-        # Weights that autocast has cast outside of the graph would stay as they are now.
-        torch.clear_autocast_cache()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARMUP_STEPS):
-                self._run()
-                torch.clear_autocast_cache()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self.graph):
-            outputs = self._run()
-        torch.clear_autocast_cache()
-        return outputs
-
-    def _run(self) -> tuple[Tensor, ...]:
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        outputs = self.step(self.batch)
-        trained = [p for p in params if p.requires_grad]
-        found = dict(zip(trained, torch.autograd.grad(outputs[0], trained, allow_unused=True), strict=True))
-        for p in params:
-            p.grad = _in_order_of(p, found.get(p))
-        self._update([p.grad for p in trained if p.grad is not None], outputs[0].detach())
-        return tuple(x.detach() for x in outputs)
-
-    @torch.no_grad()
-    def _update(self, grads: list[Tensor], loss: Tensor) -> None:
-        norm = torch.stack(torch._foreach_norm(grads)).norm()
-        if self.guarded:
-            self.spoiled |= ~torch.isfinite(torch.stack([loss.float(), norm]))
-        if self.grad_clip is not None:
-            torch._foreach_mul_(grads, (self.grad_clip / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.healthy = 1 - self.spoiled.any().float()
-        with torch.autocast(loss.device.type, enabled=False):
-            self.optimizer.update(self.rates)
-
-    def replay(self) -> None:
-        self.graph.replay()
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Takes the step with this batch; returns what `step` returns for it."""
-        for mine, new in zip(self.batch, batch, strict=True):
-            if mine is not None and new is not None:
-                mine.copy_(new, non_blocking=True)
-        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
-            rate.fill_(group["lr"])
-        self.replay()
-        return tuple(x.clone() for x in self.outputs)  # the next replay overwrites the graph's own
-
-
 class StepGraphs:
-    """The captured step of a run: captured at the first batch, and again when what it depends on changes.
+    """Forward and backward of a training batch as graphs: captured at the first batch, and again when what they depend
+    on changes. Clipping and update are not in them.
 
     Args:
-        window_size: L.
+        model: whose parameters train.
 
     Attributes:
         windows: those of a batch.
     """
 
-    def __init__(self, window_size: int) -> None:
-        self.window_size = window_size
+    def __init__(self, model: HybridLM) -> None:
+        self.model = model
         self.windows: Windows | None = None
-        self.graphed: GraphedStep | None = None
+        self.graphed: Callable[..., tuple[Tensor, ...]] | None = None
         self.key: Hashable = None
 
     def observe(self, targets: Tensor) -> None:
@@ -143,7 +66,7 @@ class StepGraphs:
         Raises:
             ValueError: if a later batch has its loss in other windows.
         """
-        found = Windows.of(targets, self.window_size)
+        found = Windows.of(targets, self.model.window_size)
         if self.windows is not None and self.windows.carry_loss != found.carry_loss:
             raise ValueError(
                 "accelerate='graph' needs batches that carry loss in the same windows, got "
@@ -151,29 +74,48 @@ class StepGraphs:
             )
         self.windows = found
 
-    def __call__(
-        self,
-        step: Step,
-        optimizer: MuonAdamW,
-        batch: Batch,
-        grad_clip: float | None,
-        guarded: bool,
-        depends_on: Hashable,
-    ) -> tuple[Tensor, ...]:
-        """Takes a step, as `GraphedStep`; `depends_on` is what `step` depends on besides the batch and the parameters
-        that train."""
-        trained = tuple(p.requires_grad for group in optimizer.param_groups for p in group["params"])
-        key = (tuple(None if x is None else x.shape for x in batch), trained, guarded, depends_on)
+    def __call__(self, step: Step, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
+        """What `step` returns for the batch.
+
+        Args:
+            step: batch -> the loss first, then what else it reports. It must not wait for the device, nor decide
+                anything by the values of a batch.
+            depends_on: what `step` depends on besides the batch and the parameters that train.
+        """
+        trained = tuple(p.requires_grad for p in self.model.parameters())
+        key = (tuple(None if x is None else x.shape for x in batch), trained, depends_on)
         if key != self.key:
             self.graphed = None  # its memory goes back before the next capture takes its own
-            self.graphed, self.key = GraphedStep(step, optimizer, batch, grad_clip, guarded), key
+            self.graphed, self.key = _capture(_OfTensors(self.model, step, batch)), key
         assert self.graphed is not None
-        return self.graphed(batch)
+        # The next replay overwrites the graph's own outputs.
+        return tuple(x.clone() for x in self.graphed(*_tensors(batch)))
 
 
-def _in_order_of(p: Tensor, grad: Tensor | None) -> Tensor | None:
-    """The gradient laid out as its parameter: fused optimizers read both in the order of memory."""
-    return grad if grad is None or grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
+class _OfTensors(nn.Module):
+    """A step as a module: its parameters are the model's, its arguments the tensors of a batch."""
+
+    def __init__(self, model: HybridLM, step: Step, example: Batch) -> None:
+        super().__init__()
+        self.model, self.step, self.example = model, step, example
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        return self.step(Batch(*(None if x is None else next(given) for x in self.example)))  # pyright: ignore
+
+
+def _capture(module: _OfTensors) -> Callable[..., tuple[Tensor, ...]]:
+    device = module.example.tokens.device.type
+    # Weights that autocast has cast outside of the graph, or keeps for later, would stay as they are now.
+    torch.clear_autocast_cache()
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    with torch.autocast(device, dtype, enabled, cache_enabled=False):
+        example = tuple(x.clone() for x in _tensors(module.example))
+        return torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)  # pyright: ignore
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [x for x in batch if x is not None]
 
 
 def _places(windows: Windows) -> list[int]:

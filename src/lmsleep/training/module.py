@@ -17,7 +17,8 @@ from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.spec import is_ours, task_spec
-from lmsleep.training.callbacks import SleepCallback, StopOnNonFinite, sleeping
+from lmsleep.training.callbacks import SleepCallback, check_checkpoint, sleeper_of
+from lmsleep.training.checkpoint import count_as_automatic
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
@@ -39,8 +40,8 @@ class SleepModule(L.LightningModule):
             default.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
-        accelerate: `compile` compiles the blocks; `graph` makes a training step one CUDA graph, for batches of one
-            shape that carry loss in the same windows; `compile+graph` does both.
+        accelerate: `compile` compiles the blocks; `graph` makes forward and backward of a training step a CUDA graph
+            each, for batches of one shape that carry loss in the same windows; `compile+graph` does both.
         init_from: a folder or a name on the Hugging Face hub with weights to start from (Jet-Nemotron, Ouro).
 
     Raises:
@@ -64,8 +65,7 @@ class SleepModule(L.LightningModule):
             load_weights(self.model, init_from)
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
-        self.graphs = StepGraphs(task.window_size)
-        self.automatic_optimization = "graph" not in accelerate  # a graph holds the update too
+        self.graphs = StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
 
@@ -88,8 +88,8 @@ class SleepModule(L.LightningModule):
 
     def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
         """Algorithm 1 over a batch; every overflow goes to the callbacks."""
-        trainer = self._trainer
-        eviction: Eviction = "hard" if trainer is None else sleeping(trainer).eviction_for(self)
+        sleeper = self._sleeper
+        eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         return read_windows(
             self.model,
             batch.tokens,
@@ -102,14 +102,15 @@ class SleepModule(L.LightningModule):
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         """The overflow event: the attention cache is full. Whoever sleeps answers with a new h and S."""
-        callbacks: list[Any] = [] if self._trainer is None else self.trainer.callbacks  # pyright: ignore
-        for callback in callbacks:
-            if isinstance(callback, SleepCallback):
-                h, S = callback.on_overflow(self, blocks, h, S)
-        return h, S
+        sleeper = self._sleeper
+        return (h, S) if sleeper is None else sleeper.on_overflow(self, blocks, h, S)
+
+    @property
+    def _sleeper(self) -> SleepCallback | None:
+        return None if self._trainer is None else sleeper_of(self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss, exact = self._replay(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)
+        loss, exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.tokens))
         self.log("train/exact", exact, prog_bar=True, batch_size=len(batch.tokens))
         return loss
@@ -123,24 +124,14 @@ class SleepModule(L.LightningModule):
             sums, counts = row_scores(*self._scored(reading))
         return reading.loss, (sums[-1].sum() / counts[-1].sum()).float()
 
-    def _replay(self, batch: Batch) -> tuple[Tensor, ...]:
-        """A whole captured step: the optimizer's part of Lightning only counts it."""
-        sleeper, optimizer, schedule = sleeping(self.trainer), self.optimizers(), self.lr_schedulers()
-        windows = self.graphs.windows
+    def _graphed(self, batch: Batch) -> tuple[Tensor, ...]:
+        windows, sleeper = self.graphs.windows, self._sleeper
         assert windows is not None, "observed before the batch was transferred"
         step = partial(self._loss_and_exact, loss_windows=windows.carry_loss)
-        guarded = any(isinstance(c, StopOnNonFinite) for c in self.trainer.callbacks)  # pyright: ignore
-        reported: list[Tensor] = []
-
-        def replay() -> None:
-            depends_on = (sleeper.n_passes, sleeper.eviction_for(self))
-            clip = self.optimizer_config.grad_clip
-            reported.extend(self.graphs(step, optimizer.optimizer, batch, clip, guarded, depends_on))  # pyright: ignore
-
+        if sleeper is None:
+            return self.graphs(step, batch, None)
         with sleeper.counting(windows.n_sleeps, len(batch.tokens)):
-            optimizer.step(closure=replay)  # pyright: ignore[reportAttributeAccessIssue]
-        schedule.step()  # pyright: ignore
-        return tuple(reported)
+            return self.graphs(step, batch, (sleeper.n_passes, sleeper.eviction_for(self)))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reading = self(batch)
@@ -179,21 +170,16 @@ class SleepModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()
-        checkpoint["captured"] = not self.automatic_optimization
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another model; one of another N, unless that was asked for; and one that counts steps
-        otherwise."""
+        """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
         if self._trainer is None:
             return
         self._check_config(checkpoint.get("model_config", {}))
-        sleeping(self.trainer).check_checkpoint(checkpoint)
-        captured = checkpoint.get("captured", False)
-        if self.trainer.state.fn == "fit" and captured == self.automatic_optimization:
-            wanted = "graph or compile+graph" if captured else "none or compile"
-            raise ValueError(f"accelerate must be {wanted} to resume from this checkpoint, got {self.accelerate!r}")
+        check_checkpoint(self._trainer, checkpoint)
+        count_as_automatic(checkpoint)
 
     def _check_config(self, trained: dict[str, Any]) -> None:
         mine = self.model.config.to_dict()

@@ -1,7 +1,7 @@
 """One optimizer object for Muon and AdamW, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,21 +79,16 @@ class OptimizerConfig:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, schedule and checkpoint.
-
-    Attributes:
-        healthy: 1, or a 0-dimensional float32 tensor on the device of the parameters that is 1 where the gradients may
-            be used and 0 where the step must leave all as it is: so nobody has to wait for the answer.
-        captured: the update is part of what the closure of `step` replays.
-        spoiled: of a captured update, (2,) bool: whether a loss, and whether a gradient was not finite so far.
-    """
-
-    healthy: float | Tensor = 1.0
-    captured: bool = False
-    spoiled: Tensor | None = None
+    """Muon on groups with `muon=True`, AdamW on the others. One object: one step count, schedule and checkpoint."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(list(groups), {})
+        self._healthy: float | Tensor = 1.0
+
+    def hold_if(self, spoiled: Tensor) -> None:
+        """Lets the updates from now on leave all as it is if `spoiled`, a 0-dimensional bool on the device of the
+        parameters, is true: so nobody has to wait for the answer."""
+        self._healthy = 1 - spoiled.float()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -102,23 +97,17 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self.captured:
-            self.update([group["lr"] for group in self.param_groups])
-        return loss
-
-    @torch.no_grad()
-    def update(self, rates: Sequence[float | Tensor]) -> None:
-        """One update with a learning rate for each group, which may be a tensor on the device."""
-        for group, lr in zip(self.param_groups, rates, strict=True):
+        for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                (self._muon if group["muon"] else self._adamw)(group, params, lr)
+                (self._muon if group["muon"] else self._adamw)(group, params)
+        return loss
 
-    def _muon(self, group: dict[str, Any], params: list[Tensor], lr: float | Tensor) -> None:
+    def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         momenta = [self._state(p, "momentum") for p in params]
         grads = self._usable([p.grad for p in params if p.grad is not None])
-        lr, inflow = lr * self.healthy, 1 - group["momentum"]
-        torch._foreach_mul_(momenta, 1 - inflow * self.healthy)
+        lr, inflow = group["lr"] * self._healthy, 1 - group["momentum"]
+        torch._foreach_mul_(momenta, 1 - inflow * self._healthy)
         torch._foreach_add_(momenta, grads, alpha=inflow)
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
@@ -131,15 +120,15 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _usable(self, grads: list[Tensor]) -> list[Tensor]:
         """The gradients, or zeros where they must not be used."""
-        if not isinstance(self.healthy, Tensor):
+        if not isinstance(self._healthy, Tensor):
             return grads
         flat = torch.cat([g.flatten() for g in grads])
-        flat = torch.where(self.healthy > 0, flat, 0.0)
+        flat = torch.where(self._healthy > 0, flat, 0.0)
         return [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
-    def _adamw(self, group: dict[str, Any], params: list[Tensor], lr: float | Tensor) -> None:
+    def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # The fused kernel reads its step count from the device, and skips where `found_inf` is 1.
-        fused = (params[0].is_cuda or isinstance(self.healthy, Tensor)) and not isinstance(params[0], DTensor)
+        fused = (params[0].is_cuda or isinstance(self._healthy, Tensor)) and not isinstance(params[0], DTensor)
         for p in params:
             step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
             self.state[p]["step"] = step.to(p.device) if fused else step
@@ -153,11 +142,11 @@ class MuonAdamW(torch.optim.Optimizer):
             [self.state[p]["step"] for p in params],
             foreach=not fused,
             fused=fused,
-            found_inf=1 - self.healthy if isinstance(self.healthy, Tensor) else None,
+            found_inf=1 - self._healthy if isinstance(self._healthy, Tensor) else None,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
-            lr=lr,
+            lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,

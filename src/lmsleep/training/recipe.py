@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
-from lmsleep.training.callbacks import SleepCallback, sleeping
+from lmsleep.training.callbacks import SleepCallback, sleeper_of
 
 
 class WarmupStage(L.Callback):
@@ -45,13 +45,17 @@ class WarmupStage(L.Callback):
         self.eviction: Eviction | None = eviction
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sleeper = sleeper_of(trainer)
+        if sleeper is None:
+            raise ValueError("callbacks must hold a SleepCallback beside a WarmupStage, got none")
+        self.sleeper = sleeper
         model: HybridLM = pl_module.model  # pyright: ignore[reportAssignmentType]
         trained = self.trained(model)
         self.frozen = [p for name, p in model.named_parameters() if name not in trained]
         self.was_trainable = [p.requires_grad for p in self.frozen]
         if self.running(trainer):
             count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in self.frozen)
-            eviction = self.eviction_under(sleeping(trainer))
+            eviction = self.eviction_under(self.sleeper)
             rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({eviction} eviction)")
 
     def trained(self, model: HybridLM) -> set[str]:
@@ -81,10 +85,9 @@ class WarmupStage(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        running, sleeper = self.running(trainer), sleeping(trainer)
-        sleeper.training_eviction = self.eviction_under(sleeper) if running else None
-        # Without gradients the others cost less, but several processes fix from the start which there are. A captured
-        # step, which holds the update too, must not have them: it is captured anew when the stage ends.
+        running = self.running(trainer)
+        self.sleeper.training_eviction = self.eviction_under(self.sleeper) if running else None
+        # Without gradients the others cost less, but several processes fix from the start which there are.
         if trainer.world_size == 1:
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
                 p.requires_grad_(trainable and not running)
@@ -98,7 +101,7 @@ class WarmupStage(L.Callback):
                 p.grad = None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeping(trainer).training_eviction = None
+        self.sleeper.training_eviction = None
         for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
             p.requires_grad_(trainable)
 
