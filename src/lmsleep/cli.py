@@ -13,15 +13,18 @@ TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
     "validate": "score a checkpoint on the validation rows",
     "test": "score a checkpoint on the test rows",
-    "plan": "say what a run needs before it starts: memory, tokens, operations, hours",
     "predict": "write what a checkpoint answers on the test rows to predictions.csv",
 }
-# command -> (module with a `main`, what it does). Modules are imported when their command is run: some take seconds.
+# Commands that take the arguments of fit: (module with a `main` that reads them, what it does).
+RUNS = {
+    "plan": ("lmsleep.training.plan", "say what a run will cost by taking its first steps: time, memory"),
+    "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
+}
+# The others: (module with a typed `main`, what it does). Modules are imported when their command is run.
 COMMANDS = {
     "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "doctor": ("lmsleep.doctor", "say which backends are used and why, and how to add what is missing"),
-    "bench train": ("lmsleep.bench.train", "measure a training step, beside other gated delta rules"),
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
@@ -31,14 +34,16 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
     one sentence and 1, arguments that cannot be parsed with 2."""
     words = list(sys.argv[1:] if args is None else args)
-    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **COMMANDS}), None)
-    if name in TRAINER and name != "plan":
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
+    rest = words[len(name.split()) :]
+    if name in TRAINER:
         importlib.import_module("lmsleep.training.fit").run_trainer(None if args is None else words)
+    elif name in RUNS:
+        importlib.import_module(RUNS[name][0]).main(rest)
     elif name in COMMANDS:
-        run(importlib.import_module(COMMANDS[name][0]).main, words[len(name.split()) :], f"lmsleep {name}")
-    elif words and words[0] in ("plan", "slices"):  # they read their arguments themselves
-        module = "lmsleep.bench.plan" if words[0] == "plan" else "lmsleep.pipeline.slices"
-        importlib.import_module(module).main(words[1:])
+        run(importlib.import_module(COMMANDS[name][0]).main, rest, f"lmsleep {name}")
+    elif words[:1] == ["slices"]:
+        importlib.import_module("lmsleep.pipeline.slices").main(words[1:])
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
     else:
@@ -66,7 +71,7 @@ def overview() -> str:
     """What `lmsleep --help` says."""
     lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
     lines += [f"  {name:14}{what}" for name, what in TRAINER.items()]
-    lines += ["", *(f"  {name:14}{what}" for name, (_, what) in COMMANDS.items())]
+    lines += ["", *(f"  {name:14}{what}" for name, (_, what) in {**RUNS, **COMMANDS}.items())]
     return "\n".join([*lines, "", "Figures: make repro, or dvc repro fig2b."])
 
 

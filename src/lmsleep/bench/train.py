@@ -1,43 +1,47 @@
-"""What a training step costs: ours against the same model with other people's gated delta rule, in the same run.
+"""What a training step costs: a run's own steps, for several N and ways to take them, beside others' gated delta rules.
 
-lmsleep bench train                                  the mini Rule 110 model, about a minute on a CPU
-lmsleep bench train --preset rule110-paper --passes=[1,2,3,4] --precision bf16 --out step.json
+It takes the arguments of `lmsleep fit`, and measures as `lmsleep plan` does.
+
+lmsleep bench train --config configs/experiment/rule110.yaml
+lmsleep bench train --config configs/experiment/paper/rule110.yaml --passes=[1,4] --variants=[compile+graph]
 """
 
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.bench.device import usable_device
-from lmsleep.bench.plan import GPUS
-from lmsleep.bench.presets import DEFAULT_VARIANTS, PRECISIONS, PRESETS, VARIANTS
+from lmsleep.bench.peers import gated_delta_transformers
+from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
-from lmsleep.model import HybridLM
-from lmsleep.model.linear import sharing_weights
 from lmsleep.ops import use_backend
-from lmsleep.sleep import Windows, read_windows
-from lmsleep.tasks import Batch, Task
-from lmsleep.training import OptimizerConfig
-from lmsleep.training.graphs import GraphedStep, check_accelerate, compile_blocks
+from lmsleep.ops.backend import Backend, offer
+from lmsleep.training.plan import PlanCLI, plan
+
+offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
+
+Variant = Literal["none", "compile", "graph", "compile+graph", "transformers", "fla"]
+PEERS = ("transformers", "fla")  # the same model with their gated delta rule; the other variants are `model.accelerate`
+DEFAULT: dict[str, list[Variant]] = {"cpu": ["none", "transformers"], "cuda": ["compile+graph", "graph", "none", "fla"]}
+# Dense bfloat16 operations a second, from the makers' data sheets.
+PEAK = {"rtx 4090": 165e12, "a6000": 155e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table. A token-pass is one token read once: the tokens that a step sleeps on count N times."""
 
-    preset: str
+    run: str
     variant: str
     n_passes: int
     precision: str
@@ -51,154 +55,67 @@ class Row:
     first_step_seconds: float  # compilation, tuning and capture
 
 
-def main(
-    preset: Literal["rule110-mini", "rule110-paper", "depo-paper"] = "rule110-mini",
-    passes: Sequence[int] = (1, 2, 4),
-    variants: Sequence[str] | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
-    steps: int = 30,
-    device: Literal["cpu", "cuda"] | None = None,
-    out: Path | None = None,
-) -> None:
-    """The command.
+class BenchCLI(PlanCLI):
+    """The arguments of `lmsleep plan`, and what is measured."""
 
-    Args:
-        preset: task and model.
-        passes: values of N.
-        variants: by default ours and the peer of this device.
-        precision: by default bf16 on CUDA, fp32 on a CPU.
-        steps: timed steps.
-        device: by default cuda where there is one.
-        out: also write the JSON line here.
-    """
-    place = usable_device(device)
-    rows: list[Row] = []
-    for n_passes in passes:
-        for variant in variants or DEFAULT_VARIANTS[place]:
-            kind = precision or ("bf16" if place == "cuda" else "fp32")
-            rows.append(measure(preset, variant, n_passes, kind, steps, torch.device(place)))
-            print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
-            if out:  # after every row: a machine may be gone before the last
-                with atomic_write(out) as temporary:
-                    temporary.write_text(json_line(rows, place) + "\n")
-    Console().print(table(rows))
-    print(json_line(rows, place))
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--passes", type=list[int], default=[1, 2, 4], help="values of N")
+        parser.add_argument("--variants", type=list[Variant] | None, help="by default ours and the peer of the device")
+        parser.add_argument("--out", type=Path | None, help="also write the JSON line here")
 
 
-def measure(preset: str, variant: str, n_passes: int, precision: str, steps: int, device: torch.device) -> Row:
-    """Medians over `steps` training steps: rows to the device, forward, backward, clipping and update.
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    args = list(sys.argv[1:] if args is None else args)
+    with one_sentence(MisconfigurationException):
+        asked = plan(BenchCLI, [*args, "--device=meta"], __doc__).config
+        device = "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
+        rows: list[Row] = []
+        for n_passes in asked.passes:
+            for variant in asked.variants or DEFAULT[device]:
+                rows.append(measure(args, variant, n_passes))
+                print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
+                if asked.out:  # after every row: a machine may be gone before the last
+                    with atomic_write(asked.out) as temporary:
+                        temporary.write_text(json_line(rows, device) + "\n")
+        Console().print(table(rows))
+        print(json_line(rows, device))
+
+
+def measure(args: Sequence[str], variant: Variant, n_passes: int) -> Row:
+    """Steps of the run that the arguments describe, at this N and in this way.
 
     Raises:
-        ValueError: for N below 1, fewer than 1 step, or a variant that cannot run here.
+        ValueError: for N below 1, a device that is not here, or a variant that cannot run here.
     """
     check_n_passes(n_passes)
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
-    chosen, (accelerate, backends) = PRESETS[preset], VARIANTS[variant]
-    check_accelerate(accelerate, device)
-    task = chosen.task
-    torch.manual_seed(0)
-    model = chosen.model.for_task(task.vocab_size, task.window_size).build().to(device)
-    batches = [task.rows(split="train", seed=0, step=i, batch_size=chosen.batch_size) for i in range(4)]
-    if device.type == "cuda":
-        batches = [Batch(*(x if x is None else x.pin_memory() for x in batch)) for batch in batches]  # pyright: ignore
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
+    accelerate = "none" if variant in PEERS else variant
+    backends = {"gated_delta": variant} if variant in PEERS else {}
     with use_backend(**backends):
-        step = training_step(model, batches[0], n_passes, accelerate, PRECISIONS[precision], device)
-        step(batches[0]).item()
-        first = time.perf_counter() - start
-        times = timed(step, batches, steps, device)
-    tokens, passes = chosen.batch_size * task.sequence_length, token_passes(task, batches[0], n_passes)
-    seconds, flops = statistics.median(times), step_flops(model, batches[0], passes)
+        cli = plan(BenchCLI, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"], __doc__)
+        with cli.folder:
+            if not cli.is_here:
+                raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
+            work, pace = cli.work(), cli.measure()
+    cuda = cli.trainer.strategy.root_device.type == "cuda"
+    # Batches that are added up for one step cost about the same each.
+    times = [work.accumulate * seconds for seconds in pace.batches]
+    seconds = statistics.median(times)
     return Row(
-        preset,
+        " ".join(Path(str(path)).name for path in cli.config.config or ()),
         variant,
         n_passes,
-        precision,
+        str(cli.trainer.precision),
         seconds * 1e3,
         spread(times) * 1e3,
-        tokens / seconds,
-        passes / seconds,
-        flops,
-        utilisation(flops / seconds, device),
-        torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
-        first,
+        work.tokens / seconds,
+        work.token_passes / seconds,
+        work.flops,
+        utilisation(work.flops / seconds, cuda),
+        pace.peak_bytes if cuda else None,
+        pace.first,
     )
-
-
-def training_step(
-    model: HybridLM, example: Batch, n_passes: int, accelerate: str, dtype: torch.dtype | None, device: torch.device
-) -> Callable[[Batch], Tensor]:
-    """A step as `lmsleep fit` takes it: rows -> loss, with the weights updated."""
-    optimizer = OptimizerConfig().build(model.blocks, model)
-    loss_windows = Windows.of(example.targets, model.window_size).carry_loss
-    params = [p for p in model.parameters() if p.requires_grad]
-    if "compile" in accelerate:
-        compile_blocks(model)
-
-    def loss_of(batch: Batch) -> tuple[Tensor, ...]:
-        autocast = torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
-        with autocast, sharing_weights(device.type == "cuda"):
-            reading = read_windows(
-                model, batch.tokens, batch.targets, n_passes, mask=batch.mask, loss_windows=loss_windows
-            )
-        assert reading.loss is not None
-        return (reading.loss,)
-
-    if "graph" in accelerate:
-        graphed = GraphedStep(loss_of, optimizer, to_device(example, device), 1.0)
-        return lambda batch: graphed(batch)[0]
-
-    def step(batch: Batch) -> Tensor:
-        (loss,) = loss_of(to_device(batch, device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def timed(step: Callable[[Batch], Tensor], batches: Sequence[Batch], steps: int, device: torch.device) -> list[float]:
-    """Seconds of each of `steps` steps after a warm-up.
-
-    On CUDA several steps are in flight, as in training; their ends are taken by events on the device.
-    """
-    for i in range(3):
-        step(batches[i % len(batches)])
-    if device.type != "cuda":
-        ends = [time.perf_counter()]
-        for i in range(steps):
-            step(batches[i % len(batches)])
-            ends.append(time.perf_counter())
-        return [b - a for a, b in pairwise(ends)]
-    torch.cuda.synchronize()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-    events[0].record()
-    for i in range(steps):
-        step(batches[i % len(batches)])
-        events[i + 1].record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)]
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device; a copy from pinned memory does not wait."""
-    return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in batch))  # pyright: ignore
-
-
-def token_passes(task: Task, batch: Batch, n_passes: int) -> int:
-    """Tokens read in a step, counted as often as they are read."""
-    return len(batch.tokens) * Windows.of(batch.targets, task.window_size).token_passes(n_passes)
-
-
-def step_flops(model: HybridLM, batch: Batch, passes: int) -> float:
-    """Matrix products of a step: forward once, backward twice."""
-    block_flops = sum(layer.flops_per_token(model.window_size) for layer in model.blocks.layers)
-    scored = sum(Windows.of(batch.targets, 1).carry_loss) * len(batch.tokens)
-    return 3.0 * (passes * block_flops + scored * 2 * model.head.weight.numel())
 
 
 def spread(times: Sequence[float]) -> float:
@@ -209,11 +126,10 @@ def spread(times: Sequence[float]) -> float:
     return deciles[8] - deciles[0]
 
 
-def utilisation(flops_per_second: float, device: torch.device) -> float | None:
+def utilisation(flops_per_second: float, cuda: bool) -> float | None:
     """The share of the device's dense bfloat16 rate; None where that is not known."""
-    name = device_name(device.type).lower()
-    peak = next((rate for gpu, (rate, _) in GPUS.items() if gpu in name), None)
-    return flops_per_second / peak if peak else None
+    name = device_name("cuda" if cuda else "cpu").lower()
+    return next((flops_per_second / rate for gpu, rate in PEAK.items() if gpu in name), None)
 
 
 def device_name(kind: str) -> str:
@@ -228,7 +144,7 @@ def json_line(rows: Sequence[Row], device: str) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     """A line for each row."""
-    result = Table(title=f"{rows[0].preset}, {rows[0].precision}: one training step", title_justify="left")
+    result = Table(title=f"{rows[0].run}, {rows[0].precision}: one training step", title_justify="left")
     for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "1st s"):
         result.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
     for row in rows:

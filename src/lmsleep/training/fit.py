@@ -80,18 +80,23 @@ def run_trainer(args: list[str] | None) -> None:
     Raises:
         SystemExit: with one sentence for a bad value, with 143 where SIGTERM ended the run.
     """
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     with one_sentence(MisconfigurationException):
         try:
-            SleepCLI(
-                SleepModule,
-                RowsDataModule,
-                SaveConfig,
-                args=args,
-                seed_everything_default=0,
-                save_config_kwargs={"overwrite": True},
-                trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
-                parser_kwargs={"parser_mode": "omegaconf+", "description": __doc__},
-            )
+            parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
         except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
+
+
+def parse(cli: type[SleepCLI], args: list[str] | None, description: str | None, **options: Any) -> Any:
+    """The command line interface of a run, with what arguments and the configurations among them say."""
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return cli(
+        SleepModule,
+        RowsDataModule,
+        args=args,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
+        parser_kwargs={"parser_mode": "omegaconf+", "description": description},
+        **options,
+    )

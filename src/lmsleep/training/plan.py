@@ -1,0 +1,294 @@
+"""What a run will cost: time and memory by taking its first steps, or sizes alone where its device is not here.
+
+It takes the arguments of `lmsleep fit`. Measured are twice --steps steps as the run takes them, each time with a
+validation and a checkpoint, which goes to a temporary folder; callbacks of the configuration are left out.
+
+lmsleep plan --config configs/experiment/rule110.yaml --sleep.n_passes=4
+lmsleep plan --config configs/experiment/paper/gsm_ouro.yaml --device meta     parameters, state and operations alone
+"""
+
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
+
+from lmsleep.errors import one_sentence
+from lmsleep.memory import check_n_passes
+from lmsleep.model import HybridConfig
+from lmsleep.pretrained import pretrained_config
+from lmsleep.sleep import Windows
+from lmsleep.tasks import Batch
+from lmsleep.training.callbacks import StopOnNonFinite
+from lmsleep.training.deadline import RandomState
+from lmsleep.training.fit import SleepCLI, parse
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step consists of, from shapes alone.
+
+    Args:
+        config: with vocab_size and window_size set.
+        batch: an example; its rows count, and where its loss is.
+        n_passes: N.
+        accumulate: batches of a step.
+    """
+
+    config: HybridConfig
+    batch: Batch
+    n_passes: int
+    accumulate: int = 1
+
+    @property
+    def windows(self) -> Windows:
+        """Those of a row."""
+        return Windows.of(self.batch.targets, self.config.window_size or 1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step."""
+        return self.accumulate * len(self.batch.tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.rows * self.windows.length
+
+    @property
+    def token_passes(self) -> int:
+        """The same, each counted as often as it is read."""
+        return self.rows * self.windows.token_passes(self.n_passes)
+
+    @property
+    def flops(self) -> int:
+        """Operations of a step: matrix products forward, and twice as many backward. Those of a last window that is
+        not full are counted as if it were."""
+        windows, head = self.windows, 2 * self.config.d_model * (self.config.vocab_size or 0)
+        once, often = (self.config.flops_per_token(n) for n in (1, self.n_passes))
+        asleep = windows.n_sleeps * windows.size
+        scored = sum(min(span.stop, windows.length) - span.start for span, loss, _ in windows if loss)
+        return 3 * self.rows * (windows.length * (once - head) + asleep * (often - once) + scored * head)
+
+
+class Clock(Callback):
+    """When batches and validations of a run ended.
+
+    Attributes:
+        started: seconds, when training began. first: how long the first batch took, compilation and capture included.
+        validations: of each validation, with the checkpoint after it, start and end in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.started, self.first = time.perf_counter(), 0.0
+        self.validations: list[list[float]] = []
+        self._marks: list[list[Any]] = [[]]  # one list up to each validation
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._validated(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.first:
+            self.first = self._now(pl_module) - self.started
+        # On CUDA several steps are in flight, as in training: their ends are taken on the device.
+        mark = torch.cuda.Event(enable_timing=True) if pl_module.device.type == "cuda" else time.perf_counter()
+        if isinstance(mark, torch.cuda.Event):
+            mark.record()
+        self._marks[-1].append(mark)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validations.append([self._now(pl_module)])
+        self._marks.append([])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated(pl_module)
+
+    def _validated(self, module: L.LightningModule) -> None:
+        if self.validations and len(self.validations[-1]) == 1:
+            self.validations[-1].append(self._now(module))
+
+    def _now(self, module: L.LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def batches(self) -> list[float]:
+        """Seconds of each batch after the first validation; without one, of the second half."""
+        marks = [mark for marks in self._marks[1:] for mark in marks]
+        marks = marks or self._marks[0][len(self._marks[0]) // 2 :]
+        if marks and isinstance(marks[0], torch.cuda.Event):
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
+        return [b - a for a, b in pairwise(marks)]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the first steps of a run took, in seconds.
+
+    Args:
+        batches: of each batch that was timed.
+        first: of the first batch.
+        warm_up: up to the end of the first validation. warm_up_batches: how many batches that were.
+        validation: of one, with the checkpoint after it.
+        peak_bytes: most memory held: on CUDA of the device, else of this process.
+    """
+
+    batches: list[float]
+    first: float
+    warm_up: float
+    warm_up_batches: int
+    validation: float
+    peak_bytes: int
+
+    def run(self, batches: int, validations: int) -> float:
+        """Of a run of so many batches and validations."""
+        rest = max(0, batches - self.warm_up_batches) * statistics.fmean(self.batches)
+        return self.warm_up + rest + (validations - 1) * self.validation
+
+
+CLI = TypeVar("CLI", bound="PlanCLI")
+
+
+class PlanCLI(SleepCLI):
+    """The arguments of `lmsleep fit`, for a look at the run before it starts."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--ckpt_path", type=str | None, help="of the run; not read")
+        parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after as many to warm up")
+        parser.add_argument(
+            "--device", type=Literal["own", "meta"], default="own", help="own: the run's; meta: measure nothing"
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Shortens the run to the steps that are measured; remembers what it was."""
+        if self.config.steps < 2:
+            raise ValueError(f"steps must be 2 or more, got {self.config.steps}")
+        self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
+        trainer = self.config.trainer
+        self.whole, self.clock = trainer.clone(), Clock()
+        trainer.max_steps = 2 * self.config.steps
+        trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
+        trainer.check_val_every_n_epoch, trainer.max_time = None, None
+        trainer.num_sanity_val_steps, trainer.logger, trainer.callbacks = 0, False, None
+        trainer.enable_model_summary, trainer.enable_progress_bar = False, False
+        self.trainer_defaults["callbacks"] = [StopOnNonFinite(), RandomState()]  # no report of a run of so few steps
+        trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the run's device is here."""
+        on_gpu = self.config.trainer.accelerator in ("gpu", "cuda")
+        return self.config.device == "own" and (torch.cuda.is_available() or not on_gpu)
+
+    def instantiate_classes(self) -> None:
+        if self.is_here:
+            super().instantiate_classes()
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(config, [self.clock, *callbacks])
+
+    def work(self) -> Work:
+        """A step of the run. Neither the model nor its data are made."""
+        made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
+        task, model, N = made.data.task, made.model, self.config.sleep.n_passes
+        check_n_passes(N)
+        config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
+        batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
+        config = config.for_task(task.vocab_size, task.window_size)
+        return Work(config, batch, N, self.config.trainer.accumulate_grad_batches)
+
+    def measure(self) -> Pace:
+        """Takes the steps."""
+        cuda = self.trainer.strategy.root_device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        clock = self.clock
+        clock.started = time.perf_counter()
+        self.trainer.fit(self.model, self.datamodule)
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Pace(
+            clock.batches(),
+            clock.first,
+            clock.validations[0][1] - clock.started if clock.validations else clock.first,
+            self.config.trainer.val_check_interval if clock.validations else 1,
+            clock.validations[-1][1] - clock.validations[-1][0] if clock.validations else 0.0,
+            torch.cuda.max_memory_allocated() if cuda else 1024 * kibibytes,
+        )
+
+    def validations(self) -> int:
+        """How many the run has."""
+        batches = self.whole.max_steps * self.whole.accumulate_grad_batches
+        every = self.whole.val_check_interval
+        return int(batches // every) if isinstance(every, int) and self.whole.limit_val_batches != 0 else 0
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command."""
+    with one_sentence(MisconfigurationException):
+        cli = plan(PlanCLI, args, __doc__)
+        with cli.folder:
+            shown = table(cli, cli.work(), cli.measure() if cli.is_here else None)
+        if not cli.is_here or cli.trainer.is_global_zero:
+            Console().print(shown)
+
+
+def plan(cli: type[CLI], args: list[str] | None, description: str | None) -> CLI:
+    """The run of a command line, ready for `work` and `measure`; its `folder` is for the caller to clean up."""
+    return parse(cli, args, description, run=False, save_config_callback=None)
+
+
+def table(cli: PlanCLI, work: Work, pace: Pace | None) -> Table:
+    """The plan for a person, line by line."""
+    whole, eviction = cli.whole, cli.config.sleep.eviction
+    state = work.config.build("meta").init_fast_weights(1).nbytes
+    rows = [
+        ("parameters", f"{work.config.num_params():,}", ""),
+        ("fast weights", _size(state), "a row, one copy"),
+        ("tokens a step", f"{work.tokens:,}", f"{work.token_passes:,} token-passes"),
+        ("operations a step", f"{work.flops / 1e12:,.3g} T", "matrix products forward and backward"),
+        ("steps", f"{whole.max_steps:,}", f"{whole.max_steps * work.tokens / 1e6:,.1f} M tokens"),
+    ]
+    if pace is None:
+        rows.append(("time", "not measured", "the run's device is not here"))
+    else:
+        step = statistics.fmean(pace.batches) * work.accumulate
+        seconds = pace.run(whole.max_steps * whole.accumulate_grad_batches, cli.validations())
+        place = cli.trainer.strategy.root_device.type
+        rows += [
+            ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {place}"),
+            ("first batch", f"{pace.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),
+            ("a validation", f"{pace.validation:,.3g} s", f"{cli.validations():,} of them, each with a checkpoint"),
+            ("peak memory", _size(pace.peak_bytes), "of the device" if place == "cuda" else "of the process"),
+            ("the run", _time(seconds), ""),
+        ]
+    out = Table("", "", "", title=f"{work.config.pattern}, N = {work.n_passes}, {eviction} eviction")
+    for row in rows:
+        out.add_row(*row)
+    return out
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:,.2f} GB" if n >= 1e8 else f"{n / 1e6:,.3g} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.3g} hours" if seconds >= 3600 else f"{seconds / 60:,.3g} minutes"
