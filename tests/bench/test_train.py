@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsleep.bench.peers import gated_delta_transformers
-from lmsleep.bench.train import Row, main, si
+from lmsleep.bench.train import Row, gated_delta_transformers, main, si
 from lmsleep.cli import main as lmsleep
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 

@@ -1,18 +1,21 @@
 """`lmsleep bench wake`: what it measures is what a session does, and memory stays where it is."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from lmsleep import HybridConfig, Session
-from lmsleep.bench.shapes import SHAPES, full_attention_twin
-from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, main, measure
+from lmsleep.bench.subject import read_model
+from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, full_attention_twin, main, measure
 from lmsleep.cli import main as lmsleep
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.runtime.memory import Memory
 
+MODELS = Path(__file__).parents[2] / "configs" / "model"
 TINY = HybridConfig(vocab_size=11, d_model=16, pattern="AGa", window_size=4, n_heads=2)
 
 
@@ -81,7 +84,9 @@ def test_the_mean_lies_between_the_parts_it_is_made_of(frame):
     assert (wide.latency_p50_ms <= wide.latency_p99_ms).all()
 
 
-@pytest.mark.parametrize("config", [TINY, SHAPES["mini"]])
+@pytest.mark.parametrize(
+    "config", [TINY, read_model(MODELS / "mini.yaml"), replace(read_model(MODELS / "ouro_1_4b.yaml"), window_size=1024)]
+)
 def test_the_twin_has_the_same_size(config):
     twin = full_attention_twin(config, 100)
     assert twin.pattern.upper() == "A" * config.depth
@@ -110,9 +115,15 @@ def test_a_cache_that_is_too_large_is_left_out(capsys):
     assert "full attention over 157 tokens is left out" in capsys.readouterr().err
 
 
-def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(SHAPES, "mini", TINY)
-    main(contexts=[1, 3], passes=[2], tokens=8, out=tmp_path / "latency.csv")
+def written(config, path):
+    """The configuration as a YAML file."""
+    path.write_text(yaml.safe_dump({"model": {"model": asdict(config)}}))
+    return path
+
+
+def test_command_writes_the_table(tmp_path, capsys):
+    config = written(TINY, tmp_path / "tiny.yaml")
+    main(config, contexts=[1, 3], passes=[2], tokens=8, out=tmp_path / "latency.csv")
     table = pd.read_csv(tmp_path / "latency.csv")
     assert set(table["slice"]) == {1, 3}
     assert "latency_p50_ms" in capsys.readouterr().out
@@ -121,6 +132,7 @@ def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--config=nothing.yaml"], "there is no file or folder 'nothing.yaml'"),
         (["--contexts=[1,1]"], "contexts must differ, got 1, 1"),
         (["--contexts=[0]"], "contexts must be 1 or more, got 0"),
         (["--passes=[0]"], "n_passes must be 1 or more"),
@@ -133,3 +145,9 @@ def test_bad_arguments_are_refused(argv, message, tmp_path):
     with pytest.raises(SystemExit, match=f"^error: {message}"):
         lmsleep(["bench", "wake", *argv, "--out", str(tmp_path / "table.csv")])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_a_model_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_text("trainer: {max_steps: 3}")
+    with pytest.raises(ValueError, match=r"config must name a model under model.model, '.*run.yaml' does not"):
+        read_model(tmp_path / "run.yaml")

@@ -1,18 +1,21 @@
 """`lmsleep bench window`: both ways of reading have the same loss and gradients, and the table is whole."""
 
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from lmsleep import HybridConfig
 from lmsleep.bench.parallel import parallel_twin
-from lmsleep.bench.window import PARALLEL, SETTINGS, WINDOWED, Runner, Setting, _by_windows, _in_parallel, main, measure
+from lmsleep.bench.window import PARALLEL, WINDOWED, Runner, _by_windows, _in_parallel, main, measure
 from lmsleep.cli import main as lmsleep
 from lmsleep.pipeline.table import COLUMNS
 from lmsleep.sleep import IGNORE
 
 TINY = HybridConfig(vocab_size=7, d_model=16, pattern="AGa", window_size=4, n_heads=2)
-SETTING = Setting(TINY, (4, 8), passes=(1, 2), length=16, batch_sizes=(1, 2), repeats=1)
+SETTING = {"windows": [4, 8], "passes": [1, 2], "length": 16, "batch_sizes": [1, 2], "repeats": 1}
 
 
 def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
@@ -33,7 +36,7 @@ def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
 
 
 def test_table_has_every_setting_once():
-    *_, frame = measure(SETTING)
+    *_, frame = measure(TINY, **SETTING)
     assert list(frame.columns) == COLUMNS
     settings = [(row.model, row.n_passes, row.slice) for row in frame.itertuples()]
     assert sorted(settings) == sorted(
@@ -44,15 +47,22 @@ def test_table_has_every_setting_once():
     assert (frame.value > 0).all()
 
 
-def test_command_writes_the_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(SETTINGS, "mini", SETTING)
-    main(passes=[1], out=tmp_path / "fig6.csv")
+@pytest.fixture
+def config(tmp_path_factory):
+    """A file that describes the model."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"model": {"model": asdict(TINY)}}))
+    return path
+
+
+def test_command_writes_the_table(config, tmp_path, capsys):
+    main(config, **SETTING | {"passes": [1]}, out=tmp_path / "fig6.csv")
     assert set(pd.read_csv(tmp_path / "fig6.csv").n_passes) == {1}
     assert WINDOWED in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ends", "windows"), [((4, 2), {4}), ((8, 1), {4}), ((8, 2), {4, 8})])
-def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkeypatch):
+def test_what_was_measured_before_an_end_is_kept(config, ends, windows, tmp_path, monkeypatch):
     step = Runner.step
 
     def ends_at(runner, tokens, targets, timed):
@@ -60,10 +70,9 @@ def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkey
             raise KeyboardInterrupt
         step(runner, tokens, targets, timed)
 
-    monkeypatch.setitem(SETTINGS, "mini", SETTING)
     monkeypatch.setattr(Runner, "step", ends_at)
     with pytest.raises(KeyboardInterrupt):
-        main(out=tmp_path / "fig6.csv")
+        main(config, **SETTING, out=tmp_path / "fig6.csv")
     kept = pd.read_csv(tmp_path / "fig6.csv")
     assert set(kept.slice) == windows
     assert len(kept) == 3 * len(windows)
@@ -81,8 +90,8 @@ def test_what_was_measured_before_an_end_is_kept(ends, windows, tmp_path, monkey
         (["--device", "abacus"], "device must be one that torch can use .*, got 'abacus'"),
     ],
 )
-def test_bad_arguments_are_refused(argv, message, tmp_path, monkeypatch):
-    monkeypatch.setitem(SETTINGS, "mini", SETTING)
+def test_bad_arguments_are_refused(config, argv, message, tmp_path):
+    argv = [f"--config={config}", "--length=16", "--windows=[4,8]", *argv]
     with pytest.raises(SystemExit, match=f"^error: {message}"):
         lmsleep(["bench", "window", *argv, "--out", str(tmp_path / "table.csv")])
     assert not list(tmp_path.iterdir())

@@ -131,7 +131,7 @@ def test_where_tasks_are_imported_all_of_them_are_a_dependency(name):
         (
             "measure_fig6",
             "bench",
-            {f"bench/{name}.py" for name in ("device", "parallel", "shapes", "tables", "window")},
+            {f"bench/{name}.py" for name in ("parallel", "subject", "tables", "window")},
         ),
     ],
 )

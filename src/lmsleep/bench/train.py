@@ -19,14 +19,35 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.bench.peers import gated_delta_transformers
 from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offer
 from lmsleep.training.plan import PlanCLI, plan
+
+
+def gated_delta_transformers(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The torch function of transformers' Qwen3-Next layer, with its own chunk size of 64 tokens.
+
+    Raises:
+        ValueError: if transformers is not installed.
+    """
+    try:
+        from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+    except ImportError as error:
+        raise ValueError("the variant 'transformers' needs transformers: pip install transformers") from error
+    q, k, v, log_decay, beta = (x.transpose(1, 2) for x in (q, k, v, log_decay, beta))
+    o, state_after = torch_chunk_gated_delta_rule(
+        q, k, v, log_decay, beta, initial_state=state, output_final_state=True
+    )
+    assert state_after is not None
+    return o.transpose(1, 2), state_after
+
 
 offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
 

@@ -1,25 +1,23 @@
 """What reading costs, awake and asleep: latency of a token, pause at an overflow, and memory, against the length of the
 context and N; beside a transformer of the same size with a key-value cache.
 
-lmsleep bench wake                                     a small model, about a minute on a CPU
-lmsleep bench wake --shape ouro --contexts=[1,10,100]  Ouro 1.4B with random weights, on a GPU
+lmsleep bench wake    a small model, about a minute on a CPU
+lmsleep bench wake --config configs/model/ouro_1_4b.yaml --window_size 1024 --contexts=[1,10,100]
 """
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.bench.device import usable_device
-from lmsleep.bench.shapes import SHAPES, full_attention_twin, random_model
+from lmsleep.bench.subject import read_model, usable_device
 from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -182,10 +180,29 @@ def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
     return torch.randint(config.vocab_size or 1, (n,), generator=torch.Generator().manual_seed(n))
 
 
+def full_attention_twin(config: HybridConfig, window_size: int) -> HybridConfig:
+    """The same number of blocks and, to less than a percent, of parameters, all of them attention over `window_size`
+    tokens: a transformer with a key-value cache."""
+    pattern = "".join("A" if letter.isupper() else "a" for letter in config.pattern)
+    twin = replace(config, pattern=pattern, window_size=window_size, loop=None)
+    n_mlps = sum(letter.isupper() for letter in pattern)
+    spare = config.num_params() - twin.num_params()
+    return replace(twin, mlp_dim=twin.mlp_hidden + round(spare / (3 * config.d_model * n_mlps)))
+
+
+def random_model(config: HybridConfig, device: str, seed: int = 0) -> HybridLM:
+    """A model in evaluation, bfloat16 on CUDA and float32 elsewhere."""
+    torch.manual_seed(seed)
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    with torch.device(device):
+        return HybridLM(replace(config, zero_init=False)).to(dtype).eval()
+
+
 def main(
-    shape: Literal["mini", "ouro"] = "mini",
-    contexts: Sequence[int] = (1, 3, 10, 30, 100, 300, 1000),
-    passes: Sequence[int] = (1, 2, 3, 4, 6),
+    config: Path = Path("configs/model/mini.yaml"),
+    window_size: int | None = None,
+    contexts: list[int] = [1, 3, 10, 30, 100, 300, 1000],  # noqa: B006
+    passes: list[int] = [1, 2, 3, 4, 6],  # noqa: B006
     tokens: int = 96,
     device: str | None = None,
     max_cache_gb: float = 2.0,
@@ -195,7 +212,8 @@ def main(
     """The command.
 
     Args:
-        shape: the model.
+        config: YAML file that describes the model.
+        window_size: L; by default that of the model.
         contexts: numbers of windows read before the clock starts.
         passes: values of N.
         tokens: timed at each context.
@@ -204,8 +222,9 @@ def main(
         seed: of the weights.
         out: tidy table.
     """
-    device = usable_device(device)
-    frame = measure(SHAPES[shape], contexts, passes, tokens, device, seed, 1e9 * max_cache_gb)
+    model = read_model(config)
+    model = replace(model, window_size=window_size or model.window_size)
+    frame = measure(model, contexts, passes, tokens, usable_device(device), seed, 1e9 * max_cache_gb)
     write(frame, out)
     print(wide(frame, slice="windows"))
     print(f"written to {out}")

@@ -1,8 +1,9 @@
 """Figure 6: training throughput against window size. (a) A fully parallel sliding window against reading by windows at
 N = 1, (b) reading by windows at N = 1..4.
 
-lmsleep bench window                 a small model, about a minute on a CPU
-lmsleep bench window --shape ouro    the paper's sizes with random weights, on a GPU
+lmsleep bench window    a small model, about a minute on a CPU
+lmsleep bench window --config configs/model/ouro_1_4b.yaml --windows=[1000,2000,4000] --length 12000 \
+    --batch_sizes=[1,2,4] --repeats 3    the paper's sizes with random weights, on a GPU
 
 Timed are forward and backward passes over sequences whose last window carries the loss. The optimizer's step is left
 out: it costs the same in every setting, and is shared by the batches that gradients are accumulated over.
@@ -14,16 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.bench.device import usable_device
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
-from lmsleep.bench.shapes import SHAPES
+from lmsleep.bench.subject import read_model, usable_device
 from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -33,9 +32,18 @@ PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is measured.
+def measure(
+    config: HybridConfig,
+    windows: Sequence[int],
+    passes: Sequence[int],
+    length: int,
+    batch_sizes: Sequence[int] = (1,),
+    repeats: int = 3,
+    eviction: Eviction = "hard",
+    device: str = "cpu",
+    seed: int = 0,
+) -> Iterator[pd.DataFrame]:
+    """Training throughput for every window size, in parallel and by windows at every N.
 
     Args:
         config: the model; its window is exchanged.
@@ -45,59 +53,52 @@ class Setting:
         batch_sizes: tried in turn; the fastest counts.
         repeats: timed steps. The fastest counts: others are slowed by what else the machine does.
         eviction: of reading by windows.
-    """
-
-    config: HybridConfig
-    windows: tuple[int, ...]
-    passes: tuple[int, ...] = (1, 2, 3, 4)
-    length: int = 12_000
-    batch_sizes: tuple[int, ...] = (1,)
-    repeats: int = 3
-    eviction: Eviction = "hard"
-
-    def __post_init__(self) -> None:
-        check_eviction(self.eviction)
-        for n_passes in self.passes:
-            check_n_passes(n_passes)
-        for window in self.windows:
-            if window < 1 or self.length % window:
-                raise ValueError(f"windows must divide length={self.length}, got {window}")
-        check_distinct(windows=self.windows, passes=self.passes)
-        for name, value in (("batch_sizes", min(self.batch_sizes, default=0)), ("repeats", self.repeats)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
-
-
-SETTINGS = {
-    "mini": Setting(SHAPES["mini"], (16, 32, 64, 128), length=256, batch_sizes=(4,), repeats=5),
-    "ouro": Setting(SHAPES["ouro"], (1000, 2000, 4000), batch_sizes=(1, 2, 4)),
-}
-
-
-def measure(setting: Setting, device: str = "cpu", seed: int = 0) -> Iterator[pd.DataFrame]:
-    """Training throughput for every window size, in parallel and by windows at every N.
 
     Yields:
         After each batch size, since a machine may be gone before the last: the tidy table so far; `slice` is the window
         size, `tokens` those of the fastest batch. Metrics: `tokens_per_second`, counting each token once whatever N; on
         CUDA `peak_bytes`, the most memory allocated.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
+    _check(windows, passes, length, batch_sizes, repeats, eviction)
     measurements: list[Measurement] = []
-    for window in setting.windows:
+    for window in windows:
         torch.manual_seed(seed)
         with torch.device(device):
-            model = HybridLM(replace(setting.config, window_size=window, zero_init=False))
+            model = HybridLM(replace(config, window_size=window, zero_init=False))
         model.blocks.checkpointing = True  # as for sequences of this length in earnest
         twin = parallel_twin(model)
-        runners = [Runner(WINDOWED, n, model, _by_windows(n, setting.eviction)) for n in setting.passes]
+        runners = [Runner(WINDOWED, n, model, _by_windows(n, eviction)) for n in passes]
         runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
         here: list[Measurement] = []
-        for batch_size in setting.batch_sizes:
-            _take_turns(runners, batch_size, setting)
+        for batch_size in batch_sizes:
+            _take_turns(runners, batch_size, length, repeats)
             here = [m for runner in runners for m in runner.measurements(window)]
             yield tidy("fig6", seed, measurements + here)
         measurements += here
         del model, twin, runners
+
+
+def _check(
+    windows: Sequence[int],
+    passes: Sequence[int],
+    length: int,
+    batch_sizes: Sequence[int],
+    repeats: int,
+    eviction: Eviction,
+) -> None:
+    check_eviction(eviction)
+    for n_passes in passes:
+        check_n_passes(n_passes)
+    for window in windows:
+        if window < 1 or length % window:
+            raise ValueError(f"windows must divide length={length}, got {window}")
+    check_distinct(windows=windows, passes=passes)
+    for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
 
 
 @dataclass
@@ -145,12 +146,12 @@ class Runner:
         return [(self.name, self.n_passes, window, self.tokens, *metric) for metric in metrics.items()]
 
 
-def _take_turns(runners: Sequence[Runner], batch_size: int, setting: Setting) -> None:
+def _take_turns(runners: Sequence[Runner], batch_size: int, length: int, repeats: int) -> None:
     """A step of each runner, again and again, so that whatever else the machine does hits all of them."""
-    for repeat in range(1 + setting.repeats):
+    for repeat in range(1 + repeats):
         for runner in runners:
             if runner.fits:
-                runner.step(*_batch(runner.model, batch_size, setting.length), timed=repeat > 0)
+                runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
 
 
 def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
@@ -178,13 +179,13 @@ def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 def main(
-    shape: Literal["mini", "ouro"] = "mini",
-    windows: Sequence[int] | None = None,
-    passes: Sequence[int] | None = None,
-    length: int | None = None,
-    batch_sizes: Sequence[int] | None = None,
-    repeats: int | None = None,
-    eviction: Eviction | None = None,
+    config: Path = Path("configs/model/mini.yaml"),
+    windows: list[int] = [16, 32, 64, 128],  # noqa: B006
+    passes: list[int] = [1, 2, 3, 4],  # noqa: B006
+    length: int = 256,
+    batch_sizes: list[int] = [4],  # noqa: B006
+    repeats: int = 5,
+    eviction: Eviction = "hard",
     device: str | None = None,
     seed: int = 0,
     out: Path = Path("fig6.csv"),
@@ -192,7 +193,7 @@ def main(
     """The command.
 
     Args:
-        shape: model and sizes, of which the options below replace some.
+        config: YAML file that describes the model.
         windows: window sizes L.
         passes: values of N.
         length: tokens of a sequence.
@@ -203,13 +204,9 @@ def main(
         seed: of the weights.
         out: tidy table.
     """
-    device = usable_device(device)
-    lists = {"windows": windows, "passes": passes, "batch_sizes": batch_sizes}
-    given = {name: tuple(values) for name, values in lists.items() if values is not None}
-    others = {"length": length, "repeats": repeats, "eviction": eviction}
-    given |= {name: value for name, value in others.items() if value is not None}
+    settings = (windows, passes, length, batch_sizes, repeats, eviction, usable_device(device), seed)
     table = pd.DataFrame()
-    for table in measure(replace(SETTINGS[shape], **given), device, seed):
+    for table in measure(read_model(config), *settings):
         write(table, out)
     print(wide(table, slice="window"))
     print(f"written to {out}")

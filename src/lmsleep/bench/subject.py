@@ -1,8 +1,25 @@
-"""The device that is measured."""
+"""The model and the device that are measured."""
+
+from pathlib import Path
 
 import torch
+import yaml
 
 from lmsleep.hub import first_line
+from lmsleep.model import HybridConfig
+
+
+def read_model(path: Path) -> HybridConfig:
+    """The model in a configuration of `lmsleep fit`: its sizes, since speed does not depend on weights.
+
+    Raises:
+        ValueError: if the file names none.
+    """
+    content = yaml.safe_load(path.read_text())
+    try:
+        return HybridConfig(**content["model"]["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"config must name a model under model.model, {str(path)!r} does not ({error})") from None
 
 
 def usable_device(device: str | None) -> str:
