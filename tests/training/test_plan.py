@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmsleep import HybridConfig, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
 from lmsleep.tasks import Depo, Rule110
-from lmsleep.training.plan import Clock, Pace, PlanCLI, Work, main, plan
+from lmsleep.training.plan import Clock, PlanCLI, Work, main, plan
 
 TASK = Rule110(steps=2, width=24, n_states=2)
 RULE110 = [
@@ -61,12 +61,6 @@ def test_batches_that_are_added_up_are_one_step():
     assert (two.tokens, two.token_passes, two.flops) == (2 * one.tokens, 2 * one.token_passes, 2 * one.flops)
 
 
-def test_a_run_is_its_start_its_other_batches_and_its_other_validations():
-    pace = Pace([0.1, 0.3], first=1.0, warm_up=9.0, warm_up_batches=10, validation=2.0, peak_bytes=0)
-    assert pace.run(batches=110, validations=6) == pytest.approx(9 + 100 * 0.2 + 5 * 2)
-    assert pace.run(batches=10, validations=1) == 9
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     """By a clock of its own: steps and validations that take a known time, the first of each more."""
@@ -87,7 +81,8 @@ def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     run += [f"--trainer.val_check_interval={5 * accumulate}", "--trainer.check_val_every_n_epoch=null"]
     quiet = ["--trainer.logger=false", "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false"]
     cli = plan(PlanCLI, [*run, "--steps=5"], "")
-    seconds = cli.measure().run(30 * accumulate, cli.validations())
+    cli.measure()
+    seconds = cli.clock.run(30 * accumulate, cli.validations())
     clock = Clock()
     monkeypatch.setattr("lmsleep.training.fit.RunReport", lambda: clock)
     lmsleep(["fit", *run, *quiet, "--checkpoint.dirpath=run"])

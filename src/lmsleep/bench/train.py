@@ -7,18 +7,16 @@ lmsleep bench train --config configs/experiment/paper/rule110.yaml --passes=[1,4
 """
 
 import json
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
@@ -58,24 +56,6 @@ DEFAULT: dict[str, list[Variant]] = {"cpu": ["none", "transformers"], "cuda": ["
 PEAK = {"rtx 4090": 165e12, "a6000": 155e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. A token-pass is one token read once: the tokens that a step sleeps on count N times."""
-
-    run: str
-    variant: str
-    n_passes: int
-    precision: str
-    ms_per_step: float
-    ms_spread: float  # 90th less 10th percentile
-    tokens_per_second: float
-    token_passes_per_second: float
-    flops_per_step: float
-    utilisation: float | None  # of the device's dense bfloat16 rate; None where that is not known
-    peak_bytes: int | None  # of device memory; None on a CPU
-    first_step_seconds: float  # compilation, tuning and capture
-
-
 class BenchCLI(PlanCLI):
     """The arguments of `lmsleep plan`, and what is measured."""
 
@@ -92,65 +72,54 @@ def main(args: list[str] | None = None) -> None:
     with one_sentence(MisconfigurationException):
         asked = plan(BenchCLI, [*args, "--device=meta"], __doc__).config
         device = "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
-        rows: list[Row] = []
+        rows: list[dict[str, Any]] = []
         for n_passes in asked.passes:
             for variant in asked.variants or DEFAULT[device]:
                 rows.append(measure(args, variant, n_passes))
-                print(f"{variant}, N={n_passes}: {rows[-1].ms_per_step:.2f} ms", file=sys.stderr)
+                print(f"{variant}, N={n_passes}: {rows[-1]['ms_per_step']:.2f} ms", file=sys.stderr)
                 if asked.out:  # after every row: a machine may be gone before the last
                     with atomic_write(asked.out) as temporary:
                         temporary.write_text(json_line(rows, device) + "\n")
-        Console().print(table(rows))
+        print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
         print(json_line(rows, device))
 
 
-def measure(args: Sequence[str], variant: Variant, n_passes: int) -> Row:
-    """Steps of the run that the arguments describe, at this N and in this way.
+def measure(args: Sequence[str], variant: Variant, n_passes: int) -> dict[str, Any]:
+    """A row: steps of the run that the arguments describe, at this N and in this way.
+
+    `ms_spread` is the 90th less the 10th percentile; a token-pass is one token read once: those that a step sleeps on
+    count N times; `utilisation` is of the device's dense bfloat16 rate, `peak_bytes` of its memory, None where that is
+    not known; `first_step_seconds` has compilation, tuning and capture.
 
     Raises:
         ValueError: for N below 1, a device that is not here, or a variant that cannot run here.
     """
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
-    backends = {"gated_delta": variant} if variant in PEERS else {}
-    with use_backend(**backends):
+    with use_backend(**{"gated_delta": variant} if variant in PEERS else {}):
         cli = plan(BenchCLI, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"], __doc__)
         with cli.folder:
             if not cli.is_here:
                 raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
-            work, pace = cli.work(), cli.measure()
-    cuda = cli.trainer.strategy.root_device.type == "cuda"
+            work, peak_bytes = cli.work(), cli.measure()
+    device = cli.trainer.strategy.root_device.type
     # Batches that are added up for one step cost about the same each.
-    times = [work.accumulate * seconds for seconds in pace.batches]
-    seconds = statistics.median(times)
-    return Row(
-        " ".join(Path(str(path)).name for path in cli.config.config or ()),
-        variant,
-        n_passes,
-        str(cli.trainer.precision),
-        seconds * 1e3,
-        spread(times) * 1e3,
-        work.tokens / seconds,
-        work.token_passes / seconds,
-        work.flops,
-        utilisation(work.flops / seconds, cuda),
-        pace.peak_bytes if cuda else None,
-        pace.first,
-    )
-
-
-def spread(times: Sequence[float]) -> float:
-    """90th less 10th percentile; 0 for a single time."""
-    if len(times) == 1:
-        return 0.0
-    deciles = statistics.quantiles(times, n=10)
-    return deciles[8] - deciles[0]
-
-
-def utilisation(flops_per_second: float, cuda: bool) -> float | None:
-    """The share of the device's dense bfloat16 rate; None where that is not known."""
-    name = device_name("cuda" if cuda else "cpu").lower()
-    return next((flops_per_second / rate for gpu, rate in PEAK.items() if gpu in name), None)
+    low, seconds, high = work.accumulate * np.percentile(cli.clock.batches(), [10, 50, 90])
+    peak = next((rate for gpu, rate in PEAK.items() if gpu in device_name(device).lower()), None)
+    return {
+        "run": " ".join(Path(str(path)).name for path in cli.config.config or ()),
+        "variant": variant,
+        "n_passes": n_passes,
+        "precision": str(cli.trainer.precision),
+        "ms_per_step": 1e3 * seconds,
+        "ms_spread": 1e3 * (high - low),
+        "tokens_per_second": work.tokens / seconds,
+        "token_passes_per_second": work.token_passes / seconds,
+        "flops_per_step": work.flops,
+        "utilisation": work.flops / seconds / peak if peak else None,
+        "peak_bytes": peak_bytes if device == "cuda" else None,
+        "first_step_seconds": cli.clock.first,
+    }
 
 
 def device_name(kind: str) -> str:
@@ -158,34 +127,6 @@ def device_name(kind: str) -> str:
     return torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def json_line(rows: Sequence[Row], device: str) -> str:
+def json_line(rows: Sequence[dict[str, Any]], device: str) -> str:
     """All rows, and where they were measured."""
-    return json.dumps({"device": device_name(device), "torch": torch.__version__, "rows": list(map(asdict, rows))})
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """A line for each row."""
-    result = Table(title=f"{rows[0].run}, {rows[0].precision}: one training step", title_justify="left")
-    for name in ("N", "variant", "ms", "±", "tokens/s", "passes/s", "MFU", "GiB", "1st s"):
-        result.add_column(name, justify="left" if name == "variant" else "right", no_wrap=True)
-    for row in rows:
-        result.add_row(
-            str(row.n_passes),
-            row.variant,
-            f"{row.ms_per_step:.2f}",
-            f"{row.ms_spread:.2f}",
-            si(row.tokens_per_second),
-            si(row.token_passes_per_second),
-            "-" if row.utilisation is None else f"{row.utilisation:.1%}",
-            "-" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f}",
-            f"{row.first_step_seconds:.1f}",
-        )
-    return result
-
-
-def si(value: float) -> str:
-    """Three digits and a letter: 13.2 M."""
-    for letter, size in (("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
+    return json.dumps({"device": device_name(device), "torch": torch.__version__, "rows": list(rows)})

@@ -43,16 +43,7 @@ def measure(
     device: str = "cpu",
     seed: int = 0,
 ) -> Iterator[pd.DataFrame]:
-    """Training throughput for every window size, in parallel and by windows at every N.
-
-    Args:
-        config: the model; its window is exchanged.
-        windows: window sizes L, each dividing `length`.
-        passes: values of N.
-        length: tokens of a sequence, T.
-        batch_sizes: tried in turn; the fastest counts.
-        repeats: timed steps. The fastest counts: others are slowed by what else the machine does.
-        eviction: of reading by windows.
+    """Training throughput for every window size, in parallel and by windows at every N; arguments as of `main`.
 
     Yields:
         After each batch size, since a machine may be gone before the last: the tidy table so far; `slice` is the window
@@ -62,7 +53,16 @@ def measure(
     Raises:
         ValueError: if a number is out of range.
     """
-    _check(windows, passes, length, batch_sizes, repeats, eviction)
+    check_eviction(eviction)
+    check_distinct(windows=windows, passes=passes)
+    for n_passes in passes:
+        check_n_passes(n_passes)
+    for window in windows:
+        if window < 1 or length % window:
+            raise ValueError(f"windows must divide length={length}, got {window}")
+    for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
     measurements: list[Measurement] = []
     for window in windows:
         torch.manual_seed(seed)
@@ -79,26 +79,6 @@ def measure(
             yield tidy("fig6", seed, measurements + here)
         measurements += here
         del model, twin, runners
-
-
-def _check(
-    windows: Sequence[int],
-    passes: Sequence[int],
-    length: int,
-    batch_sizes: Sequence[int],
-    repeats: int,
-    eviction: Eviction,
-) -> None:
-    check_eviction(eviction)
-    for n_passes in passes:
-        check_n_passes(n_passes)
-    for window in windows:
-        if window < 1 or length % window:
-            raise ValueError(f"windows must divide length={length}, got {window}")
-    check_distinct(windows=windows, passes=passes)
-    for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
 
 
 @dataclass
@@ -193,12 +173,12 @@ def main(
     """The command.
 
     Args:
-        config: YAML file that describes the model.
-        windows: window sizes L.
+        config: YAML file that describes the model; its window is exchanged.
+        windows: window sizes L, each dividing the length.
         passes: values of N.
-        length: tokens of a sequence.
+        length: tokens of a sequence, T.
         batch_sizes: tried in turn; the fastest counts.
-        repeats: timed steps, of which the fastest counts.
+        repeats: timed steps. The fastest counts: others are slowed by what else the machine does.
         eviction: of reading by windows.
         device: by default cuda where there is one.
         seed: of the weights.

@@ -135,30 +135,19 @@ class Clock(Callback):
             return [a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
         return [b - a for a, b in pairwise(marks)]
 
-
-@dataclass(frozen=True)
-class Pace:
-    """What the first steps of a run took, in seconds.
-
-    Args:
-        batches: of each batch that was timed.
-        first: of the first batch.
-        warm_up: up to the end of the first validation. warm_up_batches: how many batches that were.
-        validation: of one, with the checkpoint after it.
-        peak_bytes: most memory held: on CUDA of the device, else of this process.
-    """
-
-    batches: list[float]
-    first: float
-    warm_up: float
-    warm_up_batches: int
-    validation: float
-    peak_bytes: int
+    @property
+    def validation(self) -> float:
+        """Seconds of the last validation; 0 without one."""
+        return self.validations[-1][1] - self.validations[-1][0] if self.validations else 0.0
 
     def run(self, batches: int, validations: int) -> float:
-        """Of a run of so many batches and validations."""
-        rest = max(0, batches - self.warm_up_batches) * statistics.fmean(self.batches)
-        return self.warm_up + rest + (validations - 1) * self.validation
+        """Seconds of a run of so many batches and validations: what comes before the first batch that was timed, and
+        the rest at the pace of those."""
+        start, done = (
+            (self.validations[0][1] - self.started, len(self._marks[0])) if self.validations else (self.first, 1)
+        )
+        rest = max(0, batches - done) * statistics.fmean(self.batches())
+        return start + rest + (validations - bool(self.validations)) * self.validation
 
 
 CLI = TypeVar("CLI", bound="PlanCLI")
@@ -216,23 +205,16 @@ class PlanCLI(SleepCLI):
         config = config.for_task(task.vocab_size, task.window_size)
         return Work(config, batch, N, self.config.trainer.accumulate_grad_batches)
 
-    def measure(self) -> Pace:
-        """Takes the steps."""
+    def measure(self) -> int:
+        """Takes the steps, with an eye on the `clock`; returns the most bytes held: on CUDA of the device, else of this
+        process."""
         cuda = self.trainer.strategy.root_device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        clock = self.clock
-        clock.started = time.perf_counter()
+        self.clock.started = time.perf_counter()
         self.trainer.fit(self.model, self.datamodule)
         kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Pace(
-            clock.batches(),
-            clock.first,
-            clock.validations[0][1] - clock.started if clock.validations else clock.first,
-            self.config.trainer.val_check_interval if clock.validations else 1,
-            clock.validations[-1][1] - clock.validations[-1][0] if clock.validations else 0.0,
-            torch.cuda.max_memory_allocated() if cuda else 1024 * kibibytes,
-        )
+        return torch.cuda.max_memory_allocated() if cuda else 1024 * kibibytes
 
     def validations(self) -> int:
         """How many the run has."""
@@ -256,9 +238,9 @@ def plan(cli: type[CLI], args: list[str] | None, description: str | None) -> CLI
     return parse(cli, args, description, run=False, save_config_callback=None)
 
 
-def table(cli: PlanCLI, work: Work, pace: Pace | None) -> Table:
-    """The plan for a person, line by line."""
-    whole, eviction = cli.whole, cli.config.sleep.eviction
+def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
+    """The plan for a person, line by line; no times where nothing was measured."""
+    whole, clock, eviction = cli.whole, cli.clock, cli.config.sleep.eviction
     state = work.config.build("meta").init_fast_weights(1).nbytes
     rows = [
         ("parameters", f"{work.config.num_params():,}", ""),
@@ -267,17 +249,17 @@ def table(cli: PlanCLI, work: Work, pace: Pace | None) -> Table:
         ("operations a step", f"{work.flops / 1e12:,.3g} T", "matrix products forward and backward"),
         ("steps", f"{whole.max_steps:,}", f"{whole.max_steps * work.tokens / 1e6:,.1f} M tokens"),
     ]
-    if pace is None:
+    if peak_bytes is None:
         rows.append(("time", "not measured", "the run's device is not here"))
     else:
-        step = statistics.fmean(pace.batches) * work.accumulate
-        seconds = pace.run(whole.max_steps * whole.accumulate_grad_batches, cli.validations())
+        step = statistics.fmean(clock.batches()) * work.accumulate
+        seconds = clock.run(whole.max_steps * whole.accumulate_grad_batches, cli.validations())
         place = cli.trainer.strategy.root_device.type
         rows += [
             ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {place}"),
-            ("first batch", f"{pace.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),
-            ("a validation", f"{pace.validation:,.3g} s", f"{cli.validations():,} of them, each with a checkpoint"),
-            ("peak memory", _size(pace.peak_bytes), "of the device" if place == "cuda" else "of the process"),
+            ("first batch", f"{clock.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),
+            ("a validation", f"{clock.validation:,.3g} s", f"{cli.validations():,} of them, each with a checkpoint"),
+            ("peak memory", _size(peak_bytes), "of the device" if place == "cuda" else "of the process"),
             ("the run", _time(seconds), ""),
         ]
     out = Table("", "", "", title=f"{work.config.pattern}, N = {work.n_passes}, {eviction} eviction")
