@@ -190,6 +190,12 @@ def test_the_configuration_of_the_stage_is_valid():
     assert WarmupStage(**callback["init_args"]).state_dict() == {"steps": 330, "train": None, "eviction": None}
 
 
+def pretrained_sizes(folder):
+    """Of a published model, as configs/model says them."""
+    with open(f"configs/model/{folder.rpartition('/')[2]}.yaml") as file:
+        return yaml.safe_load(file)["model"]["model"]
+
+
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
 def test_figure_5_trains_the_inserted_layers_for_a_third_of_its_steps(scale):
     with open("params.yaml") as file:
@@ -200,4 +206,5 @@ def test_figure_5_trains_the_inserted_layers_for_a_third_of_its_steps(scale):
     stage = WarmupStage(**stage["init_args"])
     assert abs(stage.steps - figure["max_steps"] / 3) < 5 and figure["max_steps"] == config["trainer"]["max_steps"]
     assert config["sleep"]["eviction"] == "sliding" and stage.eviction is None and stage.train is None
-    assert "j" in config["model"]["model"]["pattern"]
+    model = config["model"].get("model") or pretrained_sizes(config["model"]["init_from"])
+    assert "j" in model["pattern"]
