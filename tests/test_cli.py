@@ -70,6 +70,11 @@ def test_the_program_alone_lists_all_commands(capsys):
         assert all(f"  {name} " in listing for name in [*TRAINER, *RUNS, *COMMANDS])
 
 
+def test_the_list_is_there_without_torch():
+    code = "import sys; from lmsleep.cli import main; main([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_an_unknown_command_is_named_beside_the_list(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["sleep"])

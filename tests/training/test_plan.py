@@ -21,6 +21,7 @@ RULE110 = [
     "--data.eval_rows=16",
     "--model.model.d_model=16",
     "--trainer.accelerator=cpu",
+    "--trainer.max_steps=10",
 ]
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -116,7 +117,9 @@ def test_without_its_device_it_says_sizes_and_no_time(absent, capsys):
 @pytest.mark.parametrize("model", ["jet_nemotron_2b", "ouro_1_4b"])
 def test_the_pretrained_models_are_planned_without_their_weights(model, capsys, monkeypatch, request):
     monkeypatch.setenv("COLUMNS", "120")
-    main([f"--config={request.config.rootpath}/configs/model/{model}.yaml", *RULE110[:6], "--device=meta"])
+    main(
+        [f"--config={request.config.rootpath}/configs/model/{model}.yaml", *RULE110[:6], *RULE110[7:], "--device=meta"]
+    )
     count = {"jet_nemotron_2b": "1,964", "ouro_1_4b": "1,551"}[model]
     assert count in capsys.readouterr().out
 
@@ -125,6 +128,7 @@ def test_the_pretrained_models_are_planned_without_their_weights(model, capsys, 
     ("flags", "sentence"),
     [
         (["--steps=1"], "steps must be 2 or more, got 1"),
+        (["--trainer.max_steps=-1"], "max_steps of the trainer must be 1 or more to plan a run, got -1"),
         (["--sleep.n_passes=-3"], "n_passes must be 1 or more .*, got -3"),
         (["--model.model.window_size=5"], "window_size of the model must be the task's 12"),
         (["--model.init_from=./nowhere", "--model.model=null"], "nowhere"),

@@ -82,7 +82,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 def count_as_automatic(checkpoint: dict[str, Any]) -> None:
     """Lets a run go on whose steps were counted as manual optimization: those with graphs once were."""
-    if checkpoint.get("captured"):
+    if checkpoint.get("captured") and "loops" in checkpoint:  # one of weights alone has none
         loop = checkpoint["loops"]["fit_loop"]
         steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
         loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = steps

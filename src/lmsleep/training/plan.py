@@ -143,11 +143,10 @@ class Clock(Callback):
     def run(self, batches: int, validations: int) -> float:
         """Seconds of a run of so many batches and validations: what comes before the first batch that was timed, and
         the rest at the pace of those."""
-        start, done = (
-            (self.validations[0][1] - self.started, len(self._marks[0])) if self.validations else (self.first, 1)
-        )
-        rest = max(0, batches - done) * statistics.fmean(self.batches())
-        return start + rest + (validations - bool(self.validations)) * self.validation
+        start, done, others = self.first, 1, validations
+        if self.validations:
+            start, done, others = self.validations[0][1] - self.started, len(self._marks[0]), validations - 1
+        return start + max(0, batches - done) * statistics.fmean(self.batches()) + others * self.validation
 
 
 CLI = TypeVar("CLI", bound="PlanCLI")
@@ -227,6 +226,8 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     with one_sentence(MisconfigurationException):
         cli = plan(PlanCLI, args, __doc__)
+        if cli.whole.max_steps < 1:
+            raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.whole.max_steps}")
         with cli.folder:
             shown = table(cli, cli.work(), cli.measure() if cli.is_here else None)
         if not cli.is_here or cli.trainer.is_global_zero:
