@@ -3,11 +3,12 @@
 import importlib
 import inspect
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lmsleep.errors import one_sentence
+from jsonargparse import ArgumentParser
+
+from lmsleep.errors import Help, one_sentence
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -55,11 +56,6 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     """Calls a function with the values of a command line, by default this program's. Its signature gives names, types
     and defaults of the options, its docstring their help, its module's docstring the help on the whole; a ValueError
     ends it with one sentence."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-    class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-        """Leaves the lines of the description, which shows commands, as they are."""
-
     description = inspect.getdoc(inspect.getmodule(function))
     parser = ArgumentParser(prog=prog, description=description, formatter_class=Help)
     parser.add_function_arguments(function, as_group=False)

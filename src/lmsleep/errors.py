@@ -1,8 +1,15 @@
-"""Errors that a user can put right end a command with one sentence."""
+"""What commands say: help as it was written, and one sentence for an error that a user can put right."""
 
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from jsonargparse import DefaultHelpFormatter
+
+
+class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Leaves the lines of a description, which shows commands, as they are."""
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     run = [*RULE110, f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.max_steps=30"]
     run += [f"--trainer.val_check_interval={5 * accumulate}", "--trainer.check_val_every_n_epoch=null"]
     quiet = ["--trainer.logger=false", "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false"]
-    cli = plan(PlanCLI, [*run, "--steps=5"], "")
+    cli = plan(PlanCLI, [*run, "--steps=5"])
     cli.measure()
     seconds = cli.clock.run(30 * accumulate, cli.validations())
     clock = Clock()

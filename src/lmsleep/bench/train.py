@@ -70,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with one_sentence(MisconfigurationException):
-        asked = plan(BenchCLI, [*args, "--device=meta"], __doc__).config
+        asked = plan(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         device = "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
         rows: list[dict[str, Any]] = []
         for n_passes in asked.passes:
@@ -97,7 +97,7 @@ def measure(args: Sequence[str], variant: Variant, n_passes: int) -> dict[str, A
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
     with use_backend(**{"gated_delta": variant} if variant in PEERS else {}):
-        cli = plan(BenchCLI, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"], __doc__)
+        cli = plan(BenchCLI, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
         with cli.folder:
             if not cli.is_here:
                 raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")

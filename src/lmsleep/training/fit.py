@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import one_sentence
+from lmsleep.errors import Help, one_sentence
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.deadline import RandomState
 from lmsleep.training.predictions import PredictionWriter
@@ -87,8 +87,11 @@ def run_trainer(args: list[str] | None) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-def parse(cli: type[SleepCLI], args: list[str] | None, description: str | None, **options: Any) -> Any:
+def parse(
+    cli: type[SleepCLI], args: list[str] | None, description: str | None, prog: str | None = None, **options: Any
+) -> Any:
     """The command line interface of a run, with what arguments and the configurations among them say."""
+    parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": Help}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         SleepModule,
@@ -97,6 +100,6 @@ def parse(cli: type[SleepCLI], args: list[str] | None, description: str | None, 
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
-        parser_kwargs={"parser_mode": "omegaconf+", "description": description},
+        parser_kwargs=parser,
         **options,
     )

@@ -225,7 +225,7 @@ class PlanCLI(SleepCLI):
 def main(args: list[str] | None = None) -> None:
     """The command."""
     with one_sentence(MisconfigurationException):
-        cli = plan(PlanCLI, args, __doc__)
+        cli = plan(PlanCLI, args, __doc__, "lmsleep plan")
         if cli.whole.max_steps < 1:
             raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.whole.max_steps}")
         with cli.folder:
@@ -234,9 +234,9 @@ def main(args: list[str] | None = None) -> None:
             Console().print(shown)
 
 
-def plan(cli: type[CLI], args: list[str] | None, description: str | None) -> CLI:
+def plan(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
     """The run of a command line, ready for `work` and `measure`; its `folder` is for the caller to clean up."""
-    return parse(cli, args, description, run=False, save_config_callback=None)
+    return parse(cli, args, description, prog, run=False, save_config_callback=None)
 
 
 def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
