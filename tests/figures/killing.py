@@ -1,0 +1,22 @@
+"""A callback for child processes of the tests: ends its own process as a time limit or a machine that goes away does."""
+
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+
+
+class EndOnce(L.Callback):
+    """At a step, unless the file `mark` is there: lets the time of `timeout`, the parent process, be over, or dies.
+
+    `timeout` takes SIGALRM for the end of its time.
+    """
+
+    def __init__(self, step: int, mark: str, kill: bool = False) -> None:
+        self.step, self.mark, self.kill = step, Path(mark), kill
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL) if self.kill else os.kill(os.getppid(), signal.SIGALRM)
