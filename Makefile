@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SCALE ?= mini
+SCALE ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 .PHONY: help install repro test lint clean
@@ -20,10 +20,8 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 	fi
 	@touch $@
 
-repro: install  ## every figure of the scale in params.yaml (or SCALE=smoke|mini|paper), JOBS cells at a time
-	@case "$(SCALE)" in smoke|mini|paper) ;; *) echo "error: SCALE must be smoke, mini or paper, got '$(SCALE)'" >&2; exit 1;; esac
-	@[ "$(origin SCALE)" = file ] || sed -i.bak 's/^run: .*/run: *$(SCALE)/' params.yaml && rm -f params.yaml.bak
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m lmsleep.pipeline.repro --jobs $(JOBS) $(FIGURES)
+repro: install  ## every figure of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3": these; JOBS at a time
+	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS=$(JOBS) configs/scale/repro "$(SCALE)" $(FIGURES)
 
 test: install  ## the test suite
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile

@@ -83,4 +83,5 @@ def test_figures_are_drawn_from_the_tables_there_are(root, monkeypatch):
     tables = {path.stem for path in (root / "results/mini").glob("*.csv")}
     paper = tables & {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5"}
     assert shown == len(paper) + 3  # with controls, ablations and the last figure
-    assert "fig3.csv is not there; `dvc repro fig3`" in said and "fig3: no table at scale mini" in said
+    assert "fig3.csv is not there; `make repro SCALE=mini FIGURES=fig3`" in said
+    assert "fig3: no table at scale mini" in said

@@ -43,8 +43,6 @@ def main(args: Sequence[str] | None = None) -> None:
         importlib.import_module(RUNS[name][0]).main(rest)
     elif name in COMMANDS:
         run(importlib.import_module(COMMANDS[name][0]).main, rest, f"lmsleep {name}")
-    elif words[:1] == ["slices"]:
-        importlib.import_module("lmsleep.pipeline.slices").main(words[1:])
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
     else:
@@ -68,7 +66,7 @@ def overview() -> str:
     lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
     lines += [f"  {name:14}{what}" for name, what in TRAINER.items()]
     lines += ["", *(f"  {name:14}{what}" for name, (_, what) in {**RUNS, **COMMANDS}.items())]
-    return "\n".join([*lines, "", "Figures: make repro, or dvc repro fig2b."])
+    return "\n".join([*lines, "", "Figures: make repro, or dvc repro figure@fig2b."])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from lmsleep import HybridConfig, Session
 from lmsleep.bench.subject import read_model
 from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, full_attention_twin, main, measure
 from lmsleep.cli import main as lmsleep
-from lmsleep.pipeline.table import COLUMNS
+from lmsleep.figures.table import COLUMNS
 from lmsleep.runtime.memory import Memory
 
 MODELS = Path(__file__).parents[2] / "configs" / "model"

@@ -11,7 +11,7 @@ from lmsleep import HybridConfig
 from lmsleep.bench.parallel import parallel_twin
 from lmsleep.bench.window import PARALLEL, WINDOWED, Runner, _by_windows, _in_parallel, main, measure
 from lmsleep.cli import main as lmsleep
-from lmsleep.pipeline.table import COLUMNS
+from lmsleep.figures.table import COLUMNS
 from lmsleep.sleep import IGNORE
 
 TINY = HybridConfig(vocab_size=7, d_model=16, pattern="AGa", window_size=4, n_heads=2)

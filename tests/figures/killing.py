@@ -1,4 +1,4 @@
-"""A callback for child processes of the tests: ends its own process as a time limit or a machine that goes away does."""
+"""A callback for child processes of the tests: ends its own process as a time limit or a lost machine does."""
 
 import os
 import signal

@@ -31,10 +31,14 @@ def train(tmp_path_factory):
     env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
     def train(name, n_passes, mark, kill=False):
-        end = ["--trainer.callbacks+=killing.EndOnce", "--trainer.callbacks.step=15", f"--trainer.callbacks.mark={mark}"]
+        end = [
+            "--trainer.callbacks+=killing.EndOnce",
+            "--trainer.callbacks.step=15",
+            f"--trainer.callbacks.mark={mark}",
+        ]
         end.append(f"--trainer.callbacks.kill={kill}")
         more = ["--data.seed=3", "--seed_everything=3", f"--sleep.n_passes={n_passes}"]
-        command = [sys.executable, "-m", "lmsleep.pipeline.train", "--out", name, *OPTIONS, *more, *end]
+        command = [sys.executable, "-m", "lmsleep.figures.train", name, *OPTIONS, *more, *end]
         code = subprocess.run(["timeout", "-s", "TERM", "600", *command], cwd=place, env=env).returncode
         return code, place / name
 

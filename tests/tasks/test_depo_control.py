@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmsleep.figures.experiment import read_config
 from lmsleep.model import HybridConfig
-from lmsleep.pipeline.experiment import read_config
 from lmsleep.sleep import read_windows
 from lmsleep.tasks.spec import build_task
 from lmsleep.training.metrics import SCORES, row_scores

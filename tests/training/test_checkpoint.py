@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmsleep import SleepCallback
+from lmsleep import SleepCallback, SleepModule
 from lmsleep.training import LastCheckpoint
+from lmsleep.training.checkpoint import RandomState
 
 from .conftest import Recorder, fitted, weights
 
@@ -182,3 +183,44 @@ def test_a_damaged_checkpoint_is_refused_by_name(run, checkpoint, damage, tmp_pa
     with pytest.raises(ValueError, match=r"checkpoint '.*a\.ckpt' is damaged"):
         cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
     assert all(map(torch.equal, weights(cell.module), before))
+
+
+class Drawing(SleepModule):
+    """Draws a random number in every training step, as dropout does, and lets the loss show it."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (1 + 0 * torch.rand(())) + torch.rand(())
+
+
+class StopAt(L.Callback):
+    """Ends training after a step, with a validation."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= self.step
+
+
+@pytest.mark.parametrize("with_callback", [True, False])
+def test_random_numbers_do_not_depend_on_where_a_run_pauses(run, tmp_path, with_callback):
+    """The same six steps, in one go and paused after the fourth, between two validations."""
+
+    def losses(*callbacks, ckpt_path=None):
+        recorder = Recorder()
+        states = [RandomState()] if with_callback else []
+        cell = run(
+            2,
+            [recorder, *states, *callbacks, LastCheckpoint(str(tmp_path))],
+            module_class=Drawing,
+            enable_checkpointing=True,
+            val_check_interval=3,
+        )
+        torch.manual_seed(1)
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+        return recorder.losses
+
+    paused = losses(StopAt(4))
+    resumed = losses(ckpt_path=tmp_path / "last.ckpt")
+    assert len(paused) == 4 and len(resumed) == 2
+    assert (losses() == paused + resumed) is with_callback  # and the test can tell

@@ -1,4 +1,4 @@
-"""The checkpoint that a run can be resumed from."""
+"""The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file
 
@@ -86,3 +87,42 @@ def count_as_automatic(checkpoint: dict[str, Any]) -> None:
         loop = checkpoint["loops"]["fit_loop"]
         steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
         loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = steps
+
+
+class RandomState(L.Callback):
+    """Lets torch's generators go on, at each training batch, from where the batch before left them.
+
+    Validation and the start of a data loader draw random numbers too. Without this a resumed run, and one that
+    validates at other steps, would draw others than a run in one go; it matters to models with dropout.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[str, Tensor] = {}
+        self.disturbed = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.disturbed and self.states:
+            torch.set_rng_state(self.states["cpu"])
+            if pl_module.device.type == "cuda" and "cuda" in self.states:
+                torch.cuda.set_rng_state(self.states["cuda"], pl_module.device)
+        self.disturbed = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.states = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            self.states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.disturbed = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": self.states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Generators take their state from the CPU, wherever the checkpoint was loaded to.
+        self.states = {name: state.cpu() for name, state in state_dict["states"].items()}
+        self.disturbed = True

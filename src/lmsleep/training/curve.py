@@ -19,6 +19,12 @@ class LearningCurve(L.Callback):
         self.path, self.label = Path(path), label
         self.rows: list[dict[str, float]] = []
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lets a run that is shorter than the interval of validations have one at its end."""
+        batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_batch
+        if interval is not None and 0 < batches < interval:
+            trainer.val_check_batch = batches
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return

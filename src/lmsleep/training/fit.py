@@ -14,7 +14,7 @@ from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import Help, one_sentence
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.deadline import RandomState
+from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.predictions import PredictionWriter
 
 

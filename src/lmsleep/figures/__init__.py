@@ -1,0 +1,1 @@
+"""The figures: what the stages of dvc.yaml run."""

@@ -1,0 +1,129 @@
+"""Stage `data`: the held-out rows that every run of a figure is tested on, and what answering without reading scores.
+
+python -m lmsleep.figures.data --figure fig2b --config configs/experiment/rule110.yaml --out data/mini/fig2b
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from lmsleep.data import RowsDataModule
+from lmsleep.figures.experiment import read_config
+from lmsleep.figures.grid import grid
+from lmsleep.pretrained import pretrained_config
+from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
+from lmsleep.tasks.gsm import DatasetConfig, make_dataset
+from lmsleep.tasks.spec import build_task, from_plain
+
+
+def main(config: Path, out: Path, figure: str | None = None, dataset: Path | None = None) -> None:
+    """Writes rows.safetensors and baselines.json.
+
+    Args:
+        config: YAML file of an experiment.
+        out: the folder. If the figure has a grid over Rule 110's steps t, a folder t<t> in it for each t.
+        figure: whose grid in params.yaml.
+        dataset: YAML file of a GSM-Infinite dataset, written to <out>/problems first.
+    """
+    settings = read_config([config])
+    if dataset:
+        problems = from_plain(DatasetConfig, read_config([dataset]), str(dataset))
+        check_vocabulary(problems, settings)
+        make_dataset(out / "problems", problems, workers=os.cpu_count() or 1)
+    steps = grid(figure).get("steps") if figure else None
+    places = {out / f"t{t}": [f"data.task.init_args.steps={t}"] for t in steps} if steps else {out: []}
+    for folder, overrides in places.items():
+        merged = read_config([config], overrides)
+        make_data(build_task(merged["data"].pop("task"), from_anywhere=True), folder, **merged["data"])
+
+
+def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
+    """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset.
+
+    Raises:
+        ValueError: if they do not, or there are no such weights.
+    """
+    source = config.get("model", {}).get("init_from")
+    if source is None:
+        return
+    size, rows = dataset.encoder().vocab_size, pretrained_config(source).vocab_size
+    assert rows is not None
+    if size > rows:
+        raise ValueError(f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}, got {size}")
+
+
+def make_data(task: Task, out: Path, **data: int) -> None:
+    """Writes the test rows of `task` as (R, T) tensors and their baselines."""
+    rows = held_out(task, RowsDataModule(task, **data))
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value for name, value in rows._asdict().items() if value is not None}
+    save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
+    baselines = {"majority": majority(rows), "chance": chance(rows)}
+    if isinstance(task, Rule110) and (exact := task.majority()) is not None:
+        baselines["majority"] = {str(task.steps): exact}
+    if isinstance(task, Depo):
+        baselines |= knowing_a_part(task)
+    (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")
+
+
+def knowing_a_part(task: Depo) -> dict[str, dict[str, float]]:
+    """What a model scores that knows a part of the cycle, for each number of hops: losses of one that knows the names,
+    over all targets (`floor`) and over answers alone (`answer_floor`), and the shares of right answers of
+    `Depo.guesses`."""
+    floor = task.floor()
+    kinds: dict[str, dict[str, float]] = {"floor": {}, "answer_floor": {}}
+    for k in task.slices:
+        kinds["floor"][str(k)], kinds["answer_floor"][str(k)] = floor.per_token, floor.per_answer_token
+        for name, share in task.guesses(k)._asdict().items():
+            kinds.setdefault(name, {})[str(k)] = share
+    return kinds
+
+
+def held_out(task: Task, module: RowsDataModule) -> Batch:
+    """All test batches of a data module in one, as wide as the widest."""
+    batches = list(module.test_dataloader())
+    width = max(batch.tokens.shape[1] for batch in batches)
+    tokens, targets, levels, masks = zip(*(widened(batch, width) for batch in batches), strict=True)
+    mask = torch.cat(masks)
+    return Batch(torch.cat(tokens), torch.cat(targets), torch.cat(levels), None if mask.all() else mask)
+
+
+def widened(batch: Batch, width: int) -> Batch:
+    """The batch with a mask, and with masked tokens behind its rows."""
+    more = (0, width - batch.tokens.shape[1])
+    mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    return Batch(F.pad(batch.tokens, more), F.pad(batch.targets, more, value=IGNORE), batch.slice, F.pad(mask, more))
+
+
+def majority(rows: Batch) -> dict[str, float]:
+    """For each slice, how often the most frequent answer is right: what a model scores that has read nothing."""
+    shares = {}
+    for level in rows.slice.unique().tolist():
+        answers = [tuple(t[t != IGNORE].tolist()) for t in rows.targets[rows.slice == level]]
+        shares[str(level)] = Counter(answers).most_common(1)[0][1] / len(answers)
+    return shares
+
+
+def chance(rows: Batch) -> dict[str, float]:
+    """For each slice, how often a uniform guess is right, among the tokens that occur as first, second, ... target."""
+    shares = {}
+    for level in rows.slice.unique().tolist():
+        answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]
+        options = [len(set(place) - {None}) for place in zip_longest(*answers)]
+        right = [1 / math.prod(options[: len(answer)]) for answer in answers]
+        shares[str(level)] = math.fsum(right) / len(answers)
+    return shares
+
+
+if __name__ == "__main__":
+    from lmsleep.cli import run
+
+    run(main)

@@ -1,0 +1,282 @@
+r"""Stage `figure`: draws a figure from its table.
+
+python -m lmsleep.figures.draw --figure fig2b --scale mini --table results/mini/fig2b.csv --data data/mini/fig2b \
+    --out results/mini/fig2b
+
+Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote; for a figure drawn from the scores of
+others, also <out>.csv with the rows of them that it draws. Runs without test rows are compared by their validations.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lmsleep.bench.tables import COLUMNS
+from lmsleep.figures import draw_runtime, style
+from lmsleep.figures.grid import grids
+from lmsleep.figures.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
+from lmsleep.figures.validations import as_tests, last_common_tokens
+
+Drawing = tuple[Figure, dict[str, Any]]
+
+
+def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
+    """Draws a figure.
+
+    Args:
+        figure: its name.
+        scale: what the axes say.
+        table: the CSV; for `controls` and `ablations` the folder with the scores of the figures over N.
+        out: the pictures and numbers, without suffix.
+        data: folder with baselines.json, or of such folders.
+        at: tokens at which runs without test rows are compared (default: the last that all were validated at).
+    """
+    if figure not in DRAW:
+        raise ValueError(f"figure must be one of {', '.join(DRAW)}, got {figure!r}")
+    if out.suffix:
+        raise ValueError(f"out must be a name without suffix, got {str(out)!r}")
+    frame = read(table)
+    untested = frame.metric.str.startswith("val_").all()
+    drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    style.save(drawing, out)
+    if select := SELECT.get(figure):
+        select(frame).to_csv(out.with_suffix(".csv"), index=False, float_format="%.6g")
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+def read(table: Path) -> pd.DataFrame:
+    """A table, slices as text; of a folder, the scores of all figures whose grid is over N, as tables have them."""
+    if not table.is_dir():
+        return pd.read_csv(table, dtype={"slice": str})
+    over_n = [name for name, grid in grids().items() if grid.get("n_passes")]
+    scores = pd.concat([pd.read_csv(table / f"{name}.csv", dtype={"slice": str}) for name in over_n])
+    scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
+    return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])[COLUMNS]
+
+
+def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
+    """The figure of validations, and its numbers at each of the tokens `at`."""
+    at = at or [last_common_tokens(table)]
+    drawings = [DRAW[figure](as_tests(table, tokens), data, scale) for tokens in at]
+    numbers: dict[str, list[dict[str, Any]]] = {}
+    for tokens, (_, found) in zip(at, drawings, strict=True):
+        for key, records in found.items():
+            rows = [{"tokens": tokens, **record} for record in records if isinstance(records, list)]
+            numbers.setdefault(key.replace("test_", "val_"), []).extend(rows)
+    return drawings[0][0], {key: records for key, records in numbers.items() if records}
+
+
+def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """The plain hybrid (N = 1) on Rule 110: exact accuracy against tokens, one curve for each number of steps t."""
+    fig, (ax,) = style.subplots()
+    exact = by_level(table, "val_exact")
+    levels = sorted(exact.level.unique())
+    for t, color in zip(levels, style.shades(len(levels)), strict=True):
+        style.curves(ax, exact[exact.level == t], str(t), color)
+        majority = baselines(data / f"t{t}", "majority")[str(t)]
+        style.reference(ax, majority, "majority" if t == levels[-1] else "", ":", color=color)
+    accuracy_axes(ax, scale, exact, "all answers of a row right")
+    style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
+    finals = by_level(table, "test_exact").drop(columns="slice").rename(columns={"level": "slice"})
+    differences = plain(paired_differences(finals, "slice", levels[0]).to_dict("records"))
+    exact = exact_accuracy(table, ["slice"])
+    means = {f"t={record['slice']}": record["value"] for record in exact}
+    return fig, {"test_exact": exact, "difference": differences, "exact": means}
+
+
+def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Sleep on Rule 110: exact accuracy against tokens, one curve for each N."""
+    fig, (ax,) = style.subplots()
+    exact = by_level(table, "val_exact")
+    draw_passes(ax, exact)
+    for name, dashes, place in (("majority", ":", "bottom"), ("chance", "--", "top")):
+        style.reference(ax, next(iter(baselines(data, name).values())), name, dashes, place)
+    accuracy_axes(ax, scale, exact, "all answers of a row right")
+    style.legend(fig, ax, "passes N over a full window")
+    return fig, compare_passes(table)
+
+
+def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Depo: held-out loss over `:` and answers, loss over answers alone, and exact answers for each number of hops, one
+    curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.floor`, `Depo.guesses`)."""
+    drawn = {
+        "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
+        "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
+        "val_exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+    }
+    exact = by_level(table, "val_exact")
+    hops = sorted(exact.level.unique())
+    size = {"width": 2.2 * len(hops) + 1.6, "height": 7.0}
+    fig, axes = style.subplots(3 * len(hops), columns=len(hops), share_rows=True, **size)
+    for row, (metric, (label, lines)) in enumerate(drawn.items()):
+        curves = by_level(table, metric)
+        for ax, k in zip(axes[row * len(hops) :], hops, strict=False):
+            draw_passes(ax, curves[curves.level == k])
+            for name, text in lines.items():
+                style.reference(ax, baselines(data, name)[str(k)], text if k == hops[-1] else "", ":")
+            if metric == "val_exact":
+                style.percent_axis(ax)
+            style.token_axis(ax)
+        axes[row * len(hops)].set_ylim(bottom=0)
+        axes[row * len(hops)].set_ylabel(label)
+    for ax, k in zip(axes, hops, strict=False):
+        ax.set_title(f"{k} hop{'s' if k > 1 else ''}", fontsize=10)
+    fig.supxlabel(tokens_label(scale, exact), fontsize=10)
+    style.legend(fig, axes[0], "passes N over a full window")
+    losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
+    names = ("floor", "answer_floor", "names", "neighbours", "undirected")
+    parts = [{"slice": int(k), **{name: baselines(data, name)[str(k)] for name in names}} for k in hops]
+    return fig, compare_passes(table, by_slice=True) | {"test_loss": losses, "baselines": parts}
+
+
+def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """GSM-Infinite: exact answers for each number of operations, one curve for each N."""
+    exact = by_level(table, "val_exact")
+    ops = sorted(exact.level.unique())
+    fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.4 * -(-len(ops) // 4))
+    for ax, op in zip(axes, ops, strict=True):
+        draw_passes(ax, exact[exact.level == op])
+        label = "most frequent\nanswer" if op == ops[-1] else ""
+        style.reference(ax, baselines(data, "majority")[str(op)], label, ":")
+        style.percent_axis(ax)
+        style.token_axis(ax)
+        ax.set_title(f"{op} operation{'s' if op > 1 else ''}", fontsize=10)
+    axes[0].set_ylabel("answers right")
+    note = "" if scale == "paper" else "; from scratch: only the trend compares with the paper"
+    fig.supxlabel(tokens_label(scale, exact) + note, fontsize=9)
+    style.legend(fig, axes[0], "passes N over a full window")
+    return fig, compare_passes(table, by_slice=True)
+
+
+def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses."""
+    names = sorted(table.figure.unique())
+    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
+    tested, numbers = cut_and_not(table), []
+    for ax, name in zip(axes, names, strict=True):
+        part = tested[tested.figure == name]
+        for metric, label, color in (("test_exact", "as trained", "#0072b2"), ("cut_exact", "S cut", "#d55e00")):
+            points = part[part.metric == metric]
+            means = points.groupby("n_passes").value.mean()
+            ax.plot(range(len(means)), means, color=color, label=label, marker="o", linewidth=1.4)
+            numbers += [{"figure": name, "n_passes": int(n), "metric": metric, "value": v} for n, v in means.items()]
+        passes = sorted(part.n_passes.unique())
+        ax.set_xticks(range(len(passes)), [str(n) for n in passes])
+        ax.set_xlabel("N")
+        ax.set_title(name, fontsize=10)
+        style.percent_axis(ax)
+    axes[0].set_ylabel(f"answers right ({scale} scale)")
+    style.legend(fig, axes[0], "fast weights at the window boundary")
+    return fig, {"controls": numbers}
+
+
+def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Test accuracy against the passes used at test time, one curve for each N used in training."""
+    names = sorted(table.figure.unique())
+    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
+    means = at_other_passes(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
+    for ax, name in zip(axes, names, strict=True):
+        part = means[means.figure == name]
+        for n, color in style.colors(sorted(part.n_passes.unique())).items():
+            line = part[part.n_passes == n]
+            ax.plot(line.at_test, line.value, color=color, label=f"trained with N = {n}", linewidth=1.4)
+            own = line[line.at_test == n]
+            ax.plot(own.at_test, own.value, color=color, marker="o")
+        ax.set_xlabel("N at test")
+        ax.set_title(name, fontsize=10)
+        style.percent_axis(ax)
+    axes[0].set_ylabel(f"answers right ({scale} scale)")
+    style.legend(fig, axes[0], "")
+    return fig, {"passes_at_test": means.to_dict("records")}
+
+
+def cut_and_not(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `controls` draws: test accuracy over all slices, as trained and with S cut."""
+    return table[(table.slice == "all") & table.metric.isin(["test_exact", "cut_exact"])]
+
+
+def at_other_passes(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that `ablations` draws: test accuracy over all slices, with the passes used at test in `at_test`."""
+    tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")]
+    passes = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
+    return tested.assign(at_test=passes)
+
+
+def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
+    """One curve for each N."""
+    for n, color in style.colors(sorted(frame.n_passes.unique())).items():
+        style.curves(ax, frame[frame.n_passes == n], f"N = {n}", color)
+
+
+def by_level(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of a metric for single slices, with the slice as a number in `level`."""
+    part = table[(table.metric == metric) & (table.slice != "all")]
+    return part.assign(level=part.slice.astype(int))
+
+
+def baselines(data: Path, kind: str) -> dict[str, float]:
+    """What answering without reading scores, by slice.
+
+    Raises:
+        ValueError: if `data` knows no such kind.
+    """
+    known = json.loads((data / "baselines.json").read_text())
+    if kind not in known:
+        raise ValueError(f"data must hold the baseline {kind!r}, got {str(data)!r}")
+    return known[kind]
+
+
+def tokens_label(scale: str, frame: pd.DataFrame) -> str:
+    """What the horizontal axis of a learning curve counts, and what its curves are."""
+    seeds = frame.seed.nunique()
+    spread = f"{seeds} seeds: mean, its standard error, each seed" if seeds > 1 else "1 seed"
+    return f"training tokens ({scale} scale, {spread})"
+
+
+def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
+    """Axes of accuracy against training tokens; up to one half, as the paper's figure 2b, where no run passes it."""
+    ax.set_xlabel(tokens_label(scale, frame))
+    ax.set_ylabel(what)
+    style.token_axis(ax)
+    style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
+
+
+def latency(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """What a token costs while awake, and a pause, against context and N."""
+    return draw_runtime.latency(table), draw_runtime.flatness(table)
+
+
+def fig6(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Training throughput against window size and N."""
+    speed = table[(table.metric == "tokens_per_second") & (table.model == "reading by windows")]
+    largest = speed[speed.slice.astype(int) == speed.slice.astype(int).max()]
+    rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
+    return draw_runtime.fig6(table), {"throughput": plain(table.to_dict("records")), "tokens_per_second": rates}
+
+
+DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
+    "fig2a": fig2a,
+    "fig2b": fig2b,
+    "fig3": fig3,
+    "fig4a": operations,
+    "fig4b": operations,
+    "fig5": operations,
+    "fig6": fig6,
+    "latency": latency,
+    "controls": controls,
+    "ablations": ablations,
+}
+# The figures that are drawn from the tables of others: which of their rows.
+SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": cut_and_not, "ablations": at_other_passes}
+
+
+if __name__ == "__main__":
+    from lmsleep.cli import run
+
+    run(main)

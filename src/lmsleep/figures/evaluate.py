@@ -1,0 +1,109 @@
+r"""Stage `evaluate`: the test scores of every run of a figure, and of the same weights under other ways to sleep.
+
+python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data data/mini/fig2b \
+    --out runs/mini/scores/fig2b.csv
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lmsleep.atomic import atomic_write
+from lmsleep.figures.experiment import read_config
+from lmsleep.figures.table import run_columns, run_folders
+from lmsleep.memory import Eviction
+from lmsleep.model import HybridLM
+from lmsleep.pretrained.export import from_lightning, how_it_sleeps
+from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
+from lmsleep.tasks import IGNORE
+from lmsleep.training.metrics import SliceScores
+
+
+def main(figure: str, runs: Path, data: Path, out: Path) -> None:
+    """Writes the scores of every cell of a figure's grid.
+
+    Args:
+        figure: its name.
+        runs: folder of run folders.
+        data: folder with rows.safetensors, or of such folders.
+        out: the CSV.
+    """
+    frames = [evaluate_run(figure, run, data) for run in run_folders(figure, runs)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as temporary:
+        pd.concat(frames).to_csv(temporary, index=False)
+
+
+def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
+    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
+    columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
+    config = read_config([run / "config.yaml"])
+    batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
+    bf16 = config["trainer"].get("precision") == "bf16-mixed"
+    trained = sleeps["n_passes"]
+    ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
+    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
+    records = []
+    for way, on_overflow in ways.items():
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
+            found = scores(model, rows, on_overflow, sleeps["eviction"], batch_size)
+        for name, value in found.items():
+            metric, _, level = name.partition("/")
+            records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
+    return pd.DataFrame(records)
+
+
+def data_folder(run: Path, data: Path) -> Path:
+    """`data` itself, or the folder in it that is named like the part of the run's name before the first dash."""
+    return data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]
+
+
+@torch.no_grad()
+def scores(
+    model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, eviction: Eviction, batch_size: int
+) -> dict[str, float]:
+    """Scores per slice over held-out rows, see `SliceScores.compute`."""
+    device = model.embedding.weight.device
+    totals = SliceScores(tuple(rows["slice"].unique().tolist())).to(device)
+    for part in batches(rows, model.window_size, batch_size):
+        part = {name: value.to(device) for name, value in part.items()}
+        reading = read_windows(
+            model,
+            part["tokens"],
+            part["targets"],
+            eviction=eviction,
+            mask=part.get("mask"),
+            on_overflow=on_overflow,
+        )
+        assert reading.scored_logits is not None and reading.scored_targets is not None
+        answers = part["answers"][:, -reading.scored_targets.shape[1] :]
+        totals.update(reading.scored_logits, reading.scored_targets, answers, part["slice"])
+    return {name: float(value) for name, value in totals.compute().items()}
+
+
+def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """At most `batch_size` rows at a time, all with loss in the same windows, cut behind the last of these.
+
+    A window with loss in one row would keep the others from sleeping on it.
+    """
+    scored = rows["targets"] != IGNORE
+    windows = F.pad(scored, (0, -scored.shape[1] % window_size)).unflatten(1, (-1, window_size)).any(-1)
+    kinds, kind = windows.unique(dim=0, return_inverse=True)
+    for i, flags in enumerate(kinds):
+        end = (int(flags.nonzero().max()) + 1) * window_size
+        for chosen in (kind == i).nonzero()[:, 0].split(batch_size):
+            yield {name: value[chosen, :end] if value.ndim > 1 else value[chosen] for name, value in rows.items()}
+
+
+if __name__ == "__main__":
+    from lmsleep.cli import run
+
+    run(main)

@@ -1,0 +1,31 @@
+"""Stage `measure`: a benchmark's table, and where it was measured.
+
+python -m lmsleep.figures.measure results/mini/latency.csv wake --device cpu
+
+All that follows the table goes to `lmsleep bench`. <table>.meta.json says where it was measured.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lmsleep.cli import main as lmsleep
+from lmsleep.figures.provenance import commit, hardware
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0].startswith("-"):
+        sys.exit(__doc__)
+    out = Path(words[0])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lmsleep(["bench", *words[1:], "--out", str(out)])
+    made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
+    out.with_suffix(".meta.json").write_text(json.dumps({"runs": 1, **made_with}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

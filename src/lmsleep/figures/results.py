@@ -1,0 +1,180 @@
+"""What a results folder holds of each figure, and the verdict on it."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lmsleep.figures.words import points
+
+SAME, OPPOSITE, UNDECIDED = "same direction as the paper", "opposite direction", "undecided"
+TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
+WRITTEN = tuple(TONE)[:3]  # the words of a person at paper scale
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The words around one figure, see captions.yaml."""
+
+    name: str
+    title: str
+    shows: str
+    paper: str
+    level: str = ""
+    compares: str | None = None
+    direction: int = 1
+    ours: bool = False
+    measured: bool = False
+    borrows: bool = False
+
+    def at(self, level: int) -> str:
+        """A slice in words: t = 32, 1 hop, 6 operations."""
+        if self.level == "t":
+            return f"t = {level}"
+        return f"{level} {self.level.removesuffix('s') if level == 1 else self.level}"
+
+
+_ENTRIES = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text())
+CAPTIONS = tuple(Caption(name, **entry) for name, entry in _ENTRIES.items())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word of TONE, and the sentence that bears it out."""
+
+    word: str
+    sentence: str
+
+    @property
+    def tone(self) -> str:
+        """The class of the word in the style sheet."""
+        return TONE[self.word]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there is of one figure.
+
+    Attributes:
+        numbers: the content of <figure>.json, or of <figure>.csv where a figure consists of measurements; else empty.
+        png: the picture, None where there is none.
+        seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
+        meta: the content of <figure>.meta.json, empty where there is none.
+        has_runs: whether it has a table of runs of its own, unlike figures drawn from the scores of others.
+    """
+
+    caption: Caption
+    numbers: dict[str, Any]
+    png: bytes | None
+    seeds: tuple[int, ...]
+    tokens: tuple[int, ...]
+    meta: dict[str, Any]
+    has_runs: bool
+    verdict: Verdict | None
+
+    @property
+    def missing(self) -> list[str]:
+        """The files that a figure consists of and that are not there."""
+        there = {"png": self.png is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
+        return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
+
+
+def load(folder: Path, scale: str) -> list[Result]:
+    """Every figure of CAPTIONS, in that order, as far as `folder` holds it.
+
+    At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) takes the place of
+    the one on the direction.
+
+    Raises:
+        ValueError: if `folder` is none, or a verdict is not one of WRITTEN.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
+    written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
+    return [load_figure(folder, caption, written.get(caption.name)) for caption in CAPTIONS]
+
+
+def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
+    """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
+    numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
+    png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
+    has_runs = csv.exists() and not caption.borrows
+    seeds, tokens = runs_of(csv) if has_runs else ((), ())
+    if caption.measured and csv.exists():
+        numbers = {"measurements": measurements(csv)}
+    picture = png.read_bytes() if png.exists() else None
+    return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, written or on_direction(caption, numbers))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds and the training tokens of the runs of a figure's table: as tested, or as last validated."""
+    table = pd.read_csv(csv, dtype={"slice": str})
+    scored = table[table.metric == "test_exact"]
+    if scored.empty:
+        validated = table[table.metric == "val_exact"]
+        scored = validated.loc[validated.groupby(["model", "n_passes", "seed", "slice"]).tokens.idxmax()]
+    return tuple(sorted(map(int, scored.seed.unique()))), tuple(sorted(map(int, scored.tokens.unique())))
+
+
+def measurements(csv: Path) -> list[dict[str, Any]]:
+    """A tidy table with its metrics side by side, a record for each model, N, slice and context."""
+    keys = ["model", "n_passes", "slice", "tokens"]
+    wide = pd.read_csv(csv).pivot(index=keys, columns="metric", values="value").reset_index()
+    return [{str(k): None if v != v else v for k, v in record.items()} for record in wide.to_dict("records")]
+
+
+def read_verdicts(path: Path) -> dict[str, Verdict]:
+    """The verdicts that a person wrote down, by figure; empty where there is no file."""
+    entries: dict[str, dict[str, str]] = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    for figure, entry in entries.items():
+        if entry["verdict"] not in WRITTEN:
+            raise ValueError(f"verdict of {figure} must be one of {', '.join(WRITTEN)}, got {entry['verdict']!r}")
+    return {figure: Verdict(entry["verdict"], entry["sentence"]) for figure, entry in entries.items()}
+
+
+def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
+    """Whether the effect points where the paper's does; None where there are no numbers or no direction to compare.
+
+    The one comparison that decides is fixed beforehand: the largest N (or t) against the smallest, over the answers of
+    all slices together.
+    """
+    records = numbers.get("difference" if caption.compares == "slice" else "overall", [])
+    if caption.compares is None or not records:
+        return None
+    last = max(records, key=lambda record: record[caption.compares])
+    value, low, high = (last[key] for key in ("value", "low", "high"))
+    symbol = "t" if caption.compares == "slice" else "N"
+    compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
+    one_seed = "from one seed, which gives no interval over seeds"
+    reason = f"paired over {last['n']} seeds" if known(low, high) else one_seed
+    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {reason}."
+    return Verdict(direction(low, high, caption.direction), sentence)
+
+
+def direction(low: float | None, high: float | None, expected: int) -> str:
+    """SAME or OPPOSITE if the interval of a difference lies wholly on one side of zero, else UNDECIDED."""
+    if not known(low, high):
+        return UNDECIDED
+    assert low is not None and high is not None
+    sign = (low > 0) - (high < 0)
+    return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
+
+
+def known(*values: float | None) -> bool:
+    """Whether all of them are numbers."""
+    return all(value is not None and not math.isnan(value) for value in values)
+
+
+def paper_values(path: Path) -> pd.DataFrame:
+    """What the paper prints: figure, model, n_passes (NA if not known), slice, metric, value (as printed), note."""
+    table = pd.read_csv(path, dtype={"slice": "Int64", "n_passes": "Int64", "value": str})
+    return table.assign(note=table.note.fillna(""))

@@ -1,0 +1,170 @@
+"""95 % intervals: of a mean share over seeds, of a share over the rows of one seed, of differences paired by seed.
+
+| of | interval | counts |
+|---|---|---|
+| a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
+| the share of a single seed | Wilson's (`wilson`) | rows: answers about one graph are right or wrong together |
+| a difference of shares, paired by seed | Student's t, cut to -1 to 1 (`mean_difference`) | seeds |
+| what has no ends, such as a loss | Student's t (`over_seeds`) | seeds |
+
+None of them leaves the range that its quantity can have.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the ends of its 95 % interval, from n values."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        """value, low, high and n."""
+        return asdict(self)
+
+
+def wilson(share: float, n: int) -> Estimate:
+    """Wilson score interval of a share over n independent examples (Wilson 1927, equation 8).
+
+    Raises:
+        ValueError: if there are no examples.
+    """
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, got {n}")
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
+    """Mean and t interval over seeds of what has no ends, such as a loss; a single value has no interval."""
+    values = np.asarray(values, dtype=float)
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, n)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
+    """Mean over seeds of shares, with the t interval on the logit scale, as survey statistics has it for clusters.
+
+    The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
+    freedom: always around m and between 0 and 1. A mean of exactly 0 or 1 has no logit and no spread to see; its ends
+    are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. Nor is there an
+    interval of a single seed.
+    """
+    mean = over_seeds(shares)
+    if mean.n < 2:
+        return mean
+    if not 0 < mean.value < 1:
+        ends = replace(mean, low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
+        return replace(ends, n=mean.n)
+    half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
+    low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
+    return replace(mean, low=float(low), high=float(high))
+
+
+def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
+    """Mean over seeds of differences of shares, with the t interval cut to the range -1 to 1; none for one seed."""
+    mean = over_seeds(differences)
+    low, high = np.clip([mean.low, mean.high], -1, 1)
+    return replace(mean, low=float(low), high=float(high))
+
+
+def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
+    """value(by = x) - value(by = base) for each x, over the seeds that both have: the same seed saw the same batches.
+
+    Args:
+        table: rows with columns `by`, seed, value and those of `within`, one row for each combination.
+        by: the column compared, such as n_passes.
+        base: the value of `by` that others are compared with.
+        within: columns kept apart, such as slice.
+
+    Returns:
+        One row for each other value of `by` (and group): value, low, high, n.
+    """
+    records = []
+    groups = table.groupby(within, sort=True) if within else [((), table)]
+    for key, group in groups:
+        wide = group.pivot(index="seed", columns=by, values="value")
+        if base not in wide:
+            continue
+        for other in [x for x in wide.columns if x != base]:
+            estimate = mean_difference((wide[other] - wide[base]).dropna())
+            names = dict(zip(within or [], key if isinstance(key, tuple) else (key,), strict=True))
+            records.append({**names, by: other, "base": base, **estimate.as_dict()})
+    return pd.DataFrame(records)
+
+
+def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
+    """Exact accuracy on test rows for each combination of `keys`, slices as numbers.
+
+    Returns:
+        Records with the mean and its interval over seeds (value, low, high, n), and the Wilson interval over the rows
+        of a single seed (wilson_low, wilson_high), where the table counts rows: those of several models are no sample
+        of one proportion. `answers` counts over all seeds, `rows` those of one.
+    """
+    tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count", "test_rows"])]
+    tested = tested.assign(slice=tested.slice.astype(int))
+    wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
+    wide = wide.reindex(columns=["test_exact", "test_count", "test_rows"]).reset_index()
+    records = []
+    for key, group in wide.groupby(keys):
+        rows = float(group.test_rows.iloc[0])  # every seed is tested on the same
+        share = mean_share(group.test_exact, rows)
+        alone = len(group) == 1 and not math.isnan(rows)
+        single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)
+        row = dict(zip(keys, key, strict=True)) | share.as_dict()
+        row |= {"wilson_low": single.low, "wilson_high": single.high}
+        records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
+    return plain(records)
+
+
+def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
+    """Mean and t interval over seeds of each of `metrics`, for each combination of `keys`, slices as numbers."""
+    part = table[(table.slice != "all") & table.metric.isin(metrics)]
+    part = part.assign(slice=part.slice.astype(int))
+    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value).as_dict() for key, g in part.groupby(keys)])
+
+
+def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
+    """What texts quote of a figure over N.
+
+    `test_exact` is `exact_accuracy`; `difference` holds the paired differences from the smallest N, by slice if
+    `by_slice`; `overall` the same over the answers of all slices together; `exact` and `ahead` are the means of these
+    and of that by N, as metrics of DVC.
+    """
+    keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
+    exact = table[table.metric == "test_exact"]
+    single, overall = exact[exact.slice != "all"], exact[exact.slice == "all"]
+    single, base = single.assign(slice=single.slice.astype(int)), int(exact.n_passes.min())
+    differences = paired_differences(single, "n_passes", base, ["slice"] if by_slice else None)
+    ahead = plain(paired_differences(overall, "n_passes", base).to_dict("records"))
+    return {
+        "test_exact": exact_accuracy(table, keys),
+        "difference": plain(differences.to_dict("records")),
+        "overall": ahead,
+        "exact": {f"N={n}": value for n, value in overall.groupby("n_passes").value.mean().items()},
+        "ahead": {f"N={record['n_passes']}": record["value"] for record in ahead},
+    }
+
+
+def plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
+    """Numbers that JSON knows; not-a-number becomes null."""
+    return [
+        {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
+    ]

@@ -1,0 +1,106 @@
+r"""Stage `table`: learning curves and test scores of a figure in one tidy CSV, and what its runs were made with.
+
+python -m lmsleep.figures.table --figure fig2b --runs runs/mini/fig2b --scores runs/mini/scores/fig2b.csv \
+    --out results/mini/fig2b.csv
+
+Beside <out> it writes <figure>.meta.json, which changes only when a run was trained anew:
+{"runs": 9, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
+Without --scores it takes every run in --runs as far as it is, whatever the grid of params.yaml.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from lmsleep.atomic import atomic_write
+from lmsleep.bench.tables import COLUMNS
+from lmsleep.figures.grid import cells
+
+ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
+
+
+def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None:
+    """Writes the table of a figure.
+
+    Args:
+        figure: its name.
+        runs: folder of run folders.
+        out: the CSV.
+        scores: what stage `evaluate` wrote.
+    """
+    folders = run_folders(figure, runs) if scores else started(runs)
+    tested = [pd.read_csv(scores)[COLUMNS]] if scores else []
+    table = pd.concat([*(curve(figure, run) for run in folders), *tested])
+    table["slice"] = table["slice"].astype(str)
+    if table[table["slice"] != "all"].duplicated(ORDER).any():
+        raise ValueError(f"runs in {str(runs)!r} must differ in model, N, slice or seed, got two that do not")
+    made_with = json.dumps(provenance(folders), indent=2) + "\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as temporary:
+        table.sort_values(ORDER).to_csv(temporary, index=False, float_format="%.6g")
+    with atomic_write(out.with_suffix(".meta.json")) as temporary:
+        temporary.write_text(made_with)
+
+
+def run_folders(figure: str, folder: Path) -> list[Path]:
+    """The run folders of the cells of a figure's grid, whatever else `folder` holds.
+
+    Raises:
+        ValueError: if one is not there.
+    """
+    runs = [folder / name for name in cells(figure)]
+    missing = [run.name for run in runs if not run.is_dir()]
+    if missing or not runs:
+        names = ", ".join(missing) or "no cell"
+        raise ValueError(f"runs must be a folder with all cells of {figure}, got {str(folder)!r} without {names}")
+    return runs
+
+
+def started(folder: Path) -> list[Path]:
+    """The run folders that were validated at least once.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    runs = sorted(path.parent for path in folder.glob("*/curve.csv"))
+    if not runs:
+        raise ValueError(f"runs must be a folder of run folders with curve.csv, got {str(folder)!r}")
+    return runs
+
+
+def run_columns(figure: str, run: Path) -> dict[str, Any]:
+    """figure, model (its pattern, or the name of the weights it started from), n_passes, seed and tokens of a run, read
+    from its config.yaml and curve.csv."""
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert isinstance(config, dict)
+    tokens = int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
+    model = config["model"]["model"]
+    name = model["pattern"] if model else Path(config["model"]["init_from"]).name
+    seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
+    return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
+
+
+def curve(figure: str, run: Path) -> pd.DataFrame:
+    """The validation curve of a run in tidy form, metrics prefixed `val_`."""
+    wide = pd.read_csv(run / "curve.csv").drop(columns="step").melt(id_vars="tokens", var_name="name")
+    names = wide.pop("name").str.partition("/")
+    wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
+    columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
+    return wide.dropna(subset="value").assign(**columns)[COLUMNS]
+
+
+def provenance(runs: Sequence[Path]) -> dict[str, Any]:
+    """Number of runs, and every hardware class, torch version and commit that their run.json name."""
+    records = [json.loads((run / "run.json").read_text()) for run in runs if (run / "run.json").exists()]
+    names = ("hardware", "torch", "commit")
+    return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}
+
+
+if __name__ == "__main__":
+    from lmsleep.cli import run
+
+    run(main)

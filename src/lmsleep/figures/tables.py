@@ -1,0 +1,103 @@
+"""The tables of a report: the paper's numbers, and ours with their intervals."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from lmsleep.figures.results import Caption, Result
+from lmsleep.figures.words import interval, percent, points, readable
+
+QUALIFIERS = ("about", ">")
+
+
+class Table(NamedTuple):
+    """What a table shows, as text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def paper_table(caption: Caption, paper: pd.DataFrame) -> Table:
+    """A row for each metric and N, a column for each slice; values of which N is not known share a cell."""
+    levels = sorted(paper["slice"].unique())
+    rows = []
+    for i, metric in enumerate(paper.metric.unique()):
+        part = paper[paper.metric == metric]
+        groups = [(f"N = {n}", part[part.n_passes == n]) for n in sorted(part.n_passes.dropna().unique())]
+        groups.append(("N not known", part[part.n_passes.isna()]))
+        for name, of_n in groups:
+            cells = [" · ".join(map(printed, of_n[of_n.slice == level].itertuples())) for level in levels]
+            if any(cells):
+                rows.append([f"{name}: {metric}" if i else name, *cells])
+    title = f"Printed in the paper: {paper.metric.iloc[0]}, {', '.join(paper.model.unique())}"
+    return Table(title, ["passes", *map(caption.at, levels)], rows)
+
+
+def printed(row: Any) -> str:
+    """A value with as many digits as the paper gives it: about 10 %, > 30 %, 21.0 %."""
+    qualifier = next((f"{word} " for word in QUALIFIERS if row.note.startswith(word)), "")
+    return f"{qualifier}{Decimal(row.value).scaleb(2)} %"
+
+
+def paper_notes(caption: Caption, paper: pd.DataFrame) -> list[str]:
+    """What the notes add to the values, each note once with the places that it is for."""
+    places: dict[str, list[str]] = {}
+    for row, known in zip(paper.to_dict("records"), paper.n_passes.notna(), strict=True):
+        qualifier = next((word for word in QUALIFIERS if row["note"].startswith(word)), "")
+        passes = f"N = {row['n_passes']}, " if known else ""
+        if note := row["note"].removeprefix(qualifier).lstrip("; "):
+            places.setdefault(note, []).append(f"{passes}{caption.at(row['slice'])}")
+    return [f"{'; '.join(dict.fromkeys(where))}: {note}." for note, where in places.items()]
+
+
+def accuracy_table(title: str, result: Result) -> Table:
+    """Test accuracy for each slice and N with its intervals, and the paired difference from the smallest N (or t)."""
+    numbers, compares = result.numbers, result.caption.compares
+    keys = [key for key in ("slice", "n_passes") if key in numbers["test_exact"][0]]
+    names = {"slice": result.caption.level, "n_passes": "N"}
+    apart = {tuple(r[key] for key in keys): difference(r) for r in numbers.get("difference", [])}
+    base = next((f" from {names[compares]} = {r['base']}" for r in numbers.get("difference", []) if compares), "")
+    intervals = ["over seeds (logit t)", "over one seed's rows (Wilson)"]
+    header = [*(names[key] for key in keys), "right", *intervals, "seeds", "answers", f"points{base}"]
+    rows = []
+    for record in sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys]):
+        place = tuple(record[key] for key in keys)
+        ends = [interval(record.get(f"{kind}low"), record.get(f"{kind}high")) for kind in ("", "wilson_")]
+        answers = readable(record["answers"]) if "answers" in record else ""
+        counts = [str(record["n"]), answers, apart.get(place, "")]
+        rows.append([*map(str, place), percent(record["value"]), *ends, *counts])
+    return Table(title, header, rows)
+
+
+def difference(record: dict[str, Any]) -> str:
+    """The value of a record with its interval, in percentage points."""
+    return points(record["value"], record["low"], record["high"])
+
+
+def controls_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
+    """Accuracy as trained and with S cut, for each figure and N."""
+    wide = pd.DataFrame(records).pivot(index=["figure", "n_passes"], columns="metric", values="value").reset_index()
+    rows = [
+        [row["figure"], str(row["n_passes"]), percent(row["test_exact"]), percent(row["cut_exact"])]
+        for row in wide.to_dict("records")
+    ]
+    return Table(title, ["figure", "N", "as trained", "S cut"], rows)
+
+
+def plain_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
+    """Records as they are, a column for each key."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    header = [{"n_passes": "N"}.get(key, key.replace("_", " ")) for key in keys]
+    return Table(title, header, [[plain(record.get(key)) for key in keys] for record in records])
+
+
+def plain(value: Any) -> str:
+    """Any value, numbers with four digits; a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,89 @@
+"""Stage `train`: one cell of a grid.
+
+python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
+
+All that follows the folder goes to `lmsleep fit`; the folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC
+empties an output folder before its stage starts, so the state to resume from lives elsewhere, under a name made of the
+arguments, the configuration files, their dataset and the code: a run that was stopped (`timeout -s TERM`, SIGTERM, or
+killed) goes on where it was last saved, a changed one starts afresh.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+import lmsleep
+from lmsleep.errors import one_sentence
+from lmsleep.figures.experiment import read_config
+from lmsleep.figures.provenance import commit, hardware
+from lmsleep.tasks.gsm import Dataset
+from lmsleep.training.fit import run_trainer
+
+RESUME = Path("runs/.resume")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0].startswith("-"):
+        sys.exit(__doc__)
+    with one_sentence():
+        train(Path(words[0]), words[1:])
+
+
+def train(out: Path, fit_args: list[str]) -> None:
+    """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
+    state = RESUME / digest(out, fit_args)
+    print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
+    unattended = (
+        [] if sys.stderr.isatty() else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]
+    )
+    if unattended:  # one of many: a line for each validation is enough
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", ".*(LightningCLI's args|isinstance.treespec)")
+    started, code = time.time(), commit()
+    run_trainer(
+        [
+            "fit",
+            *fit_args,
+            f"--trainer.default_root_dir={state}",
+            "--trainer.logger=false",
+            f"--checkpoint.dirpath={state}",
+            "--trainer.callbacks+=lmsleep.training.LearningCurve",
+            f"--trainer.callbacks.path={state / 'curve.csv'}",
+            *unattended,
+            *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
+        ]
+    )
+    made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
+    record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
+    (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.move(state, out)
+
+
+def digest(out: Path, fit_args: list[str]) -> str:
+    """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
+    configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
+    package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
+    files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]
+    overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]
+    config = OmegaConf.create(read_config(configs, overrides))
+    stored = OmegaConf.select(config, "data.task.init_args.path")
+    problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
+    parts = [str(out), *fit_args, *(f.read_text() for f in files), *problems]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()

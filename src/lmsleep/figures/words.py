@@ -1,0 +1,36 @@
+"""How reports and texts write shares, differences and counts."""
+
+import math
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.123 -> 12.3 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def signed(share: float) -> str:
+    """0.123 -> +12.3, in percentage points; zero has no sign."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """10.2 to 30.4 %; a dash where there is no interval."""
+    if low is None or high is None or math.isnan(low):
+        return "–"
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of shares, +12.3 (+4.5 to +20.1), in percentage points; alone where there is none."""
+    if low is None or high is None or math.isnan(low):
+        return signed(value)
+    return f"{signed(value)} ({signed(low)} to {signed(high)})"
+
+
+def readable(x: float) -> str:
+    """1500000 -> 1.5M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"

@@ -1,1 +1,0 @@
-"""The stages of dvc.yaml: held-out data, training, evaluation, tables, figures."""

@@ -1,0 +1,101 @@
+"""The numbers of results/seeds: the mini runs of figures 2b and 3 with more seeds."""
+
+from pathlib import Path
+
+from tests.documents.document import Document
+from tests.documents.sources import (
+    DEPO_HOPS,
+    ahead,
+    depo_runs,
+    ends,
+    markdown,
+    mean,
+    passes,
+    percents,
+    points,
+    scores,
+    side,
+)
+
+from lmsleep.figures.words import percent
+
+CHOSEN_ON = 10  # settings were chosen on seeds 10 to 12; those below came first, those above at the second look
+OWN = (r"torch 2\.\d+", r"95 % (?:t |Wilson )?interval")
+
+
+def documents(root: Path) -> list[Document]:
+    """The page, as far as there are tables of more seeds."""
+    figures = {name: root / f"results/seeds/{name}.csv" for name in ("fig2b", "fig3")}
+    there = {name: path for name, path in figures.items() if path.exists()}
+    tables = {name: BUILD[name](path) for name, path in there.items()}
+    said = tuple(sentence for name, path in there.items() for sentence in SAY[name](path))
+    return [Document("results/seeds/README.md", tables, said, OWN)] if there else []
+
+
+def looks(csv: Path, n: int) -> list[str]:
+    """N = n against N = 1: all seeds, those of the first look and those of the second."""
+    part = scores(csv)
+    return [points(ahead(p, n)) for p in (part, part[part.seed < CHOSEN_ON], part[part.seed > CHOSEN_ON])]
+
+
+def beyond(csv: Path, n: int, share: float) -> int:
+    """How many runs of an N answer more than `share`."""
+    part = scores(csv)
+    part = part[part.n_passes == n]
+    return int((part.value > share).sum())
+
+
+def fig2b_table(csv: Path) -> str:
+    """Means with intervals, and differences."""
+    part, rows = scores(csv), []
+    for n in passes(part):
+        whole = mean(part, n)
+        rows.append([str(n), percent(whole.value), ends(whole), *(looks(csv, n) if n > 1 else ["", "", ""])])
+    return markdown(["N", "right, mean over seeds", "95 % interval", *LOOKS], rows)
+
+
+def fig2b_sentences(csv: Path) -> tuple[str, ...]:
+    """What the page says of figure 2b."""
+    part = scores(csv)
+    low = part[(part.n_passes == 4) & (part.value < 0.4)]
+    seeds, sides = part.seed.nunique(), [side(ahead(part, n)) for n in (2, 4)]
+    return (
+        f"Figure 2b: Rule 110, t = 4, {seeds} seeds",
+        f"Over all {seeds} seeds the interval of N = 2 lies {sides[0]}, that of N = 4 {sides[1]}",
+        f"{beyond(csv, 4, 0.85)} of {seeds} runs with N = 4 are above 85 % and {len(low)} below 40 %; above 85 % are "
+        f"{beyond(csv, 2, 0.85)} runs with N = 2 and {beyond(csv, 1, 0.85)} with N = 1",
+    )
+
+
+def fig3_table(csv: Path) -> str:
+    """Means at each number of hops, and differences where the curves part: of the page's seeds, and of all runs."""
+    part, whole, rows = scores(csv), depo_runs(csv.parents[2]), []
+    hops = sorted(map(int, part.slice.unique()))
+    for name, runs in ((f"{part.seed.nunique()} seeds", part), (f"{whole.seed.nunique()} runs", whole)):
+        for n in passes(runs):
+            shares = [percent(mean(runs, n, k).value) for k in hops]
+            apart = points(ahead(runs[runs.slice == DEPO_HOPS], n)) if n > 1 else ""
+            rows.append([name, str(n), *shares, apart])
+    names = [f"{k} hop{'s' if k > 1 else ''}" for k in hops]
+    return markdown(["", "N", *names, f"{LOOKS[0]} at {DEPO_HOPS} hops"], rows)
+
+
+def fig3_sentences(csv: Path) -> tuple[str, ...]:
+    """What the page says of figure 3."""
+    part, whole = scores(csv), depo_runs(csv.parents[2])
+    near = whole[whole.slice == DEPO_HOPS]
+    wide, best = near.pivot(index="seed", columns="n_passes", values="value"), whole[whole.slice == whole.slice.max()]
+    beyond_1 = [int((wide[n] > wide[1]).sum()) for n in (2, 4)]
+    own = near[near.seed < 0].sort_values(["n_passes", "seed"], ascending=[True, False])
+    twice = "; ".join(f"N = {n}: {percents(list(own[own.n_passes == n].value))}" for n in passes(own))
+    return (
+        f"Figure 3: Depo, {part.seed.nunique()} seeds",
+        f"the mini scale's own runs have at {DEPO_HOPS} hops {twice}",
+        f"At {DEPO_HOPS} hops N = 2 is ahead of N = 1 in {beyond_1[0]} of {len(wide)} runs and N = 4 in {beyond_1[1]}",
+        f"the best run has {percent(best.value.max(), 0)}",
+    )
+
+
+LOOKS = ("points above N = 1, paired by seed", "first look alone", "second look alone")
+BUILD = {"fig2b": fig2b_table, "fig3": fig3_table}
+SAY = {"fig2b": fig2b_sentences, "fig3": fig3_sentences}

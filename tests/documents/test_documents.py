@@ -1,0 +1,173 @@
+"""The numbers of README.md and results/ against their tables, the headlines worked out with scipy alone."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from tests.documents.__main__ import documents, main
+from tests.documents.document import Document, faults, renewed
+from tests.documents.sources import millions, points, read
+
+from lmsleep.figures.stats import Estimate
+from lmsleep.figures.words import signed
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = {document.path: document for document in documents(ROOT)}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_every_number_follows_from_a_table(path):
+    assert faults(DOCUMENTS[path], (ROOT / path).read_text()) == []
+
+
+def test_every_page_with_results_is_held():
+    pages = {"README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/README.md"))}
+    assert pages <= DOCUMENTS.keys()
+
+
+def rows(path, **where):
+    """The rows of a CSV, as text."""
+    with (ROOT / path).open() as file:
+        return [r for r in csv.DictReader(file) if all(r[k] == v for k, v in where.items())]
+
+
+def paired(table, n, base="1"):
+    """{n - base} by seed, and the t interval of its mean, in points."""
+    value = {(r["n_passes"], r["seed"]): float(r["value"]) for r in table}
+    apart = [value[n, s] - value[base, s] for m, s in value if m == n and (base, s) in value]
+    low, high = stats.t.interval(0.95, len(apart) - 1, loc=np.mean(apart), scale=stats.sem(apart))
+    return f"{100 * np.mean(apart):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def readme():
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_the_headline_of_rule_110_is_that_of_all_seeds():
+    table = rows("results/seeds/fig2b.csv", metric="test_exact")
+    seeds = len({r["seed"] for r in table})
+    assert f"With all {seeds} N = 1" in readme()
+    assert f"**N = 2 is {paired(table, '2')} points above N = 1**" in readme()
+    for n in ("1", "2", "4"):
+        mean = np.mean([float(r["value"]) for r in table if r["n_passes"] == n])
+        assert f"N = {n}: {100 * mean:.1f} %" in readme()
+
+
+def test_the_headline_at_t_12_is_that_of_both_sets():
+    six = rows("results/paper/rule110_t12.csv", metric="val_exact", slice="12", tokens="60006400")
+    three = rows("results/paper/other_runs.csv", set="first set", tokens="60006400")
+    nine = six + [r | {"seed": f"first {r['seed']}"} for r in three]
+    assert len({r["seed"] for r in nine}) == 9
+    assert f"**N = 2 is {paired(nine, '2')} points above N = 1** over nine pairs" in readme()
+    assert f"six seeds give {paired(six, '2')}, an earlier set of three {paired(three, '2')}" in readme()
+
+
+def test_a_run_leaves_the_majority_line_where_it_stays_above():
+    table, line = rows("results/paper/fig2b.csv", metric="val_exact", slice="32"), 0.0995175
+    leaves = {}
+    for n in "1234":
+        run = sorted((int(r["tokens"]), float(r["value"])) for r in table if r["n_passes"] == n)
+        leaves[n] = next(t for i, (t, _) in enumerate(run) if all(value > line for _, value in run[i:]))
+    page = " ".join((ROOT / "results/paper/README.md").read_text().split())
+    *first, last = (f"{tokens / 1e6:.0f}" for tokens in leaves.values())
+    assert f"{', '.join(first)} and {last} M tokens for N = 1, 2, 3 and 4" in page
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A copy of what the pages need."""
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.svg", "*.png", "*.html"))
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs/paper_values.csv", tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def test_pages_follow_their_tables_when_these_change(repository):
+    main(repository)
+    table = repository / "results/seeds/fig2b.csv"
+    text = re.sub(r"^(fig2b,AG,2,\d+,4,\d+,test_exact),.*", r"\1,0.9", table.read_text(), flags=re.M)
+    table.write_text(text)
+    read.cache_clear()
+    with pytest.raises(
+        SystemExit, match=r"README.md: it does not say: With all \d+ N = 1, 2 and 4 answer .*, 90.0 and"
+    ):
+        main(repository)
+    main(repository, write=True)
+    assert ", 90.0 and" in (repository / "README.md").read_text()
+    assert "| 2 | 90.0 % |" in (repository / "results/seeds/README.md").read_text()
+
+
+TEXT = """\
+Scale 2 B, torch 2.13. With N = 2 it
+answers 12.5 % of rows; the difference, +1.5 (-2.0
+to +3.0), lies around zero.
+<!-- table: means -->
+| N | share |
+| 1 | 10.0 % |
+<!-- end -->
+`--rate 1.5` and [a link](x/1.5.md).
+"""
+SENTENCE = "N = 2 it answers 12.5 % of rows; the difference, +1.5 (-2.0 to +3.0), lies around zero"
+OLD = Document("x.md", {"means": "| N | share |\n| 1 | 10.0 % |\n"}, (SENTENCE,), (r"2 B", r"torch \d\.\d+"))
+
+
+def test_a_text_whose_numbers_are_owned_has_no_faults():
+    assert faults(OLD, TEXT) == []
+
+
+@pytest.mark.parametrize(
+    "number", ["37.5 %", "40, 50 and 60 %", "+7", "± 3", "-4.5", "7.5", "600 M", "9 points", "20 ms"]
+)
+def test_a_number_that_nothing_owns_is_found(number):
+    assert faults(OLD, TEXT.replace("torch", f"new {number}, torch")) == [f"x.md: line 1: nothing owns {number!r}"]
+
+
+@pytest.mark.parametrize("setting", ["batches of 512", "N = 4", "seeds 0 to 9", "Muon 2e-3", "t-12"])
+def test_settings_need_no_owner(setting):
+    assert faults(OLD, TEXT.replace("torch", f"{setting}, torch")) == []
+
+
+def test_a_sentence_with_another_number_is_a_fault_and_so_is_the_number():
+    assert faults(OLD, TEXT.replace("12.5", "12.6"))[0] == f"x.md: it does not say: {SENTENCE}"
+    assert any("'12.6 %'" in fault for fault in faults(OLD, TEXT.replace("12.5", "12.6")))
+
+
+def test_a_table_that_is_old_or_lacking_is_a_fault():
+    fault = "x.md: table means is not there, or not as its data say"
+    assert fault in faults(OLD, TEXT.replace("10.0", "10.1"))
+    assert fault in faults(OLD, TEXT.replace("<!-- table: means -->\n", ""))
+
+
+def test_numbers_are_renewed_and_line_breaks_stay():
+    sentence = "N = 2 it answers 50.0 % of rows; the difference, +9.5 (+2.0 to +13.0), lies above zero"
+    new = Document("x.md", {"means": "| N | share |\n| 1 | 40.0 % |\n"}, (sentence,), OLD.own)
+    text = renewed(new, TEXT)
+    assert text == TEXT.replace("12.5", "50.0").replace("+1.5 (-2.0", "+9.5 (+2.0").replace("+3.0", "+13.0").replace(
+        "around", "above"
+    ).replace("10.0 %", "40.0 %")  # fmt: skip
+    assert faults(new, text) == []
+
+
+@pytest.mark.parametrize("sentence", ["N = 4 it answers 50.0 % of rows", "N = 2 it answers 50.0 % of runs"])
+def test_a_sentence_with_other_words_or_of_another_setting_is_left_for_a_person(sentence):
+    new = Document("x.md", {}, (sentence,))
+    assert renewed(new, TEXT) == TEXT
+    assert f"x.md: it does not say: {sentence}" in faults(new, TEXT)
+
+
+def test_an_empty_table_is_filled_and_the_text_behind_it_stays():
+    text = "<!-- table: means -->\n<!-- end -->\nBetween.\n<!-- table: other -->\n| x |\n<!-- end -->\n"
+    text = renewed(Document("x.md", {"means": "| a |\n"}), text)
+    assert text == "<!-- table: means -->\n| a |\n<!-- end -->\nBetween.\n<!-- table: other -->\n| x |\n<!-- end -->\n"
+
+
+def test_how_numbers_are_written():
+    assert points(Estimate(0.1234, -0.0449, 0.3, 5)) == "+12.3 (-4.5 to +30.0)"
+    assert points(Estimate(-0.02, np.nan, np.nan, 1)) == "-2.0"
+    assert (signed(0.0004), signed(-0.0004), signed(0.0006)) == ("0.0", "0.0", "+0.1")
+    assert (millions(138_240_000), millions(40_140_800, 1)) == ("138 M", "40.1 M")

@@ -1,0 +1,78 @@
+"""A results folder for the report, written out here."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from lmsleep.figures.report import main
+
+PAPER_VALUES = Path(__file__).parents[2] / "docs" / "paper_values.csv"
+
+
+def png(width, height):
+    """A white picture."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + b"\xff" * width) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def record(n_passes, value, low=None, high=None, **more):
+    return {"n_passes": n_passes, "value": value, "low": low, "high": high, "n": 1 if low is None else 3} | more
+
+
+FIG2B = {
+    "test_exact": [
+        record(1, 0.5, 0.4, 0.6, wilson_low=0.45, wilson_high=0.55, answers=300),
+        record(4, 0.9, 0.85, 0.95, wilson_low=0.87, wilson_high=0.93, answers=300),
+    ],
+    "difference": [record(4, 0.4, 0.31, 0.49, base=1)],
+    "overall": [record(2, -0.2, -0.3, -0.1, base=1), record(4, 0.4, 0.31, 0.49, base=1)],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Figure 2b with everything, figure 4a with one seed and a wide picture, controls; the others missing."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    by_op = [record(n, 0.5, slice=op, wilson_low=0.4, wilson_high=0.6, answers=90) for op in (1, 10) for n in (1, 4)]
+    fig4a = {
+        "test_exact": by_op,
+        "difference": [record(4, 0.0, base=1, slice=op) for op in (1, 10)],
+        "overall": [record(4, 0.1, base=1)],
+    }
+    controls = {
+        "controls": [
+            {"figure": "fig2b", "n_passes": n, "metric": metric, "value": value}
+            for n in (1, 4)
+            for metric, value in (("test_exact", 0.75), ("cut_exact", 0.125))
+        ]
+    }
+    for name, numbers, size in (("fig2b", FIG2B, (64, 40)), ("fig4a", fig4a, (90, 30)), ("controls", controls, (9, 9))):
+        (folder / f"{name}.json").write_text(json.dumps(numbers))
+        (folder / f"{name}.png").write_bytes(png(*size))
+    rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
+    rows += [f"fig2b,AG,{n},{seed},5,3328000,test_exact,0.5" for n in (1, 4) for seed in (0, 1, 2)]
+    (folder / "fig2b.csv").write_text("\n".join(rows) + "\n")
+    meta = {"runs": 6, "hardware": ["x86_64 CPU, <2> cores"], "torch": ["2.13.0"], "commit": ["0123456789abcdef+"]}
+    (folder / "fig2b.meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture
+def write_report(tmp_path, results):
+    """write_report(scale): the text of the page."""
+
+    def write_report(scale="mini"):
+        out = tmp_path / "out" / "report.html"
+        main(scale, results, out, PAPER_VALUES)
+        return out.read_text(encoding="utf-8")
+
+    return write_report

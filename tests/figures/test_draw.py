@@ -1,0 +1,121 @@
+"""Figures drawn from the tables of others: the rows they keep and the means they draw, worked out by hand."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lmsleep.cli import run
+from lmsleep.figures import style
+from lmsleep.figures.data import main as make_data
+from lmsleep.figures.draw import accuracy_axes, fig3, main
+from lmsleep.figures.table import COLUMNS
+
+SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
+    ("fig2b", 1, 0): (0.5, 0.25, 0.375),
+    ("fig2b", 1, 1): (0.75, 0.25, 0.625),
+    ("fig2b", 2, 0): (1.0, 0.125, 0.5),
+    ("fig3", 1, 0): (0.875, 0.0625, 0.75),
+}
+
+
+def rows_of(figure, n_passes, seed, scores):
+    """The rows that a figure keeps, and such as it must not: of a slice, of a validation, of another metric."""
+    metrics = ("test_exact", "cut_exact", f"test_n{3 - n_passes}_exact")
+    kept = [("all", metric, value) for metric, value in zip(metrics, scores, strict=True)]
+    others = [("5", metric, 0.0) for metric in metrics]
+    others += [("all", metric, 0.0) for metric in ("val_exact", "test_count", "cut_loss", "test_n3_loss")]
+    return [(figure, "AG", n_passes, seed, level, 1000, metric, value) for level, metric, value in (*kept, *others)]
+
+
+@pytest.fixture
+def draw(tmp_path, monkeypatch):
+    """draw(figure): its table and its numbers, from the scores of figures 2b and 3. Beside them lie those of a figure
+    that is not over N, and of one that the scale leaves out."""
+    monkeypatch.chdir(tmp_path)
+    grids = "fig2a: {steps: [1], seeds: [0]}, fig2b: {n_passes: [1, 2]}, fig3: {n_passes: [1]}, fig5: {n_passes: []}"
+    Path("params.yaml").write_text(f"grids: {{{grids}}}")
+    Path("scores").mkdir()
+    for figure, of in (("fig2b", "fig2b"), ("fig3", "fig3"), ("fig2a", "fig2b"), ("fig5", "fig2b")):
+        rows = [row for place, scores in SCORES.items() if place[0] == of for row in rows_of(*place, scores)]
+        pd.DataFrame(rows, columns=COLUMNS).assign(figure=figure).to_csv(f"scores/{figure}.csv", index=False)
+
+    def draw(figure):
+        out = tmp_path / "out" / figure
+        out.parent.mkdir()
+        run(main, ["--figure", figure, "--scale", "mini", "--table", "scores", "--out", str(out)])
+        assert {path.name for path in out.parent.iterdir()} == {f"{figure}.{s}" for s in ("csv", "json", "png", "svg")}
+        return pd.read_csv(out.with_suffix(".csv")), json.loads(out.with_suffix(".json").read_text())
+
+    return draw
+
+
+def test_controls_keep_each_run_as_trained_and_cut(draw):
+    table, numbers = draw("controls")
+    assert list(table.columns) == COLUMNS
+    assert table.drop(columns=["model", "slice", "tokens"]).values.tolist() == [
+        *(["fig2b", 1, 0, "cut_exact", 0.25], ["fig2b", 1, 0, "test_exact", 0.5]),
+        *(["fig2b", 1, 1, "cut_exact", 0.25], ["fig2b", 1, 1, "test_exact", 0.75]),
+        *(["fig2b", 2, 0, "cut_exact", 0.125], ["fig2b", 2, 0, "test_exact", 1.0]),
+        *(["fig3", 1, 0, "cut_exact", 0.0625], ["fig3", 1, 0, "test_exact", 0.875]),
+    ]
+    assert (set(table.model), set(table.slice), set(table.tokens)) == ({"AG"}, {"all"}, {1000})
+    assert [(r["figure"], r["n_passes"], r["metric"], r["value"]) for r in numbers["controls"]] == [
+        *(("fig2b", 1, "test_exact", 0.625), ("fig2b", 2, "test_exact", 1.0)),  # 0.625: two seeds
+        *(("fig2b", 1, "cut_exact", 0.25), ("fig2b", 2, "cut_exact", 0.125)),
+        *(("fig3", 1, "test_exact", 0.875), ("fig3", 1, "cut_exact", 0.0625)),
+    ]
+
+
+def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
+    table, numbers = draw("ablations")
+    assert list(table.columns) == [*COLUMNS, "at_test"]
+    assert table[["figure", "n_passes", "seed", "metric", "value", "at_test"]].values.tolist() == [
+        *(["fig2b", 1, 0, "test_exact", 0.5, 1], ["fig2b", 1, 0, "test_n2_exact", 0.375, 2]),
+        *(["fig2b", 1, 1, "test_exact", 0.75, 1], ["fig2b", 1, 1, "test_n2_exact", 0.625, 2]),
+        *(["fig2b", 2, 0, "test_exact", 1.0, 2], ["fig2b", 2, 0, "test_n1_exact", 0.5, 1]),
+        *(["fig3", 1, 0, "test_exact", 0.875, 1], ["fig3", 1, 0, "test_n2_exact", 0.75, 2]),
+    ]
+    assert [(r["figure"], r["n_passes"], r["at_test"], r["value"]) for r in numbers["passes_at_test"]] == [
+        *(("fig2b", 1, 1, 0.625), ("fig2b", 1, 2, 0.5), ("fig2b", 2, 1, 0.5), ("fig2b", 2, 2, 1.0)),
+        *(("fig3", 1, 1, 0.875), ("fig3", 1, 2, 0.75)),
+    ]
+
+
+@pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])
+def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
+    _, (ax,) = style.subplots()
+    accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}), "right")
+    assert ax.get_ylim() == (0, top)
+
+
+def test_figure_3_shows_both_losses_and_what_is_known_without_following_the_cycle(tmp_path):
+    """Three rows of panels; the lines of the baselines in them; the test losses of both kinds in the numbers."""
+    config = "data: {task: {class_path: lmsleep.tasks.Depo}, batch_size: 1, eval_rows: 5}"
+    (tmp_path / "task.yaml").write_text(config)
+    make_data(tmp_path / "task.yaml", tmp_path)
+    scores = {"loss": 1.5, "answer_loss": 3.0, "exact": 0.25, "count": 40.0}
+    table = pd.DataFrame(
+        [
+            ("fig3", "AG", n, 0, k, tokens, f"{split}_{name}", value / n)
+            for n, k, tokens, (name, value) in itertools.product((1, 4), ["1", "2", "all"], (10, 20), scores.items())
+            for split in ("val", "test")
+            if split == "val" or tokens == 20
+        ],
+        columns=COLUMNS,
+    )
+    fig, numbers = fig3(table, tmp_path, "mini")
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["1 hop", "2 hops"] and len(fig.axes) == 6
+    lines = [sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") for ax in fig.axes[1::2]]
+    assert lines == [[math.log(75) / 2], [math.log(75)], [1 / 72, 0.5]]
+    drawn = [sorted(line.get_ydata()[-1] for line in ax.lines if line.get_linestyle() == "-") for ax in fig.axes[1::2]]
+    assert drawn == [[0.375, 1.5], [0.75, 3.0], [0.0625, 0.25]]
+    found = {(r["metric"], r["slice"], r["n_passes"]): r["value"] for r in numbers["test_loss"]}
+    assert len(found) == 8 and found["test_loss", 2, 4] == 0.375 and found["test_answer_loss", 1, 1] == 3.0
+    assert [(r["slice"], r["neighbours"], r["undirected"]) for r in numbers["baselines"]] == [
+        (1, 1, 0.5),
+        (2, 1 / 72, 0.5),
+    ]

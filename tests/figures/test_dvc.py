@@ -1,0 +1,111 @@
+"""dvc.yaml at each scale: it resolves, what it names exists, and every figure ends on the report."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import networkx
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from lmsleep.cli import COMMANDS
+from lmsleep.figures.results import CAPTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["smoke", "mini", "gpu", "paper"])
+def pipeline(request, tmp_path_factory):
+    """A DVC repository with this dvc.yaml at one scale, the code and nothing built."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "src").symlink_to(ROOT / "src")
+    for name in ("configs", "docs"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copy(ROOT / f"configs/scale/{request.param}.yaml", folder / "params.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        repo = Repo.init(str(folder), no_scm=True)
+        yield repo
+        repo.close()
+
+
+def made(repo):
+    return {Path(out.def_path) for stage in repo.index.stages for out in stage.outs}
+
+
+def test_every_dependency_exists_or_is_made_by_a_stage(pipeline):
+    outs = made(pipeline)
+    for stage in pipeline.index.stages:
+        for dep in (Path(dep.def_path) for dep in stage.deps):
+            built = dep in outs or any(dep in out.parents for out in outs)
+            assert built or dep.exists(), f"{stage.addressing} depends on {dep}"
+
+
+def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
+    params, names = yaml.safe_load(Path("params.yaml").read_text()), {path.name for path in made(pipeline)}
+    drawn = {*params["figures"], *params["measured"], "controls", "ablations"}
+    assert {f"{figure}.{suffix}" for figure in drawn for suffix in ("csv", "json", "png", "svg")} <= names
+    captions = {caption.name for caption in CAPTIONS}
+    assert drawn <= captions and (drawn == captions or params["scale"] == "gpu")
+
+
+def test_a_figure_that_the_scale_leaves_out_has_no_stage(pipeline):
+    figures = yaml.safe_load(Path("params.yaml").read_text())["figures"]
+    for name in {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5"} - figures.keys():
+        assert not [stage.addressing for stage in pipeline.index.stages if name in stage.addressing]
+
+
+def test_the_scale_that_is_chosen_is_a_file_and_all_have_the_same_keys(pipeline):
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "configs/scale/mini.yaml").read_text()
+    params, mini = (yaml.safe_load(path.read_text()) for path in (Path("params.yaml"), ROOT / "params.yaml"))
+    assert list(params) == list(mini) and list(params["grids"]) == list(mini["grids"])
+
+
+def test_no_two_stages_make_the_same_file(pipeline):
+    outs = [out.def_path for stage in pipeline.index.stages for out in stage.outs]
+    assert len(set(outs)) == len(outs)
+
+
+def test_every_command_runs_a_module_of_ours_and_every_config_exists(pipeline):
+    for stage in pipeline.index.stages:
+        module = re.match(r"python -m (\S+)", stage.cmd).group(1)
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, stage.cmd
+        for config in re.findall(r"--config (\S+)", stage.cmd):
+            assert Path(config).is_file(), stage.cmd
+
+
+def test_a_stage_depends_on_the_module_that_it_runs(pipeline):
+    for stage in pipeline.index.stages:
+        module, first = re.match(r"python -m (\S+)\s+(\S+)", stage.cmd).groups()
+        module = COMMANDS[first][0] if module == "lmsleep" else module
+        path = Path("src", *module.split("."))
+        deps = {Path(dep.def_path) for dep in stage.deps}
+        assert deps & {path, path.with_suffix(".py"), *path.parents}, stage.addressing
+
+
+def test_a_stage_depends_on_every_configuration_that_its_command_reads(pipeline):
+    for stage in pipeline.index.stages:
+        deps = {Path(dep.def_path) for dep in stage.deps}
+        for config in map(Path, re.findall(r"--(?:config|dataset) (\S+)", stage.cmd)):
+            assert deps & {config, *config.parents}, f"{stage.addressing} reads {config}"
+
+
+def test_the_report_is_behind_every_other_stage(pipeline):
+    graph = pipeline.index.graph
+    report = next(stage for stage in graph if stage.addressing == "report")
+    others = set(graph) - {report}
+    assert networkx.descendants(graph, report) == others  # edges point from a stage to what it needs
+
+
+def test_a_dry_run_plans_every_stage(pipeline):
+    for dep in {Path(dep.def_path) for stage in pipeline.index.stages for dep in stage.deps}:
+        if dep.parts[0] in ("data", "runs", "results"):  # a dry run makes no outputs, and stops where one is missing
+            dep.parent.mkdir(parents=True, exist_ok=True)
+            dep.touch() if dep.suffix else dep.mkdir(exist_ok=True)
+    planned = pipeline.reproduce(dry=True)
+    assert {stage.addressing for stage in planned} == {stage.addressing for stage in pipeline.index.stages}
+    assert planned[-1].addressing == "report"

@@ -1,0 +1,119 @@
+"""Test scores against reading every held-out batch on its own, as a training run does."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from lmsleep import HybridConfig
+from lmsleep.cli import run
+from lmsleep.data import RowsDataModule
+from lmsleep.figures.data import held_out
+from lmsleep.figures.evaluate import batches, main, scores
+from lmsleep.sleep import Windows, forget, read_windows, sleep
+from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
+from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Problems of many lengths: their answers lie in different windows."""
+    folder = tmp_path_factory.mktemp("gsm") / "problems"
+    problem = replace(MINI, length=(60, 120), window_sizes=(16,))
+    make_dataset(folder, DatasetConfig(problem, train=16, val=0, test=72))
+    return GSMInfinite(str(folder), window_size=16)
+
+
+def as_rows(task, module):
+    rows = held_out(task, module)
+    tensors = {name: value for name, value in rows._asdict().items() if value is not None}
+    return {**tensors, "answers": task.answers(rows.targets)}
+
+
+def test_the_module_shows_every_stored_row_once_whatever_eval_rows_says(stored):
+    module = RowsDataModule(stored, batch_size=4, eval_rows=8, eval_batch_size=16)
+    rows = held_out(stored, module)
+    assert len(rows.tokens) == 72 and len(torch.unique(rows.tokens, dim=0)) == 72
+    assert rows.mask is not None and rows.tokens.shape[1] > min(b.tokens.shape[1] for b in module.test_dataloader())
+
+
+@pytest.mark.parametrize("batch_size", [5, 500])
+def test_parts_hold_each_row_once_and_have_loss_in_the_same_windows(stored, batch_size):
+    rows = as_rows(stored, RowsDataModule(stored, batch_size=4, eval_batch_size=16))
+    seen = []
+    for part in batches(rows, 16, batch_size):
+        assert len(part["tokens"]) <= batch_size
+        flags = [Windows.of(row[None], 16).carry_loss for row in part["targets"]]
+        assert all(f == flags[0] for f in flags) and flags[0][-1]
+        seen += [tuple(row[kept].tolist()) for row, kept in zip(part["tokens"], part["mask"], strict=True)]
+    assert sorted(seen) == sorted(
+        tuple(row[kept].tolist()) for row, kept in zip(rows["tokens"], rows["mask"], strict=True)
+    )
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("name", ["stored", "rule110"])
+def test_scores_equal_those_of_the_batches_as_they_were_drawn(stored, name, n_passes):
+    task = stored if name == "stored" else Rule110(steps=2, width=6, n_states=2)
+    module = RowsDataModule(task, batch_size=4, eval_rows=30, eval_batch_size=16)
+    torch.manual_seed(0)
+    config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False)
+    model = config.for_task(task.vocab_size, task.window_size).build()
+    found = scores(model, as_rows(task, module), partial(sleep, n_passes=n_passes), "hard", batch_size=7)
+    nats, n, exact, answers = 0.0, 0, 0, 0
+    for batch in module.test_dataloader():
+        with torch.no_grad():
+            reading = read_windows(model, batch.tokens, batch.targets, n_passes, mask=batch.mask)
+        for logits, targets in zip(reading.scored_logits, reading.scored_targets, strict=True):
+            counted = targets != IGNORE
+            nats += torch.nn.functional.cross_entropy(logits[counted], targets[counted], reduction="sum").item()
+            n += int(counted.sum())
+            exact += bool((logits.argmax(-1) == targets)[counted].all())
+            answers += 1
+    assert found["loss"] == pytest.approx(nats / n, rel=1e-5)
+    assert found["exact"] == pytest.approx(exact / answers)
+
+
+@pytest.mark.parametrize("loop", [None, (1, 2), (0, 2), (2, 4)])
+def test_nothing_of_an_evicted_window_crosses_the_cut(loop):
+    torch.manual_seed(0)
+    config = HybridConfig(
+        vocab_size=11, d_model=16, pattern="AGAG", window_size=4, n_heads=2, loop=loop, zero_init=False
+    )
+    model = config.build().eval()
+    tokens = torch.randint(11, (2, 12))
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:, 8:] = tokens[:, 8:]
+    other = torch.cat([(tokens[:, :8] + 1) % 11, tokens[:, 8:]], dim=1)
+    with torch.no_grad():
+        a, b = (read_windows(model, x, targets, on_overflow=forget).scored_logits for x in (tokens, other))
+        asleep, changed = (read_windows(model, x, targets, n_passes=2).scored_logits for x in (tokens, other))
+    torch.testing.assert_close(a, b, atol=0, rtol=0)
+    assert not torch.allclose(asleep, changed)  # without the cut the windows do reach the answer
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("grids: {fig2b: {n_passes: [1], seeds: [0]}}")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_without_runs_is_refused(grid, tmp_path, there):
+    runs, out = tmp_path / "runs", tmp_path / "out" / "scores.csv"
+    if there:
+        runs.mkdir()
+    with pytest.raises(SystemExit, match=f"^error: runs must be a folder with all cells of fig2b, got '{runs}' "):
+        run(main, ["--figure", "fig2b", "--runs", str(runs), "--data", str(tmp_path), "--out", str(out)])
+    assert not out.parent.exists()
+
+
+def test_a_run_that_has_not_trained_is_named(grid, tmp_path):
+    (tmp_path / "runs" / "n1-s0").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=f"^error: there is no file or folder '{tmp_path}/runs/n1-s0/config.yaml'$"):
+        run(
+            main,
+            ["--figure", "fig2b", "--runs", str(tmp_path / "runs"), "--data", ".", "--out", str(tmp_path / "x.csv")],
+        )
+    assert not (tmp_path / "x.csv").exists()

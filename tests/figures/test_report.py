@@ -1,0 +1,226 @@
+"""The page from results written out here: well formed, alone, and with the verdict that the intervals give."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lmsleep.figures.report import main
+from lmsleep.figures.results import CAPTIONS
+from lmsleep.figures.words import signed
+
+PAPER_VALUES = Path(__file__).parents[2] / "docs" / "paper_values.csv"
+VOID = {"meta", "link", "img", "br", "hr"}
+
+
+class Page(HTMLParser):
+    """A page taken apart; fails where an element is closed that is not the one that is open."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.texts.append(data)
+
+    def attributes(self, name):
+        return [attrs[name] for _, attrs in self.elements if name in attrs]
+
+    def section(self, text, name):
+        return re.search(rf"<section class='figure' id='{name}'.*?</section>", text, flags=re.S).group()
+
+
+def test_the_page_is_well_formed_and_its_anchors_lead_somewhere(write_report):
+    page = Page(write_report())
+    ids = page.attributes("id")
+    assert len(set(ids)) == len(ids)
+    inside = [href[1:] for href in page.attributes("href") if href.startswith("#")]
+    assert set(inside) <= set(ids)
+    assert {caption.name for caption in CAPTIONS} <= set(inside)
+    assert [tag for tag, _ in page.elements].count("h1") == 1
+
+
+def test_the_page_loads_nothing(write_report):
+    text = write_report()
+    page = Page(text)
+    assert not [tag for tag, _ in page.elements if tag in ("script", "iframe", "object", "embed", "video", "audio")]
+    assert all(source.startswith("data:image/png;base64,") for source in page.attributes("src"))
+    for tag, attrs in page.elements:
+        assert not {"srcset", "onload", "onclick"} & set(attrs)
+        if tag != "a" and "href" in attrs:
+            assert attrs["href"].startswith(("data:", "#"))
+    assert not re.search(r"url\(|@import|@font-face", text)
+
+
+def test_every_picture_says_what_it_shows(write_report):
+    page = Page(write_report())
+    pictures = [attrs for tag, attrs in page.elements if tag == "img"]
+    drawings = [attrs for tag, attrs in page.elements if tag == "svg" and "aria-hidden" not in attrs]
+    assert len(pictures) == 3
+    assert len(drawings) == 4
+    assert all(len(attrs["alt"]) > 40 for attrs in pictures)
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 40 for attrs in drawings)
+    assert "N = 4: 90 %" in pictures[0]["alt"]
+    assert (pictures[0]["width"], pictures[0]["height"]) == ("64", "40")
+
+
+def test_every_table_scrolls_inside_its_own_box_and_is_named(write_report):
+    text = write_report()
+    named = re.findall(r"<p class='title'>(.+?)</p><div class='scroll' [^>]*aria-label='\1' [^>]*><table ", text)
+    assert text.count("<table") == len(named) > 5
+
+
+def test_missing_figures_are_said_to_be_missing(write_report):
+    text = write_report()
+    for caption in CAPTIONS:
+        section = Page(text).section(text, caption.name)
+        assert ("Not among the results of mini scale" in section) == (
+            caption.name not in ("fig2b", "fig4a", "controls")
+        ), caption.name
+    assert "(no fig6.png and no fig6.csv)" in text
+
+
+def test_a_picture_without_numbers_is_shown_and_says_so(write_report, results):
+    (results / "fig2b.json").unlink()
+    section = Page(write_report()).section(write_report(), "fig2b")
+    assert "<img" in section
+    assert "The numbers of this picture are missing (no fig2b.json)" in section
+
+
+def test_the_paper_and_ours_never_share_a_table(write_report):
+    text = write_report()
+    section = Page(text).section(text, "fig2b")
+    printed, ours = re.findall(r"<table .*?</table>", section, flags=re.S)
+    assert re.findall(r"<td>([^<]*%)</td>", printed) == ["about 10 %", "about 20 %", "&gt; 30 %", "&gt; 30 %"]
+    assert re.findall(r"<td>([^<]*%)</td>", ours) == [
+        *("50.0 %", "40.0 to 60.0 %", "45.0 to 55.0 %"),
+        *("90.0 %", "85.0 to 95.0 %", "87.0 to 93.0 %"),
+    ]
+    assert "+40.0 (+31.0 to +49.0)" in ours
+
+
+def test_values_whose_n_is_not_known_are_shown_as_such(write_report):
+    text = write_report()
+    printed = re.findall(r"<table .*?</table>", Page(text).section(text, "fig4a"), flags=re.S)[0]
+    unknown = re.search(r"<tr><td>N not known</td>(.*?)</tr>", printed).group(1)
+    cells = re.findall(r"<td>(.*?)</td>", unknown)
+    assert cells[0] == "98.5 % · 98.5 % · 98.0 % · 97.9 %"
+    assert cells[2:] == ["79.9 % · 75.3 %", "37.2 % · 37.0 %"]
+    note = "2 operations; 4 operations; 6 operations; 8 operations: which N is not recoverable."
+    assert note in Page(text).section(text, "fig4a")
+    assert "N = 1, t = 32: after nearly 5 B tokens; called near random." in Page(text).section(text, "fig2b")
+
+
+def test_seeds_tokens_hardware_and_commit_come_from_the_run_and_are_escaped(write_report):
+    text = write_report()
+    said = " ".join(Page(Page(text).section(text, "fig2b")).texts)
+    assert "seeds 0, 1, 2; 3.33M training tokens a run" in said
+    assert "hardware: x86_64 CPU, <2> cores; torch 2.13.0; commit 0123456789+" in said
+
+
+def test_untested_runs_count_up_to_their_last_validation(write_report, results):
+    rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
+    rows += [f"fig2b,AG,{n},7,5,{tokens},val_exact,0.5" for n in (1, 4) for tokens in (1000, 2000 * n)]
+    (results / "fig2b.csv").write_text("\n".join(rows) + "\n")
+    text = write_report()
+    said = " ".join(Page(Page(text).section(text, "fig2b")).texts)
+    assert "seed 7; 2k to 8k training tokens a run" in said
+
+
+def test_rows_of_other_figures_are_no_runs_of_their_own(write_report, results):
+    without = write_report()
+    for name in ("controls", "ablations"):
+        (results / f"{name}.csv").write_text((results / "fig2b.csv").read_text())
+    assert write_report() == without
+
+
+def test_what_no_run_recorded_is_not_invented(write_report, results):
+    (results / "fig2b.meta.json").unlink()
+    text = write_report()
+    assert "hardware: not recorded; torch not recorded; commit not recorded" in Page(text).section(text, "fig2b")
+
+
+def test_other_numbers_of_a_picture_are_folded_away(write_report, results):
+    records = [{"figure": "fig2b", "n_passes": 4, "at_test": 2, "value": 0.12345}]
+    (results / "ablations.json").write_text(json.dumps({"passes_at_test": records, "unit": "share"}))
+    (results / "fig2b.png").rename(results / "ablations.png")
+    text = write_report()
+    folded = re.search(r"<details>.*</details>", Page(text).section(text, "ablations"), flags=re.S).group()
+    assert re.findall(r"<th [^>]*>(.*?)</th>", folded) == ["figure", "N", "at test", "value"]
+    assert re.findall(r"<td>(.*?)</td>", folded) == ["fig2b", "4", "2", "0.1235"]
+
+
+def test_measurements_are_read_from_their_table(write_report, results):
+    rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
+    rows += [
+        "latency,hybrid,1,0,3,192,p50_ms,1.5",
+        "latency,hybrid,1,0,3,192,bytes,65536.0",
+        "latency,twin,1,0,3,192,p50_ms,2.5",
+    ]
+    (results / "latency.csv").write_text("\n".join(rows) + "\n")
+    (results / "fig2b.png").rename(results / "latency.png")
+    text = write_report()
+    section = Page(text).section(text, "latency")
+    assert re.findall(r"<td>(.*?)</td>", section) == [
+        "hybrid",
+        "1",
+        "3",
+        "192",
+        "65,536",
+        "1.5",
+        "twin",
+        "1",
+        "3",
+        "192",
+        "–",
+        "2.5",
+    ]
+    assert "Made with hardware: not recorded; torch not recorded; commit not recorded." in section
+
+
+def test_the_same_results_give_the_same_bytes(write_report):
+    assert write_report() == write_report()
+
+
+def test_a_folder_that_is_none_is_refused_and_nothing_is_written(tmp_path):
+    out = tmp_path / "report.html"
+    with pytest.raises(ValueError, match="results must be a folder"):
+        main("mini", tmp_path / "no", out, PAPER_VALUES)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.1234, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0")])
+def test_differences_are_signed_points(share, text):
+    assert signed(share) == text
+
+
+def test_the_papers_relative_gains_follow_from_its_accuracies():
+    table = pd.read_csv(PAPER_VALUES)
+    assert set(table.figure) <= {caption.name for caption in CAPTIONS}
+    accuracy = (
+        table[table.metric == "accuracy"].dropna(subset="n_passes").set_index(["figure", "slice", "n_passes"]).value
+    )
+    gains = table[table.metric == "relative gain"]
+    assert len(gains) == 8
+    for gain in gains.itertuples():
+        ratio = accuracy[gain.figure, gain.slice, gain.n_passes] / accuracy[gain.figure, gain.slice, 1]
+        assert ratio - 1 == pytest.approx(gain.value, abs=0.0051)

@@ -1,0 +1,201 @@
+"""Intervals against published values, the equation that defines them, and sums done by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.optimize import brentq
+
+from lmsleep.figures.stats import (
+    compare_passes,
+    exact_accuracy,
+    mean_difference,
+    mean_scores,
+    mean_share,
+    over_seeds,
+    paired_differences,
+    plain,
+    wilson,
+)
+
+Z = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_gives_the_published_intervals(successes, n, low, high):
+    estimate = wilson(successes / n, n)
+    assert estimate.low == pytest.approx(low, abs=5e-5)
+    assert estimate.high == pytest.approx(high, abs=5e-5)
+    assert (estimate.value, estimate.n) == (successes / n, n)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 10), (7, 10), (40, 96), (1599, 1600)])
+def test_the_ends_of_wilson_are_where_the_score_test_turns(successes, n):
+    share = successes / n
+
+    def beyond(p):
+        return abs(share - p) - Z * math.sqrt(p * (1 - p) / n)
+
+    estimate = wilson(successes / n, n)
+    assert estimate.low == pytest.approx(brentq(beyond, 1e-12, share), abs=1e-9)
+    assert estimate.high == pytest.approx(brentq(beyond, share, 1 - 1e-12), abs=1e-9)
+
+
+def test_wilson_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="n must be 1 or more, got 0"):
+        wilson(0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "half"),
+    # quantiles of Student's t from tables: 12.7062 (1 degree of freedom), 4.30265 (2), 2.77645 (4)
+    [
+        ([0.0, 0.02], 0.01, 12.7062 * 0.01),
+        ([0.1, 0.2, 0.3], 0.2, 4.30265 * 0.1 / math.sqrt(3)),
+        ([-0.2, -0.4, -0.4, -0.4, -0.6], -0.4, 2.77645 * math.sqrt(0.02) / math.sqrt(5)),
+    ],
+)
+def test_a_mean_difference_has_the_t_interval(values, mean, half):
+    estimate = mean_difference(np.array(values))
+    assert estimate.value == pytest.approx(mean)
+    assert estimate.low == pytest.approx(mean - half, rel=1e-5)
+    assert estimate.high == pytest.approx(mean + half, rel=1e-5)
+    assert estimate.n == len(values)
+
+
+def test_a_mean_difference_ends_where_differences_end():
+    estimate = mean_difference(np.array([0.1, 0.7]))
+    assert (estimate.low, estimate.high) == (-1, 1)
+
+
+def test_a_mean_share_has_the_t_interval_of_its_logit():
+    """By hand: m = 0.5, s = 0.1 / sqrt(3), m (1 - m) = 0.25, so logit(m) = 0 and the half width is 4 t s."""
+    estimate = mean_share(np.array([0.4, 0.5, 0.6]))
+    half = 4 * 4.30265 * 0.1 / math.sqrt(3)
+    assert (estimate.value, estimate.n) == (pytest.approx(0.5), 3)
+    assert estimate.low == pytest.approx(1 / (1 + math.exp(half)), rel=1e-5)
+    assert estimate.high == pytest.approx(1 / (1 + math.exp(-half)), rel=1e-5)
+
+
+@pytest.mark.parametrize("shares", [(0.832, 0.460, 0.359), (1.0, 0.9996, 1.0), (0.0, 0.0, 0.01), (0.2, 0.21)])
+def test_a_mean_share_lies_in_its_interval_and_that_between_0_and_1(shares):
+    """The oracle is scipy's t interval of a mean, taken through the derivative of the logit."""
+    estimate, mean = mean_share(np.array(shares)), np.mean(shares)
+    assert 0 < estimate.low < mean < estimate.high < 1
+    low, high = stats.t.interval(0.95, len(shares) - 1, loc=mean, scale=stats.sem(shares))
+    slope = 1 / (mean * (1 - mean))
+    logits = np.log([estimate.low / (1 - estimate.low), estimate.high / (1 - estimate.high)])
+    assert np.diff(logits) == pytest.approx((high - low) * slope, rel=1e-6)
+    assert logits.mean() == pytest.approx(math.log(mean / (1 - mean)), abs=1e-6)
+
+
+def test_shares_that_are_all_one_have_the_interval_of_the_rows():
+    """Wilson's lower end at a share of 1 is n / (n + z^2)."""
+    estimate = mean_share(np.ones(3), rows=100)
+    assert (estimate.value, estimate.high) == (1, pytest.approx(1))
+    assert estimate.low == pytest.approx(100 / (100 + Z**2))
+    assert math.isnan(mean_share(np.ones(3)).low)
+
+
+def test_what_has_no_ends_keeps_its_t_interval():
+    estimate = over_seeds(np.array([1.0, 3.0]))
+    assert (estimate.low, estimate.high) == (pytest.approx(2 - 12.7062, rel=1e-5), pytest.approx(2 + 12.7062, rel=1e-5))
+
+
+@pytest.mark.parametrize("mean", [mean_share, mean_difference, over_seeds])
+def test_one_seed_has_no_interval(mean):
+    estimate = mean(np.array([0.25]))
+    assert estimate.value == 0.25
+    assert math.isnan(estimate.low)
+    assert math.isnan(estimate.high)
+
+
+def test_paired_differences_use_the_seeds_that_both_have():
+    table = pd.DataFrame(
+        [(1, 0, 0.50), (1, 1, 0.60), (1, 2, 0.10), (4, 0, 0.70), (4, 1, 0.90)], columns=["n_passes", "seed", "value"]
+    )
+    (record,) = paired_differences(table, "n_passes", 1).to_dict("records")
+    # differences 0.2 and 0.3; seed 2 has no N = 4
+    half = 12.7062 * 0.05  # t times standard deviation 0.05 * sqrt(2) over sqrt(2)
+    assert (record["n_passes"], record["base"], record["n"]) == (4, 1, 2)
+    assert record["value"] == pytest.approx(0.25)
+    assert record["low"] == pytest.approx(0.25 - half, rel=1e-5)
+    assert record["high"] == pytest.approx(0.25 + half, rel=1e-5)
+
+
+def test_paired_differences_keep_groups_apart_and_skip_those_without_the_base():
+    rows = [(8, 1, 0, 0.1), (8, 4, 0, 0.4), (2, 1, 0, 0.9), (2, 4, 0, 0.8), (16, 4, 0, 0.3)]
+    table = pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "value"])
+    records = paired_differences(table, "n_passes", 1, within=["slice"]).to_dict("records")
+    assert [(r["slice"], r["n_passes"]) for r in records] == [(2, 4), (8, 4)]
+    assert [r["value"] for r in records] == pytest.approx([-0.1, 0.3])
+
+
+@pytest.fixture
+def table():
+    """Two slices with unequal numbers of answers, N = 1 and 4, two seeds."""
+    exact = {  # (slice, N, seed): share right
+        ("2", 1, 0): 0.5, ("2", 1, 1): 0.6, ("2", 4, 0): 0.7, ("2", 4, 1): 0.9,
+        ("10", 1, 0): 0.1, ("10", 1, 1): 0.2, ("10", 4, 0): 0.1, ("10", 4, 1): 0.3,
+        ("all", 1, 0): 0.2, ("all", 1, 1): 0.3, ("all", 4, 0): 0.25, ("all", 4, 1): 0.45,
+    }  # fmt: skip
+    rows = [(*place, "test_exact", value) for place, value in exact.items()]
+    rows += [(*place, "test_count", 10 if place[0] == "2" else 30) for place in exact if place[0] != "all"]
+    rows += [(*place, "test_rows", 5) for place in exact if place[0] != "all"]
+    rows += [("2", 1, 0, "val_exact", 0.0), ("2", 1, 0, "cut_exact", 0.0)]  # other metrics, which must not count
+    return pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
+
+
+def test_exact_accuracy_has_the_interval_over_seeds_and_sorts_slices_as_numbers(table):
+    records = exact_accuracy(table, ["slice", "n_passes"])
+    assert [(r["slice"], r["n_passes"]) for r in records] == [(2, 1), (2, 4), (10, 1), (10, 4)]
+    first = records[0]
+    assert first["value"] == pytest.approx(0.55)
+    assert first["low"] == pytest.approx(1 / (1 + 0.45 / 0.55 * math.exp(12.7062 * 0.05 / (0.55 * 0.45))), rel=1e-5)
+    assert (first["answers"], first["rows"]) == (20, 5)
+    assert first["wilson_low"] is None and first["wilson_high"] is None  # two models are no sample of one proportion
+
+
+def test_a_single_seed_has_the_wilson_interval_over_its_rows_not_its_answers(table):
+    """Answers about one graph stand in one row, and are right or wrong together."""
+    _, record = exact_accuracy(table[(table.seed == 1) & (table["slice"] == "2")], ["n_passes"])
+    expected = wilson(0.9, 5)
+    assert (record["n_passes"], record["answers"], record["rows"]) == (4, 10, 5)
+    assert (record["wilson_low"], record["wilson_high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_table_that_counts_no_rows_gives_a_single_seed_no_interval(table):
+    (record, *_) = exact_accuracy(table[(table.seed == 1) & (table.metric != "test_rows")], ["slice", "n_passes"])
+    assert (record["wilson_low"], record["rows"], record["answers"]) == (None, None, 10)
+
+
+def test_compare_passes_by_slice_and_overall(table):
+    numbers = compare_passes(table, by_slice=True)
+    assert [(r["slice"], r["base"], r["n_passes"]) for r in numbers["difference"]] == [(2, 1, 4), (10, 1, 4)]
+    assert [r["value"] for r in numbers["difference"]] == pytest.approx([0.25, 0.05])
+    (overall,) = numbers["overall"]
+    assert (overall["n_passes"], overall["base"], overall["n"]) == (4, 1, 2)
+    assert overall["value"] == pytest.approx((0.05 + 0.15) / 2)
+
+
+def test_plain_makes_numbers_that_json_knows():
+    assert plain([{"n": np.int64(3), "low": math.nan, "value": np.float64(0.5), 2: "x"}]) == [
+        {"n": 3, "low": None, "value": 0.5, "2": "x"}
+    ]
+
+
+def test_mean_scores_are_those_over_seeds_for_each_level():
+    rows = [("2", n, seed, "test_loss", value) for n, seed, value in [(1, 0, 3.0), (1, 1, 1.0), (4, 0, 0.5)]]
+    rows += [("all", 1, 0, "test_loss", 9.0), ("2", 1, 0, "test_exact", 9.0), ("2", 1, 0, "val_loss", 9.0)]
+    table = pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
+    several, one = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
+    half = 12.7062 * math.sqrt(2) / math.sqrt(2)  # the quantile, the standard deviation and the root of two seeds
+    assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 2.0)
+    assert (several["low"], several["high"]) == pytest.approx((2 - half, 2 + half), rel=1e-5)
+    assert one == {"metric": "test_loss", "slice": 2, "n_passes": 4, "value": 0.5, "low": None, "high": None, "n": 1}

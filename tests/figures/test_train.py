@@ -1,0 +1,64 @@
+"""The name under which an interrupted run keeps its state: another one wherever it would not go on as it began."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lmsleep.figures.train import digest, main
+from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset
+
+PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
+
+
+@pytest.fixture
+def name(tmp_path):
+    """name(seed): of a run on problems drawn with that seed, always in the same place, which the configuration or the
+    command line names."""
+
+    def name(seed, by_argument=False):
+        problems, config = tmp_path / "problems", tmp_path / "run.yaml"
+        if problems.exists():
+            problems.rename(tmp_path / f"before_{len(list(tmp_path.iterdir()))}")
+        make_dataset(problems, DatasetConfig(PROBLEM, train=2, val=0, test=0, seed=seed))
+        task = {
+            "class_path": "lmsleep.tasks.GSMInfinite",
+            "init_args": {"path": None if by_argument else str(problems)},
+        }
+        OmegaConf.save({"data": {"task": task}}, config)
+        more = [f"--data.task.init_args.path={problems}"] if by_argument else []
+        return digest(Path("runs/x"), ["--config", str(config), *more])
+
+    return name
+
+
+@pytest.mark.parametrize("by_argument", [False, True])
+def test_a_run_keeps_its_name_on_the_same_problems_alone(name, by_argument):
+    assert name(0, by_argument) == name(0, by_argument) != name(1, by_argument)
+
+
+@pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])
+def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task):
+    config, names = tmp_path / "run.yaml", set()
+    for seed in (0, 1):
+        OmegaConf.save({"seed_everything": seed, "data": {"task": task}}, config)
+        for out, n_passes in (("runs/x", 1), ("runs/y", 1), ("runs/x", 2)):
+            names.add(digest(Path(out), [f"--config={config}", f"--sleep.n_passes={n_passes}"]))
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "sentence"),
+    [
+        ("none.yaml", "--sleep.n_passes=2", "there is no file or folder '.*none.yaml'"),
+        ("run.yaml", "--trainer.max_steps=-1", "max_steps of the trainer must be set"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, config, argument, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])  # Lightning warns of arguments that it does not use
+    OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}, "trainer": {"accelerator": "cpu"}}, "run.yaml")
+    with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+        main(["runs/x", "--config", config, argument])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]

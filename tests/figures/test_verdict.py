@@ -1,0 +1,72 @@
+"""The verdict that intervals give, and the one that a person wrote down."""
+
+import json
+import math
+
+import pytest
+
+from lmsleep.figures.results import OPPOSITE, SAME, UNDECIDED, direction, load
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "word"),
+    [
+        (0.01, 0.2, 1, SAME),
+        (-0.2, -0.01, 1, OPPOSITE),
+        (-0.01, 0.2, 1, UNDECIDED),
+        (0.0, 0.2, 1, UNDECIDED),
+        (-0.2, 0.0, 1, UNDECIDED),
+        (0.0, 0.0, 1, UNDECIDED),
+        (0.01, 0.2, -1, OPPOSITE),
+        (-0.2, -0.01, -1, SAME),
+        (-0.1, 0.1, -1, UNDECIDED),
+        (None, None, 1, UNDECIDED),
+        (math.nan, math.nan, 1, UNDECIDED),
+    ],
+)
+def test_a_direction_is_decided_by_an_interval_on_one_side_of_zero(low, high, expected, word):
+    assert direction(low, high, expected) == word
+
+
+def verdicts(folder, scale="mini"):
+    return {result.caption.name: result.verdict for result in load(folder, scale)}
+
+
+def test_the_largest_n_decides(results):
+    verdict = verdicts(results)["fig2b"]
+    assert verdict.word == SAME  # N = 2 alone would be the opposite
+    assert verdict.sentence == "N = 4 against N = 1: +40.0 (+31.0 to +49.0) points of accuracy, paired over 3 seeds."
+
+
+def test_one_seed_leaves_it_undecided(results):
+    verdict = verdicts(results)["fig4a"]
+    assert verdict.word == UNDECIDED
+    assert "one seed" in verdict.sentence
+
+
+def test_the_largest_t_decides_figure_2a_and_fewer_right_is_the_papers_direction(results):
+    steps = [
+        {"slice": t, "base": 2, "value": v, "low": v - 0.1, "high": v + 0.1, "n": 2} for t, v in ((10, -0.5), (4, 0.2))
+    ]
+    (results / "fig2a.json").write_text(json.dumps({"test_exact": [], "difference": steps}))
+    verdict = verdicts(results)["fig2a"]
+    assert verdict.word == SAME
+    assert verdict.sentence.startswith("t = 10 against t = 2: -50.0")
+
+
+def test_controls_have_no_verdict(results):
+    assert verdicts(results)["controls"] is None
+
+
+def test_a_written_verdict_counts_at_paper_scale_alone(results, write_report):
+    (results / "verdicts.yaml").write_text("fig2b: {verdict: not reached, sentence: Stopped at 0.1 B tokens.}\n")
+    assert verdicts(results)["fig2b"].word == SAME
+    verdict = verdicts(results, "paper")["fig2b"]
+    assert (verdict.word, verdict.sentence) == ("not reached", "Stopped at 0.1 B tokens.")
+    assert "Stopped at 0.1 B tokens." in write_report("paper")
+
+
+def test_an_unknown_verdict_is_refused(results):
+    (results / "verdicts.yaml").write_text("fig2b: {verdict: great, sentence: ''}\n")
+    with pytest.raises(ValueError, match="verdict of fig2b must be one of agrees, disagrees, not reached, got 'great'"):
+        load(results, "paper")
