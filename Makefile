@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 	fi
 	@touch $@
 
-repro: install  ## every figure of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3": these; JOBS at a time
+repro: install  ## the figures of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3"; JOBS cells at a time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS=$(JOBS) configs/scale/repro "$(SCALE)" $(FIGURES)
 
 test: install  ## the test suite
