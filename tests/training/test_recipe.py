@@ -198,9 +198,9 @@ def pretrained_sizes(folder):
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "paper"])
 def test_figure_5_trains_the_inserted_layers_for_a_third_of_its_steps(scale):
-    with open("params.yaml") as file:
-        figure = yaml.safe_load(file)[scale]["fig5"]
-    with open(figure["config"]) as file:
+    with open(f"configs/scale/{scale}.yaml") as file:
+        figure = yaml.safe_load(file)["figures"]["fig5"]
+    with open(figure["data"]["config"]) as file:
         config = yaml.safe_load(file)
     (stage,) = [c for c in config["trainer"]["callbacks"] if c["class_path"] == "lmsleep.training.WarmupStage"]
     stage = WarmupStage(**stage["init_args"])

@@ -30,7 +30,7 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.callbacks import StopOnNonFinite
-from lmsleep.training.deadline import RandomState
+from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.fit import SleepCLI, parse
 
 
