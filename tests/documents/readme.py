@@ -76,7 +76,7 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
         f"With all {rule.seed.nunique()} N = 1, 2 and 4 answer {answers(rule)}",
         f"**N = 2 is {points(ahead(rule, 2))} points above N = 1**, N = 4 {points(ahead(rule, 4))}",
         *([f"the second look alone, {second}"] if second else []),
-        f"At {DEPO_HOPS} hops N = 1, 2 and 4 answer {answers(near)} over {depo.seed.nunique()} runs: N = 2 is "
+        f"At {DEPO_HOPS} hops N = 1, 2 and 4 answer {answers(near)} over {depo.seed.nunique()} seeds: N = 2 is "
         f"{points(ahead(near, 2))} points above N = 1 and N = 4 {points(ahead(near, 4))}; the intervals lie "
         f"{side(ahead(near, 2))} and {side(ahead(near, 4))}",
         f"at {k} hops they answer {answers(far)}",
@@ -167,7 +167,7 @@ def fig3(root: Path) -> list[str]:
     begins = millions(one_hop_begins(folder, 1))
     return [
         "Fig. 3: more passes find answers more hops away",
-        f"hops {hops}; at {DEPO_HOPS} hops {against(near)} ({part.seed.nunique()} runs)",
+        f"hops {hops}; at {DEPO_HOPS} hops {against(near)} ({part.seed.nunique()} seeds)",
         "no values printed",
         f"[not reached]{LINK}: run with names of one or two tokens and no separators, not with the printed layout; "
         f"1 hop begins to be learned (N = 1: from {begins} tokens on, {percent(one.value, 0)} at "

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from scipy.stats import mannwhitneyu
 from tests.documents.document import Document
 from tests.documents.sources import (
     DEPO_HOPS,
     ahead,
+    count_runs,
     depo_runs,
     ends,
     markdown,
     mean,
     passes,
-    percents,
     points,
     scores,
     side,
@@ -71,7 +72,7 @@ def fig3_table(csv: Path) -> str:
     """Means at each number of hops, and differences where the curves part: of the page's seeds, and of all runs."""
     part, whole, rows = scores(csv), depo_runs(csv.parents[2]), []
     hops = sorted(map(int, part.slice.unique()))
-    for name, runs in ((f"{part.seed.nunique()} seeds", part), (f"{whole.seed.nunique()} runs", whole)):
+    for name, runs in ((f"{part.seed.nunique()} seeds", part), (f"all {count_runs(whole)} runs", whole)):
         for n in passes(runs):
             shares = [percent(mean(runs, n, k).value) for k in hops]
             apart = points(ahead(runs[runs.slice == DEPO_HOPS], n)) if n > 1 else ""
@@ -83,15 +84,20 @@ def fig3_table(csv: Path) -> str:
 def fig3_sentences(csv: Path) -> tuple[str, ...]:
     """What the page says of figure 3."""
     part, whole = scores(csv), depo_runs(csv.parents[2])
-    near = whole[whole.slice == DEPO_HOPS]
-    wide, best = near.pivot(index="seed", columns="n_passes", values="value"), whole[whole.slice == whole.slice.max()]
-    beyond_1 = [int((wide[n] > wide[1]).sum()) for n in (2, 4)]
-    own = near[near.seed < 0].sort_values(["n_passes", "seed"], ascending=[True, False])
-    twice = "; ".join(f"N = {n}: {percents(list(own[own.n_passes == n].value))}" for n in passes(own))
+    near, best = whole[whole.slice == DEPO_HOPS], whole[whole.slice == whole.slice.max()]
+    wide = near.pivot(index=["again", "seed"], columns="n_passes", values="value")
+    first, second = (
+        near[near.again == again].pivot(index="seed", columns="n_passes", values="value") for again in (0, 1)
+    )
+    alike = ", ".join(f"{first[n].corr(second[n]):.2f}" for n in (1, 2))
+    then, now = (percent(wide[4].mean()) for wide in (second, first))
+    chance = mannwhitneyu(first[4], second[4]).pvalue
     return (
         f"Figure 3: Depo, {part.seed.nunique()} seeds",
-        f"the mini scale's own runs have at {DEPO_HOPS} hops {twice}",
-        f"At {DEPO_HOPS} hops N = 2 is ahead of N = 1 in {beyond_1[0]} of {len(wide)} runs and N = 4 in {beyond_1[1]}",
+        f"correlation {alike} and {first[4].corr(second[4]):.2f} for N = 1, 2 and 4",
+        f"N = 4 had {then} then and {now} now (Mann-Whitney p = {chance:.2f})",
+        f"At {DEPO_HOPS} hops N = 2 is ahead of N = 1 in {(wide[2] > wide[1]).sum()} of {len(wide)} runs and N = 4 in "
+        f"{(wide[4] > wide[1]).sum()}",
         f"the best run has {percent(best.value.max(), 0)}",
     )
 

@@ -28,10 +28,16 @@ def scores(path: Path, metric: str = "test_exact", tokens: int | None = None, **
 
 
 def depo_runs(root: Path) -> pd.DataFrame:
-    """Test scores of mini Depo: every seed of results/seeds, and the mini scale's own runs, which rounding has made
-    runs of their own; their seeds stand as -1, -2, ... here, each paired with its own N = 1."""
-    more, shown = (scores(root / f"results/{folder}/fig3.csv") for folder in ("seeds", "mini"))
-    return pd.concat([more, shown.assign(seed=-1 - shown.seed)])
+    """Test scores of mini Depo: every seed of results/seeds, and most of them once more at an earlier commit, where
+    another order of sums made them other runs. Column `again` tells them apart; a mean over seeds takes a seed's runs
+    together."""
+    now, earlier = (scores(root / f"results/seeds/{name}.csv") for name in ("fig3", "fig3_earlier"))
+    return pd.concat([now.assign(again=0), earlier.assign(again=1)])
+
+
+def count_runs(part: pd.DataFrame) -> int:
+    """Runs of one N."""
+    return len(part[["seed", "again"]].drop_duplicates())
 
 
 def at_the_end(path: Path, metric: str = "val_exact") -> pd.DataFrame:
