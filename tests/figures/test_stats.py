@@ -103,6 +103,14 @@ def test_shares_that_are_all_one_have_the_interval_of_the_rows():
     assert math.isnan(mean_share(np.ones(3)).low)
 
 
+def test_seeds_that_agree_have_the_interval_of_the_rows():
+    """Wilson's interval of a half is symmetric, of half-width z / (2 sqrt(n + z^2))."""
+    estimate = mean_share(np.full(3, 0.5), rows=100)
+    half = Z / (2 * math.sqrt(100 + Z**2))
+    assert (estimate.low, estimate.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert math.isnan(mean_share(np.full(3, 0.5)).low)
+
+
 def test_what_has_no_ends_keeps_its_t_interval():
     estimate = over_seeds(np.array([1.0, 3.0]))
     assert (estimate.low, estimate.high) == (pytest.approx(2 - 12.7062, rel=1e-5), pytest.approx(2 + 12.7062, rel=1e-5))

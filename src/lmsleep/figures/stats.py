@@ -63,14 +63,14 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     """Mean over seeds of shares, with the t interval on the logit scale, as survey statistics has it for clusters.
 
     The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
-    freedom: always around m and between 0 and 1. A mean of exactly 0 or 1 has no logit and no spread to see; its ends
-    are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. Nor is there an
-    interval of a single seed.
+    freedom: always around m and between 0 and 1. Where all seeds agree, as at exactly 0 or 1, there is no spread to
+    see: the ends are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. A
+    single seed has no interval either.
     """
     mean = over_seeds(shares)
     if mean.n < 2:
         return mean
-    if not 0 < mean.value < 1:
+    if np.ptp(shares) == 0:
         ends = replace(mean, low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
         return replace(ends, n=mean.n)
     half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
