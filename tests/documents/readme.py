@@ -73,7 +73,7 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
     k, near, far = int(depo.slice.max()), depo[depo.slice == DEPO_HOPS], depo[depo.slice == depo.slice.max()]
     return (
         f"Thin lines are seeds: in these {shown.seed.nunique()} runs N = 1, 2 and 4 answer {answers(shown)}",
-        f"With all {rule.seed.nunique()} N = 1, 2 and 4 answer {answers(rule)}",
+        f"[all {rule.seed.nunique()} seeds that were run](results/seeds/README.md) they answer {answers(rule)}",
         f"**N = 2 is {points(ahead(rule, 2))} points above N = 1**, N = 4 {points(ahead(rule, 4))}",
         *([f"the second look alone, {second}"] if second else []),
         f"At {DEPO_HOPS} hops N = 1, 2 and 4 answer {answers(near)} over {depo.seed.nunique()} seeds: N = 2 is "

@@ -7,6 +7,7 @@ from tests.documents.document import Document
 from tests.documents.sources import (
     DEPO_HOPS,
     ahead,
+    answers,
     count_runs,
     depo_runs,
     ends,
@@ -57,11 +58,13 @@ def fig2b_table(csv: Path) -> str:
 
 def fig2b_sentences(csv: Path) -> tuple[str, ...]:
     """What the page says of figure 2b."""
-    part = scores(csv)
+    part, before = scores(csv), scores(csv.with_name("fig2b_earlier.csv"))
     low = part[(part.n_passes == 4) & (part.value < 0.4)]
     seeds, sides = part.seed.nunique(), [side(ahead(part, n)) for n in (2, 4)]
     return (
         f"Figure 2b: Rule 110, t = 4, {seeds} seeds",
+        f"All {before.seed.nunique()} gave {answers(before)} there, N = 2 {points(ahead(before, 2))} and N = 4 "
+        f"{points(ahead(before, 4))} points",
         f"Over all {seeds} seeds the interval of N = 2 lies {sides[0]}, that of N = 4 {sides[1]}",
         f"{beyond(csv, 4, 0.85)} of {seeds} runs with N = 4 are above 85 % and {len(low)} below 40 %; above 85 % are "
         f"{beyond(csv, 2, 0.85)} runs with N = 2 and {beyond(csv, 1, 0.85)} with N = 1",
