@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ evaluate@fig2b table@fig2b figure@fig2a figure@fig2b measure@fig6 cost@fig6 ours
 # Stands for DVC: notes what it is asked, with the scale, and can fail or be slow at a stage.
 DVC = """#!/bin/sh
 [ "$1" = stage ] && { printf '%s\\n' $STAGES; exit; }
-echo "$(sed -n 's/^scale: //p' params.yaml) $(cat dvc.lock) $*" >>asked
+echo "$(sed -n 's/^scale: //p' params.yaml) $(cat dvc.lock 2>/dev/null) $*" >>asked
 cell() { trap 'sleep 1; touch saved; exit' TERM; touch ready; while :; do sleep 0.1; done; }
 case "$*" in *"$FAIL") exit 1;; *"$SLOW") cell & wait;; esac
 echo "lock of $(sed -n 's/^scale: //p' params.yaml)" >dvc.lock
@@ -37,7 +38,8 @@ def start(tmp_path):
         env = {"STAGES": STAGES, "FAIL": "never", "SLOW": "never", "JOBS": "1"} | env
         env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | env
         words = ["sh", "configs/scale/repro", scale, *figures]
-        return subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True, **pipes)
 
     return start
 
@@ -63,7 +65,7 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
         (["fig2a", "fig2b"], "figure@fig2a figure@fig2b", ["fig2a", "fig2b"]),
         (["fig6"], "cost@fig6", []),
         (["controls"], "ours@controls", []),
-        (["fig9"], "fig9", []),
+        (["data@fig2a", "fig6"], "data@fig2a cost@fig6", []),
     ],
 )
 def test_some_figures_need_their_own_stages(start, tmp_path, figures, last, cells):
@@ -93,15 +95,62 @@ def test_a_stage_that_fails_ends_it_and_all_is_put_back(start, tmp_path, jobs):
     assert (tmp_path / "params.yaml").read_text() == params and (tmp_path / "dvc.lock").read_text() == "lock\n"
 
 
-def test_a_signal_ends_it_when_its_cells_have_saved_and_all_is_put_back(start, tmp_path):
-    """To the process group, as `timeout` sends it. DVC itself does not wait for its cells."""
+def until_ready(process, folder):
+    while not (folder / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_when_its_cells_have_saved_and_all_is_put_back(start, tmp_path, sent):
+    """To the process group, as `timeout` and a terminal that closes send it. DVC itself does not wait for its cells."""
     params = (tmp_path / "params.yaml").read_text()
     process = start("smoke", SLOW="train_fig2b@4-0")
-    while not (tmp_path / "ready").exists():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM and (tmp_path / "saved").exists()
+    until_ready(process, tmp_path)
+    os.killpg(process.pid, sent)
+    assert process.wait(timeout=20) == 128 + sent
+    assert (tmp_path / "saved").exists() or sent == signal.SIGHUP  # of which a cell knows nothing
     assert (tmp_path / "params.yaml").read_text() == params and (tmp_path / "dvc.lock").read_text() == "lock\n"
+
+
+def test_after_a_kill_every_scale_is_refused_until_all_is_put_back(start, tmp_path):
+    params = (tmp_path / "params.yaml").read_text()
+    process = start("smoke", SLOW="train_fig2b@4-0")
+    until_ready(process, tmp_path)
+    during = (tmp_path / "asked").read_text()
+    for scale in ("", "gpu"):
+        other = start(scale)
+        assert other.wait() == 1 and "another scale is in use, or was left by a kill" in other.stderr.read()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = start("")
+    assert again.wait() == 1
+    words = re.search("'(mv .*)'", again.stderr.read())
+    assert words and (tmp_path / "asked").read_text() == during
+    subprocess.run(words.group(1), shell=True, check=True, cwd=tmp_path)
+    assert (tmp_path / "params.yaml").read_text() == params and (tmp_path / "dvc.lock").read_text() == "lock\n"
+    assert start("").wait() == 0
+
+
+def test_a_project_without_a_lock_has_none_afterwards(start, tmp_path):
+    (tmp_path / "dvc.lock").unlink()
+    process = start("smoke", "fig6", STAGES="data@fig2a cost@fig6")
+    assert process.wait() == 0 and "cp:" not in process.stderr.read()
+    assert not (tmp_path / "dvc.lock").exists() and (tmp_path / "runs/smoke.lock").exists()
+
+
+@pytest.mark.parametrize(("figures", "place"), [([], "results/smoke.html"), (["fig2a"], "results/smoke")])
+def test_another_scale_ends_with_the_place_of_its_result(start, figures, place):
+    assert start("smoke", *figures).communicate()[0].splitlines()[-1] == f"the result is in {place}"
+
+
+@pytest.mark.parametrize("scale", ["", "smoke"])
+def test_an_unknown_figure_is_one_sentence_before_anything_is_made(start, tmp_path, scale):
+    process = start(scale, "fig2a", "fig9")
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "") and not (tmp_path / "asked").exists()
+    assert err == "error: FIGURES must be some of fig2a fig2b fig6 controls, or stages of dvc.yaml, got 'fig9'\n"
+    assert not (tmp_path / "runs/.scale").exists()
 
 
 def test_an_unknown_scale_is_one_sentence(start):
