@@ -19,6 +19,7 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 		|| echo "the CUDA kernels did not install; everything runs without them: see 'lmsleep doctor'"; \
 	fi
 	@touch $@
+	@echo "for lmsleep and dvc in this shell: source $(BIN)/activate"
 
 repro: install  ## the figures of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3"; JOBS cells at a time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS=$(JOBS) configs/scale/repro "$(SCALE)" $(FIGURES)

@@ -75,10 +75,11 @@ def test_the_list_is_there_without_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_an_unknown_command_is_named_beside_the_list(capsys):
+@pytest.mark.parametrize(("words", "asked"), [(["sleep", "4"], "sleep"), (["bench", "nope", "4"], "bench nope")])
+def test_an_unknown_command_is_named_beside_the_list(words, asked, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["sleep"])
-    assert "error: there is no command 'sleep'" in capsys.readouterr().err
+        main(words)
+    assert f"error: there is no command {asked!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

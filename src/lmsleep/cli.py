@@ -46,7 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
     else:
-        print(f"{overview()}\n\nerror: there is no command {words[0]!r}", file=sys.stderr)
+        asked = " ".join(words[: 2 if words[0] == "bench" else 1])
+        print(f"{overview()}\n\nerror: there is no command {asked!r}", file=sys.stderr)
         sys.exit(2)
 
 
