@@ -165,6 +165,12 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
 
 
+def test_the_summary_says_one_pass(run, caplog):
+    with caplog.at_level(logging.INFO):
+        fitted(run(1, [RunReport()]))
+    assert "; 1 pass (hard eviction)" in "\n".join(caplog.messages)
+
+
 def test_two_sleep_callbacks_are_refused(run):
     cell = run(2, [SleepCallback(3)])
     with pytest.raises(ValueError, match=r"callbacks must hold one SleepCallback, got 2"):

@@ -105,6 +105,14 @@ def test_a_run_without_validation_is_measured_too(capsys):
     assert "the run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_it_names_checkpoints_only_where_the_run_makes_them(on, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    main([*RULE110, "--steps=2", f"--trainer.enable_checkpointing={str(on).lower()}"])
+    out = capsys.readouterr().out
+    assert "a validation" in out and ("each with a checkpoint" in out) == on
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 @pytest.mark.parametrize("absent", ["--device=meta", "--trainer.accelerator=gpu"])
 def test_without_its_device_it_says_sizes_and_no_time(absent, capsys):
@@ -129,6 +137,11 @@ def test_the_pretrained_models_are_planned_without_their_weights(model, capsys, 
     [
         (["--steps=1"], "steps must be 2 or more, got 1"),
         (["--trainer.max_steps=-1"], "max_steps of the trainer must be 1 or more to plan a run, got -1"),
+        (["--trainer.fast_dev_run=true"], "fast_dev_run of the trainer must be false to plan a run, got True"),
+        (
+            ["--trainer.val_check_interval=0.5"],
+            "val_check_interval .* must be a number of batches .*, got 0.5",
+        ),
         (["--sleep.n_passes=-3"], "n_passes must be 1 or more .*, got -3"),
         (["--model.model.window_size=5"], "window_size of the model must be the task's 12"),
         (["--model.init_from=./nowhere", "--model.model=null"], "nowhere"),

@@ -214,11 +214,12 @@ class RunReport(L.Callback):
         sleeps, task = how_it_sleeps(trainer), data.task
         self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
+        passes = f"{sleeps['n_passes']} pass{'es' if sleeps['n_passes'] > 1 else ''}"
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {model.config.num_params():,} parameters; {windows} windows of up to "
-            f"{model.window_size} tokens; {sleeps['n_passes']} passes ({sleeps['eviction']} eviction); "
+            f"{model.window_size} tokens; {passes} ({sleeps['eviction']} eviction); "
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
             f"backends: {backends}"

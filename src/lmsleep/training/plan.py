@@ -4,7 +4,7 @@ It takes the arguments of `lmsleep fit`. Measured are twice --steps steps as the
 validation and a checkpoint, which goes to a temporary folder; callbacks of the configuration are left out.
 
 lmsleep plan --config configs/experiment/rule110.yaml --sleep.n_passes=4
-lmsleep plan --config configs/experiment/paper/gsm_ouro.yaml --device meta     parameters, state and operations alone
+lmsleep plan --config configs/experiment/paper/rule110.yaml --device meta     parameters, state and operations alone
 """
 
 import resource
@@ -170,6 +170,7 @@ class PlanCLI(SleepCLI):
         """Shortens the run to the steps that are measured; remembers what it was."""
         if self.config.steps < 2:
             raise ValueError(f"steps must be 2 or more, got {self.config.steps}")
+        check_plannable(self.config.trainer)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
         trainer = self.config.trainer
         self.whole, self.clock = trainer.clone(), Clock()
@@ -239,6 +240,15 @@ def plan(cli: type[CLI], args: list[str] | None, description: str | None = None,
     return parse(cli, args, description, prog, run=False, save_config_callback=None)
 
 
+def check_plannable(trainer: Any) -> None:
+    """Raises ValueError where a Trainer's arguments do not tell how many batches a run and its validations take."""
+    if trainer.fast_dev_run:
+        raise ValueError(f"fast_dev_run of the trainer must be false to plan a run, got {trainer.fast_dev_run}")
+    every = trainer.val_check_interval
+    if not isinstance(every, int | None):
+        raise ValueError(f"val_check_interval of the trainer must be a number of batches to plan a run, got {every!r}")
+
+
 def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
     """The plan for a person, line by line; no times where nothing was measured."""
     whole, clock, eviction = cli.whole, cli.clock, cli.config.sleep.eviction
@@ -256,10 +266,11 @@ def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
         step = statistics.fmean(clock.batches()) * work.accumulate
         seconds = clock.run(whole.max_steps * whole.accumulate_grad_batches, cli.validations())
         place = cli.trainer.strategy.root_device.type
+        checkpoint = "" if whole.enable_checkpointing is False else ", each with a checkpoint"
         rows += [
             ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {place}"),
             ("first batch", f"{clock.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),
-            ("a validation", f"{clock.validation:,.3g} s", f"{cli.validations():,} of them, each with a checkpoint"),
+            ("a validation", f"{clock.validation:,.3g} s", f"{cli.validations():,} of them{checkpoint}"),
             ("peak memory", _size(peak_bytes), "of the device" if place == "cuda" else "of the process"),
             ("the run", _time(seconds), ""),
         ]
