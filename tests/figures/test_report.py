@@ -169,6 +169,15 @@ def test_other_numbers_of_a_picture_are_folded_away(write_report, results):
     assert re.findall(r"<td>(.*?)</td>", folded) == ["fig2b", "4", "2", "0.1235"]
 
 
+@pytest.mark.parametrize(("scale", "said"), [("mini", ["fig2b"]), ("smoke", [])])
+def test_a_figure_with_more_seeds_elsewhere_says_so_at_mini_scale(write_report, results, scale, said):
+    (results.parent / "seeds").mkdir()
+    (results.parent / "seeds/fig2b.csv").touch()
+    text = write_report(scale)
+    page = Page(text)
+    assert [c.name for c in CAPTIONS if "results/seeds" in page.section(text, c.name)] == said
+
+
 def test_measurements_are_read_from_their_table(write_report, results):
     rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
     rows += [

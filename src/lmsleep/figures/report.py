@@ -7,6 +7,7 @@ The same results give the same bytes.
 """
 
 import base64
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,14 @@ def main(scale: str, results: Path, out: Path, paper: Path = Path("docs/paper_va
         out: the HTML file.
         paper: what the paper prints.
     """
-    text = page(scale, load(results, scale), paper_values(paper))
+    more_seeds = {table.stem for table in results.parent.glob("seeds/*.csv")} if scale == "mini" else set()
+    text = page(scale, load(results, scale), paper_values(paper), more_seeds)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
 
 
-def page(scale: str, results: list[Result], paper: pd.DataFrame) -> str:
-    """The report of a scale; `paper` as `paper_values` reads it."""
+def page(scale: str, results: list[Result], paper: pd.DataFrame, more_seeds: Set[str] = frozenset()) -> str:
+    """The report of a scale; `paper` as `paper_values` reads it, `more_seeds` figures with more seeds elsewhere."""
     folder = Path(__file__).parent
     loader = FileSystemLoader(folder)
     environment = Environment(
@@ -54,7 +56,9 @@ def page(scale: str, results: list[Result], paper: pd.DataFrame) -> str:
     )
     figures = [view(scale, result, paper[paper.figure == result.caption.name]) for result in results]
     css, drawings = ((folder / name).read_text() for name in ("report.css", "mechanism.svg"))
-    return environment.get_template("report.html.j2").render(scale=scale, figures=figures, css=css, drawings=drawings)
+    return environment.get_template("report.html.j2").render(
+        scale=scale, figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
+    )
 
 
 def view(scale: str, result: Result, paper: pd.DataFrame) -> dict[str, Any]:
