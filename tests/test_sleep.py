@@ -248,6 +248,7 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
         ({"targets": torch.zeros(2, 3)}, r"targets must have the shape of tokens \(2, 4\), got \(2, 3\)"),
         ({"mask": torch.zeros(1, 4)}, r"mask must have the shape of tokens \(2, 4\), got \(1, 4\)"),
         ({"loss_windows": [True] * 2}, "loss_windows must say of 1 windows if they carry loss, got 2"),
+        ({"loss_windows": []}, "loss_windows must say of 1 windows if they carry loss, got 0"),
         (
             {"n_passes": 3, "on_overflow": lambda blocks, h, S: (h, S)},
             "n_passes must be left out beside on_overflow, which says how often, got 3",

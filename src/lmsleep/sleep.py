@@ -85,6 +85,8 @@ def read_windows(
         windows = Windows.of(targets, model.window_size)
     else:
         windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()))
+        if loss_windows is not None:
+            windows.check_count(len(loss_windows))
     S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache, keep = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
@@ -151,9 +153,14 @@ class Windows:
     carry_loss: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.carry_loss:
+            self.check_count(len(self.carry_loss))
+
+    def check_count(self, said: int) -> None:
+        """Raises ValueError unless `said` is the number of windows."""
         count = -(-self.length // self.size)
-        if len(self.carry_loss) not in (0, count):
-            raise ValueError(f"loss_windows must say of {count} windows if they carry loss, got {len(self.carry_loss)}")
+        if said != count:
+            raise ValueError(f"loss_windows must say of {count} windows if they carry loss, got {said}")
 
     @classmethod
     def of(cls, targets: Tensor, size: int) -> "Windows":

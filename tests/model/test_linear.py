@@ -208,12 +208,14 @@ def test_layers_with_something_of_their_own_are_called():
     assert torch.equal(got[0], plain(x)) and torch.equal(got[1], biased(x))
 
 
-def test_a_hook_on_a_layer_is_called():
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_a_hook_on_a_layer_is_called(kind):
     (layer,) = layers(3)
     called = []
-    layer.register_forward_hook(lambda *_: called.append(1))
+    getattr(layer, f"register_{kind}")(lambda *_: called.append(1))
     with sharing_weights():
-        project(torch.randn(4, 6, dtype=torch.float64), layer)
+        (y,) = project(torch.randn(4, 6, dtype=torch.float64, requires_grad=True), layer)
+        y.sum().backward()
     assert called == [1]
 
 

@@ -113,6 +113,25 @@ def test_sigterm_saves_within_a_batch_and_nothing_is_lost(run, tmp_path, stage, 
     assert before.validations + after.validations == whole.validations
 
 
+def test_a_stop_within_the_micro_batches_of_a_step_loses_none_of_them(run, tmp_path):
+    """Steps of 4 batches; the stop comes after the second batch of the third step, which is then read from its start."""
+
+    class StopAtBatch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"accumulate_grad_batches": 4, "max_steps": 4, "enable_checkpointing": True}
+    whole, after = Recorder(), Recorder()
+    uncut = fitted(run(2, [LastCheckpoint(str(tmp_path / "whole")), whole], **options))
+    with pytest.raises(SIGTERMException):
+        fitted(run(2, [LastCheckpoint(str(tmp_path)), StopAtBatch()], **options))
+    resumed = run(2, [LastCheckpoint(str(tmp_path)), after], **options)
+    resumed.trainer.fit(resumed.module, resumed.data, ckpt_path=tmp_path / "last.ckpt")
+    assert after.losses == whole.losses[8:]
+    assert all(map(torch.equal, weights(resumed.module), weights(uncut.module)))
+
+
 def test_an_exception_within_an_update_saves_nothing(run, tmp_path):
     class Stop(L.Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):

@@ -51,7 +51,8 @@ def _narrow(x: Tensor) -> Tensor:
 
 def _plain(layer: nn.Module) -> bool:
     """Whether the layer is nothing but a product with a dense weight, for which nobody has put in something else."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+    forward = layer._forward_hooks or layer._forward_pre_hooks
+    hooked = forward or layer._backward_hooks or layer._backward_pre_hooks
     return type(layer) is nn.Linear and layer.bias is None and type(layer.weight) is nn.Parameter and not hooked
 
 
