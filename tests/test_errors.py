@@ -24,7 +24,23 @@ def test_a_missing_file_is_named(tmp_path):
         (tmp_path / "x").read_text()
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), PermissionError("x"), AssertionError("x")])
+def test_a_path_of_the_wrong_kind_is_named(tmp_path):
+    (tmp_path / "x").touch()
+    for use, reason in (
+        (lambda: (tmp_path / "x").mkdir(), "x' cannot be used: file exists"),
+        (lambda: (tmp_path / "x" / "y").read_text(), "x/y' cannot be used: not a directory"),
+        (lambda: tmp_path.read_text(), "' cannot be used: is a directory"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: '{tmp_path}.*{reason}$"), one_sentence():
+            use()
+
+
+def test_a_forbidden_path_is_named():
+    with pytest.raises(SystemExit, match="^error: 'x' cannot be used: permission denied$"), one_sentence():
+        raise PermissionError(13, "Permission denied", "x")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), OSError("x"), AssertionError("x")])
 def test_everything_else_keeps_its_traceback(error):
     with pytest.raises(type(error), match="x"), one_sentence():
         raise error

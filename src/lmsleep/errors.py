@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from jsonargparse import DefaultHelpFormatter
 
+# Errors of a path that a user gave; others, such as a disk that is full, are told with their traceback.
+PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Leaves the lines of a description, which shows commands, as they are."""
@@ -14,8 +17,8 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
-    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file is missing or
-    a loss is not finite. Any other error is a mistake of ours and keeps its traceback.
+    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file is missing,
+    is of the wrong kind or forbidden, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback.
 
     Args:
         others: further exceptions that speak to the user.
@@ -25,6 +28,14 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FileNotFoundError, FloatingPointError, *others) as error:
-        missing = error.filename if isinstance(error, FileNotFoundError) else None
-        sys.exit(f"error: {error}" if missing is None else f"error: there is no file or folder {str(missing)!r}")
+    except (ValueError, FloatingPointError, *PATH_ERRORS, *others) as error:
+        sys.exit(f"error: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, PATH_ERRORS) or error.filename is None:
+        return str(error)
+    path = repr(str(error.filename))
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file or folder {path}"
+    return f"{path} cannot be used: {str(error.strerror).lower()}"

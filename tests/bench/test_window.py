@@ -83,6 +83,7 @@ def test_what_was_measured_before_an_end_is_kept(config, ends, windows, tmp_path
     [
         (["--windows=[4,4]"], "windows must differ, got 4, 4"),
         (["--windows=[5]"], "windows must divide length=16, got 5"),
+        (["--windows=[]"], "windows must be one or more, got none"),
         (["--passes=[0]"], "n_passes must be 1 or more"),
         (["--batch_sizes=[0]"], "batch_sizes must be 1 or more, got 0"),
         (["--repeats", "0"], "repeats must be 1 or more, got 0"),
@@ -95,3 +96,10 @@ def test_bad_arguments_are_refused(config, argv, message, tmp_path):
     with pytest.raises(SystemExit, match=f"^error: {message}"):
         lmsleep(["bench", "window", *argv, "--out", str(tmp_path / "table.csv")])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", [".", "none/table.csv"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(config, out, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmsleep.bench.window.measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
+        lmsleep(["bench", "window", f"--config={config}", f"--out={tmp_path / out}"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gsm_bpe import train_bpe
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm import (
@@ -156,6 +156,35 @@ def test_files_of_two_datasets_are_refused(folder: Path, tmp_path: Path):
     (tmp_path / "other/test.safetensors").replace(folder / "test.safetensors")
     with pytest.raises(ValueError, match=r"test.safetensors was made otherwise than a file beside it"):
         Dataset(folder)
+
+
+def test_a_stray_file_of_a_split_without_rows_is_refused(folder: Path, tmp_path: Path):
+    make_dataset(tmp_path / "other", replace(CONFIG, val=0))
+    (folder / "val.safetensors").replace(tmp_path / "other/val.safetensors")
+    with pytest.raises(ValueError, match=r"val.safetensors was made otherwise than a file beside it"):
+        Dataset(tmp_path / "other")
+
+
+@pytest.mark.parametrize("header", ["[]", "null", '"a"', '{"made": []}', '{"made": null, "sha256": "a"}'])
+def test_metadata_of_another_shape_is_damage(folder: Path, header: str):
+    save_file(load_file(folder / "val.safetensors"), folder / "val.safetensors", {"lmsleep.gsm": header})
+    with pytest.raises(ValueError, match=r"val.safetensors is damaged"):
+        Dataset(folder)
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_a_file_in_place_of_the_folder_is_refused_before_rows_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(dataset, "draw_split", lambda *_: pytest.fail("drew rows"))
+    with pytest.raises(ValueError, match=r"^folder must be a folder, .*file' is a file$"):
+        make_dataset(tmp_path / place, CONFIG)
+
+
+def test_a_dataset_without_rows_is_refused():
+    with pytest.raises(ValueError, match="one of them must have rows"):
+        replace(CONFIG, train=0, val=0, test=0)
 
 
 def test_a_file_under_the_name_of_another_split_is_refused(folder: Path):

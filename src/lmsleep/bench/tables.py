@@ -15,8 +15,10 @@ Measurement = tuple[str, int, int, int, str, float]
 
 
 def check_distinct(**values: Sequence[int]) -> None:
-    """Raises ValueError if one of these has a value twice: a table has one row for each."""
+    """Raises ValueError if one of these is empty or has a value twice: a table has one row for each."""
     for name, those in values.items():
+        if not those:
+            raise ValueError(f"{name} must be one or more, got none")
         if len(set(those)) < len(those):
             raise ValueError(f"{name} must differ, got {', '.join(map(str, those))}")
 
@@ -25,6 +27,12 @@ def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.Data
     """A table with the columns of every results file."""
     frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
     return frame.assign(figure=figure, seed=seed)[COLUMNS]
+
+
+def check_out(path: Path) -> None:
+    """Raises ValueError, before anything is measured, if `write` could not write there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"out must be a file in a folder that exists, got {str(path)!r}")
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

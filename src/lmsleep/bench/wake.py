@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from lmsleep.bench.subject import read_model, usable_device
-from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
+from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
@@ -222,6 +222,7 @@ def main(
         seed: of the weights.
         out: tidy table.
     """
+    check_out(out)
     model = read_model(config)
     model = replace(model, window_size=window_size or model.window_size)
     frame = measure(model, contexts, passes, tokens, usable_device(device), seed, 1e9 * max_cache_gb)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import read_model, usable_device
-from lmsleep.bench.tables import Measurement, check_distinct, tidy, wide, write
+from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.sleep import IGNORE, read_windows
@@ -184,6 +184,7 @@ def main(
         seed: of the weights.
         out: tidy table.
     """
+    check_out(out)
     settings = (windows, passes, length, batch_sizes, repeats, eviction, usable_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):

@@ -67,6 +67,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
     (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    for unfinished in state.glob(".*"):  # what `atomic_write` leaves if it is killed
+        unfinished.unlink()
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)

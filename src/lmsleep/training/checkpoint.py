@@ -64,9 +64,7 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.strategy.checkpoint_io = WholeFileIO()
         super().setup(trainer, pl_module, stage)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         extra = progress["current"]["ready"] % trainer.accumulate_grad_batches

@@ -75,6 +75,8 @@ class DatasetConfig:
         for split in SPLITS:
             if self.rows(split) < 0 or self.rows(split) % n_ops:
                 raise ValueError(f"{split} must be a multiple of the {n_ops} operation counts, got {self.rows(split)}")
+        if not any(map(self.rows, SPLITS)):
+            raise ValueError(f"{', '.join(SPLITS)}: one of them must have rows, all are 0")
 
     def rows(self, split: str) -> int:
         return getattr(self, split)
@@ -95,10 +97,13 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
 
     Raises:
         ValueError: if no problem can satisfy the configuration (nothing is written then), if the folder holds a dataset
-            of another configuration, or if a file in it is damaged.
+            of another configuration or cannot be one, or if a file in it is damaged.
     """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"folder must be a folder, or one to be made, but {str(place)!r} is a file")
     encoder = _encoder(config)
     made = _made_with(config, encoder)
     paths = {split: _path(folder, split) for split in SPLITS}
@@ -203,13 +208,14 @@ class Dataset:
             raise ValueError(f"path: {folder} holds no dataset, that is, no train.safetensors, val.safetensors, ...")
         made = next(iter(self._splits.values())).made
         self.config, self.vocabulary = made["config"], made["vocabulary"]
-        for split in (split for split in SPLITS if self.config[split]):
-            if split not in self._splits:
-                raise ValueError(f"{paths[split]} is missing; make the dataset again")
-            if self._splits[split].made != made:
+        for split, stored in self._splits.items():
+            if stored.made != made:
                 raise ValueError(
                     f"{paths[split]} was made otherwise than a file beside it; delete it and make it again"
                 )
+        for split in (split for split in SPLITS if self.config[split]):
+            if split not in self._splits:
+                raise ValueError(f"{paths[split]} is missing; make the dataset again")
         if encoder is not None and encoder.sha256 != self.vocabulary["sha256"]:
             raise ValueError(
                 f"tokenizer: {folder} was made with another vocabulary (of {self.vocabulary['size']} tokens) than the "
@@ -250,7 +256,7 @@ class Split:
             arrays = {name: file.get_tensor(name) for name in DTYPES}
             if _checksum(path, header["made"], arrays) != header["sha256"] or header["made"]["format"] != FORMAT:
                 raise ValueError
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # TypeError: JSON of another shape
             raise ValueError(f"{path} is damaged or not a {FORMAT!r}; delete it and make it again") from None
         self.made, self.sha256 = header["made"], header["sha256"]
         self._tokens = file.get_slice("tokens")  # read from disk when asked for
