@@ -36,7 +36,7 @@ def test_a_path_of_the_wrong_kind_is_named(tmp_path):
 
 
 def test_a_forbidden_path_is_named():
-    with pytest.raises(SystemExit, match="^error: 'x' cannot be used: permission denied$"), one_sentence():
+    with pytest.raises(SystemExit, match=r"^error: 'x' cannot be used: permission denied$"), one_sentence():
         raise PermissionError(13, "Permission denied", "x")
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from jsonargparse import DefaultHelpFormatter
 
-# Errors of a path that a user gave; others, such as a disk that is full, are told with their traceback.
+# Those of the OSErrors that a path the user gave brings about; a full disk, say, is none of them.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -17,8 +17,9 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
-    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file is missing,
-    is of the wrong kind or forbidden, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback.
+    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a path is missing,
+    forbidden or of the wrong kind, or a loss is not finite. Any other error is a mistake of ours and keeps its
+    traceback.
 
     Args:
         others: further exceptions that speak to the user.

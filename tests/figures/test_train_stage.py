@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lmsleep.figures.train import digest, main
+from lmsleep.figures.train import RESUME, digest, main, train
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset
 
 PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
@@ -62,3 +62,16 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, mon
     with pytest.raises(SystemExit, match=f"^error: {sentence}"):
         main(["runs/x", "--config", config, argument])
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_what_a_killed_write_left_is_not_in_the_finished_run(tmp_path, monkeypatch):
+    """A kill within the first writing of a checkpoint: the next run has the same state folder."""
+    monkeypatch.chdir(tmp_path)
+    OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}}, "run.yaml")
+    arguments = ["--config", "run.yaml"]
+    state = RESUME / digest(Path("runs/x"), arguments)
+    state.mkdir(parents=True)
+    (state / ".last.ckpt.0123abcd").touch()
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda _: (state / "last.ckpt").touch())
+    train(Path("runs/x"), arguments)
+    assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}

@@ -114,7 +114,7 @@ def test_sigterm_saves_within_a_batch_and_nothing_is_lost(run, tmp_path, stage, 
 
 
 def test_a_stop_within_the_micro_batches_of_a_step_loses_none_of_them(run, tmp_path):
-    """Steps of 4 batches; the stop comes after the second batch of the third step, which is then read from its start."""
+    """Steps of 4 batches; the stop is after the second batch of the third step, which is read again from its first."""
 
     class StopAtBatch(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
