@@ -24,6 +24,7 @@ SHORTENED = {
 }
 # run by continuous integration, in the words of .ci/run
 IN_CI = {"make repro": "make repro", "make test": "make test"}
+ACTIVATES = "source .venv/bin/activate"  # tests run within
 INSTALLS_KERNELS = "pip install --no-build-isolation --no-cache-dir -e '.[cuda]'"  # needs a GPU machine's compiler
 
 
@@ -37,7 +38,7 @@ def commands():
 
 
 def test_every_command_is_run_somewhere():
-    assert set(commands()) == {*SHORTENED, *IN_CI, INSTALLS_KERNELS}
+    assert set(commands()) == {*SHORTENED, *IN_CI, ACTIVATES, INSTALLS_KERNELS}
     in_ci = (ROOT / ".ci" / "run").read_text()
     for words in IN_CI.values():
         assert re.search(rf"^{words}\b", in_ci, flags=re.M), words

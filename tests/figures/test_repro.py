@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ def start(tmp_path):
         env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | env
         words = ["sh", "configs/scale/repro", scale, *figures]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True, **pipes)
+        # A signal that is ignored from the start, as HUP under nohup, cannot be trapped by a shell.
+        heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        return subprocess.Popen(words, cwd=tmp_path, env=env, start_new_session=True, preexec_fn=heard, **pipes)
 
     return start
 
