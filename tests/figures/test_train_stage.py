@@ -1,5 +1,6 @@
 """The name under which an interrupted run keeps its state: another one wherever it would not go on as it began."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, mon
     with pytest.raises(SystemExit, match=f"^error: {sentence}"):
         main(["runs/x", "--config", config, argument])
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+    assert logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.INFO)
 
 
 def test_what_a_killed_write_left_is_not_in_the_finished_run(tmp_path, monkeypatch):

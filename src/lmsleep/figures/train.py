@@ -10,12 +10,11 @@ killed) goes on where it was last saved, a changed one starts afresh.
 
 import hashlib
 import json
-import logging
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from lmsleep.figures.experiment import read_config
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.fit import run_trainer
+from lmsleep.training.quiet import quiet
 
 RESUME = Path("runs/.resume")
 
@@ -43,27 +43,22 @@ def train(out: Path, fit_args: list[str]) -> None:
     """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
-    unattended = (
-        [] if sys.stderr.isatty() else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]
-    )
-    if unattended:  # one of many: a line for each validation is enough
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        warnings.filterwarnings("ignore", ".*(LightningCLI's args|isinstance.treespec)")
+    attended = sys.stderr.isatty()
     started, code = time.time(), commit()
-    run_trainer(
-        [
-            "fit",
-            *fit_args,
-            f"--trainer.default_root_dir={state}",
-            "--trainer.logger=false",
-            f"--checkpoint.dirpath={state}",
-            "--trainer.callbacks+=lmsleep.training.LearningCurve",
-            f"--trainer.callbacks.path={state / 'curve.csv'}",
-            *unattended,
-            *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
-        ]
-    )
+    with nullcontext() if attended else quiet():  # one of many: a line for each validation is enough
+        run_trainer(
+            [
+                "fit",
+                *fit_args,
+                f"--trainer.default_root_dir={state}",
+                "--trainer.logger=false",
+                f"--checkpoint.dirpath={state}",
+                "--trainer.callbacks+=lmsleep.training.LearningCurve",
+                f"--trainer.callbacks.path={state / 'curve.csv'}",
+                *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
+                *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
+            ]
+        )
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
     (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,8 +1,5 @@
 """Small tasks whose models a CPU trains in about a minute."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from lmsleep.memory import Eviction
@@ -48,13 +45,14 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
+    from lmsleep.training.quiet import quiet
 
     mini = MINIS[name]
     L.seed_everything(seed, verbose=False)
     model = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=mini.decay_rates)
     optimizer = OptimizerConfig(muon_lr=5e-3, adamw_lr=mini.adamw_lr, warmup_steps=20)
     module = SleepModule(mini.task, model, optimizer)
-    with _without_tips():
+    with quiet():
         trainer = L.Trainer(
             max_steps=mini.steps,
             accelerator="cpu",
@@ -66,15 +64,3 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
         )
         trainer.fit(module, RowsDataModule(mini.task, batch_size=mini.batch_size, seed=seed))
     return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(mini.task)}
-
-
-@contextmanager
-def _without_tips() -> Iterator[None]:
-    """Lightning says nothing but warnings meanwhile."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
