@@ -24,7 +24,9 @@ def test_banded_attention_equals_a_dense_mask(length, reach, kv_heads):
         torch.testing.assert_close(grad, other)
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "AM"}, {"pattern": "AJa", "n_kv_heads": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pattern": "AM"}, {"pattern": "AJa", "n_kv_heads": 1}, {"attention_gate": True, "qk_norm": True}]
+)
 @pytest.mark.parametrize("length", [5, 17, 18])
 def test_equals_reading_by_windows_with_sliding_eviction(build, draw_tokens, options, length):
     tokens = draw_tokens(2, length)

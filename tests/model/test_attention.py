@@ -19,6 +19,25 @@ def complex_rotation(x, positions, theta=10_000.0):
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
+def test_channels_beyond_those_that_turn_stand_still():
+    """Channels 0 and 1 turn, each with that half a head further on, as those of a head of four would."""
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got, turning = rotate(x, Rotary(8, 100.0, table_size=6, rotary_dim=4)(2, 5, x)), [0, 1, 4, 5]
+    positions = torch.arange(2, 7, dtype=torch.float64)
+    torch.testing.assert_close(got[..., turning], complex_rotation(x[..., turning], positions, 100.0))
+    assert torch.equal(got[..., [2, 3, 6, 7]], x[..., [2, 3, 6, 7]])
+
+
+def test_slow_rotations_are_stretched_and_fast_ones_are_not():
+    """Rates 1, 0.1, 0.01 turn 10.2, 1.02 and 0.1 times in 64 tokens; between 1 and 4 times a part is kept."""
+    like = torch.zeros(1, dtype=torch.float64)
+    stretched = Rotary(6, 1000.0, table_size=4, scaling=(8.0, 1.0, 4.0, 64.0))(1, 1, like)
+    part = (0.1 * 64 / (2 * math.pi) - 1) / (4 - 1)
+    rates = [1.0, part * 0.1 + (1 - part) * 0.1 / 8, 0.01 / 8]
+    for cos, sin, rate in zip(stretched[0][0], stretched[1][0], rates, strict=True):
+        assert (float(cos), float(sin)) == pytest.approx((math.cos(rate), math.sin(rate)), abs=1e-12)
+
+
 @pytest.mark.parametrize("start", [0, 3, 1_000_000])
 def test_rotation_is_that_of_complex_numbers(start):
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -72,26 +91,43 @@ def test_visibility_is_a_band():
 
 
 def attend(attention, x, sees, first=0):
-    """softmax(q k / sqrt(K)) v for each token over the positions that `sees[t]` lists, head by head."""
+    """softmax(q k / sqrt(K)) v for each token over the positions that `sees[t]` lists, head by head; with the norms
+    and the gate that there are."""
     K, groups = attention.head_dim, attention.q_proj.out_features // attention.k_proj.out_features
     T = x.shape[0]
     positions = torch.arange(first, first + T, dtype=torch.float64)
-    q, k = (
-        complex_rotation(p(x).view(T, -1, K).transpose(0, 1), positions) for p in (attention.q_proj, attention.k_proj)
-    )
+    q, k = (p(x).view(T, -1, K).transpose(0, 1) for p in (attention.q_proj, attention.k_proj))
+    if attention.q_norm is not None:
+        q, k = (
+            y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-6) * norm.weight
+            for y, norm in ((q, attention.q_norm), (k, attention.k_norm))
+        )
+    q, k = complex_rotation(q, positions), complex_rotation(k, positions)
     v = attention.v_proj(x).view(T, -1, K).transpose(0, 1)
     out = torch.zeros(T, q.shape[0], K, dtype=x.dtype)
     for h in range(q.shape[0]):
         for t in range(T):
             scores = torch.stack([q[h, t] @ k[h // groups, s] / math.sqrt(K) for s in sees[t]]).softmax(0)
             out[t, h] = sum(w * v[h // groups, s] for w, s in zip(scores, sees[t], strict=True))
-    return attention.o_proj(out.flatten(1))
+    gate = 1 if attention.g_proj is None else 1 / (1 + torch.exp(-attention.g_proj(x)))
+    return attention.o_proj(out.flatten(1) * gate)
 
 
-@pytest.mark.parametrize("options", [{}, {"n_kv_heads": 2}, {"n_kv_heads": 1, "head_dim": 6, "attention_bias": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_kv_heads": 2},
+        {"n_kv_heads": 1, "head_dim": 6, "attention_bias": True},
+        {"n_kv_heads": 2, "qk_norm": True},
+        {"attention_gate": True},
+    ],
+)
 def test_attention_is_the_sum_written_out(build, options):
     model = build("A", n_heads=4, **options)
     attention = model.blocks.layers[0].mixer
+    for norm in filter(None, (attention.q_norm, attention.k_norm)):
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
     x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y, state, (k, v) = attention(x, None, None, model.blocks.span(x, model.init_cache(), None))
     assert state is None and k.shape == v.shape == (2, model.config.kv_heads, 6, attention.head_dim)

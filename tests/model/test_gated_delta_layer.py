@@ -14,20 +14,24 @@ from lmsleep.model.layers import draw_decay
 from lmsleep.ops.delta_layer.composed import l2_normalise
 
 ALL = Span((torch.empty(0), torch.empty(0)))
-D, H, K, V = 16, 2, 6, 10
+D, H, K, V = 16, 4, 6, 10
 
 
-def both_layers():
+def both_layers(G):
     """Ours and theirs with the same parameters, in float32."""
     torch.manual_seed(0)
-    ours = GatedDelta(D, H, K, V)
-    sizes = {"linear_num_key_heads": H, "linear_num_value_heads": H, "linear_key_head_dim": K}
+    ours = GatedDelta(D, H, K, V, key_heads=G)
+    sizes = {"linear_num_key_heads": G, "linear_num_value_heads": H, "linear_key_head_dim": K}
     sizes |= {"linear_value_head_dim": V, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 1}
     theirs = Qwen3NextGatedDeltaNet(Qwen3NextConfig(**sizes, layer_types=["linear_attention"]), 0)
-    rows = [ours.q_proj, ours.k_proj, ours.v_proj, ours.g_proj]  # theirs stand together head by head
+
+    def together(*layers):
+        """Theirs stand together by heads of keys."""
+        return torch.cat([p.weight.view(G, -1, D) for p in layers], dim=1).flatten(0, 1)
+
     with torch.no_grad():
-        theirs.in_proj_qkvz.weight.copy_(torch.cat([p.weight.view(H, -1, D) for p in rows], dim=1).flatten(0, 1))
-        theirs.in_proj_ba.weight.copy_(torch.stack([ours.b_proj.weight, ours.a_proj.weight], dim=1).flatten(0, 1))
+        theirs.in_proj_qkvz.weight.copy_(together(ours.q_proj, ours.k_proj, ours.v_proj, ours.g_proj))
+        theirs.in_proj_ba.weight.copy_(together(ours.b_proj, ours.a_proj))
         theirs.conv1d.weight.copy_(ours.conv_weight[:, None])
         theirs.norm.weight.copy_(ours.norm.weight.normal_())
         theirs.out_proj.weight.copy_(ours.o_proj.weight)
@@ -36,15 +40,18 @@ def both_layers():
     return ours, theirs
 
 
+@pytest.mark.parametrize("key_heads", [H, 2, 1])
 @pytest.mark.parametrize("size", [1.0, 1e-3], ids=["ordinary inputs", "keys as small as the epsilon"])
-def test_equals_transformers_layer_in_values_and_gradients(size):
-    ours, theirs = both_layers()
+def test_equals_transformers_layer_in_values_and_gradients(size, key_heads):
+    ours, theirs = both_layers(key_heads)
     x = (size * torch.randn(2, 24, D)).requires_grad_()
     into = torch.randn(2, 24, D)
     got, want = ours(x, torch.zeros(2, H, K, V), None, ALL)[0], theirs(x)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
-    (got_dx,), (want_dx,) = (torch.autograd.grad(y, x, into) for y in (got, want))
-    torch.testing.assert_close(got_dx, want_dx, rtol=1e-3, atol=1e-3 * float(want_dx.abs().max()))
+    leaves = ([x, ours.conv_weight], [x, theirs.conv1d.weight])
+    got, want = (torch.autograd.grad(y, leaf, into) for y, leaf in zip((got, want), leaves, strict=True))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b.view_as(a), rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
 def test_l2_normalising_is_transformers_own_down_to_zeros():

@@ -14,6 +14,7 @@ SHAPES = {
     "AJ": {},
     "prelude and coda": {"pattern": "AGGAG", "loop": (1, 3)},
     "norm between passes": {"pattern": "AGAg", "norm_between_passes": True, "sandwich_norm": True},
+    "as Qwen3-Next": {"pattern": "GA", "qk_norm": True, "attention_gate": True, "rotary_dim": 4, "fast_key_heads": 1},
     "sliding attention": {"pattern": "WGAG", "sliding_window": 3, "n_kv_heads": 1},
 }
 SPLITS = {"one by one": [1] * 20, "mixed": [4, 1, 1, 9, 0, 2, 3], "at once": [20]}

@@ -21,7 +21,8 @@ class ParallelSlidingAttention(Attention):
 
     def __init__(self, config: HybridConfig) -> None:
         heads = config.n_heads, config.kv_heads, config.attention_head_dim
-        super().__init__(config.d_model, *heads, config.attention_bias)
+        norm_eps = config.norm_eps if config.qk_norm else None
+        super().__init__(config.d_model, *heads, config.attention_bias, None, norm_eps, config.attention_gate)
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:

@@ -1,14 +1,17 @@
 """Causal attention inside a window, with rotary positions."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.memory import KV
+from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
 from lmsleep.ops.window_attention.sdpa import attend, rotate
@@ -38,14 +41,24 @@ class Span:
 
 
 class Rotary(nn.Module):
-    """Rotary positions: a table for the first ones; angles in float64, so that endless streams keep exact ones."""
+    """Rotary positions: a table for the first ones; angles in float64, so that endless streams keep exact ones.
+
+    Args: as `head_dim`, `rope_theta`, `rotary_dim` and `rope_scaling` of `HybridConfig`; table_size: positions kept.
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, theta: float, table_size: int) -> None:
+    def __init__(
+        self,
+        head_dim: int,
+        theta: float,
+        table_size: int,
+        rotary_dim: int | None = None,
+        scaling: tuple[float, float, float, float] | None = None,
+    ) -> None:
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
+        self.head_dim, self.theta, self.rotary_dim, self.scaling = head_dim, theta, rotary_dim or head_dim, scaling
         for name in ("cos", "sin"):
             self.register_buffer(name, torch.empty(table_size, head_dim // 2), persistent=False)
         self.fill()
@@ -68,8 +81,13 @@ class Rotary(nn.Module):
 
     def at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The same for any positions (n,)."""
-        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float64) / self.head_dim
-        angles = positions[:, None].double() * self.theta**-exponents
+        exponents = torch.arange(0, self.rotary_dim, 2, device=positions.device, dtype=torch.float64) / self.rotary_dim
+        rates = self.theta**-exponents
+        if self.scaling is not None:
+            factor, low, high, length = self.scaling
+            kept = ((rates * (length / (2 * math.pi)) - low) / (high - low)).clamp(0, 1)
+            rates = rates * (kept + (1 - kept) / factor)
+        angles = positions[:, None].double() * F.pad(rates, (0, (self.head_dim - self.rotary_dim) // 2))
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -80,12 +98,21 @@ class Attention(nn.Module):
         d_model: D. heads: of the queries. kv_heads: of keys and values, each for heads / kv_heads of the queries'.
         head_dim: width of a head. bias: on q, k, v.
         reach: tokens that a token sees of the visible ones, itself included (sliding attention); None: all.
+        norm_eps: epsilon of the norms of q and k; None: no norms. gate: multiplies the output by sigmoid(W_g x).
     """
 
     state_shape = None
 
     def __init__(
-        self, d_model: int, heads: int, kv_heads: int, head_dim: int, bias: bool = False, reach: int | None = None
+        self,
+        d_model: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        bias: bool = False,
+        reach: int | None = None,
+        norm_eps: float | None = None,
+        gate: bool = False,
     ) -> None:
         super().__init__()
         self.head_dim, self.reach = head_dim, reach
@@ -93,13 +120,18 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * head_dim, d_model, bias=False)
+        self.g_proj = nn.Linear(d_model, heads * head_dim, bias=False) if gate else None
+        self.q_norm, self.k_norm = (None if norm_eps is None else RMSNorm(head_dim, norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, state: None, left: KV | None, span: Span) -> tuple[Tensor, None, KV | None]:
         """x (B, n, D), left: of the m cached tokens. Returns y (B, n, D), None and the keys and values of the m + n
         tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
-        q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v, *gate = project(x, self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ()))
+        if self.q_norm and self.k_norm:
+            q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)
+            k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)
         if not (left or span.keep) and (self.reach is None or x.shape[1] <= self.reach):
-            return project(window_attention(q, k, v, span.rotary, span.mask), self.o_proj)[0], None, None
+            return self._output(window_attention(q, k, v, span.rotary, span.mask), gate), None, None
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, span.rotary), rotate(k, span.rotary)
         if left and span.slot is not None:
@@ -107,7 +139,11 @@ class Attention(nn.Module):
         elif left:
             k, v = torch.cat([left.keys, k], dim=2), torch.cat([left.values, v], dim=2)
         o = self.attend(q, k, v, span.visible if self.reach is None else span.near)
-        return project(rearrange(o, "b h n k -> b n (h k)"), self.o_proj)[0], None, KV(k, v)
+        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate), None, KV(k, v)
+
+    def _output(self, o: Tensor, gate: list[Tensor]) -> Tensor:
+        """(B, n, H K), which a gate may scale -> (B, n, D)."""
+        return project(o * gate[0].sigmoid() if gate else o, self.o_proj)[0]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""

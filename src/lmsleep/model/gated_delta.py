@@ -18,6 +18,7 @@ class GatedDelta(nn.Module):
 
     Args:
         d_model: D. heads, key_dim, value_dim: H, K and V; the fast weights of a head are a (K, V) matrix.
+        key_heads: G heads of q and k, each for H / G heads of v, one after the other (Qwen3-Next); None: H.
         conv_size: taps of the convolution.
         decay_rates: as in `HybridConfig`; None: those of fla's GatedDeltaNet, (0, 16).
     """
@@ -32,17 +33,19 @@ class GatedDelta(nn.Module):
         allow_neg_eigval: bool = False,
         decay_rates: tuple[float, float] | None = None,
         norm_eps: float = 1e-6,
+        key_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.state_shape = H, K, V = heads, key_dim, value_dim
+        self.key_heads = G = key_heads or heads
         self.beta_scale = 2.0 if allow_neg_eigval else 1.0
-        self.q_proj = nn.Linear(d_model, H * K, bias=False)
-        self.k_proj = nn.Linear(d_model, H * K, bias=False)
+        self.q_proj = nn.Linear(d_model, G * K, bias=False)
+        self.k_proj = nn.Linear(d_model, G * K, bias=False)
         self.v_proj = nn.Linear(d_model, H * V, bias=False)
         self.a_proj = nn.Linear(d_model, H, bias=False)
         self.b_proj = nn.Linear(d_model, H, bias=False)
         self.g_proj = nn.Linear(d_model, H * V, bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(2 * H * K + H * V, conv_size))
+        self.conv_weight = nn.Parameter(torch.empty(2 * G * K + H * V, conv_size))
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.norm = RMSNorm(V, norm_eps)
@@ -57,9 +60,12 @@ class GatedDelta(nn.Module):
         projected = project_side_by_side(
             x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
         )
+        taps = self.conv_weight
+        if self.key_heads < self.state_shape[0]:
+            projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()
         y, state, tail = delta_layer(
             projected,
-            self.conv_weight,
+            taps,
             self.A_log,
             self.dt_bias,
             self.norm.weight,
@@ -70,6 +76,12 @@ class GatedDelta(nn.Module):
             self.norm.eps,
         )
         return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Columns (..., 2 G K + rest), those of q and k first, as if every head of v had a q and k of its own."""
+        (H, K, _), G = self.state_shape, self.key_heads
+        shared, rest = x.split([2 * G * K, x.shape[-1] - 2 * G * K], dim=-1)
+        return torch.cat([shared.unflatten(-1, (2 * G, K)).repeat_interleave(H // G, dim=-2).flatten(-2), rest], dim=-1)
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, and read by q: three K x V products a head, whatever the window."""

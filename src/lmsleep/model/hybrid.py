@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -39,6 +40,7 @@ class HybridConfig:
         n_kv_heads: key/value heads of grouped-query attention; None: n_heads.
         head_dim: width of an attention head; None: d_model / n_heads.
         fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
+        fast_key_heads: heads of q and k in G blocks, each for H / fast_key_heads states; None: H.
         conv_size: width of the short convolution of fast-weight layers.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
         decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself,
@@ -47,7 +49,13 @@ class HybridConfig:
         delta: extend Mamba-2's update by the delta correction.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
+        rope_scaling: (factor, low, high, length): rotations that turn less than `low` times in `length` tokens turn
+            `factor` times slower, those of more than `high` as ever, between them something between (Llama 3).
+        rotary_dim: channels of a head that turn with the position: channel j together with j + head_dim / 2, for
+            j < rotary_dim / 2; None: all.
         attention_bias: biases on q, k, v (Qwen2).
+        attention_gate: what attention gives is multiplied by sigmoid(W_g x) (Qwen3-Next).
+        qk_norm: an RMS norm of each head of q and k before they turn (Qwen3).
         norm_eps: epsilon of the RMS norms.
         fast_norm_eps: epsilon of the norm inside a fast-weight layer of rule `jet`; None: norm_eps.
         sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
@@ -72,13 +80,18 @@ class HybridConfig:
     fast_heads: int | None = None
     fast_key_dim: int | None = None
     fast_value_dim: int | None = None
+    fast_key_heads: int | None = None
     conv_size: int = 4
     allow_neg_eigval: bool = False
     decay_rates: tuple[float, float] | None = None
     delta: bool = False
     mlp_dim: int | None = None
     rope_theta: float = 10_000.0
+    rope_scaling: tuple[float, float, float, float] | None = None
+    rotary_dim: int | None = None
     attention_bias: bool = False
+    attention_gate: bool = False
+    qk_norm: bool = False
     norm_eps: float = 1e-6
     fast_norm_eps: float | None = None
     sandwich_norm: bool = False
@@ -107,8 +120,16 @@ class HybridConfig:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
+        if self.fast_key_heads is not None and heads % self.fast_key_heads:
+            raise ValueError(f"fast_key_heads must divide fast_heads={heads}, got {self.fast_key_heads}")
         if not self.rope_theta > 0:
             raise ValueError(f"rope_theta must be more than 0, got {self.rope_theta}")
+        turning = self.rotary_dim or 2
+        if turning % 2 or turning > self.attention_head_dim:
+            raise ValueError(f"rotary_dim must be even and at most head_dim={self.attention_head_dim}, got {turning}")
+        s = self.rope_scaling
+        if s is not None and not (len(s) == 4 and s[0] >= 1 and 0 < s[1] < s[2] < math.inf and 0 < s[3] < math.inf):
+            raise ValueError(f"rope_scaling must be (factor >= 1, low < high, length), all above 0, or None, got {s}")
         rates = self.decay_rates
         if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 0 < rates[1] < math.inf):
             raise ValueError(f"decay_rates must be two rising numbers from 0 up, not both 0, or None, got {rates}")
@@ -212,7 +233,7 @@ class HybridConfig:
 
 _SIZES = (
     *("vocab_size", "window_size", "d_model", "n_heads", "conv_size", "sliding_window", "n_kv_heads", "head_dim"),
-    *("fast_heads", "fast_key_dim", "fast_value_dim", "mlp_dim"),
+    *("fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "mlp_dim", "rotary_dim"),
 )
 
 
@@ -243,10 +264,12 @@ MakeMixer = Callable[[HybridConfig], Mixer]
 
 
 def _attention(c: HybridConfig, reach: int | None = None) -> Mixer:
-    return Attention(c.d_model, c.n_heads, c.kv_heads, c.attention_head_dim, c.attention_bias, reach)
+    norm_eps = c.norm_eps if c.qk_norm else None
+    sizes = c.d_model, c.n_heads, c.kv_heads, c.attention_head_dim
+    return Attention(*sizes, c.attention_bias, reach, norm_eps, c.attention_gate)
 
 
-def _delta_rule(c: HybridConfig, layer: type[GatedDelta | Jet], norm_eps: float) -> Mixer:
+def _delta_rule(c: HybridConfig, layer: Callable[..., Mixer], norm_eps: float) -> Mixer:
     return layer(c.d_model, *c.fast_shape, c.conv_size, c.allow_neg_eigval, c.decay_rates, norm_eps)
 
 
@@ -258,7 +281,7 @@ def _mamba2(c: HybridConfig) -> Mixer:
 MIXERS: dict[str, tuple[str, MakeMixer]] = {
     "A": ("attention", _attention),
     "W": ("sliding attention", lambda c: _attention(c, c.sliding_window)),
-    "G": ("gated delta", lambda c: _delta_rule(c, GatedDelta, c.norm_eps)),
+    "G": ("gated delta", lambda c: _delta_rule(c, partial(GatedDelta, key_heads=c.fast_key_heads), c.norm_eps)),
     "M": ("Mamba-2", _mamba2),
     "J": ("Jet", lambda c: _delta_rule(c, Jet, c.fast_norm_eps or c.norm_eps)),
 }
@@ -348,7 +371,9 @@ class Blocks(nn.Module):
         self.config, self.checkpointing = config, False
         layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
         self.layers: Sequence[Block] = layers  # pyright: ignore[reportAttributeAccessIssue]
-        self.rotary = Rotary(config.attention_head_dim, config.rope_theta, min(config.window_size or 1, MAX_TABLE))
+        table = min(config.window_size or 1, MAX_TABLE)
+        turning = config.rotary_dim, config.rope_scaling
+        self.rotary = Rotary(config.attention_head_dim, config.rope_theta, table, *turning)
         self.pass_norm = norm
         shapes = {i: layer.mixer.state_shape for i, layer in enumerate(self.layers)}
         fast = {i: shape for i, shape in shapes.items() if shape is not None}
