@@ -123,9 +123,9 @@ def test_a_model_that_is_built_otherwise(folder):
 @pytest.mark.parametrize(
     ("key", "value", "word"),
     [
-        ("model_type", "llama", "jet_nemotron or ouro"),
+        ("model_type", "mamba", "must be jet_nemotron or ouro or llama or .*, got 'mamba'"),
         ("hidden_act", "gelu", "silu"),
-        ("rope_scaling", {"type": "yarn"}, "None"),
+        ("rope_scaling", {"type": "yarn"}, "^type in rope_scaling of .* must be 'default' or 'llama3', got 'yarn'$"),
         ("num_hidden_layers", None, "num_hidden_layers"),
         ("layer_types", ["mamba"] * 8, "layer_types"),
         ("efficient_attention_config", None, "efficient_attention_config"),

@@ -7,9 +7,7 @@ from typing import Any
 
 from lmsleep.model import HybridConfig
 from lmsleep.model.jet import REDUCTION
-from lmsleep.pretrained.backbone import Backbone, HFConfig, transformer
-
-LETTERS = {"jet": "J", "attn": "A", "swa": "W"}
+from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, middle, transformer
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
@@ -18,17 +16,14 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
     Raises:
         ValueError: if a key is missing or says what our model cannot express.
     """
-    hf.demand("use_mrope", False)
-    layers, depth = hf.take("layer_types", list), hf.take("num_hidden_layers", int)
-    if len(layers) != depth or not set(layers) <= set(LETTERS):
-        raise ValueError(f"layer_types in {hf.source} must be {depth} of {', '.join(LETTERS)}, got {layers}")
+    pattern = letters(hf, {"jet": "J", "attn": "A", "swa": "W"})
     return HybridConfig(
         **transformer(hf),
-        pattern="".join(LETTERS[layer] for layer in layers),
+        pattern=pattern,
         attention_bias=True,
-        loop=(depth // 4, depth - depth // 4),
-        sliding_window=_section(hf, "swa").take("window_size", int) if "swa" in layers else None,
-        **(_jet(_section(hf, "jet")) if "jet" in layers else {}),
+        loop=middle(pattern),
+        sliding_window=_section(hf, "swa").take("window_size", int) if "W" in pattern else None,
+        **(_jet(_section(hf, "jet")) if "J" in pattern else {}),
     )
 
 
@@ -48,12 +43,4 @@ def _jet(hf: HFConfig) -> dict[str, Any]:
     }
 
 
-JET_NEMOTRON = Backbone(
-    config=hybrid_config,
-    parts={
-        "mixer_norm": "input_layernorm",
-        "mixer": "self_attn",
-        "mlp_norm": "post_attention_layernorm",
-        "mlp": "mlp",
-    },
-)
+JET_NEMOTRON = Backbone(hybrid_config, PRE_NORM)

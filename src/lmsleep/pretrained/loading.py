@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,18 @@ from torch import Tensor
 
 from lmsleep.hub import checkpoint_folder, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.pretrained.backbone import Backbone, HFConfig
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
+from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
+from lmsleep.pretrained.qwen3_next import QWENS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO}
+BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS}
 INDEX = "model.safetensors.index.json"
+BESIDE_VISION = "model.language_model."  # names of a language model that was saved with one that sees, or comes from it
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 
 # What may differ from the checkpoint's configuration: what a sleep and a task decide. All else is part of the weights.
@@ -30,6 +34,7 @@ _FREE_WHERE_INSERTED = {
     "fast_heads",
     "fast_key_dim",
     "fast_value_dim",
+    "fast_key_heads",
     "fast_norm_eps",
     "conv_size",
     "allow_neg_eigval",
@@ -71,13 +76,15 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
     backbone, config = _configured(folder)
     _check_config(model.config, config, folder)
     targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
-    keys = backbone.key_map(model.config, targets)
     tensors = _tensors(folder)
-    unused = backbone.unused | ({"lm_head.weight"} if config.tie_embeddings else set())
-    _check_tensors(targets, keys, tensors, unused, folder)
+    prefix = BESIDE_VISION if any(name.startswith(BESIDE_VISION) for name in tensors) else "model."
+    origins = backbone.origins(model.config, targets, prefix)
+    unused = (*backbone.unused, *(("lm_head.weight",) if config.tie_embeddings else ()))
+    _check_tensors(targets, origins, tensors, unused, model.config, folder)
     with torch.no_grad():
-        for ours, theirs in keys.items():
-            targets[ours].copy_(tensors[theirs].get_tensor(theirs))
+        for ours, origin in origins.items():
+            value = tensors[origin.name].get_tensor(origin.name)
+            targets[ours].copy_(origin.part_of(value.to(torch.promote_types(value.dtype, torch.float32)), config))
 
 
 def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokenizer":
@@ -92,7 +99,7 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokeni
     folder = _folder(source)
     path = folder / "tokenizer.json"
     tokenizer = read_tokenizer(path)
-    rows = vocab_size or HFConfig.read(folder).take("vocab_size", int)
+    rows = vocab_size or _configured(folder)[1].vocab_size or 0
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= rows:
         raise ValueError(f"{path} must have token ids below the model's vocab_size {rows}, got {largest}")
@@ -116,7 +123,7 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, folder: Path) -> Non
     kept, given = (re.sub("[a-z]", "", config.pattern) for config in (ours, theirs))
     if kept != given:
         raise ValueError(f"pattern of the model must have the blocks {given} of {folder}, got {ours.pattern!r}")
-    free = _FREE | (set() if "J" in given else _FREE_WHERE_INSERTED)
+    free = _FREE | (set() if set(given) - set("AW") else _FREE_WHERE_INSERTED)
     for name in (field.name for field in fields(HybridConfig)):
         if name not in free and getattr(ours, name) != getattr(theirs, name):
             raise ValueError(
@@ -153,20 +160,30 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check_tensors(
-    targets: Mapping[str, Tensor], keys: dict[str, str], tensors: dict[str, Any], unused: frozenset[str], folder: Path
+    targets: Mapping[str, Tensor],
+    origins: Mapping[str, Origin],
+    tensors: dict[str, Any],
+    unused: tuple[str, ...],
+    config: HybridConfig,
+    folder: Path,
 ) -> None:
     """Every parameter has its tensor, every tensor its use, and all values are fit to be copied."""
-    missing = sorted(set(keys.values()) - set(tensors))
+    used = {origin.name for origin in origins.values()}
+    missing = sorted(used - set(tensors))
     if missing:
         raise ValueError(f"{folder} lacks {_some(missing)}")
-    unknown = sorted(set(tensors) - set(keys.values()) - unused)
+    unknown = sorted(name for name in set(tensors) - used if not any(fnmatchcase(name, u) for u in unused))
     if unknown:
         raise ValueError(f"{folder} has {_some(unknown)}, which the model does not know")
-    for ours, theirs in keys.items():
-        shape, wanted = tuple(tensors[theirs].get_slice(theirs).get_shape()), tuple(targets[ours].shape)
-        if shape != wanted:
-            raise ValueError(f"{theirs} in {folder} must have shape {wanted}, got {shape}")
-    for theirs in keys.values():
+    for ours, origin in origins.items():
+        shape, wanted = tuple(tensors[origin.name].get_slice(origin.name).get_shape()), tuple(targets[ours].shape)
+        try:
+            fits = origin.part_of(torch.empty(shape, device="meta"), config).shape == wanted
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{origin.name} in {folder} must fit {ours} of shape {wanted}, got shape {shape}")
+    for theirs in sorted(used):
         value = tensors[theirs].get_tensor(theirs)
         if not value.is_floating_point() or not torch.isfinite(value).all():
             raise ValueError(f"{theirs} in {folder} must hold finite floating-point numbers, got others")

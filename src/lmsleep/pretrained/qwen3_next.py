@@ -1,0 +1,117 @@
+"""Qwen3.5 and Qwen3-Next without experts: gated delta layers, and gated attention after every three of them.
+
+The tensors and the keys of config.json are those of `Qwen/Qwen3.5-0.8B` and its like, of which the language model is
+read, and those that transformers' `Qwen3_5ForCausalLM` and `Qwen3NextForCausalLM` write.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lmsleep.model import HybridConfig
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, letters, middle, transformer
+
+
+def hybrid_config(hf: HFConfig) -> HybridConfig:
+    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper).
+
+    Raises:
+        ValueError: if a key is missing or says what our model cannot express, such as experts.
+    """
+    if "text_config" in hf.values:  # beside the part that sees; that embeddings are tied is said outside
+        text = hf.section("text_config")
+        outside = {name: value for name, value in hf.values.items() if name == "tie_word_embeddings"}
+        hf = HFConfig({**text.values, **outside}, text.source)
+    hf.demand("attention_bias", False)
+    hf.demand("attn_output_gate", True)
+
+    def default(layer: int) -> str:
+        return "linear_attention" if (layer + 1) % hf.take("full_attention_interval", int) else "full_attention"
+
+    pattern = letters(hf, {"linear_attention": "G", "full_attention": "A"}, default)
+    if hf.values.get("mlp_only_layers") != [*range(len(pattern))]:
+        hf.demand("num_experts", 0)
+    return HybridConfig(
+        **transformer(hf, turning=0.25),
+        pattern=pattern,
+        loop=middle(pattern),
+        attention_gate=True,
+        qk_norm=True,
+        fast_heads=hf.take("linear_num_value_heads", int),
+        fast_key_heads=hf.take("linear_num_key_heads", int),
+        fast_key_dim=hf.take("linear_key_head_dim", int),
+        fast_value_dim=hf.take("linear_value_head_dim", int),
+        conv_size=hf.take("linear_conv_kernel_dim", int),
+    )
+
+
+def _scale(weight: Tensor, config: HybridConfig) -> Tensor:
+    """Theirs is what a scale differs by from 1."""
+    return 1 + weight
+
+
+def _paired(rows: Tensor, config: HybridConfig) -> Tensor:
+    """Of a head's K channels theirs turn j with j + R / 2, in the first R; ours j with j + K / 2. What stands still may
+    stand anywhere."""
+    K, R = config.attention_head_dim, config.rotary_dim or config.attention_head_dim
+    a, b, c, d = rows.unflatten(0, (-1, K)).split([R // 2, R // 2, (K - R) // 2, (K - R) // 2], dim=1)
+    return torch.cat([a, c, b, d], dim=1).flatten(0, 1)
+
+
+def _of_queries(part: int) -> Callable[[Tensor, HybridConfig], Tensor]:
+    """Of the rows of each head the queries (0) or the gates (1)."""
+    return lambda rows, c: rows.unflatten(0, (-1, 2, c.attention_head_dim))[:, part].flatten(0, 1)
+
+
+def _rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig], Tensor]:
+    """The rows of one of the letters `of`, which stand one after the other, or so in the group of every key head."""
+
+    def part_of(rows: Tensor, c: HybridConfig) -> Tensor:
+        (H, K, V), G = c.fast_shape, c.fast_key_heads or c.fast_shape[0]
+        R, groups = H // G, G if grouped else 1
+        sizes = {"q": K, "k": K, "v": R * V, "z": R * V, "b": R, "a": R}
+        parts = rows.unflatten(0, (groups, -1)).split([G // groups * sizes[name] for name in of], dim=1)
+        return parts[of.index(which)].flatten(0, 1)
+
+    return part_of
+
+
+def _parts(gated_delta: dict[str, str | Origin]) -> dict[str, str | Origin]:
+    """Names of the parts of a model with those of a gated delta layer."""
+    return {
+        "norm": Origin("norm", _scale),
+        "mixer_norm": Origin("input_layernorm", _scale),
+        "mlp_norm": Origin("post_attention_layernorm", _scale),
+        "mlp": "mlp",
+        "A": "self_attn",
+        "A.q_proj": Origin("self_attn.q_proj", lambda rows, c: _paired(_of_queries(0)(rows, c), c)),
+        "A.g_proj": Origin("self_attn.q_proj", _of_queries(1)),
+        "A.k_proj": Origin("self_attn.k_proj", _paired),
+        "A.q_norm": Origin("self_attn.q_norm", lambda weight, c: _paired(1 + weight, c)),
+        "A.k_norm": Origin("self_attn.k_norm", lambda weight, c: _paired(1 + weight, c)),
+        "G": "linear_attn",
+        "G.conv_weight": Origin("linear_attn.conv1d.weight", lambda taps, c: taps.squeeze(1)),
+        "G.o_proj": "linear_attn.out_proj",
+        **gated_delta,
+    }
+
+
+def _projections(of: str, grouped: bool) -> dict[str, str | Origin]:
+    """Those of a gated delta layer that are parts of one of the checkpoint's."""
+    names = {letter: "g" if letter == "z" else letter for letter in of}
+    return {
+        f"G.{ours}_proj": Origin(f"linear_attn.in_proj_{of}", _rows(letter, of, grouped))
+        for letter, ours in names.items()
+    }
+
+
+_QWEN3_5 = _parts(
+    {f"G.{ours}_proj": f"linear_attn.in_proj_{theirs}" for ours, theirs in ("gz", "aa", "bb")}
+    | _projections("qkv", grouped=False)
+)
+_QWEN3_NEXT = _parts(_projections("qkvz", grouped=True) | _projections("ba", grouped=True))
+QWENS = {
+    **dict.fromkeys(("qwen3_5", "qwen3_5_text"), Backbone(hybrid_config, _QWEN3_5, ("mtp.*", "model.visual.*"))),
+    "qwen3_next": Backbone(hybrid_config, _QWEN3_NEXT, ("mtp.*",)),
+}
