@@ -185,8 +185,10 @@ def test_layer_types_that_are_not_listed_follow_from_the_interval(checkpoints, t
     folder = checkpoints["qwen3_next"][1]
     old = edited(folder, tmp_path, layer_types=None, full_attention_interval=2)
     assert pretrained_config(old).pattern == "GAGA"
-    slides = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 6}
-    assert pretrained_config(edited(checkpoints["qwen3"][1], tmp_path, layer_types=None, **slides)).pattern == "AWWj"
+    slides = {"use_sliding_window": True, "sliding_window": 6}
+    for first, pattern in ((1, "AWWj"), (0, "WWWj")):
+        changes = slides | {"layer_types": None, "max_window_layers": first}
+        assert pretrained_config(edited(checkpoints["qwen3"][1], tmp_path, **changes)).pattern == pattern
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,10 @@ def test_layer_types_that_are_not_listed_follow_from_the_interval(checkpoints, t
         ("llama", {"head_dim": 5}, "head_dim must be even for rotary positions, got 5"),
         ("llama", {"num_key_value_heads": 4}, "n_kv_heads must divide n_heads=6, got 4"),
         ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings in .* must be a bool, got None"),
-        ("qwen2", {"sliding_window": None}, "sliding_window in .* must be a int, got None"),
+        ("qwen2", {"sliding_window": None}, "sliding_window in .* must be a count, got None"),
+        ("qwen3", {"num_attention_heads": 0}, "num_attention_heads in .* must be a count, got 0"),
+        ("qwen3", {"num_hidden_layers": 2.5}, "num_hidden_layers in .* must be a count, got 2.5"),
+        ("qwen3", {"layer_types": [["full_attention"]] * 3}, "layer_types in .* must be 3 of full_attention, .*"),
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types in .* must be 4 of full_attention, sliding_.*"),
         ("qwen3_next", {"layer_types": ["mamba"] * 4}, "layer_types in .* must be 4 of linear_attention, .*"),
         ("qwen3_next", {"num_experts": 8}, "num_experts in .* must be 0, got 8"),

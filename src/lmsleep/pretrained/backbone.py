@@ -50,6 +50,13 @@ class HFConfig:
             raise ValueError(f"{name} in {self.source} must be {choices}, got {self.values[name]!r}")
 
 
+def count(value: Any) -> int:
+    """A kind of value: a whole number from 1 up."""
+    if int(value) != value or value < 1:
+        raise ValueError
+    return int(value)
+
+
 def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
     """Fields of `HybridConfig` that a transformer of the family of Llama and Qwen has under the same keys.
 
@@ -62,15 +69,15 @@ def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
     hf.demand("hidden_act", "silu")
     hf.demand("attention_dropout", 0, 0.0)
     hf.demand("use_mrope", False)
-    heads, width = hf.take("num_attention_heads", int), hf.take("hidden_size", int)
-    head_dim = hf.take("head_dim", int) if hf.values.get("head_dim") is not None else None
+    heads, width = hf.take("num_attention_heads", count), hf.take("hidden_size", count)
+    head_dim = hf.take("head_dim", count) if hf.values.get("head_dim") is not None else None
     return {
-        "vocab_size": hf.take("vocab_size", int),
+        "vocab_size": hf.take("vocab_size", count),
         "d_model": width,
         "n_heads": heads,
-        "n_kv_heads": hf.take("num_key_value_heads", int),
+        "n_kv_heads": hf.take("num_key_value_heads", count),
         "head_dim": head_dim,
-        "mlp_dim": hf.take("intermediate_size", int),
+        "mlp_dim": hf.take("intermediate_size", count),
         "norm_eps": hf.take("rms_norm_eps", float),
         "tie_embeddings": hf.take("tie_word_embeddings", bool),
         **_rotary(hf, head_dim or width // heads, turning),
@@ -103,9 +110,9 @@ def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] |
     Raises:
         ValueError: if it is no such list, or a layer is of a type that we do not have.
     """
-    depth, absent = hf.take("num_hidden_layers", int), hf.values.get("layer_types") is None
+    depth, absent = hf.take("num_hidden_layers", count), hf.values.get("layer_types") is None
     types = [default(i) for i in range(depth)] if default and absent else hf.take("layer_types", list)
-    if len(types) != depth or not set(types) <= set(of):
+    if len(types) != depth or not set(map(str, types)) <= set(of):
         raise ValueError(f"layer_types in {hf.source} must be {depth} of {', '.join(of)}, got {types}")
     return "".join(of[kind] for kind in types)
 
