@@ -1,7 +1,7 @@
 """Qwen3.5 and Qwen3-Next without experts: gated delta layers, and gated attention after every three of them.
 
-The tensors and the keys of config.json are those of `Qwen/Qwen3.5-0.8B` and its like, of which the language model is
-read, and those that transformers' `Qwen3_5ForCausalLM` and `Qwen3NextForCausalLM` write.
+The tensors and the keys of config.json are those that transformers' `Qwen3_5ForConditionalGeneration`, of which the
+language model is read, `Qwen3_5ForCausalLM` and `Qwen3NextForCausalLM` write.
 """
 
 from collections.abc import Callable
