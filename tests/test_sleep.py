@@ -195,6 +195,55 @@ def test_every_full_window_without_loss_sleeps_once(build, draw_tokens, eviction
     assert count_sleeps(model, tokens[:, : L - 1], eviction=eviction) == []
 
 
+def asleep_after_loss(model, tokens, targets, n_passes):
+    """Window by window: wake pass, the loss of every target by itself, passes 2..N. Mean loss and S at the end."""
+    S, terms = model.init_fast_weights(len(tokens)), []
+    for start in range(0, tokens.shape[1], L):
+        h, S = model.blocks(model.embed(tokens[:, start : start + L]), S)
+        nll = -model.logits(h).log_softmax(-1)
+        said = targets[:, start : start + L].tolist()
+        terms += [nll[b, t, y] for b, row in enumerate(said) for t, y in enumerate(row) if y != IGNORE]
+        for _ in range(n_passes - 1 if h.shape[1] == L else 0):
+            h, S = model.blocks(h, S)
+    return torch.stack(terms).mean(), S
+
+
+@pytest.mark.parametrize("pattern", ["AGAG", "AM"])
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("T", [3 * L, 3 * L + 2])
+def test_windows_with_loss_can_sleep_after_it(build, draw_tokens, pattern, n_passes, T):
+    """Loss and all gradients, with loss in every window or in some."""
+    model, tokens, targets = build(pattern), draw_tokens(3, T), draw_tokens(3, T, seed=1)
+    for free in (slice(0), slice(2), slice(L, 2 * L)):
+        targets[:, free] = IGNORE
+        out = read_windows(model, tokens, targets, n_passes, after_loss=True)
+        loss, S = asleep_after_loss(model, tokens, targets, n_passes)
+        torch.testing.assert_close(out.loss, loss)
+        got, want = (torch.autograd.grad(x, list(model.parameters())) for x in (out.loss, loss))
+        for grad, wanted in zip(got, want, strict=True):
+            torch.testing.assert_close(grad, wanted)
+    if T % L:
+        for state, wanted in zip(out.fast_weights.states, S.states, strict=True):
+            torch.testing.assert_close(state, wanted)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_after_loss_targets_no_longer_decide_who_sleeps(build, draw_tokens, eviction):
+    model, tokens, targets = build(), draw_tokens(3, 3 * L + 2), draw_tokens(3, 3 * L + 2, seed=1)
+    want = read_windows(model, tokens, n_passes=3, eviction=eviction)
+    got = read_windows(model, tokens, targets, n_passes=3, eviction=eviction, after_loss=True)
+    assert torch.equal(got.hidden, want.hidden)
+
+
+def test_a_language_model_sleeps_only_after_loss(build, draw_tokens):
+    model, tokens, targets = build(), draw_tokens(3, 2 * L), draw_tokens(3, 2 * L, seed=1)
+    awake, asleep = (
+        {read_windows(model, tokens, targets, n, after_loss=after_loss).loss.item() for n in (1, 2, 4)}
+        for after_loss in (False, True)
+    )
+    assert len(awake) == 1 and len(asleep) == 3 and awake < asleep
+
+
 @pytest.mark.parametrize("T", [1, L - 1, L, 2 * L + 3, 4 * L])
 @pytest.mark.parametrize("size", [1, L])
 def test_windows_that_are_full_and_carry_no_loss_sleep(T, size):
@@ -207,6 +256,8 @@ def test_windows_that_are_full_and_carry_no_loss_sleep(T, size):
         places = range(T)[span]
         assert carries_loss == any(targets[b, t] != IGNORE for b in range(3) for t in places)
         assert sleeps == (len(places) == size and not carries_loss)
+        at_hand = sleeps or (carries_loss and places[-1] < T - 1)
+        assert (span, carries_loss, at_hand) in list(Windows.of(targets, size, after_loss=True))
     windows = Windows.of(targets, size)
     assert windows.n_sleeps == sum(sleeps for _, _, sleeps in found)
     assert windows.token_passes(4) == sum(len(range(T)[span]) * (4 if sleeps else 1) for span, _, sleeps in found)

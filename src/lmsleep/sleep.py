@@ -16,6 +16,9 @@ The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the 
 
 A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
+
+Line 5 keeps a window with loss awake, and where every window has loss, as in plain language modelling, nothing sleeps.
+`after_loss` lets such a window go on from line 9 with passes 2..N, before line 10; by default it does not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +64,7 @@ def read_windows(
     mask: Tensor | None = None,
     on_overflow: OnOverflow | None = None,
     loss_windows: Sequence[bool] | None = None,
+    after_loss: bool = False,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
@@ -70,6 +74,7 @@ def read_windows(
         mask: (B, T) bool, False for tokens that must leave no trace.
         on_overflow: answers an overflow in place of `sleep(..., n_passes)`.
         loss_windows: which windows carry loss, where that is known before the targets reach the device.
+        after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
 
     Raises:
         ValueError: if n_passes is below 1, or above 1 beside `on_overflow`, or eviction or a shape does not fit.
@@ -82,9 +87,9 @@ def read_windows(
     elif n_passes > 1:
         raise ValueError(f"n_passes must be left out beside on_overflow, which says how often, got {n_passes}")
     if loss_windows is None and targets is not None:
-        windows = Windows.of(targets, model.window_size)
+        windows = Windows.of(targets, model.window_size, after_loss)
     else:
-        windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()))
+        windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()), after_loss)
         if loss_windows is not None:
             windows.check_count(len(loss_windows))
     S = model.init_fast_weights(len(tokens))  #                                           line 1
@@ -146,11 +151,13 @@ class Windows:
     Args:
         length: T. size: L.
         carry_loss: for each window whether it carries loss; empty: none does.
+        after_loss: a full window with loss sleeps too, if tokens follow that can profit from it.
     """
 
     length: int
     size: int
     carry_loss: tuple[bool, ...] = ()
+    after_loss: bool = False
 
     def __post_init__(self) -> None:
         if self.carry_loss:
@@ -163,17 +170,19 @@ class Windows:
             raise ValueError(f"loss_windows must say of {count} windows if they carry loss, got {said}")
 
     @classmethod
-    def of(cls, targets: Tensor, size: int) -> "Windows":
+    def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
         """Those of targets (B, T)."""
         # One transfer for the whole sequence: a loop over windows must not wait for the device.
         scored = (targets != IGNORE).any(dim=0).tolist()
-        return cls(len(scored), size, tuple(any(scored[i : i + size]) for i in range(0, len(scored), size)))
+        carry_loss = tuple(any(scored[i : i + size]) for i in range(0, len(scored), size))
+        return cls(len(scored), size, carry_loss, after_loss)
 
     def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
         """Of each window: its place, whether it carries loss, whether it sleeps."""
         for start, loss in zip_longest(range(0, self.length, self.size), self.carry_loss, fillvalue=False):
-            full = start + self.size <= self.length
-            yield slice(start, start + self.size), loss, full and not loss
+            stop = start + self.size
+            sleeps = self.after_loss and stop < self.length if loss else stop <= self.length
+            yield slice(start, stop), loss, sleeps
 
     @property
     def n_sleeps(self) -> int:

@@ -1,6 +1,8 @@
 """The sleep as a callback, the stop on a non-finite value, and the report of a run."""
 
 import logging
+import warnings
+from dataclasses import dataclass
 
 import lightning as L
 import pytest
@@ -12,6 +14,18 @@ from lmsleep.tasks import Rule110
 from lmsleep.training import RunReport, StopOnNonFinite
 
 from .conftest import TASK, fitted, weights
+
+
+@dataclass(frozen=True)
+class Spoken(Rule110):
+    """Every token has loss, as in language modelling."""
+
+    def rows(self, **options):
+        batch = super().rows(**options)
+        return batch._replace(targets=batch.tokens.roll(-1, dims=1))
+
+
+SPOKEN = Spoken(steps=2, width=6, n_states=2)  # 14 tokens, windows of 6
 
 
 class Spy(SleepCallback):
@@ -169,6 +183,56 @@ def test_the_summary_says_one_pass(run, caplog):
     with caplog.at_level(logging.INFO):
         fitted(run(1, [RunReport()]))
     assert "; 1 pass (hard eviction)" in "\n".join(caplog.messages)
+
+
+def warned(cell):
+    """What a run warns of its sleep, and the step at which it does."""
+    found = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cell.trainer.callbacks.append(At(caught, found))
+        fitted(cell)
+    said = [str(w.message) for w in caught if str(w.message).startswith("n_passes is ")]
+    return found, said
+
+
+class At(L.Callback):
+    """Notes how many of these warnings there are before each step."""
+
+    def __init__(self, caught, found):
+        self.caught, self.found = caught, found
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self.found.append(sum("n_passes is " in str(w.message) for w in self.caught))
+
+
+def test_a_run_in_which_nothing_sleeps_says_so_before_its_first_step_and_at_its_end(run):
+    before, said = warned(run(4, task=SPOKEN, max_steps=2))
+    assert before == [1, 1] and len(said) == 2
+    assert said[0] == (
+        "n_passes is 4, but no window of the first batch (14 tokens, windows of 6, loss in every full one) sleeps, so "
+        "that it trains as with n_passes=1: a window sleeps where it is full and carries no loss; "
+        "--sleep.after_loss=true lets those with loss sleep too"
+    )
+    assert said[1].startswith("n_passes is 4, but no window of this run sleeps")
+
+
+@pytest.mark.parametrize(("n_passes", "task"), [(1, SPOKEN), (4, TASK), (None, SPOKEN)])
+def test_a_run_that_sleeps_or_was_not_asked_to_warns_of_nothing(run, n_passes, task):
+    assert warned(run(n_passes, task=task, max_steps=2))[1] == []
+
+
+def test_windows_with_loss_sleep_in_a_run_that_asks_for_it(run):
+    sleeper = SleepCallback(3, after_loss=True)
+    cell = run(None, [sleeper, RunReport()], task=SPOKEN, max_steps=2, log_every_n_steps=1)
+    assert warned(cell)[1] == []
+    assert (sleeper.n_sleeps, sleeper.sleeps_per_sequence) == (4, 2)
+    assert cell.trainer.callback_metrics["sleeps_per_row"] == 2
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    batches = [SPOKEN.rows(split="val", seed=0, step=step, batch_size=8) for step in range(3)]
+    with torch.no_grad():
+        losses = [read_windows(cell.module.model, b.tokens, b.targets, 3, after_loss=True).loss for b in batches]
+    torch.testing.assert_close(cell.trainer.callback_metrics["val/loss"], torch.stack(losses).mean())
 
 
 def test_two_sleep_callbacks_are_refused(run):

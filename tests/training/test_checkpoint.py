@@ -51,6 +51,18 @@ def test_a_checkpoint_remembers_the_eviction(run, checkpoint):
         cell.trainer.validate(cell.module, cell.data, ckpt_path=path)
 
 
+def test_a_checkpoint_remembers_whether_windows_with_loss_slept(run, checkpoint):
+    path, cell = checkpoint(2), run(None, [SleepCallback(2, after_loss=True)])
+    older = torch.load(path, weights_only=True)
+    del older["sleep"]["after_loss"]
+    torch.save(older, path.with_name("older.ckpt"))
+    for trained in (path, path.with_name("older.ckpt")):
+        with pytest.raises(
+            ValueError, match=r"^after_loss must be False, with which the checkpoint was trained, got True"
+        ):
+            cell.trainer.validate(cell.module, cell.data, ckpt_path=trained)
+
+
 @pytest.mark.parametrize(
     ("trained", "used", "fits"), [(None, 1, True), (1, None, True), (None, 2, False), (2, None, False)]
 )

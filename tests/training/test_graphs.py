@@ -38,17 +38,19 @@ def train(
     grad_clip=None,
     folder=None,
     ckpt_path=None,
+    task=TASK,
+    after_loss=False,
     **options,
 ):
     L.seed_everything(0)
     module = SleepModule(
-        TASK,
+        task,
         HybridConfig(d_model=32, pattern="AG", n_heads=2, zero_init=False),
         OptimizerConfig(warmup_steps=2, decay_fraction=0.0, grad_clip=grad_clip),
         accelerate=accelerate,
         **options,
     )
-    observed, sleeper = Observed(), SleepCallback(n_passes)
+    observed, sleeper = Observed(), SleepCallback(n_passes, after_loss=after_loss)
     trainer = L.Trainer(
         max_steps=steps,
         accelerator=accelerator,
@@ -60,7 +62,7 @@ def train(
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(module, RowsDataModule(TASK, batch_size=8), ckpt_path=ckpt_path)
+    trainer.fit(module, RowsDataModule(task, batch_size=8), ckpt_path=ckpt_path)
     if folder:
         trainer.save_checkpoint(folder / "last.ckpt")
     return observed, sleeper, [p.detach().cpu() for p in module.parameters()]
@@ -81,6 +83,24 @@ def test_a_captured_step_is_the_same_training(captured_on_cpu, grad_clip):
     torch.testing.assert_close(graph.grads[0], eager.grads[0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(others, weights, atol=1e-5, rtol=1e-4)
     assert (same.n_sleeps, same.sleeps_per_sequence) == (sleeps.n_sleeps, sleeps.sleeps_per_sequence) == (12, 3.0)
+
+
+def test_a_captured_step_sleeps_after_loss(captured_on_cpu):
+    """With loss in the last state too: a window that another follows."""
+
+    class Earlier(Rule110):
+        def rows(self, **options):
+            batch = super().rows(**options)
+            batch.targets[:, 17] = batch.tokens[:, 17]
+            return batch
+
+    task = Earlier(steps=2, width=8, n_states=3)
+    for after_loss, n_sleeps in ((False, 8), (True, 12)):
+        (eager, sleeps, _), (graph, same, _) = (
+            train(how, task=task, after_loss=after_loss) for how in ("none", "graph")
+        )
+        assert graph.losses == pytest.approx(eager.losses, rel=1e-5)
+        assert same.n_sleeps == sleeps.n_sleeps == n_sleeps
 
 
 @pytest.mark.gpu

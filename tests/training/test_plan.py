@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmsleep import HybridConfig, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
-from lmsleep.tasks import Depo, Rule110
+from lmsleep.tasks import Batch, Depo, Rule110
 from lmsleep.training.plan import Clock, PlanCLI, Work, main, plan
 
 TASK = Rule110(steps=2, width=24, n_states=2)
@@ -37,6 +37,13 @@ def test_token_passes_of_the_paper_s_runs():
         for n in (1, 4):
             work = work_of("AG", n, task, rows=2)
             assert (work.tokens, work.token_passes) == (2 * (asleep + answers), 2 * (asleep * n + answers))
+
+
+def test_windows_with_loss_count_as_often_as_they_are_read():
+    zeros = torch.zeros(2, 16, dtype=torch.long)
+    batch, config = Batch(zeros, zeros, zeros[:, 0]), HybridConfig(vocab_size=3, window_size=6)
+    once, often = (Work(config, batch, 4, after_loss=after_loss) for after_loss in (False, True))
+    assert (once.token_passes, often.token_passes) == (2 * 16, 2 * (12 * 4 + 4))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     records = []
     for way, on_overflow in ways.items():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-            found = scores(model, rows, on_overflow, sleeps["eviction"], batch_size)
+            found = scores(model, rows, on_overflow, sleeps["eviction"], batch_size, sleeps["after_loss"])
         for name, value in found.items():
             metric, _, level = name.partition("/")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
@@ -68,7 +68,12 @@ def data_folder(run: Path, data: Path) -> Path:
 
 @torch.no_grad()
 def scores(
-    model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, eviction: Eviction, batch_size: int
+    model: HybridLM,
+    rows: dict[str, Tensor],
+    on_overflow: OnOverflow,
+    eviction: Eviction,
+    batch_size: int,
+    after_loss: bool = False,
 ) -> dict[str, float]:
     """Scores per slice over held-out rows, see `SliceScores.compute`."""
     device = model.embedding.weight.device
@@ -82,6 +87,7 @@ def scores(
             eviction=eviction,
             mask=part.get("mask"),
             on_overflow=on_overflow,
+            after_loss=after_loss,
         )
         assert reading.scored_logits is not None and reading.scored_targets is not None
         answers = part["answers"][:, -reading.scored_targets.shape[1] :]

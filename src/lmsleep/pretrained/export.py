@@ -28,7 +28,7 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
 
 
 def how_it_sleeps(checkpoint: str | Path) -> dict[str, Any]:
-    """n_passes and eviction that a Lightning checkpoint was trained with."""
+    """n_passes, eviction and after_loss that a Lightning checkpoint was trained with."""
     return _sleeps(_read(Path(checkpoint)))
 
 
@@ -90,7 +90,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    return dict(content.get("sleep", {"n_passes": 1, "eviction": "hard"}))
+    return {"n_passes": 1, "eviction": "hard", "after_loss": False, **content.get("sleep", {})}
 
 
 def _task(path: Path) -> Any:

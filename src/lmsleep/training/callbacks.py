@@ -9,28 +9,31 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.sleep import Pass, recorded, sleep
+from lmsleep.sleep import Pass, Windows, recorded, sleep
 from lmsleep.training.optimizer import MuonAdamW, whole
 
 # How a module without a SleepCallback sleeps.
-PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard"}
+PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False}
 
 
 class SleepCallback(L.Callback):
     """Answers the overflow of the attention cache with a sleep: passes 2..N over the full window.
 
-    Without this callback a `SleepModule` is the plain hybrid, N = 1. A checkpoint remembers N and the eviction.
+    Without this callback a `SleepModule` is the plain hybrid, N = 1. A checkpoint remembers how it slept. A training
+    run with N > 1 in which no window sleeps is told so before its first step and at its end.
 
     Args:
         n_passes: N, the total number of passes over a window that overflows; the wake pass is the first.
         eviction: `hard` empties the cache after a sleep, `sliding` keeps the newest L - 1 tokens.
-        allow_other_n: lets a checkpoint that was trained with another N or eviction be used.
+        allow_other_n: lets a checkpoint be used that was trained with another N or eviction, or slept elsewhere.
+        after_loss: lets a window with loss sleep once its loss is taken, where tokens follow it; Algorithm 1 does not.
+            Plain language modelling has loss in every window, and sleeps only so.
 
     Attributes:
         training_eviction: takes the place of `eviction` for training batches, while a stage of training wants it.
@@ -45,10 +48,16 @@ class SleepCallback(L.Callback):
         ValueError: if n_passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
     """
 
-    def __init__(self, n_passes: int = 1, eviction: Eviction = "hard", allow_other_n: bool = False) -> None:
+    def __init__(
+        self,
+        n_passes: int = 1,
+        eviction: Eviction = "hard",
+        allow_other_n: bool = False,
+        after_loss: bool = False,
+    ) -> None:
         check_n_passes(n_passes)
         check_eviction(eviction)
-        self.n_passes, self.allow_other_n = n_passes, allow_other_n
+        self.n_passes, self.allow_other_n, self.after_loss = n_passes, allow_other_n, after_loss
         self.eviction: Eviction = eviction
         self.training_eviction: Eviction | None = None
         self.reset()
@@ -104,11 +113,31 @@ class SleepCallback(L.Callback):
         self.reset()  # forgets the sanity check
 
     def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.n_passes > 1 and not self.n_sequences:
+            size: int = pl_module.model.window_size  # pyright: ignore
+            if not (windows := Windows.of(batch.targets, size, self.after_loss)).n_sleeps:
+                told = "none of them full" if windows.length < size else "loss in every full one"
+                self._warn(f"no window of the first batch ({windows.length} tokens, windows of {size}, {told})")
+        self.n_sequences += len(batch.tokens)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.n_passes > 1 and self.n_sequences and not self.n_sleeps:
+            self._warn("no window of this run")
+
+    def _warn(self, which: str) -> None:
+        rank_zero_warn(
+            f"n_passes is {self.n_passes}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps "
+            "where it is full and carries no loss; --sleep.after_loss=true lets those with loss sleep too"
+        )
+
+    def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         self.n_sequences += len(batch.tokens)
 
-    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["sleep"] = how_it_sleeps(trainer)
@@ -120,15 +149,15 @@ def sleeper_of(trainer: L.Trainer) -> SleepCallback | None:
 
 
 def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
-    """n_passes and eviction of a trainer's runs."""
+    """n_passes, eviction and after_loss of a trainer's runs."""
     sleeper = sleeper_of(trainer)
     return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
 
 
 def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises ValueError if a checkpoint was trained with another N or eviction and that was not asked for."""
+    """Raises ValueError if a checkpoint was trained with another way to sleep and that was not asked for."""
     sleeper, mine = sleeper_of(trainer), how_it_sleeps(trainer)
-    for name, trained in checkpoint.get("sleep", PLAIN).items():
+    for name, trained in {**PLAIN, **checkpoint.get("sleep", {})}.items():
         if mine[name] != trained and not (sleeper and sleeper.allow_other_n):
             raise ValueError(
                 f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine[name]!r}; "
@@ -206,7 +235,7 @@ REFRESH_RATE = 20
 
 
 class RunReport(L.Callback):
-    """Says at the start what is run, and shows tokens per second in the progress bar."""
+    """Says at the start what is run, shows tokens per second in the progress bar and logs them and sleeps per row."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore
@@ -237,6 +266,8 @@ class RunReport(L.Callback):
             now = time.perf_counter()
             speed = self.batches * self.tokens_per_batch / (now - self.since)
             pl_module.log("tokens_per_second", speed, prog_bar=True)
+            if sleeper := sleeper_of(trainer):
+                pl_module.log("sleeps_per_row", sleeper.sleeps_per_sequence)
             self.since, self.batches = now, 0
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

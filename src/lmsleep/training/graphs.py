@@ -60,13 +60,13 @@ class StepGraphs:
         self.graphed: Callable[..., tuple[Tensor, ...]] | None = None
         self.key: Hashable = None
 
-    def observe(self, targets: Tensor) -> None:
+    def observe(self, targets: Tensor, after_loss: bool = False) -> None:
         """Takes which windows sleep from the first batch, while it is still on the CPU.
 
         Raises:
             ValueError: if a later batch has its loss in other windows.
         """
-        found = Windows.of(targets, self.model.window_size)
+        found = Windows.of(targets, self.model.window_size, after_loss)
         if self.windows is not None and self.windows.carry_loss != found.carry_loss:
             raise ValueError(
                 "accelerate='graph' needs batches that carry loss in the same windows, got "

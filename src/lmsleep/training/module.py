@@ -83,7 +83,7 @@ class SleepModule(L.LightningModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self.training and "graph" in self.accelerate:
-            self.graphs.observe(batch.targets)
+            self.graphs.observe(batch.targets, self._after_loss)
         return batch
 
     def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
@@ -98,6 +98,7 @@ class SleepModule(L.LightningModule):
             mask=batch.mask,
             on_overflow=self.raise_overflow,
             loss_windows=loss_windows,
+            after_loss=self._after_loss,
         )
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
@@ -108,6 +109,11 @@ class SleepModule(L.LightningModule):
     @property
     def _sleeper(self) -> SleepCallback | None:
         return None if self._trainer is None else sleeper_of(self._trainer)
+
+    @property
+    def _after_loss(self) -> bool:
+        sleeper = self._sleeper
+        return sleeper is not None and sleeper.after_loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)

@@ -43,17 +43,19 @@ class Work:
         batch: an example; its rows count, and where its loss is.
         n_passes: N.
         accumulate: batches of a step.
+        after_loss: whether windows with loss sleep too.
     """
 
     config: HybridConfig
     batch: Batch
     n_passes: int
     accumulate: int = 1
+    after_loss: bool = False
 
     @property
     def windows(self) -> Windows:
         """Those of a row."""
-        return Windows.of(self.batch.targets, self.config.window_size or 1)
+        return Windows.of(self.batch.targets, self.config.window_size or 1, self.after_loss)
 
     @property
     def rows(self) -> int:
@@ -198,12 +200,12 @@ class PlanCLI(SleepCLI):
     def work(self) -> Work:
         """A step of the run. Neither the model nor its data are made."""
         made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
-        task, model, N = made.data.task, made.model, self.config.sleep.n_passes
-        check_n_passes(N)
+        task, model, sleeps = made.data.task, made.model, self.config.sleep
+        check_n_passes(sleeps.n_passes)
         config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
         batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
         config = config.for_task(task.vocab_size, task.window_size)
-        return Work(config, batch, N, self.config.trainer.accumulate_grad_batches)
+        return Work(config, batch, sleeps.n_passes, self.config.trainer.accumulate_grad_batches, sleeps.after_loss)
 
     def measure(self) -> int:
         """Takes the steps, with an eye on the `clock`; returns the most bytes held: on CUDA of the device, else of this
