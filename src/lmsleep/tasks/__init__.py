@@ -4,5 +4,6 @@ from lmsleep.tasks.base import IGNORE, Batch, Task
 from lmsleep.tasks.depo import Depo
 from lmsleep.tasks.gsm import GSMInfinite
 from lmsleep.tasks.rule110 import Rule110
+from lmsleep.tasks.text import TextLM, TextQA
 
-__all__ = ["IGNORE", "Batch", "Depo", "GSMInfinite", "Rule110", "Task"]
+__all__ = ["IGNORE", "Batch", "Depo", "GSMInfinite", "Rule110", "Task", "TextLM", "TextQA"]

@@ -1,0 +1,196 @@
+"""Tasks whose rows lie in text files.
+
+Files are read once at the start, for the places and lengths of their lines; these alone are held, and a row is read
+from disk when its turn comes.
+"""
+
+from abc import abstractmethod
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmsleep.tasks.base import SPLITS, Batch, Task, stream
+from lmsleep.tasks.tokenizer import open_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Text(Task):
+    """What `TextQA` and `TextLM` share: files, tokens, and whose turn a row is.
+
+    An epoch shows every row of a split once, in an order of its own that follows from (seed, epoch); rows of as many
+    windows go together. Batches of `train` are full, and leave out the few rows of an epoch that fill none.
+
+    Args:
+        train: a file, or a pattern such as `books/*.txt`. val, test: the same; None: a share of the rows of `train`,
+            drawn by `split_seed`, which are then not trained on.
+        tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: a token for
+            each byte of UTF-8, 256 and one to end with.
+        window_size: L.
+        held_out: the share that val takes, and test.
+        split_seed: of that draw.
+
+    Raises:
+        ValueError: if an argument is out of range, a file is missing, or a line cannot be used, which is then named.
+    """
+
+    train: str
+    val: str | None = None
+    test: str | None = None
+    tokenizer: str = "bytes"
+    window_size: int = 128  # pyright: ignore[reportIncompatibleMethodOverride] (the field is the property)
+    held_out: float = 0.1
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.window_size < 1:
+            raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
+        if not 0 < self.held_out < 0.5:
+            raise ValueError(f"held_out must be above 0 and below 0.5, got {self.held_out}")
+
+    @abstractmethod
+    def _measure(self, line: str) -> tuple[int, ...] | None:
+        """What is kept of a line; None: it is left out."""
+
+    @abstractmethod
+    def _windows(self, lines: "Lines") -> np.ndarray:
+        """The windows of each row that the lines make, (n,)."""
+
+    @abstractmethod
+    def _batch(self, lines: "Lines", rows: np.ndarray) -> Batch:
+        """These rows."""
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        return open_tokenizer(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text. None is put around it: what a model wants there, write into the text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens))
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._tokenizer.get_vocab().values()) + 1
+
+    def _open(self) -> None:
+        """Opens what lines are read with, so that none of them is blamed for it."""
+        _ = self._tokenizer
+
+    @cached_property
+    def _lines(self) -> dict[str, "Lines"]:
+        self._open()
+        files = {name: pattern for name in SPLITS if (pattern := getattr(self, name)) is not None}
+        return {name: Lines.of(pattern, name, self._measure) for name, pattern in files.items()}
+
+    @cached_property
+    def _splits(self) -> dict[str, "Rows"]:
+        counts = {name: self._windows(lines) for name, lines in self._lines.items()}
+        chosen = {name: np.arange(len(windows)) for name, windows in counts.items()}
+        left = np.random.default_rng(self.split_seed).permutation(chosen["train"])
+        share = max(1, round(self.held_out * len(left)))
+        for name in [name for name in SPLITS if name not in counts]:
+            chosen[name], left = left[:share], left[share:]
+        chosen["train"] = left
+        for name, rows in chosen.items():
+            if not len(rows):
+                raise ValueError(f"{name} must have rows, found none (train is {self.train!r})")
+        files = {name: name if name in counts else "train" for name in SPLITS}
+        return {name: Rows(self._lines[file], chosen[name], counts[file][chosen[name]]) for name, file in files.items()}
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Windows before the last."""
+        return tuple(np.unique(np.concatenate([rows.windows for rows in self._splits.values()])).tolist())
+
+    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        """The rows of (seed, split, step): see `Batch` and the class."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        rows = self._splits[split]
+        epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
+        return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])
+
+    def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
+        return epoch_steps(self._splits[split], split, batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines of text files; `table` (n, 2 + k) has of each the number of its file, its place in bytes, and what a
+    task measured of it."""
+
+    files: tuple[Path, ...]
+    table: np.ndarray
+
+    @classmethod
+    def of(cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None]) -> "Lines":
+        """Those of a file or of all files of a pattern. Raises ValueError if there is none, or naming a bad line."""
+        files = (Path(pattern),) if Path(pattern).is_file() else tuple(map(Path, sorted(glob(pattern, recursive=True))))
+        if not files:
+            raise ValueError(f"{field} must be a file or a pattern of files, but there is none at {pattern!r}")
+        found, width = array("q"), 2
+        for file, path in enumerate(files):
+            with path.open("rb") as lines:
+                place = 0
+                for number, line in enumerate(lines, 1):
+                    try:
+                        measured = measure(line.decode())
+                    except ValueError as error:
+                        raise ValueError(f"{path}, line {number}: {error}") from None
+                    if measured is not None:
+                        found.extend((file, place, *measured))
+                        width = 2 + len(measured)
+                    place += len(line)
+        if not found:
+            raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
+        return cls(files, np.frombuffer(found, np.int64).reshape(-1, width))
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Where each line ends, in tokens of the whole, (n,)."""
+        return np.cumsum(self.table[:, 2])
+
+    def read(self, line: int) -> str:
+        file, place = self.table[line, :2]
+        with self.files[file].open("rb") as lines:
+            lines.seek(place)
+            return lines.readline().decode()
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a split: numbers (n,) among those that the lines make, and the windows of each (n,)."""
+
+    lines: Lines
+    rows: np.ndarray
+    windows: np.ndarray
+
+
+def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
+    """Batches of an epoch. Raises ValueError if `train` does not fill one."""
+    if split != "train":
+        return -(-len(rows.rows) // batch_size)
+    if batch_size > len(rows.rows):
+        raise ValueError(f"batch_size must be at most the {len(rows.rows)} rows of train, got {batch_size}")
+    return len(rows.rows) // batch_size
+
+
+@lru_cache(maxsize=4)
+def epoch_batches(rows: Rows, split: str, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    """Which rows each batch of an epoch has."""
+    rng = stream(seed, split, epoch)
+    order = rng.permutation(len(rows.rows))[: epoch_steps(rows, split, batch_size) * batch_size]
+    order = order[np.argsort(rows.windows[order], kind="stable")]
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]

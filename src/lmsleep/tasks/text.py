@@ -1,0 +1,193 @@
+"""Your own text as a task: questions about contexts, one a line of JSON, and plain text to model."""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmsleep.tasks.base import IGNORE, Batch
+from lmsleep.tasks.lines import Lines, Text
+from lmsleep.tasks.tokenizer import default_eos
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class TextQA(Text):
+    r"""Answer a question about a context that was read, slept on and forgotten. The slice of a row is the number of
+    windows of its context.
+
+    Row, with a context of one window and a bit:
+
+        tokens   The wren .. | .. blue . PAD PAD | \n Question : .. \n Answer :  blue PAD
+        targets   -   -      |    -   -   -   -  |  -    -     -  -  -    -   - blue <eos> -
+        mask      1   1      |    1   1   0   0  |  1    1     1  1  1    1   1   1   0
+        window       0       |         1         |                  2
+
+    The context is padded to whole windows, and a row with fewer than others of its batch has empty windows before it;
+    padding leaves no trace. Question and answer are alone in the last window, which carries the loss.
+
+    A line is a JSON object. What is read, asked and said are templates over its fields, so that these may have any
+    name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. A line with
+    `messages`, a list of objects with `role` and `content`, is a conversation: the last message is said, the one before
+    it asked, those before that are read. To ask later, feed `encode` of the same texts.
+
+    Args:
+        context, question, answer: the templates. message: that of one message.
+        eos_token: ends an answer; None: that of the tokenizer_config.json beside the tokenizer.
+    """
+
+    context: str = "{context}"
+    question: str = "\nQuestion: {question}\nAnswer:"
+    answer: str = " {answer}"
+    message: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    eos_token: str | None = None
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The token that ends an answer."""
+        token = self.eos_token or default_eos(self.tokenizer)
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"eos_token must be in the vocabulary of tokenizer {self.tokenizer}, got {token!r}")
+        return found
+
+    def _open(self) -> None:
+        _ = self.eos_id
+
+    @cached_property
+    def _tail(self) -> int:
+        return max(int(lines.table[:, 3].max()) for lines in self._lines.values())
+
+    @property
+    def sequence_length(self) -> int:
+        return self.slices[-1] * self.window_size + self._tail
+
+    def texts(self, line: str) -> tuple[str, str, str]:
+        """What is read, asked and said in a line of JSON.
+
+        Raises:
+            ValueError: if it is no object, or a field is missing or no text.
+        """
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"must be a JSON object, got a {type(row).__name__}")
+        if "messages" not in row:
+            return filled(self.context, row), filled(self.question, row), filled(self.answer, row)
+        messages = row["messages"]
+        if not isinstance(messages, list) or len(messages) < 3 or not all(isinstance(m, dict) for m in messages):
+            raise ValueError("messages must be a list of three or more: what is read, what is asked, what is said")
+        *before, asked = (filled(self.message, message) for message in messages[:-1])
+        asked += filled(self.message.partition("{content}")[0], messages[-1])
+        return "".join(before), asked, filled("{content}", messages[-1])
+
+    def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
+        context, asked, said = map(self.encode, self.texts(line))
+        return context, asked, [*said, self.eos_id]
+
+    def _measure(self, line: str) -> tuple[int, int, int] | None:
+        """Windows of context, tokens read in the last window, tokens of context."""
+        if not line.strip():
+            return None
+        parts = self._parts(line)
+        for name, part, least in zip(("context", "question", "answer"), parts, (1, 1, 2), strict=True):
+            if len(part) < least:
+                raise ValueError(f"{name} must have a token, got none")
+        context, asked, said = map(len, parts)
+        if asked + said - 1 > self.window_size:
+            raise ValueError(
+                f"question and answer must fit into a window of {self.window_size} tokens, got {asked} and {said - 1}"
+            )
+        return -(-context // self.window_size), asked + said - 1, context
+
+    def _windows(self, lines: Lines) -> np.ndarray:
+        longest = int(lines.table[:, 4].max(initial=0))
+        if 0 < longest < self.window_size:
+            warnings.warn(
+                f"no context fills a window of {self.window_size} tokens, the longest has {longest} (of "
+                f"{lines.files[0]}): the rest is padding, so choose a smaller window_size",
+                stacklevel=2,
+            )
+        return lines.table[:, 2]
+
+    def _batch(self, lines: Lines, rows: np.ndarray) -> Batch:
+        windows, L = lines.table[rows, 2], self.window_size
+        start = int(windows.max()) * L  # of the last window
+        tokens = np.full((len(rows), start + self._tail), self.eos_id)
+        targets, mask = np.full_like(tokens, IGNORE), np.zeros_like(tokens, dtype=bool)
+        for i, row in enumerate(rows):
+            context, asked, said = self._parts(lines.read(row))
+            read = asked + said[:-1]  # the end is said, never read
+            for first, part in ((start - windows[i] * L, context), (start, read)):
+                tokens[i, first : first + len(part)] = part
+                mask[i, first : first + len(part)] = True
+            targets[i, start + len(asked) - 1 : start + len(read)] = said
+        return Batch(*map(torch.from_numpy, (tokens, targets, windows, mask)))
+
+
+@dataclass(frozen=True)
+class TextLM(Text):
+    """Say the next token of plain text, everywhere; rows are the text cut every `n_windows` windows.
+
+        tokens   Once upon a   | time there was
+        targets  upon  a  time | there was  a
+
+    Every window carries loss, so that none sleeps unless with `--sleep.after_loss=true`. Files follow each other; each
+    line is tokenised by itself.
+
+    Args:
+        n_windows: of a row.
+    """
+
+    n_windows: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_windows < 1:
+            raise ValueError(f"n_windows must be 1 or more, got {self.n_windows}")
+
+    @property
+    def sequence_length(self) -> int:
+        return self.n_windows * self.window_size
+
+    def _measure(self, line: str) -> tuple[int]:
+        return (len(self.encode(line)),)
+
+    def _windows(self, lines: Lines) -> np.ndarray:
+        return np.full(max(0, int(lines.table[:, 2].sum()) - 1) // self.sequence_length, self.n_windows - 1)
+
+    def _batch(self, lines: Lines, rows: np.ndarray) -> Batch:
+        both = torch.tensor([self._stretch(lines, row * self.sequence_length) for row in rows])
+        return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1))
+
+    def _stretch(self, lines: Lines, start: int) -> list[int]:
+        """T + 1 tokens from a place of the text on."""
+        line = int(np.searchsorted(lines.ends, start, side="right"))
+        skip = start - int(lines.ends[line] - lines.table[line, 2])
+        tokens: list[int] = []
+        while len(tokens) < skip + self.sequence_length + 1:
+            tokens += self.encode(lines.read(line))
+            line += 1
+        return tokens[skip : skip + self.sequence_length + 1]
+
+
+def filled(template: str, row: Mapping[str, Any]) -> str:
+    """A template with the fields of a row in place of `{name}`."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in row:
+            raise ValueError(f"must have the field {match[1]!r}, got {', '.join(map(str, row)) or 'none'}")
+        if not isinstance(found := row[match[1]], str | int | float):
+            raise ValueError(f"{match[1]} must be text, got a {type(found).__name__}")
+        return str(found)
+
+    return _FIELD.sub(value, template)
