@@ -18,6 +18,7 @@ TRAINER = {
 }
 # Commands that take the arguments of fit: (module with a `main` that reads them, what it does).
 RUNS = {
+    "finetune": ("lmsleep.training.finetune", "fine-tune a pretrained model on a file of questions and answers"),
     "plan": ("lmsleep.training.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
 }
