@@ -180,6 +180,7 @@ def test_messages_are_read_asked_and_said(written):
         ("[1]\n", "must be a JSON object, got a list"),
         ({"context": "a", "question": "b"}, "must have the field 'answer', got context, question"),
         ({"context": ["a"], "question": "b", "answer": "c"}, "context must be text, got a list"),
+        ({"context": "\ud800", "question": "b", "answer": "c"}, "'utf-8' codec can't encode .*"),
         ({"context": "", "question": "b", "answer": "c"}, "context must have a token, got none"),
         (
             {"context": "a", "question": "b", "answer": "c" * 40},

@@ -73,7 +73,12 @@ class Text(Task):
         return open_tokenizer(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text. None is put around it: what a model wants there, write into the text."""
+        """The tokens of a text. None is put around it: what a model wants there, write into the text.
+
+        Raises:
+            ValueError: if the text has half a surrogate pair, as JSON can write it.
+        """
+        text.encode()
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
