@@ -74,17 +74,16 @@ def test_any_names_of_the_alphabet_may_be_drawn():
 
 
 def test_floor_at_n_75():
-    floor = Depo().floor()
-    assert floor.per_answer == floor.per_answer_token == pytest.approx(4.32, abs=0.005)
-    assert floor.per_token == pytest.approx(2.16, abs=0.005)
-    assert Depo(n_symbols=100).floor() == floor
+    known = Depo().baselines()
+    assert known["answer_floor"] == pytest.approx(dict.fromkeys(map(str, Depo().slices), np.log(75)))
+    assert known["floor"]["16"] == pytest.approx(2.16, abs=0.005)
+    assert Depo(n_symbols=100).baselines() == known
 
 
 def test_floor_at_n_75_with_words():
-    floor = Depo(**WORDS).floor()
-    assert floor.per_answer == pytest.approx(np.log(75))
-    assert floor.per_answer_token == pytest.approx(2.70, abs=0.01)
-    assert floor.per_token == pytest.approx(1.66, abs=0.005)
+    known = Depo(**WORDS).baselines()
+    assert known["answer_floor"]["1"] == pytest.approx(2.70, abs=0.01)
+    assert known["floor"]["1"] == pytest.approx(1.66, abs=0.005)
 
 
 def test_floor_is_the_loss_of_a_uniform_guess_among_the_cycle_s_names():
@@ -97,7 +96,8 @@ def test_floor_is_the_loss_of_a_uniform_guess_among_the_cycle_s_names():
     logits = torch.where((ids >= 0)[..., None], known, colon).log().clamp(min=-1e4)
     sums, counts = row_scores(logits, batch.targets, ids)
     loss, answer_loss = (sums.sum(dim=1) / counts.sum(dim=1))[:2].tolist()
-    assert (answer_loss, loss) == pytest.approx(task.floor()[1:], rel=1e-5)
+    known = [task.baselines()[name]["1"] for name in ("answer_floor", "floor")]
+    assert (answer_loss, loss) == pytest.approx(known, rel=1e-5)
     assert (answer_loss, loss) == pytest.approx((np.log(12), np.log(12) / 2), rel=1e-5)
 
 
@@ -107,13 +107,8 @@ def test_guesses_are_the_best_over_every_cycle_that_is_not_ruled_out(n):
     cycles = [(0, *order) for order in itertools.permutations(range(1, n))]
     beside = [cycle for cycle in cycles if cycle[1] == 1 and cycle[-1] == n - 1]
     both_ways = [tuple(range(n)), (0, *range(n - 1, 0, -1))]
-    task = Depo(max_nodes=n, min_nodes=n, max_hops=1, test_hops=(1,))
+    known = Depo(max_nodes=n, min_nodes=n, max_hops=n - 1, test_hops=tuple(range(1, n))).baselines()
     for k in range(1, n):
         best = [Counter(c[k] for c in left).most_common(1)[0][1] / len(left) for left in (beside, both_ways)]
-        assert task.guesses(k) == pytest.approx((1 / n, *best))
-
-
-@pytest.mark.parametrize("hops", [0, 75])
-def test_guesses_of_no_way_and_of_a_whole_round_are_refused(hops):
-    with pytest.raises(ValueError, match=f"^hops must be at least 1 and less than max_nodes=75, got {hops}$"):
-        Depo().guesses(hops)
+        found = [known[name][str(k)] for name in ("names", "neighbours", "undirected")]
+        assert found == pytest.approx([1 / n, *best])

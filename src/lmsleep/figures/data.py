@@ -19,7 +19,7 @@ from lmsleep.data import RowsDataModule
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.grid import grid
 from lmsleep.pretrained import pretrained_config
-from lmsleep.tasks import IGNORE, Batch, Depo, Rule110, Task
+from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
 from lmsleep.tasks.spec import build_task, from_plain
 
@@ -66,25 +66,8 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
-    baselines = {"majority": majority(rows), "chance": chance(rows)}
-    if isinstance(task, Rule110) and (exact := task.majority()) is not None:
-        baselines["majority"] = {str(task.steps): exact}
-    if isinstance(task, Depo):
-        baselines |= knowing_a_part(task)
+    baselines = {"majority": majority(rows), "chance": chance(rows)} | task.baselines()
     (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")
-
-
-def knowing_a_part(task: Depo) -> dict[str, dict[str, float]]:
-    """What a model scores that knows a part of the cycle, for each number of hops: losses of one that knows the names,
-    over all targets (`floor`) and over answers alone (`answer_floor`), and the shares of right answers of
-    `Depo.guesses`."""
-    floor = task.floor()
-    kinds: dict[str, dict[str, float]] = {"floor": {}, "answer_floor": {}}
-    for k in task.slices:
-        kinds["floor"][str(k)], kinds["answer_floor"][str(k)] = floor.per_token, floor.per_answer_token
-        for name, share in task.guesses(k)._asdict().items():
-            kinds.setdefault(name, {})[str(k)] = share
-    return kinds
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:

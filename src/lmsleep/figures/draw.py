@@ -102,7 +102,7 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Depo: held-out loss over `:` and answers, loss over answers alone, and exact answers for each number of hops, one
-    curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.floor`, `Depo.guesses`)."""
+    curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.baselines`)."""
     drawn = {
         "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
         "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),

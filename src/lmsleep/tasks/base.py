@@ -60,6 +60,10 @@ class Task(ABC):
         with a stored set of rows shows each of them once instead, in batches of at most `batch_size`."""
         return len(self.slices) * -(-n_rows // (batch_size * len(self.slices)))
 
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Scores on test rows, known beforehand, of one who has read nothing or a part: name -> slice -> score."""
+        return {}
+
     def answers(self, targets: Tensor) -> Tensor:
         """Which answer of its row each target token belongs to; by default a row is one answer.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,23 +12,7 @@ from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 from lmsleep.tasks.names import Names
 
 MAX_NAMES = 1 << 15  # every row draws from all possible names at once
-FLOOR_ROWS = 512  # sampled rows behind the mean name length in `Depo.floor`
-
-
-class Floor(NamedTuple):
-    """Loss in nats of a model that knows the cycle's names and the `:`, but not which name follows which."""
-
-    per_answer: float
-    per_answer_token: float  # over the answers alone
-    per_token: float  # answer tokens and `:`, the mean over all targets
-
-
-class Guesses(NamedTuple):
-    """Share of right answers of a model that knows a part of the cycle and guesses the rest."""
-
-    names: float  # the names of the cycle
-    neighbours: float  # also the node before and the node after the one asked about, and which is which
-    undirected: float  # who is whose neighbour along the whole cycle, but not which way it goes
+FLOOR_ROWS = 512  # sampled rows behind the mean name length in `Depo.baselines`
 
 
 @dataclass(frozen=True)
@@ -210,28 +194,25 @@ class Depo(Task):
         marks = targets == self.marker
         return torch.where(marks | (targets == IGNORE), -1, marks.cumsum(dim=1) - 1)
 
-    def floor(self) -> Floor:
-        """The ignorance floor of test rows: log n nats per answer, spread over its tokens.
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """What one scores on test rows who knows a part of the cycle, by kind and number of hops.
 
-        Exact where all names are equally long; with words of several lengths their mean length is that of `FLOOR_ROWS`
-        sampled sets (standard error below 0.2 % at the paper's sizes).
+        `floor` and `answer_floor` are the losses in nats a target and a token of an answer of one who knows the names
+        alone: log n an answer, spread over its tokens. They are exact where all names are equally long; with words of
+        several lengths their mean length is that of `FLOOR_ROWS` sampled sets (standard error below 0.2 % at the
+        paper's sizes). Shares of right answers: `names` of the same; `neighbours` of one who also knows the node before
+        and the node after the one asked about, and which is which; `undirected` of one who knows who is whose neighbour
+        along the whole cycle, but not which way it goes.
         """
-        n, names = self.max_nodes, self._names
+        n, names, hops = self.max_nodes, self._names, self.test_hops
         drawn = names.lengths[names.draw(stream(0, "test", 0), FLOOR_ROWS, n)]
         nats, length = float(np.log(n)), float(drawn.mean(axis=0).cumsum()[-1] / n)
-        return Floor(nats, nats / length, nats / (length + 1))
-
-    def guesses(self, hops: int) -> Guesses:
-        """What can be scored on test rows of `hops` hops without following the cycle.
-
-        Raises:
-            ValueError: if `hops` are not less than `max_nodes`.
-        """
-        n = self.max_nodes
-        if not 1 <= hops < n:
-            raise ValueError(f"hops must be at least 1 and less than max_nodes={n}, got {hops}")
-        found = hops in (1, n - 1)  # else the answer is one of those that are neither the node nor next to it
-        return Guesses(1 / n, 1.0 if found else 1 / (n - 3), 1.0 if 2 * hops == n else 0.5)
+        same = {"floor": nats / (length + 1), "answer_floor": nats / length, "names": 1 / n}  # at every number of hops
+        return {name: dict.fromkeys(map(str, hops), score) for name, score in same.items()} | {
+            # k hops lead to a neighbour, or to one of those that are neither the node nor next to it.
+            "neighbours": {str(k): 1.0 if k in (1, n - 1) else 1 / (n - 3) for k in hops},
+            "undirected": {str(k): 1.0 if 2 * k == n else 0.5 for k in hops},
+        }
 
 
 def _shuffle(rng: np.random.Generator, n: np.ndarray, width: int) -> np.ndarray:

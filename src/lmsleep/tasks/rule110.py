@@ -90,6 +90,11 @@ class Rule110(Task):
         share = ones / (1 << cells)
         return max(share, 1 - share) ** self.n_states
 
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """`majority`, where it can be enumerated."""
+        share = self.majority()
+        return {} if share is None else {"majority": {str(self.steps): share}}
+
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """`batch_size` rows drawn from (seed, split, step): see `Batch`."""
         states = stream(seed, split, step).integers(0, 1 << self.width, (batch_size, self.n_states), dtype=np.uint64)
