@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gsm_bpe import train_bpe
+from gsm_verify import verify_dataset
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lmsleep.tasks.base import stream
-from lmsleep.tasks.gsm import (
-    MINI,
-    Dataset,
-    DatasetConfig,
-    TokenizerFile,
-    WordVocabulary,
-    dataset,
-    make_dataset,
-    verify_dataset,
-)
+from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, WordVocabulary, dataset, make_dataset
 from lmsleep.tasks.gsm.dataset import write_split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.problem import draw_problem

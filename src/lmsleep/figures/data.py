@@ -21,6 +21,7 @@ from lmsleep.figures.grid import grid
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
+from lmsleep.tasks.gsm.dataset import encoder_of
 from lmsleep.tasks.spec import build_task, from_plain
 
 
@@ -54,7 +55,7 @@ def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
     source = config.get("model", {}).get("init_from")
     if source is None:
         return
-    size, rows = dataset.encoder().vocab_size, pretrained_config(source).vocab_size
+    size, rows = encoder_of(dataset).vocab_size, pretrained_config(source).vocab_size
     assert rows is not None
     if size > rows:
         raise ValueError(f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}, got {size}")

@@ -5,7 +5,7 @@ writes it out and fits it to a length, `encoder` makes tokens, `dataset` keeps r
 `solver` solves a text on its own, as a check.
 """
 
-from lmsleep.tasks.gsm.dataset import Dataset, DatasetConfig, make_dataset, verify_dataset
+from lmsleep.tasks.gsm.dataset import Dataset, DatasetConfig, make_dataset
 from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
 from lmsleep.tasks.gsm.problem import ProblemConfig
 from lmsleep.tasks.gsm.solver import Solution, solve
@@ -22,5 +22,4 @@ __all__ = [
     "WordVocabulary",
     "make_dataset",
     "solve",
-    "verify_dataset",
 ]

@@ -16,7 +16,8 @@ vocabulary size, hash, padding and end-of-sequence ids), and `sha256`, over `mad
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -33,7 +34,6 @@ from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
 from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
-from lmsleep.tasks.gsm.solver import solve
 
 FORMAT = "lmsleep gsm-infinite dataset 3"
 METADATA = "lmsleep.gsm"
@@ -81,10 +81,6 @@ class DatasetConfig:
     def rows(self, split: str) -> int:
         return getattr(self, split)
 
-    def encoder(self) -> Encoder:
-        """The encoder of the tokenizer, or of the words of the templates."""
-        return open_encoder(self.tokenizer, self.problem.templates, self.problem.max_value, self.eos_token)
-
 
 def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) -> "Dataset":
     """Draws a dataset without duplicates and writes it; the files depend on the configuration alone.
@@ -104,13 +100,13 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
     for place in (Path(folder), *Path(folder).parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"folder must be a folder, or one to be made, but {str(place)!r} is a file")
-    encoder = _encoder(config)
+    encoder = encoder_of(config)
     made = _made_with(config, encoder)
     paths = {split: _path(folder, split) for split in SPLITS}
     for path in filter(Path.exists, paths.values()):
         if Split(path).made != made:
             raise ValueError(f"folder: {path} was made with another configuration; delete it or choose another folder")
-    missing = [split for split, path in paths.items() if config.rows(split) and not path.exists()]
+    missing = [split for split in SPLITS if config.rows(split) and not paths[split].exists()]
     drawn = {split: _arrays(draw_split(config, split, workers)) for split in missing}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for split, arrays in drawn.items():
@@ -123,10 +119,13 @@ def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Prob
     draw, rows = partial(_draw_row, config, split), range(config.rows(split))
     console, seen = Console(stderr=True), set()
     problems: list[Problem] = []
-    drawn = track(_parallel(draw, rows, workers), split, len(rows), console=console, disable=not console.is_terminal)
-    for row, problem in enumerate(drawn):
-        problems.append(draw(row, seen) if problem.fingerprint in seen else problem)
-        seen.add(problems[-1].fingerprint)
+    # Fresh processes: a fork would copy locks that torch's or the tokenizer's threads may hold.
+    with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
+        drawn = pool.imap(draw, rows, chunksize=64) if pool else map(draw, rows)
+        drawn = track(drawn, split, len(rows), console=console, disable=not console.is_terminal)
+        for row, problem in enumerate(drawn):
+            problems.append(draw(row, seen) if problem.fingerprint in seen else problem)
+            seen.add(problems[-1].fingerprint)
     return problems
 
 
@@ -134,28 +133,19 @@ def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] 
     """A row of a split: it has its own stream, and the operation count `row` modulo their number."""
     op = config.problem.slices[row % len(config.problem.slices)]
     draws = Draws(stream(config.seed, split, row))
-    problem = draw_problem(draws, config.problem, _encoder(config), op=op, split=split, seen=seen)
+    problem = draw_problem(draws, config.problem, encoder_of(config), op=op, split=split, seen=seen)
     return problem._replace(ids=np.asarray(problem.ids, np.int32))  # a tenth of the list's memory
 
 
 @lru_cache(maxsize=1)
-def _encoder(config: DatasetConfig) -> Encoder:
-    """Once for each worker process: opening a large tokenizer takes a second."""
-    return config.encoder()
-
-
-def _parallel(draw: partial[Problem], rows: range, workers: int) -> Iterator[Problem]:
-    if workers == 1:
-        yield from map(draw, rows)
-        return
-    # Fresh processes: a fork would copy locks that torch's or the tokenizer's threads may hold.
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(draw, rows, chunksize=64)
+def encoder_of(config: DatasetConfig) -> Encoder:
+    """The encoder of the tokenizer, or of the words of the templates; opening a large one takes a second."""
+    return open_encoder(config.tokenizer, config.problem.templates, config.problem.max_value, config.eos_token)
 
 
 def _made_with(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
-    vocabulary: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
-    vocabulary["sha256"] = encoder.sha256  # in place of where the tokenizer lies
+    ids: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
+    vocabulary = ids | {"sha256": encoder.sha256}  # in place of where the tokenizer lies
     made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
     return json.loads(json.dumps(made))  # as it is read back
 
@@ -202,20 +192,17 @@ class Dataset:
 
     def __init__(self, folder: str | Path, encoder: Encoder | None = None) -> None:
         self.folder = Path(folder)
-        paths = {split: _path(folder, split) for split in SPLITS}
-        self._splits = {split: Split(path) for split, path in paths.items() if path.exists()}
+        self._splits = {split: Split(path) for split in SPLITS if (path := _path(folder, split)).exists()}
         if not self._splits:
             raise ValueError(f"path: {folder} holds no dataset, that is, no train.safetensors, val.safetensors, ...")
         made = next(iter(self._splits.values())).made
         self.config, self.vocabulary = made["config"], made["vocabulary"]
-        for split, stored in self._splits.items():
-            if stored.made != made:
-                raise ValueError(
-                    f"{paths[split]} was made otherwise than a file beside it; delete it and make it again"
-                )
-        for split in (split for split in SPLITS if self.config[split]):
-            if split not in self._splits:
-                raise ValueError(f"{paths[split]} is missing; make the dataset again")
+        for split in SPLITS:
+            path, stored = _path(folder, split), self._splits.get(split)
+            if stored is not None and stored.made != made:
+                raise ValueError(f"{path} was made otherwise than a file beside it; delete it and make it again")
+            if stored is None and self.config[split]:
+                raise ValueError(f"{path} is missing; make the dataset again")
         if encoder is not None and encoder.sha256 != self.vocabulary["sha256"]:
             raise ValueError(
                 f"tokenizer: {folder} was made with another vocabulary (of {self.vocabulary['size']} tokens) than the "
@@ -271,33 +258,3 @@ class Split:
         """All tokens of a row, (length,) int32."""
         begin = int(self._begin[row])
         return self._tokens[begin : begin + int(self.lengths[row])]
-
-
-def verify_dataset(folder: str | Path, encoder: Encoder, rows: int | None = None) -> int:
-    """Solve the problems of a dataset from their tokens alone, and compare answer and operations with what is stored.
-
-    Args:
-        encoder: the tokenizer it was made with.
-        rows: how many of each split, from its beginning; None for all.
-
-    Returns:
-        how many problems were solved.
-
-    Raises:
-        ValueError: if the dataset cannot be opened, a problem is not what its row says, or a problem comes twice.
-    """
-    dataset = Dataset(folder, encoder)
-    solved, seen = 0, set()
-    for name in (split for split in SPLITS if dataset.config[split]):
-        split = dataset.split(name)
-        for row in range(len(split) if rows is None else min(rows, len(split))):
-            solution = solve(encoder.decode(split.tokens(row).tolist()))
-            stored = int(split.answers[row]), int(split.ops[row]), int(split.answers[row])
-            if (solution.answer, solution.op, solution.stated) != stored:
-                raise ValueError(f"{folder}: row {row} of {name} says answer and op {stored[:2]}, solved: {solution}")
-            solved += 1
-        marks = set(split.fingerprints.tolist())
-        if len(marks) < len(split) or marks & seen:
-            raise ValueError(f"{folder}: a problem of {name} comes twice")
-        seen |= marks
-    return solved
