@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,26 @@ _JOINERS = "equals plus times the sum of the difference between and , . ? : Ques
 _PROBE = "Question: How many are 1208?\nProblem: The sum of 3 and 45. X, Y\nAnswer: 67890"
 
 
-def _hash_vocabulary(ids: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(sorted(ids.items()), ensure_ascii=True).encode()).hexdigest()
+class _Vocabulary:
+    """Sizes that follow from the ids of all tokens."""
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token -> id."""
+        raise NotImplementedError
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the vocabulary: tokens and their ids."""
+        return hashlib.sha256(json.dumps(sorted(self.ids.items())).encode()).hexdigest()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return max(self.ids.values()) + 1
 
 
 @dataclass(frozen=True)
-class WordVocabulary:
+class WordVocabulary(_Vocabulary):
     """One token for each word, punctuation mark and whole number that the given templates can emit.
 
     Ids: 0 padding, 1 end of sequence, then the words in alphabetical order, then the numbers 0 to `max_value`. A number
@@ -45,7 +59,6 @@ class WordVocabulary:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Token -> id."""
         texts = [_JOINERS, *(text for name in set(self.templates) for text in ("The", *WORLDS[name].texts()))]
         words = sorted({word for text in texts for word in _WORD.findall(text)})
         numbers = [str(n) for n in range(self.max_value + 1)]
@@ -54,15 +67,6 @@ class WordVocabulary:
     @cached_property
     def _tokens(self) -> list[str]:
         return list(self.ids)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the vocabulary: tokens and their ids."""
-        return _hash_vocabulary(self.ids)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.ids)
 
     def _lookup(self, text: str) -> list[int]:
         try:
@@ -86,7 +90,7 @@ class WordVocabulary:
 
 
 @dataclass(frozen=True)
-class TokenizerFile:
+class TokenizerFile(_Vocabulary):
     """A tokenizer of the `tokenizers` library in a local tokenizer.json.
 
     Args:
@@ -101,7 +105,7 @@ class TokenizerFile:
     eos_token: str = "<|endoftext|>"
 
     def __post_init__(self) -> None:
-        if self._tokenizer.token_to_id(self.eos_token) is None:
+        if self.eos_token not in self.ids:
             raise ValueError(f"eos_token {self.eos_token!r} is not in the vocabulary of {self.path}")
         text = self.decode(self._tokenizer.encode(_PROBE, add_special_tokens=False).ids)
         if text.split() != _PROBE.split():
@@ -112,29 +116,20 @@ class TokenizerFile:
         return read_tokenizer(Path(self.path))
 
     @cached_property
-    def _word_lengths(self) -> dict[str, int]:
-        return {}
+    def ids(self) -> dict[str, int]:
+        return self._tokenizer.get_vocab()
 
     @property
     def name(self) -> str:
         return Path(self.path).name
 
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the vocabulary: tokens and their ids."""
-        return _hash_vocabulary(self._tokenizer.get_vocab())
-
-    @cached_property
-    def vocab_size(self) -> int:
-        return max(self._tokenizer.get_vocab().values()) + 1
-
     @property
     def pad_id(self) -> int:
         return self.eos_id
 
-    @cached_property
+    @property
     def eos_id(self) -> int:
-        return self._tokenizer.get_vocab()[self.eos_token]
+        return self.ids[self.eos_token]
 
     def encode(self, prompt: str, answer: int) -> tuple[list[int], int]:
         """As `WordVocabulary.encode`; prompt and answer are encoded as one text, and so cut as in any other text.
@@ -157,15 +152,13 @@ class TokenizerFile:
         The sum over words, each counted once and remembered: exact where a tokenizer never joins two words."""
         return sum(map(self._word_length, piece.split()))
 
-    def _word_length(self, word: str) -> int:
-        known = self._word_lengths.get(word)
-        if known is None:
-            # Behind another word: at the start of a text, tokenizers of Llama 2's kind put a space before the space.
-            known = self._word_lengths[word] = self._count(f". {word}") - self._count(".")
-        return known
+    @cached_property
+    def _word_length(self) -> Callable[[str], int]:
+        def count(text: str) -> int:
+            return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _count(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        # Behind another word: at the start of a text, tokenizers of Llama 2's kind put a space before the space.
+        return cache(lambda word: count(f". {word}") - count("."))
 
 
 Encoder = WordVocabulary | TokenizerFile

@@ -6,7 +6,10 @@ one of them, and at least one; a total counts one for each item it adds up; a to
 average).
 """
 
+from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.world import Parameter, World
@@ -15,32 +18,7 @@ MAX_EDGES = 20  # items of all places together
 MAX_NAMES = 4  # other parameters in one sentence
 MAX_CONSTANT = 4
 
-# Shares of the kinds of question, by number of layers; a row for 1, 2, ... operations, the last of which serves beyond.
-# Measured on the published generator, forward mode, shipped settings, template zoo; newborn totals at five operations,
-# which it asks for in a fifth of the problems of three layers, are held at a tenth. Two layers have no average, so
-# their single operation is a look-up of a count.
-QUESTIONS = {
-    2: (
-        {"count": 1.0},
-        {"total_count": 1.0},
-        {"total_count": 0.51, "count": 0.49},
-        {"total_count": 0.93, "count": 0.07},
-        {"total_count": 0.86, "count": 0.14},
-        {"total_count": 0.75, "count": 0.25},
-        {"total_count": 0.75, "count": 0.25},
-        {"total_count": 0.70, "count": 0.30},
-    ),
-    3: (
-        {"average": 1.0},
-        {"average": 0.79, "count": 0.16, "total_count": 0.05},
-        {"average": 0.80, "count": 0.14, "total_count": 0.06},
-        {"total_count": 0.74, "average": 0.24, "count": 0.02},
-        {"average": 0.49, "total_count": 0.36, "total_product": 0.10, "count": 0.05},
-        {"total_count": 0.55, "average": 0.39, "count": 0.06},
-        {"average": 0.63, "total_count": 0.21, "total_product": 0.09, "count": 0.07},
-        {"average": 0.56, "total_count": 0.29, "total_product": 0.09, "count": 0.06},
-    ),
-}
+QUESTIONS = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text())
 
 Links = dict[Parameter, list[Parameter]]  # the parameters that another one is made of, or depends on
 Values = dict[Parameter, int]
