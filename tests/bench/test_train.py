@@ -66,3 +66,10 @@ def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         main([*SMALL, "--passes=[1,2]", "--variants=[none]", f"--out={tmp_path / 'x.json'}"])
     assert [row["n_passes"] for row in json.loads((tmp_path / "x.json").read_text())["rows"]] == [1]
+
+
+@pytest.mark.parametrize("out", [".", "none/x.json"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(out, tmp_path, monkeypatch):
+    monkeypatch.setattr("lmsleep.bench.train.measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
+        main([*SMALL, f"--out={tmp_path / out}"])

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
+from lmsleep.bench.tables import check_out
 from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
@@ -71,6 +72,8 @@ def main(args: list[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     with one_sentence(MisconfigurationException):
         asked = plan(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
+        if asked.out:
+            check_out(asked.out)
         device = "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
         rows: list[dict[str, Any]] = []
         for n_passes in asked.passes:
