@@ -1,6 +1,7 @@
 """`lmsleep bench window`: both ways of reading have the same loss and gradients, and the table is whole."""
 
 from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
     results = []
     for parallel in (False, True):
         model = parallel_twin(build()) if parallel else build()
-        value = (_in_parallel if parallel else _by_windows(1, "sliding"))(model, tokens, targets)
+        value = (_in_parallel if parallel else partial(_by_windows, 1, "sliding"))(model, tokens, targets)
         names, weights = zip(*sorted(model.named_parameters()), strict=True)
         results.append((value, names, torch.autograd.grad(value, weights)))
     (loss, names, grads), (other, other_names, other_grads) = results

@@ -88,13 +88,23 @@ def measure(
     Raises:
         ValueError: if a number is out of range.
     """
-    _check(contexts, passes, n_tokens)
+    check_distinct(contexts=contexts, passes=passes)
+    for name, value, least in (("contexts", min(contexts), 1), ("tokens", n_tokens, 2)):  # one fits and one overflows
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, got {value}")
+    for n_passes in passes:
+        check_n_passes(n_passes)
     model = random_model(config, device, seed)
-    sessions, sleeps = _sessions(model, passes)
+    # The first sleep of all compiles kernels: it must not be one that is timed.
+    Session(model, max(passes), static=True).feed(_tokens(config, model.window_size + 1), last_only=True)
+    sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
+    sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
+    # So many tokens before a window is full reading begins, for it to overflow in the middle of the timed tokens.
+    early = min(WARM_UP + n_tokens // 2, model.window_size - 1) if n_tokens < model.window_size else 0
     measurements: list[Measurement] = []
     read = 0
     for windows in sorted(contexts):
-        context = windows * model.window_size - _early(n_tokens, model.window_size)
+        context = windows * model.window_size - early
         for session in sessions.values():
             session.feed(_tokens(config, context - read), last_only=True)
         read = context
@@ -102,29 +112,6 @@ def measure(
         for reader in _on_the_clock(sessions, sleeps, twin, _tokens(config, WARM_UP + n_tokens).tolist()):
             measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
     return tidy("latency", seed, measurements)
-
-
-def _sessions(model: HybridLM, passes: Sequence[int]) -> tuple[dict[int, Session], dict[int, list[SleepEvent]]]:
-    """For each N a session that has read nothing, and the list that its sleep events go to."""
-    # The first sleep of all compiles kernels: it must not be one that is timed.
-    Session(model, max(passes), static=True).feed(_tokens(model.config, model.window_size + 1), last_only=True)
-    sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
-    return {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}, sleeps
-
-
-def _early(n_tokens: int, window_size: int) -> int:
-    """So many tokens before a window is full reading begins, for it to overflow in the middle of the timed tokens."""
-    return min(WARM_UP + n_tokens // 2, window_size - 1) if n_tokens < window_size else 0
-
-
-def _check(contexts: Sequence[int], passes: Sequence[int], n_tokens: int) -> None:
-    # One token that fits and one that overflows.
-    for name, value, least in (("contexts", min(contexts, default=0), 1), ("tokens", n_tokens, 2)):
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-    check_distinct(contexts=contexts, passes=passes)
-    for n_passes in passes:
-        check_n_passes(n_passes)
 
 
 def _on_the_clock(

@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -70,11 +72,14 @@ def measure(
             model = HybridLM(replace(config, window_size=window, zero_init=False))
         model.blocks.checkpointing = True  # as for sequences of this length in earnest
         twin = parallel_twin(model)
-        runners = [Runner(WINDOWED, n, model, _by_windows(n, eviction)) for n in passes]
+        runners = [Runner(WINDOWED, n, model, partial(_by_windows, n, eviction)) for n in passes]
         runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
         here: list[Measurement] = []
         for batch_size in batch_sizes:
-            _take_turns(runners, batch_size, length, repeats)
+            # Each in turn, again and again, so that whatever else the machine does hits all of them.
+            for repeat, runner in product(range(1 + repeats), runners):
+                if runner.fits:
+                    runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
             here = [m for runner in runners for m in runner.measurements(window)]
             yield tidy("fig6", seed, measurements + here)
         measurements += here
@@ -126,14 +131,6 @@ class Runner:
         return [(self.name, self.n_passes, window, self.tokens, *metric) for metric in metrics.items()]
 
 
-def _take_turns(runners: Sequence[Runner], batch_size: int, length: int, repeats: int) -> None:
-    """A step of each runner, again and again, so that whatever else the machine does hits all of them."""
-    for repeat in range(1 + repeats):
-        for runner in runners:
-            if runner.fits:
-                runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
-
-
 def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
     """Random tokens (B, T), and targets on the last window alone."""
     tokens = torch.randint(model.config.vocab_size or 1, (batch_size, length), device=model.embedding.weight.device)
@@ -142,13 +139,10 @@ def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tenso
     return tokens, targets
 
 
-def _by_windows(n_passes: int, eviction: Eviction) -> Loss:
-    def loss(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
-        value = read_windows(model, tokens, targets, n_passes, eviction=eviction).loss
-        assert value is not None, "the last window carries loss"
-        return value
-
-    return loss
+def _by_windows(n_passes: int, eviction: Eviction, model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
+    value = read_windows(model, tokens, targets, n_passes, eviction=eviction).loss
+    assert value is not None, "the last window carries loss"
+    return value
 
 
 def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
