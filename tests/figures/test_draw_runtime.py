@@ -1,6 +1,7 @@
 """The runtime figures show every number of their tables."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ def drawn(ax):
 
 
 def test_latency_draws_every_measurement(wake_table):
-    speed, memory, pause = latency(wake_table).axes
+    speed, memory, pause = latency(wake_table, Path(), "mini")[0].axes
     for ax, metric in ((speed, "latency_p50_ms"), (memory, "memory_bytes")):
         of_metric = wake_table[wake_table.metric == metric]
         assert drawn(ax) == set(zip(of_metric.tokens.astype(float), of_metric.value.astype(float), strict=True))
@@ -44,7 +45,7 @@ def test_latency_draws_every_measurement(wake_table):
 
 def test_what_is_flat_looks_flat(wake_table):
     wake_table.loc[wake_table.metric == "latency_p50_ms", "value"] = 4.2
-    low, high = latency(wake_table).axes[0].get_ylim()
+    low, high = latency(wake_table, Path(), "mini")[0].axes[0].get_ylim()
     assert high / low > 9.9 and low < 4.2 < high
 
 
@@ -52,7 +53,7 @@ def test_what_is_flat_looks_flat(wake_table):
 def test_memory_has_a_few_labels(wake_table, twin):
     wake_table.loc[wake_table.metric == "memory_bytes", "value"] = 2.3e8
     wake_table.loc[(wake_table.model == "full attention") & (wake_table.metric == "memory_bytes"), "value"] = twin
-    memory = latency(wake_table).axes[1]
+    memory = latency(wake_table, Path(), "mini")[0].axes[1]
     low, high = memory.get_ylim()
     assert 2 <= sum(low < place < high for place in memory.get_yticks()) <= 5
 
@@ -79,7 +80,7 @@ def test_fig6_draws_every_measurement():
         for model, n in (("parallel sliding window", 1), *(("reading by windows", n) for n in (1, 2, 4)))
         for window in (16, 32)
     ]
-    left, right = fig6(table("fig6", rows)).axes
+    left, right = fig6(table("fig6", rows), Path(), "mini")[0].axes
     places = {16: 0.0, 32: 1.0}
     once = {(places[window], 1000.0 + window) for window in places}
     assert drawn(left) == once

@@ -16,10 +16,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures import draw_runtime, style
-from lmsleep.figures.draw_ours import Drawing, ablations, at_other_passes, controls, cut_and_not
+from lmsleep.figures import style
+from lmsleep.figures.draw_ours import ablations, at_other_passes, controls, cut_and_not
+from lmsleep.figures.draw_runtime import fig6, latency
 from lmsleep.figures.grid import grids
 from lmsleep.figures.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
+from lmsleep.figures.style import Drawing
 from lmsleep.figures.validations import as_tests, last_common_tokens
 
 
@@ -189,19 +191,6 @@ def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
     ax.set_ylabel(what)
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
-
-
-def latency(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """What a token costs while awake, and a pause, against context and N."""
-    return draw_runtime.latency(table), draw_runtime.flatness(table)
-
-
-def fig6(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Training throughput against window size and N."""
-    speed = table[(table.metric == "tokens_per_second") & (table.model == "reading by windows")]
-    largest = speed[speed.slice.astype(int) == speed.slice.astype(int).max()]
-    rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
-    return draw_runtime.fig6(table), {"throughput": plain(table.to_dict("records")), "tokens_per_second": rates}
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {

@@ -1,14 +1,11 @@
 """Our figures, from the test scores of others: the fast weights cut, and other numbers of passes at test."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lmsleep.figures import style
-
-Drawing = tuple[Figure, dict[str, Any]]  # a figure, and its numbers
+from lmsleep.figures.style import Drawing
 
 
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

@@ -1,21 +1,24 @@
 """Figures of what reading and training cost, from the tables of `lmsleep bench wake` and `lmsleep bench window`."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
 from lmsleep.figures import style
+from lmsleep.figures.stats import plain
 from lmsleep.figures.words import readable
 
 DARK = "#1b1f27"  # full attention is dark and dashed, the passes have colours
 
 
-def latency(frame: pd.DataFrame) -> Figure:
-    """From the table of `bench wake`: latency of a token and memory against the context, pause against N."""
+def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
+    """What a token costs while awake, and a pause, against context and N."""
     with rc_context(style.RC):
         fig = Figure(figsize=(9.6, 3.9), layout="constrained")
         speed, memory, pause = fig.subplots(1, 3)
@@ -35,7 +38,7 @@ def latency(frame: pd.DataFrame) -> Figure:
     speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
     _label_context(speed, "one token, awake (median, ms)")
     _label_context(memory, "memory beside the weights (bytes)")
-    memory.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _bytes(y)))
+    memory.yaxis.set_major_formatter(EngFormatter("B"))
     for ax in (speed, memory):
         _show_a_decade(ax)
     low, high = memory.get_ylim()
@@ -44,7 +47,7 @@ def latency(frame: pd.DataFrame) -> Figure:
     _pauses(pause, hybrid, shades)
     handles, labels = speed.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    return fig
+    return fig, flat
 
 
 def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -65,8 +68,8 @@ def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {name: {"slope": float(slopes[i]), "half_width": float(half[i])} for i, name in enumerate(names)}
 
 
-def fig6(frame: pd.DataFrame) -> Figure:
-    """From the table of `bench window`: throughput in parallel and by windows at N = 1, and by windows at each N."""
+def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
+    """Training throughput against window size and N."""
     with rc_context(style.RC):
         fig = Figure(figsize=(9.6, 3.9), layout="constrained")
         left, right = fig.subplots(1, 2)
@@ -89,7 +92,9 @@ def fig6(frame: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: readable(y)))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    return fig
+    largest = windowed[windowed["slice"] == windowed["slice"].max()]
+    rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
+    return fig, {"throughput": plain(frame.to_dict("records")), "tokens_per_second": rates}
 
 
 def _against_context(
@@ -139,10 +144,3 @@ def _against_window(
     look = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.6}
     ax.plot(places, mean, label=label, clip_on=False, **look)  # a marker may lie on the frame
     ax.set_xticks(places, [f"{size:,}" for size in sizes])
-
-
-def _bytes(y: float) -> str:
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if y >= size:
-            return f"{y / size:g} {unit}"
-    return f"{y:g} B"

@@ -155,23 +155,17 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     symbol = "t" if caption.compares == "slice" else "N"
     compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
     one_seed = "from one seed, which gives no interval over seeds"
-    reason = f"paired over {last['n']} seeds" if known(low, high) else one_seed
+    reason = f"paired over {last['n']} seeds" if last["n"] > 1 else one_seed
     sentence = f"{compared}: {points(value, low, high)} points of accuracy, {reason}."
     return Verdict(direction(low, high, caption.direction), sentence)
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:
     """SAME or OPPOSITE if the interval of a difference lies wholly on one side of zero, else UNDECIDED."""
-    if not known(low, high):
+    if low is None or high is None or math.isnan(low):
         return UNDECIDED
-    assert low is not None and high is not None
     sign = (low > 0) - (high < 0)
     return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
-
-
-def known(*values: float | None) -> bool:
-    """Whether all of them are numbers."""
-    return all(value is not None and not math.isnan(value) for value in values)
 
 
 def paper_values(path: Path) -> pd.DataFrame:

@@ -11,8 +11,7 @@ None of them leaves the range that its quantity can have.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,18 +20,13 @@ from scipy import special, stats
 LEVEL = 0.95
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean with the ends of its 95 % interval, from n values."""
 
     value: float
     low: float
     high: float
     n: int
-
-    def as_dict(self) -> dict[str, float]:
-        """value, low, high and n."""
-        return asdict(self)
 
 
 def wilson(share: float, n: int) -> Estimate:
@@ -71,18 +65,18 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     if mean.n < 2:
         return mean
     if np.ptp(shares) == 0:
-        ends = replace(mean, low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
-        return replace(ends, n=mean.n)
+        ends = mean._replace(low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
+        return ends._replace(n=mean.n)
     half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
     low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
-    return replace(mean, low=float(low), high=float(high))
+    return mean._replace(low=float(low), high=float(high))
 
 
 def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
     """Mean over seeds of differences of shares, with the t interval cut to the range -1 to 1; none for one seed."""
     mean = over_seeds(differences)
     low, high = np.clip([mean.low, mean.high], -1, 1)
-    return replace(mean, low=float(low), high=float(high))
+    return mean._replace(low=float(low), high=float(high))
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
@@ -106,7 +100,7 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
         for other in [x for x in wide.columns if x != base]:
             estimate = mean_difference((wide[other] - wide[base]).dropna())
             names = dict(zip(within or [], key if isinstance(key, tuple) else (key,), strict=True))
-            records.append({**names, by: other, "base": base, **estimate.as_dict()})
+            records.append({**names, by: other, "base": base, **estimate._asdict()})
     return pd.DataFrame(records)
 
 
@@ -128,7 +122,7 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         share = mean_share(group.test_exact, rows)
         alone = len(group) == 1 and not math.isnan(rows)
         single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)
-        row = dict(zip(keys, key, strict=True)) | share.as_dict()
+        row = dict(zip(keys, key, strict=True)) | share._asdict()
         row |= {"wilson_low": single.low, "wilson_high": single.high}
         records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
     return plain(records)
@@ -138,7 +132,7 @@ def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> lis
     """Mean and t interval over seeds of each of `metrics`, for each combination of `keys`, slices as numbers."""
     part = table[(table.slice != "all") & table.metric.isin(metrics)]
     part = part.assign(slice=part.slice.astype(int))
-    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value).as_dict() for key, g in part.groupby(keys)])
+    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in part.groupby(keys)])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lmsleep.figures.words import readable
 
+Drawing = tuple[Figure, dict[str, Any]]  # a figure, and its numbers
 PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # Okabe and Ito, with a neutral first
 RC: dict[Any, Any] = {
     "figure.dpi": 110,
