@@ -96,11 +96,6 @@ class Clock(Callback):
         self.validations: list[list[float]] = []
         self._marks: list[list[Any]] = [[]]  # one list up to each validation
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._validated(pl_module)
-
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -116,12 +111,11 @@ class Clock(Callback):
         self.validations.append([self._now(pl_module)])
         self._marks.append([])
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validated(pl_module)
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        if self.validations and len(self.validations[-1]) == 1:  # one that has ended, with the checkpoint after it
+            self.validations[-1].append(self._now(pl_module))
 
-    def _validated(self, module: L.LightningModule) -> None:
-        if self.validations and len(self.validations[-1]) == 1:
-            self.validations[-1].append(self._now(module))
+    on_train_end = on_train_batch_start
 
     def _now(self, module: L.LightningModule) -> float:
         if module.device.type == "cuda":

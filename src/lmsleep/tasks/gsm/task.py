@@ -43,8 +43,8 @@ class GSMInfinite(Task):
     * with `path`, rows come from a dataset that `make_dataset` wrote, sorted into buckets by the windows of their
       answer. A batch is taken from one bucket and padded to the end of its last window or to `sequence_length`. Batches
       of `train` are full; rows that fill no batch are left out of that epoch, and each epoch has a new order that
-      follows from (seed, epoch) alone. `val` and `test` show every row once in `epoch_steps(split, batch_size)` steps,
-      whatever the seed, in batches of at most `batch_size` rows.
+      follows from (seed, epoch) alone. `val` and `test` show every row once in `held_out_steps` steps, whatever
+      the seed, in batches of at most `batch_size` rows.
     * without `path`, problems are drawn from (seed, split, step) in the built-in vocabulary of words. Their lengths are
       such that every answer falls into the last window; all rows are padded to `sequence_length`.
 
@@ -140,23 +140,10 @@ class GSMInfinite(Task):
         rows = [np.asarray(problem.ids) for problem in problems]
         return _batch(rows, [p.start for p in problems], ops, self.sequence_length, self.vocabulary.pad_id)
 
-    def epoch_steps(self, split: str, batch_size: int) -> int:
-        """With `path`: the steps of an epoch of `train`, or those that show each row of `val` or `test` exactly once.
-
-        Raises:
-            ValueError: without `path`, since drawn problems have no end; otherwise as `rows`.
-        """
-        if self.path is None:
-            raise ValueError("epoch_steps needs path: drawn problems have no end")
-        source = self._dataset.split(split)
-        if split == "train":
-            return epoch_steps(source, self.window_size, batch_size)
-        return len(exact_batches(source, self.window_size, batch_size))
-
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         if self.path is None:
             return super().held_out_steps(split, batch_size, n_rows)
-        return self.epoch_steps(split, batch_size)
+        return len(exact_batches(self._dataset.split(split), self.window_size, batch_size))
 
 
 def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
