@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
 from lmsleep.runtime import mini
-from lmsleep.runtime.demo import Reader, answered
+from lmsleep.runtime.demo import answered
+from lmsleep.sleep import forget, sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
 
@@ -38,12 +40,13 @@ def test_answers_from_an_emptied_memory_know_nothing_of_the_context():
     batches = [task.rows(split="test", seed=0, step=step, batch_size=64) for step in (0, 1)]
     same = Batch(torch.cat([batches[0].tokens[:, :12], batches[1].tokens[:, 12:]], dim=1), *batches[1][1:])
 
-    def said(batch, *reader):
-        return answered(model, task, batch, Reader("", *reader), "hard")[1]
+    def said(batch, on_overflow):
+        return answered(model, task, batch, on_overflow, "hard")[1]
 
+    assert said(same, forget) == said(batches[1], forget)
     for n_passes in (1, 3):
-        assert said(same, n_passes, True) == said(batches[1], n_passes, True)
-        assert said(same, n_passes) != said(batches[1], n_passes)
+        asleep = partial(sleep, n_passes=n_passes)
+        assert said(same, asleep) != said(batches[1], asleep)
 
 
 def test_every_answer_of_a_row_is_told_apart():
@@ -58,7 +61,7 @@ def test_every_answer_of_a_row_is_told_apart():
             return torch.tensor([[0, 0, 1, -1], [0, 1, 1, 2]])
 
     task = TwoAnswers()
-    truth, says = answered(model_for(task), task, task.rows(), Reader("", 2), "hard")
+    truth, says = answered(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
     assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)]
     assert [len(answer) for answer in says] == [2, 1, 1, 2, 1]
 
@@ -95,11 +98,11 @@ def test_the_small_models_need_their_sleep(name):
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (
         sum(
-            np.mean([a == b for a, b in zip(*answered(model, task, batch, reader, "hard"), strict=True)])
+            np.mean([a == b for a, b in zip(*answered(model, task, batch, on_overflow, "hard"), strict=True)])
             for batch in batches
         )
         / len(batches)
-        for reader in (Reader("", 3), Reader("", 1), Reader("", 3, True))
+        for on_overflow in (partial(sleep, n_passes=3), partial(sleep, n_passes=1), forget)
     )
     assert asleep > 0.85
     assert awake < asleep - 0.1

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.experiment import read_config
@@ -72,19 +72,16 @@ def make_data(task: Task, out: Path, **data: int) -> None:
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:
-    """All test batches of a data module in one, as wide as the widest."""
-    batches = list(module.test_dataloader())
-    width = max(batch.tokens.shape[1] for batch in batches)
-    tokens, targets, levels, masks = zip(*(widened(batch, width) for batch in batches), strict=True)
-    mask = torch.cat(masks)
-    return Batch(torch.cat(tokens), torch.cat(targets), torch.cat(levels), None if mask.all() else mask)
-
-
-def widened(batch: Batch, width: int) -> Batch:
-    """The batch with a mask, and with masked tokens behind its rows."""
-    more = (0, width - batch.tokens.shape[1])
-    mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
-    return Batch(F.pad(batch.tokens, more), F.pad(batch.targets, more, value=IGNORE), batch.slice, F.pad(mask, more))
+    """All test batches of a data module in one, as wide as the widest: what is added to a row is masked."""
+    batches = [
+        batch if batch.mask is not None else batch._replace(mask=torch.ones_like(batch.tokens, dtype=torch.bool))
+        for batch in module.test_dataloader()
+    ]
+    tokens, targets, mask = (
+        pad_sequence([row for batch in batches for row in getattr(batch, name)], batch_first=True, padding_value=fill)
+        for name, fill in (("tokens", 0), ("targets", IGNORE), ("mask", False))
+    )
+    return Batch(tokens, targets, torch.cat([b.slice for b in batches]), None if mask.all() else mask)
 
 
 def majority(rows: Batch) -> dict[str, float]:

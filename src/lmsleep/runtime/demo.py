@@ -8,10 +8,10 @@ lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pr
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -32,30 +32,13 @@ from lmsleep.tasks.spec import build_task
 EXAMPLES = 6
 
 
-class Reader(NamedTuple):
-    """A way to read the context: N, or S to zero at every sleep."""
-
-    name: str
-    n_passes: int
-    forgets: bool = False
-
-    @property
-    def on_overflow(self) -> OnOverflow:
-        return forget if self.forgets else partial(sleep, n_passes=self.n_passes)
-
-
-def questions_start(batch: Batch, window_size: int) -> int:
-    """Where the first window with a question begins."""
-    first = int((batch.targets != IGNORE).any(dim=0).nonzero()[0])
-    return first // window_size * window_size
-
-
 def show_reading(
     console: Console, model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction, pace: float
 ) -> None:
     """Reads the context of one row window by window; a bar for every sleep, with the change of S at each pass."""
     session = Session(model, n_passes, eviction)
-    context = batch.tokens[:1, : questions_start(batch, model.window_size)]
+    asked = int((batch.targets != IGNORE).any(dim=0).nonzero()[0]) // model.window_size  # the first window of questions
+    context = batch.tokens[:1, : asked * model.window_size]
     for i, window in enumerate(context.split(model.window_size, dim=1), 1):
         console.print(f"[bold]awake[/]  window {i}: {' '.join(map(str, window[0].tolist()))}")
         session.feed(window)
@@ -75,15 +58,16 @@ def _show_pass(bar: Progress, pace: float, event: SleepEvent) -> None:
 
 
 def show_answers(
-    console: Console, model: HybridLM, task: Task, readers: Sequence[Reader], eviction: Eviction, rows: int
+    console: Console, model: HybridLM, task: Task, readers: Mapping[str, OnOverflow], eviction: Eviction, rows: int
 ) -> None:
-    """Answers of the readers side by side, for some rows one by one and for all rows as accuracy per slice."""
-    examples = Table("answer", *(reader.name for reader in readers), title="The same weights, three memories")
-    scores = Table("slice", "answers", *(r.name for r in readers), "commonest", title="Exact answers")
+    """Answers of the readers, by what they do at an overflow, side by side: for some rows one by one, and for all rows
+    as accuracy per slice."""
+    examples = Table("answer", *readers, title="The same weights, three memories")
+    scores = Table("slice", "answers", *readers, "commonest", title="Exact answers")
     per_slice = -(-rows // len(task.slices))
     for step, level in enumerate(task.slices):
         batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
-        given = [answered(model, task, batch, reader, eviction) for reader in readers]
+        given = [answered(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
         truth = given[0][0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
             marks = (_mark(says[row], truth[row]) for _, says in given)
@@ -95,11 +79,11 @@ def show_answers(
 
 
 def answered(
-    model: HybridLM, task: Task, batch: Batch, reader: Reader, eviction: Eviction
+    model: HybridLM, task: Task, batch: Batch, on_overflow: OnOverflow, eviction: Eviction
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Every answer of the batch and what a reader says in its place."""
+    """Every answer of the batch, and what is said in its place."""
     reading = read_windows(
-        model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=reader.on_overflow
+        model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=on_overflow
     )
     targets, logits = reading.scored_targets, reading.scored_logits
     assert targets is not None and logits is not None
@@ -182,10 +166,7 @@ def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: i
     console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
     batch = task.rows(split="test", seed=0, step=0, batch_size=1)
     show_reading(console, model, batch, n_passes, eviction, pace)
-    readers = [
-        Reader(f"asleep, N={n_passes}", n_passes),
-        Reader("awake, N=1", 1),
-        Reader("S to zero", n_passes, True),
-    ]
+    asleep, awake = (partial(sleep, n_passes=n) for n in (n_passes, 1))
+    readers = {f"asleep, N={n_passes}": asleep, "awake, N=1": awake, "S to zero": forget}
     with torch.no_grad():
         show_answers(console, model, task, readers, eviction, rows)

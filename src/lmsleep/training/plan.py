@@ -111,7 +111,9 @@ class Clock(Callback):
         self.validations.append([self._now(pl_module)])
         self._marks.append([])
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any = None, batch_idx: int = 0
+    ) -> None:
         if self.validations and len(self.validations[-1]) == 1:  # one that has ended, with the checkpoint after it
             self.validations[-1].append(self._now(pl_module))
 
