@@ -100,19 +100,14 @@ def load(folder: Path, scale: str) -> list[Result]:
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
     """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
-    numbers, meta = (read_json(folder / f"{caption.name}.{suffix}") for suffix in ("json", "meta.json"))
-    png, csv = folder / f"{caption.name}.png", folder / f"{caption.name}.csv"
+    png, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("png", "csv", "json", "meta.json"))
+    numbers, meta = (json.loads(path.read_text()) if path.exists() else {} for path in records)
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
         numbers = {"measurements": measurements(csv)}
     picture = png.read_bytes() if png.exists() else None
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, written or on_direction(caption, numbers))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file; empty where there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
