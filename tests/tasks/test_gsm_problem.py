@@ -10,8 +10,9 @@ from gsm_bpe import train_bpe, train_llama
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, TokenizerFile, WordVocabulary, solve
 from lmsleep.tasks.gsm.dataset import draw_split
+from lmsleep.tasks.gsm.definition import Definition
 from lmsleep.tasks.gsm.draws import Draws
-from lmsleep.tasks.gsm.graph import Core, Definition
+from lmsleep.tasks.gsm.graph import Core
 from lmsleep.tasks.gsm.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
 from lmsleep.tasks.gsm.solver import Reading, parse_phrase
 from lmsleep.tasks.gsm.world import WORLDS, Parameter

@@ -12,10 +12,8 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-import lightning as L
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -31,6 +29,7 @@ from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.callbacks import StopOnNonFinite
 from lmsleep.training.checkpoint import RandomState
+from lmsleep.training.clock import Clock
 from lmsleep.training.fit import SleepCLI, parse
 
 
@@ -81,70 +80,6 @@ class Work:
         asleep = windows.n_sleeps * windows.size
         scored = sum(min(span.stop, windows.length) - span.start for span, loss, _ in windows if loss)
         return 3 * self.rows * (windows.length * (once - head) + asleep * (often - once) + scored * head)
-
-
-class Clock(Callback):
-    """When batches and validations of a run ended.
-
-    Attributes:
-        started: seconds, when training began. first: how long the first batch took, compilation and capture included.
-        validations: of each validation, with the checkpoint after it, start and end in seconds.
-    """
-
-    def __init__(self) -> None:
-        self.started, self.first = time.perf_counter(), 0.0
-        self.validations: list[list[float]] = []
-        self._marks: list[list[Any]] = [[]]  # one list up to each validation
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.first:
-            self.first = self._now(pl_module) - self.started
-        # On CUDA several steps are in flight, as in training: their ends are taken on the device.
-        mark = torch.cuda.Event(enable_timing=True) if pl_module.device.type == "cuda" else time.perf_counter()
-        if isinstance(mark, torch.cuda.Event):
-            mark.record()
-        self._marks[-1].append(mark)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validations.append([self._now(pl_module)])
-        self._marks.append([])
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any = None, batch_idx: int = 0
-    ) -> None:
-        if self.validations and len(self.validations[-1]) == 1:  # one that has ended, with the checkpoint after it
-            self.validations[-1].append(self._now(pl_module))
-
-    on_train_end = on_train_batch_start
-
-    def _now(self, module: L.LightningModule) -> float:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def batches(self) -> list[float]:
-        """Seconds of each batch after the first validation; without one, of the second half."""
-        marks = [mark for marks in self._marks[1:] for mark in marks]
-        marks = marks or self._marks[0][len(self._marks[0]) // 2 :]
-        if marks and isinstance(marks[0], torch.cuda.Event):
-            torch.cuda.synchronize()
-            return [a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
-        return [b - a for a, b in pairwise(marks)]
-
-    @property
-    def validation(self) -> float:
-        """Seconds of the last validation; 0 without one."""
-        return self.validations[-1][1] - self.validations[-1][0] if self.validations else 0.0
-
-    def run(self, batches: int, validations: int) -> float:
-        """Seconds of a run of so many batches and validations: what comes before the first batch that was timed, and
-        the rest at the pace of those."""
-        start, done, others = self.first, 1, validations
-        if self.validations:
-            start, done, others = self.validations[0][1] - self.started, len(self._marks[0]), validations - 1
-        return start + max(0, batches - done) * statistics.fmean(self.batches()) + others * self.validation
 
 
 CLI = TypeVar("CLI", bound="PlanCLI")

@@ -11,26 +11,14 @@ from typing import NamedTuple
 
 import yaml
 
+from lmsleep.tasks.gsm.definition import MAX_NAMES, Definition, Values, draw_definition, draw_side, in_range
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.world import Parameter, World
 
 MAX_EDGES = 20  # items of all places together
-MAX_NAMES = 4  # other parameters in one sentence
-MAX_CONSTANT = 4
-
 QUESTIONS = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text())
 
 Links = dict[Parameter, list[Parameter]]  # the parameters that another one is made of, or depends on
-Values = dict[Parameter, int]
-
-
-class Definition(NamedTuple):
-    """What a sentence says of its parameter: `constant operator join(names)`, any part of which may be missing."""
-
-    names: tuple[Parameter, ...] = ()
-    constant: int | None = None
-    operator: str = ""  # "plus" or "times", between constant and the rest
-    join: str = ""  # "sum" or "difference", of two names or more
 
 
 class Core(NamedTuple):
@@ -75,7 +63,7 @@ def draw_core(
         else:
             linked_to, with_constant = names[parameter], parameter in constants
             definitions[parameter], values[parameter] = draw_definition(draws, linked_to, values, with_constant)
-        if not _in_range(parameter.kind, values[parameter], max_value):
+        if not in_range(parameter.kind, values[parameter], max_value):
             return None
     _define_rest(draws, instances, parts, definitions, values, max_value)
     return Core(order[0], definitions, values)
@@ -112,11 +100,6 @@ def _total(parameter: Parameter, parts: list[Parameter], values: Values) -> int:
         return sum(values[part] for part in parts)
     half = len(parts) // 2
     return sum(values[count] * values[average] for count, average in zip(parts[:half], parts[half:], strict=True))
-
-
-def _in_range(kind: str, value: int, max_value: int) -> bool:
-    """A count is 1 or more; an average or a total may be 0."""
-    return (kind != "count" or value > 0) and 0 <= value <= max_value
 
 
 def _choose_needed(
@@ -207,28 +190,6 @@ def _spend(draws: Draws, order: list[Parameter], names: Links, parts: Links, op:
     return constants if free == 0 else None
 
 
-def draw_definition(
-    draws: Draws, names: list[Parameter], values: Values, with_constant: bool
-) -> tuple[Definition, int]:
-    """A random sentence form for the given dependencies, and the value it gives."""
-    if not names:
-        constant = draws.between(1 + draws.coin(), MAX_CONSTANT)  # 1 is half as common as in "1 plus"
-        return Definition(constant=constant), constant
-    join, value = "", values[names[0]]
-    if len(names) == 2 and draws.coin():
-        names = sorted(names, key=values.__getitem__, reverse=True)
-        join, value = "difference", values[names[0]] - values[names[1]]
-    elif len(names) > 1:
-        join, value = "sum", sum(values[name] for name in names)
-    if not with_constant:
-        return Definition(tuple(names), join=join), value
-    if draws.coin():
-        constant = draws.between(1, MAX_CONSTANT)
-        return Definition(tuple(names), constant, "plus", join), constant + value
-    constant = draws.between(2, MAX_CONSTANT)
-    return Definition(tuple(names), constant, "times", join), constant * value
-
-
 def _define_rest(
     draws: Draws,
     instances: list[Parameter],
@@ -249,23 +210,7 @@ def _define_rest(
     for parameter in draws.shuffled([p for p in instances if p not in definitions]):
         alone = draws.coin()
         options = independent if alone else list(values)
-        definitions[parameter], values[parameter] = _draw_side(draws, parameter.kind, options, values, max_value)
+        definitions[parameter], values[parameter] = draw_side(draws, parameter.kind, options, values, max_value)
         if alone:
             independent.append(parameter)
         add_totals()
-
-
-def _draw_side(
-    draws: Draws, kind: str, options: list[Parameter], values: Values, max_value: int
-) -> tuple[Definition, int]:
-    """A definition that the question does not need: one to four dependencies, the constant being one of them in half
-    of the draws; a constant alone where three draws gave no value in range."""
-    for _ in range(3):
-        dependencies, with_constant = 1, draws.coin()
-        while dependencies < MAX_NAMES and draws.coin():
-            dependencies += 1
-        names = draws.sample(options, min(dependencies - with_constant, len(options)))
-        definition, value = draw_definition(draws, names, values, with_constant)
-        if _in_range(kind, value, max_value):
-            return definition, value
-    return draw_definition(draws, [], values, True)

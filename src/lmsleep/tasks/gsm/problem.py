@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lmsleep.tasks.gsm.definition import Definition, draw_definition
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import PROMPT_END, Encoder
-from lmsleep.tasks.gsm.graph import Core, Definition, draw_core, draw_definition, draw_question
+from lmsleep.tasks.gsm.graph import Core, draw_core, draw_question
 from lmsleep.tasks.gsm.world import WORLDS, Parameter, World
 
 Int = TypeVar("Int", int, np.ndarray)  # one row, or many at once
