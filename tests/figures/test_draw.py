@@ -11,7 +11,7 @@ import pytest
 from lmsleep.cli import run
 from lmsleep.figures import style
 from lmsleep.figures.data import main as make_data
-from lmsleep.figures.draw import accuracy_axes, fig3, main
+from lmsleep.figures.draw import accuracy_axes, draw_passes, fig3, main
 from lmsleep.figures.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -83,6 +83,18 @@ def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
         *(("fig2b", 1, 1, 0.625), ("fig2b", 1, 2, 0.5), ("fig2b", 2, 1, 0.5), ("fig2b", 2, 2, 1.0)),
         *(("fig3", 1, 1, 0.875), ("fig3", 1, 2, 0.75)),
     ]
+
+
+def test_an_n_has_its_colour_whatever_is_drawn_beside_it():
+    def drawn(*passes):
+        fig, (ax,) = style.subplots()
+        draw_passes(ax, pd.DataFrame({"n_passes": passes, "seed": 0, "tokens": 10, "value": 0.5}))
+        style.plt.close(fig)
+        return {line.get_label(): line.get_color() for line in ax.lines}
+
+    every = drawn(1, 2, 3, 4, 5, 6, 7, 8, 12)
+    assert len(set(every.values())) == 9
+    assert drawn(1, 4, 8).items() <= every.items() and drawn(4).items() <= every.items()
 
 
 @pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])

@@ -76,7 +76,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     speed = frame[frame.metric == "tokens_per_second"].astype({"slice": int})
     sizes = sorted(speed["slice"].unique())
     once = speed[speed.n_passes == speed.n_passes.min()]
-    looks = {"parallel sliding window": (DARK, "s", "--"), "reading by windows": (style.PALETTE[1], "o", "-")}
+    looks = {"parallel sliding window": (DARK, "s", "--"), "reading by windows": (style.PALETTE[0], "o", "-")}
     for name, (color, marker, line) in looks.items():
         _against_window(left, once[once.model == name], sizes, color, marker, line, name)
     windowed = speed[speed.model == "reading by windows"]

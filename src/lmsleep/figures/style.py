@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from lmsleep.figures.words import readable
 
 Drawing = tuple[Figure, dict[str, Any]]  # a figure, and its numbers
-PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # Okabe and Ito, with a neutral first
+# Okabe and Ito, with a neutral first.
+PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # of N = 1 to 6
 RC: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -101,10 +102,10 @@ def save(fig: Figure, stem: Path) -> None:
     plt.close(fig)
 
 
-def colors(values: Sequence[int]) -> dict[int, str]:
-    """A colour for each value, in order."""
-    picks = PALETTE if len(values) <= len(PALETTE) else shades(len(values))
-    return dict(zip(values, picks, strict=False))
+def colors(passes: Sequence[int]) -> dict[int, str]:
+    """A colour for each N, the same in every figure."""
+    more = mpl.colormaps["tab20b"]  # muted, unlike the palette
+    return {n: PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N)) for n in passes}
 
 
 def shades(n: int) -> list[str]:
