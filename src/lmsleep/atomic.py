@@ -1,16 +1,23 @@
-"""Files that are there whole or not at all, and a look at whether they still are."""
+"""Files that are there whole or not at all, a look at whether they still are, and folders of one process at a time."""
 
+import fcntl
+import glob
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 from uuid import uuid4
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends and vanishes if the block raises.
+
+    Args:
+        keep: a path beside it, by which the file that was at `path` is then known.
 
     Raises:
         ValueError: if the folder of `path` does not exist.
@@ -18,18 +25,55 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
+    sweep(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    temporary.touch()
-    mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones
+    with temporary.open("xb") as held:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones
+        try:
+            yield temporary
+            temporary.chmod(mode)
+            # Waits until the content is on the disk: a name that gets there before it would name an empty file.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Removes the temporary files that killed writers of `path` left: those that nobody holds."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Makes the folder if there is none; raises OSError if no file can be written in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
+
+
+def claim(folder: Path) -> IO[bytes]:
+    """A file `.lock` in the folder, which is locked until it is closed or the process ends.
+
+    Raises:
+        ValueError: if another run has it.
+    """
+    file = (folder / ".lock").open("ab")
     try:
-        yield temporary
-        temporary.chmod(mode)
-        # Waits until the content is on the disk: a name that gets there before it would name an empty file.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"{str(folder)!r} is in use by another run") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def check_checkpoint_file(path: str | Path) -> None:

@@ -25,7 +25,7 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: processes that draw rows; the rows do not depend on it.
 
     Raises:
-        ValueError: if a number is out of range, the ranks do not divide the batch, or the trainer has no last step.
+        ValueError: if a number is out of range or the ranks do not divide the batch.
     """
 
     def __init__(
@@ -42,16 +42,15 @@ class RowsDataModule(L.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_rows", eval_rows), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        for name, value in (("seed", seed), ("num_workers", num_workers)):
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must be 0 or more and below 2^64, got {seed}")
         self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
-        if trainer is not None and trainer.max_steps < 0 and not isinstance(trainer.limit_train_batches, int):
-            raise ValueError("max_steps of the trainer must be set: the training stream has no end")
         rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         if self.batch_size % ranks:
             raise ValueError(f"batch_size must be divisible by the {ranks} ranks, got {self.batch_size}")
@@ -85,9 +84,12 @@ class RowsDataModule(L.LightningDataModule):
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
     def _batches_done(self) -> int:
-        """Training batches consumed so far, which a resumed trainer takes from its checkpoint."""
-        trainer = self.trainer
-        return 0 if trainer is None else trainer.global_step * trainer.accumulate_grad_batches
+        """Training batches consumed so far, which a resumed trainer takes from its checkpoint; under `overfit_batches`,
+        which reads the same few in every epoch, those of this epoch."""
+        if self.trainer is None:
+            return 0
+        done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)
+        return done % few if few else done
 
 
 class TrainRows(IterableDataset):

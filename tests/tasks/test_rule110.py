@@ -145,8 +145,8 @@ def test_a_bad_argument_is_one_sentence(change, sentence):
     ("change", "sentence"),
     [
         ({"split": "dev"}, "split must be one of train, val, test, got 'dev'"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
-        ({"step": -1}, "step must be 0 or more, got -1"),
+        ({"seed": -1}, r"seed must be 0 or more and below 2\^64, got -1"),
+        ({"step": -1}, r"step must be 0 or more and below 2\^64, got -1"),
     ],
 )
 def test_a_bad_counter_is_one_sentence(change, sentence):

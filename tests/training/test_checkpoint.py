@@ -1,5 +1,6 @@
 """A checkpoint remembers N, is that of the end, and survives a kill."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -91,7 +92,7 @@ def test_the_last_checkpoint_is_that_of_the_end(run, tmp_path):
     fitted(run(1, [saver, Watch()], max_steps=5, val_check_interval=2, enable_checkpointing=True))
     assert steps == [None, None, 2, 2, 4]
     assert saved_steps(tmp_path / "last.ckpt") == 5
-    assert [p.name for p in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+    assert {p.name: saved_steps(p) for p in tmp_path.iterdir()} == {"last.ckpt": 5, "previous.ckpt": 4}
     assert saver.best_model_path == str(tmp_path / "last.ckpt")
 
 
@@ -164,7 +165,7 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
         def save(content, path):
             saves.append(1)
             whole(content, path)
-            if len(saves) == 2:
+            if len(saves) == 3:  # the first looks whether it can save
                 os.truncate(path, os.path.getsize(path) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -216,6 +217,85 @@ def test_a_damaged_checkpoint_is_refused_by_name(run, checkpoint, damage, tmp_pa
     assert all(map(torch.equal, weights(cell.module), before))
 
 
+class At(L.Callback):
+    """Does something when a step is done."""
+
+    def __init__(self, step, do):
+        self.step, self.do = step, do
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.do(pl_module)
+
+
+def test_weights_that_are_not_finite_do_not_replace_finite_ones(run, tmp_path):
+    spoil = At(4, lambda module: module.model.norm.weight.data.fill_(torch.nan))
+    saver = LastCheckpoint(str(tmp_path), every_n_train_steps=2)
+    with pytest.raises(FloatingPointError, match=r"^weights are not finite at step 4; they were not saved$"):
+        fitted(run(2, [spoil, saver], enable_checkpointing=True))
+    assert {p.name: saved_steps(p) for p in tmp_path.iterdir()} == {"last.ckpt": 2}
+
+
+def test_what_cannot_be_saved_is_known_before_the_first_step(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lmsleep.training.checkpoint.torch.save", full)
+    seen = Recorder()
+    with pytest.raises(OSError, match="No space left"):
+        fitted(run(2, [seen, LastCheckpoint(str(tmp_path))], enable_checkpointing=True))
+    assert not seen.tokens and not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_a_checkpoint_is_refused_unless_the_run_goes_on_from_it(run, tmp_path):
+    def fit(max_steps, folder=tmp_path / "a", ckpt_path=None, **options):
+        cell = run(2, [LastCheckpoint(str(folder), **options)], enable_checkpointing=True, max_steps=max_steps)
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+
+    fit(2)
+    fit(1, folder=tmp_path / "b")
+    for other in (None, tmp_path / "b" / "last.ckpt"):
+        with pytest.raises(ValueError, match=r"^dirpath must be a folder without last.ckpt, got .*a'; go on from it "):
+            fit(3, ckpt_path=other)
+    assert saved_steps(tmp_path / "a" / "last.ckpt") == 2
+    fit(3, ckpt_path=tmp_path / "a" / "last.ckpt")
+    assert saved_steps(tmp_path / "a" / "last.ckpt") == 3
+    fit(1, overwrite=True)
+    assert saved_steps(tmp_path / "a" / "last.ckpt") == 1
+
+
+def test_two_runs_in_one_folder_are_refused(run, tmp_path):
+    def second(_):
+        with pytest.raises(ValueError, match=rf"^'{tmp_path}' is in use by another run$"):
+            fitted(run(2, [LastCheckpoint(str(tmp_path))], enable_checkpointing=True))
+
+    fitted(run(2, [At(3, second), LastCheckpoint(str(tmp_path))], enable_checkpointing=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    fitted(run(2, [LastCheckpoint(str(tmp_path), overwrite=True)], enable_checkpointing=True))
+
+
+def test_a_run_starts_by_removing_what_a_killed_one_left(run, tmp_path):
+    (tmp_path / ".last.ckpt.0123abcd").touch()
+    seen = []
+    look = At(1, lambda _: seen.extend(p.name for p in tmp_path.iterdir()))
+    fitted(run(2, [look, LastCheckpoint(str(tmp_path))], enable_checkpointing=True))
+    assert seen == [".lock"]
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (pytest.fail, ("the file ran code",))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_by_name(run, checkpoint, tmp_path):
+    path = checkpoint(2)
+    torch.save(torch.load(path, weights_only=True) | {"more": RunsCode()}, path)
+    for stage in ("fit", "validate", "test", "predict"):
+        cell = run(2, [LastCheckpoint(str(tmp_path / "run"))], enable_checkpointing=True)
+        with pytest.raises(ValueError, match=r"^checkpoint '.*a\.ckpt' must hold tensors and plain values alone$"):
+            getattr(cell.trainer, stage)(cell.module, cell.data, ckpt_path=path)
+
+
 class Drawing(SleepModule):
     """Draws a random number in every training step, as dropout does, and lets the loss show it."""
 
@@ -242,7 +322,7 @@ def test_random_numbers_do_not_depend_on_where_a_run_pauses(run, tmp_path, with_
         states = [RandomState()] if with_callback else []
         cell = run(
             2,
-            [recorder, *states, *callbacks, LastCheckpoint(str(tmp_path))],
+            [recorder, *states, *callbacks, LastCheckpoint(str(tmp_path), overwrite=True)],
             module_class=Drawing,
             enable_checkpointing=True,
             val_check_interval=3,

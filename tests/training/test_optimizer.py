@@ -193,13 +193,23 @@ def test_the_schedule_warms_up_stays_and_decays():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"muon_lr": -1}, "muon_lr must be 0 or more, got -1"),
-        ({"adamw_lr": -0.1}, "adamw_lr must be 0 or more, got -0.1"),
-        ({"weight_decay": -1}, "weight_decay must be 0 or more, got -1"),
-        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, got -1"),
+        ({"muon_lr": -1}, "muon_lr must be finite and 0 or more, got -1"),
+        ({"muon_lr": math.nan}, "muon_lr must be finite and 0 or more, got nan"),
+        ({"adamw_lr": -0.1}, "adamw_lr must be finite and 0 or more, got -0.1"),
+        ({"adamw_lr": math.inf}, "adamw_lr must be finite and 0 or more, got inf"),
+        ({"weight_decay": -1}, "weight_decay must be finite and 0 or more, got -1"),
+        ({"warmup_steps": -1}, "warmup_steps must be finite and 0 or more, got -1"),
         ({"decay_fraction": 1.5}, "decay_fraction must be between 0 and 1, got 1.5"),
         ({"momentum": 2}, "momentum must be between 0 and 1, got 2"),
-        ({"grad_clip": 0}, "grad_clip must be more than 0 or None, got 0"),
+        ({"momentum": math.nan}, "momentum must be between 0 and 1, got nan"),
+        ({"betas": (0.9, 1.5)}, r"betas must be two numbers of at least 0 and below 1, got \(0.9, 1.5\)"),
+        ({"betas": (math.nan, 0.9)}, r"betas must be two numbers of at least 0 and below 1, got \(nan, 0.9\)"),
+        ({"betas": (0.9,)}, r"betas must be two numbers of at least 0 and below 1, got \(0.9,\)"),
+        ({"betas": None}, "betas must be two numbers of at least 0 and below 1, got None"),
+        ({"eps": -1}, "eps must be finite and more than 0, got -1"),
+        ({"eps": math.nan}, "eps must be finite and more than 0, got nan"),
+        ({"grad_clip": 0}, "grad_clip must be finite and more than 0, or None, got 0"),
+        ({"grad_clip": math.nan}, "grad_clip must be finite and more than 0, or None, got nan"),
     ],
 )
 def test_a_bad_value_is_one_sentence(change, sentence):

@@ -86,11 +86,11 @@ def stream(seed: int, split: str, step: int) -> np.random.Generator:
     whatever order.
 
     Raises:
-        ValueError: for an unknown split or a negative seed or step.
+        ValueError: for an unknown split, or a seed or step that is negative or has more than 64 bits.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     for name, value in (("seed", seed), ("step", step)):
-        if value < 0:
-            raise ValueError(f"{name} must be 0 or more, got {value}")
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{name} must be 0 or more and below 2^64, got {value}")
     return np.random.Generator(np.random.Philox(key=[seed, SPLITS.index(split)], counter=[0, 0, 0, step]))

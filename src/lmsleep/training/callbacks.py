@@ -16,7 +16,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, Windows, recorded, sleep
-from lmsleep.training.optimizer import MuonAdamW, whole
+from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 
 # How a module without a SleepCallback sleeps.
 PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False}
@@ -192,7 +192,7 @@ class StopOnNonFinite(L.Callback):
     ) -> None:
         """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        values = torch.stack([torch.stack(self.losses).sum(), whole(torch.stack(torch._foreach_norm(grads)).sum())])
+        values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])
         self.losses = []
         spoiled = ~torch.isfinite(values)
         if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or trainer.world_size > 1:
@@ -262,7 +262,8 @@ class RunReport(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.batches += 1
-        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:
             now = time.perf_counter()
             speed = self.batches * self.tokens_per_batch / (now - self.since)
             pl_module.log("tokens_per_second", speed, prog_bar=True)

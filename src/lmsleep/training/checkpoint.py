@@ -1,7 +1,8 @@
 """The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
 
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning as L
 import torch
@@ -10,7 +11,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from lmsleep.atomic import atomic_write, check_checkpoint_file
+from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
+from lmsleep.training.optimizer import sum_of_norms
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -25,14 +29,18 @@ class WholeFileIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
+        keep = Path(path).with_name(PREVIOUS) if Path(path).name == LAST else None
+        with atomic_write(path, keep) as temporary:
             torch.save(checkpoint, temporary)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError if the file is damaged."""
+        """Raises ValueError if the file is damaged, or holds more than tensors and plain values."""
         if is_local(path):
             check_checkpoint_file(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        try:
+            return super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
+        except pickle.UnpicklingError:
+            raise ValueError(f"checkpoint {str(path)!r} must hold tensors and plain values alone") from None
 
 
 def is_local(path: str | Path) -> bool:
@@ -42,14 +50,21 @@ def is_local(path: str | Path) -> bool:
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps one checkpoint, `last.ckpt`: of the latest validation, of the end, or of the batch at which SIGTERM stopped
-    the run. It is written and read as `WholeFileIO` does.
+    the run; and the one before it, `previous.ckpt`. They are written and read as `WholeFileIO` does.
 
     Args:
-        dirpath: its folder; None: that of the logger, or the trainer's `default_root_dir`.
+        dirpath: their folder; None: that of the logger, or the trainer's `default_root_dir`.
         every_n_train_steps: saves every so many steps instead of after validations.
+        overwrite: lets a run replace a checkpoint that it does not go on from.
+
+    Raises:
+        ValueError: when training starts, if the folder has a checkpoint of another run, or one that is at work.
+        FloatingPointError: on saving weights that are not finite.
     """
 
-    def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
+    def __init__(
+        self, dirpath: str | None = None, every_n_train_steps: int | None = None, overwrite: bool = False
+    ) -> None:
         super().__init__(
             dirpath,
             filename="last",
@@ -58,16 +73,41 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        self.overwrite = overwrite
+        self.lock: IO[bytes] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         super().setup(trainer, pl_module, stage)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes the folder for this run."""
+        if trainer.fast_dev_run or not trainer.is_global_zero or not is_local(self.dirpath or ""):  # pyright: ignore
+            return
+        folder, start = Path(self.dirpath or "").resolve(), trainer.ckpt_path
+        if (folder / LAST).exists() and not self.overwrite and (not start or Path(start).resolve().parent != folder):
+            raise ValueError(
+                f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with ckpt_path, or set "
+                "overwrite to replace it"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = claim(folder)
+        sweep(folder / LAST)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes a checkpoint and removes it: what cannot be saved is to be known before the first step."""
+        super().on_train_start(trainer, pl_module)
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            probe = f"{self.dirpath}/.probe.ckpt"
+            trainer.save_checkpoint(probe)
+            trainer.strategy.remove_checkpoint(probe)
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        extra = progress["current"]["ready"] % trainer.accumulate_grad_batches
+        if not torch.isfinite(sum_of_norms(list(pl_module.parameters()))):
+            raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
+        progress, extra = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], unfinished(trainer)
         for counts in (progress["total"], progress["current"]):
             for name in counts:
                 counts[name] -= extra
@@ -76,17 +116,34 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves what was trained since the last validation."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._release()
+
+    def _release(self) -> None:
+        if self.lock is not None:
+            Path(self.lock.name).unlink(missing_ok=True)
+            self.lock.close()
+            self.lock = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Saves on SIGTERM, which Lightning raises between two batches; another exception may come within an update."""
-        if isinstance(exception, SIGTERMException):
-            if trainer.validating:
-                # A resumed run repeats a validation in whose first batch it was stopped; others it takes for complete.
-                progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-                progress.reset()
-                progress.increment_ready()
-                progress.increment_started()
-            super().on_exception(trainer, pl_module, exception)
+        try:
+            if isinstance(exception, SIGTERMException):
+                if trainer.validating:
+                    # A resumed run repeats a validation in whose first batch it was stopped; others it takes for
+                    # complete.
+                    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+                    progress.reset()
+                    progress.increment_ready()
+                    progress.increment_started()
+                super().on_exception(trainer, pl_module, exception)
+        finally:
+            self._release()
+
+
+def unfinished(trainer: L.Trainer) -> int:
+    """Batches that were read of a step which is not complete; that of the last batches of an epoch may have fewer."""
+    read = trainer.fit_loop.batch_idx + 1
+    return 0 if read == trainer.num_training_batches else read % trainer.accumulate_grad_batches
 
 
 def count_as_automatic(checkpoint: dict[str, Any]) -> None:
@@ -105,7 +162,8 @@ class RandomState(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, Tensor] = {}
+        self.states: dict[str, Tensor] = {}  # after the last batch
+        self.saved: dict[str, Tensor] = {}  # after the last whole step, from which a resumed run reads on
         self.disturbed = False
 
     def on_train_batch_start(
@@ -123,14 +181,16 @@ class RandomState(L.Callback):
         self.states = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             self.states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        if not unfinished(trainer):
+            self.saved = self.states
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.disturbed = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"states": self.states}
+        return {"states": self.saved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Generators take their state from the CPU, wherever the checkpoint was loaded to.
-        self.states = {name: state.cpu() for name, state in state_dict["states"].items()}
+        self.states = self.saved = {name: state.cpu() for name, state in state_dict["states"].items()}
         self.disturbed = True

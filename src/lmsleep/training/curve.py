@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 import pandas as pd
 
+from lmsleep.atomic import check_writable
+
 
 class LearningCurve(L.Callback):
     """Records the validation scores against tokens seen and writes them as CSV.
@@ -21,6 +23,7 @@ class LearningCurve(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lets a run that is shorter than the interval of validations have one at its end."""
+        check_writable(self.path.parent)
         batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_batch
         if interval is not None and 0 < batches < interval:
             trainer.val_check_batch = batches
@@ -29,10 +32,11 @@ class LearningCurve(L.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        tokens = trainer.global_step * trainer.accumulate_grad_batches * data.batch_size * data.task.sequence_length
+        tokens = (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * data.task.sequence_length
         scores = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        # A row a step: one that accumulates gradients may validate several times, and again where it is resumed.
+        self.rows = [row for row in self.rows if row["step"] != trainer.global_step]
         self.rows.append({"step": trainer.global_step, "tokens": tokens, **scores})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(self.rows).to_csv(self.path, index=False)
         if self.label:
             shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))

@@ -70,14 +70,13 @@ class SleepModule(L.LightningModule):
         self.scores = SliceScores(task.slices)
 
     def configure_model(self) -> None:
-        """Shards the model under ModelParallelStrategy."""
+        """Takes the precision of the trainer, before weights of a checkpoint are read into what would round them, and
+        shards the model under ModelParallelStrategy."""
+        self.trainer.precision_plugin.convert_module(self)
         if self.device_mesh is not None:
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
-        check_accelerate(self.accelerate, self.device)
-        if "graph" in self.accelerate:
-            check_trainer(self.trainer)
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -159,8 +158,11 @@ class SleepModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         check_strategy(self.trainer.strategy)
+        check_accelerate(self.accelerate, self.device)
+        if "graph" in self.accelerate:
+            check_trainer(self.trainer)
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
-        factor = self.optimizer_config.schedule(int(self.trainer.estimated_stepping_batches))
+        factor = self.optimizer_config.schedule(steps_of(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -204,3 +206,21 @@ class SleepModule(L.LightningModule):
         hidden = {f"{stage}/{name}": v for name, v in values.items() if f"{stage}/{name}" not in shown}
         self.log_dict(shown, prog_bar=True, sync_dist=True)  # equal on all ranks: the metric has gathered its counts
         self.log_dict(hidden, sync_dist=True)
+
+
+def steps_of(trainer: L.Trainer) -> int:
+    """Optimizer steps of a run, over which its learning rate is laid out; no data are read for it, as a loader that
+    starts before a checkpoint is restored would begin with the first batch.
+
+    Raises:
+        ValueError: if the trainer's settings give no number.
+    """
+    steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
+    if (accumulate := trainer.accumulate_grad_batches) < 1:
+        raise ValueError(f"accumulate_grad_batches of the trainer must be 1 or more, got {accumulate}")
+    counts = [steps] if steps >= 0 else []
+    if epochs is not None and epochs >= 0 and isinstance(batches, int):
+        counts.append(epochs * -(-batches // accumulate))
+    if not counts:
+        raise ValueError("max_steps of the trainer must be set: the training stream has no end")
+    return min(counts)

@@ -43,13 +43,17 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and 0 or more, got {getattr(self, name)}")
         for name in ("decay_fraction", "final_ratio", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.grad_clip is not None and self.grad_clip <= 0:
-            raise ValueError(f"grad_clip must be more than 0 or None, got {self.grad_clip}")
+        if self.betas is None or len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"eps must be finite and more than 0, got {self.eps}")
+        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
+            raise ValueError(f"grad_clip must be finite and more than 0, or None, got {self.grad_clip}")
 
     def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
         """The optimizer for `model`, with Muon on the weights of `nn.Linear` and of its subclasses in `blocks`.
@@ -161,6 +165,11 @@ class MuonAdamW(torch.optim.Optimizer):
 def whole(x: Tensor) -> Tensor:
     """The tensor itself where each rank keeps a part of it: a matrix is orthogonal only as a whole."""
     return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def sum_of_norms(tensors: list[Tensor]) -> Tensor:
+    """A number that is finite only if all of these are, whether or not each rank keeps a part of them."""
+    return whole(torch.stack(torch._foreach_norm(tensors)).sum())
 
 
 def part_of(x: Tensor, p: Tensor) -> Tensor:

@@ -1,0 +1,76 @@
+"""A run that was stopped and taken up again reads, learns and reports what a run in one go does."""
+
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lmsleep.training import LastCheckpoint, LearningCurve
+from lmsleep.training.checkpoint import RandomState
+
+from .conftest import TASK, Recorder, fitted, weights
+from .test_checkpoint import Drawing
+
+
+class TerminateAt(L.Callback):
+    """Sends SIGTERM to the process while it trains on a batch, counted from 0."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+EPOCHS = {"val_check_interval": None, "check_val_every_n_epoch": 1, "max_epochs": 3, "max_steps": -1}
+SETTINGS = {
+    "epochs whose last step has one batch": {"limit_train_batches": 3, "accumulate_grad_batches": 2, **EPOCHS},
+    "epochs until a step": {"limit_train_batches": 3, "accumulate_grad_batches": 2, **EPOCHS, "max_steps": 6},
+    "validation within a step": {"accumulate_grad_batches": 3, "val_check_interval": 2, "max_steps": 3},
+    "several validations within a step": {"accumulate_grad_batches": 4, "val_check_interval": 1, "max_steps": 2},
+    "float64": {"precision": "64-true", "val_check_interval": 4, "max_steps": 7},
+    "bfloat16": {"precision": "bf16-true", "val_check_interval": 4, "max_steps": 7},
+}
+
+
+@pytest.mark.parametrize(("workers", "stop"), [(0, 1), (2, 2), (0, 3), (2, 5)])
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_a_resumed_run_is_the_run_itself(run, tmp_path, setting, workers, stop):
+    def part(*callbacks, folder="resumed", ckpt_path=None):
+        curve, seen = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder()
+        callbacks = [*callbacks, curve, seen, RandomState(), LastCheckpoint(str(tmp_path / folder))]
+        options = {"module_class": Drawing, "data_options": {"num_workers": workers}, "enable_checkpointing": True}
+        cell = run(2, callbacks, **options, **setting)
+        torch.manual_seed(1)
+        try:
+            cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+        except SIGTERMException:
+            assert ckpt_path is None
+        return cell, seen, curve.rows
+
+    whole, everything, curve = part(folder="whole")
+    n = len(everything.tokens)
+    for i, tokens in enumerate(everything.tokens):
+        assert torch.equal(tokens, TASK.rows(split="train", seed=0, step=i, batch_size=8).tokens)
+    _, before, _ = part(TerminateAt(stop))
+    saved = tmp_path / "resumed" / "last.ckpt"  # none is there where no step was complete
+    resumed, after, rows = part(ckpt_path=saved if saved.exists() else None)
+    assert len(before.losses) == stop + 1 < n
+    again = len(before.losses) + len(after.losses) - n
+    assert 0 <= again < setting.get("accumulate_grad_batches", 1)
+    assert before.losses == everything.losses[: stop + 1] and after.losses == everything.losses[stop + 1 - again :]
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert all(map(torch.equal, weights(resumed.module), weights(whole.module)))
+    assert rows == curve
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_overfitting_reads_the_same_rows_in_every_epoch(run, workers):
+    seen = Recorder()
+    fitted(run(2, [seen], overfit_batches=2, data_options={"num_workers": workers}))
+    wanted = [TASK.rows(split="train", seed=0, step=i % 2, batch_size=8).tokens for i in range(6)]
+    assert len(seen.tokens) == 6 and all(map(torch.equal, seen.tokens, wanted))
