@@ -3,6 +3,7 @@
 import os
 import sys
 
+import lightning  # noqa: F401  (its logger keeps the stderr of its import: not one that pytest closes after a test)
 import pytest
 import torch
 

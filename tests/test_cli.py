@@ -138,7 +138,11 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
         ("--sleep.eviction=soft", "soft"),
         ("--data.task.init_args.steps=-1", "steps must be 0 or more, got -1"),
         ("--data.batch_size=0", "batch_size must be 1 or more, got 0"),
-        ("--model.optimizer.muon_lr=-1", "muon_lr must be 0 or more, got -1"),
+        ("--model.optimizer.muon_lr=-1", "muon_lr must be finite and 0 or more, got -1"),
+        ("--model.optimizer.betas=null", "betas"),
+        ("--model.optimizer.betas=[0.9]", "betas"),
+        ("--model.optimizer.eps=-1", "eps must be finite and more than 0, got -1"),
+        (f"--data.seed={2**64}", "seed must be 0 or more and below 2^64"),
         ("--data.no_such_key=1", "no_such_key"),
     ],
 )
@@ -156,6 +160,10 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
     [
         ("--trainer.max_steps=-1", "max_steps of the trainer must be set"),
         ("--trainer.max_steps=-2", ".*max_steps.* must be a non-negative integer or -1"),
+        ("--trainer={max_steps: -1, max_time: 00:00:01:00}", "max_steps of the trainer must be set"),
+        ("--trainer={max_steps: -1, max_epochs: -1, limit_train_batches: 2}", "max_steps of the trainer must be set"),
+        ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches of the trainer must be 1 or more, got 0"),
+        ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "ckpt_path must be a checkpoint on a disk, got 'http:"),
         ("--model.accelerate=graph", "accelerate='graph' needs a CUDA device, got cpu"),
         ("--ckpt_path=none.ckpt", "ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'"),
     ],
@@ -188,6 +196,43 @@ def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit
 def test_a_loss_that_is_not_finite_is_one_sentence(fit):
     with pytest.raises(SystemExit, match=r"^error: (loss|gradient) is not finite at step \d+ \(n_passes=1, seed=0\)"):
         fit("--trainer.max_steps=3", "--model.model.embedding_std=1e38")
+
+
+def test_what_does_not_fit_in_memory_is_one_sentence_that_says_what_to_lower(fit, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", full)
+    with pytest.raises(SystemExit, match=r"^error: out of memory: lower data.batch_size .*"):
+        fit("--trainer.max_steps=1")
+
+
+def test_a_batch_is_evaluated_before_the_first_step(fit, monkeypatch, tmp_path):
+    def full(*_):
+        raise ValueError("too large")
+
+    monkeypatch.setattr("lmsleep.training.SleepModule.validation_step", full)
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(SystemExit, match=r"^error: too large$"):
+        fit("--trainer.max_steps=1")
+
+
+def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr("lmsleep.training.SleepModule.predict_step", lambda *_: pytest.fail("a row was answered"))
+    curve = ["--trainer.callbacks+=lmsleep.training.LearningCurve", "--trainer.callbacks.path=file/curve.csv"]
+    for command, arguments in (
+        ("fit", ["--checkpoint.dirpath=file/run"]),
+        ("fit", ["--checkpoint.dirpath=run", *curve]),
+        ("predict", ["--trainer.default_root_dir=file/run"]),
+    ):
+        with pytest.raises(SystemExit, match=r"^error: '.*file.*' cannot be used: (not a directory|file exists)$"):
+            main([command, *TINY, *(["--trainer.max_steps=1"] if command == "fit" else []), *arguments])
+
+
+def test_a_run_that_logs_at_no_step_runs(fit):
+    assert fit("--trainer.max_steps=1", "--trainer.log_every_n_steps=0")["global_step"] == 1
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(fit, monkeypatch):

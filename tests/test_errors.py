@@ -1,6 +1,7 @@
 """Which errors become a sentence, and which keep their traceback."""
 
 import pytest
+import yaml
 
 from lmsleep.errors import one_sentence
 
@@ -38,6 +39,16 @@ def test_a_path_of_the_wrong_kind_is_named(tmp_path):
 def test_a_forbidden_path_is_named():
     with pytest.raises(SystemExit, match=r"^error: 'x' cannot be used: permission denied$"), one_sentence():
         raise PermissionError(13, "Permission denied", "x")
+
+
+def test_a_full_disk_is_a_sentence():
+    with pytest.raises(SystemExit, match=r"^error: no space left on device$"), one_sentence():
+        raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_is_no_yaml_is_a_sentence():
+    with pytest.raises(SystemExit, match=r"^error: while parsing [^\n]*line 1[^\n]*$"), one_sentence():
+        yaml.safe_load("a: [")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), OSError("x"), AssertionError("x")])

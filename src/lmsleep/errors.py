@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jsonargparse import DefaultHelpFormatter
-
-# Those of the OSErrors that a path the user gave brings about; a full disk, say, is none of them.
-PATH_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+from yaml import YAMLError
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -17,9 +15,8 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
-    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a path is missing,
-    forbidden or of the wrong kind, or a loss is not finite. Any other error is a mistake of ours and keeps its
-    traceback.
+    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file cannot be
+    read or written, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback.
 
     Args:
         others: further exceptions that speak to the user.
@@ -29,14 +26,18 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FloatingPointError, *PATH_ERRORS, *others) as error:
+    except (ValueError, FloatingPointError, OSError, YAMLError, *others) as error:
+        if type(error) is OSError and error.errno is None:
+            raise
         sys.exit(f"error: {_sentence(error)}")
 
 
 def _sentence(error: Exception) -> str:
-    if not isinstance(error, PATH_ERRORS) or error.filename is None:
-        return str(error)
+    if not isinstance(error, OSError) or error.strerror is None:
+        return " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
+    if error.filename is None:
+        return error.strerror.lower()
     path = repr(str(error.filename))
     if isinstance(error, FileNotFoundError):
         return f"there is no file or folder {path}"
-    return f"{path} cannot be used: {str(error.strerror).lower()}"
+    return f"{path} cannot be used: {error.strerror.lower()}"

@@ -39,9 +39,10 @@ def test_a_run_keeps_its_name_on_the_same_problems_alone(name, by_argument):
     assert name(0, by_argument) == name(0, by_argument) != name(1, by_argument)
 
 
+@pytest.mark.parametrize("file", ["run.yaml", "run.yml", "run.json"])
 @pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])
-def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task):
-    config, names = tmp_path / "run.yaml", set()
+def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task, file):
+    config, names = tmp_path / file, set()
     for seed in (0, 1):
         OmegaConf.save({"seed_everything": seed, "data": {"task": task}}, config)
         for out, n_passes in (("runs/x", 1), ("runs/y", 1), ("runs/x", 2)):
@@ -74,6 +75,7 @@ def test_what_a_killed_write_left_is_not_in_the_finished_run(tmp_path, monkeypat
     state = RESUME / digest(Path("runs/x"), arguments)
     state.mkdir(parents=True)
     (state / ".last.ckpt.0123abcd").touch()
+    (state / "previous.ckpt").touch()
     monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda _: (state / "last.ckpt").touch())
     train(Path("runs/x"), arguments)
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}

@@ -25,6 +25,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.tasks.gsm import Dataset
+from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.fit import run_trainer
 from lmsleep.training.quiet import quiet
 
@@ -62,8 +63,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
     (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-    for unfinished in state.glob(".*"):  # what `atomic_write` leaves if it is killed
-        unfinished.unlink()
+    for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
+        needless.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
@@ -71,7 +72,7 @@ def train(out: Path, fit_args: list[str]) -> None:
 
 def digest(out: Path, fit_args: list[str]) -> str:
     """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
-    configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith(".yaml")]
+    configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
     package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
     files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]

@@ -105,7 +105,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""
-        if not torch.isfinite(sum_of_norms(list(pl_module.parameters()))):
+        if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
         progress, extra = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], unfinished(trainer)
         for counts in (progress["total"], progress["current"]):

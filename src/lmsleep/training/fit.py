@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -64,7 +65,9 @@ class SleepCLI(LightningCLI):
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Raises ValueError if there is no checkpoint at `path`, or a damaged one."""
+    """Raises ValueError if there is no checkpoint at `path`, a damaged one, or one of the web."""
+    if path is not None and path.startswith(("http://", "https://")):
+        raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
         return  # Lightning finds it
     if Path(path).is_dir():  # a sharded one
@@ -85,6 +88,14 @@ def run_trainer(args: list[str] | None) -> None:
             parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
         except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
+        except (MemoryError, RuntimeError) as error:
+            full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            if not full:
+                raise
+            raise ValueError(
+                "out of memory: lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a "
+                "step), data.eval_batch_size or sleep.n_passes, or set model.checkpointing"
+            ) from error
 
 
 def parse(

@@ -167,9 +167,9 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def sum_of_norms(tensors: list[Tensor]) -> Tensor:
+def sum_of_norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
     """A number that is finite only if all of these are, whether or not each rank keeps a part of them."""
-    return whole(torch.stack(torch._foreach_norm(tensors)).sum())
+    return whole(torch.stack(torch._foreach_norm(tensors, order)).sum())
 
 
 def part_of(x: Tensor, p: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from lmsleep.atomic import atomic_write
+from lmsleep.atomic import atomic_write, check_writable
 from lmsleep.tasks import Batch
 
 FILE = "predictions.csv"
@@ -29,6 +29,7 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if trainer.world_size > 1:
             raise ValueError(f"devices of the trainer must be 1 to write predictions, got {trainer.world_size}")
+        check_writable(trainer.default_root_dir)
         self.n_rows = 0
         self.lines: list[tuple[int, int, str, str, int]] = []
 
@@ -52,7 +53,6 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             pd.DataFrame(self.lines, columns=COLUMNS).to_csv(temporary, index=False)
         print(f"{path}: {len(self.lines):,} answers of {self.n_rows:,} rows")
