@@ -88,7 +88,7 @@ class RowsDataModule(L.LightningDataModule):
         which reads the same few in every epoch, those of this epoch."""
         if self.trainer is None:
             return 0
-        done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)
+        done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)  # pyright: ignore
         return done % few if few else done
 
 
