@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import resource
 import signal
 import zipfile
 
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback, SleepModule
 from lmsleep.training import LastCheckpoint
-from lmsleep.training.checkpoint import RandomState
+from lmsleep.training.checkpoint import RandomState, WholeFileIO
 
 from .conftest import Recorder, fitted, weights
 
@@ -162,11 +163,11 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
     def fit_and_die():
         whole, saves = torch.save, []
 
-        def save(content, path):
+        def save(content, file):
             saves.append(1)
-            whole(content, path)
+            whole(content, file)
             if len(saves) == 3:  # the first looks whether it can save
-                os.truncate(path, os.path.getsize(path) // 2)
+                file.truncate(file.tell() // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         torch.save = save
@@ -245,6 +246,19 @@ def test_what_cannot_be_saved_is_known_before_the_first_step(run, tmp_path, monk
     with pytest.raises(OSError, match="No space left"):
         fitted(run(2, [seen, LastCheckpoint(str(tmp_path))], enable_checkpointing=True))
     assert not seen.tokens and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_previous_checkpoint(tmp_path):
+    """A limit on the size of files takes the disk's place."""
+    path, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    WholeFileIO().save_checkpoint({"global_step": 1}, path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            WholeFileIO().save_checkpoint({"global_step": 2, "x": torch.zeros(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {p.name: saved_steps(p) for p in tmp_path.iterdir()} == {"last.ckpt": 1}
 
 
 def test_a_folder_with_a_checkpoint_is_refused_unless_the_run_goes_on_from_it(run, tmp_path):

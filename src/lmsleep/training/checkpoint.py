@@ -30,8 +30,11 @@ class WholeFileIO(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         keep = Path(path).with_name(PREVIOUS) if Path(path).name == LAST else None
-        with atomic_write(path, keep) as temporary:
-            torch.save(checkpoint, temporary)
+        with atomic_write(path, keep) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, on the way from the system's: a full disk
+                raise error.__context__ or error from None
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises ValueError if the file is damaged, or holds more than tensors and plain values."""
@@ -83,7 +86,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the folder for this run."""
-        if trainer.fast_dev_run or not trainer.is_global_zero or not is_local(self.dirpath or ""):  # pyright: ignore
+        if trainer.fast_dev_run or not is_local(self.dirpath or ""):  # pyright: ignore[reportAttributeAccessIssue]
             return
         folder, start = Path(self.dirpath or "").resolve(), trainer.ckpt_path
         if (folder / LAST).exists() and not self.overwrite and (not start or Path(start).resolve().parent != folder):
@@ -91,9 +94,10 @@ class LastCheckpoint(ModelCheckpoint):
                 f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with ckpt_path, or set "
                 "overwrite to replace it"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        self.lock = claim(folder)
-        sweep(folder / LAST)
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lock = claim(folder)
+            sweep(folder / LAST)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes a checkpoint and removes it: what cannot be saved is to be known before the first step."""
