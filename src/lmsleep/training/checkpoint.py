@@ -120,9 +120,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves what was trained since the last validation."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-        self._release()
 
-    def _release(self) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Gives the folder back."""
         if self.lock is not None:
             Path(self.lock.name).unlink(missing_ok=True)
             self.lock.close()
@@ -141,7 +141,7 @@ class LastCheckpoint(ModelCheckpoint):
                     progress.increment_started()
                 super().on_exception(trainer, pl_module, exception)
         finally:
-            self._release()
+            self.teardown(trainer, pl_module, "fit")
 
 
 def unfinished(trainer: L.Trainer) -> int:
