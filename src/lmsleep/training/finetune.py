@@ -34,7 +34,6 @@ PRESET = {
     "trainer.max_steps": 500,
     "trainer.val_check_interval": 100,
     "trainer.check_val_every_n_epoch": "null",
-    "trainer.num_sanity_val_steps": 0,
     "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": "false",
 }
