@@ -1,5 +1,9 @@
 """Files that take their place whole."""
 
+import resource
+import signal
+from contextlib import contextmanager
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +24,42 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
         temporary.write_text("new")
         raise OSError("full")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+@contextmanager
+def full_disk(free):
+    """No file may become larger than `free` bytes, which the system answers as it does a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("free", [0, 100, 50_000])
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, free):
+    path = tmp_path / "x"
+    with full_disk(free), pytest.raises(OSError) as error, atomic_write(path) as temporary:
+        temporary.write_text("a" * 100_000)
+    assert (error.value.filename, error.value.strerror) == (str(path), "File too large")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_by_the_file(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(IsADirectoryError) as error, atomic_write(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert error.value.filename == str(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_error_about_another_file_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "x"):
+        (tmp_path / "other").read_text()
+    assert error.value.filename == str(tmp_path / "other")
 
 
 def test_the_next_writer_removes_what_killed_ones_left_and_nothing_that_is_being_written(tmp_path):

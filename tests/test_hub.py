@@ -1,8 +1,15 @@
 """Reading what a folder of a checkpoint holds."""
 
+import ast
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
 import pytest
 
-from lmsleep.hub import first_line, read_object
+import lmsleep
+from lmsleep.hub import check_integer, first_line, parse_object, read_object, typed, usable_device
 
 
 def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path):
@@ -25,3 +32,96 @@ def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path
 )
 def test_an_error_in_a_line(error, line):
     assert first_line(error) == line
+
+
+def test_json_nested_too_deep_is_refused():
+    with pytest.raises(ValueError, match=r"^x is not valid JSON: maximum recursion depth exceeded"):
+        parse_object("[" * 100_000, "x")
+
+
+@dataclass(frozen=True)
+class Inner:
+    count: int
+    share: float = 0.5
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError("count must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    pair: tuple[int, int] | None = None
+    many: tuple[str, ...] = ()
+    kind: Literal["a", "b"] = "a"
+    flag: bool = False
+    free: Any = None
+
+
+def test_plain_values_become_what_they_are_written_as():
+    values = {"inner": {"count": 3, "share": 1}, "pair": [1, 2], "many": ["x"], "kind": "b", "flag": True, "free": [1]}
+    got = typed(Outer, values, "x")
+    assert got == Outer(Inner(3, 1.0), (1, 2), ("x",), "b", True, [1])
+    assert type(got.inner.share) is float
+    assert typed(Outer, {"inner": {"count": 3}, "pair": None}, "x") == Outer(Inner(3))
+    assert typed(dict[str, int], {"a": 1}, "x") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"inner": {"count": "3"}}, "count in inner in x must be an integer, got '3'"),
+        ({"inner": {"count": 3.0}}, "count in inner in x must be an integer, got 3.0"),
+        ({"inner": {"count": True}}, "count in inner in x must be an integer, got True"),
+        ({"inner": {"count": None}}, "count in inner in x must be an integer, got None"),
+        ({"inner": {"count": -1}}, "count must be 0 or more"),
+        ({"inner": {"count": 1, "share": math.nan}}, "share in inner in x must be a finite number, got nan"),
+        ({"inner": {"count": 1, "share": 10**400}}, "share in inner in x must be a finite number, got 1000.*000"),
+        ({"inner": {"count": 1, "share": True}}, "share in inner in x must be a finite number, got True"),
+        ({"inner": {}}, "inner in x must hold the fields of .*Inner: .* missing .*'count'"),
+        ({"inner": [1]}, r"inner in x must be .*Inner, got \[1\]"),
+        ({"pair": [1]}, r"pair in x must be tuple\[int, int\], got \[1\]"),
+        ({"pair": [1, "2"]}, r"item 1 of pair in x must be an integer, got '2'"),
+        ({"many": "xy"}, r"many in x must be tuple\[str, ...\], got 'xy'"),
+        ({"kind": "c"}, r"kind in x must be .*Literal\['a', 'b'\], got 'c'"),
+        ({"kind": ["a"]}, r"kind in x must be .*Literal\['a', 'b'\], got \['a'\]"),
+        ({"flag": 1}, "flag in x must be true or false, got 1"),
+        ({"more": 1}, "x must hold the fields of .*Outer: .*unexpected keyword argument 'more'"),
+        ({1: 2}, "x must hold the fields of .*Outer: .*unexpected keyword argument '1'"),
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(change, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        typed(Outer, {"inner": {"count": 3}} | change, "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "1 or more, got 0"), (9, "at most 8, got 9"), (2.0, "an integer, got 2.0"), (True, "an integer, got True")],
+)
+def test_an_integer_out_of_range_is_one_sentence(value, said):
+    check_integer("n", 8, 1, 8)
+    with pytest.raises(ValueError, match=f"^n must be {said}$"):
+        check_integer("n", value, 1, 8)
+
+
+def test_a_device_that_is_none_is_one_sentence():
+    assert str(usable_device(None)) == str(usable_device("cpu")) == "cpu"
+    for name in ("gpu", "", 3.5, "cuda:99"):
+        with pytest.raises(ValueError, match=r"^device must be one that torch can use here, got "):
+            usable_device(name)
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale():
+    calls = [
+        (path.name, node)
+        for path in Path(lmsleep.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("read_text", "write_text", "open")
+    ]
+    assert len(calls) > 10
+    for name, call in calls:
+        text = ast.unparse(call)
+        assert "encoding=" in text or "b'" in text or "Image" in text, f"{name}: {text}"

@@ -10,12 +10,13 @@ import lmsleep
 
 ROOT = Path(lmsleep.__file__).parent
 
-FILES = {"atomic", "errors", "hub"}  # whoever reads files or speaks to a user may import them
+FILES = {"atomic", "errors", "hub", "tensors"}  # whoever reads files or speaks to a user may import them
 # What each room may import of the package besides itself and FILES. Rooms that are not named may import all but cli.
 ALLOWED = {
     "atomic": set(),
     "errors": set(),
     "hub": set(),
+    "tensors": set(),
     "ops": set(),
     "memory": set(),
     "model": {"memory", "ops"},

@@ -295,6 +295,9 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
     ("change", "sentence"),
     [
         ({"n_passes": 0}, r"n_passes must be 1 or more \(the wake pass counts\), got 0"),
+        ({"n_passes": 10**18}, "n_passes must be at most 10000, got 1000000000000000000"),
+        ({"n_passes": 2.5}, "n_passes must be an integer, got 2.5"),
+        ({"mask": torch.ones(2, 4, dtype=torch.long)}, "mask must be bool, got torch.int64"),
         ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
         ({"targets": torch.zeros(2, 3)}, r"targets must have the shape of tokens \(2, 4\), got \(2, 3\)"),
         ({"mask": torch.zeros(1, 4)}, r"mask must have the shape of tokens \(2, 4\), got \(1, 4\)"),

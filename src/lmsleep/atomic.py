@@ -21,6 +21,7 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
 
     Raises:
         ValueError: if the folder of `path` does not exist.
+        OSError: with the name of `path` if it cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -40,6 +41,10 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             if keep is not None and path.exists():
                 path.replace(keep)
             temporary.replace(path)
+        except OSError as error:
+            if error.errno and error.filename in (None, str(temporary), temporary):  # a full disk names no file
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

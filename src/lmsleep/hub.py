@@ -1,12 +1,19 @@
-"""Folders of checkpoints, here or on the Hugging Face hub."""
+"""What others wrote: folders of checkpoints, here or on the Hugging Face hub, and typed values out of JSON and YAML."""
 
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from inspect import formatannotation
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from reprlib import repr as shortened
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
@@ -48,13 +55,86 @@ def read_object(path: Path) -> dict[str, Any]:
         ValueError: if there is no such file, or it holds something else.
     """
     _check_there(path)
+    return parse_object(path.read_bytes(), str(path))
+
+
+def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError, which says `name`, if it is none."""
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a JSON object, got a {type(values).__name__}")
+        raise ValueError(f"{name} must be a JSON object, got a {type(values).__name__}")
     return values
+
+
+def typed(kind: Any, value: Any, name: str) -> Any:
+    """A plain value, as JSON and YAML hold it, as a `kind`: lists become tuples, objects dataclasses, and an integer
+    will do for a float. Nothing else is converted.
+
+    Args:
+        kind: int, float, bool, str, a literal, a tuple, dict[str, ...] or a dataclass made of these, or None beside one
+            of them. Of any other kind the value is not checked.
+        name: of the value, for whoever gave it.
+
+    Raises:
+        ValueError: if the value is of another type, a number is not finite, or a dataclass refuses its fields.
+    """
+    if kind is Any:
+        return value
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType) and len(kinds := set(args) - {NoneType}) == 1:
+        return None if value is None else typed(kinds.pop(), value, name)
+    if isinstance(kind, type) and kind not in _KINDS and isinstance(value, Mapping):
+        hints = get_type_hints(kind)
+        fields = {str(key): typed(hints.get(key), inner, f"{key} in {name}") for key, inner in value.items()}
+        try:
+            return kind(**fields)
+        except TypeError as error:
+            raise ValueError(f"{name} must hold the fields of {formatannotation(kind)}: {error}") from None
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = args[:1] * len(value) if args[1:] == (...,) else args
+        if len(kinds) == len(value):
+            return tuple(typed(kind, value[i], f"item {i} of {name}") for i, kind in enumerate(kinds))
+    if origin is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: typed(args[1], inner, f"{key} in {name}") for key, inner in value.items()}
+    if kind is float and isinstance(value, int | float) and type(value) is not bool and abs(value) <= _LARGEST:
+        return float(value)
+    if kind in _KINDS and kind is not float and type(value) is kind:
+        return value
+    if origin is Literal and any(type(value) is type(one) and value == one for one in args):
+        return value
+    if kind in _KINDS or origin in (tuple, dict, Literal) or is_dataclass(kind):
+        raise ValueError(
+            f"{name} must be {_KINDS.get(origin or kind) or formatannotation(kind)}, got {shortened(value)}"
+        )
+    return tuple(value) if isinstance(value, list) else value
+
+
+_LARGEST = sys.float_info.max  # nan and inf are not below it, and no integer beyond it becomes a float
+_KINDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
+_KINDS |= {str: "a string", list: "a list", dict: "an object"}
+
+
+def check_integer(name: str, value: Any, low: int, high: int, note: str = "") -> None:
+    """Raises ValueError unless `value` is an integer from `low` to `high`; `note` stands behind the lowest."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {shortened(value)}")
+    if not low <= int(value) <= high:
+        allowed = f"{low} or more{note}" if int(value) < low else f"at most {high}"
+        raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
+
+
+def usable_device(name: Any) -> "torch.device":
+    """A device of this machine; the CPU for None. Raises ValueError if it is none."""
+    import torch  # slow to import
+
+    try:
+        return torch.empty(0, device="cpu" if name is None else name).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
+        reason = first_line(error)
+        raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lmsleep.hub import check_integer
+
 IGNORE = -100  # a target without loss
 Eviction = Literal["hard", "sliding"]
 
@@ -21,9 +23,8 @@ def check_eviction(eviction: str) -> None:
 
 
 def check_n_passes(n_passes: int) -> None:
-    """Raises ValueError unless `n_passes` is a number of passes."""
-    if n_passes < 1:
-        raise ValueError(f"n_passes must be 1 or more (the wake pass counts), got {n_passes}")
+    """Raises ValueError unless `n_passes` is a number of passes: one too large would never end."""
+    check_integer("n_passes", n_passes, 1, 10_000, " (the wake pass counts)")
 
 
 @dataclass(frozen=True)

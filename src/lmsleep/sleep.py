@@ -228,3 +228,6 @@ def _check_shapes(tokens: Tensor, **others: Tensor | None) -> None:
     for name, other in others.items():
         if other is not None and other.shape != tokens.shape:
             raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")
+    mask = others.get("mask")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be bool, got {mask.dtype}")

@@ -12,6 +12,7 @@ from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.data import chance, held_out, main, majority, make_data
 from lmsleep.tasks import IGNORE, Batch, Rule110
+from lmsleep.tensors import read_tensors
 
 
 def batch(answers, levels):
@@ -78,6 +79,11 @@ def test_the_stage_writes_rows_and_baselines(tmp_path):
     rows = load_file(tmp_path / "data" / "rows.safetensors")
     baselines = json.loads((tmp_path / "data" / "baselines.json").read_text())
     assert rows["slice"].unique().tolist() == [3]
+    damaged = bytearray((tmp_path / "data" / "rows.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    with pytest.raises(ValueError, match="damaged' is damaged: it differs from the digest in it"):
+        read_tensors(tmp_path / "damaged", "cpu")
     assert set(baselines) == {"majority", "chance"}
     assert baselines["chance"] == {"3": 0.25}
     assert baselines["majority"] == {"3": Rule110(steps=3, width=6, n_states=2).majority()}

@@ -29,7 +29,10 @@ from lmsleep.ops import use_backend
         ({"decay_rates": (1.0,)}, r"decay_rates must be two rising numbers .*, or None, got \(1.0,\)"),
         ({"decay_rates": (1.0, 2.0, 3.0)}, r"decay_rates must be two rising .*, got \(1.0, 2.0, 3.0\)"),
         ({"decay_rates": (-1.0, 2.0)}, r"decay_rates must be two rising numbers from 0 up, .*, got \(-1.0, 2.0\)"),
-        ({"decay_rates": (0.0, 0.0)}, r"decay_rates must be .*, not both 0, or None, got \(0.0, 0.0\)"),
+        ({"decay_rates": (0.0, 0.0)}, r"decay_rates must be .*, the second from 1e-9 to 1e9, .*, got \(0.0, 0.0\)"),
+        ({"decay_rates": (1e-300, 1e300)}, r"decay_rates must be .*, got \(1e-300, 1e\+300\)"),
+        ({"decay_rates": (0.0, 1e-300)}, r"decay_rates must be .*, got \(0.0, 1e-300\)"),
+        ({"decay_rates": (float("nan"), 1.0)}, r"decay_rates must be .*, got \(nan, 1.0\)"),
         ({"decay_rates": (0.0, float("inf"))}, r"decay_rates must be two rising numbers .*, got \(0.0, inf\)"),
         ({"fast_key_heads": 3}, "fast_key_heads must divide fast_heads=4, got 3"),
         ({"fast_key_heads": 0}, "fast_key_heads must be 1 or more, got 0"),
@@ -41,8 +44,21 @@ from lmsleep.ops import use_backend
             r"rope_scaling must be .* low < .*, got \(8.0, 4.0, 4.0, 64.0\)",
         ),
         ({"rope_scaling": (0.5, 1.0, 4.0, 64.0)}, r"rope_scaling must be .*, got \(0.5, 1.0, 4.0, 64.0\)"),
-        ({"rope_theta": 0}, "rope_theta must be more than 0, got 0"),
-        ({"rope_theta": float("nan")}, "rope_theta must be more than 0, got nan"),
+        ({"rope_scaling": (float("inf"), 1.0, 4.0, 64.0)}, r"rope_scaling must be .*, got \(inf, 1.0, 4.0, 64.0\)"),
+        *(
+            ({name: value}, f"{name} must be more than 0 and finite, got {value}")
+            for name in ("rope_theta", "norm_eps", "fast_norm_eps")
+            for value in (0, -1, float("nan"), float("inf"))
+        ),
+        *(
+            ({"embedding_std": value}, f"embedding_std must be 0 or more and finite, got {value}")
+            for value in (-1, float("nan"), float("inf"))
+        ),
+        ({"d_model": 16.0}, "d_model must be an integer, got 16.0"),
+        ({"d_model": "16"}, "d_model must be an integer, got '16'"),
+        ({"n_heads": True}, "n_heads must be an integer, got True"),
+        ({"mlp_dim": 2**31}, "mlp_dim must be at most 2147483647, got 2147483648"),
+        ({"pattern": "AG" * 2049}, "pattern must have at most 4096 blocks, got 4098"),
         ({"loop": (0,)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0,\)"),
         ({"loop": (0, 1, 2)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0, 1, 2\)"),
         ({"loop": (1, 1)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(1, 1\)"),

@@ -1,12 +1,17 @@
 """A model written to a folder and read back (in a fresh process: see runtime/test_saved.py), and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lmsleep import HybridConfig, HybridLM, read_windows
+from lmsleep.model.folder import all_finite
 
 SHAPES = [
     {},
@@ -75,6 +80,17 @@ def without(name):
             lambda tensors: tensors | {"norm.weight": torch.zeros(16).int()},
             "must hold floating-point numbers, got torch.int32",
         ),
+        (
+            lambda tensors: tensors | {"norm.weight": torch.zeros(16).to(torch.float8_e5m2)},
+            "must hold floating-point numbers, got torch.float8_e5m2",
+        ),
+        *(
+            (
+                lambda tensors, value=value: tensors | {"norm.weight": torch.full((16,), value)},
+                "norm.weight in .* must hold finite numbers",
+            )
+            for value in (float("nan"), float("inf"))
+        ),
     ],
 )
 def test_other_tensors_are_refused(build, tmp_path, change, message):
@@ -90,12 +106,33 @@ def test_other_tensors_are_refused(build, tmp_path, change, message):
         ("{", "is not valid JSON"),
         ("[1]", "must be a JSON object, got a list"),
         ('{"model_type": "llama"}', "model_type in .* must be 'lmsleep'"),
-        ('{"model_type": "lmsleep", "version": 9}', "version in .* must be 1, got 9"),
+        ('{"model_type": "lmsleep", "version": 9}', "version in .* must be 1, .*, got 9"),
         (
             '{"model_type": "lmsleep", "version": 1, "model": {"width": 3}}',
-            "must hold fields of HybridConfig: .*unexpected keyword argument 'width'",
+            "must hold the fields of .*HybridConfig: .*unexpected keyword argument 'width'",
         ),
-        ('{"model_type": "lmsleep", "version": 1, "model": {"d_model": 0}}', "d_model must be 1 or more, got 0"),
+        *(
+            (f'{{"model_type": "lmsleep", "version": 1, "model": {model}}}', message)
+            for model, message in (
+                ('{"d_model": 0}', "d_model must be 1 or more, got 0"),
+                ('{"d_model": "16"}', "^d_model in model in .*config.json must be an integer, got '16'$"),
+                ('{"d_model": 16.0}', "^d_model in model in .*config.json must be an integer, got 16.0$"),
+                ('{"d_model": 1e400}', "d_model in model in .* must be an integer, got inf"),
+                ('{"norm_eps": NaN}', "norm_eps in model in .* must be a finite number, got nan"),
+                ('{"delta": "yes"}', "delta in model in .* must be true or false, got 'yes'"),
+                ('{"pattern": ["A"]}', r"pattern in model in .* must be a string, got \['A'\]"),
+                ('{"loop": {"first": 1}}', r"loop in model in .* must be tuple\[int, int\]"),
+                ('{"pattern": "AG", "vocab_size": 7}', "window_size must be set before the model is built"),
+                (
+                    '{"vocab_size": 2000000000, "window_size": 6, "d_model": 2000000000, "fast_heads": 2000000000, '
+                    '"fast_key_dim": 2000000000}',
+                    "model.safetensors must hold the tensors of its config.json: ",
+                ),
+                ("[]", r"model in .* must be an object, got \[\]"),
+                ("[" * 100_000, "is not valid JSON: maximum recursion"),
+            )
+        ),
+        ('{"model_type": "lmsleep", "version": 1, "trained": 3}', "trained in .* must be an object, got 3"),
     ],
 )
 def test_other_configurations_are_refused(build, tmp_path, text, message):
@@ -113,7 +150,7 @@ def test_missing_and_truncated_files_are_refused(build, tmp_path):
     build().save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"model.safetensors' is damaged"):
         HybridLM.from_pretrained(tmp_path)
     path.unlink()
     torch.save(build().state_dict(), tmp_path / "pytorch_model.bin")  # a pickle is not an answer
@@ -124,7 +161,76 @@ def test_missing_and_truncated_files_are_refused(build, tmp_path):
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(build, tmp_path):
     with pytest.raises(ValueError, match="trained must be made of what JSON can hold"):
         build().save_pretrained(tmp_path / "model", trained={"task": object()})
+    with pytest.raises(ValueError, match="trained must be made of what JSON can hold"):
+        build().save_pretrained(tmp_path / "model", trained={"loss": float("nan")})
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_numbers_whose_sum_overflows_are_finite(dtype):
+    largest = torch.full((99,), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(largest) and all_finite(torch.zeros(0))
+    for value in (float("nan"), float("inf")):
+        largest[7] = value
+        assert not all_finite(largest)
+    assert not all_finite(torch.tensor([float("inf"), -float("inf")]))
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(build, tmp_path):
+    build().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    for place in (-1, -1000, len(whole) // 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model.safetensors' is damaged: "):
+            HybridLM.from_pretrained(tmp_path)
+
+
+def test_a_model_written_before_there_were_digests_is_read():
+    assert HybridLM.from_pretrained(Path(__file__).parents[2] / "results/mini/model").config.pattern == "AG"
+
+
+def test_a_head_tied_by_hand_comes_back_tied_and_one_untied_by_hand_does_not(build, draw_tokens, tmp_path):
+    for tied in (True, False):
+        model = build(tie_embeddings=not tied)
+        weight = model.embedding.weight
+        model.head.weight = weight if tied else torch.nn.Parameter(weight.detach() + 1)
+        model.save_pretrained(tmp_path)
+        again = HybridLM.from_pretrained(tmp_path)
+        assert (again.head.weight is again.embedding.weight) == again.config.tie_embeddings == tied
+        assert torch.equal(again.head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "^device must be one that torch can use here, got 'gpu'"),
+        ({"device": "cuda:99"}, "^device must be one that torch can use here, got 'cuda:99'"),
+        ({"dtype": torch.int64}, "^dtype must be a floating-point dtype of torch or None, got torch.int64"),
+        ({"dtype": "bfloat16"}, "^dtype must be a floating-point dtype of torch or None, got 'bfloat16'"),
+    ],
+)
+def test_a_device_or_dtype_that_is_none_is_named(build, tmp_path, options, message):
+    build().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        HybridLM.from_pretrained(tmp_path, **options)
+
+
+ELSEWHERE = """
+import sys
+from lmsleep import HybridConfig, HybridLM
+config = HybridConfig(vocab_size=3, window_size=4, d_model=16, n_heads=2)
+config.build().save_pretrained(sys.argv[1], card="schl\\u00e4ft")
+HybridLM.from_pretrained(sys.argv[1])
+"""
+
+
+def test_text_is_utf8_in_every_locale(tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], env=os.environ | ascii_only, check=True)
+    assert "schläft" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", ["taken", "taken/model"])

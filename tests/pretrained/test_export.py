@@ -111,6 +111,22 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
         from_lightning(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("model_config", None, "model_config in .* must be .*HybridConfig, got None"),
+        ("model_config", {"d_model": "16"}, "d_model in model_config in .* must be an integer, got '16'"),
+        ("model_config", {"width": 16}, "model_config in .* must hold the fields of .*HybridConfig: .*'width'"),
+        ("state_dict", [1], r"state_dict in .* must be an object, got \[1\]"),
+        ("state_dict", {"model.norm.weight": 3}, "must hold the weights of its model_config"),
+    ],
+)
+def test_a_checkpoint_of_other_values_is_refused(run, tmp_path, part, value, message):
+    torch.save(torch.load(run[1] / "last.ckpt", weights_only=True) | {part: value}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=message):
+        from_lightning(tmp_path / "last.ckpt")
+
+
 class Harmful:
     def __reduce__(self):
         return (open, ("lmsleep-was-here", "w"))

@@ -102,8 +102,17 @@ def test_missing_shard_and_index_that_does_not_fit(tmp_path):
     index.write_text(original)
     (sharded / "model-00002-of-00002.safetensors").unlink()
     refused(sharded, "model-00002-of-00002.safetensors is missing")
-    index.write_text("{")
-    refused(sharded, "index.json is damaged")
+    for content, words in (
+        ("{", ["index.json is not valid JSON"]),
+        ("[]", ["index.json must be a JSON object, got a list"]),
+        ("{}", ["weight_map in", "got None"]),
+        ('{"weight_map": {"a": 1}}', ["a in weight_map in", "must be a string, got 1"]),
+        ('{"weight_map": {"a": "../outside.safetensors"}}', ["must name files beside it", "'../outside.safetensors'"]),
+        ('{"weight_map": {"a": "/outside.safetensors"}}', ["must name files beside it", "'/outside.safetensors'"]),
+        ('{"weight_map": {"a": ".."}}', [".. is missing"]),
+    ):
+        index.write_text(content)
+        refused(sharded, *words)
 
 
 def test_pickles_are_never_read(folder):
@@ -127,6 +136,12 @@ def test_a_model_that_is_built_otherwise(folder):
         ("hidden_act", "gelu", "silu"),
         ("rope_scaling", {"type": "yarn"}, "^type in rope_scaling of .* must be 'default' or 'llama3', got 'yarn'$"),
         ("num_hidden_layers", None, "num_hidden_layers"),
+        ("num_hidden_layers", 10**18, "num_hidden_layers in .* must be at most 4096, got 1000000000000000000"),
+        ("hidden_size", "24", "hidden_size in .* must be an integer, got '24'"),
+        ("hidden_size", 24.0, "hidden_size in .* must be an integer, got 24.0"),
+        ("tie_word_embeddings", "false", "tie_word_embeddings in .* must be true or false, got 'false'"),
+        ("rms_norm_eps", "small", "rms_norm_eps in .* must be a finite number, got 'small'"),
+        ("rms_norm_eps", "nan", "rms_norm_eps in .* must be a finite number, got nan"),
         ("layer_types", ["mamba"] * 8, "layer_types"),
         ("efficient_attention_config", None, "efficient_attention_config"),
     ],

@@ -82,14 +82,29 @@ def test_draws_follow_the_probabilities(temperature):
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, got 0"),
-        ({"temperature": -1.0}, "temperature must be 0 or more, got -1.0"),
-        ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer, got 2.5"),
+        ({"stop": 7}, "stop must be at most 6, got 7"),
+        ({"stop": -1}, "stop must be 0 or more, got -1"),
+        ({"stop": 2.5}, "stop must be an integer, got 2.5"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"seed": 2**64}, "seed must be at most 18446744073709551615, got 18446744073709551616"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"temperature": float("inf")}, "temperature must be 0 or more and finite, got inf"),
+        ({"temperature": -1.0}, "temperature must be 0 or more and finite, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more and finite, got nan"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
         ({"prompt": [[1], []]}, "prompt must have at least one token in every row"),
     ],
 )
-def test_bad_options_are_refused(build, options, message):
+def test_bad_options_are_refused_before_the_prompt_is_read(build, options, message):
     session = Session(build())
     with pytest.raises(ValueError, match=message):
         session.generate(**({"prompt": [1], "max_new_tokens": 3} | options))
     assert session.batch_size is None
+
+
+@pytest.mark.parametrize("options", [{"temperature": t} for t in (1e-300, 1e-40, 1e-38, 1e-20)] + [{"top_p": 1e-300}])
+def test_what_underflows_takes_the_most_likely_token(build, draw_tokens, options):
+    model, prompt = build(), draw_tokens(3, 4)
+    greedy = Session(model).generate(prompt, 9, temperature=0)
+    assert torch.equal(Session(model).generate(prompt, 9, seed=0, **options), greedy)

@@ -97,7 +97,7 @@ def test_damaged_files_are_refused(build, draw_tokens, tmp_path):
     whole = path.read_bytes()
     for kept in (0, 5, 200, len(whole) - 1):
         path.write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match=r"path must be a saved memory; .* cannot be read"):
+        with pytest.raises(ValueError, match=r"path must be a saved memory; .* is damaged"):
             Session.load(path, session.model)
     with pytest.raises(ValueError, match="there is no file"):
         Session.load(tmp_path / "nothing", session.model)
@@ -106,19 +106,114 @@ def test_damaged_files_are_refused(build, draw_tokens, tmp_path):
         Session.load(path, session.model)
 
 
-def test_a_newer_version_or_a_lost_tensor_is_refused(build, draw_tokens, tmp_path):
+def changed(path, change=lambda header: None, tensors=lambda tensors: tensors):
+    """Writes a saved memory with another header and other tensors, without a digest, as those of before had none."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["lmsleep.memory"])
+    del header["sha256"]
+    change(header)
+    save_file(tensors(load_file(path)), path, {"lmsleep.memory": json.dumps(header)})
+
+
+def put(*keys, value):
+    """change(header), which puts a value at a place in it."""
+
+    def change(header):
+        for key in keys[:-1]:
+            header = header[key]
+        header[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("version", value=2), "version of the saved memory must be 1, got 2"),
+        (put("n_passes", value="2"), "n_passes in the header of the saved memory must be an integer, got '2'"),
+        (put("n_passes", value=10**18), "n_passes must be at most 10000, got 1000000000000000000"),
+        (put("n_passes", value=0), "n_passes must be 1 or more"),
+        (put("eviction", value="soft"), "eviction in the header of the saved memory must be .*, got 'soft'"),
+        (put("more", value=1), "the header of the saved memory must hold the fields of .*'more'"),
+        (
+            put("groups", value={}),
+            r"groups in the header of .* must be tuple\[.*GroupForm, ...\], got {}",
+        ),
+        (
+            put("groups", 0, "rows", value=[0.0, 1]),
+            "item 0 of rows in item 0 of groups in .* must be an integer, got 0.0",
+        ),
+        (put("groups", 0, "rows", value=[0, 2]), r"rows of the saved memory must be 0\.\.1, each in one group, got"),
+        (put("groups", 0, "rows", value=[0, 0]), r"rows of the saved memory must be 0\.\.1, each in one group, got"),
+        (put("groups", 0, "rows", value=[0]), r"of the saved memory must be torch.float64 \(1, .*, got .* \(2, "),
+        (put("groups", 0, "past", "held", value=4), "position in the saved memory must be 4 or more, got 0"),
+        (put("groups", 0, "cache", "held", value=10**15), "held in the saved memory must be at most 12, got"),
+        (put("groups", 0, "cache", "fresh", value=7), "fresh in the saved memory must be at most 6, got 7"),
+        (put("groups", 0, "cache", "fresh", value=-1), "fresh in the saved memory must be 0 or more, got -1"),
+        (put("groups", 0, "cache", "fresh", value=2), r"0.core of the saved memory must be .*, 2, .*, got .*, 3, "),
+        (put("groups", 0, "cache", "position", value=1), "position in the saved memory must be 3 or more, got 1"),
+        (put("groups", 0, "cache", "layers", value=[2, 2, 2, 2]), r"layers in the saved memory must be \(2, 1, 2, 1\)"),
+        (put("groups", 0, "cache", "mask", value=True), "tensors of the saved memory must be .*mask"),
+        (put("model", "config", value=[]), "config in model in the header .* must be .*HybridConfig"),
+        (put("model", "config", "n_heads", value="2"), "n_heads in config in model in .* must be an integer, got '2'"),
+        (put("model", "config", "newer", value=1), "config in model in .* must hold the fields of .*'newer'"),
+        (put("model", "weights", value=3), "weights in model in .* must be a string, got 3"),
+    ],
+)
+def test_a_header_of_other_values_is_one_sentence(build, draw_tokens, tmp_path, change, message):
+    session, path = session_of(build, draw_tokens(2, 9)), tmp_path / "memory"
+    session.save(path)
+    changed(path, change)
+    with pytest.raises(ValueError, match=message):
+        Session.load(path, session.model)
+
+
+def test_a_header_that_is_no_json_is_refused(build, tmp_path):
+    for text, message in (("[" * 100_000, "recursion"), ("{", "is not valid JSON"), ("[]", "must be a JSON object")):
+        save_file({}, tmp_path / "memory", {"lmsleep.memory": text})
+        with pytest.raises(ValueError, match=message):
+            Session.load(tmp_path / "memory", build())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "0.core"} | {"0.x": t["0.core"]}, "tensors of .* must be"),
+        (lambda t: t | {"0.S.0": t["0.S.0"][:, :1].clone()}, r"0.S.0 of the saved memory must be .*, got .*\(2, 1, "),
+        (lambda t: t | {"0.S.0": t["0.S.0"].long()}, "0.S.0 of the saved memory must be .*, got torch.int64"),
+    ],
+)
+def test_other_tensors_are_refused(build, draw_tokens, tmp_path, change, message):
+    session, path = session_of(build, draw_tokens(2, 9)), tmp_path / "memory"
+    session.save(path)
+    changed(path, tensors=change)
+    with pytest.raises(ValueError, match=message):
+        Session.load(path, session.model)
+
+
+@pytest.mark.parametrize("lost", [(), ("embedding_std",), ("rope_theta", "zero_init", "loop")])
+def test_a_memory_of_before_a_field_or_the_digest_goes_on(build, draw_tokens, tmp_path, lost):
+    session, path = session_of(build, draw_tokens(2, 9)), tmp_path / "memory"
+    session.save(path)
+
+    def older(header):
+        header["model"]["config"] = {k: v for k, v in header["model"]["config"].items() if k not in lost}
+        header["model"]["config"]["decay_rates"] = [0.5, 0.6]  # of first weights, which the model has no more
+
+    changed(path, older)
+    assert torch.equal(Session.load(path, session.model).feed([[1], [2]]), session.feed([[1], [2]]))
+
+
+def test_a_flipped_bit_is_refused(build, draw_tokens, tmp_path):
     session, path = session_of(build, draw_tokens(1, 9)), tmp_path / "memory"
     session.save(path)
-    tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        header = file.metadata()
-    save_file({name: t for name, t in tensors.items() if name != "0.core"} | {"0.x": tensors["0.core"]}, path, header)
-    with pytest.raises(ValueError, match="tensors of the saved memory must be"):
-        Session.load(path, session.model)
-    newer = json.loads(header["lmsleep.memory"]) | {"version": 2}
-    save_file(tensors, path, {"lmsleep.memory": json.dumps(newer)})
-    with pytest.raises(ValueError, match="version of the saved memory must be 1, got 2"):
-        Session.load(path, session.model)
+    whole = path.read_bytes()
+    for place in (-1, len(whole) // 2, whole.index(b"n_passes") + 13):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"path must be a saved memory; .* is damaged"):
+            Session.load(path, session.model)
 
 
 def test_a_failed_write_leaves_the_old_file(build, draw_tokens, tmp_path, monkeypatch):
@@ -130,7 +225,7 @@ def test_a_failed_write_leaves_the_old_file(build, draw_tokens, tmp_path, monkey
         file.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("lmsleep.runtime.saved.save_file", full)
+    monkeypatch.setattr("lmsleep.tensors.save_file", full)
     with pytest.raises(OSError, match="no space left"):
         session.save(path)
     assert path.read_bytes() == before

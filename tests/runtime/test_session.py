@@ -1,5 +1,6 @@
 """Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
 
+import numpy as np
 import pytest
 import torch
 from feeding import L, close, feed_in
@@ -146,6 +147,10 @@ BAD = [
     ([0.5], "tokens must be integers, got torch.float32"),
     (torch.zeros(1, 2, 3, dtype=torch.long), r"tokens must be \(B, n\), \(n,\) or a list of rows, got 3 axes"),
     (torch.zeros(0, 2, dtype=torch.long), "tokens must have at least one row"),
+    (["a"], "tokens must be numbers, all rows as deep: "),
+    ([None], "tokens must be numbers, all rows as deep: "),
+    ([[1], [2, [3]]], "tokens must be numbers, all rows as deep: "),
+    (np.zeros((1, 2), np.float16), "tokens must be integers, got torch.float16"),
 ]
 
 
@@ -155,6 +160,33 @@ def test_bad_tokens_are_refused_in_one_sentence(build, tokens, message):
     with pytest.raises(ValueError, match=message):
         session.feed(tokens)
     assert session.batch_size is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.array,
+        lambda rows: np.array(rows, np.uint16),
+        lambda rows: [list(map(torch.tensor, row)) for row in rows],
+        lambda rows: [np.array(row) for row in rows],
+    ],
+)
+def test_tokens_of_other_libraries_read_as_lists_do(build, draw_tokens, form):
+    model, tokens = build(), draw_tokens(2, 9)
+    close(Session(model, n_passes=2).feed(form(tokens.tolist())), Session(model, n_passes=2).feed(tokens))
+    row = form(tokens.tolist())[0]
+    close(Session(model, n_passes=2).feed(row), Session(model, n_passes=2).feed(tokens[:1]))
+
+
+@pytest.mark.parametrize("form", [np.array, torch.Tensor.int, torch.Tensor.tolist, lambda mask: mask.int().tolist()])
+def test_masks_of_zeros_and_ones_and_of_other_libraries(build, draw_tokens, form):
+    model, tokens, mask = build(), draw_tokens(2, 9), draw_tokens(2, 9, seed=1) > 2
+    close(Session(model, n_passes=2).feed(tokens, mask=form(mask)), Session(model, n_passes=2).feed(tokens, mask=mask))
+    one = Session(model, n_passes=2).feed(tokens[0], mask=form(mask[0]))
+    close(one, Session(model, n_passes=2).feed(tokens[:1], mask=mask[:1]))
+    for wrong in (torch.full((2, 9), 2), torch.zeros(2, 9)):  # zeros may be added to scores: there they hide nothing
+        with pytest.raises(ValueError, match=r"mask must be bool of the shape of tokens \(2, 9\), got torch"):
+            Session(model).feed(tokens, mask=wrong)
 
 
 def test_another_number_of_rows_or_a_mask_that_does_not_fit_is_refused(build, draw_tokens):

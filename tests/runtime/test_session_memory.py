@@ -1,6 +1,9 @@
 """What a session keeps: when it sleeps, what a sleep changes, how much it holds, and what a fork shares."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
 
 import pytest
 import torch
@@ -119,6 +122,37 @@ def test_fork_and_parent_share_one_decoder_in_turn(build, draw_tokens):
     fresh.feed(tokens)
     fresh.feed(5)
     close(branch.feed(3), fresh.feed(3))
+
+
+def test_threads_may_fork_a_static_session(build, draw_tokens):
+    """All at once, again and again while the memory lies in the buffers of the decoder that the first of them gets."""
+    model, text, questions = build("AGAG"), draw_tokens(1, 9)[0].tolist(), draw_tokens(8, 2, seed=1).unbind()
+    sessions = [Session(model, n_passes=2, static=True) for _ in range(2)]
+    meeting = Barrier(8)
+
+    def answer(session, question, wait=lambda: None):
+        wait()
+        with session.fork() as branch:
+            return feed_in(branch, question[None], [1] * 2)
+
+    wrong = 0
+    with ThreadPoolExecutor(8) as pool:
+        for token in text:
+            for session in sessions:
+                session.feed(token)
+            together = pool.map(partial(answer, sessions[0], wait=meeting.wait), questions)
+            alone = [answer(sessions[1], question) for question in questions]
+            wrong += sum(not torch.allclose(*pair) for pair in zip(together, alone, strict=True))
+    assert wrong == 0
+
+
+def test_threads_that_feed_one_session_take_turns(build, draw_tokens):
+    model, text = build("AG"), draw_tokens(1, 1).repeat(1, 200)
+    session, alone = Session(model, n_passes=2, static=True), Session(model, n_passes=2)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(session.feed, text[0].tolist()))
+    alone.feed(text)
+    close(session.fast_weights[0], alone.fast_weights[0])
 
 
 def test_feeding_changes_no_memory_that_was_handed_out(build, draw_tokens):

@@ -32,15 +32,21 @@ def test_only_tasks_of_the_package_are_built(path):
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"init_args of lmsleep.tasks.Rule110 must be its arguments: .*depth"):
+    with pytest.raises(ValueError, match=r"init_args of .*Rule110 must hold the fields of .*Rule110: .*depth"):
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"depth": 3}})
+    for steps in ("4", 4.0, None):
+        with pytest.raises(ValueError, match=f"^steps in init_args of .*Rule110 must be an integer, got {steps!r}$"):
+            build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": steps}})
+    for spec in (3, ["lmsleep.tasks.Rule110"], {"class_path": "lmsleep.tasks.Rule110", "init_args": [4]}):
+        with pytest.raises(ValueError, match="must be"):
+            build_task(spec)
     with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": -1}})
 
 
 def test_arguments_within_arguments_are_refused_by_name():
     spec = {"class_path": "lmsleep.tasks.GSMInfinite", "init_args": {"problem": {"op": [1, 2]}}}
-    with pytest.raises(ValueError, match=r"^problem in init_args of lmsleep.tasks.GSMInfinite must be its .*'op'"):
+    with pytest.raises(ValueError, match=r"^problem in init_args of .*GSMInfinite must hold the fields .*'op'"):
         build_task(spec)
 
 

@@ -15,7 +15,7 @@ def read_model(path: Path) -> HybridConfig:
     Raises:
         ValueError: if the file names none.
     """
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         return HybridConfig(**content["model"]["model"])
     except (KeyError, TypeError) as error:

@@ -82,7 +82,7 @@ def main(args: list[str] | None = None) -> None:
                 print(f"{variant}, N={n_passes}: {rows[-1]['ms_per_step']:.2f} ms", file=sys.stderr)
                 if asked.out:  # after every row: a machine may be gone before the last
                     with atomic_write(asked.out) as temporary:
-                        temporary.write_text(json_line(rows, device) + "\n")
+                        temporary.write_text(json_line(rows, device) + "\n", encoding="utf-8")
         print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
         print(json_line(rows, device))
 

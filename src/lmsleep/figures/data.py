@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.grid import grid
+from lmsleep.hub import typed
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
 from lmsleep.tasks.gsm.dataset import encoder_of
-from lmsleep.tasks.spec import build_task, from_plain
+from lmsleep.tasks.spec import build_task
+from lmsleep.tensors import save_tensors
 
 
 def main(config: Path, out: Path, figure: str | None = None, dataset: Path | None = None) -> None:
@@ -36,7 +37,7 @@ def main(config: Path, out: Path, figure: str | None = None, dataset: Path | Non
     """
     settings = read_config([config])
     if dataset:
-        problems = from_plain(DatasetConfig, read_config([dataset]), str(dataset))
+        problems = typed(DatasetConfig, read_config([dataset]), str(dataset))
         check_vocabulary(problems, settings)
         make_dataset(out / "problems", problems, workers=os.cpu_count() or 1)
     steps = grid(figure).get("steps") if figure else None
@@ -66,9 +67,10 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     rows = held_out(task, RowsDataModule(task, **data))
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
-    save_file({**tensors, "answers": task.answers(rows.targets)}, out / "rows.safetensors")
+    tensors["answers"] = task.answers(rows.targets)
+    save_tensors(out / "rows.safetensors", tensors, "lmsleep.rows", {})
     baselines = {"majority": majority(rows), "chance": chance(rows)} | task.baselines()
-    (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n")
+    (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n", encoding="utf-8")
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:

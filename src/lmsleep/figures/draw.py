@@ -47,7 +47,7 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     style.save(drawing, out)
     if select := SELECT.get(figure):
         select(frame).to_csv(out.with_suffix(".csv"), index=False, float_format="%.6g")
-    out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n")
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 def read(table: Path) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def baselines(data: Path, kind: str) -> dict[str, float]:
     Raises:
         ValueError: if `data` knows no such kind.
     """
-    known = json.loads((data / "baselines.json").read_text())
+    known = json.loads((data / "baselines.json").read_text(encoding="utf-8"))
     if kind not in known:
         raise ValueError(f"data must hold the baseline {kind!r}, got {str(data)!r}")
     return known[kind]

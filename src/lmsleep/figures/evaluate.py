@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
@@ -22,6 +21,7 @@ from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE
+from lmsleep.tensors import read_tensors
 from lmsleep.training.metrics import SliceScores
 
 
@@ -42,7 +42,7 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
-    columns, rows = run_columns(figure, run), load_file(data_folder(run, data) / "rows.safetensors")
+    columns, (rows, _) = run_columns(figure, run), read_tensors(data_folder(run, data) / "rows.safetensors", "cpu")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
     config = read_config([run / "config.yaml"])

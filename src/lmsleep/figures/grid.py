@@ -11,7 +11,7 @@ LETTERS = {"steps": "t", "n_passes": "n", "seeds": "s"}  # of the axes of a grid
 
 def grids() -> dict[str, dict[str, list[int]]]:
     """The grid of every figure in params.yaml: its axes (`n_passes` or `steps`, and `seeds`) and their values."""
-    return yaml.safe_load(PARAMS.read_text())["grids"]
+    return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["grids"]
 
 
 def grid(figure: str) -> dict[str, list[int]]:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     lmsleep(["bench", *words[1:], "--out", str(out)])
     made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
-    out.with_suffix(".meta.json").write_text(json.dumps({"runs": 1, **made_with}, indent=2) + "\n")
+    out.with_suffix(".meta.json").write_text(json.dumps({"runs": 1, **made_with}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

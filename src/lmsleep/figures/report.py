@@ -55,7 +55,7 @@ def page(scale: str, results: list[Result], paper: pd.DataFrame, more_seeds: Set
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     figures = [view(scale, result, paper[paper.figure == result.caption.name]) for result in results]
-    css, drawings = ((folder / name).read_text() for name in ("report.css", "mechanism.svg"))
+    css, drawings = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "mechanism.svg"))
     return environment.get_template("report.html.j2").render(
         scale=scale, figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
     )

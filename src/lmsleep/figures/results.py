@@ -38,7 +38,7 @@ class Caption:
         return f"{level} {self.level.removesuffix('s') if level == 1 else self.level}"
 
 
-_ENTRIES = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text())
+_ENTRIES = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))
 CAPTIONS = tuple(Caption(name, **entry) for name, entry in _ENTRIES.items())
 
 
@@ -101,7 +101,7 @@ def load(folder: Path, scale: str) -> list[Result]:
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
     """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
     png, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("png", "csv", "json", "meta.json"))
-    numbers, meta = (json.loads(path.read_text()) if path.exists() else {} for path in records)
+    numbers, meta = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in records)
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
@@ -129,7 +129,9 @@ def measurements(csv: Path) -> list[dict[str, Any]]:
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """The verdicts that a person wrote down, by figure; empty where there is no file."""
-    entries: dict[str, dict[str, str]] = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    entries: dict[str, dict[str, str]] = (
+        (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    )
     for figure, entry in entries.items():
         if entry["verdict"] not in WRITTEN:
             raise ValueError(f"verdict of {figure} must be one of {', '.join(WRITTEN)}, got {entry['verdict']!r}")

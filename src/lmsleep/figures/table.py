@@ -43,7 +43,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     with atomic_write(out) as temporary:
         table.sort_values(ORDER).to_csv(temporary, index=False, float_format="%.6g")
     with atomic_write(out.with_suffix(".meta.json")) as temporary:
-        temporary.write_text(made_with)
+        temporary.write_text(made_with, encoding="utf-8")
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:
@@ -95,7 +95,9 @@ def curve(figure: str, run: Path) -> pd.DataFrame:
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
     """Number of runs, and every hardware class, torch version and commit that their run.json name."""
-    records = [json.loads((run / "run.json").read_text()) for run in runs if (run / "run.json").exists()]
+    records = [
+        json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs if (run / "run.json").exists()
+    ]
     names = ("hardware", "torch", "commit")
     return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}
 

@@ -62,7 +62,7 @@ def train(out: Path, fit_args: list[str]) -> None:
         )
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
-    (state / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    (state / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
         needless.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def digest(out: Path, fit_args: list[str]) -> str:
     config = OmegaConf.create(read_config(configs, overrides))
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
-    parts = [str(out), *fit_args, *(f.read_text() for f in files), *problems]
+    parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

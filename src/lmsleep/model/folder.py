@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.hub import read_object
+from lmsleep.hub import read_object, typed
+from lmsleep.tensors import read_tensors, save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MODEL_TYPE, VERSION = "lmsleep", 1
+ENTRY = "lmsleep.model"  # of the metadata of the weights
 
 
 def write_folder(
@@ -36,16 +36,15 @@ def write_folder(
     check_free(folder)
     header = {"model_type": MODEL_TYPE, "version": VERSION, "model": model} | ({"trained": trained} if trained else {})
     try:
-        config = json.dumps(header, indent=2) + "\n"
-    except TypeError as error:
+        config = json.dumps(header, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"trained must be made of what JSON can hold ({error}), got {trained!r}") from None
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / WEIGHTS) as path:
-        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, path)
+    save_tensors(folder / WEIGHTS, weights, ENTRY, {})
     size = sum(weight.numel() for weight in weights.values())
     for name, content in ((CONFIG, config), (CARD, model_card(model, size, text, trained))):
         with atomic_write(folder / name) as path:
-            path.write_text(content)
+            path.write_text(content, encoding="utf-8")
 
 
 def check_free(folder: Path) -> None:
@@ -56,39 +55,43 @@ def check_free(folder: Path) -> None:
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a saved model's configuration, tuples in place of JSON's lists, and what was said of its training.
+    """The fields of a saved model's configuration, and what was said of its training, as JSON holds them.
 
     Raises:
         ValueError: if there is no such file, or it is not of this format.
     """
     path = Path(folder) / CONFIG
     header = read_object(path)
-    if header.get("model_type") != MODEL_TYPE:
-        raise ValueError(f"model_type in {path} must be {MODEL_TYPE!r}, as save_pretrained writes it")
-    if header.get("version") != VERSION:
-        raise ValueError(f"version in {path} must be {VERSION}, got {header.get('version')!r}")
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in header.get("model", {}).items()}
-    return fields, header.get("trained", {})
+    for name, wanted in (("model_type", MODEL_TYPE), ("version", VERSION)):
+        if (said := header.get(name)) != wanted:
+            raise ValueError(f"{name} in {path} must be {wanted!r}, as save_pretrained writes it, got {said!r:.99}")
+    model, trained = (typed(dict[str, Any], header.get(name, {}), f"{name} in {path}") for name in ("model", "trained"))
+    return model, trained
 
 
-def read_weights(folder: Path, device: torch.device | str | None) -> dict[str, Tensor]:
+def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
     """The tensors of a saved model.
 
     Raises:
-        ValueError: if the file is absent or damaged, or holds other than floating-point numbers.
+        ValueError: if the file is absent or damaged, or holds other than finite floating-point numbers.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} must hold {WEIGHTS}, found none")
-    try:
-        # Mapped tensors lie at odd addresses, for which matrix products round otherwise; a copy is aligned.
-        weights = {name: weight.clone() for name, weight in load_file(path, device=str(device or "cpu")).items()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    weights, _ = read_tensors(path, device)
     for name, weight in weights.items():
-        if not weight.is_floating_point():
+        if not weight.is_floating_point() or weight.dtype.itemsize < 2:
             raise ValueError(f"{name} in {path} must hold floating-point numbers, got {weight.dtype}")
+        if not all_finite(weight):
+            raise ValueError(f"{name} in {path} must hold finite numbers, got nan or inf")
     return weights
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether a floating-point tensor has neither nan nor inf. A sum, which tells unless it overflows, takes a tenth of
+    the time of looking at every number."""
+    total = x.sum(dtype=torch.promote_types(x.dtype, torch.float32))
+    return bool(total.isfinite() or x.isfinite().all())
 
 
 def model_card(model: Mapping[str, Any], size: int, text: str | None, trained: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import check_integer, checkpoint_folder, typed, usable_device
 from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
 from lmsleep.model.attention import Attention, Rotary, Span
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
@@ -23,6 +23,7 @@ from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
 
 MAX_TABLE = 8192  # rotary positions kept; those of windows beyond are worked out in every pass
+MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # beyond, a configuration is a mistake that would not end in a sentence
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,15 @@ class HybridConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1, MAX_SIZE)
+        for name in ("norm_eps", "fast_norm_eps", "rope_theta"):
+            if not 0 < (1 if getattr(self, name) is None else getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be more than 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.embedding_std < math.inf:
+            raise ValueError(f"embedding_std must be 0 or more and finite, got {self.embedding_std}")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"pattern must have at most {MAX_DEPTH} blocks, got {self.depth}")
         if not self.pattern or set(self.pattern.upper()) - MIXERS.keys():
             known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
             raise ValueError(f"pattern must be made of {known}, got {self.pattern!r}")
@@ -122,17 +129,19 @@ class HybridConfig:
             raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
         if self.fast_key_heads is not None and heads % self.fast_key_heads:
             raise ValueError(f"fast_key_heads must divide fast_heads={heads}, got {self.fast_key_heads}")
-        if not self.rope_theta > 0:
-            raise ValueError(f"rope_theta must be more than 0, got {self.rope_theta}")
         turning = self.rotary_dim or 2
         if turning % 2 or turning > self.attention_head_dim:
             raise ValueError(f"rotary_dim must be even and at most head_dim={self.attention_head_dim}, got {turning}")
         s = self.rope_scaling
-        if s is not None and not (len(s) == 4 and s[0] >= 1 and 0 < s[1] < s[2] < math.inf and 0 < s[3] < math.inf):
+        if s is not None and not (
+            len(s) == 4 and 1 <= s[0] < math.inf and 0 < s[1] < s[2] < math.inf and 0 < s[3] < math.inf
+        ):
             raise ValueError(f"rope_scaling must be (factor >= 1, low < high, length), all above 0, or None, got {s}")
         rates = self.decay_rates
-        if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 0 < rates[1] < math.inf):
-            raise ValueError(f"decay_rates must be two rising numbers from 0 up, not both 0, or None, got {rates}")
+        if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9):
+            raise ValueError(
+                f"decay_rates must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None, got {rates}"
+            )
         if self.loop is not None and not (len(self.loop) == 2 and 0 <= self.loop[0] < self.loop[1] <= self.depth):
             raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
         if self.norm_between_passes and self.looped[1] < self.depth:
@@ -597,10 +606,10 @@ class HybridLM(nn.Module):
         Raises:
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
         """
-        weights = self.state_dict()
-        if self.config.tie_embeddings:
-            del weights["head.weight"]  # it is the embedding
-        write_folder(folder, self.config.to_dict(), weights, card, dict(trained or {}))
+        weights, tied = self.state_dict(), self.head.weight is self.embedding.weight  # by hand, too
+        if tied:
+            del weights["head.weight"]
+        write_folder(folder, replace(self.config, tie_embeddings=tied).to_dict(), weights, card, dict(trained or {}))
 
     @classmethod
     def from_pretrained(
@@ -611,24 +620,27 @@ class HybridLM(nn.Module):
         Args:
             source: the folder, or `owner/model` on the Hugging Face hub, optionally with `@revision`.
             dtype: None: as saved.
+            device: None: the CPU.
 
         Raises:
-            ValueError: if there is no such model, a file is damaged, or a tensor is missing, unknown or misshaped.
+            ValueError: if there is no such model or device, a file is damaged, or a tensor is missing, unknown,
+                misshaped or not finite.
         """
+        if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+            raise ValueError(f"dtype must be a floating-point dtype of torch or None, got {dtype!r}")
+        device = usable_device(device)
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
         fields, _ = read_config(folder)
-        try:
-            config = HybridConfig(**fields)
-        except TypeError as error:
-            raise ValueError(f"model in {folder / CONFIG} must hold fields of HybridConfig: {error}") from None
-        model, weights = config.build("meta"), read_weights(folder, device)
+        config: HybridConfig = typed(HybridConfig, fields, f"model in {folder / CONFIG}")
+        weights = read_weights(folder, device)
         if config.tie_embeddings and "embedding.weight" in weights:
             weights["head.weight"] = weights["embedding.weight"]
         try:
+            model = config.build("meta")
             model.load_state_dict(weights, assign=True)
+            model._tie()
+            model.blocks.rotary.fill(model.embedding.weight)
         except RuntimeError as error:
             problem = " ".join(str(error).split())
             raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
-        model._tie()
-        model.blocks.rotary.fill(model.embedding.weight)
         return model.to(dtype=dtype).eval()

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from lmsleep.hub import read_object
+from lmsleep.hub import check_integer, read_object, typed
 from lmsleep.model import HybridConfig
+from lmsleep.model.hybrid import MAX_DEPTH, MAX_SIZE
 
 T = TypeVar("T")
 
@@ -26,15 +28,20 @@ class HFConfig:
         path = folder / "config.json"
         return cls(read_object(path), str(path))
 
-    def take(self, name: str, kind: Callable[[Any], T]) -> T:
-        """The value of a key, converted by `kind`. Raises ValueError if it is absent or does not convert."""
+    def take(self, name: str, kind: type[T]) -> T:
+        """The value of a key. Raises ValueError if it is absent or of another type; a float may be written as a string,
+        as YAML's 1e-5 is."""
         value = self.values.get(name)
-        try:
-            if value is None:
-                raise TypeError
-            return kind(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} in {self.source} must be a {kind.__name__}, got {value!r}") from None
+        if kind is float and isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)
+        return typed(kind, value, f"{name} in {self.source}")
+
+    def count(self, name: str, most: int = MAX_SIZE) -> int:
+        """The value of a key. Raises ValueError if it is no whole number from 1 to `most`."""
+        value = self.take(name, int)
+        check_integer(f"{name} in {self.source}", value, 1, most)
+        return value
 
     def section(self, *names: str) -> "HFConfig":
         """A nested object. Raises ValueError if it is absent."""
@@ -50,13 +57,6 @@ class HFConfig:
             raise ValueError(f"{name} in {self.source} must be {choices}, got {self.values[name]!r}")
 
 
-def count(value: Any) -> int:
-    """A kind of value: a whole number from 1 up."""
-    if int(value) != value or value < 1:
-        raise ValueError
-    return int(value)
-
-
 def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
     """Fields of `HybridConfig` that a transformer of the family of Llama and Qwen has under the same keys.
 
@@ -69,15 +69,15 @@ def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
     hf.demand("hidden_act", "silu")
     hf.demand("attention_dropout", 0, 0.0)
     hf.demand("use_mrope", False)
-    heads, width = hf.take("num_attention_heads", count), hf.take("hidden_size", count)
-    head_dim = hf.take("head_dim", count) if hf.values.get("head_dim") is not None else None
+    heads, width = hf.count("num_attention_heads"), hf.count("hidden_size")
+    head_dim = hf.count("head_dim") if hf.values.get("head_dim") is not None else None
     return {
-        "vocab_size": hf.take("vocab_size", count),
+        "vocab_size": hf.count("vocab_size"),
         "d_model": width,
         "n_heads": heads,
-        "n_kv_heads": hf.take("num_key_value_heads", count),
+        "n_kv_heads": hf.count("num_key_value_heads"),
         "head_dim": head_dim,
-        "mlp_dim": hf.take("intermediate_size", count),
+        "mlp_dim": hf.count("intermediate_size"),
         "norm_eps": hf.take("rms_norm_eps", float),
         "tie_embeddings": hf.take("tie_word_embeddings", bool),
         **_rotary(hf, head_dim or width // heads, turning),
@@ -110,7 +110,7 @@ def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] |
     Raises:
         ValueError: if it is no such list, or a layer is of a type that we do not have.
     """
-    depth, absent = hf.take("num_hidden_layers", count), hf.values.get("layer_types") is None
+    depth, absent = hf.count("num_hidden_layers", MAX_DEPTH), hf.values.get("layer_types") is None
     types = [default(i) for i in range(depth)] if default and absent else hf.take("layer_types", list)
     if len(types) != depth or not set(map(str, types)) <= set(of):
         raise ValueError(f"layer_types in {hf.source} must be {depth} of {', '.join(of)}, got {types}")

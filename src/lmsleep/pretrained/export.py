@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line
+from lmsleep.hub import first_line, typed
 from lmsleep.model import HybridConfig, HybridLM
 
 PREFIX = "model."  # of the language model inside the LightningModule
@@ -79,10 +79,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _model(content: dict[str, Any], path: Path) -> HybridLM:
-    model = HybridConfig(**content["model_config"]).build()
-    states = content["state_dict"].items()
-    weights = {name.removeprefix(PREFIX): value for name, value in states if name.startswith(PREFIX)}
+    config = typed(HybridConfig, content["model_config"], f"model_config in {path}")
+    states = typed(dict[str, Any], content["state_dict"], f"state_dict in {path}")
+    weights = {name.removeprefix(PREFIX): value for name, value in states.items() if name.startswith(PREFIX)}
     try:
+        model = config.build()
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} must hold the weights of its model_config: {error}") from None
@@ -90,13 +91,14 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    return {"n_passes": 1, "eviction": "hard", "after_loss": False, **content.get("sleep", {})}
+    said = typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
+    return {"n_passes": 1, "eviction": "hard", "after_loss": False, **said}
 
 
 def _task(path: Path) -> Any:
     """The task of a run, as LightningCLI wrote it."""
     try:
-        return yaml.safe_load(path.read_text())["data"]["task"]
+        return yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"]
     except (yaml.YAMLError, KeyError, TypeError):
         raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
 

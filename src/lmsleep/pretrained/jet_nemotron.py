@@ -7,7 +7,7 @@ from typing import Any
 
 from lmsleep.model import HybridConfig
 from lmsleep.model.jet import REDUCTION
-from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, count, letters, middle, transformer
+from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, middle, transformer
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
@@ -22,7 +22,7 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
         pattern=pattern,
         attention_bias=True,
         loop=middle(pattern),
-        sliding_window=_section(hf, "swa").take("window_size", count) if "W" in pattern else None,
+        sliding_window=_section(hf, "swa").count("window_size") if "W" in pattern else None,
         **(_jet(_section(hf, "jet")) if "J" in pattern else {}),
     )
 
@@ -33,12 +33,12 @@ def _section(hf: HFConfig, layer: str) -> HFConfig:
 
 def _jet(hf: HFConfig) -> dict[str, Any]:
     hf.demand("dconv_generator_reduction", REDUCTION)
-    key_dim = hf.take("head_dim", count)
+    key_dim = hf.count("head_dim")
     return {
-        "fast_heads": hf.take("num_heads", count),
+        "fast_heads": hf.count("num_heads"),
         "fast_key_dim": key_dim,
         "fast_value_dim": int(key_dim * hf.take("expand_v", float)),
-        "conv_size": hf.take("conv_size", count),
+        "conv_size": hf.count("conv_size"),
         "fast_norm_eps": hf.take("norm_eps", float),
     }
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lmsleep.model import HybridConfig
-from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, count, letters, middle, transformer, with_jets
+from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, middle, transformer, with_jets
 
 SETTINGS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"attention_bias": True}, "qwen3": {"qk_norm": True}}
 
@@ -27,7 +27,7 @@ def hybrid_config(settings: dict[str, Any], hf: HFConfig) -> HybridConfig:
 
     pattern = letters(hf, {"full_attention": "A", "sliding_attention": "W"}, default)
     fields = with_jets(transformer(hf), pattern) | settings
-    window = hf.take("sliding_window", count) if "W" in pattern else None
+    window = hf.count("sliding_window") if "W" in pattern else None
     return HybridConfig(**fields, loop=middle(fields["pattern"]), sliding_window=window)
 
 

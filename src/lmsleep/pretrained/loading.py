@@ -1,6 +1,5 @@
 """From a folder or a name on the Hugging Face hub to our model. Only safetensors and JSON are read: no code is run."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,8 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, read_tokenizer
+from lmsleep.hub import checkpoint_folder, read_object, read_tokenizer, typed
 from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model.folder import all_finite
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
@@ -148,10 +148,11 @@ def _tensors(folder: Path) -> dict[str, Any]:
 def _files(folder: Path) -> list[Path]:
     index, whole = folder / INDEX, folder / "model.safetensors"
     if index.is_file():
-        try:
-            return sorted({folder / Path(file).name for file in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{index} is damaged: it does not read as an index of tensors") from None
+        names = set(typed(dict[str, str], read_object(index).get("weight_map"), f"weight_map in {index}").values())
+        for name in names:
+            if Path(name).name != name:
+                raise ValueError(f"weight_map in {index} must name files beside it, got {name!r}")
+        return sorted(folder / name for name in names)
     if whole.is_file():
         return [whole]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -185,7 +186,7 @@ def _check_tensors(
             raise ValueError(f"{origin.name} in {folder} must fit {ours} of shape {wanted}, got shape {shape}")
     for theirs in sorted(used):
         value = tensors[theirs].get_tensor(theirs)
-        if not value.is_floating_point() or not torch.isfinite(value).all():
+        if not value.is_floating_point() or not all_finite(value):
             raise ValueError(f"{theirs} in {folder} must hold finite floating-point numbers, got others")
 
 

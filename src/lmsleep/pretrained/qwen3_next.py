@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.model import HybridConfig
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, count, letters, middle, transformer
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, letters, middle, transformer
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
@@ -27,7 +27,7 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
     hf.demand("attn_output_gate", True)
 
     def default(layer: int) -> str:
-        return "linear_attention" if (layer + 1) % hf.take("full_attention_interval", count) else "full_attention"
+        return "linear_attention" if (layer + 1) % hf.count("full_attention_interval") else "full_attention"
 
     pattern = letters(hf, {"linear_attention": "G", "full_attention": "A"}, default)
     if hf.values.get("mlp_only_layers") != [*range(len(pattern))]:
@@ -38,11 +38,11 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
         loop=middle(pattern),
         attention_gate=True,
         qk_norm=True,
-        fast_heads=hf.take("linear_num_value_heads", count),
-        fast_key_heads=hf.take("linear_num_key_heads", count),
-        fast_key_dim=hf.take("linear_key_head_dim", count),
-        fast_value_dim=hf.take("linear_value_head_dim", count),
-        conv_size=hf.take("linear_conv_kernel_dim", count),
+        fast_heads=hf.count("linear_num_value_heads"),
+        fast_key_heads=hf.count("linear_num_key_heads"),
+        fast_key_dim=hf.count("linear_key_head_dim"),
+        fast_value_dim=hf.count("linear_value_head_dim"),
+        conv_size=hf.count("linear_conv_kernel_dim"),
     )
 
 

@@ -1,28 +1,33 @@
 """Draws tokens from logits."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from lmsleep.hub import check_integer
 from lmsleep.runtime.tokens import Rows
 
 
 def sampler(
     temperature: float, top_p: float, seed: int | None, device: torch.device | str
 ) -> Callable[[Tensor], Tensor]:
-    """A function from logits (B, V) to tokens (B,), whose draws go on from call to call.
+    """A function from logits (B, V) to tokens (B,), whose draws go on from call to call. A temperature that float32
+    cannot divide by is 0: the most likely token.
 
     Raises:
-        ValueError: if temperature is below 0 or top_p outside (0, 1].
+        ValueError: if temperature is below 0 or infinite, top_p outside (0, 1], or seed outside 64 bit.
     """
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if seed is not None:
+        check_integer("seed", seed, 0, 2**64 - 1)
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    if temperature == 0:
+    if temperature < torch.finfo(torch.float32).tiny:
         return partial(torch.argmax, dim=-1)
     return lambda logits: torch.multinomial(nucleus(logits, temperature, top_p), 1, generator=generator)[:, 0]
 
@@ -30,9 +35,12 @@ def sampler(
 def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """Probabilities (B, V) of the smallest set of tokens that holds at least top_p, the rest zero (arXiv 1904.09751).
     They are not normalised again."""
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float()
+    # Below the largest, so that no quotient is plus infinity, which has no softmax.
+    probabilities = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / temperature, dim=-1)
     ordered, order = probabilities.sort(dim=-1, descending=True)
     outside = ordered.cumsum(dim=-1) - ordered >= top_p
+    outside[..., 0] = False  # also of a top_p that is 0 in float32
     return torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0))
 
 

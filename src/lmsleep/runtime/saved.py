@@ -1,20 +1,22 @@
 """The memory of a session in one safetensors file, with what else is needed to go on in its JSON header."""
 
 import hashlib
-import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from lmsleep.atomic import atomic_write
-from lmsleep.memory import KV, AttentionCache, ConvTail, Eviction, FastWeights
-from lmsleep.model import HybridLM
+from lmsleep.hub import check_integer, parse_object, typed
+from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, Left, check_n_passes
+from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime.memory import Memory
+from lmsleep.tensors import read_tensors, save_tensors
 
 FORMAT, VERSION = "lmsleep.memory", 1
+# Fields of a configuration that two equal models may differ in: how first weights are drawn, and what weights tell.
+_NOT_COMPARED = {"decay_rates", "embedding_std", "zero_init", "tie_embeddings"}
 
 
 class Saved(NamedTuple):
@@ -25,92 +27,145 @@ class Saved(NamedTuple):
     groups: list[Memory]
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What tells one model from another: its configuration, its dtype, and a digest over a sample of every weight."""
+
+    config: HybridConfig
+    dtype: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class CacheForm:
+    """An attention cache without its tensors. layers: how many each block keeps."""
+
+    position: int
+    fresh: int
+    held: int
+    layers: tuple[int, ...]
+    mask: bool
+
+
+@dataclass(frozen=True)
+class GroupForm:
+    """A memory without its tensors."""
+
+    rows: tuple[int, ...]
+    cache: CacheForm
+    past: CacheForm
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says beside its tensors."""
+
+    version: int
+    model: Identity
+    n_passes: int
+    eviction: Eviction
+    groups: tuple[GroupForm, ...]
+
+
 def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
     """Writes the file; it is there whole or not at all."""
-    tensors, described = {}, []
-    for i, memory in enumerate(saved.groups):
-        # Tensors of one memory may share storage, which the format does not know.
-        tensors |= {f"{i}.{name}": tensor.clone().contiguous() for name, tensor in memory.tensors().items()}
-        described.append({"rows": memory.rows, "cache": _describe(memory.cache), "past": _describe(memory.past)})
-    header = {
-        "version": VERSION,
-        "model": identity(model),
-        "n_passes": saved.n_passes,
-        "eviction": saved.eviction,
-        "groups": described,
-    }
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {FORMAT: json.dumps(header)})
+    # Tensors of one memory may share storage, which the format does not know.
+    tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
+    groups = tuple(GroupForm(group.rows, _described(group.cache), _described(group.past)) for group in saved.groups)
+    header = Header(VERSION, identity(model), saved.n_passes, saved.eviction, groups)
+    save_tensors(path, tensors, FORMAT, asdict(header))
 
 
 def load_memory(path: str | Path, model: HybridLM) -> Saved:
     """Reads the file onto the model's device.
 
     Raises:
-        ValueError: if the file is missing, truncated, of another format or version, or of another model.
+        ValueError: if the file is missing, damaged, of another format or version, or of another model.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"path must be a saved memory, but there is no file {str(path)!r}")
     try:
-        with safe_open(path, framework="pt", device=str(model.embedding.weight.device)) as file:
-            text = (file.metadata() or {}).get(FORMAT)
-            # Mapped tensors lie at odd addresses, for which matrix products round otherwise; a copy is aligned.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ValueError(f"path must be a saved memory, but there is no file {str(path)!r}") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must be a saved memory; {str(path)!r} cannot be read ({error})") from None
-    if text is None:
+        tensors, metadata = read_tensors(path, model.embedding.weight.device)
+    except ValueError as error:
+        raise ValueError(f"path must be a saved memory; {error}") from None
+    if FORMAT not in metadata:
         raise ValueError(f"path must be a saved memory; {str(path)!r} is a safetensors file of something else")
-    header = json.loads(text)
-    if header["version"] != VERSION:
-        raise ValueError(f"version of the saved memory must be {VERSION}, got {header['version']}")
-    _check_model(header["model"], identity(model))
-    groups = []
-    for i, group in enumerate(header["groups"]):
-        own = {name.split(".", 1)[1]: tensor for name, tensor in tensors.items() if name.startswith(f"{i}.")}
-        groups.append(_restore(model, group, own))
-    return Saved(header["n_passes"], header["eviction"], groups)
+    values = parse_object(metadata[FORMAT], f"the header of {str(path)!r}")
+    values.pop("sha256", None)  # checked by now
+    if values.get("version") != VERSION:
+        raise ValueError(f"version of the saved memory must be {VERSION}, got {values.get('version')!r:.99}")
+    header: Header = typed(Header, values, "the header of the saved memory")
+    check_n_passes(header.n_passes)
+    _check_model(header.model, identity(model))
+    rows = [row for group in header.groups for row in group.rows]
+    if sorted(rows) != list(range(len(rows))) or not all(group.rows for group in header.groups):
+        raise ValueError(f"rows of the saved memory must be 0..{len(rows) - 1}, each in one group, got {rows[:9]}")
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
+    with torch.no_grad():
+        _, like = Memory.start(model, 1).read(model, token)
+    groups = [_restored(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
+    return Saved(header.n_passes, header.eviction, groups)
 
 
-def identity(model: HybridLM) -> dict[str, Any]:
-    """What tells one model from another: its configuration, its dtype, and a digest over a sample of every weight."""
+def identity(model: HybridLM) -> Identity:
+    """That of a model."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.detach().flatten()
         chosen = torch.linspace(0, len(flat) - 1, min(16, len(flat)), device=flat.device).long()
         digest.update(name.encode() + flat[chosen].double().cpu().numpy().tobytes())
-    config = json.loads(json.dumps(model.config.to_dict()))
-    return {"config": config, "dtype": str(model.embedding.weight.dtype), "weights": digest.hexdigest()}
+    return Identity(model.config, str(model.embedding.weight.dtype), digest.hexdigest())
 
 
-def _check_model(saved: dict[str, Any], own: dict[str, Any]) -> None:
-    for field in sorted(saved["config"].keys() | own["config"].keys()):
-        theirs, mine = saved["config"].get(field), own["config"].get(field)
+def _check_model(saved: Identity, own: Identity) -> None:
+    for name in sorted({field.name for field in fields(HybridConfig)} - _NOT_COMPARED):
+        theirs, mine = getattr(saved.config, name), getattr(own.config, name)
         if theirs != mine:
-            raise ValueError(f"model must be the one that wrote the memory: its {field} was {theirs!r}, got {mine!r}")
-    if saved["dtype"] != own["dtype"]:
-        raise ValueError(f"model must be in {saved['dtype']}, as when the memory was written, got {own['dtype']}")
-    if saved["weights"] != own["weights"]:
+            raise ValueError(f"model must be the one that wrote the memory: its {name} was {theirs!r}, got {mine!r}")
+    if saved.dtype != own.dtype:
+        raise ValueError(f"model must be in {saved.dtype:.99}, as when the memory was written, got {own.dtype}")
+    if saved.weights != own.weights:
         raise ValueError("model must be the one that wrote the memory: it has the same configuration but other weights")
 
 
-def _describe(cache: AttentionCache) -> dict[str, Any]:
-    places = {"position": cache.position, "fresh": cache.fresh, "held": cache.held}
-    return places | {"layers": [len(left or ()) for left in cache.layers], "mask": cache.mask is not None}
+def _described(cache: AttentionCache) -> CacheForm:
+    layers = tuple(len(left or ()) for left in cache.layers)
+    return CacheForm(cache.position, cache.fresh, cache.held, layers, cache.mask is not None)
 
 
-def _restore(model: HybridLM, group: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Memory:
-    """A memory of the described form with these tensors."""
-    empty = torch.empty(0, 0)
-    kinds = {0: None, 1: ConvTail(empty), 2: KV(empty, empty)}  # by the number of their tensors
+def _restored(group: GroupForm, tensors: dict[str, Tensor], prefix: str, like: Memory) -> Memory:
+    """A memory of the described form with the tensors under a prefix; `like`: the model's own of one row and token."""
+    B, fresh = len(group.rows), group.cache.fresh
 
-    def cache(form: dict[str, Any]) -> AttentionCache:
-        layers = tuple(kinds[n] for n in form["layers"])
-        mask = empty if form["mask"] else None
-        return AttentionCache(model.window_size, form["position"], form["fresh"], form["held"], layers, mask)
+    def shaped(x: Tensor, axis: int | None = None, n: int = 0) -> Tensor:
+        shape = (B if i == 0 else n if i == axis else size for i, size in enumerate(x.shape))
+        return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
 
-    S = FastWeights((empty,) * len(model.blocks.state_shapes))
-    form = Memory((), S, cache(group["cache"]), S, cache(group["past"]), (empty,) if "core" in tensors else ())
-    names = form.tensors().keys()
-    if names != tensors.keys():
-        raise ValueError(f"tensors of the saved memory must be {sorted(names)}, got {sorted(tensors)}")
-    return form.with_tensors((tensors[name] for name in names), group["rows"])
+    def cache(form: CacheForm) -> AttentionCache:
+        own = _described(like.cache).layers
+        check_integer("fresh in the saved memory", form.fresh, 0, like.cache.capacity)
+        check_integer("held in the saved memory", form.held, form.fresh, 2 * like.cache.capacity)
+        check_integer("position in the saved memory", form.position, form.held, 2**53)
+        if form.layers != own and (form.layers or form.held):
+            raise ValueError(f"layers in the saved memory must be {own}, got {form.layers}")
+
+        def left(one: Left) -> Left:
+            return one and one._make(shaped(x, 2 if isinstance(one, KV) else None, form.held) for x in one)
+
+        layers = tuple(map(left, like.cache.layers)) if form.layers else ()
+        mask = torch.empty(B, form.held, dtype=torch.bool, device="meta") if form.mask else None
+        return AttentionCache(like.cache.capacity, form.position, form.fresh, form.held, layers, mask)
+
+    S = FastWeights(tuple(map(shaped, like.S.states)))
+    form = Memory((), S, cache(group.cache), S, cache(group.past), (shaped(like.core[0], 1, fresh),) if fresh else ())
+    own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    wanted = form.tensors()
+    if wanted.keys() != own.keys():
+        raise ValueError(f"tensors of the saved memory must be {sorted(wanted)}, got {sorted(own)}")
+    for name, x in wanted.items():
+        if own[name].shape != x.shape or own[name].is_floating_point() != x.is_floating_point():
+            raise ValueError(
+                f"{prefix}{name} of the saved memory must be {x.dtype} {tuple(x.shape)}, "
+                f"got {own[name].dtype} {tuple(own[name].shape)}"
+            )
+    return form.with_tensors((own[name] for name in wanted), group.rows)

@@ -1,14 +1,18 @@
 """A stream of tokens of any length, read through a small window: awake token by token, asleep on overflow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
+from threading import RLock
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from lmsleep.hub import check_integer
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
@@ -16,7 +20,21 @@ from lmsleep.runtime.events import Narrator, OnSleep
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.sampling import continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
-from lmsleep.runtime.tokens import Rows, Tokens, as_rows, gathered
+from lmsleep.runtime.tokens import Mask, Rows, Tokens, as_rows, gathered
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _one_thread(method: "Callable[Concatenate[Session, P], R]") -> "Callable[Concatenate[Session, P], R]":
+    """Lets other threads wait until the session's memory and decoder are left alone again."""
+
+    @wraps(method)
+    def alone(self: "Session", *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 class Session:
@@ -27,6 +45,7 @@ class Session:
     `sleep()` puts it to sleep at once. In how many calls the tokens come makes no difference.
 
     Rows of a batch may differ in length: those at the same place of their window are read together, the others in turn.
+    Threads may share a session: each call waits for the one before. To ask side by side, each thread forks it.
 
     Args:
         model: no gradient is kept.
@@ -57,6 +76,7 @@ class Session:
         self._groups: list[Memory] = []
         self._decoder: Decoder | None = None
         self._decoding = False  # the memory is in the decoder's buffers
+        self._lock = RLock()
 
     @property
     def batch_size(self) -> int | None:
@@ -64,6 +84,7 @@ class Session:
         return sum(len(group.rows) for group in self._groups) or None
 
     @property
+    @_one_thread
     def groups(self) -> list[Memory]:
         """The memory, by rows at the same place of their window."""
         if self._decoding:
@@ -72,6 +93,7 @@ class Session:
         return self._groups
 
     @property
+    @_one_thread
     def fast_weights(self) -> FastWeights:
         """S of all rows; zeros before the first token."""
         if not self._groups:
@@ -85,13 +107,14 @@ class Session:
         """Bytes of the memory: S, attention cache, and what a sleep needs of the window."""
         return sum(group.nbytes for group in self.groups)
 
-    def feed(self, tokens: Tokens, *, mask: Tensor | None = None, last_only: bool = False) -> Tensor:
+    @_one_thread
+    def feed(self, tokens: Tokens, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
         """Reads tokens.
 
         Args:
             tokens: (B, n) integers; (n,) or one number if B is 1; or a list of B lists of any lengths. The first call
                 sets B.
-            mask: (B, n) bool, False for tokens that must leave no trace.
+            mask: (B, n) bool, or zeros and ones, 0 for tokens that must leave no trace; (n,) if B is 1.
             last_only: return the logits of each row's last token alone, at constant memory for any n.
 
         Returns:
@@ -102,16 +125,19 @@ class Session:
         """
         return self._read(as_rows(tokens, mask, self.batch_size, self.model), last_only)
 
+    @_one_thread
     @torch.no_grad()
     def sleep(self) -> None:
         """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
         self._groups = regroup(self._asleep(group) if group.cache.fresh else group for group in self.groups)
 
+    @_one_thread
     def forget(self) -> None:
         """Sets S to zero and keeps what attention sees: what is then known does not come from the fast weights."""
         zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
         self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
 
+    @_one_thread
     def generate(
         self,
         prompt: Tokens,
@@ -137,8 +163,9 @@ class Session:
         Raises:
             ValueError: if an argument is out of range; the memory is then as it was.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
+        check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
+        if stop is not None:
+            check_integer("stop", stop, 0, self.model.embedding.num_embeddings - 1)
         draw = sampler(temperature, top_p, seed, self.model.embedding.weight.device)
         rows = as_rows(prompt, None, self.batch_size, self.model)
         if not min(rows.lengths):
@@ -155,17 +182,18 @@ class Session:
         Raises:
             ValueError: if copies is below 1.
         """
-        if copies < 1:
-            raise ValueError(f"copies must be 1 or more, got {copies}")
+        check_integer("copies", copies, 1, 2**31 - 1)
         branch = Session(self.model, self.n_passes, self.eviction, callbacks=self.callbacks, static=self.static)
-        branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
-        # Lent, since building one takes long; it holds nothing of this session now.
-        branch._decoder, self._decoder = self._decoder, None
+        with self._lock:
+            branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
+            # Lent, since building one takes long; it holds nothing of this session now.
+            branch._decoder, self._decoder = self._decoder, None
         try:
             yield branch
         finally:
             branch._groups = branch.groups
-            self._decoder, branch._decoder = self._decoder or branch._decoder, None
+            with self._lock:
+                self._decoder, branch._decoder = self._decoder or branch._decoder, None
 
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file, whole or not at all; `load` goes on from it exactly.

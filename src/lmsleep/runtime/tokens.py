@@ -1,15 +1,16 @@
 """Checks what a session is fed."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lmsleep.model import HybridLM
 
-Tokens = Tensor | Sequence[int] | Sequence[Sequence[int]] | int
+Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | int
+Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]
 
 
 class Rows(NamedTuple):
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
         return Rows(tokens, [stop - start] * len(rows), mask)
 
 
-def as_rows(tokens: Tokens, mask: Tensor | None, batch_size: int | None, model: HybridLM) -> Rows:
+def as_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: HybridLM) -> Rows:
     """Tokens in any accepted form as rows.
 
     Raises:
@@ -50,31 +51,46 @@ def as_rows(tokens: Tokens, mask: Tensor | None, batch_size: int | None, model: 
         raise ValueError(
             f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {rows[row, place]} (row {row}, token {place})"
         )
-    if mask is not None:
-        if mask.shape != rows.shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask must be bool of the shape of tokens {tuple(rows.shape)}, got {mask.dtype} {tuple(mask.shape)}"
-            )
-        mask = mask.to(device)
-    return Rows(rows.to(device), lengths, mask)
+    seen = None if mask is None else _mask(mask, rows.shape).to(device)
+    return Rows(rows.to(device), lengths, seen)
+
+
+def _mask(mask: Mask, shape: torch.Size) -> Tensor:
+    """(B, n) bool, from that, from zeros and ones, or from (n,) for one row."""
+    seen = _tensor("mask", mask)
+    seen = seen[None] if seen.ndim == 1 else seen
+    if not seen.numel() or (not seen.is_floating_point() and ((seen == 0) | (seen == 1)).all()):
+        seen = seen.bool()
+    if seen.shape != shape or seen.dtype != torch.bool:
+        got = f"{seen.dtype} {tuple(seen.shape)}"
+        raise ValueError(f"mask must be bool of the shape of tokens {tuple(shape)}, got {got}")
+    return seen
 
 
 def _padded(tokens: Tokens) -> tuple[Tensor, list[int]]:
     """(B, n) int64 and the lengths of the rows; shorter rows are filled with zeros."""
-    if isinstance(tokens, Sequence) and tokens and not isinstance(tokens[0], Integral):
+    if isinstance(tokens, Sequence) and len(tokens) and np.ndim(tokens[0]):  # pyright: ignore[reportArgumentType]
         parts = [_row(row) for row in tokens]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), [len(part) for part in parts]
-    rows = _integers(tokens) if isinstance(tokens, Tensor) and tokens.ndim == 2 else _row(tokens)[None]
+    rows = _tensor("tokens", tokens)
+    rows = _integers(rows) if rows.ndim == 2 else _row(rows)[None]
     if not len(rows):
         raise ValueError(f"tokens must have at least one row, got {tuple(rows.shape)}")
     return rows, [rows.shape[1]] * len(rows)
 
 
 def _row(tokens: object) -> Tensor:
-    row = _integers(torch.as_tensor(tokens))
+    row = _integers(_tensor("tokens", tokens))
     if row.ndim > 1:
         raise ValueError(f"tokens must be (B, n), (n,) or a list of rows, got {row.ndim} axes")
     return row.reshape(-1)
+
+
+def _tensor(name: str, values: object) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers, all rows as deep: {error}") from None
 
 
 def _integers(tokens: Tensor) -> Tensor:

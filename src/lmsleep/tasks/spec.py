@@ -1,11 +1,12 @@
 """A task as plain values, in the form of LightningCLI's configuration files, and back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pydoc import locate
-from typing import Any, get_type_hints
+from typing import Any
 
 from lmsleep import tasks
+from lmsleep.hub import typed
 from lmsleep.tasks.base import Task
 
 PACKAGE = "lmsleep.tasks."
@@ -30,8 +31,8 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
     Raises:
         ValueError: if it names no such task, or its arguments do not fit.
     """
-    spec = {"class_path": spec} if isinstance(spec, str) else spec
-    path = str(spec.get("class_path"))
+    given: dict[str, Any] = {"class_path": spec} if isinstance(spec, str) else typed(dict[str, Any], spec, "task")
+    path = str(given.get("class_path"))
     kind = getattr(tasks, path.removeprefix(PACKAGE), None)
     if kind is None and from_anywhere:
         kind = locate(path)
@@ -39,26 +40,4 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
         ours = [n for n in tasks.__all__ if isinstance(t := getattr(tasks, n), type) and issubclass(t, Task)]
         allowed = ", ".join(PACKAGE + n for n in ours if n != "Task") + ", or a Task of another package" * from_anywhere
         raise ValueError(f"class_path of a task must be one of {allowed}, got {path!r}")
-    return from_plain(kind, spec.get("init_args", {}), f"init_args of {path}")
-
-
-def from_plain(kind: type, values: Mapping[str, Any], name: str) -> Any:
-    """A dataclass from plain values: JSON and YAML know no tuples, and no dataclasses within it.
-
-    Args:
-        name: of the values, for whoever gave them.
-
-    Raises:
-        ValueError: if the values are not its arguments, or as the dataclass.
-    """
-    hints = get_type_hints(kind)
-    args: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and is_dataclass(inner := hints.get(key)):
-            args[key] = from_plain(inner, value, f"{key} in {name}")  # pyright: ignore[reportArgumentType]
-        else:
-            args[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**args)
-    except TypeError as error:
-        raise ValueError(f"{name} must be its arguments: {error}") from None
+    return typed(kind, given.get("init_args", {}), f"init_args of {path}")

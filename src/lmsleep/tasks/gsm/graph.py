@@ -16,7 +16,7 @@ from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.world import Parameter, World
 
 MAX_EDGES = 20  # items of all places together
-QUESTIONS = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text())
+QUESTIONS = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 
 Links = dict[Parameter, list[Parameter]]  # the parameters that another one is made of, or depends on
 

@@ -70,5 +70,5 @@ class World:
         return (*names, *forms, *(form[:1].upper() + form[1:] for form in forms), self.instruction)
 
 
-_WORDS = yaml.safe_load(Path(__file__).with_name("worlds.yaml").read_text())
+_WORDS = yaml.safe_load(Path(__file__).with_name("worlds.yaml").read_text(encoding="utf-8"))
 WORLDS = MappingProxyType({name: World.read(**words) for name, words in _WORDS.items()})

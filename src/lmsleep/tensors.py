@@ -1,0 +1,74 @@
+"""Files of tensors that are there whole or not at all, and are read only if they still are what was written."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lmsleep.atomic import atomic_write
+
+_BLANK = "0" * 64  # where the digest will stand, which is itself digested so
+_DIGEST = re.compile(rb'(?<=\\"sha256\\": \\")[^"]{64}(?=\\")')  # in JSON that is a string within JSON
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, header: Mapping[str, Any]) -> None:
+    """Writes a safetensors file, whole or not at all, with a digest of it and what else `header` says, as JSON in one
+    entry of its metadata: the library writes several in an order that changes from run to run.
+
+    Raises:
+        ValueError: if the folder of `path` does not exist, the header does not fit into JSON, or tensors share memory.
+        OSError: with the name of `path` if it cannot be written.
+    """
+    metadata = {entry: json.dumps({"sha256": _BLANK, **header}, allow_nan=False)}
+    with atomic_write(path) as temporary:
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # which is no OSError
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from None
+        except RuntimeError as error:
+            raise ValueError(f"tensors must not share memory: {error}".splitlines()[0]) from None
+        place, _, digest = _digest(temporary)
+        with temporary.open("r+b") as file:
+            file.seek(place)
+            file.write(digest)
+
+
+def read_tensors(path: str | Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. It is checked against its digest, if it has one: files of
+    other programs, and ours of before, have none.
+
+    Raises:
+        ValueError: if the file is no safetensors file, or not what was written.
+        OSError: if it cannot be opened.
+    """
+    path = Path(path)
+    _, said, digest = _digest(path)
+    if said != digest:
+        raise ValueError(f"{str(path)!r} is damaged: it differs from the digest in it")
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            # Mapped tensors lie at odd addresses, for which matrix products round otherwise; a copy is aligned.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from None
+
+
+def _digest(path: Path) -> tuple[int, bytes, bytes]:
+    """Where the digest of a safetensors file stands in it, which one stands there, and that of the file; nothing and
+    nothing if none stands there."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        header = file.read(min(int.from_bytes(length, "little"), 10**8))  # the format allows no more
+        if (found := _DIGEST.search(header)) is None:
+            return 0, b"", b""
+        begun = hashlib.sha256(length + header[: found.start()] + _BLANK.encode() + header[found.end() :])
+        return 8 + found.start(), found[0], hashlib.file_digest(file, lambda: begun).hexdigest().encode()

@@ -1,0 +1,36 @@
+"""The committed results are what was measured: those of a stage as dvc.lock has them, the others as listed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+# Results that no stage here makes. sha256sum results/{bench,paper,seeds}/*.{csv,json} writes the list, -c compares it.
+LISTED = Path(__file__).with_name("results.sha256")
+
+
+def md5(path):
+    """As DVC writes it: of a folder, that of the JSON list of its files."""
+    if not path.is_dir():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = sorted((str(file.relative_to(path)), md5(file)) for file in path.rglob("*") if file.is_file())
+    listed = json.dumps([{"md5": digest, "relpath": name} for name, digest in files])
+    return hashlib.md5(listed.encode()).hexdigest() + ".dir"
+
+
+def test_results_of_a_stage_are_those_of_the_lock():
+    stages = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"].values()
+    outs = [out for stage in stages for out in stage.get("outs", []) if out["path"].startswith("results/")]
+    assert len(outs) > 30
+    assert [out["path"] for out in outs if md5(ROOT / out["path"]) != out["md5"]] == []
+
+
+def test_other_results_are_those_that_are_listed():
+    listed = dict(reversed(line.split()) for line in LISTED.read_text(encoding="utf-8").splitlines())
+    files = [p for n in ("bench", "paper", "seeds") for p in (ROOT / "results" / n).iterdir()]
+    files = sorted(str(p.relative_to(ROOT)) for p in files if p.suffix in (".csv", ".json"))
+    assert sorted(listed) == files
+    changed = [name for name in files if hashlib.sha256((ROOT / name).read_bytes()).hexdigest() != listed[name]]
+    assert changed == []
