@@ -81,6 +81,29 @@ def test_the_file_before_can_be_kept(tmp_path):
     assert (tmp_path / "new").read_text() == "c" and (tmp_path / "old").read_text() == "b"
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_kill_at_any_call_leaves_a_file_in_its_place(tmp_path, monkeypatch, links):
+    """Of the calls that give files their names, each is in turn the last."""
+
+    def no_links(*_):
+        raise OSError("no links here")
+
+    for fatal in ("unlink", "replace"):
+        (tmp_path / "new").write_text("a")
+        (tmp_path / "old").write_text("z")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if not links:
+                patch.setattr("os.link", no_links)
+
+            def stop(*_, **__):
+                raise KeyboardInterrupt
+
+            with atomic_write(tmp_path / "new", tmp_path / "old") as temporary:
+                temporary.write_text("b")
+                patch.setattr(type(temporary), fatal, stop)
+        assert (tmp_path / "new").read_text() == "a"
+
+
 def test_a_folder_that_cannot_be_written_is_found_by_a_look(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())

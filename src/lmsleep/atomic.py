@@ -3,6 +3,7 @@
 import fcntl
 import glob
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +40,7 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             if keep is not None and path.exists():
-                path.replace(keep)
+                _keep(path, keep)
             temporary.replace(path)
         except OSError as error:
             if error.errno and error.filename in (None, str(temporary), temporary):  # a full disk names no file
@@ -47,6 +48,15 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             raise
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Gives a file a second name. It is not moved: whoever is killed here leaves a file at `path`."""
+    keep.unlink(missing_ok=True)
+    try:
+        os.link(path, keep)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, keep)
 
 
 def sweep(path: Path) -> None:
