@@ -58,6 +58,18 @@ def test_every_test_that_is_named_exists():
     assert not missing
 
 
+def test_every_promise_of_the_guide_has_a_command_and_a_test():
+    section = GUIDE.read_text().partition("\n## What is promised\n")[2].partition("\n## ")[0]
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if row[0] != "promise" and not row[0].startswith("**")]
+    assert len(rows) > 20
+    for promise, command, test in rows:
+        assert promise and re.match(r"`.*(lmsleep|make|pytest) ", command), command
+        assert re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`", test), test  # that it exists, the test above looks
+        for file in re.findall(r"pytest ([\w/.]+)", command):
+            assert test.startswith(f"`{file}::"), command
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_file_that_is_named_exists(page):
     folders = ("configs", "docs", "examples", "notebooks", "src", "tests")
