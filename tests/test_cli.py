@@ -119,6 +119,16 @@ def test_the_same_command_gives_the_same_weights(fit):
     assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
 
 
+def test_a_checkpoint_gives_no_settings_and_no_code(fit, capsys):
+    content = fit("--trainer.max_steps=1")
+    torch.save(content | {"hyper_parameters": {"model": {"d_model": 256}}}, "settings.ckpt")
+    main(["test", *TINY, "--ckpt_path=settings.ckpt"])
+    assert "test/exact" in capsys.readouterr().out
+    torch.save(content | {"x": print}, "code.ckpt")
+    with pytest.raises(SystemExit, match=r"^error: checkpoint .*code\.ckpt' must hold tensors and plain values alone$"):
+        main(["test", *TINY, "--ckpt_path=code.ckpt"])
+
+
 def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]

@@ -28,7 +28,12 @@ def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path
 
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(OSError("no network\nlong explanation"), "no network"), (ValueError("\n two "), "two"), (EOFError(), "EOFError")],
+    [
+        (OSError("no network\nlong explanation"), "no network"),
+        (ValueError("\n two "), "two"),
+        (EOFError(), "EOFError"),
+        (RuntimeError("\x1b[1mbold\x1b[0m"), "bold"),
+    ],
 )
 def test_an_error_in_a_line(error, line):
     assert first_line(error) == line

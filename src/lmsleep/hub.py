@@ -158,5 +158,5 @@ def _check_there(path: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says; its kind if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what an error says, without colours; its kind if it says nothing."""
+    return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__])[0]

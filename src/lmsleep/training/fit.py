@@ -45,6 +45,9 @@ class SleepCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
 
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint gives weights and a position, and no settings, which Lightning would take from it."""
+
     def instantiate_classes(self) -> None:
         """Raises ValueError with the constructor's own sentence where a value is out of range."""
         try:
