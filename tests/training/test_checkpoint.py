@@ -36,9 +36,7 @@ def test_a_checkpoint_remembers_n(run, checkpoint, stage):
     path = checkpoint(2)
     same, other = run(2), run(3)
     getattr(same.trainer, stage)(same.module, same.data, ckpt_path=path)
-    sentence = (
-        r"^n_passes must be 2, with which the checkpoint was trained, got 3; set allow_other_n to use it all the same$"
-    )
+    sentence = r"^n_passes must be 2, with which the checkpoint was trained, got 3; --sleep.allow_other_n=true uses it"
     with pytest.raises(ValueError, match=sentence):
         getattr(other.trainer, stage)(other.module, other.data, ckpt_path=path)
     asked = run(None, [SleepCallback(3, allow_other_n=True)])

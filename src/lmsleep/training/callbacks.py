@@ -161,7 +161,7 @@ def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         if mine[name] != trained and not (sleeper and sleeper.allow_other_n):
             raise ValueError(
                 f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine[name]!r}; "
-                "set allow_other_n to use it all the same"
+                "--sleep.allow_other_n=true uses it all the same"
             )
 
 

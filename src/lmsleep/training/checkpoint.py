@@ -91,8 +91,8 @@ class LastCheckpoint(ModelCheckpoint):
         folder, start = Path(self.dirpath or "").resolve(), trainer.ckpt_path
         if (folder / LAST).exists() and not self.overwrite and (not start or Path(start).resolve().parent != folder):
             raise ValueError(
-                f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with ckpt_path, or set "
-                "overwrite to replace it"
+                f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with --ckpt_path, or "
+                "replace it with --checkpoint.overwrite=true"
             )
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
