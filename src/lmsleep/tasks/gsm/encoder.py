@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -21,13 +22,13 @@ _JOINERS = "equals plus times the sum of the difference between and , . ? : Ques
 _PROBE = "Question: How many are 1208?\nProblem: The sum of 3 and 45. X, Y\nAnswer: 67890"
 
 
-class _Vocabulary:
+class _Vocabulary(ABC):
     """Sizes that follow from the ids of all tokens."""
 
     @cached_property
+    @abstractmethod
     def ids(self) -> dict[str, int]:
         """Token -> id."""
-        raise NotImplementedError
 
     @cached_property
     def sha256(self) -> str:
