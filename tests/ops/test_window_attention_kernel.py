@@ -37,7 +37,7 @@ def draw(B, n, H, G, K, *, masked=False, dtype=torch.float32):
     joined = torch.randn(B, n, (H + 2 * G) * K, generator=g).to(DEVICE, dtype).requires_grad_()
     upstream = torch.randn(B, n, H * K, generator=g).to(DEVICE, dtype)
     mask = (torch.rand(B, n, generator=g) > 0.4).to(DEVICE) if masked else None
-    rotary = Rotary(K, 10_000.0, table_size=n)(0, n, torch.zeros(0, device=DEVICE))
+    rotary = Rotary(K, 10_000.0, table_size=n).to(DEVICE)(0, n, torch.zeros(0, device=DEVICE))
     return joined, [H * K, G * K, G * K], upstream, rotary, mask
 
 
