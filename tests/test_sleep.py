@@ -143,6 +143,55 @@ def test_partial_looping_repeats_the_middle_blocks(build, rows, pattern, loop, n
     torch.testing.assert_close(out.scored_logits, logits)
 
 
+LOOPED = {"sandwich_norm": True, "norm_between_passes": True}
+
+
+@pytest.mark.parametrize("n_passes", [1, 3])
+@pytest.mark.parametrize("wake_passes", [2, 4])
+@pytest.mark.parametrize(("pattern", "options"), [("AGAG", LOOPED), ("AAjA", LOOPED), ("AGAG", {})])
+def test_a_model_that_loops_awake_takes_its_logits_from_the_last_loop(
+    build, rows, pattern, options, wake_passes, n_passes
+):
+    """Every window: all blocks, and the norm that closes a pass, over and over; those without loss N - 1 times more."""
+    model, (tokens, targets) = build(pattern, **options), rows
+    S = dict(enumerate([None] * len(pattern)))
+    S |= {b: model.init_fast_weights(5)[i] for b, i in model.blocks.state_index.items()}
+    for window, sleeps in zip(windows(tokens), (True, True, False), strict=True):
+        h = model.embed(window)
+        for _ in range(wake_passes + (n_passes - 1 if sleeps else 0)):
+            span = model.blocks.span(h, model.init_cache())
+            for b, block in enumerate(model.blocks.layers):
+                h, S[b], _ = block(h, S[b], None, span)
+            h = model.blocks.pass_norm(h)
+            logits = model.logits(h)
+    out = read_windows(model, tokens, targets, n_passes, wake_passes=wake_passes)
+    torch.testing.assert_close(out.scored_logits, logits)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows(targets)[2].flatten(), ignore_index=IGNORE)
+    got, want = (torch.autograd.grad(x, list(model.parameters())) for x in (out.loss, loss))
+    for grad, wanted in zip(got, want, strict=True):
+        torch.testing.assert_close(grad, wanted)
+
+
+@pytest.mark.parametrize(("pattern", "loop"), [("AGAGAG", (2, 4)), ("GAGA", (0, 2))])
+def test_blocks_behind_the_loop_read_once_what_it_leaves_awake(build, rows, pattern, loop):
+    model, (tokens, targets) = build(pattern, loop=loop), rows
+    blocks, (first, last) = model.blocks, loop
+    S = dict.fromkeys(range(len(pattern)))
+    S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
+    for window in windows(tokens):
+        h, order = model.embed(window), [*range(first), *2 * [*range(first, last)], *range(last, len(pattern))]
+        span = blocks.span(h, model.init_cache())
+        for b in order:
+            h, S[b], _ = blocks.layers[b](h, S[b], None, span)
+    out = read_windows(model, tokens, targets, wake_passes=2)
+    torch.testing.assert_close(out.scored_logits, model.logits(h))
+
+
+def test_a_number_of_wake_passes_is_checked(build, rows):
+    with pytest.raises(ValueError, match=r"^wake_passes must be 1 or more .*, got 0$"):
+        read_windows(build(), *rows, wake_passes=0)
+
+
 def test_what_a_sleeper_without_passes_answers_stays_also_behind_the_loop(build, draw_tokens):
     """The blocks behind the loop read again because passes were made, not because another h came back."""
     model = build("AGAG", loop=(0, 2))
@@ -260,6 +309,7 @@ def test_windows_that_are_full_and_carry_no_loss_sleep(T, size):
         assert (span, carries_loss, at_hand) in list(Windows.of(targets, size, after_loss=True))
     windows = Windows.of(targets, size)
     assert windows.n_sleeps == sum(sleeps for _, _, sleeps in found)
+    assert windows.token_passes(1, wake_passes=3) == 3 * T
     assert windows.token_passes(4) == sum(len(range(T)[span]) * (4 if sleeps else 1) for span, _, sleeps in found)
     unscored = [(span, False, len(range(T)[span]) == size) for span, _, _ in found]
     assert list(Windows(T, size)) == list(Windows.of(torch.full_like(targets, IGNORE), size)) == unscored

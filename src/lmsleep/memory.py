@@ -22,9 +22,9 @@ def check_eviction(eviction: str) -> None:
         raise ValueError(f"eviction must be one of {', '.join(get_args(Eviction))}, got {eviction!r}")
 
 
-def check_n_passes(n_passes: int) -> None:
+def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
     """Raises ValueError unless `n_passes` is a number of passes: one too large would never end."""
-    check_integer("n_passes", n_passes, 1, 10_000, " (the wake pass counts)")
+    check_integer(name, n_passes, 1, 10_000, " (the wake pass counts)")
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@ The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the 
 A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 
+An ordinary looped language model takes lines 4 and 8 several times in every window: `wake_passes`, by default 1.
+
 Line 5 keeps a window with loss awake, and where every window has loss, as in plain language modelling, nothing sleeps.
 `after_loss` lets such a window go on from line 9 with passes 2..N, before line 10; by default it does not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 
@@ -65,6 +67,7 @@ def read_windows(
     on_overflow: OnOverflow | None = None,
     loss_windows: Sequence[bool] | None = None,
     after_loss: bool = False,
+    wake_passes: int = 1,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
@@ -75,11 +78,14 @@ def read_windows(
         on_overflow: answers an overflow in place of `sleep(..., n_passes)`.
         loss_windows: which windows carry loss, where that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
+        wake_passes: passes over every window before anything is taken from it, see `loop_awake`.
 
     Raises:
-        ValueError: if n_passes is below 1, or above 1 beside `on_overflow`, or eviction or a shape does not fit.
+        ValueError: if n_passes or wake_passes is below 1, or n_passes above 1 beside `on_overflow`, or eviction or a
+            shape does not fit.
     """
     check_n_passes(n_passes)
+    check_n_passes(wake_passes, "wake_passes")
     check_eviction(eviction)
     _check_shapes(tokens, targets=targets, mask=mask)
     if on_overflow is None:
@@ -98,6 +104,7 @@ def read_windows(
     for span, carries_loss, sleeps in windows:  #                                         lines 2-3
         seen = None if mask is None else mask[:, span]
         wake = model.wake(tokens[:, span], S, cache, seen, keep=keep)  #                  lines 4, 8, pass 1 of line 6
+        wake = loop_awake(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
         hidden.append(wake.h)
         if targets is not None and carries_loss:  #                                       line 7
@@ -107,6 +114,19 @@ def read_windows(
         if cache.full:
             cache = cache.evict(eviction)  #                                              line 10
     return Reading.of(model, hidden, scored, S)
+
+
+def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
+    """The same, had the looped blocks read the window `wake_passes` times, as a sleep does, and those behind them once.
+
+    A looped language model, or the control for a sleep: it costs as much in every window, and a sleep adds its passes
+    2..N. Tokens kept of earlier windows are seen as their first pass left them, as in a sleep.
+    """
+    if wake_passes == 1:
+        return wake
+    core, S = sleep(partial(model.loop_pass, wake=wake), wake.core, wake.S, wake_passes)
+    h, S = model.coda_pass(core, S, wake)
+    return replace(wake, h=h, core=core, S=S)
 
 
 def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWeights:
@@ -123,7 +143,7 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWe
         return model.loop_pass(h, S, wake)
 
     h, S = on_overflow(one_more, wake.core, wake.S)
-    return model.coda_pass(h, S, wake) if made else S
+    return model.coda_pass(h, S, wake)[1] if made else S
 
 
 def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
@@ -189,9 +209,9 @@ class Windows:
         """How many windows sleep."""
         return sum(sleeps for _, _, sleeps in self)
 
-    def token_passes(self, n_passes: int) -> int:
+    def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
         """Tokens of a row, each counted as often as the looped blocks read it."""
-        return self.length + (n_passes - 1) * self.size * self.n_sleeps
+        return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def test_the_test_rows_are_problems_under_the_model_s_tokenizer(figure):
 def test_a_run_sleeps_as_its_figure_says(figure, n_passes):
     config = from_lightning(checkpoint(figure, n_passes)).config
     eviction = "sliding" if figure == "fig5" else "hard"
-    sleeps = {"n_passes": n_passes, "eviction": eviction, "after_loss": False}
+    sleeps = {"n_passes": n_passes, "eviction": eviction, "after_loss": False, "wake_passes": 1}
     assert how_it_sleeps(checkpoint(figure, n_passes)) == sleeps
     assert config.window_size == (48 if figure == "fig5" else 128)
     # the middle half of eight blocks; all of them and the two inserted ones

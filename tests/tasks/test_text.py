@@ -289,7 +289,12 @@ def test_a_model_is_trained_on_a_file_from_the_command_line(written, lines, tmp_
         "--sleep.n_passes=4",
     )
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 4 and saved["sleep"] == {"n_passes": 4, "eviction": "hard", "after_loss": False}
+    assert saved["global_step"] == 4 and saved["sleep"] == {
+        "n_passes": 4,
+        "eviction": "hard",
+        "after_loss": False,
+        "wake_passes": 1,
+    }
     assert saved["task"]["init_args"]["train"] == str(tmp_path / "train.jsonl")
 
 

@@ -40,6 +40,7 @@ def train(
     ckpt_path=None,
     task=TASK,
     after_loss=False,
+    wake_passes=1,
     **options,
 ):
     L.seed_everything(0)
@@ -50,7 +51,7 @@ def train(
         accelerate=accelerate,
         **options,
     )
-    observed, sleeper = Observed(), SleepCallback(n_passes, after_loss=after_loss)
+    observed, sleeper = Observed(), SleepCallback(n_passes, after_loss=after_loss, wake_passes=wake_passes)
     trainer = L.Trainer(
         max_steps=steps,
         accelerator=accelerator,
@@ -85,6 +86,14 @@ def test_a_captured_step_is_the_same_training(captured_on_cpu, grad_clip):
     assert (same.n_sleeps, same.sleeps_per_sequence) == (sleeps.n_sleeps, sleeps.sleeps_per_sequence) == (12, 3.0)
 
 
+def test_a_captured_step_loops_awake(captured_on_cpu):
+    once, (eager, sleeps, _), (graph, same, _) = (
+        train(how, steps=2, n_passes=2, wake_passes=k) for how, k in (("graph", 1), ("none", 3), ("graph", 3))
+    )
+    assert once[0].losses != graph.losses == pytest.approx(eager.losses, rel=1e-5)
+    assert same.n_sleeps == sleeps.n_sleeps and same.passes_per_sequence == sleeps.passes_per_sequence == 3.0 * 4
+
+
 def test_a_captured_step_sleeps_after_loss(captured_on_cpu):
     """With loss in the last state too: a window that another follows."""
 
@@ -105,11 +114,12 @@ def test_a_captured_step_sleeps_after_loss(captured_on_cpu):
 
 @pytest.mark.gpu
 @on_gpu
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "wake_passes"), [(False, 1), (True, 1), (False, 3)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_captured_step_gives_the_same_losses_gradients_and_sleeps(precision, checkpointing):
-    eager, sleeps, weights = train("none", precision=precision, accelerator="gpu")
-    graph, same, others = train("graph", precision=precision, accelerator="gpu", checkpointing=checkpointing)
+def test_a_captured_step_gives_the_same_losses_gradients_and_sleeps(precision, checkpointing, wake_passes):
+    options = {"precision": precision, "accelerator": "gpu", "wake_passes": wake_passes}
+    eager, sleeps, weights = train("none", **options)
+    graph, same, others = train("graph", checkpointing=checkpointing, **options)
     assert graph.losses == pytest.approx(eager.losses, rel=1e-3)
     for got, expected in zip(graph.grads[0], eager.grads[0], strict=True):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=2e-2 if precision != "32-true" else 1e-4)

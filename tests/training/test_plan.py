@@ -26,10 +26,10 @@ RULE110 = [
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def work_of(pattern, n_passes, task=TASK, rows=8, **options):
+def work_of(pattern, n_passes, task=TASK, rows=8, wake_passes=1, **options):
     sizes = {"vocab_size": task.vocab_size, "window_size": task.window_size, "d_model": 64, "n_heads": 2}
     config = HybridConfig(pattern=pattern, zero_init=False, **(sizes | options))
-    return Work(config, task.rows(split="train", seed=0, step=0, batch_size=rows), n_passes)
+    return Work(config, task.rows(split="train", seed=0, step=0, batch_size=rows), n_passes, wake_passes=wake_passes)
 
 
 def test_token_passes_of_the_paper_s_runs():
@@ -46,18 +46,19 @@ def test_windows_with_loss_count_as_often_as_they_are_read():
     assert (once.token_passes, often.token_passes) == (2 * 16, 2 * (12 * 4 + 4))
 
 
+@pytest.mark.parametrize("wake_passes", [1, 4])
 @pytest.mark.parametrize(
     ("pattern", "n_passes", "loop"),
     [("AG", 1, None), ("AGAG", 3, None), ("AGAG", 3, (1, 3)), ("WGJ", 2, None), ("JA", 2, None)],
 )
-def test_operations_are_those_that_a_flop_counter_sees(pattern, n_passes, loop):
-    work = work_of(pattern, n_passes, loop=loop, sliding_window=6)
+def test_operations_are_those_that_a_flop_counter_sees(pattern, n_passes, loop, wake_passes):
+    work = work_of(pattern, n_passes, loop=loop, sliding_window=6, wake_passes=wake_passes)
     forward, both = FlopCounterMode(display=False), FlopCounterMode(display=False)
     model, batch = work.config.build(), work.batch
     with torch.no_grad(), forward:
-        read_windows(model, batch.tokens, batch.targets, n_passes)
+        read_windows(model, batch.tokens, batch.targets, n_passes, wake_passes=wake_passes)
     with both:
-        read_windows(model, batch.tokens, batch.targets, n_passes).loss.backward()
+        read_windows(model, batch.tokens, batch.targets, n_passes, wake_passes=wake_passes).loss.backward()
     # The window form of the delta rule has a few products more than the recurrence.
     assert work.flops / 3 == pytest.approx(forward.get_total_flops(), rel=0.1)
     # Three times the forward: what no loss depends on, as the last features of a window, has no backward.

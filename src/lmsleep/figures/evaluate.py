@@ -45,16 +45,16 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     columns, (rows, _) = run_columns(figure, run), read_tensors(data_folder(run, data) / "rows.safetensors", "cpu")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
+    trained = sleeps.pop("n_passes")
     config = read_config([run / "config.yaml"])
     batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
     bf16 = config["trainer"].get("precision") == "bf16-mixed"
-    trained = sleeps["n_passes"]
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
     records = []
     for way, on_overflow in ways.items():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-            found = scores(model, rows, on_overflow, sleeps["eviction"], batch_size, sleeps["after_loss"])
+            found = scores(model, rows, on_overflow, batch_size=batch_size, **sleeps)
         for name, value in found.items():
             metric, _, level = name.partition("/")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
@@ -74,6 +74,7 @@ def scores(
     eviction: Eviction,
     batch_size: int,
     after_loss: bool = False,
+    wake_passes: int = 1,
 ) -> dict[str, float]:
     """Scores per slice over held-out rows, see `SliceScores.compute`."""
     device = model.embedding.weight.device
@@ -88,6 +89,7 @@ def scores(
             mask=part.get("mask"),
             on_overflow=on_overflow,
             after_loss=after_loss,
+            wake_passes=wake_passes,
         )
         assert reading.scored_logits is not None and reading.scored_targets is not None
         answers = part["answers"][:, -reading.scored_targets.shape[1] :]

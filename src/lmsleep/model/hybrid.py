@@ -584,15 +584,15 @@ class HybridLM(nn.Module):
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
         return self.blocks.run(*self.config.looped, h, S, wake.past, span)[:2]
 
-    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> FastWeights:
-        """S after the blocks behind the loop have read the refined h once, from the S they had before the window, as if
-        the wake pass had not yet reached them."""
+    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
+        """h and S after the blocks behind the loop have read the refined h once, from the S they had before the window,
+        as if the wake pass had not yet reached them."""
         depth, last = self.config.depth, self.config.looped[1]
         if last == depth:
-            return S
+            return h, S
         S = S.with_layers({i: wake.before[i] for block, i in self.blocks.state_index.items() if block >= last})
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
-        return self.blocks.run(last, depth, h, S, wake.past, span)[1]
+        return self.blocks.run(last, depth, h, S, wake.past, span)[:2]
 
     def save_pretrained(
         self, folder: str | Path, card: str | None = None, trained: Mapping[str, Any] | None = None

@@ -28,7 +28,7 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
 
 
 def how_it_sleeps(checkpoint: str | Path) -> dict[str, Any]:
-    """n_passes, eviction and after_loss that a Lightning checkpoint was trained with."""
+    """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with."""
     return _sleeps(_read(Path(checkpoint)))
 
 
@@ -92,7 +92,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
     said = typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
-    return {"n_passes": 1, "eviction": "hard", "after_loss": False, **said}
+    return {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1, **said}
 
 
 def _task(path: Path) -> Any:

@@ -107,6 +107,10 @@ def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
     _, trained = read_config(folder)
     if "task" not in trained:
         raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
+    if (awake := trained.get("wake_passes", 1)) != 1:
+        raise ValueError(
+            f"model must be one that is awake for a single pass, as tokens stream in, got wake_passes={awake}"
+        )
     return HybridLM.from_pretrained(folder), trained
 
 

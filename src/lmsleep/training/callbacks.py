@@ -19,7 +19,7 @@ from lmsleep.sleep import Pass, Windows, recorded, sleep
 from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 
 # How a module without a SleepCallback sleeps.
-PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False}
+PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
 
 
 class SleepCallback(L.Callback):
@@ -34,6 +34,8 @@ class SleepCallback(L.Callback):
         allow_other_n: lets a checkpoint be used that was trained with another N or eviction, or slept elsewhere.
         after_loss: lets a window with loss sleep once its loss is taken, where tokens follow it; Algorithm 1 does not.
             Plain language modelling has loss in every window, and sleeps only so.
+        wake_passes: passes over every window, those with loss too, before anything is taken from it; a sleep adds its
+            N - 1. More than one is an ordinary looped language model.
 
     Attributes:
         training_eviction: takes the place of `eviction` for training batches, while a stage of training wants it.
@@ -45,7 +47,7 @@ class SleepCallback(L.Callback):
             fast-weight layer; recorded in validation, test and predict, where it costs nothing that counts.
 
     Raises:
-        ValueError: if n_passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
+        ValueError: if a number of passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class SleepCallback(L.Callback):
         eviction: Eviction = "hard",
         allow_other_n: bool = False,
         after_loss: bool = False,
+        wake_passes: int = 1,
     ) -> None:
         check_n_passes(n_passes)
+        check_n_passes(wake_passes, "wake_passes")
         check_eviction(eviction)
         self.n_passes, self.allow_other_n, self.after_loss = n_passes, allow_other_n, after_loss
+        self.wake_passes = wake_passes
         self.eviction: Eviction = eviction
         self.training_eviction: Eviction | None = None
         self.reset()
@@ -78,7 +83,7 @@ class SleepCallback(L.Callback):
 
     @property
     def passes_per_sequence(self) -> float:
-        return self.sleeps_per_sequence * self.n_passes
+        return self.sleeps_per_sequence * (self.wake_passes + self.n_passes - 1)
 
     def on_overflow(
         self, module: L.LightningModule, blocks: Pass, h: Tensor, S: FastWeights
@@ -149,7 +154,7 @@ def sleeper_of(trainer: L.Trainer) -> SleepCallback | None:
 
 
 def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
-    """n_passes, eviction and after_loss of a trainer's runs."""
+    """n_passes, eviction, after_loss and wake_passes of a trainer's runs."""
     sleeper = sleeper_of(trainer)
     return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
 
@@ -244,6 +249,7 @@ class RunReport(L.Callback):
         self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
         passes = f"{sleeps['n_passes']} pass{'es' if sleeps['n_passes'] > 1 else ''}"
+        passes += f", {awake} of them awake in every window" if (awake := sleeps["wake_passes"]) > 1 else ""
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"

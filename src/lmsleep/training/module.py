@@ -98,6 +98,7 @@ class SleepModule(L.LightningModule):
             on_overflow=self.raise_overflow,
             loss_windows=loss_windows,
             after_loss=self._after_loss,
+            wake_passes=1 if sleeper is None else sleeper.wake_passes,
         )
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:

@@ -43,6 +43,7 @@ class Work:
         n_passes: N.
         accumulate: batches of a step.
         after_loss: whether windows with loss sleep too.
+        wake_passes: passes over every window.
     """
 
     config: HybridConfig
@@ -50,6 +51,7 @@ class Work:
     n_passes: int
     accumulate: int = 1
     after_loss: bool = False
+    wake_passes: int = 1
 
     @property
     def windows(self) -> Windows:
@@ -69,17 +71,17 @@ class Work:
     @property
     def token_passes(self) -> int:
         """The same, each counted as often as it is read."""
-        return self.rows * self.windows.token_passes(self.n_passes)
+        return self.rows * self.windows.token_passes(self.n_passes, self.wake_passes)
 
     @property
     def flops(self) -> int:
         """Operations of a step: matrix products forward, and twice as many backward. Those of a last window that is
         not full are counted as if it were."""
         windows, head = self.windows, 2 * self.config.d_model * (self.config.vocab_size or 0)
-        once, often = (self.config.flops_per_token(n) for n in (1, self.n_passes))
+        once, awake, often = (self.config.flops_per_token(n) for n in (1, self.wake_passes, self.n_passes))
         asleep = windows.n_sleeps * windows.size
         scored = sum(min(span.stop, windows.length) - span.start for span, loss, _ in windows if loss)
-        return 3 * self.rows * (windows.length * (once - head) + asleep * (often - once) + scored * head)
+        return 3 * self.rows * (windows.length * (awake - head) + asleep * (often - once) + scored * head)
 
 
 CLI = TypeVar("CLI", bound="PlanCLI")
@@ -133,10 +135,12 @@ class PlanCLI(SleepCLI):
         made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
         task, model, sleeps = made.data.task, made.model, self.config.sleep
         check_n_passes(sleeps.n_passes)
+        check_n_passes(sleeps.wake_passes, "wake_passes")
         config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
         batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
         config = config.for_task(task.vocab_size, task.window_size)
-        return Work(config, batch, sleeps.n_passes, self.config.trainer.accumulate_grad_batches, sleeps.after_loss)
+        accumulate = self.config.trainer.accumulate_grad_batches
+        return Work(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
 
     def measure(self) -> int:
         """Takes the steps, with an eye on the `clock`; returns the most bytes held: on CUDA of the device, else of this
