@@ -170,13 +170,17 @@ class Backbone:
     parts: Mapping[str, str | Origin]
     unused: tuple[str, ...] = ()
 
-    def origins(self, config: HybridConfig, names: Iterable[str], prefix: str = "model.") -> dict[str, Origin]:
-        """Our parameter name -> where it comes from, for all parameters that come from the checkpoint, whose names but
-        the head's have this prefix."""
+    def stored(self, config: HybridConfig) -> str:
+        """The blocks that the checkpoint has, of those that its `config` names."""
+        return re.sub("[a-z]", "", config.pattern)
+
+    def origins(
+        self, config: HybridConfig, names: Iterable[str], prefix: str = "model.", stored: str | None = None
+    ) -> dict[str, Origin]:
+        """Our parameter name -> where it comes from, for all parameters that come from the checkpoint, which has the
+        blocks `stored` and whose names but the head's have this prefix."""
         blocks = config.layers()
-        taken = [i for i, (_, has_mlp) in enumerate(blocks) if has_mlp]
-        layer_of = {ours: theirs for theirs, ours in enumerate(taken)}
-        found = {}
+        layer_of, found = layers_of(config.pattern, stored or self.stored(config)) or {}, {}
         for name in names:
             if not name.startswith("blocks.layers."):
                 found[name] = self._origin("" if name.startswith("head.") else prefix, name)
@@ -191,6 +195,18 @@ class Backbone:
         part = parts[".".join(words[:n])]
         theirs, convert = (part, None) if isinstance(part, str) else part
         return Origin(prefix + ".".join([theirs, *words[n:]]), convert)
+
+
+def layers_of(pattern: str, stored: str) -> dict[int, int] | None:
+    """Block of `pattern` -> layer of the checkpoint, whose blocks are `stored`; the other blocks, without MLP, are
+    inserted. None if they are not in it in their order, or one that is put in has an MLP."""
+    found: dict[int, int] = {}
+    for block, letter in enumerate(pattern):
+        if stored[len(found) : len(found) + 1] == letter:
+            found[block] = len(found)
+        elif letter.isupper():
+            return None
+    return found if len(found) == len(stored) else None
 
 
 _OUTSIDE = {"embedding": "embed_tokens", "norm": "norm", "blocks.pass_norm": "norm", "head": "lm_head"}

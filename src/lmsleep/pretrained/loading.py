@@ -1,6 +1,5 @@
 """From a folder or a name on the Hugging Face hub to our model. Only safetensors and JSON are read: no code is run."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
@@ -14,22 +13,23 @@ from torch import Tensor
 from lmsleep.hub import checkpoint_folder, read_object, read_tokenizer, typed
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, layers_of
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
 from lmsleep.pretrained.qwen3_next import QWENS
+from lmsleep.pretrained.saved import SAVED
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS}
+BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS, **SAVED}
 INDEX = "model.safetensors.index.json"
 BESIDE_VISION = "model.language_model."  # names of a language model that was saved with one that sees, or comes from it
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 
 # What may differ from the checkpoint's configuration: what a sleep and a task decide. All else is part of the weights.
-_FREE = {"window_size", "pattern", "loop", "zero_init", "decay_rates", "delta"}
+_FREE = {"window_size", "pattern", "loop", "zero_init", "embedding_std", "decay_rates", "delta"}
 _FREE_WHERE_INSERTED = {
     "fast_heads",
     "fast_key_dim",
@@ -74,11 +74,12 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
     """
     folder = _folder(source)
     backbone, config = _configured(folder)
-    _check_config(model.config, config, folder)
+    stored = backbone.stored(config)
+    _check_config(model.config, config, stored, folder)
     targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
     tensors = _tensors(folder)
     prefix = BESIDE_VISION if any(name.startswith(BESIDE_VISION) for name in tensors) else "model."
-    origins = backbone.origins(model.config, targets, prefix)
+    origins = backbone.origins(model.config, targets, prefix, stored)
     unused = (*backbone.unused, *(("lm_head.weight",) if config.tie_embeddings else ()))
     _check_tensors(targets, origins, tensors, unused, model.config, folder)
     with torch.no_grad():
@@ -118,12 +119,14 @@ def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
     return BACKBONES[family], BACKBONES[family].config(hf)
 
 
-def _check_config(ours: HybridConfig, theirs: HybridConfig, folder: Path) -> None:
-    """Our blocks with an MLP must be the checkpoint's, and every field that is not free the same."""
-    kept, given = (re.sub("[a-z]", "", config.pattern) for config in (ours, theirs))
-    if kept != given:
-        raise ValueError(f"pattern of the model must have the blocks {given} of {folder}, got {ours.pattern!r}")
-    free = _FREE | (set() if set(given) - set("AW") else _FREE_WHERE_INSERTED)
+def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder: Path) -> None:
+    """Our blocks must be those that the checkpoint has and inserted ones, and every field that is not free the same."""
+    if layers_of(ours.pattern, stored) is None:
+        raise ValueError(
+            f"pattern of the model must have the blocks {stored} of {folder}, and between them none but blocks without "
+            f"MLP (lower case), got {ours.pattern!r}"
+        )
+    free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
     for name in (field.name for field in fields(HybridConfig)):
         if name not in free and getattr(ours, name) != getattr(theirs, name):
             raise ValueError(

@@ -42,7 +42,8 @@ class SleepModule(L.LightningModule):
         checkpointing: recompute passes in the backward to save memory.
         accelerate: `compile` compiles the blocks; `graph` makes forward and backward of a training step a CUDA graph
             each, for batches of one shape that carry loss in the same windows; `compile+graph` does both.
-        init_from: a folder or a name on the Hugging Face hub with weights to start from (Jet-Nemotron, Ouro).
+        init_from: a folder or a name on the Hugging Face hub with weights to start from: a pretrained model, or
+            one of `lmsleep export`, between whose blocks others without MLP may be put.
 
     Raises:
         ValueError: if model, task and weights do not fit together.
