@@ -48,13 +48,14 @@ def main(config: Path, out: Path, figure: str | None = None, dataset: Path | Non
 
 
 def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
-    """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset.
+    """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset; those
+    that are trained on the words of the templates come after it.
 
     Raises:
         ValueError: if they do not, or there are no such weights.
     """
     source = config.get("model", {}).get("init_from")
-    if source is None:
+    if source is None or dataset.tokenizer is None:
         return
     size, rows = encoder_of(dataset).vocab_size, pretrained_config(source).vocab_size
     assert rows is not None

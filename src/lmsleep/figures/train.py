@@ -4,8 +4,8 @@ python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experimen
 
 All that follows the folder goes to `lmsleep fit`; the folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC
 empties an output folder before its stage starts, so the state to resume from lives elsewhere, under a name made of the
-arguments, the configuration files, their dataset and the code: a run that was stopped (`timeout -s TERM`, SIGTERM, or
-killed) goes on where it was last saved, a changed one starts afresh.
+arguments, the configuration files, their dataset, the weights that they start from and the code: a run that was stopped
+(`timeout -s TERM`, SIGTERM, or killed) goes on where it was last saved, a changed one starts afresh.
 """
 
 import hashlib
@@ -71,15 +71,17 @@ def train(out: Path, fit_args: list[str]) -> None:
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
-    """A name for a run: its place, its arguments, the configuration files among them, their dataset and the code."""
+    """A name for a run: its place, arguments, configuration files, their dataset and first weights, and the code."""
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
     package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
     files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]
-    overrides = [a.removeprefix("--") for a in fit_args if a.startswith("--data.task.")]
+    overrides = [a.removeprefix("--") for a in fit_args if a.startswith(("--data.task.", "--model.init_from="))]
     config = OmegaConf.create(read_config(configs, overrides))
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
-    parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems]
+    start = Path(OmegaConf.select(config, "model.init_from") or "none").glob("*.safetensors")
+    weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]
+    parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems, *weights]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, open_encoder
 from lmsleep.tasks.gsm.problem import ProblemConfig, draw_problem, loss_windows
+
+Loss = Literal["answer", "text"]
 
 # The shortest wording, four windows of 32 tokens and a bit.
 MINI = ProblemConfig(
@@ -37,6 +41,7 @@ class GSMInfinite(Task):
         mask        1     1    1    1    1   1    1    1   1   1   1     1    1  1 1   1    1   1    0   0
 
     The targets marked - are ignored by the loss, which counts the answer and the end of sequence (together one answer).
+    With `loss="text"` every target is the next token: language modelling, in which no window is free to sleep.
     The prompt fills several windows, cut from the start of the row wherever they fall. A window with loss never sleeps,
     so all rows of a batch must have their answer in the same windows:
 
@@ -56,6 +61,7 @@ class GSMInfinite(Task):
         problem: what is drawn without `path`.
         tokenizer: with `path`, the tokenizer.json of the model, whose vocabulary must be that of the dataset.
         eos_token: end of sequence in that tokenizer.
+        loss: `answer`, or `text` in the built-in vocabulary; scores are those of the answer.
 
     Raises:
         ValueError: if an argument is out of range, the dataset is damaged, or it was made with another vocabulary.
@@ -66,8 +72,15 @@ class GSMInfinite(Task):
     problem: ProblemConfig = MINI
     tokenizer: str | None = None
     eos_token: str = "<|endoftext|>"
+    loss: Loss = "answer"
 
     def __post_init__(self) -> None:
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {self.loss!r}")
+        if self.loss == "text" and self.tokenizer is not None:
+            raise ValueError(
+                "loss must be 'answer' with a tokenizer, whose answers have any number of tokens, got 'text'"
+            )
         if self.window_size < 1:
             raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
         if self.path is not None:
@@ -129,7 +142,20 @@ class GSMInfinite(Task):
         starts, lengths, ops = (of[chosen].tolist() for of in (source.starts, source.lengths, source.ops))
         last = loss_windows(starts[0], lengths[0], self.window_size)[1]
         width = min((last + 1) * self.window_size, self.sequence_length)
-        return _batch([source.tokens(row) for row in chosen], starts, ops, width, self._dataset.vocabulary["pad_id"])
+        return self._batch(
+            [source.tokens(row) for row in chosen], starts, ops, width, self._dataset.vocabulary["pad_id"]
+        )
+
+    def answers(self, targets: Tensor) -> Tensor:
+        """See `Task.answers`; in a text, its last two targets."""
+        counted = targets != IGNORE
+        last = counted.flip(1).cumsum(1).flip(1) <= 2 if self.loss == "text" else True
+        return torch.where(counted & last, 0, -1)
+
+    def _batch(
+        self, rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int
+    ) -> Batch:
+        return _batch(rows, [1] * len(rows) if self.loss == "text" else starts, ops, width, pad_id)
 
     def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         draws = Draws(stream(seed, split, step))
@@ -138,7 +164,7 @@ class GSMInfinite(Task):
         ops = [self.slices[turn % len(self.slices)] for turn in turns]
         problems = [draw_problem(draws, self.problem, self.vocabulary, op=op, split=split) for op in ops]
         rows = [np.asarray(problem.ids) for problem in problems]
-        return _batch(rows, [p.start for p in problems], ops, self.sequence_length, self.vocabulary.pad_id)
+        return self._batch(rows, [p.start for p in problems], ops, self.sequence_length, self.vocabulary.pad_id)
 
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         if self.path is None:
@@ -147,7 +173,8 @@ class GSMInfinite(Task):
 
 
 def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
-    """Pad rows that end with answer and end of sequence, and move the answer one position ahead into the targets."""
+    """Pad rows that end with answer and end of sequence, and move what is from `starts` on one position ahead into the
+    targets."""
     tokens = np.full((len(rows), width), pad_id, np.int64)
     targets = np.full_like(tokens, IGNORE)
     mask = np.zeros_like(tokens, bool)
