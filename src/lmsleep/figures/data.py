@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lmsleep.data import RowsDataModule
+from lmsleep.figures.corpus import write_corpus, write_questions
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.grid import grid
 from lmsleep.hub import typed
@@ -26,16 +27,23 @@ from lmsleep.tasks.spec import build_task
 from lmsleep.tensors import save_tensors
 
 
-def main(config: Path, out: Path, figure: str | None = None, dataset: Path | None = None) -> None:
-    """Writes rows.safetensors and baselines.json.
+def main(
+    config: Path, out: Path, figure: str | None = None, dataset: Path | None = None, corpus: int | None = None
+) -> None:
+    """Writes rows.safetensors and baselines.json; with a corpus, rows.safetensors and needle.safetensors.
 
     Args:
         config: YAML file of an experiment.
         out: the folder. If the figure has a grid over Rule 110's steps t, a folder t<t> in it for each t.
         figure: whose grid in params.yaml.
         dataset: YAML file of a GSM-Infinite dataset, written to <out>/problems first.
+        corpus: seed by which the files of Python's standard library are split, which go to <out>/corpus first.
     """
     settings = read_config([config])
+    if corpus is not None:
+        write_corpus(out / "corpus", corpus)
+    if (out / "corpus").is_dir():
+        return write_questions(build_task(settings["data"]["task"], from_anywhere=True), out / "corpus", out)
     if dataset:
         problems = typed(DatasetConfig, read_config([dataset]), str(dataset))
         check_vocabulary(problems, settings)

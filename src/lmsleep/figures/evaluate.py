@@ -6,6 +6,7 @@ python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data 
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +43,9 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
-    columns, (rows, _) = run_columns(figure, run), read_tensors(data_folder(run, data) / "rows.safetensors", "cpu")
+    columns, folder = run_columns(figure, run), data_folder(run, data)
+    files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
+    tested = {name: read_tensors(path, "cpu")[0] for name, path in files.items() if path.exists()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
     trained = sleeps.pop("n_passes")
@@ -52,12 +55,12 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
     records = []
-    for way, on_overflow in ways.items():
+    for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
             found = scores(model, rows, on_overflow, batch_size=batch_size, **sleeps)
         for name, value in found.items():
             metric, _, level = name.partition("/")
-            records.append(columns | {"slice": level or "all", "metric": f"{way}_{metric}", "value": value})
+            records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
 
 
@@ -76,8 +79,12 @@ def scores(
     after_loss: bool = False,
     wake_passes: int = 1,
 ) -> dict[str, float]:
-    """Scores per slice over held-out rows, see `SliceScores.compute`."""
+    """Scores per slice over held-out rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also
+    `<name>_loss/<group>` and `<name>_count/<group>`, the mean loss and the number of the targets of each of its groups
+    0, 1, ...; -1 is in none."""
     device = model.embedding.weight.device
+    sizes = {name: int(value.max()) + 1 for name, value in rows.items() if name.startswith("by_")}
+    sums = {name: torch.zeros(2, size, dtype=torch.float64, device=device) for name, size in sizes.items()}
     totals = SliceScores(tuple(rows["slice"].unique().tolist())).to(device)
     for part in batches(rows, model.window_size, batch_size):
         part = {name: value.to(device) for name, value in part.items()}
@@ -92,9 +99,22 @@ def scores(
             wake_passes=wake_passes,
         )
         assert reading.scored_logits is not None and reading.scored_targets is not None
-        answers = part["answers"][:, -reading.scored_targets.shape[1] :]
-        totals.update(reading.scored_logits, reading.scored_targets, answers, part["slice"])
-    return {name: float(value) for name, value in totals.compute().items()}
+        logits, targets = reading.scored_logits, reading.scored_targets
+        totals.update(logits, targets, part["answers"][:, -targets.shape[1] :], part["slice"])
+        if not sums:
+            continue
+        nats = F.cross_entropy(logits.float().mT, targets, ignore_index=IGNORE, reduction="none").double()
+        for name, total in sums.items():
+            group = part[name][:, -targets.shape[1] :].long()
+            counted = (group >= 0) & (targets != IGNORE)
+            for value, weight in zip(total, (nats, torch.ones_like(nats)), strict=True):
+                value.index_add_(0, group[counted], weight[counted])
+    found = {name: float(value) for name, value in totals.compute().items()}
+    for name, (nats, count) in sums.items():
+        for group in count.nonzero()[:, 0].tolist():
+            found[f"{name[3:]}_loss/{group}"] = float(nats[group] / count[group])
+            found[f"{name[3:]}_count/{group}"] = float(count[group])
+    return found
 
 
 def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:

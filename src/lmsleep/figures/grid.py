@@ -2,19 +2,22 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 PARAMS = Path("params.yaml")
-LETTERS = {"steps": "t", "n_passes": "n", "seeds": "s"}  # of the axes of a grid, in the names of its cells
+# Of the axes of a grid, in the names of its cells.
+LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "seeds": "s"}
 
 
-def grids() -> dict[str, dict[str, list[int]]]:
-    """The grid of every figure in params.yaml: its axes (`n_passes` or `steps`, and `seeds`) and their values."""
+def grids() -> dict[str, dict[str, list[Any]]]:
+    """The grid of every figure in params.yaml: its axes (`n_passes`, `steps` or `runs`, and `seeds`) and their values,
+    where a value of `runs` is several settings that go together."""
     return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["grids"]
 
 
-def grid(figure: str) -> dict[str, list[int]]:
+def grid(figure: str) -> dict[str, list[Any]]:
     """The grid of one figure.
 
     Raises:
@@ -27,10 +30,15 @@ def grid(figure: str) -> dict[str, list[int]]:
 
 
 def cells(figure: str) -> list[str]:
-    """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ...
+    """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ...
 
     Raises:
         ValueError: if params.yaml has no grid of that name.
     """
-    axes = [[f"{LETTERS[axis]}{value}" for value in values] for axis, values in grid(figure).items()]
+    axes = [[_named(axis, value) for value in values] for axis, values in grid(figure).items()]
     return sorted("-".join(point) for point in product(*axes))
+
+
+def _named(axis: str, value: Any) -> str:
+    settings = value if isinstance(value, dict) else {axis: value}
+    return "-".join(f"{LETTERS[name]}{number}" for name, number in settings.items())

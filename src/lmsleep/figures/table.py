@@ -9,6 +9,7 @@ Without --scores it takes every run in --runs as far as it is, whatever the grid
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,15 @@ def started(folder: Path) -> list[Path]:
 
 
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
-    """figure, model (its pattern, or the name of the weights it started from), n_passes, seed and tokens of a run, read
-    from its config.yaml and curve.csv."""
+    """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
+    them), n_passes, seed and tokens of a run, read from its config.yaml and curve.csv."""
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert isinstance(config, dict)
     tokens = int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
     model = config["model"]["model"]
     name = model["pattern"] if model else Path(config["model"]["init_from"]).name
+    if steps := re.search(r"-(k\d+)-", run.name):
+        name = f"{name}-{steps[1]}"
     seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
     return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
 

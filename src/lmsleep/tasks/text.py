@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -141,14 +141,17 @@ class TextLM(Text):
         tokens   Once upon a   | time there was
         targets  upon  a  time | there was  a
 
-    Every window carries loss, so that none sleeps unless with `--sleep.after_loss=true`. Files follow each other; each
-    line is tokenised by itself.
+    Every window carries loss, so that none sleeps unless with `--sleep.after_loss=true`. Each line is tokenised by
+    itself.
 
     Args:
         n_windows: of a row.
+        join: files follow each other as one text; False: no row crosses from a file into the next, and what fills no
+            row at the end of a file is left out.
     """
 
     n_windows: int = 4
+    join: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,10 +166,11 @@ class TextLM(Text):
         return (len(self.encode(line)),)
 
     def _windows(self, lines: Lines) -> np.ndarray:
-        return np.full(max(0, int(lines.table[:, 2].sum()) - 1) // self.sequence_length, self.n_windows - 1)
+        return np.full(len(row_starts(lines, self.sequence_length, self.join)), self.n_windows - 1)
 
     def _batch(self, lines: Lines, rows: np.ndarray) -> Batch:
-        both = torch.tensor([self._stretch(lines, row * self.sequence_length) for row in rows])
+        starts = row_starts(lines, self.sequence_length, self.join)[rows]
+        both = torch.tensor([self._stretch(lines, start) for start in starts])
         return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1))
 
     def _stretch(self, lines: Lines, start: int) -> list[int]:
@@ -178,6 +182,15 @@ class TextLM(Text):
             tokens += self.encode(lines.read(line))
             line += 1
         return tokens[skip : skip + self.sequence_length + 1]
+
+
+@lru_cache(maxsize=4)
+def row_starts(lines: Lines, length: int, join: bool) -> np.ndarray:
+    """Where rows of `length` tokens and a last target start, in tokens of the whole, (n,); see `TextLM`."""
+    texts = np.zeros(len(lines.table), int) if join else lines.table[:, 0]
+    totals = np.bincount(texts, lines.table[:, 2]).astype(int)
+    firsts = np.cumsum(totals) - totals
+    return np.concatenate([np.arange(a, a + n - length, length) for a, n in zip(firsts, totals, strict=True)])
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:

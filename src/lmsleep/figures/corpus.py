@@ -1,0 +1,184 @@
+"""Python's standard library as text that every machine has, and what is asked of its unseen files.
+
+Tokens are bytes: there is no vocabulary to choose or to fit, any text can be said, and a loss is nats a byte whatever
+the words are.
+"""
+
+import hashlib
+import io
+import json
+import keyword
+import platform
+import re
+import sysconfig
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmsleep.tasks import IGNORE, Task, TextLM
+from lmsleep.tensors import save_tensors
+
+SHARES = {"test": 0.05, "val": 0.025}  # of the bytes; the rest is train
+NOT_PYTHONS = re.compile(r"(^|/)(site-packages|dist-packages|__pycache__|config-[^/]*)/|(^|/)_sysconfigdata[^/]*$")
+WORD = re.compile(r"[^\W\d]\w*")
+NEEDLES = 128  # for each distance
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
+    """Copies the sources of the standard library (default: of this Python) to <out>/train, val and test, whole files
+    each, drawn by `seed`; <out>.json says what they are.
+
+    Left out are packages installed beside it, files made when this Python was built, and what is not UTF-8. Its manual
+    is among them as pydoc_data/topics.py.
+
+    Raises:
+        ValueError: if there are no sources.
+    """
+    stdlib = stdlib or Path(sysconfig.get_path("stdlib"))
+    names = sorted(path.relative_to(stdlib).as_posix() for path in stdlib.rglob("*.py"))
+    texts = {name: (stdlib / name).read_bytes() for name in names if not NOT_PYTHONS.search(name)}
+    texts = {name: text for name, text in texts.items() if text and _is_utf8(text)}
+    if not texts:
+        raise ValueError(f"stdlib must be a folder with the sources of Python's standard library, got {str(stdlib)!r}")
+    order = [list(texts)[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+    before = np.cumsum([0, *(len(texts[name]) for name in order)])[:-1] / sum(map(len, texts.values()))
+    ends = np.cumsum(list(SHARES.values()))
+    splits = [[*SHARES, "train"][np.searchsorted(ends, share, side="right")] for share in before]
+    for name, split in zip(order, splits, strict=True):
+        path = out / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(texts[name])
+    digest = hashlib.sha256()
+    for name, text in texts.items():
+        digest.update(f"{name}\0{len(text)}\0".encode() + text)
+    said: dict[str, str | int] = {"python": platform.python_version(), "sha256": digest.hexdigest(), "seed": seed}
+    for split in ("train", *SHARES):
+        mine = [texts[name] for name, of in zip(order, splits, strict=True) if of == split]
+        said |= {f"{split}_files": len(mine), f"{split}_bytes": sum(map(len, mine))}
+    out.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        return bool(text.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
+    """Writes what a run is tested on: rows.safetensors, the rows of the test files in <folder>, and needle.safetensors,
+    some of them with a needle.
+
+    In the former `by_window`, `by_repeat`, `by_rare` and `by_new` (R, T) sort targets into groups whose losses are
+    reported apart, -1 for none: all by the window in which they are said; the bytes of a name that the row has had
+    before by the windows since then; those of them that no training file has; those of a name that is new to the row.
+
+    Raises:
+        ValueError: if the task is not one of bytes in rows that cross no files.
+    """
+    if not isinstance(task, TextLM) or task.tokenizer != "bytes" or task.join:
+        raise ValueError(f"task must be a TextLM with tokenizer 'bytes' and join false beside a corpus, got {task!r}")
+    known = {word for file in texts(folder / "train") for word in WORD.findall(file)}
+    rows, groups = [], []
+    for text in texts(folder / "test"):
+        ids = np.array(task.encode(text))
+        names = names_of(text)
+        for start in range(0, len(ids) - task.sequence_length, task.sequence_length):
+            rows.append(ids[start : start + task.sequence_length + 1])
+            groups.append(by_names(names, start, task.sequence_length, task.window_size, known))
+    both = torch.tensor(np.stack(rows))
+    sorted_by = {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
+    window = (torch.arange(task.sequence_length) // task.window_size).to(torch.int8)
+    sorted_by["by_window"] = window.expand_as(both[:, 1:]).contiguous()
+    _save(out / "rows.safetensors", task, both, both[:, 1:].clone(), torch.full((len(both),), task.n_windows - 1), **sorted_by)
+    _save(out / "needle.safetensors", task, *needles(task, both, np.random.default_rng(seed)))
+
+
+def texts(folder: Path) -> Iterator[str]:
+    """The files below a folder, in the order of their names, with the ends of lines as they are."""
+    for path in sorted(folder.rglob("*.py")):
+        yield path.read_bytes().decode()
+
+
+def _save(path: Path, task: TextLM, both: Tensor, targets: Tensor, levels: Tensor, **more: Tensor) -> None:
+    tensors = {"tokens": both[:, :-1].clone(), "targets": targets, "answers": task.answers(targets), "slice": levels}
+    save_tensors(path, tensors | more, "lmsleep.rows", {})
+
+
+def names_of(text: str) -> list[tuple[int, int, str]]:
+    """First byte, byte behind the last and text of every identifier, as far as `tokenize` can read the file."""
+    found, starts = [], np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
+    lines = io.StringIO(text, newline="\n")
+    try:
+        for token in tokenize.generate_tokens(lines.readline):
+            if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
+                row, column = token.start
+                first = int(starts[row - 1]) + len(token.line[:column].encode())
+                found.append((first, first + len(token.string.encode()), token.string))
+    except (tokenize.TokenError, SyntaxError):
+        pass  # some of Python's own tests are not Python
+    return found
+
+
+def by_names(
+    names: Iterable[tuple[int, int, str]], start: int, length: int, window: int, known: set[str]
+) -> dict[str, Tensor]:
+    """The groups of `write_questions` by names for the row of `length` targets that starts at byte `start`.
+
+    The distance of a name is the window in which its first byte is said less that in which the last byte of the same
+    name was last read, so that from 1 on attention sees it no more.
+    """
+    groups = {name: np.full(length, -1, np.int8) for name in ("by_repeat", "by_rare", "by_new")}
+    read: dict[str, int] = {}  # the window in which the last byte of each name was read
+    for first, end, name in names:
+        place = slice(first - start - 1, end - start - 1)  # of the targets; that of a row's first byte is in none
+        if first < start or place.stop > length:
+            continue
+        if place.start >= 0:
+            if name in read:
+                groups["by_repeat"][place] = distance = place.start // window - read[name]
+                if name not in known:
+                    groups["by_rare"][place] = distance
+            else:
+                groups["by_new"][place] = 0
+        read[name] = place.stop // window
+    return {name: torch.from_numpy(group) for name, group in groups.items()}
+
+
+def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (R, T + 1) with a line `name = 'value'` written behind a line that ends in a window, and again at the end,
+    where only the letters of the value are targets (R, T); and how many windows lie between the two, (R,).
+
+    Name and value are random letters, so that the loss of one who has not read the line is log 26 a letter.
+    """
+    T, L, n = task.sequence_length, task.window_size, task.n_windows
+    distances = sorted({d for d in (0, 1, 2, 4, n - 1) if d < n})
+    newline = task.encode("\n")[0]
+    made = []
+    for row in rng.permutation(len(both)):
+        name, value = ("".join(rng.choice(list(LETTERS), size)) for size in (8, 6))
+        said, asked = (task.encode(text) for text in (f"{name} = '{value}'\n", f"\n{name} = '{value}"))
+        tokens, mine = both[row].tolist(), []
+        for distance in distances:
+            first = (n - 1 - distance) * L
+            stop = min(first + L, T + 1 - len(asked)) - len(said)  # it must fit into its window, and before the question
+            places = [i + 1 for i in range(first, stop) if tokens[i] == newline]
+            if places:
+                place = int(rng.choice(places))
+                text = [*tokens[:place], *said, *tokens[place:]][: T + 1 - len(asked)] + asked
+                mine.append((text, distance))
+        if len(mine) == len(distances):
+            made += mine
+        if len(made) == NEEDLES * len(distances):
+            break
+    if not made:
+        raise ValueError("test files must have lines short enough for a needle in every window, got none")
+    rows, levels = torch.tensor([text for text, _ in made]), torch.tensor([distance for _, distance in made])
+    targets = rows[:, 1:].clone()
+    targets[:, : -6] = IGNORE
+    return rows, targets, levels
