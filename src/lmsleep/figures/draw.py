@@ -19,6 +19,7 @@ from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import style
 from lmsleep.figures.draw_ours import ablations, at_other_passes, controls, cut_and_not
 from lmsleep.figures.draw_runtime import fig6, latency
+from lmsleep.figures.draw_text import text
 from lmsleep.figures.grid import grids
 from lmsleep.figures.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 from lmsleep.figures.style import Drawing
@@ -113,7 +114,7 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     exact = by_level(table, "val_exact")
     hops = sorted(exact.level.unique())
     size = {"width": 2.2 * len(hops) + 1.6, "height": 7.0}
-    fig, axes = style.subplots(3 * len(hops), columns=len(hops), share_rows=True, **size)
+    fig, axes = style.subplots(3 * len(hops), columns=len(hops), share_y="row", **size)
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
         curves = by_level(table, metric)
         for ax, k in zip(axes[row * len(hops) :], hops, strict=False):
@@ -202,6 +203,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "fig5": operations,
     "fig6": fig6,
     "latency": latency,
+    "text": text,
     "controls": controls,
     "ablations": ablations,
 }

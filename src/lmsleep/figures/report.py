@@ -29,7 +29,7 @@ from lmsleep.figures.words import readable
 
 WIDE = 2.2  # width over height from which a picture takes the whole width of the page
 LEGIBLE = 72  # pixels on the screen for an inch of the picture: 10 point text is 10 pixels high
-SHOWN = ("test_exact", "difference", "overall", "controls")  # the numbers with tables of their own
+SHOWN = ("test_exact", "difference", "overall", "controls", "text")  # the numbers with tables of their own
 
 
 def main(scale: str, results: Path, out: Path, paper: Path = Path("docs/paper_values.csv")) -> None:
@@ -104,6 +104,8 @@ def tables(scale: str, result: Result) -> list[Table]:
         found.append(accuracy_table(f"Ours at {scale} scale, test rows", result))
     if "controls" in numbers:
         found.append(controls_table(f"Ours at {scale} scale, mean over seeds", numbers["controls"]))
+    if "text" in numbers:
+        found.append(plain_table(f"Ours at {scale} scale, nats a byte of unseen files from N = 1", numbers["text"]))
     return found
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lmsleep.figures.words import points
+from lmsleep.figures.words import nats, points
 
 SAME, OPPOSITE, UNDECIDED = "same direction as the paper", "opposite direction", "undecided"
+HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
+TONE |= {HELPS: "good", COSTS: "", HARMS: "bad"}
 WRITTEN = tuple(TONE)[:3]  # the words of a person at paper scale
 
 
@@ -30,6 +32,7 @@ class Caption:
     ours: bool = False
     measured: bool = False
     borrows: bool = False
+    scales: tuple[str, ...] = ("smoke", "mini", "gpu", "paper")
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
@@ -84,7 +87,7 @@ class Result:
 
 
 def load(folder: Path, scale: str) -> list[Result]:
-    """Every figure of CAPTIONS, in that order, as far as `folder` holds it.
+    """Every figure of CAPTIONS that the scale has, in that order, as far as `folder` holds it.
 
     At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) takes the place of
     the one on the direction.
@@ -95,7 +98,7 @@ def load(folder: Path, scale: str) -> list[Result]:
     if not folder.is_dir():
         raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
     written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
-    return [load_figure(folder, caption, written.get(caption.name)) for caption in CAPTIONS]
+    return [load_figure(folder, caption, written.get(caption.name)) for caption in CAPTIONS if scale in caption.scales]
 
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
@@ -107,7 +110,8 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     if caption.measured and csv.exists():
         numbers = {"measurements": measurements(csv)}
     picture = png.read_bytes() if png.exists() else None
-    return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, written or on_direction(caption, numbers))
+    verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
+    return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,6 +159,22 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     reason = f"paired over {last['n']} seeds" if last["n"] > 1 else one_seed
     sentence = f"{compared}: {points(value, low, high)} points of accuracy, {reason}."
     return Verdict(direction(low, high, caption.direction), sentence)
+
+
+def on_text(records: list[dict[str, Any]]) -> Verdict:
+    """Whether the largest N loses less than N = 1 over all bytes, after equal steps and after equal operations.
+
+    Args:
+        records: `text` of text.json: differences of the loss, see `draw_text.differences`.
+    """
+    most = max(record["n_passes"] for record in records)
+    ends = {record["against"]: record for record in records if record["n_passes"] == most}
+    steps, work = (direction(ends[name]["low"], ends[name]["high"], -1) for name in ("equal steps", "equal operations"))
+    word = {SAME: HELPS if work == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
+    said = [f"{nats(r['value'], r['low'], r['high'])} after {name}" for name, r in sorted(ends.items(), reverse=True)]
+    n = ends["equal steps"]["n"]
+    paired = f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
+    return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {', '.join(said)}; {paired}.")
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 
@@ -35,9 +35,9 @@ RC: dict[Any, Any] = {
 
 
 def subplots(
-    n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8, share_rows: bool = False
+    n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8, share_y: bool | Literal["row"] = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of `columns` that share their axes, the vertical one by row if `share_rows`."""
+    """A figure with n panels in rows of `columns` that share the horizontal axis, and the vertical one as `share_y`."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
         fig, axes = plt.subplots(
@@ -46,7 +46,7 @@ def subplots(
             figsize=(width, height),
             squeeze=False,
             sharex=True,
-            sharey="row" if share_rows else True,
+            sharey=share_y,
             layout="constrained",
         )
     flat = list(axes.flat)

@@ -28,6 +28,13 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
+def nats(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of losses, -0.0123 (-0.0145 to -0.0101); alone where there is no interval."""
+    if low is None or high is None or math.isnan(low):
+        return f"{value:+.4f}"
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
 def readable(x: float) -> str:
     """1500000 -> 1.5M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -1,0 +1,110 @@
+"""Our figure on natural text: losses of unseen files by what there was to remember."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lmsleep.figures import style
+from lmsleep.figures.stats import over_seeds, plain
+from lmsleep.figures.style import Drawing
+
+PANELS = {  # metric -> title, what a slice counts
+    "test_window_loss": ("all bytes", "windows read before"),
+    "test_repeat_loss": ("a name, again", "windows since then"),
+    "test_rare_loss": ("a name that training never saw, again", "windows since then"),
+    "test_needle_loss": ("a needle of random letters", "windows since then"),
+}
+NUMBERS = ("test_loss", *PANELS, "test_needle_exact", "test_new_loss", "cut_loss")
+STEPS, OPERATIONS = "equal steps", "equal operations"
+
+
+def text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+    """Losses of each N after equal steps, and of N = 1 after the operations of every larger N; below, how far they are
+    from N = 1 after equal steps, paired by seed, with 95 % intervals."""
+    scores = in_runs(table)
+    loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
+    ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric])]
+    bytes_of_all = [record for record in ahead if record["metric"] == "test_loss"]
+    fig, axes = style.subplots(2 * len(PANELS), columns=len(PANELS), width=13, height=6.4, share_y=False)
+    runs = sorted({(r["trained_as"], r["n_passes"]) for r in loss})
+    colors = style.colors(sorted({as_n for as_n, _ in runs}))
+    for column, (metric, (title, counts)) in enumerate(PANELS.items()):
+        top, below = axes[column], axes[column + len(PANELS)]
+        for as_n, n in runs:
+            label = f"N = {n}" if n == as_n else f"N = 1, operations of N = {as_n}"
+            look = {"color": colors[as_n], "marker": "o", "markersize": 3, "linestyle": "-" if n == as_n else ":"}
+            part = select(loss, metric, n_passes=n, trained_as=as_n)
+            top.plot(part.slice, part.value, label=label, **look)
+            part = select(ahead, metric, n_passes=n, trained_as=as_n, against=STEPS)
+            if len(part):
+                below.errorbar(part.slice, part.value, [part.value - part.low, part.high - part.value], capsize=2, **look)
+        if metric == "test_needle_loss":
+            style.reference(top, math.log(26), "any\nletter", ":")
+        below.axhline(0, color="#8f98a8", linewidth=1)
+        top.set_title(title, fontsize=10)
+        below.set_xlabel(counts)
+    axes[0].set_ylabel("nats a byte, unseen files")
+    axes[len(PANELS)].set_ylabel("from N = 1 after equal steps")
+    fig.supxlabel(f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences", fontsize=9)
+    style.legend(fig, axes[0], "passes N over a full window")
+    corpus = [json.loads((data / "corpus.json").read_text(encoding="utf-8"))]
+    found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
+    return fig, {name: plain(records) for name, records in found.items()} | {"corpus": corpus}
+
+
+def in_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The test scores, with the N as whose operations a run was trained in `trained_as`.
+
+    A row of n windows has n - 1 sleeps, and the blocks read it 1 + (N - 1)(n - 1) / n times; N = 1 with more steps is
+    that N whose reading of the fewest tokens comes nearest to it.
+    """
+    scores = table[~table.metric.str.startswith("val_")].copy()
+    n = scores[scores.metric == "test_window_loss"].slice.astype(int).max() + 1
+    times = {N: 1 + (N - 1) * (n - 1) / n for N in sorted(scores.n_passes.unique())}
+    fewest = scores.tokens.min()
+    nearest = {t: min(times, key=lambda N: abs(times[N] - t / fewest)) for t in scores.tokens.unique()}
+    scores["trained_as"] = scores.n_passes.where(scores.tokens == fewest, scores.tokens.map(nearest))
+    # Of groups only; for scores over all rows there is but one.
+    one = scores.metric.isin(["test_loss", "cut_loss"])
+    scores = scores[one == (scores.slice == "all")]
+    return scores.assign(slice=scores.slice.where(~one, "0").astype(int))
+
+
+def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean and interval over seeds of one metric, for each group and run."""
+    keys = ["metric", "slice", "n_passes", "trained_as", "tokens"]
+    return [dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in scores.groupby(keys)]
+
+
+def differences(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of one metric: every run less N = 1 after equal steps, and each N less N = 1 after equal operations, by seed."""
+    records = []
+    for level, group in scores.groupby("slice"):
+        runs = group.pivot(index="seed", columns=["n_passes", "trained_as"], values="value")
+        pairs = [(run, (1, 1), STEPS) for run in runs.columns if run != (1, 1)]
+        pairs += [((N, N), (1, N), OPERATIONS) for N, as_n in runs.columns if N == as_n > 1 and (1, N) in runs]
+        for run, base, against in pairs:
+            estimate = over_seeds((runs[run] - runs[base]).dropna())
+            names = {"metric": group.metric.iloc[0], "slice": level, "n_passes": run[0], "trained_as": run[1]}
+            records.append(names | {"against": against} | estimate._asdict())
+    return records
+
+
+def validations(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Where each run's validation loss was lowest and where it ended, means over seeds: epochs may be too many."""
+    curves = table[(table.metric == "val_loss") & (table.slice == "all")]
+    mean = curves.groupby(["model", "n_passes", "tokens"]).value.mean().reset_index()
+    return [
+        {"model": model, "n_passes": n, "lowest": run.value.min(), "at_tokens": run.tokens[run.value.idxmin()]}
+        | {"last": run.value.iloc[-1], "last_tokens": run.tokens.iloc[-1]}
+        for (model, n), run in mean.groupby(["model", "n_passes"])
+    ]
+
+
+def select(records: list[dict[str, Any]], metric: str, **values: Any) -> pd.DataFrame:
+    """The records of a metric with these values."""
+    chosen = [r for r in records if r["metric"] == metric and all(r[name] == value for name, value in values.items())]
+    return pd.DataFrame(chosen, columns=[*values, "slice", "value", "low", "high"])
