@@ -95,7 +95,14 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
     sorted_by = {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
     window = (torch.arange(task.sequence_length) // task.window_size).to(torch.int8)
     sorted_by["by_window"] = window.expand_as(both[:, 1:]).contiguous()
-    _save(out / "rows.safetensors", task, both, both[:, 1:].clone(), torch.full((len(both),), task.n_windows - 1), **sorted_by)
+    _save(
+        out / "rows.safetensors",
+        task,
+        both,
+        both[:, 1:].clone(),
+        torch.full((len(both),), task.n_windows - 1),
+        **sorted_by,
+    )
     _save(out / "needle.safetensors", task, *needles(task, both, np.random.default_rng(seed)))
 
 
@@ -166,7 +173,9 @@ def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tenso
         tokens, mine = both[row].tolist(), []
         for distance in distances:
             first = (n - 1 - distance) * L
-            stop = min(first + L, T + 1 - len(asked)) - len(said)  # it must fit into its window, and before the question
+            stop = min(first + L, T + 1 - len(asked)) - len(
+                said
+            )  # it must fit into its window, and before the question
             places = [i + 1 for i in range(first, stop) if tokens[i] == newline]
             if places:
                 place = int(rng.choice(places))
@@ -180,5 +189,5 @@ def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tenso
         raise ValueError("test files must have lines short enough for a needle in every window, got none")
     rows, levels = torch.tensor([text for text, _ in made]), torch.tensor([distance for _, distance in made])
     targets = rows[:, 1:].clone()
-    targets[:, : -6] = IGNORE
+    targets[:, :-6] = IGNORE
     return rows, targets, levels

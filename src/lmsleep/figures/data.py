@@ -43,7 +43,8 @@ def main(
     if corpus is not None:
         write_corpus(out / "corpus", corpus)
     if (out / "corpus").is_dir():
-        return write_questions(build_task(settings["data"]["task"], from_anywhere=True), out / "corpus", out)
+        write_questions(build_task(settings["data"]["task"], from_anywhere=True), out / "corpus", out)
+        return
     if dataset:
         problems = typed(DatasetConfig, read_config([dataset]), str(dataset))
         check_vocabulary(problems, settings)

@@ -19,7 +19,7 @@ from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import style
 from lmsleep.figures.draw_ours import ablations, at_other_passes, controls, cut_and_not
 from lmsleep.figures.draw_runtime import fig6, latency
-from lmsleep.figures.draw_text import text
+from lmsleep.figures.draw_text import natural_text
 from lmsleep.figures.grid import grids
 from lmsleep.figures.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 from lmsleep.figures.style import Drawing
@@ -203,7 +203,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "fig5": operations,
     "fig6": fig6,
     "latency": latency,
-    "text": text,
+    "text": natural_text,
     "controls": controls,
     "ablations": ablations,
 }

@@ -18,10 +18,11 @@ PANELS = {  # metric -> title, what a slice counts
     "test_needle_loss": ("a needle of random letters", "windows since then"),
 }
 NUMBERS = ("test_loss", *PANELS, "test_needle_exact", "test_new_loss", "cut_loss")
+FEWEST = 500  # bytes of a group whose loss is shown
 STEPS, OPERATIONS = "equal steps", "equal operations"
 
 
-def text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
+def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Losses of each N after equal steps, and of N = 1 after the operations of every larger N; below, how far they are
     from N = 1 after equal steps, paired by seed, with 95 % intervals."""
     scores = in_runs(table)
@@ -40,7 +41,9 @@ def text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
             top.plot(part.slice, part.value, label=label, **look)
             part = select(ahead, metric, n_passes=n, trained_as=as_n, against=STEPS)
             if len(part):
-                below.errorbar(part.slice, part.value, [part.value - part.low, part.high - part.value], capsize=2, **look)
+                below.errorbar(
+                    part.slice, part.value, [part.value - part.low, part.high - part.value], capsize=2, **look
+                )
         if metric == "test_needle_loss":
             style.reference(top, math.log(26), "any\nletter", ":")
         below.axhline(0, color="#8f98a8", linewidth=1)
@@ -48,7 +51,9 @@ def text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         below.set_xlabel(counts)
     axes[0].set_ylabel("nats a byte, unseen files")
     axes[len(PANELS)].set_ylabel("from N = 1 after equal steps")
-    fig.supxlabel(f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences", fontsize=9)
+    fig.supxlabel(
+        f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences", fontsize=9
+    )
     style.legend(fig, axes[0], "passes N over a full window")
     corpus = [json.loads((data / "corpus.json").read_text(encoding="utf-8"))]
     found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
@@ -67,10 +72,13 @@ def in_runs(table: pd.DataFrame) -> pd.DataFrame:
     fewest = scores.tokens.min()
     nearest = {t: min(times, key=lambda N: abs(times[N] - t / fewest)) for t in scores.tokens.unique()}
     scores["trained_as"] = scores.n_passes.where(scores.tokens == fewest, scores.tokens.map(nearest))
-    # Of groups only; for scores over all rows there is but one.
+    # Of groups only, and of none with few bytes; for scores over all rows there is but one.
     one = scores.metric.isin(["test_loss", "cut_loss"])
     scores = scores[one == (scores.slice == "all")]
-    return scores.assign(slice=scores.slice.where(~one, "0").astype(int))
+    scores = scores.assign(slice=scores.slice.where(~one, "0").astype(int))
+    few = scores[scores.metric.str.fullmatch("test_(repeat|rare|new)_count") & (scores.value < FEWEST)]
+    left_out = set(zip(few.metric.str.replace("_count", "_loss"), few.slice, strict=True))
+    return scores[[place not in left_out for place in zip(scores.metric, scores.slice, strict=True)]]
 
 
 def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
