@@ -7,11 +7,15 @@ from pathlib import Path
 
 import networkx
 import pytest
+import torch
 import yaml
 from dvc.repo import Repo
 
+from lmsleep import HybridConfig
 from lmsleep.cli import COMMANDS
 from lmsleep.figures.results import CAPTIONS
+from lmsleep.tasks import Batch
+from lmsleep.training.plan import Work
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,13 +52,13 @@ def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
     params, names = yaml.safe_load(Path("params.yaml").read_text()), {path.name for path in made(pipeline)}
     drawn = {*params["figures"], *params["measured"], "controls", "ablations"}
     assert {f"{figure}.{suffix}" for figure in drawn for suffix in ("csv", "json", "png", "svg")} <= names
-    captions = {caption.name for caption in CAPTIONS}
+    captions = {caption.name for caption in CAPTIONS if params["scale"] in caption.scales}
     assert drawn <= captions and (drawn == captions or params["scale"] == "gpu")
 
 
 def test_a_figure_that_the_scale_leaves_out_has_no_stage(pipeline):
     figures = yaml.safe_load(Path("params.yaml").read_text())["figures"]
-    for name in {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5"} - figures.keys():
+    for name in {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5", "text"} - figures.keys():
         assert not [stage.addressing for stage in pipeline.index.stages if name in stage.addressing]
 
 
@@ -62,6 +66,22 @@ def test_the_scale_that_is_chosen_is_a_file_and_all_have_the_same_keys(pipeline)
     assert (ROOT / "params.yaml").read_text() == (ROOT / "configs/scale/mini.yaml").read_text()
     params, mini = (yaml.safe_load(path.read_text()) for path in (Path("params.yaml"), ROOT / "params.yaml"))
     assert list(params) == list(mini) and list(params["grids"]) == list(mini["grids"])
+
+
+def test_n_1_takes_the_operations_of_the_larger_n_in_whole_intervals_of_validation():
+    config = yaml.safe_load((ROOT / "configs/experiment/gpu/text.yaml").read_text())
+    runs = yaml.safe_load((ROOT / "configs/scale/gpu.yaml").read_text())["grids"]["text"]["runs"]
+    model = HybridConfig(**config["model"]["model"]).for_task(257, 256)
+    row = Batch(*torch.zeros(3, 1, 2048, dtype=torch.int64))
+    operations = {
+        (run["n_passes"], run["max_steps"]): run["max_steps"] * Work(model, row, run["n_passes"], after_loss=True).flops
+        for run in runs
+    }
+    fewest = min(steps for _, steps in operations)
+    longer = sorted(steps for n, steps in operations if n == 1 and steps > fewest)
+    for n, steps in zip((2, 4), longer, strict=True):
+        assert operations[1, steps] == pytest.approx(operations[n, fewest], rel=0.01)
+    assert not [steps for _, steps in operations if steps % config["trainer"]["val_check_interval"]]
 
 
 def test_no_two_stages_make_the_same_file(pipeline):

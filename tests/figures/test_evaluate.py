@@ -75,6 +75,33 @@ def test_scores_equal_those_of_the_batches_as_they_were_drawn(stored, name, n_pa
     assert found["exact"] == pytest.approx(exact / answers)
 
 
+def test_a_group_of_targets_has_the_mean_of_their_losses():
+    torch.manual_seed(0)
+    config = HybridConfig(vocab_size=11, d_model=16, pattern="AG", window_size=4, n_heads=2, zero_init=False)
+    model = config.build().eval()
+    both = torch.randint(11, (9, 13))
+    rows = {"tokens": both[:, :-1], "targets": both[:, 1:].clone(), "slice": torch.zeros(9, dtype=torch.int64)}
+    rows["targets"][:4, :4] = IGNORE  # rows of two kinds
+    rows["answers"] = torch.where(rows["targets"] == IGNORE, -1, 0)
+    rows["by_place"] = torch.randint(-1, 3, (9, 12), dtype=torch.int8)
+    rows["by_place"][rows["by_place"] == 1] = 3  # a group without targets
+    found = scores(model, rows, partial(sleep, n_passes=2), "hard", 2, after_loss=True)
+    nats, counts = dict.fromkeys((0, 2, 3), 0.0), dict.fromkeys((0, 2, 3), 0)
+    for i in range(9):
+        tokens, targets = rows["tokens"][i : i + 1], rows["targets"][i : i + 1]
+        with torch.no_grad():
+            logits = read_windows(model, tokens, targets, 2, after_loss=True).logits[0]
+        for logit, target, group in zip(logits, targets[0], rows["by_place"][i].tolist(), strict=True):
+            if target != IGNORE and group >= 0:
+                nats[group] += torch.nn.functional.cross_entropy(logit, target).item()
+                counts[group] += 1
+    assert {name: value for name, value in found.items() if name.startswith("place_count")} == {
+        f"place_count/{group}": count for group, count in counts.items()
+    }
+    for group, count in counts.items():
+        assert found[f"place_loss/{group}"] == pytest.approx(nats[group] / count, rel=1e-5)
+
+
 @pytest.mark.parametrize("loop", [None, (1, 2), (0, 2), (2, 4)])
 def test_nothing_of_an_evicted_window_crosses_the_cut(loop):
     torch.manual_seed(0)

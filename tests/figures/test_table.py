@@ -1,6 +1,7 @@
 """A figure's table and what its runs were made with, from two run folders written out here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from lmsleep.cli import run
+from lmsleep.figures.grid import cells
 from lmsleep.figures.table import COLUMNS, curve, main, run_columns
 
 
@@ -123,3 +125,14 @@ def test_a_curve_becomes_a_row_for_each_metric_slice_and_step(written):
 def test_curves_of_several_runs_stack(written):
     both = pd.concat([curve("fig3", written), curve("fig3", written)])
     assert len(both) == 14
+
+
+def test_runs_of_other_lengths_are_told_apart(aggregated, tmp_path):
+    """Their validations at the same tokens are rows of their own."""
+    runs = [{"n_passes": 1, "max_steps": 10}, {"n_passes": 1, "max_steps": 20}]
+    Path("params.yaml").write_text(yaml.safe_dump({"grids": {"text": {"runs": runs, "seeds": [0]}}}))
+    assert cells("text") == ["n1-k10-s0", "n1-k20-s0"]
+    for name in cells("text"):
+        shutil.copytree(tmp_path / "runs" / "n1-s0", tmp_path / "text" / name)
+    run(main, ["--figure", "text", "--runs", str(tmp_path / "text"), "--out", str(tmp_path / "text.csv")])
+    assert pd.read_csv(tmp_path / "text.csv").model.tolist() == ["AG-k10", "AG-k20"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lmsleep.figures.results import OPPOSITE, SAME, UNDECIDED, direction, load
+from lmsleep.figures.results import COSTS, HARMS, HELPS, OPPOSITE, SAME, UNDECIDED, direction, load
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,44 @@ def test_the_largest_t_decides_figure_2a_and_fewer_right_is_the_papers_direction
     verdict = verdicts(results)["fig2a"]
     assert verdict.word == SAME
     assert verdict.sentence.startswith("t = 10 against t = 2: -50.0")
+
+
+@pytest.mark.parametrize(
+    ("steps", "operations", "word"),
+    [
+        ((-0.02, -0.01), (-0.02, -0.01), HELPS),
+        ((-0.02, -0.01), (-0.02, 0.01), COSTS),
+        ((-0.02, -0.01), (0.01, 0.02), COSTS),
+        ((-0.02, 0.01), (-0.02, -0.01), UNDECIDED),
+        ((0.01, 0.02), (-0.02, -0.01), HARMS),
+        ((None, None), (None, None), UNDECIDED),
+    ],
+)
+def test_natural_text_is_decided_by_less_loss_after_equal_steps_and_operations(results, steps, operations, word):
+    """Of the largest N: N = 2 would be the opposite, and N = 1 with more steps is none."""
+    n = 1 if steps[0] is None else 3
+    records = [
+        {
+            "metric": "test_loss",
+            "n_passes": passes,
+            "against": against,
+            "value": sign * 0.5,
+            "low": low,
+            "high": high,
+            "n": n,
+        }
+        for passes, sign, ends in ((1, 1, None), (2, 1, None), (4, -1, (steps, operations)))
+        for against, (low, high) in zip(("equal steps", "equal operations"), ends or ((0.1, 0.9),) * 2, strict=True)
+    ]
+    (results / "text.json").write_text(json.dumps({"text": records}))
+    verdict = verdicts(results, "gpu")["text"]
+    assert verdict.word == word and verdict.tone in ("good", "bad", "")
+    ends = "" if n == 1 else " ({:+.4f} to {:+.4f})"
+    assert verdict.sentence.startswith(
+        f"N = 4 against N = 1, nats a byte of unseen files: -0.5000{ends.format(*steps)} after equal steps, "
+        f"-0.5000{ends.format(*operations)} after equal operations"
+    )
+    assert "text" not in verdicts(results, "mini")
 
 
 def test_controls_have_no_verdict(results):

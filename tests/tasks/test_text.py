@@ -263,6 +263,22 @@ def test_plain_text_is_cut_into_rows_of_whole_windows(written):
     assert found == wanted and len(TEXT.encode()) == len(ids)
 
 
+def test_rows_of_files_that_are_not_joined_cross_none(written):
+    parts = [TEXT[:700], "short\n", TEXT[700:], "ü" * L]
+    for i, part in enumerate(parts):
+        written([part], f"part{i}.txt")
+    pattern = str(Path(written([""], "empty.txt")).with_name("*.txt"))
+    task = TextLM(pattern, window_size=L, n_windows=2, join=False)
+    T, wanted, found = 2 * L, Counter(), Counter()
+    for ids in map(task.encode, parts):
+        wanted += Counter(tuple(ids[i : i + T + 1]) for i in range(0, len(ids) - T, T))
+    for split in ("train", "val", "test"):
+        for step in range(task.held_out_steps(split, 1, 0)):
+            batch = task.rows(split=split, seed=0, step=step, batch_size=1)
+            found[(*batch.tokens[0].tolist(), int(batch.targets[0, -1]))] += 1
+    assert found == wanted and len(found) > 50
+
+
 def fit(folder, *args):
     lmsleep(
         [

@@ -41,4 +41,4 @@ def cells(figure: str) -> list[str]:
 
 def _named(axis: str, value: Any) -> str:
     settings = value if isinstance(value, dict) else {axis: value}
-    return "-".join(f"{LETTERS[name]}{number}" for name, number in settings.items())
+    return "-".join(f"{letter}{settings[name]}" for name, letter in LETTERS.items() if name in settings)
