@@ -92,12 +92,13 @@ def differences(scores: pd.DataFrame) -> list[dict[str, Any]]:
     records = []
     for level, group in scores.groupby("slice"):
         runs = group.pivot(index="seed", columns=["n_passes", "trained_as"], values="value")
-        pairs = [(run, (1, 1), STEPS) for run in runs.columns if run != (1, 1)]
-        pairs += [((N, N), (1, N), OPERATIONS) for N, as_n in runs.columns if N == as_n > 1 and (1, N) in runs]
+        names = runs.columns.to_list()
+        pairs = [(run, (1, 1), STEPS) for run in names if run != (1, 1)]
+        pairs += [((N, N), (1, N), OPERATIONS) for N, as_n in names if N == as_n != 1 and (1, N) in names]
         for run, base, against in pairs:
             estimate = over_seeds((runs[run] - runs[base]).dropna())
-            names = {"metric": group.metric.iloc[0], "slice": level, "n_passes": run[0], "trained_as": run[1]}
-            records.append(names | {"against": against} | estimate._asdict())
+            keys = {"metric": group.metric.iloc[0], "slice": level, "n_passes": run[0], "trained_as": run[1]}
+            records.append(keys | {"against": against} | estimate._asdict())
     return records
 
 
@@ -105,11 +106,12 @@ def validations(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Where each run's validation loss was lowest and where it ended, means over seeds: epochs may be too many."""
     curves = table[(table.metric == "val_loss") & (table.slice == "all")]
     mean = curves.groupby(["model", "n_passes", "tokens"]).value.mean().reset_index()
-    return [
-        {"model": model, "n_passes": n, "lowest": run.value.min(), "at_tokens": run.tokens[run.value.idxmin()]}
-        | {"last": run.value.iloc[-1], "last_tokens": run.tokens.iloc[-1]}
-        for (model, n), run in mean.groupby(["model", "n_passes"])
-    ]
+    records = []
+    for (model, n), run in mean.groupby(["model", "n_passes"]):
+        best, last = run.sort_values("value").iloc[0], run.iloc[-1]
+        ends = {"lowest": best.value, "at_tokens": best.tokens, "last": last.value, "last_tokens": last.tokens}
+        records.append({"model": model, "n_passes": n} | ends)
+    return records
 
 
 def select(records: list[dict[str, Any]], metric: str, **values: Any) -> pd.DataFrame:
