@@ -39,6 +39,17 @@ def test_a_run_keeps_its_name_on_the_same_problems_alone(name, by_argument):
     assert name(0, by_argument) == name(0, by_argument) != name(1, by_argument)
 
 
+def test_a_run_keeps_its_name_on_the_same_texts_alone(tmp_path):
+    config, names = tmp_path / "run.yaml", []
+    texts = {"train": str(tmp_path / "**/*.txt"), "test": str(tmp_path / "test.md")}
+    OmegaConf.save({"data": {"task": {"class_path": "lmsleep.tasks.TextLM", "init_args": texts}}}, config)
+    (tmp_path / "deep").mkdir()
+    for file, text in (("deep/a.txt", "a"), ("deep/a.txt", "a"), ("deep/a.txt", "b"), ("test.md", "c"), ("x.md", "d")):
+        (tmp_path / file).write_text(text)
+        names.append(digest(Path("runs/x"), [f"--config={config}"]))
+    assert names[0] == names[1] and names[3] == names[4] and len(set(names)) == 3
+
+
 @pytest.mark.parametrize("file", ["run.yaml", "run.yml", "run.json"])
 @pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])
 def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task, file):

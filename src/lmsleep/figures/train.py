@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from glob import glob
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ import lmsleep
 from lmsleep.errors import one_sentence
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.provenance import commit, hardware
+from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.fit import run_trainer
@@ -79,6 +81,9 @@ def digest(out: Path, fit_args: list[str]) -> str:
     config = OmegaConf.create(read_config(configs, overrides))
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
+    patterns = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
+    texts = [Path(file) for pattern in patterns if pattern for file in sorted(glob(pattern, recursive=True))]
+    problems += [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts]
     start = Path(OmegaConf.select(config, "model.init_from") or "none").glob("*.safetensors")
     weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]
     parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems, *weights]
