@@ -50,6 +50,19 @@ def test_a_run_keeps_its_name_on_the_same_texts_alone(tmp_path):
     assert names[0] == names[1] and names[3] == names[4] and len(set(names)) == 3
 
 
+@pytest.mark.parametrize("by_argument", [False, True])
+def test_a_run_keeps_its_name_from_the_same_weights_alone(tmp_path, by_argument):
+    def name(weights):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model/model.safetensors").write_bytes(weights)
+        model = {} if by_argument else {"init_from": str(tmp_path / "model")}
+        OmegaConf.save({"model": model}, tmp_path / "run.yaml")
+        more = [f"--model.init_from={tmp_path / 'model'}"] if by_argument else []
+        return digest(Path("runs/x"), ["--config", str(tmp_path / "run.yaml"), *more])
+
+    assert name(b"a") == name(b"a") != name(b"b")
+
+
 @pytest.mark.parametrize("file", ["run.yaml", "run.yml", "run.json"])
 @pytest.mark.parametrize("task", ["lmsleep.tasks.Rule110", {"class_path": "lmsleep.tasks.Rule110"}])
 def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task, file):

@@ -148,6 +148,21 @@ def test_window_above_every_length_is_one_bucket(path: str):
     assert windows(batch, 4096) == {(0,)} and batch.tokens.shape == (300, 199)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_in_a_text_every_target_is_the_next_token_and_the_last_two_are_the_answer(path: str, stored: bool):
+    text = GSMInfinite(path, 4096, loss="text") if stored else GSMInfinite(loss="text")
+    batch = text.rows(split="train", seed=0, step=0, batch_size=20)
+    answers = replace(text, loss="answer").rows(split="train", seed=0, step=0, batch_size=20)
+    assert (
+        batch.mask is not None and torch.equal(batch.tokens, answers.tokens) and torch.equal(batch.mask, answers.mask)
+    )
+    for tokens, targets, mask in zip(batch.tokens.tolist(), batch.targets.tolist(), batch.mask.tolist(), strict=True):
+        n = sum(mask)
+        assert targets[:n] == [*tokens[1:n], encoder(text).eos_id] and set(targets[n:]) <= {IGNORE}
+    assert torch.equal(text.answers(batch.targets) == 0, answers.targets != IGNORE)
+    assert torch.equal(batch.targets[answers.targets != IGNORE], answers.targets[answers.targets != IGNORE])
+
+
 def test_task_survives_pickling(path: str):
     for task in (GSMInfinite(), GSMInfinite(path, window_size=16)):
         task.rows(split="test", seed=0, step=0, batch_size=2)
@@ -181,7 +196,11 @@ def test_bad_input(path: str, tmp_path: Path):
         GSMInfinite(str(tmp_path))
     with pytest.raises(ValueError, match="tokenizer needs path"):
         GSMInfinite(tokenizer="tokenizer.json")
+    with pytest.raises(ValueError, match="loss must be one of answer, text, got 'all'"):
+        GSMInfinite(loss="all")  # pyright: ignore[reportArgumentType]
     bpe = train_bpe(tmp_path)
+    with pytest.raises(ValueError, match=r"loss must be 'answer' with a tokenizer, .*, got 'text'"):
+        GSMInfinite(path, tokenizer=bpe, loss="text")
     with pytest.raises(ValueError, match="another vocabulary"):
         GSMInfinite(path, tokenizer=bpe)
     assert TokenizerFile(bpe).vocab_size != task.vocab_size
