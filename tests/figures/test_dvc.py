@@ -129,3 +129,16 @@ def test_a_dry_run_plans_every_stage(pipeline):
     planned = pipeline.reproduce(dry=True)
     assert {stage.addressing for stage in planned} == {stage.addressing for stage in pipeline.index.stages}
     assert planned[-1].addressing == "report"
+
+
+def test_runs_that_start_from_a_model_of_ours_wait_until_it_is_trained(pipeline):
+    params, stages = yaml.safe_load(Path("params.yaml").read_text()), {s.addressing: s for s in pipeline.index.stages}
+    graph = pipeline.index.graph
+    assert bool(params["pretrained"]) == (params["scale"] == "gpu")
+    for name in {"fig4b", "fig5"} & params["figures"].keys():
+        start = yaml.safe_load(Path(params["figures"][name]["data"]["config"]).read_text())["model"].get("init_from")
+        needed = f"pretrain@{name}" if name in params["pretrained"] else f"data@{name}"
+        assert (name in params["pretrained"]) == (start == f"runs/{params['scale']}/pretrained/{name}")
+        cells = [stage for address, stage in stages.items() if address.startswith(f"train_{name}@")]
+        assert cells and all(stages[needed] in networkx.descendants(graph, cell) for cell in cells)
+        assert all(stages[f"data@{name}"] in networkx.descendants(graph, cell) for cell in cells)

@@ -153,9 +153,8 @@ def test_in_a_text_every_target_is_the_next_token_and_the_last_two_are_the_answe
     text = GSMInfinite(path, 4096, loss="text") if stored else GSMInfinite(loss="text")
     batch = text.rows(split="train", seed=0, step=0, batch_size=20)
     answers = replace(text, loss="answer").rows(split="train", seed=0, step=0, batch_size=20)
-    assert (
-        batch.mask is not None and torch.equal(batch.tokens, answers.tokens) and torch.equal(batch.mask, answers.mask)
-    )
+    assert batch.mask is not None and answers.mask is not None and torch.equal(batch.mask, answers.mask)
+    assert torch.equal(batch.tokens, answers.tokens)
     for tokens, targets, mask in zip(batch.tokens.tolist(), batch.targets.tolist(), batch.mask.tolist(), strict=True):
         n = sum(mask)
         assert targets[:n] == [*tokens[1:n], encoder(text).eos_id] and set(targets[n:]) <= {IGNORE}
