@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
-from lmsleep.model import HybridLM, Wake
+from lmsleep.model import HybridLM, Run, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
 OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -129,8 +129,8 @@ def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
     return replace(wake, h=h, core=core, S=S)
 
 
-def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWeights:
-    """The fast weights after a sleep on the window that `wake` has read.
+def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run | None = None) -> FastWeights:
+    """The fast weights after a sleep on the window that `wake` has read; `run` makes passes in place of `Blocks.run`.
 
     Only the looped blocks repeat. If they did, those behind them read the new h once, from the S they had before the
     window.
@@ -140,10 +140,10 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow) -> FastWe
     def one_more(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         nonlocal made
         made += 1
-        return model.loop_pass(h, S, wake)
+        return model.loop_pass(h, S, wake, run)
 
     h, S = on_overflow(one_more, wake.core, wake.S)
-    return model.coda_pass(h, S, wake)[1] if made else S
+    return model.coda_pass(h, S, wake, run)[1] if made else S
 
 
 def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:

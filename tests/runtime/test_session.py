@@ -1,11 +1,14 @@
 """Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from feeding import L, close, feed_in
 
 from lmsleep import Session, read_windows
+from lmsleep.runtime.graphs import GraphedRun
 
 SHAPES = {
     "AG": {},
@@ -122,6 +125,28 @@ def test_the_decode_step_as_a_cuda_graph(build, draw_tokens, pattern, eviction):
         torch.testing.assert_close(graphed.feed(token), growing.feed(token), rtol=1e-3, atol=1e-4)
     for got, wanted in zip(graphed.fast_weights.states, growing.fast_weights.states, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_the_passes_of_a_sleep_as_cuda_graphs(build, draw_tokens, shape, eviction):
+    model, tokens = shaped(partial(build, dtype=torch.float32), shape).cuda(), draw_tokens(2, 4 * L + 1)
+    graphed, eager = (Session(model, n_passes=4, eviction=eviction, static=static) for static in (True, False))
+    for part in tokens.split([L, L + 2, 2 * L - 1], dim=1):
+        torch.testing.assert_close(graphed.feed(part), eager.feed(part), rtol=1e-4, atol=1e-5)
+        for got, wanted in zip(graphed.fast_weights.states, eager.fast_weights.states, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_passes_of_a_sleep_are_made_in_buffers_for_full_windows_alone(build, draw_tokens, monkeypatch):
+    lengths, run = [], GraphedRun.__call__
+    monkeypatch.setattr(GraphedRun, "__call__", lambda *args: (lengths.append(args[3].shape[1]), run(*args))[1])
+    session = Session(build(), n_passes=3, static=True)
+    session.feed(draw_tokens(2, L + 3))
+    session.sleep()
+    assert lengths == [L, L]  # passes 2 and 3 over the window that overflowed, none over the three tokens behind it
 
 
 def test_a_model_without_fast_weights_only_forgets(build, draw_tokens):

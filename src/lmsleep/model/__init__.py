@@ -1,5 +1,5 @@
 """The hybrid model."""
 
-from lmsleep.model.hybrid import HybridConfig, HybridLM, Mixer, Wake, register_mixer
+from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, Mixer, Run, Wake, register_mixer
 
-__all__ = ["HybridConfig", "HybridLM", "Mixer", "Wake", "register_mixer"]
+__all__ = ["Blocks", "HybridConfig", "HybridLM", "Mixer", "Run", "Wake", "register_mixer"]

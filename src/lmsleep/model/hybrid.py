@@ -449,6 +449,11 @@ class Blocks(nn.Module):
         return h, S.with_layers(changed), tuple(kept)
 
 
+Run = Callable[
+    [int, int, Tensor, FastWeights, AttentionCache, Span], tuple[Tensor, FastWeights, tuple[Left, ...]]
+]  # `Blocks.run`
+
+
 @dataclass(frozen=True)
 class Wake:
     """What a wake pass leaves.
@@ -579,20 +584,21 @@ class HybridLM(nn.Module):
         extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, h))
         return Wake(h, core, S, after, cache, extended, mask)
 
-    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
-        """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it."""
+    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
+        """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it.
+        `run` makes it in place of `Blocks.run`."""
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
-        return self.blocks.run(*self.config.looped, h, S, wake.past, span)[:2]
+        return (run or self.blocks.run)(*self.config.looped, h, S, wake.past, span)[:2]
 
-    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
+    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
         """h and S after the blocks behind the loop have read the refined h once, from the S they had before the window,
-        as if the wake pass had not yet reached them."""
+        as if the wake pass had not yet reached them; `run` as in `loop_pass`."""
         depth, last = self.config.depth, self.config.looped[1]
         if last == depth:
             return h, S
         S = S.with_layers({i: wake.before[i] for block, i in self.blocks.state_index.items() if block >= last})
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
-        return self.blocks.run(last, depth, h, S, wake.past, span)[:2]
+        return (run or self.blocks.run)(last, depth, h, S, wake.past, span)[:2]
 
     def save_pretrained(
         self, folder: str | Path, card: str | None = None, trained: Mapping[str, Any] | None = None

@@ -45,6 +45,15 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if narrow else x.dtype
 
 
+@contextmanager
+def casting_anew(device: str) -> Iterator[None]:
+    """Autocast as it is here, but for casts that are kept: one made outside of a CUDA graph would stay as it is now."""
+    torch.clear_autocast_cache()
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    with torch.autocast(device, dtype, enabled, cache_enabled=False):
+        yield
+
+
 def _narrow(x: Tensor) -> Tensor:
     return x.to(product_dtype(x))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from lmsleep.memory import KV, AttentionCache, FastWeights, Left
 from lmsleep.model import HybridLM
 from lmsleep.model.attention import Span
+from lmsleep.runtime.graphs import captured
 from lmsleep.runtime.memory import Memory
 
 
@@ -36,7 +37,7 @@ class Decoder:
             self.logits = model.logits(wake.h)
         self.core = wake.core.new_zeros(batch_size, self.size, wake.core.shape[2])
         self.layers = tuple(self._buffers(left) for left in wake.cache.layers)
-        self.graph = self._capture() if device.type == "cuda" else None
+        self.replay = captured(self._step, device)
         self.load(Memory.start(model, batch_size))
 
     def _buffers(self, left: Left) -> Left:
@@ -44,18 +45,6 @@ class Decoder:
         if isinstance(left, KV):
             return KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in left))
         return left and left._make(map(torch.zeros_like, left))
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.no_grad():
-            for _ in range(3):  # kernels compile and tune themselves before the capture
-                self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph), torch.no_grad():
-            self._step()
-        return graph
 
     def load(self, memory: Memory) -> None:
         """Takes a memory of B rows into the buffers."""
@@ -105,7 +94,7 @@ class Decoder:
         assert not self.full, "the window is full"
         self.tokens.copy_(tokens)
         with torch.no_grad():
-            self._step() if self.graph is None else self.graph.replay()
+            self.replay()
         self.n_read += 1
         return self.logits.clone()
 

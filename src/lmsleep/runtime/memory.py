@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.memory import AttentionCache, Eviction, FastWeights
-from lmsleep.model import HybridLM, Wake
+from lmsleep.model import HybridLM, Run, Wake
 from lmsleep.sleep import OnOverflow, sleep_window
 
 
@@ -48,12 +48,12 @@ class Memory:
         wake = model.wake(tokens, self.S, self.cache, mask)
         return wake.h, replace(self, S=wake.S, cache=wake.cache, core=(*self.core, wake.core))
 
-    def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction) -> "Memory":
-        """The memory after a sleep on the window so far and the eviction that ends it."""
+    def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction, run: Run | None = None) -> "Memory":
+        """The memory after a sleep on the window so far and the eviction that ends it; `run` as in `sleep_window`."""
         core = torch.cat(self.core, dim=1)
         mask = None if self.cache.mask is None else self.cache.mask[:, self.cache.held - self.cache.fresh :]
         wake = Wake(core, core, self.before, self.S, self.past, self.cache, mask)
-        S = sleep_window(model, wake, on_overflow)
+        S = sleep_window(model, wake, on_overflow, run)
         # Without a copy, the kept tokens would hold on to the buffer of the whole window.
         cache = self.cache.evict(eviction).map(torch.clone)
         return Memory(self.rows, S, cache, S, cache)

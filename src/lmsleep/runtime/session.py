@@ -17,6 +17,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import Narrator, OnSleep
+from lmsleep.runtime.graphs import GraphedRun
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.sampling import continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
@@ -52,8 +53,8 @@ class Session:
         n_passes: N, the total number of passes over a window that overflows.
         eviction: `hard` or `sliding`.
         callbacks: called with a `SleepEvent` after every pass of a sleep.
-        static: read single tokens in buffers of fixed size, on CUDA as one graph. Building it takes a moment: it pays
-            off for long streams of single tokens.
+        static: read single tokens, and sleep on full windows, in buffers of fixed size, on CUDA as one graph each.
+            Building them takes a moment: it pays off for long streams.
 
     Raises:
         ValueError: if n_passes is below 1 or the eviction is unknown.
@@ -74,6 +75,7 @@ class Session:
         self.eviction: Eviction = eviction
         self.callbacks, self.static = tuple(callbacks), static
         self._groups: list[Memory] = []
+        self._run = GraphedRun(model.blocks) if static else None
         self._decoder: Decoder | None = None
         self._decoding = False  # the memory is in the decoder's buffers
         self._lock = RLock()
@@ -184,6 +186,7 @@ class Session:
         """
         check_integer("copies", copies, 1, 2**31 - 1)
         branch = Session(self.model, self.n_passes, self.eviction, callbacks=self.callbacks, static=self.static)
+        branch._run = self._run
         with self._lock:
             branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
             # Lent, since building one takes long; it holds nothing of this session now.
@@ -252,7 +255,9 @@ class Session:
     def _asleep(self, memory: Memory) -> Memory:
         """The memory after a sleep on its window and the eviction."""
         narrator = Narrator(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
-        memory = memory.sleep(self.model, narrator.on_overflow, self.eviction)
+        # Parts of windows and of batches come in many forms, and each would be captured.
+        run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
+        memory = memory.sleep(self.model, narrator.on_overflow, self.eviction, run)
         narrator.tell()
         return memory
 

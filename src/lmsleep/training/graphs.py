@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.model import HybridLM
+from lmsleep.model.linear import casting_anew
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 
@@ -105,11 +106,7 @@ class _OfTensors(nn.Module):
 
 
 def _capture(module: _OfTensors) -> Callable[..., tuple[Tensor, ...]]:
-    device = module.example.tokens.device.type
-    # Weights that autocast has cast outside of the graph, or keeps for later, would stay as they are now.
-    torch.clear_autocast_cache()
-    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    with torch.autocast(device, dtype, enabled, cache_enabled=False):
+    with casting_anew(module.example.tokens.device.type):
         example = tuple(x.clone() for x in _tensors(module.example))
         return torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)  # pyright: ignore
 
