@@ -10,7 +10,7 @@ import yaml
 
 from lmsleep import HybridConfig, Session
 from lmsleep.bench.subject import read_model
-from lmsleep.bench.wake import BLOCK, WARM_UP, Reader, full_attention_twin, main, measure
+from lmsleep.bench.wake import BLOCK, SLEEPS, WARM_UP, Reader, full_attention_twin, main, measure
 from lmsleep.cli import main as lmsleep
 from lmsleep.figures.table import COLUMNS
 from lmsleep.runtime.memory import Memory
@@ -64,16 +64,34 @@ def test_the_first_sleep_of_all_is_not_timed(monkeypatch):
     monkeypatch.setattr(Reader, "read", lambda *args: (events.append("read"), read(*args)))
     monkeypatch.setattr(Memory, "sleep", lambda *args: (events.append("sleep"), sleep(*args))[1])
     measure(replace(TINY, window_size=32), contexts=[1], passes=[3], n_tokens=20)  # overflows once while it is timed
-    assert events.count("sleep") == 2 and events.index("sleep") < events.index("read")
+    timed = events[events.index("read") : len(events) - events[::-1].index("read")]
+    assert timed.count("sleep") == 1 and events.index("sleep") < events.index("read")
 
 
-def test_the_hybrid_readers_take_turns_and_the_twin_reads_after_them(monkeypatch):
+def test_hybrid_readers_of_all_contexts_take_turns_and_twins_read_after_them(monkeypatch):
     turns = []
     read = Reader.read
     monkeypatch.setattr(Reader, "read", lambda reader, token: (turns.append(reader), read(reader, token)))
-    measure(TINY, contexts=[2], passes=[1, 3], n_tokens=2 * BLOCK)
-    blocks = [(reader.model, reader.n_passes) for reader in turns[::BLOCK]]
-    assert blocks == [("hybrid", 1), ("hybrid", 3)] * 2 + [("full attention", 1)] * 2
+    measure(TINY, contexts=[5, 2], passes=[1, 3], n_tokens=2 * BLOCK)
+    blocks = [(reader.model, reader.n_passes, reader.context) for reader in turns[::BLOCK]]
+    hybrid = [("hybrid", n, context) for context in (8, 20) for n in (1, 3)]
+    assert blocks == hybrid * 2 + [("full attention", 1, context) for context in (8, 20) for _ in range(2)]
+
+
+def test_a_sleep_alone_is_timed_in_graphs_and_eagerly(monkeypatch):
+    sleeps, sleep = [], Memory.sleep
+
+    def watched(memory, model, on_overflow, eviction, run=None):
+        sleeps.append((on_overflow.__self__.n_passes, run is not None))
+        return sleep(memory, model, on_overflow, eviction, run)
+
+    monkeypatch.setattr(Memory, "sleep", watched)
+    frame = measure(TINY, contexts=[2], passes=[1, 3, 4], n_tokens=4)
+    assert sleeps[-4 * SLEEPS :] == [(3, True), (3, False), (4, True), (4, False)] * SLEEPS
+    alone = frame[frame.metric == "sleep_ms"]
+    assert list(zip(alone.model, alone.n_passes, strict=True)) == [
+        (name, n) for n in (3, 4) for name in ("one sleep", "one sleep, eager")
+    ]
 
 
 def test_the_mean_lies_between_the_parts_it_is_made_of(frame):

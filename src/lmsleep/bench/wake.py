@@ -7,10 +7,11 @@ lmsleep bench wake --config configs/model/ouro_1_4b.yaml --window_size 1024 --co
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from lmsleep.runtime.memory import Memory
 
 WARM_UP = 5  # tokens read before the clock starts
 BLOCK = 8  # tokens that one reader reads before the next has its turn
+SLEEPS = 8  # sleeps alone of each kind; the first of each is not timed
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Reader:
     """A session on the clock.
 
     Args:
+        context: tokens read before the clock starts.
         memory_bytes: all it holds beside the weights.
         sleeps: where its sleep events go.
         fit, over: milliseconds of the tokens that fitted into the window, and of those that overflowed.
@@ -40,6 +43,7 @@ class Reader:
 
     model: str
     n_passes: int
+    context: int
     session: Session
     memory_bytes: int
     sleeps: list[SleepEvent] = field(default_factory=list)
@@ -49,11 +53,8 @@ class Reader:
     def read(self, token: int) -> None:
         """Reads a token and keeps how long it took."""
         self.sleeps.clear()
-        start = time.perf_counter()
-        self.session.feed(token)
-        if self.session.model.embedding.weight.is_cuda:
-            torch.cuda.synchronize()
-        (self.over if self.sleeps else self.fit).append(1e3 * (time.perf_counter() - start))
+        took = _milliseconds(partial(self.session.feed, token), self.session.model)
+        (self.over if self.sleeps else self.fit).append(took)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of `measure`; no pause where no token overflowed."""
@@ -84,6 +85,7 @@ def measure(
         A tidy table; `slice` is the number of windows, `tokens` their tokens. Metrics: `latency_mean_ms`,
         `latency_p50_ms`, `latency_p99_ms` of tokens that fit into the window; `pause_ms`, mean time of a token that
         overflows, sleep included; `amortised_ms`, mean over all; `memory_bytes`, all that is held beside the weights.
+        For N > 1, `sleep_ms`: median of sleeps on one full window and of nothing else, on CUDA by graphs and eagerly.
 
     Raises:
         ValueError: if a number is out of range.
@@ -95,54 +97,80 @@ def measure(
     for n_passes in passes:
         check_n_passes(n_passes)
     model = random_model(config, device, seed)
-    # The first sleep of all compiles kernels: it must not be one that is timed.
-    Session(model, max(passes), static=True).feed(_tokens(config, model.window_size + 1), last_only=True)
+    # The first sleep of all compiles kernels and captures passes: it must not be one that is timed.
+    first = Session(model, max(*passes, 2), static=True)
+    first.feed(_tokens(config, model.window_size + 1), last_only=True)
     sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
     sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
+    for session in sessions.values():
+        session._run = first._run
     # So many tokens before a window is full reading begins, for it to overflow in the middle of the timed tokens.
     early = min(WARM_UP + n_tokens // 2, model.window_size - 1) if n_tokens < model.window_size else 0
-    measurements: list[Measurement] = []
-    read = 0
-    for windows in sorted(contexts):
-        context = windows * model.window_size - early
-        for session in sessions.values():
-            session.feed(_tokens(config, context - read), last_only=True)
-        read = context
-        twin = _twin(config, context, n_tokens, device, seed, max_cache_bytes)
-        for reader in _on_the_clock(sessions, sleeps, twin, _tokens(config, WARM_UP + n_tokens).tolist()):
-            measurements += [(reader.model, reader.n_passes, windows, context, *m) for m in reader.metrics().items()]
-    return tidy("latency", seed, measurements)
-
-
-def _on_the_clock(
-    sessions: Mapping[int, Session], sleeps: Mapping[int, list[SleepEvent]], twin: list[Reader], tokens: list[int]
-) -> list[Reader]:
-    """A reader for each N and the twin, after each has read the tokens one by one; the sessions stay as they were.
-
-    All read in buffers of fixed size, on CUDA as one graph. Those of the hybrid take turns, a block of tokens at a
-    time, so that whatever else the machine does hits all of them; the twin reads after them, since its large cache
-    would slow whoever comes next. The first tokens are not timed.
-    """
+    places = {windows * model.window_size - early: windows for windows in sorted(contexts)}
+    tokens = _tokens(config, WARM_UP + n_tokens).tolist()
     with ExitStack() as stack:
-        hybrid = [
-            Reader("hybrid", n, stack.enter_context(session.fork()), session.nbytes, sleeps[n])
-            for n, session in sessions.items()
-        ]
-        for readers in (hybrid, twin):
-            for reader in readers:
-                for token in tokens[:WARM_UP]:
-                    reader.session.feed(token)
-            for start in range(WARM_UP, len(tokens), BLOCK):
-                for reader in readers:
-                    for token in tokens[start : start + BLOCK]:
-                        reader.read(token)
-    return hybrid + twin
+        readers: list[Reader] = []
+        for before, context in pairwise((0, *places)):
+            for n, session in sessions.items():
+                session.feed(_tokens(config, context - before), last_only=True)
+                branch = stack.enter_context(session.fork())
+                readers.append(Reader("hybrid", n, context, branch, session.nbytes, sleeps[n]))
+        _on_the_clock(readers, tokens)
+    for context in places:
+        if twin := _twin(config, context, n_tokens, device, seed, max_cache_bytes):
+            _on_the_clock([twin], tokens)
+            readers.append(twin)
+    measurements: list[Measurement] = [
+        (reader.model, reader.n_passes, places[reader.context], reader.context, *metric)
+        for reader in readers
+        for metric in reader.metrics().items()
+    ]
+    return tidy("latency", seed, measurements + _sleeps_alone(model, first, [n for n in passes if n > 1]))
+
+
+def _on_the_clock(readers: Sequence[Reader], tokens: list[int]) -> None:
+    """Every reader reads the tokens one by one, the first of them untimed.
+
+    All read in buffers of fixed size, on CUDA as one graph. They take turns, a block of tokens at a time, so that
+    whatever else the machine does, and how fast its clocks run by then, hits all contexts and all N. The twins read
+    after the others, since their large caches would slow whoever comes next.
+    """
+    for reader in readers:
+        for token in tokens[:WARM_UP]:
+            reader.session.feed(token)
+    for start in range(WARM_UP, len(tokens), BLOCK):
+        for reader in readers:
+            for token in tokens[start : start + BLOCK]:
+                reader.read(token)
+
+
+def _sleeps_alone(model: HybridLM, first: Session, passes: Sequence[int]) -> list[Measurement]:
+    """A sleep on one full window, in graphs and eagerly in turns; none of N = 1, which has no passes left to make."""
+    L = model.window_size
+    awake = Session(model)
+    awake.feed(_tokens(model.config, L), last_only=True)
+    times: dict[tuple[int, bool], list[float]] = {}
+    for _, n, static in product(range(SLEEPS), passes, (True, False)):
+        session = Session(model, n, static=static)
+        session._run, session._groups = first._run if static else None, awake.groups
+        times.setdefault((n, static), []).append(_milliseconds(session.sleep, model))
+    names = {True: "one sleep", False: "one sleep, eager"}
+    return [(names[static], n, 1, L, "sleep_ms", float(np.median(ms[1:]))) for (n, static), ms in times.items()]
+
+
+def _milliseconds(work: Callable[[], object], model: HybridLM) -> float:
+    """Wall time of some work on the model's device."""
+    start = time.perf_counter()
+    work()
+    if model.embedding.weight.is_cuda:
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def _twin(
     config: HybridConfig, context: int, n_tokens: int, device: str, seed: int, max_cache_bytes: float
-) -> list[Reader]:
-    """The full-attention twin with a cache of `context` tokens; nothing if that is too large.
+) -> Reader | None:
+    """The full-attention twin with a cache of `context` tokens; None if that is too large.
 
     The cache holds random numbers: speed does not depend on them, and a cache of any length is there at once.
     """
@@ -150,7 +178,7 @@ def _twin(
     per_token = 2 * twin.kv_heads * twin.attention_head_dim * twin.depth
     if context * per_token * (2 if device.startswith("cuda") else 4) > max_cache_bytes:
         print(f"full attention over {context:,} tokens is left out: its cache would be too large", file=sys.stderr)
-        return []
+        return None
     model = random_model(twin, device, seed)
     shape = (1, twin.kv_heads, context, twin.attention_head_dim)
     like = model.embedding.weight
@@ -160,7 +188,7 @@ def _twin(
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)
     session._groups = [Memory((0,), empty, cache, empty, model.init_cache())]
-    return [Reader("full attention", 1, session, cache.nbytes)]
+    return Reader("full attention", 1, context, session, cache.nbytes)
 
 
 def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
