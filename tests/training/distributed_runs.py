@@ -57,10 +57,14 @@ def run(name: str, devices: int, flags: list[str]) -> None:
     main(
         [
             "fit",
-            "--data.task=lmsleep.tasks.Rule110",
-            "--data.task.steps=2",
-            "--data.task.width=6",
-            "--data.task.n_states=2",
+            "--data.task=lmsleep.tasks.Depo",  # cycles of any length: rows, and so ranks, differ in their targets
+            "--data.task.min_nodes=2",
+            "--data.task.max_nodes=3",
+            "--data.task.max_hops=2",
+            "--data.task.test_hops=[1,2]",
+            "--data.task.graph_length=36",
+            "--data.task.question_length=18",
+            "--data.task.window_size=18",
             "--data.batch_size=8",
             "--data.eval_rows=16",
             "--model.model.d_model=16",

@@ -29,14 +29,14 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
-@pytest.mark.parametrize("what", ["gradients", "weights"])
-def test_two_processes_train_as_one(runs, strategy, what):
+@pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])  # Muon lifts what is small
+def test_two_processes_train_as_one(runs, strategy, what, tolerance):
     one, two = (torch.load(runs / f"{name}.{what}", weights_only=True) for name in ("one", strategy))
     assert one.keys() == two.keys()
     for name, value in one.items():
         at_zero = name.endswith("kernel_generator.w1.weight")  # before the first step of w2, which starts at zero
         assert value.norm() > 0 or (at_zero and what == "gradients"), name
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()), msg=name)
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=tolerance * float(value.abs().max()), msg=name)
 
 
 def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():

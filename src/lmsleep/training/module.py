@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lmsleep.memory import Eviction, FastWeights
+from lmsleep.memory import IGNORE, Eviction, FastWeights
 from lmsleep.model import HybridConfig
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -120,7 +120,16 @@ class SleepModule(L.LightningModule):
         loss, exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.tokens))
         self.log("train/exact", exact, prog_bar=True, batch_size=len(batch.tokens))
-        return loss
+        return loss * self._share(batch.targets)
+
+    def _share(self, targets: Tensor) -> Tensor | float:
+        """What this rank's loss counts beside the others': with it the mean of their gradients is that of the mean loss
+        over all targets of the batch, wherever these are."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return 1.0
+        count = (targets != IGNORE).sum().float()
+        mean = self.trainer.strategy.reduce(count.clone(), reduce_op="mean")
+        return count / mean
 
     def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
         # Sharded weights are whole for one block at a time: joined copies would keep them all.
