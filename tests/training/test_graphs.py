@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
@@ -187,11 +188,17 @@ def test_a_graph_needs_batches_with_loss_in_the_same_windows():
         graphs.observe(targets)
 
 
-@pytest.mark.parametrize("option", ["accumulate_grad_batches", "world_size"])
-def test_a_graph_s_gradients_are_not_added_up(option):
-    trainer = SimpleNamespace(**({"accumulate_grad_batches": 1, "world_size": 1} | {option: 2}))
-    with pytest.raises(ValueError, match=f"trainer.{option} must be 1 with accelerate='graph', got 2"):
-        check_trainer(trainer)
+@pytest.mark.parametrize(
+    ("batches", "strategy", "message"),
+    [
+        (2, DDPStrategy(), "trainer.accumulate_grad_batches must be 1 with accelerate='graph', got 2"),
+        (1, ModelParallelStrategy(), "trainer.strategy must be ddp or a single device .*, got a sharded model"),
+    ],
+)
+def test_a_graph_s_gradients_are_not_added_up_and_its_weights_not_sharded(batches, strategy, message):
+    with pytest.raises(ValueError, match=message):
+        check_trainer(SimpleNamespace(accumulate_grad_batches=batches, strategy=strategy))
+    check_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy()))
 
 
 def test_a_run_goes_on_with_graphs_or_without(captured_on_cpu, tmp_path):

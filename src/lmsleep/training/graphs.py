@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from lmsleep.model import HybridLM
@@ -28,10 +29,14 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises ValueError for what graphs cannot do: their gradients lie where the next backward writes its own."""
-    for name in ("accumulate_grad_batches", "world_size"):
-        if getattr(trainer, name) != 1:
-            raise ValueError(f"trainer.{name} must be 1 with accelerate='graph', got {getattr(trainer, name)}")
+    """Raises ValueError for what graphs cannot do: their gradients lie where the next backward writes its own, and the
+    weights that they read must stay where they are."""
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches must be 1 with accelerate='graph', got {trainer.accumulate_grad_batches}"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise ValueError("trainer.strategy must be ddp or a single device with accelerate='graph', got a sharded model")
 
 
 def compile_blocks(model: HybridLM) -> None:
