@@ -21,6 +21,7 @@ RUNS = {
     "finetune": ("lmsleep.training.finetune", "fine-tune a pretrained model on a file of questions and answers"),
     "plan": ("lmsleep.training.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
+    "bench scale": ("lmsleep.bench.scale", "measure a training step over several devices, whole or sharded models"),
 }
 # The others: (module with a typed `main`, what it does). Modules are imported when their command is run.
 COMMANDS = {

@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
         asked = plan(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         if asked.out:
             check_out(asked.out)
-        device = "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
+        device = device_kind(asked)
         rows: list[dict[str, Any]] = []
         for n_passes in asked.passes:
             for variant in asked.variants or DEFAULT[device]:
@@ -87,11 +87,13 @@ def main(args: list[str] | None = None) -> None:
         print(json_line(rows, device))
 
 
-def measure(args: Sequence[str], variant: Variant, n_passes: int) -> dict[str, Any]:
-    """A row: steps of the run that the arguments describe, at this N and in this way.
+def measure(
+    args: Sequence[str], variant: Variant, n_passes: int, cli_class: type[BenchCLI] = BenchCLI
+) -> dict[str, Any]:
+    """A row: steps of the run that the arguments of `cli_class` describe, at this N and in this way.
 
     `ms_spread` is the 90th less the 10th percentile; a token-pass is one token read once: those that a step sleeps on
-    count N times; `utilisation` is of the device's dense bfloat16 rate, `peak_bytes` of its memory, None where that is
+    count N times; `utilisation` is of the devices' dense bfloat16 rate, `peak_bytes` of its memory, None where that is
     not known; `first_step_seconds` has compilation, tuning and capture.
 
     Raises:
@@ -100,7 +102,7 @@ def measure(args: Sequence[str], variant: Variant, n_passes: int) -> dict[str, A
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
     with use_backend(**{"gated_delta": variant} if variant in PEERS else {}):
-        cli = plan(BenchCLI, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
+        cli = plan(cli_class, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
         with cli.folder:
             if not cli.is_here:
                 raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
@@ -119,10 +121,15 @@ def measure(args: Sequence[str], variant: Variant, n_passes: int) -> dict[str, A
         "tokens_per_second": work.tokens / seconds,
         "token_passes_per_second": work.token_passes / seconds,
         "flops_per_step": work.flops,
-        "utilisation": work.flops / seconds / peak if peak else None,
+        "utilisation": work.flops / seconds / peak / cli.trainer.world_size if peak else None,
         "peak_bytes": peak_bytes if device == "cuda" else None,
         "first_step_seconds": cli.clock.first,
     }
+
+
+def device_kind(asked: Any) -> str:
+    """ "cuda" or "cpu", where the run that was asked for would be."""
+    return "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
 
 
 def device_name(kind: str) -> str:

@@ -1,0 +1,178 @@
+"""How a training step scales over devices: tokens a second, efficiency, memory, and its gradients beside one device's.
+
+It takes the arguments of `lmsleep fit`, and measures as `lmsleep bench train` does, once for each number of devices.
+The rows of a step are those of the configuration under strong scaling, and as many for each device under weak scaling.
+
+lmsleep bench scale --config configs/experiment/paper/rule110.yaml --counts=[1,2,4] --passes=[1,4]
+lmsleep bench scale --config configs/experiment/paper/depo_4block.yaml --how=fsdp --variants=[none]
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lmsleep.atomic import atomic_write
+from lmsleep.bench.tables import check_distinct, check_out
+from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
+from lmsleep.errors import one_sentence
+from lmsleep.training.optimizer import whole
+from lmsleep.training.plan import plan
+from lmsleep.training.quiet import quiet
+
+Scaling = Literal["strong", "weak"]
+DEFAULT: list[Variant] = ["none"]
+SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
+# Nothing but steps: a checkpoint of a large model would take longer than all of them.
+STEPS_ALONE = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0"]
+
+
+class FirstGradients(L.Callback):
+    """Writes the gradients of the first step, whole and averaged over the ranks, for `gradient_error`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self.path is None or trainer.global_step:
+            return
+        grads = {}
+        for name, p in pl_module.named_parameters():
+            if p.grad is not None:
+                grad = whole(p.grad)  # all ranks take part
+                if trainer.is_global_zero:
+                    grads[name] = grad.float().cpu()
+        if trainer.is_global_zero:
+            torch.save(grads, self.path)
+
+
+class ScaleCLI(BenchCLI):
+    """The arguments of `lmsleep bench train`, and over what the step is spread."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--counts", type=list[int], default=[1, 2, 4], help="numbers of devices")
+        parser.add_argument("--scaling", type=list[Scaling], default=["strong", "weak"], help="what a step's rows do")
+        parser.add_argument("--how", type=Literal["ddp", "fsdp"], default="ddp", help="whole or sharded models")
+        parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
+        parser.add_argument("--gradient_file", type=Path | None, help="where those of one run go")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        return super()._instantiate_trainer(config, [FirstGradients(self.config.gradient_file), *callbacks])
+
+
+def main(args: list[str] | None = None) -> None:
+    """The command; within the processes that it starts, one rank of it."""
+    args = list(sys.argv[1:] if args is None else args)
+    with one_sentence(MisconfigurationException):
+        asked = plan(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
+        check_distinct(counts=asked.counts, passes=asked.passes)
+        if min(asked.counts) < 1:
+            raise ValueError(f"counts must be 1 or more, got {min(asked.counts)}")
+        if asked.out:
+            check_out(asked.out)
+        if "RANK" in os.environ:
+            rank(args, asked)
+            return
+        device = device_kind(asked)
+        rows: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory(prefix="lmsleep-scale-") as folder:
+            for count in sorted(asked.counts):
+                rows += spread(args, count, Path(folder))
+                compare(rows, Path(folder))
+                if asked.out:  # after every count: a machine may be gone before the last
+                    with atomic_write(asked.out) as temporary:
+                        temporary.write_text(json_line(rows, device) + "\n", encoding="utf-8")
+        print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
+
+
+def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
+    """The rows that so many processes measure together, of which each has one device.
+
+    Raises:
+        ValueError: if one of them fails.
+    """
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    out = folder / f"{count}.json"
+    command = [sys.executable, "-m", "lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}"]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "MASTER_PORT": port}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "scale"}  # what torchrun would set
+    of_each = [shared | {"RANK": i, "LOCAL_RANK": i} for i in range(count)]
+    ranks = [subprocess.Popen(command, env=os.environ | {k: str(v) for k, v in own.items()}) for own in of_each]
+    try:  # where one fails, the others would wait for it
+        while any(process.poll() is None for process in ranks) and not any(process.poll() for process in ranks):
+            time.sleep(0.1)
+    finally:
+        for process in ranks:
+            process.terminate()
+    if any([process.wait() for process in ranks]):  # noqa: C419 (waits for all)
+        raise ValueError(f"{count} devices: a process failed, see above")
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def rank(args: list[str], asked: Any) -> None:
+    """Measures with the other ranks, one setting after the other; the first writes the rows to --out."""
+    count, rows = int(os.environ["WORLD_SIZE"]), []
+    options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
+    if count > 1 and asked.how == "ddp":
+        options += ["--trainer.strategy=ddp"]
+    elif count > 1:
+        sizes = {"data_parallel_size": count, "tensor_parallel_size": 1}
+        options += [f"--trainer.strategy={SHARDED}", *(f"--trainer.strategy.{k}={v}" for k, v in sizes.items())]
+    for scaling in asked.scaling if count > 1 else asked.scaling[:1]:
+        batch_size = asked.data.batch_size * (count if scaling == "weak" else 1)
+        for n_passes, variant in product(asked.passes, asked.variants or DEFAULT):
+            more = [f"--data.batch_size={batch_size}"]
+            if asked.gradients and scaling == "strong":
+                more += [f"--gradient_file={asked.out.parent / f'{count}-{variant}-{n_passes}.pt'}"]
+            with quiet():
+                row = measure([*options, *more], variant, n_passes, ScaleCLI)
+            rows.append({"devices": count, "scaling": scaling, "how": asked.how, "batch_size": batch_size, **row})
+            if os.environ["RANK"] == "0":
+                print(
+                    f"{count} devices, {scaling}, {variant}, N={n_passes}: {row['ms_per_step']:.2f} ms", file=sys.stderr
+                )
+    if os.environ["RANK"] == "0":
+        asked.out.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def compare(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Adds to every row its `efficiency`, and its `gradient_error` where its rows are those of the smallest count.
+
+    Efficiency is tokens a second for each device, over those at the smallest count; the error is the largest over all
+    parameters of |g - g_1| / |g_1|.
+    """
+    for row in rows:
+        least = next(
+            r
+            for r in rows
+            if (r["variant"], r["n_passes"]) == (row["variant"], row["n_passes"])
+            and (r["devices"] == 1 or r["scaling"] == row["scaling"])
+        )
+        row["efficiency"] = row["tokens_per_second"] / row["devices"] / (least["tokens_per_second"] / least["devices"])
+        one, mine = (folder / f"{r['devices']}-{r['variant']}-{r['n_passes']}.pt" for r in (least, row))
+        if row is not least and row["scaling"] == "strong" and one.exists() and mine.exists():
+            row["gradient_error"] = gradient_error(*(torch.load(p, weights_only=True, mmap=True) for p in (mine, one)))
+
+
+def gradient_error(grads: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """max |g - w| / |w| over the parameters; infinite where one has gradients for others."""
+    if grads.keys() != wanted.keys():
+        return float("inf")
+    return max(float((grads[name] - w).norm() / w.norm().clamp(min=1e-30)) for name, w in wanted.items())
