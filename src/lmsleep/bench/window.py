@@ -28,6 +28,7 @@ from lmsleep.bench.subject import read_model, usable_device
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model.linear import sharing_weights
 from lmsleep.sleep import IGNORE, read_windows
 
 PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
@@ -105,7 +106,8 @@ class Runner:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         try:
-            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
+            cuda = tokens.is_cuda  # where training shares weights, too
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=cuda), sharing_weights(cuda):
                 value = self.loss(self.model, tokens, targets)
             value.backward()
             value.item()  # waits for the device
