@@ -128,8 +128,9 @@ class SleepModule(L.LightningModule):
         if self._trainer is None or self.trainer.world_size == 1:
             return 1.0
         count = (targets != IGNORE).sum().float()
-        mean = self.trainer.strategy.reduce(count.clone(), reduce_op="mean")
-        return count / mean
+        total = count.clone()
+        torch.distributed.all_reduce(total)  # the strategy's own `reduce` lets the host wait for the device
+        return count * self.trainer.world_size / total
 
     def _loss_and_exact(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
         # Sharded weights are whole for one block at a time: joined copies would keep them all.
