@@ -26,6 +26,7 @@ RUNS = {
 # The others: (module with a typed `main`, what it does). Modules are imported when their command is run.
 COMMANDS = {
     "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
+    "replay": ("lmsleep.training.replay", "repeat the step at which a loss or a gradient was not finite"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "doctor": ("lmsleep.doctor", "say which backends are used and why, and how to add what is missing"),
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
@@ -55,11 +56,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Calls a function with the values of a command line, by default this program's. Its signature gives names, types
-    and defaults of the options, its docstring their help, its module's docstring the help on the whole; a ValueError
-    ends it with one sentence."""
+    and defaults of the options, its docstring their help, its module's docstring the help on the whole; an only one
+    needs no name. A ValueError ends it with one sentence."""
     description = inspect.getdoc(inspect.getmodule(function))
     parser = ArgumentParser(prog=prog, description=description, formatter_class=Help)
-    parser.add_function_arguments(function, as_group=False)
+    alone = len(inspect.signature(function).parameters) == 1
+    parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
         function(**parser.instantiate(parser.parse_args(args)))
 

@@ -91,8 +91,9 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, mon
     assert logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.INFO)
 
 
-def test_what_a_killed_write_left_is_not_in_the_finished_run(tmp_path, monkeypatch):
-    """A kill within the first writing of a checkpoint: the next run has the same state folder."""
+def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, monkeypatch):
+    """A kill within the first writing of a checkpoint, a loss that was not finite once: the next run has the same state
+    folder."""
     monkeypatch.chdir(tmp_path)
     OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}}, "run.yaml")
     arguments = ["--config", "run.yaml"]
@@ -100,6 +101,7 @@ def test_what_a_killed_write_left_is_not_in_the_finished_run(tmp_path, monkeypat
     state.mkdir(parents=True)
     (state / ".last.ckpt.0123abcd").touch()
     (state / "previous.ckpt").touch()
+    (state / "nonfinite-step3" / "x").mkdir(parents=True)
     monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda _: (state / "last.ckpt").touch())
     train(Path("runs/x"), arguments)
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}

@@ -1,4 +1,4 @@
-"""The sleep as a callback, the stop on a non-finite value, and the report of a run."""
+"""The sleep as a callback, and the report of a run."""
 
 import logging
 import warnings
@@ -8,12 +8,12 @@ import lightning as L
 import pytest
 import torch
 
-from lmsleep import SleepCallback, SleepModule, read_windows
+from lmsleep import SleepCallback, read_windows
 from lmsleep.sleep import sleep
 from lmsleep.tasks import Rule110
-from lmsleep.training import RunReport, StopOnNonFinite
+from lmsleep.training import RunReport
 
-from .conftest import TASK, fitted, weights
+from .conftest import TASK, fitted
 
 
 @dataclass(frozen=True)
@@ -118,50 +118,6 @@ def test_its_sleep_is_the_plain_function(build, draw_tokens, training):
 def test_a_bad_argument_is_one_sentence(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         SleepCallback(**arguments)
-
-
-class Spoiled(SleepModule):
-    """At step 2 the loss is not a number, or only one gradient is infinite."""
-
-    what = "loss"
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        if self.trainer.global_step != 2:
-            return loss
-        self.before = weights(self)
-        if self.what == "loss":
-            return loss * float("nan")
-        return loss + Infinite.apply(self.model.head.weight)
-
-
-class Infinite(torch.autograd.Function):
-    """0 with an infinite gradient."""
-
-    @staticmethod
-    def forward(ctx, weight):
-        ctx.shape = weight.shape
-        return weight.new_zeros(())
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.new_full(ctx.shape, torch.inf)
-
-
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
-    cell = run(3, [StopOnNonFinite()], module_class=Spoiled, data_options={"seed": 7})
-    cell.module.what = what
-    sentence = rf"^{what} is not finite at step 2 \(n_passes=3, seed=7\); the weights are those before this step$"
-    with pytest.raises(FloatingPointError, match=sentence):
-        fitted(cell)
-    assert all(map(torch.equal, weights(cell.module), cell.module.before))
-    assert cell.trainer.global_step == 2
-
-
-def test_finite_values_do_not_stop_it(run):
-    guarded, plain = fitted(run(2, [StopOnNonFinite()])), fitted(run(2))
-    assert all(map(torch.equal, weights(guarded.module), weights(plain.module)))
 
 
 def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):

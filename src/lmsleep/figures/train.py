@@ -29,6 +29,7 @@ from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.fit import run_trainer
+from lmsleep.training.nonfinite import BUNDLE
 from lmsleep.training.quiet import quiet
 
 RESUME = Path("runs/.resume")
@@ -67,6 +68,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     (state / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
         needless.unlink(missing_ok=True)
+    for bundle in state.glob(f"{BUNDLE}*"):  # of a failure that did not come again
+        shutil.rmtree(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)

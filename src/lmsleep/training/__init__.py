@@ -1,9 +1,10 @@
 """Training with Lightning."""
 
-from lmsleep.training.callbacks import RunReport, SleepCallback, StopOnNonFinite
+from lmsleep.training.callbacks import RunReport, SleepCallback
 from lmsleep.training.checkpoint import LastCheckpoint
 from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
+from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 from lmsleep.training.recipe import WarmupStage
 

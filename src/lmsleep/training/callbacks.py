@@ -1,13 +1,11 @@
-"""Lightning callbacks: the sleep itself, the stop on a non-finite loss, and the report of a run."""
+"""Lightning callbacks: the sleep itself, and the report of a run."""
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -16,7 +14,6 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, Windows, recorded, sleep
-from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 
 # How a module without a SleepCallback sleeps.
 PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
@@ -168,71 +165,6 @@ def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
                 f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine[name]!r}; "
                 "--sleep.allow_other_n=true uses it all the same"
             )
-
-
-class StopOnNonFinite(L.Callback):
-    """Stops when a loss or a gradient is not finite, before the update that it would spoil.
-
-    On a CPU it raises before the update. On CUDA, waiting for the answer would leave the device idle in every step:
-    there the optimizer leaves the weights as they are from that step on, and the error comes as soon as the answer has
-    arrived, at the latest before the next validation, checkpoint or end.
-    """
-
-    MOST_PENDING = 32  # steps whose answers are under way
-
-    def __init__(self) -> None:
-        self.pending: deque[tuple[int, Tensor, torch.cuda.Event]] = deque()
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.context = (how_it_sleeps(trainer)["n_passes"], getattr(trainer.datamodule, "seed", None))  # pyright: ignore
-        self.pending.clear()
-        self.spoiled: Tensor | None = None
-        self.losses: list[Tensor] = []
-
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self.losses.append(loss.detach())
-
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
-        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])
-        self.losses = []
-        spoiled = ~torch.isfinite(values)
-        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or trainer.world_size > 1:
-            self._raise_if(spoiled, trainer.global_step)
-            return
-        self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
-        optimizer.hold_if(self.spoiled.any())
-        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        self.pending.append((trainer.global_step, answer, arrived))
-        self._raise_for_arrived()
-
-    def _raise_for_arrived(self, wait: bool = False) -> None:
-        while self.pending and (wait or len(self.pending) > self.MOST_PENDING or self.pending[0][2].query()):
-            step, answer, arrived = self.pending.popleft()
-            arrived.synchronize()
-            self._raise_if(answer, step)
-
-    def _raise_if(self, spoiled: Tensor, step: int) -> None:
-        of_loss, of_gradient = spoiled.tolist()
-        if of_loss or of_gradient:
-            n_passes, seed = self.context
-            raise FloatingPointError(
-                f"{'loss' if of_loss else 'gradient'} is not finite at step {step} (n_passes={n_passes}, seed={seed}); "
-                "the weights are those before this step"
-            )
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._raise_for_arrived(wait=True)
-
-    on_validation_start = on_train_end
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._raise_for_arrived(wait=True)
 
 
 # Steps between two looks at the progress bar on CUDA: each reads the loss, and so waits for the device.

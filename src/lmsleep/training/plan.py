@@ -27,10 +27,10 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.callbacks import StopOnNonFinite
 from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.clock import Clock
 from lmsleep.training.fit import SleepCLI, parse
+from lmsleep.training.nonfinite import StopOnNonFinite
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""The stop on a loss or a gradient that is not finite, and the folder from which the same step can be taken again."""
+
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lmsleep.memory import Eviction
+from lmsleep.tasks import Batch
+from lmsleep.tensors import save_tensors
+from lmsleep.training.callbacks import how_it_sleeps, sleeper_of
+from lmsleep.training.checkpoint import is_local
+from lmsleep.training.graphs import Accelerate
+from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
+
+BUNDLE, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step depends on, besides the weights and its batches."""
+
+    step: int
+    seed: int | None
+    n_passes: int
+    eviction: Eviction
+    after_loss: bool
+    precision: str
+    accelerate: Accelerate
+    checkpointing: bool
+    accumulate_grad_batches: int
+    device: str
+    task: str  # as it is printed
+
+
+class StopOnNonFinite(L.Callback):
+    """Stops when a loss or a gradient is not finite, before the update that it would spoil.
+
+    On a CPU it raises before the update. On CUDA, waiting for the answer would leave the device idle in every step:
+    there the optimizer leaves the weights as they are from that step on, and the error comes as soon as the answer has
+    arrived, at the latest before the next validation, checkpoint or end.
+
+    Beside the checkpoint it leaves a folder that `lmsleep replay` reads: the model before the step, as
+    `HybridLM.save_pretrained` writes it, with the `Step` in its config.json, and the batches. Each rank leaves that of
+    its own rows; a sharded model leaves none.
+
+    Args:
+        first_step: how the first step of this trainer is called.
+    """
+
+    MOST_PENDING = 32  # steps whose answers are under way
+
+    def __init__(self, first_step: int = 0) -> None:
+        self.first_step = first_step
+        self.pending: deque[tuple[Step, list[Batch], Tensor, torch.cuda.Event]] = deque()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pending.clear()
+        self.spoiled: Tensor | None = None
+        self.losses: list[Tensor] = []
+        self.batches: list[Batch] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])
+        step, batches = self._step(trainer, pl_module), self.batches
+        self.losses, self.batches = [], []
+        spoiled = ~torch.isfinite(values)
+        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or trainer.world_size > 1:
+            self._raise_if(spoiled, step, batches, trainer, pl_module)
+            return
+        self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
+        optimizer.hold_if(self.spoiled.any())
+        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        self.pending.append((step, batches, answer, arrived))
+        self._raise_for_arrived(trainer, pl_module)
+
+    def _step(self, trainer: L.Trainer, module: Any) -> Step:
+        sleeper, data = sleeper_of(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        sleeps: dict[str, Any] = how_it_sleeps(trainer)
+        if sleeper:
+            sleeps["eviction"] = sleeper.eviction_for(module)
+        return Step(
+            step=self.first_step + trainer.global_step,
+            seed=getattr(data, "seed", None),
+            **sleeps,
+            precision=str(trainer.precision),
+            accelerate=module.accelerate,
+            checkpointing=module.model.blocks.checkpointing,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+            device=module.device.type,
+            task=str(module.task),
+        )
+
+    def _raise_for_arrived(self, trainer: L.Trainer, module: L.LightningModule, wait: bool = False) -> None:
+        while self.pending and (wait or len(self.pending) > self.MOST_PENDING or self.pending[0][-1].query()):
+            step, batches, answer, arrived = self.pending.popleft()
+            arrived.synchronize()
+            self._raise_if(answer, step, batches, trainer, module)
+
+    def _raise_if(
+        self, spoiled: Tensor, step: Step, batches: list[Batch], trainer: L.Trainer, module: L.LightningModule
+    ) -> None:
+        of_loss, of_gradient = spoiled.tolist()
+        if of_loss or of_gradient:
+            raise FloatingPointError(
+                f"{'loss' if of_loss else 'gradient'} is not finite at step {step.step} (n_passes={step.n_passes}, "
+                f"seed={step.seed}); the weights are those before this step{_saved(step, batches, trainer, module)}"
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._raise_for_arrived(trainer, pl_module, wait=True)
+
+    on_validation_start = on_train_end
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._raise_for_arrived(trainer, pl_module, wait=True)
+
+
+def _saved(step: Step, batches: list[Batch], trainer: L.Trainer, module: Any) -> str:
+    """Writes the folder, if the run keeps checkpoints; the end of the sentence that says so."""
+    beside = getattr(trainer.checkpoint_callback, "dirpath", None)
+    if beside is None or not is_local(beside) or module.device_mesh is not None:
+        return ""
+    rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+    folder = Path(beside) / f"{BUNDLE}step{step.step}{rank}"
+    named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in batch._asdict().items()}
+    try:
+        module.model.save_pretrained(folder, "The weights before a step that is not finite.", asdict(step))
+        save_tensors(folder / BATCHES, {name: x for name, x in named.items() if x is not None}, ENTRY, {})
+    except OSError as error:
+        return f"; they could not be written: {error}"
+    return f"; to repeat it: lmsleep replay {folder}"

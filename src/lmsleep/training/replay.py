@@ -1,0 +1,81 @@
+"""Repeat the step at which a loss or a gradient was not finite, from what the run left beside its checkpoint.
+
+lmsleep replay runs/mine/nonfinite-step41
+
+It ends with the sentence of that run. If the step is finite now, code, packages or device made the difference.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from lmsleep.data import RowsDataModule
+from lmsleep.hub import typed
+from lmsleep.model import HybridLM
+from lmsleep.model.folder import CONFIG, read_config
+from lmsleep.tasks import Batch, Task
+from lmsleep.tensors import read_tensors
+from lmsleep.training.callbacks import SleepCallback
+from lmsleep.training.module import SleepModule
+from lmsleep.training.nonfinite import BATCHES, Step, StopOnNonFinite
+from lmsleep.training.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Recorded(Task):
+    """Rows that were read before: step i is the i-th batch."""
+
+    batches: tuple[Batch, ...]
+    vocab_size: int = 1  # pyright: ignore[reportIncompatibleMethodOverride] (fields are properties)
+    window_size: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
+    slices: tuple[int, ...] = (0,)  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    @property
+    def sequence_length(self) -> int:
+        return self.batches[0].tokens.shape[1]
+
+    def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        return self.batches[step]
+
+
+def main(bundle: Path) -> None:
+    """The command.
+
+    Args:
+        bundle: the folder.
+
+    Raises:
+        FloatingPointError: as the run did.
+        ValueError: if it is no such folder, or is damaged.
+    """
+    tensors, _ = read_tensors(bundle / BATCHES, "cpu")
+    step: Step = typed(Step, read_config(bundle)[1], f"trained in {bundle / CONFIG}")
+    model = HybridLM.from_pretrained(bundle)
+    count = len({name.partition(".")[0] for name in tensors})
+    batches = tuple(Batch(*(tensors.get(f"{i}.{name}") for name in Batch._fields)) for i in range(count))  # pyright: ignore
+    task = Recorded(batches, model.embedding.num_embeddings, model.window_size)
+    module = SleepModule(task, model.config, accelerate=step.accelerate)
+    module.model = module.graphs.model = model
+    model.blocks.checkpointing = step.checkpointing
+    device = step.device if torch.cuda.is_available() else "cpu"
+    print(step if device == step.device else f"{step}\nthere is no {step.device} here: the CPU may differ", flush=True)
+    sleeper = SleepCallback(step.n_passes, step.eviction, after_loss=step.after_loss)
+    with quiet():
+        trainer = L.Trainer(
+            accelerator=device,
+            devices=1,
+            precision=step.precision,  # pyright: ignore[reportArgumentType]
+            accumulate_grad_batches=step.accumulate_grad_batches,
+            limit_train_batches=count,
+            limit_val_batches=0,
+            max_steps=1,
+            callbacks=[sleeper, StopOnNonFinite(step.step)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, RowsDataModule(task, len(batches[0].tokens), step.seed or 0))
+    print("loss and gradient are finite: the failure does not come again")

@@ -1,0 +1,170 @@
+"""The stop on a value that is not finite, and the step taken again."""
+
+import errno
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from safetensors import safe_open
+
+from lmsleep import HybridLM, SleepModule
+from lmsleep.cli import main
+from lmsleep.model.folder import read_config
+from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
+
+from .conftest import TASK, fitted, weights
+
+
+class Spoiled(SleepModule):
+    """At step 2 the loss is not a number, or only one gradient is infinite."""
+
+    what = "loss"
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.global_step != 2:
+            return loss
+        self.before = weights(self)
+        if self.what == "loss":
+            return loss * float("nan")
+        return loss + Infinite.apply(self.model.head.weight)
+
+
+class Infinite(torch.autograd.Function):
+    """0 with an infinite gradient."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.shape = weight.shape
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.new_full(ctx.shape, torch.inf)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
+    cell = run(3, [StopOnNonFinite()], module_class=Spoiled, data_options={"seed": 7})
+    cell.module.what = what
+    sentence = rf"^{what} is not finite at step 2 \(n_passes=3, seed=7\); the weights are those before this step$"
+    with pytest.raises(FloatingPointError, match=sentence):
+        fitted(cell)
+    assert all(map(torch.equal, weights(cell.module), cell.module.before))
+    assert cell.trainer.global_step == 2
+
+
+def test_finite_values_do_not_stop_it(run):
+    guarded, plain = fitted(run(2, [StopOnNonFinite()])), fitted(run(2))
+    assert all(map(torch.equal, weights(guarded.module), weights(plain.module)))
+
+
+class Overflow(L.Callback):
+    """Before step 2, weights so large that the loss, or only its gradient, overflows."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 2:
+            head, norm = pl_module.model.head.weight.data, pl_module.model.norm.weight.data
+            size = torch.finfo(head.dtype).max ** (1 if self.what == "loss" else 0.9)
+            head.fill_(size)[0].neg_()
+            norm.fill_(1 if self.what == "loss" else 1 / size)
+
+
+# Settings of the trainer, and which batches step 2 reads.
+SETTINGS = {
+    "one batch a step": ({}, [2]),
+    "several batches a step": ({"accumulate_grad_batches": 3}, [6, 7, 8]),
+    "a step of fewer batches": (
+        {"accumulate_grad_batches": 2, "limit_train_batches": 5, "val_check_interval": None},
+        [4],
+    ),
+    "float64": ({"precision": "64-true"}, [2]),
+    "bfloat16": ({"precision": "bf16-true"}, [2]),
+}
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize(("setting", "batches"), SETTINGS.values(), ids=SETTINGS)
+def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, setting, batches, what):
+    warmup = WarmupStage(5, train=".", eviction="sliding")
+    options = {"data_options": {"seed": 7}, "enable_checkpointing": True}
+    cell = run(3, [Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))], **options, **setting)
+    with pytest.raises(FloatingPointError) as failed:
+        fitted(cell)
+    sentence, _, folder = str(failed.value).partition("; to repeat it: lmsleep replay ")
+    assert sentence.startswith(f"{what} is not finite at step 2 (n_passes=3, seed=7)")
+    assert folder == str(tmp_path / "nonfinite-step2")
+    with pytest.raises(SystemExit) as repeated:
+        main(["replay", folder])
+    assert repeated.value.code == f"error: {sentence}"
+    saved = HybridLM.from_pretrained(folder)
+    assert all(map(torch.equal, saved.state_dict().values(), cell.module.model.state_dict().values()))
+    _, step = read_config(folder)
+    assert (step["n_passes"], step["eviction"], step["step"]) == (3, "sliding", 2)
+    with safe_open(f"{folder}/batches.safetensors", "pt") as file:
+        assert len(file.keys()) == 3 * len(batches)
+        for i, step in enumerate(batches):
+            tokens = TASK.rows(split="train", seed=7, step=step, batch_size=8).tokens
+            assert torch.equal(file.get_tensor(f"{i}.tokens"), tokens)
+
+
+def left(run, folder):
+    """What a failed run leaves in its folder, and its sentence."""
+    cell = run(2, [Overflow("loss"), StopOnNonFinite(), LastCheckpoint(str(folder))], enable_checkpointing=True)
+    with pytest.raises(FloatingPointError) as failed:
+        fitted(cell)
+    return folder / "nonfinite-step2", str(failed.value)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def forget(name):
+    """Takes a field out of what config.json says of the step."""
+
+    def change(file):
+        header = json.loads(file.read_text())
+        del header["trained"][name]
+        file.write_text(json.dumps(header))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "sentence"),
+    [
+        ("batches.safetensors", Path.unlink, "there is no file or folder '.*batches.safetensors'"),
+        ("batches.safetensors", cut, "'.*batches.safetensors' is damaged"),
+        ("model.safetensors", cut, "'.*model.safetensors' is damaged"),
+        ("config.json", forget("precision"), "trained in .*config.json must hold the fields of .*Step: .*'precision'"),
+    ],
+)
+def test_what_was_left_is_read_only_if_it_is_whole(run, tmp_path, name, damage, sentence):
+    folder, _ = left(run, tmp_path)
+    damage(folder / name)
+    with pytest.raises(SystemExit, match=f"^error: {sentence}"):
+        main(["replay", str(folder)])
+
+
+def test_a_step_that_is_finite_now_says_so(run, tmp_path, capsys):
+    folder, _ = left(run, tmp_path)
+    model = HybridLM.from_pretrained(folder)
+    model.head.weight.data.zero_()
+    model.save_pretrained(folder, trained=read_config(folder)[1])
+    main(["replay", str(folder)])
+    assert "the failure does not come again" in capsys.readouterr().out
+
+
+def test_a_failure_that_cannot_be_kept_is_said_all_the_same(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lmsleep.training.nonfinite.save_tensors", full)
+    _, sentence = left(run, tmp_path)
+    assert sentence.startswith("loss is not finite at step 2") and sentence.endswith("No space left on device")
