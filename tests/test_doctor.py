@@ -1,10 +1,17 @@
 """The doctor's words on this machine, and on others that are made up."""
 
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from dvc.repo import Repo
 
 from lmsleep import cli, doctor
 from lmsleep.ops.backend import Choice
+
+pytestmark = pytest.mark.usefixtures("empty_folder")  # no checkout, of which there is more to say
 
 
 def report(capsys):
@@ -67,3 +74,41 @@ def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monk
     doctor.main()
     words = capsys.readouterr().out
     assert "above 128" in words and "fla" in words and "All kernels are in place." in words
+
+
+@pytest.mark.parametrize(("free", "enough"), [(10**8, False), (10**12, True)])
+def test_a_disk_that_is_nearly_full_is_named(monkeypatch, free, enough):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert doctor.disk().startswith(f"disk: {free / 1e9:,.1f} GB free here")
+    assert doctor.disk().endswith("free here") is enough
+
+
+def test_packages_other_than_the_pinned_ones_are_named():
+    assert doctor.drift() == []
+    here, other = metadata.version("torch").split("+")[0], metadata.version("numpy")
+    pins = ["# exact", f"Torch=={here}", f"NumPy=={other}.1", "a-package-that-is-not-here==1"]
+    Path("constraints.txt").write_text("\n".join(pins))
+    assert doctor.drift() == [f"packages: 1 of 3 pins of constraints.txt differ: NumPy {other} (pinned {other}.1)"]
+    Path("constraints.txt").write_text(f"torch=={here}\n")
+    assert doctor.drift() == ["packages: as constraints.txt"]
+
+
+def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart(tmp_path):
+    assert doctor.pipeline() == []
+    Path("dvc.yaml").write_text(
+        "stages:\n"
+        "  a: {cmd: cp code data, deps: [code], outs: [data]}\n"
+        "  b: {cmd: cp data table, deps: [data], outs: [table]}\n"
+    )
+    (said,) = doctor.pipeline()
+    assert said.startswith("pipeline: unknown (ERROR: you are not inside of a DVC repository")
+    Path("code").write_text("1")
+    with Repo.init(no_scm=True) as repo:
+        repo.reproduce()
+    assert doctor.pipeline() == ["pipeline: all results are of this code and these settings"]
+    Path("table").unlink()
+    Path("code").write_text("2")
+    assert doctor.pipeline() == [
+        "pipeline: 1 stages have changed since their results were made: a",
+        "pipeline: results of 1 stages are not here; dvc repro makes them",
+    ]

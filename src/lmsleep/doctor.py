@@ -1,11 +1,17 @@
-"""Says in plain words what is installed, which backend every op uses and why, and how to install what is missing.
+"""Says in plain words what is installed, which backend every op uses and why, and how to install what is missing; in a
+checkout also what is not as the results were made: packages, stages of the pipeline.
 
 lmsleep doctor
 """
 
 import importlib
+import json
 import platform
+import shutil
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,6 +22,7 @@ from rich.table import Table
 from lmsleep.ops import describe
 from lmsleep.ops.backend import WINDOW
 
+NEEDED_GB = 1  # at scale mini: cells, data, DVC's cache
 FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
 
 
@@ -40,7 +47,7 @@ PACKAGES = (
 def main() -> None:
     """Prints the report. It only looks: nothing is installed, and the exit code is 0 whatever is missing."""
     console = Console()
-    console.print("\n".join(machine()), highlight=False, markup=False)
+    console.print("\n".join([*machine(), disk(), *drift(), *pipeline()]), highlight=False, markup=False)
     console.print(packages())
     console.print(backends())
     console.print("\n".join(advice()), highlight=False, markup=False, soft_wrap=True)
@@ -57,6 +64,50 @@ def machine() -> list[str]:
         card = torch.cuda.get_device_properties(i)
         lines.append(f"device {i}: {card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}")
     return lines
+
+
+def disk() -> str:
+    """How much can be written in this folder."""
+    free = shutil.disk_usage(".").free / 1e9
+    return f"disk: {free:,.1f} GB free here" + f"; `make repro` writes up to {NEEDED_GB} GB" * (free < NEEDED_GB)
+
+
+def drift() -> list[str]:
+    """In a checkout: which installed packages have another version than constraints.txt pins."""
+    if not (path := Path("constraints.txt")).is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pins = dict(line.strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
+    # What follows a + is the build of a version, as in 2.13.0+cpu.
+    here = {one.metadata["Name"].lower(): one.version.partition("+")[0] for one in metadata.distributions()}
+    found = [(name, here[name.lower()], pin) for name, pin in pins.items() if here.get(name.lower(), pin) != pin]
+    other = ", ".join(f"{name} {version} (pinned {pin})" for name, version, pin in found)
+    return [
+        f"packages: {len(found)} of {len(pins)} pins of {path} differ: {other}" if found else f"packages: as {path}"
+    ]
+
+
+def pipeline() -> list[str]:
+    """In a checkout: which stages were not run with the code, data and settings that are here."""
+    if not Path("dvc.yaml").is_file():
+        return []
+    asked = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if asked.returncode:
+        said = asked.stderr.strip() or "dvc says nothing"
+        return [f"pipeline: unknown ({said.splitlines()[0]})"]
+    stages = json.loads(asked.stdout)
+    changed = [name for name, changes in stages.items() if any(map(_has_changed, changes))]
+    names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
+    lines = [f"pipeline: {len(changed)} stages have changed since their results were made: {names}"] if changed else []
+    if absent := len(stages) - len(changed):
+        lines.append(f"pipeline: results of {absent} stages are not here; dvc repro makes them")
+    return lines or ["pipeline: all results are of this code and these settings"]
+
+
+def _has_changed(change: str | dict[str, dict[str, str]]) -> bool:
+    """Of one change that DVC names: whether something is otherwise, and not merely absent."""
+    absent = {"deleted", "not in cache"}
+    return isinstance(change, str) or any(str(how) not in absent for paths in change.values() for how in paths.values())
 
 
 def state(package: Package) -> tuple[str, str]:
