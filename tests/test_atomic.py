@@ -1,8 +1,10 @@
 """Files that take their place whole."""
 
+import os
 import resource
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,24 @@ def test_a_file_of_safetensors_has_the_permissions_of_any_new_file(tmp_path):
     with atomic_write(tmp_path / "tensors") as temporary:
         save_file({"x": torch.zeros(2)}, temporary)
     assert (tmp_path / "tensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    """What a crash of the machine may cut off cannot be tried here: the order of the calls to the system is."""
+    calls = []
+
+    def sync(descriptor):
+        calls.append(os.fstat(descriptor).st_size)
+
+    def replace(temporary, path):
+        calls.append(path.name)
+        os.replace(temporary, path)
+
+    monkeypatch.setattr("lmsleep.atomic.os.fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert calls == [len("whole"), "file"]
 
 
 def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):

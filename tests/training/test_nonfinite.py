@@ -56,6 +56,21 @@ def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
     assert cell.trainer.global_step == 2
 
 
+class Beside(SleepModule):
+    """The loss of one micro-batch is not a number, while all gradients are finite."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + (torch.nan if batch_idx == self.at else 0)
+
+
+@pytest.mark.parametrize("at", [3, 4, 5])
+def test_the_loss_of_every_micro_batch_of_a_step_is_looked_at(run, at):
+    cell = run(2, [StopOnNonFinite()], module_class=Beside, accumulate_grad_batches=3)
+    cell.module.at = at
+    with pytest.raises(FloatingPointError, match=r"^loss is not finite at step 1 "):
+        fitted(cell)
+
+
 def test_finite_values_do_not_stop_it(run):
     guarded, plain = fitted(run(2, [StopOnNonFinite()])), fitted(run(2))
     assert all(map(torch.equal, weights(guarded.module), weights(plain.module)))

@@ -138,6 +138,17 @@ def test_biases_and_what_is_outside_the_blocks_are_left_to_adamw(build):
     assert {f"blocks.layers.1.mixer.{n}" for n in ("A_log", "dt_bias", "conv_weight", "norm.weight")} <= adamw
 
 
+@pytest.mark.parametrize(("options", "decay"), [({"weight_decay": 0.1}, 0.1), ({}, 1e-4)])
+def test_every_parameter_decays_and_without_a_word_as_in_the_code_that_the_recipe_follows(build, options, decay):
+    model = build("AGMJ")
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    OptimizerConfig(muon_lr=1, adamw_lr=1, **options).build(model.blocks, model).step()
+    for p, start in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), start * (1 - decay), rtol=1e-12, atol=0)
+
+
 def test_frozen_parameters_are_left_out(build):
     model = build("AG", dtype=torch.float32)
     for p in model.parameters():
