@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from lmsleep import SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
@@ -117,6 +118,21 @@ def test_n_passes_on_the_command_line_is_that_of_the_run(fit):
 def test_the_same_command_gives_the_same_weights(fit):
     first, second = (fit("--trainer.max_steps=3", "--sleep.n_passes=2", folder=f) for f in ("a", "b"))
     assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
+
+
+def test_a_run_that_goes_on_draws_the_random_numbers_that_it_would_have_drawn(fit, monkeypatch):
+    drawn, step = [], SleepModule.training_step
+
+    def drawing(*args):
+        drawn.append(float(torch.rand(())))
+        return step(*args)
+
+    monkeypatch.setattr(SleepModule, "training_step", drawing)
+    often = "--trainer.val_check_interval=1"
+    fit(often, "--trainer.max_steps=4", folder="whole")
+    fit(often, "--trainer.max_steps=2")
+    fit(often, "--trainer.max_steps=4", "--ckpt_path=run/last.ckpt")
+    assert len(set(drawn)) == 4 and drawn[:4] == drawn[4:]
 
 
 def test_a_checkpoint_gives_no_settings_and_no_code(fit, capsys):

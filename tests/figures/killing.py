@@ -8,13 +8,18 @@ import lightning as L
 
 
 class EndOnce(L.Callback):
-    """At a step, unless the file `mark` is there: lets the time of `timeout`, the parent process, be over, or dies.
+    """At a step, unless the file `mark` is there: lets the time of `timeout`, the parent process, be over, or dies. A
+    run that has the mark writes the step that it begins with into it.
 
     `timeout` takes SIGALRM for the end of its time.
     """
 
     def __init__(self, step: int, mark: str, kill: bool = False) -> None:
         self.step, self.mark, self.kill = step, Path(mark), kill
+
+    def on_train_start(self, trainer, pl_module):
+        if self.mark.exists():
+            self.mark.write_text(f"{trainer.global_step}")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.step and not self.mark.exists():

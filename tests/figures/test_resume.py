@@ -64,6 +64,7 @@ def test_a_stopped_run_that_is_run_again_is_one_in_one_go_bit_for_bit(whole, tra
     states = [torch.load(path, weights_only=True) for path in folder.parent.glob(".resume/*/last.ckpt")]
     assert [10 <= state["global_step"] < 40 for state in states] == [True]
     code, folder = train(name, n_passes, tmp_path / "mark", kill)
+    assert (tmp_path / "mark").read_text() == f"{states[0]['global_step']}"
     assert code == 0 and not list(folder.parent.glob(".resume/*"))
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "curve.csv", "last.ckpt", "run.json"}
     ends = [torch.load(place / "last.ckpt", weights_only=True) for place in (uncut, folder)]
