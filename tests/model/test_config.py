@@ -88,6 +88,9 @@ def test_a_task_sets_the_sizes_and_contradictions_are_named():
     assert config.for_task(2, 24).vocab_size == 3
     with pytest.raises(ValueError, match=r"^window_size of the model must be the task's 12 or left out, got 24$"):
         config.for_task(3, 12)
+    assert config.for_task(3, 12, row=24) == config  # full attention: the window holds a whole row
+    with pytest.raises(ValueError, match=r"^window_size .* task's 12 \(or 25 and more: a whole row\) or .*, got 24$"):
+        config.for_task(3, 12, row=25)
     with pytest.raises(ValueError, match=r"^vocab_size of the model must be .* 4 .*, got 3$"):
         config.for_task(4, 24)
 

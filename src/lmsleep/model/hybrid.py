@@ -61,6 +61,7 @@ class HybridConfig:
         fast_norm_eps: epsilon of the norm inside a fast-weight layer of rule `jet`; None: norm_eps.
         sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
         norm_between_passes: the final norm closes every pass and its output starts the next (Ouro).
+        between_passes: what a pass of a sleep starts from, see `BETWEEN`; `carry` is Algorithm 1, others are ablations.
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
         embedding_std: standard deviation of the embeddings at the start; of the output projection it is 0.02.
@@ -97,6 +98,7 @@ class HybridConfig:
     fast_norm_eps: float | None = None
     sandwich_norm: bool = False
     norm_between_passes: bool = False
+    between_passes: Literal["carry", "reset", "embed", "cut_h", "cut"] = "carry"
     loop: tuple[int, int] | None = None
     tie_embeddings: bool = False
     embedding_std: float = 0.02
@@ -146,6 +148,11 @@ class HybridConfig:
             raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
         if self.norm_between_passes and self.looped[1] < self.depth:
             raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={self.loop}")
+        if self.between_passes not in BETWEEN:
+            raise ValueError(f"between_passes must be one of {', '.join(BETWEEN)}, got {self.between_passes!r}")
+        if self.between_passes != "carry" and self.looped[0] > 0:
+            name = self.between_passes
+            raise ValueError(f"between_passes={name!r} needs a loop that starts at the first block, got {self.loop}")
 
     @property
     def depth(self) -> int:
@@ -179,22 +186,22 @@ class HybridConfig:
         """Hidden width of the MLP."""
         return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
 
-    def for_task(self, vocab_size: int, window_size: int) -> "HybridConfig":
+    def for_task(self, vocab_size: int, window_size: int, row: int | None = None) -> "HybridConfig":
         """The same configuration with the sizes of a task. A larger vocabulary than the task's stays: pretrained models
-        pad theirs.
+        pad theirs. So does a window that holds a whole `row` of so many tokens: full attention, and no eviction.
 
         Raises:
             ValueError: if the configuration already names another window or a smaller vocabulary.
         """
-        if self.window_size not in (None, window_size):
-            raise ValueError(
-                f"window_size of the model must be the task's {window_size} or left out, got {self.window_size}"
-            )
+        mine = self.window_size or window_size
+        if mine != window_size and (row is None or mine < row):
+            whole = f" (or {row} and more: a whole row)" if row else ""
+            raise ValueError(f"window_size of the model must be the task's {window_size}{whole} or left out, got {mine}")
         if self.vocab_size is not None and self.vocab_size < vocab_size:
             raise ValueError(
                 f"vocab_size of the model must be at least the task's {vocab_size} or left out, got {self.vocab_size}"
             )
-        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=window_size)
+        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
         """The model with freshly drawn weights.
@@ -463,6 +470,7 @@ class Wake:
         before, S: fast weights before and after.
         past, cache: visible tokens before and after.
         mask: (B, n) or None.
+        embedded: (B, n, D) what the first block read; None where it was not kept.
     """
 
     h: Tensor
@@ -472,6 +480,23 @@ class Wake:
     past: AttentionCache
     cache: AttentionCache
     mask: Tensor | None = None
+    embedded: Tensor | None = None
+
+
+def _embedded(wake: Wake) -> Tensor:
+    if wake.embedded is None:
+        raise ValueError("between_passes must not be 'embed' in a session, which keeps no tokens")
+    return wake.embedded
+
+
+# What the next pass of a sleep starts from, h (B, n, D) and S, given those that the pass before left.
+BETWEEN: dict[str, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
+    "carry": lambda h, S, wake: (h, S),  # Algorithm 1
+    "reset": lambda h, S, wake: (h, wake.before),  # the S from before the window: only the last pass writes for good
+    "embed": lambda h, S, wake: (_embedded(wake), S),  # the tokens as they were embedded
+    "cut_h": lambda h, S, wake: (h.detach(), S),  # no gradient through h
+    "cut": lambda h, S, wake: (h.detach(), S.detach()),  # none at all, so that only the last sleep is trained
+}
 
 
 class HybridLM(nn.Module):
@@ -574,19 +599,20 @@ class HybridLM(nn.Module):
         n, depth, last = tokens.shape[1], self.config.depth, self.config.looped[1]
         if n > cache.room:
             raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {n}")
-        h = self.embed(tokens)
-        span = span or self.blocks.span(h, cache, mask, keep)
-        core, core_S, kept = self.blocks.run(0, last, h, S, cache, span)
+        embedded = self.embed(tokens)
+        span = span or self.blocks.span(embedded, cache, mask, keep)
+        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, span)
         h, after = core, core_S
         if last < depth:
             h, after, behind = self.blocks.run(last, depth, core, core_S, cache, span)
             kept = kept + behind
         extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, h))
-        return Wake(h, core, S, after, cache, extended, mask)
+        return Wake(h, core, S, after, cache, extended, mask, embedded)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it.
         `run` makes it in place of `Blocks.run`."""
+        h, S = BETWEEN[self.config.between_passes](h, S, wake)
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
         return (run or self.blocks.run)(*self.config.looped, h, S, wake.past, span)[:2]
 

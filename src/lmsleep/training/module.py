@@ -61,7 +61,7 @@ class SleepModule(L.LightningModule):
         super().__init__()
         self.task = task
         config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
-        self.model = config.for_task(task.vocab_size, task.window_size).build()
+        self.model = config.for_task(task.vocab_size, task.window_size, task.sequence_length).build()
         if init_from is not None:
             load_weights(self.model, init_from)
         self.model.blocks.checkpointing = checkpointing

@@ -138,7 +138,7 @@ class PlanCLI(SleepCLI):
         check_n_passes(sleeps.wake_passes, "wake_passes")
         config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
         batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
-        config = config.for_task(task.vocab_size, task.window_size)
+        config = config.for_task(task.vocab_size, task.window_size, task.sequence_length)
         accumulate = self.config.trainer.accumulate_grad_batches
         return Work(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
 
