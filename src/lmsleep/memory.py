@@ -77,10 +77,14 @@ class FastWeights:
             return torch.zeros(0, 0)
         return torch.stack([state.flatten(1).norm(dim=1) for state in self.states])
 
-    def change(self, before: "FastWeights") -> Tensor:
-        """|S - before| / |S| for each layer, averaged over the rows: (n_layers,)."""
+    def changes(self, before: "FastWeights") -> Tensor:
+        """|S - before| / |S| for each layer and row: (n_layers, B)."""
         step = FastWeights(tuple(b - a for a, b in zip(before.states, self.states, strict=True)))
-        return (step.norms() / self.norms().clamp(min=1e-12)).mean(dim=1)
+        return step.norms() / self.norms().clamp(min=1e-12)
+
+    def change(self, before: "FastWeights") -> Tensor:
+        """`changes` averaged over the rows: (n_layers,)."""
+        return self.changes(before).mean(dim=1)
 
     @property
     def nbytes(self) -> int:

@@ -79,7 +79,7 @@ def test_a_session_starts_its_passes_alike(build, draw_tokens, name):
 
 def test_a_session_keeps_no_tokens_to_embed_anew(build, draw_tokens):
     session = Session(build(between_passes="embed"), n_passes=2)
-    with pytest.raises(ValueError, match="^between_passes must not be 'embed' in a session, which keeps no tokens$"):
+    with pytest.raises(ValueError, match=r"^between_passes must not be 'embed' in a session, which keeps no tokens$"):
         session.feed(draw_tokens(1, L + 1))
 
 

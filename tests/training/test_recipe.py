@@ -11,7 +11,7 @@ from lmsleep import HybridConfig, SleepCallback, SleepModule
 from lmsleep.data import RowsDataModule
 from lmsleep.memory import AttentionCache
 from lmsleep.tasks import Rule110
-from lmsleep.training import OptimizerConfig, WarmupStage
+from lmsleep.training import DrawPasses, OptimizerConfig, WarmupStage
 
 TASK = Rule110(steps=2, width=6, n_states=2)
 CONFIG = HybridConfig(d_model=16, pattern="AjA", n_heads=2, zero_init=False)
@@ -208,3 +208,56 @@ def test_figure_5_trains_the_inserted_layers_for_a_third_of_its_steps(scale):
     assert config["sleep"]["eviction"] == "sliding" and stage.eviction is None and stage.train is None
     model = config["model"].get("model") or pretrained_sizes(config["model"]["init_from"])
     assert "j" in model["pattern"]
+
+
+class Passes(L.Callback):
+    """The passes of each batch, as the overflows of its windows were answered."""
+
+    def __init__(self):
+        self.made = {"train": [], "val": []}
+
+    def on_train_start(self, trainer, module):
+        original = SleepCallback.on_overflow
+        self.patch = pytest.MonkeyPatch()
+
+        def on_overflow(sleeper, module, blocks, h, S):
+            calls = []
+            after = original(sleeper, module, lambda h, S: calls.append(1) or blocks(h, S), h, S)
+            self.made["train" if module.training else "val"].append(1 + len(calls))
+            return after
+
+        self.patch.setattr(SleepCallback, "on_overflow", on_overflow)
+
+    def on_train_end(self, trainer, module):
+        self.patch.undo()
+
+
+def test_drawn_passes_cover_the_range_are_one_for_a_batch_and_depend_on_seed_and_step(tmp_path):
+    runs = []
+    for _ in range(2):
+        passes = Passes()
+        fit(12, DrawPasses(2), passes, folder=tmp_path, n_passes=4)
+        runs.append(passes.made)
+    first, second = (run["train"][::2] for run in runs)  # two windows of a batch sleep
+    assert runs[0]["train"][1::2] == first == second and set(first) == {2, 3, 4}
+    assert set(runs[0]["val"]) == {4}
+
+
+def test_a_drawn_number_of_passes_is_the_number_of_passes(tmp_path):
+    """Drawn from 3 to 3, a run is the one that is told 3."""
+    drawn, plain = (fit(2, *callbacks, folder=tmp_path, n_passes=3)[0] for callbacks in ([DrawPasses(3)], []))
+    assert hashes(drawn) == hashes(plain)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "accelerate", "sentence"),
+    [
+        (0, "none", "fewest must be between 1 and n_passes=2 of a SleepCallback, got 0"),
+        (3, "none", "fewest must be between 1 and n_passes=2 of a SleepCallback, got 3"),
+        (1, "graph", "accelerate must be 'compile' or 'none' where N is drawn, got 'graph'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(tmp_path, monkeypatch, fewest, accelerate, sentence):
+    monkeypatch.setattr("lmsleep.training.module.check_accelerate", lambda *_: None)  # there is no card here
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        fit(1, DrawPasses(fewest), folder=tmp_path, accelerate=accelerate)

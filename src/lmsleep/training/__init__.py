@@ -6,9 +6,10 @@ from lmsleep.training.curve import LearningCurve
 from lmsleep.training.module import SleepModule
 from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
-from lmsleep.training.recipe import WarmupStage
+from lmsleep.training.recipe import DrawPasses, WarmupStage
 
 __all__ = [
+    "DrawPasses",
     "LastCheckpoint",
     "LearningCurve",
     "MuonAdamW",

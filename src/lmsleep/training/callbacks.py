@@ -35,7 +35,8 @@ class SleepCallback(L.Callback):
             N - 1. More than one is an ordinary looped language model.
 
     Attributes:
-        training_eviction: takes the place of `eviction` for training batches, while a stage of training wants it.
+        training_eviction, training_n_passes: take the place of `eviction` and `n_passes` for training batches, while a
+            recipe wants it.
         n_sleeps: overflows of a batch answered since the start of the stage.
         seconds_asleep: wall time spent on them (on CUDA: time to launch them).
         sleeps_per_sequence, passes_per_sequence: of the rows read since then, the mean number of sleeps, and of passes
@@ -62,6 +63,7 @@ class SleepCallback(L.Callback):
         self.wake_passes = wake_passes
         self.eviction: Eviction = eviction
         self.training_eviction: Eviction | None = None
+        self.training_n_passes: int | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -73,6 +75,10 @@ class SleepCallback(L.Callback):
     def eviction_for(self, module: L.LightningModule) -> Eviction:
         """The eviction of the batch that the module reads now."""
         return self.training_eviction or self.eviction if module.training else self.eviction
+
+    def passes_for(self, module: L.LightningModule) -> int:
+        """N for the batch that the module reads now."""
+        return self.training_n_passes or self.n_passes if module.training else self.n_passes
 
     @property
     def sleeps_per_sequence(self) -> float:
@@ -87,7 +93,7 @@ class SleepCallback(L.Callback):
     ) -> tuple[Tensor, FastWeights]:
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
         start, changes = time.perf_counter(), []
-        h, S = sleep(blocks if module.training else recorded(blocks, changes), h, S, self.n_passes)
+        h, S = sleep(blocks if module.training else recorded(blocks, changes), h, S, self.passes_for(module))
         self.n_sleeps += 1
         self.n_sequence_sleeps += len(h)
         self.seconds_asleep += time.perf_counter() - start

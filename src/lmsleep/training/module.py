@@ -148,7 +148,7 @@ class SleepModule(L.LightningModule):
         if sleeper is None:
             return self.graphs(step, batch, None)
         with sleeper.counting(windows.n_sleeps, len(batch.tokens)):
-            return self.graphs(step, batch, (sleeper.n_passes, sleeper.eviction_for(self)))
+            return self.graphs(step, batch, (sleeper.passes_for(self), sleeper.eviction_for(self)))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reading = self(batch)

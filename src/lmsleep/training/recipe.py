@@ -1,9 +1,11 @@
-"""The training recipe of section 6.4: one epoch of the fast-weight layers alone, then two of the whole model."""
+"""Recipes of training: that of section 6.4, one epoch of the fast-weight layers alone, then two of the whole model; and
+N drawn for every batch."""
 
 import re
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -116,3 +118,35 @@ class WarmupStage(L.Callback):
                     f"{name} of the warm-up stage must be {trained!r}, with which the checkpoint was trained, "
                     f"got {getattr(self, name)!r}"
                 )
+
+
+class DrawPasses(L.Callback):
+    """Draws N for every training batch, evenly from `fewest` to that of the `SleepCallback`, with which all else runs.
+
+    A draw depends on the seed of the data and the step alone, so that processes agree, and runs that resume.
+
+    Raises:
+        ValueError: if `fewest` is not between 1 and N, or steps are graphs, each of which holds one N.
+    """
+
+    def __init__(self, fewest: int = 1) -> None:
+        self.fewest = fewest
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sleeper = sleeper_of(trainer)
+        most = 1 if sleeper is None else sleeper.n_passes
+        if sleeper is None or not 1 <= self.fewest <= most:
+            raise ValueError(f"fewest must be between 1 and n_passes={most} of a SleepCallback, got {self.fewest}")
+        if "graph" in (accelerate := getattr(pl_module, "accelerate", "none")):
+            raise ValueError(f"accelerate must be 'compile' or 'none' where N is drawn, got {accelerate!r}")
+        self.sleeper = sleeper
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        seed: int = trainer.datamodule.seed  # pyright: ignore[reportAttributeAccessIssue]
+        draw = np.random.default_rng((seed, trainer.global_step))
+        self.sleeper.training_n_passes = int(draw.integers(self.fewest, self.sleeper.n_passes, endpoint=True))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.sleeper.training_n_passes = None
