@@ -29,7 +29,9 @@ def test_each_row_stops_by_itself_and_keeps_what_it_had(build, draw_tokens, rank
     model, tokens = build(), draw_tokens(5, L)
     with torch.no_grad():
         changes = []
-        read_windows(model, tokens, on_overflow=lambda blocks, h, S: (h, changes.append(blocks(h, S)[1].changes(S)) or S))
+        read_windows(
+            model, tokens, on_overflow=lambda blocks, h, S: (h, changes.append(blocks(h, S)[1].changes(S)) or S)
+        )
         threshold = changes[0].mean(0).sort().values[rank].item() + 1e-9
         wanted, made = [passes_by_hand(model, row, threshold) for row in tokens], []
         rule = partial(settle, threshold=threshold, most=MOST, made=made)
@@ -53,5 +55,5 @@ def test_the_ends_are_the_most_passes_and_two(build, draw_tokens, threshold, n):
 
 
 def test_at_most_no_pass_is_refused(build, draw_tokens):
-    with pytest.raises(ValueError, match="^most must be"):
+    with pytest.raises(ValueError, match=r"^most must be"):
         read_windows(build(), draw_tokens(1, L), on_overflow=partial(settle, threshold=0.1, most=0))

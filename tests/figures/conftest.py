@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from lmsleep.figures.report import main
 
@@ -76,3 +78,31 @@ def write_report(tmp_path, results):
         return out.read_text(encoding="utf-8")
 
     return write_report
+
+
+@pytest.fixture
+def saved_run(tmp_path):
+    """saved_run(name, model, task, **sleeps): the folder of a finished run with this model, as the stages read it."""
+
+    def saved_run(name, model, task, seed=0, **sleeps):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        states = {f"model.{key}": value for key, value in model.state_dict().items()}
+        content = {"model_config": model.config.to_dict(), "state_dict": states, "sleep": sleeps}
+        torch.save(content, folder / "last.ckpt")
+        fields = {key: value for key, value in vars(task).items() if not key.startswith("_")}
+        config = {
+            "model": {"model": {"pattern": model.config.pattern}},
+            "data": {
+                "task": {"class_path": f"lmsleep.tasks.{type(task).__name__}", "init_args": fields},
+                "seed": seed,
+                "batch_size": 16,
+            },
+            "sleep": {"n_passes": 1} | sleeps,
+            "trainer": {},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        (folder / "curve.csv").write_text("step,tokens,exact\n10,1000,0.5\n")
+        return folder
+
+    return saved_run

@@ -12,6 +12,7 @@ from lmsleep.cli import run
 from lmsleep.figures import style
 from lmsleep.figures.data import main as make_data
 from lmsleep.figures.draw import accuracy_axes, draw_passes, fig3, main
+from lmsleep.figures.draw_arms import arms
 from lmsleep.figures.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -131,3 +132,77 @@ def test_figure_3_shows_both_losses_and_what_is_known_without_following_the_cycl
         (1, 1, 0.5),
         (2, 1 / 72, 0.5),
     ]
+
+
+ROOT = Path(__file__).parents[2]
+ARMS = {  # (arm, N, seed): accuracy as trained, with S cut, with one pass at test, until S settles, and passes it took
+    ("n4", 4, 0): (0.9, 0.1, 0.3, 0.8, 3.5),
+    ("n4", 4, 1): (0.7, 0.1, 0.5, 0.6, 2.5),
+    ("n1", 1, 0): (0.4, 0.1, None, None, None),
+    ("n1", 1, 1): (0.3, 0.1, None, None, None),
+    ("reset", 4, 0): (0.6, 0.1, 0.2, 0.1, 2.0),
+    ("reset", 4, 1): (0.6, 0.1, 0.2, 0.1, 2.0),
+}
+
+
+@pytest.fixture
+def with_arms(draw, tmp_path):
+    """Like `draw`, with arms beside the figures."""
+    metrics = ("test_exact", "cut_exact", "test_n1_exact", "settle_0.1_exact", "settle_0.1_passes")
+    rows = [
+        ("arms", arm, n, seed, "all", 1000, metric, value)
+        for (arm, n, seed), values in ARMS.items()
+        for metric, value in zip(metrics, values, strict=True)
+        if value is not None
+    ]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv("scores/arms.csv", index=False)
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text()[:-1] + ", arms: {arms: [n4, n1, reset], seeds: [0, 1]}}"
+    )
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    return draw
+
+
+def test_controls_keep_arms_beside_figures_and_say_what_each_does(with_arms):
+    table, numbers = with_arms("controls")
+    assert table[table.figure == "arms"][["model", "seed", "metric", "value"]].values.tolist() == [
+        [arm, seed, metric, ARMS[arm, n, seed][metric == "cut_exact"]]
+        for arm, n in (("n1", 1), ("n4", 4), ("reset", 4))
+        for seed in (0, 1)
+        for metric in ("cut_exact", "test_exact")
+    ]
+    assert {record["figure"] for record in numbers["controls"]} == {"fig2b", "fig3"}
+    (record,) = numbers["verdicts"]
+    assert (record["arm"], record["against"], record["n"], record["verdict"]) == (
+        *("n1", "n4", 2),
+        "no difference seen at this budget",  # -0.5 and -0.4: the interval of two seeds is wide
+    )
+    assert record["value"] == pytest.approx(-0.45)
+
+
+def test_ablations_keep_arms_and_weigh_passes_against_accuracy(with_arms):
+    table, numbers = with_arms("ablations")
+    assert {*table[table.figure == "arms"].metric} == {"test_exact", "test_n1_exact"}
+    assert [record["arm"] for record in numbers["verdicts"]] == ["reset"]
+    found = {(r["arm"], r["threshold"], r["passes"]): r["exact"] for r in numbers["arms_at_test"]}
+    wanted = {("n4", None, 4): 0.8, ("n4", None, 1): 0.4, ("n4", "0.1", 3): 0.7, ("n1", None, 1): 0.35}
+    assert found == pytest.approx(wanted)
+    assert {record["figure"] for record in numbers["passes_at_test"]} == {"fig2b", "fig3"}
+
+
+def test_arms_have_a_line_each_in_the_panel_of_their_group_and_n4_in_both(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = pd.DataFrame(
+        [
+            ("arms", arm, 4, seed, "12", tokens, "val_exact", tokens / 100 + seed / 10)
+            for arm in ("n4", "n1", "reset")
+            for seed in (0, 1)
+            for tokens in (10, 20)
+        ],
+        columns=COLUMNS,
+    )
+    fig, numbers = arms(table, Path(), "gpu")
+    drawn = [{line.get_label(): line.get_ydata().tolist() for line in ax.lines} for ax in fig.axes]
+    for lines, own in zip(drawn, ("no sleep, N = 1", "S reset"), strict=True):
+        assert lines == {title: pytest.approx([0.15, 0.25]) for title in ("sleep, N = 4", own)}
+    assert numbers == {"controls": [], "ablations": []}  # nothing was tested

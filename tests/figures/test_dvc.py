@@ -50,7 +50,7 @@ def test_every_dependency_exists_or_is_made_by_a_stage(pipeline):
 
 def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
     params, names = yaml.safe_load(Path("params.yaml").read_text()), {path.name for path in made(pipeline)}
-    drawn = {*params["figures"], *params["measured"], "controls", "ablations"}
+    drawn = {*params["figures"], *params["measured"], *params["probed"], "controls", "ablations"}
     assert {f"{figure}.{suffix}" for figure in drawn for suffix in ("csv", "json", "png", "svg")} <= names
     captions = {caption.name for caption in CAPTIONS if params["scale"] in caption.scales}
     assert drawn <= captions and (drawn == captions or params["scale"] == "gpu")
@@ -58,7 +58,7 @@ def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
 
 def test_a_figure_that_the_scale_leaves_out_has_no_stage(pipeline):
     figures = yaml.safe_load(Path("params.yaml").read_text())["figures"]
-    for name in {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5", "text"} - figures.keys():
+    for name in {"fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5", "text", "arms"} - figures.keys():
         assert not [stage.addressing for stage in pipeline.index.stages if name in stage.addressing]
 
 

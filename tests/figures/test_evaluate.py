@@ -9,8 +9,9 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
-from lmsleep.figures.data import held_out
-from lmsleep.figures.evaluate import batches, main, scores
+from lmsleep.figures.data import held_out, make_data
+from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, scores
+from lmsleep.settle import settle
 from lmsleep.sleep import Windows, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
@@ -144,3 +145,36 @@ def test_a_run_that_has_not_trained_is_named(grid, tmp_path):
             ["--figure", "fig2b", "--runs", str(tmp_path / "runs"), "--data", ".", "--out", str(tmp_path / "x.csv")],
         )
     assert not (tmp_path / "x.csv").exists()
+
+
+RULE110 = Rule110(steps=2, width=6, n_states=2)
+
+
+@pytest.mark.parametrize(("figure", "most"), [("fig2b", 6), ("arms", 8)])
+def test_a_run_is_tested_with_its_own_passes_with_others_with_none_and_an_arm_until_s_settles(
+    saved_run, tmp_path, figure, most
+):
+    """An arm counts passes over both windows of every row, here by asking for those of one row at a time."""
+    torch.manual_seed(0)
+    config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False)
+    model = config.for_task(RULE110.vocab_size, RULE110.window_size).build().eval()
+    make_data(RULE110, tmp_path / "data", batch_size=16, eval_rows=16)
+    table = evaluate_run(figure, saved_run("reset-s0", model, RULE110, n_passes=3), tmp_path / "data")
+    assert set(table.model) == {"reset" if figure == "arms" else "AG"} and set(table.n_passes) == {3}
+    found = table[table.slice == "all"].set_index("metric").value
+    settles = {f"settle_{t:g}_" for t in THRESHOLDS} if figure == "arms" else set()
+    ways = {"test_", "cut_"} | {f"test_n{n}_" for n in range(1, most + 1) if n != 3} | settles
+    assert {metric for metric in found.index if metric.endswith("exact")} == {f"{way}exact" for way in ways}
+    batch = next(iter(RowsDataModule(RULE110, batch_size=16, eval_rows=16).test_dataloader()))
+    for metric, passes in (("test_loss", 3), ("test_n1_loss", 1), (f"test_n{most}_loss", most)):
+        with torch.no_grad():
+            assert found[metric] == pytest.approx(
+                read_windows(model, *batch[:2], n_passes=passes).loss.item(), rel=1e-5
+            )
+    for threshold in THRESHOLDS if figure == "arms" else ():
+        made = []
+        with torch.no_grad():
+            for tokens, targets in zip(batch.tokens.split(1), batch.targets.split(1), strict=True):
+                rule = partial(settle, threshold=threshold, most=8, made=made)
+                read_windows(model, tokens, targets, on_overflow=rule)
+        assert found[f"settle_{threshold:g}_passes"] == pytest.approx(torch.cat(made).double().mean().item())

@@ -98,6 +98,17 @@ def test_missing_figures_are_said_to_be_missing(write_report):
             caption.name not in ("fig2b", "fig4a", "controls")
         ), caption.name
     assert "(no fig6.png and no fig6.csv)" in text
+    assert "id='probe'" not in text  # which a scale may leave out
+
+
+def test_a_verdict_on_an_arm_is_in_the_tables_of_its_figure(write_report, results):
+    arm = {"arm": "n1", "question": "What if nothing sleeps?", "against": "n4", "exact": 0.25}
+    arm |= {"value": -0.5, "low": -0.625, "high": -0.375, "n": 3, "verdict": "hurts"}
+    (results / "probe.json").write_text(json.dumps({"verdicts": [arm]}))
+    text = write_report("gpu")
+    section = Page(text).section(text, "probe")
+    for cell in ("What if nothing sleeps?", "-50.0 (-62.5 to -37.5)", "3", "hurts"):
+        assert f"<td>{cell}</td>" in section
 
 
 def test_a_picture_without_numbers_is_shown_and_says_so(write_report, results):

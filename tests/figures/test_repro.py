@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STAGES = """data@fig2a data@fig2b train_fig2a@2-0 train_fig2b@1-0 train_fig2b@10-0 train_fig2b@4-0 evaluate@fig2a
-evaluate@fig2b table@fig2b figure@fig2a figure@fig2b measure@fig6 cost@fig6 ours@controls model report"""
+evaluate@fig2b table@fig2b figure@fig2a figure@fig2b measure@fig6 cost@fig6 probe@probe held@probe ours@controls model
+report"""
 # Stands for DVC: notes what it is asked, with the scale, and can fail or be slow at a stage.
 DVC = """#!/bin/sh
 [ "$1" = stage ] && { printf '%s\\n' $STAGES; exit; }
@@ -68,6 +69,7 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
         (["fig2a", "fig2b"], "figure@fig2a figure@fig2b", ["fig2a", "fig2b"]),
         (["fig6"], "cost@fig6", []),
         (["controls"], "ours@controls", []),
+        (["controls", "probe"], "ours@controls held@probe", []),
         (["data@fig2a", "fig6"], "data@fig2a cost@fig6", []),
     ],
 )
@@ -152,7 +154,7 @@ def test_an_unknown_figure_is_one_sentence_before_anything_is_made(start, tmp_pa
     process = start(scale, "fig2a", "fig9")
     out, err = process.communicate()
     assert (process.returncode, out) == (1, "") and not (tmp_path / "asked").exists()
-    assert err == "error: FIGURES must be some of fig2a fig2b fig6 controls, or stages of dvc.yaml, got 'fig9'\n"
+    assert err == "error: FIGURES must be some of fig2a fig2b fig6 probe controls, or stages of dvc.yaml, got 'fig9'\n"
     assert not (tmp_path / "runs/.scale").exists()
 
 

@@ -159,8 +159,20 @@ def test_training_follows_a_validation(run):
 
 def test_the_task_s_sizes_reach_the_model_and_contradictions_are_named(run):
     assert run().module.model.config.window_size == 6 and run().module.model.config.vocab_size == 3
-    with pytest.raises(ValueError, match=r"^window_size of the model must be the task's 6 or left out, got 5$"):
+    sentence = r"^window_size of the model must be the task's 6 \(or 14 and more: a whole row\) or left out, got 5$"
+    with pytest.raises(ValueError, match=sentence):
         SleepModule(TASK, HybridConfig(window_size=5))
+
+
+def test_a_window_as_long_as_the_row_is_one_pass_of_full_attention_over_it():
+    """Without fast weights, the answers are told by what attention sees of the whole row."""
+    module = SleepModule(TASK, HybridConfig(d_model=16, pattern="AA", n_heads=2, window_size=14, zero_init=False))
+    batch = TASK.rows(split="train", seed=0, step=0, batch_size=4)
+    logits, _ = module.model(batch.tokens)
+    wanted = torch.nn.functional.cross_entropy(logits[:, 12:].flatten(0, 1), batch.targets[:, 12:].flatten())
+    torch.testing.assert_close(module(batch).loss, wanted)
+    other = batch._replace(tokens=torch.cat([1 - batch.tokens[:, :6], batch.tokens[:, 6:]], dim=1))
+    assert module(other).loss != module(batch).loss
 
 
 def test_an_endless_run_is_refused(run):

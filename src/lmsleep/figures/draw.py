@@ -17,7 +17,9 @@ from matplotlib.axes import Axes
 
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import style
+from lmsleep.figures.draw_arms import arms
 from lmsleep.figures.draw_ours import ablations, at_other_passes, controls, cut_and_not
+from lmsleep.figures.draw_probe import probe
 from lmsleep.figures.draw_runtime import fig6, latency
 from lmsleep.figures.draw_text import natural_text
 from lmsleep.figures.grid import grids
@@ -52,11 +54,11 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
 
 
 def read(table: Path) -> pd.DataFrame:
-    """A table, slices as text; of a folder, the scores of all figures whose grid is over N, as tables have them."""
+    """A table, slices as text; of a folder, the scores of all figures over N and of the arms, as tables have them."""
     if not table.is_dir():
         return pd.read_csv(table, dtype={"slice": str})
-    over_n = [name for name, grid in grids().items() if grid.get("n_passes")]
-    scores = pd.concat([pd.read_csv(table / f"{name}.csv", dtype={"slice": str}) for name in over_n])
+    names = [name for name, grid in grids().items() if grid.get("n_passes") or grid.get("arms")]
+    scores = pd.concat([pd.read_csv(table / f"{name}.csv", dtype={"slice": str}) for name in names])
     scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
     return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])[COLUMNS]
 
@@ -113,8 +115,8 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     }
     exact = by_level(table, "val_exact")
     hops = sorted(exact.level.unique())
-    size = {"width": 2.2 * len(hops) + 1.6, "height": 7.0}
-    fig, axes = style.subplots(3 * len(hops), columns=len(hops), share_y="row", **size)
+    width = 2.2 * len(hops) + 1.6
+    fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.0, share_y="row")
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
         curves = by_level(table, metric)
         for ax, k in zip(axes[row * len(hops) :], hops, strict=False):
@@ -204,6 +206,8 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "fig6": fig6,
     "latency": latency,
     "text": natural_text,
+    "arms": arms,
+    "probe": probe,
     "controls": controls,
     "ablations": ablations,
 }

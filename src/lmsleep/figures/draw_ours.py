@@ -1,17 +1,22 @@
-"""Our figures, from the test scores of others: the fast weights cut, and other numbers of passes at test."""
+"""Our figures, from the test scores of others: the fast weights cut, other numbers of passes at test, and arms."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lmsleep.figures import style
+from lmsleep.figures.arms import ARMS
+from lmsleep.figures.draw_arms import compared, passes_at_test
 from lmsleep.figures.style import Drawing
 
 
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses."""
-    names = sorted(table.figure.unique())
-    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
+    """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses; and
+    the arms that go another way than to sleep."""
+    names, fig, axes, more = panels(table, 1)
     tested, numbers = cut_and_not(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
@@ -27,13 +32,13 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "fast weights at the window boundary")
-    return fig, {"controls": numbers}
+    return fig, {"controls": numbers} | ({"verdicts": compared(more[0], table, "controls")} if more else {})
 
 
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Test accuracy against the passes used at test time, one curve for each N used in training."""
-    names = sorted(table.figure.unique())
-    fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
+    """Test accuracy against the passes used at test time, one curve for each N used in training; and the arms that
+    sleep in another way."""
+    names, fig, axes, more = panels(table, 2)
     means = at_other_passes(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=True):
         part = means[means.figure == name]
@@ -47,7 +52,22 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "")
-    return fig, {"passes_at_test": means.to_dict("records")}
+    numbers = {"passes_at_test": means[means.figure != ARMS].to_dict("records")}
+    if more:
+        arms = {"arms_at_test": passes_at_test(more[0], table), "verdicts": compared(more[1], table, "ablations")}
+        numbers |= arms
+    return fig, numbers
+
+
+def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes], list[Axes]]:
+    """The figures over N, and a panel for each; `more` panels for arms, the last one wide, if the table has some."""
+    names = sorted(set(table.figure) - {ARMS})
+    if len(names) == table.figure.nunique():
+        fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
+        return names, fig, axes, []
+    n = len(names) + more
+    fig, axes = style.subplots(n, columns=n, width=2.4 * n + 4, height=4.2, share_x=False, share_y=False)
+    return names, fig, axes[: len(names)], axes[len(names) :]
 
 
 def cut_and_not(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,15 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
+from lmsleep.figures.arms import ARMS
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
+from lmsleep.settle import settle
 from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
 from lmsleep.training.metrics import SliceScores
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # changes of S below which a sleep stops
 
 
 def main(figure: str, runs: Path, data: Path, out: Path) -> None:
@@ -42,7 +46,10 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
-    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6."""
+    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6.
+
+    Of an arm: to 8, and, where it sleeps, with sleeps that stop when S settles, and the passes that these took.
+    """
     columns, folder = run_columns(figure, run), data_folder(run, data)
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_tensors(path, "cpu")[0] for name, path in files.items() if path.exists()}
@@ -53,11 +60,16 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
     bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, 7) if n != trained}
+    most, made = (8 if figure == ARMS else 6), []
+    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
+    if figure == ARMS and trained > 1:
+        ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=made) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
+        made.clear()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
             found = scores(model, rows, on_overflow, batch_size=batch_size, **sleeps)
+        found |= {"passes": float(torch.cat(made).double().mean())} if made else {}
         for name, value in found.items():
             metric, _, level = name.partition("/")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})

@@ -8,12 +8,12 @@ import yaml
 
 PARAMS = Path("params.yaml")
 # Of the axes of a grid, in the names of its cells.
-LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "seeds": "s"}
+LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
 
 
 def grids() -> dict[str, dict[str, list[Any]]]:
-    """The grid of every figure in params.yaml: its axes (`n_passes`, `steps` or `runs`, and `seeds`) and their values,
-    where a value of `runs` is several settings that go together."""
+    """The grid of every figure in params.yaml: its axes (`n_passes`, `steps`, `runs` or `arms`, and `seeds`) and their
+    values, where a value of `runs` is several settings that go together."""
     return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["grids"]
 
 

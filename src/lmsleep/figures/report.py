@@ -24,12 +24,14 @@ from lmsleep.figures.tables import (
     paper_notes,
     paper_table,
     plain_table,
+    verdicts_table,
 )
 from lmsleep.figures.words import readable
 
 WIDE = 2.2  # width over height from which a picture takes the whole width of the page
 LEGIBLE = 72  # pixels on the screen for an inch of the picture: 10 point text is 10 pixels high
-SHOWN = ("test_exact", "difference", "overall", "controls", "text")  # the numbers with tables of their own
+# The numbers with tables of their own.
+SHOWN = ("test_exact", "difference", "overall", "controls", "text", "verdicts")
 
 
 def main(scale: str, results: Path, out: Path, paper: Path = Path("docs/paper_values.csv")) -> None:
@@ -98,7 +100,7 @@ def alternative(result: Result) -> str:
 
 
 def tables(scale: str, result: Result) -> list[Table]:
-    """Our numbers: accuracy and controls in full."""
+    """Our numbers: accuracy, controls and verdicts in full."""
     found, numbers = [], result.numbers
     if "test_exact" in numbers:
         found.append(accuracy_table(f"Ours at {scale} scale, test rows", result))
@@ -106,6 +108,8 @@ def tables(scale: str, result: Result) -> list[Table]:
         found.append(controls_table(f"Ours at {scale} scale, mean over seeds", numbers["controls"]))
     if "text" in numbers:
         found.append(plain_table(f"Ours at {scale} scale, nats a byte of unseen files from N = 1", numbers["text"]))
+    if numbers.get("verdicts"):
+        found.append(verdicts_table(f"Ours at {scale} scale, paired by seed", numbers["verdicts"]))
     return found
 
 

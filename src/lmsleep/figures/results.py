@@ -1,7 +1,6 @@
 """What a results folder holds of each figure, and the verdict on it."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from lmsleep.figures.stats import side
 from lmsleep.figures.words import nats, points
 
 SAME, OPPOSITE, UNDECIDED = "same direction as the paper", "opposite direction", "undecided"
@@ -179,9 +179,7 @@ def on_text(records: list[dict[str, Any]]) -> Verdict:
 
 def direction(low: float | None, high: float | None, expected: int) -> str:
     """SAME or OPPOSITE if the interval of a difference lies wholly on one side of zero, else UNDECIDED."""
-    if low is None or high is None or math.isnan(low):
-        return UNDECIDED
-    sign = (low > 0) - (high < 0)
+    sign = side(low, high)
     return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
 
 

@@ -79,6 +79,11 @@ def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
     return mean._replace(low=float(low), high=float(high))
 
 
+def side(low: float | None, high: float | None) -> int:
+    """1 or -1 if an interval lies wholly above or below zero, else 0, as where there is none."""
+    return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
+
+
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
     """value(by = x) - value(by = base) for each x, over the seeds that both have: the same seed saw the same batches.
 

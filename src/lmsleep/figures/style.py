@@ -35,9 +35,14 @@ RC: dict[Any, Any] = {
 
 
 def subplots(
-    n: int = 1, columns: int = 4, width: float = 6.4, height: float = 3.8, share_y: bool | Literal["row"] = True
+    n: int = 1,
+    columns: int = 4,
+    width: float = 6.4,
+    height: float = 3.8,
+    share_x: bool = True,
+    share_y: bool | Literal["row"] = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of `columns` that share the horizontal axis, and the vertical one as `share_y`."""
+    """A figure with n panels in rows of `columns` that share their axes as `share_x` and `share_y` say."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
         fig, axes = plt.subplots(
@@ -45,7 +50,7 @@ def subplots(
             columns,
             figsize=(width, height),
             squeeze=False,
-            sharex=True,
+            sharex=share_x,
             sharey=share_y,
             layout="constrained",
         )

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from lmsleep.atomic import atomic_write
 from lmsleep.bench.tables import COLUMNS
+from lmsleep.figures.arms import ARMS, arm_of
 from lmsleep.figures.grid import cells
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
@@ -75,7 +76,8 @@ def started(folder: Path) -> list[Path]:
 
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
-    them), n_passes, seed and tokens of a run, read from its config.yaml and curve.csv."""
+    them; the arm, where the figure has arms), n_passes, seed and tokens of a run, read from its config.yaml and
+    curve.csv."""
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert isinstance(config, dict)
     tokens = int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
@@ -83,6 +85,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     name = model["pattern"] if model else Path(config["model"]["init_from"]).name
     if steps := re.search(r"-(k\d+)-", run.name):
         name = f"{name}-{steps[1]}"
+    name = arm_of(run) if figure == ARMS else name
     seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
     return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
 

@@ -87,6 +87,17 @@ def controls_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     return Table(title, ["figure", "N", "as trained", "S cut"], rows)
 
 
+def verdicts_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
+    """What each record compares, the difference with its interval, and the verdict that follows."""
+    names = [key for key in records[0] if key not in ("value", "low", "high", "n", "verdict", "exact")]
+    rows = [
+        [*(plain(r[name]) for name in names), points(r["value"], r["low"], r["high"]), str(r["n"]), r["verdict"]]
+        for r in records
+    ]
+    header = [{"n_passes": "N"}.get(name, name) for name in names]
+    return Table(title, [*header, "points", "seeds", "verdict"], rows)
+
+
 def plain_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """Records as they are, a column for each key."""
     keys = list(dict.fromkeys(key for record in records for key in record))

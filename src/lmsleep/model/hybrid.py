@@ -196,7 +196,9 @@ class HybridConfig:
         mine = self.window_size or window_size
         if mine != window_size and (row is None or mine < row):
             whole = f" (or {row} and more: a whole row)" if row else ""
-            raise ValueError(f"window_size of the model must be the task's {window_size}{whole} or left out, got {mine}")
+            raise ValueError(
+                f"window_size of the model must be the task's {window_size}{whole} or left out, got {mine}"
+            )
         if self.vocab_size is not None and self.vocab_size < vocab_size:
             raise ValueError(
                 f"vocab_size of the model must be at least the task's {vocab_size} or left out, got {self.vocab_size}"
