@@ -69,6 +69,23 @@ def test_nucleus_keeps_the_smallest_set_that_holds_top_p(top_p, kept):
     torch.testing.assert_close(got, torch.tensor(kept)[order][None])
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (4, 1.0, [0.5, 0.3, 0.15, 0.05]),
+        (9, 1.0, [0.5, 0.3, 0.15, 0.05]),
+        (1, 1.0, [1, 0, 0, 0]),
+        (3, 0.8, [50 / 95, 30 / 95, 0, 0]),  # the first two hold 80 of the 95 that the first three hold
+        (3, 0.85, [50 / 95, 30 / 95, 15 / 95, 0]),
+    ],
+)
+def test_nucleus_is_taken_of_the_top_k(top_k, top_p, kept):
+    order = [2, 0, 3, 1]
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])[order]
+    got = nucleus(probabilities.log()[None], temperature=1.0, top_p=top_p, top_k=top_k)
+    torch.testing.assert_close(got, torch.tensor(kept, dtype=torch.float32)[order][None])
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_probabilities(temperature):
     logits = torch.tensor([0.0, 1.0, -1.0, 0.5])
@@ -92,6 +109,15 @@ def test_draws_follow_the_probabilities(temperature):
         ({"temperature": float("inf")}, "temperature must be 0 or more and finite, got inf"),
         ({"temperature": -1.0}, "temperature must be 0 or more and finite, got -1.0"),
         ({"temperature": float("nan")}, "temperature must be 0 or more and finite, got nan"),
+        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"temperature": None}, "temperature must be a number, got None"),
+        ({"top_k": 0}, "top_k must be 1 or more, got 0"),
+        ({"top_k": 2.0}, "top_k must be an integer, got 2.0"),
+        ({"top_p": True}, "top_p must be a number, got True"),
+        ({"stop": [1, 7]}, "stop must be at most 6, got 7"),
+        ({"stop": [1, None]}, "stop must be an integer, got None"),
+        ({"stop": torch.tensor(7)}, "stop must be at most 6, got 7"),
+        ({"prompt": [7]}, "tokens must lie in the vocabulary 0..6, got 7"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
         ({"prompt": [[1], []]}, "prompt must have at least one token in every row"),
     ],

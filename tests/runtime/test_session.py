@@ -172,7 +172,7 @@ BAD = [
     ([0.5], "tokens must be integers, got torch.float32"),
     (torch.zeros(1, 2, 3, dtype=torch.long), r"tokens must be \(B, n\), \(n,\) or a list of rows, got 3 axes"),
     (torch.zeros(0, 2, dtype=torch.long), "tokens must have at least one row"),
-    (["a"], "tokens must be numbers, all rows as deep: "),
+    (["a", 1], "tokens must be numbers, all rows as deep: "),
     ([None], "tokens must be numbers, all rows as deep: "),
     ([[1], [2, [3]]], "tokens must be numbers, all rows as deep: "),
     (np.zeros((1, 2), np.float16), "tokens must be integers, got torch.float16"),
@@ -187,6 +187,9 @@ def test_bad_tokens_are_refused_in_one_sentence(build, tokens, message):
     assert session.batch_size is None
 
 
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
 @pytest.mark.parametrize(
     "form",
     [
@@ -194,6 +197,12 @@ def test_bad_tokens_are_refused_in_one_sentence(build, tokens, message):
         lambda rows: np.array(rows, np.uint16),
         lambda rows: [list(map(torch.tensor, row)) for row in rows],
         lambda rows: [np.array(row) for row in rows],
+        lambda rows: np.array(rows)[:, ::-1][:, ::-1],
+        lambda rows: np.array([row[::-1] for row in rows])[:, ::-1],
+        lambda rows: np.array(rows, ">i4"),
+        lambda rows: [tuple(map(np.uint64, row)) for row in rows],
+        *(partial(torch.tensor, dtype=getattr(torch, name)) for name in INTEGERS),
+        *(partial(np.array, dtype=name) for name in INTEGERS),
     ],
 )
 def test_tokens_of_other_libraries_read_as_lists_do(build, draw_tokens, form):

@@ -23,11 +23,12 @@ def write_folder(
     weights: Mapping[str, Tensor],
     text: str | None,
     trained: dict[str, Any],
+    files: Mapping[str, str],
 ) -> None:
-    """Writes the three files, each of them whole or not at all.
+    """Writes the files, each of them whole or not at all.
 
     Args:
-        model: the fields of its configuration. text, trained: as `HybridLM.save_pretrained` takes them.
+        model: the fields of its configuration. text, trained, files: as `HybridLM.save_pretrained` takes them.
 
     Raises:
         ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
@@ -42,7 +43,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, weights, ENTRY, {})
     size = sum(weight.numel() for weight in weights.values())
-    for name, content in ((CONFIG, config), (CARD, model_card(model, size, text, trained))):
+    for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
         with atomic_write(folder / name) as path:
             path.write_text(content, encoding="utf-8")
 

@@ -629,13 +629,18 @@ class HybridLM(nn.Module):
         return (run or self.blocks.run)(last, depth, h, S, wake.past, span)[:2]
 
     def save_pretrained(
-        self, folder: str | Path, card: str | None = None, trained: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        card: str | None = None,
+        trained: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         """Writes model.safetensors, config.json and the model card README.md, each of them whole or not at all.
 
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
             trained: kept in config.json; `n_passes`, `eviction` and `task` are read by others.
+            files: further ones by name, such as `lmsleep.hub.tokenizer_files`.
 
         Raises:
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
@@ -643,7 +648,8 @@ class HybridLM(nn.Module):
         weights, tied = self.state_dict(), self.head.weight is self.embedding.weight  # by hand, too
         if tied:
             del weights["head.weight"]
-        write_folder(folder, replace(self.config, tie_embeddings=tied).to_dict(), weights, card, dict(trained or {}))
+        config = replace(self.config, tie_embeddings=tied).to_dict()
+        write_folder(folder, config, weights, card, dict(trained or {}), files or {})
 
     @classmethod
     def from_pretrained(

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, read_object, read_tokenizer, typed
+from lmsleep.hub import check_vocabulary, checkpoint_folder, read_object, read_tokenizer, typed
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, layers_of
@@ -100,10 +100,7 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokeni
     folder = _folder(source)
     path = folder / "tokenizer.json"
     tokenizer = read_tokenizer(path)
-    rows = vocab_size or _configured(folder)[1].vocab_size or 0
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest >= rows:
-        raise ValueError(f"{path} must have token ids below the model's vocab_size {rows}, got {largest}")
+    check_vocabulary(tokenizer, vocab_size or _configured(folder)[1].vocab_size or 0, path)
     return tokenizer
 
 

@@ -88,6 +88,10 @@ def _row(tokens: object) -> Tensor:
 
 def _tensor(name: str, values: object) -> Tensor:
     try:
+        if isinstance(values, np.ndarray):  # a copy, which is writable, in the order of this machine and not reversed
+            values = np.array(values, values.dtype.newbyteorder("="))
+        elif isinstance(values, Sequence) and any(isinstance(value, Tensor | np.generic) for value in values):
+            values = [value.item() for value in values]
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be numbers, all rows as deep: {error}") from None

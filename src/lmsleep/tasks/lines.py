@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import SPLITS, Batch, Task, stream
-from lmsleep.tasks.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.lines import Lines, Text
-from lmsleep.tasks.tokenizer import default_eos
 
 _FIELD = re.compile(r"\{(\w+)\}")
 

@@ -1,0 +1,148 @@
+"""What a session holds, and how tokens get into it: awake by windows or one by one, asleep on overflow."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import wraps
+from itertools import pairwise
+from threading import RLock
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.model import HybridLM
+from lmsleep.runtime.decoder import Decoder
+from lmsleep.runtime.events import Narrator, OnSleep
+from lmsleep.runtime.graphs import GraphedRun
+from lmsleep.runtime.memory import Memory, regroup
+from lmsleep.runtime.tokens import Rows, gathered
+
+P = ParamSpec("P")
+R = TypeVar("R")
+One = TypeVar("One", bound="Reader")
+
+
+def one_thread(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate[One, P], R]:
+    """Lets other threads wait until the session's memory and decoder are left alone again."""
+
+    @wraps(method)
+    def alone(self: One, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class Reader:
+    """A model, its memory of the rows read so far, and the buffers in which single tokens are read. See `Session`."""
+
+    def __init__(
+        self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
+    ) -> None:
+        check_n_passes(n_passes)
+        check_eviction(eviction)
+        self.model, self.n_passes = model, n_passes
+        self.eviction: Eviction = eviction
+        self.callbacks, self.static = tuple(callbacks), static
+        self._groups: list[Memory] = []
+        self._run = GraphedRun(model.blocks) if static else None
+        self._decoder: Decoder | None = None
+        self._decoding = False  # the memory is in the decoder's buffers
+        self._lock = RLock()
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of the batch; None before the first call of `feed`."""
+        return sum(len(group.rows) for group in self._groups) or None
+
+    @property
+    @one_thread
+    def groups(self) -> list[Memory]:
+        """The memory, by rows at the same place of their window."""
+        if self._decoding:
+            assert self._decoder is not None
+            self._groups, self._decoding = [self._decoder.unload()], False
+        return self._groups
+
+    @property
+    @one_thread
+    def fast_weights(self) -> FastWeights:
+        """S of all rows; zeros before the first token."""
+        if not self._groups:
+            return self.model.init_fast_weights(1)
+        order = torch.tensor([row for group in self.groups for row in group.rows]).argsort()
+        layers = zip(*(group.S.states for group in self.groups), strict=True)
+        return FastWeights(tuple(torch.cat(states)[order] for states in layers))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory: S, attention cache, and what a sleep needs of the window."""
+        return sum(group.nbytes for group in self.groups)
+
+    @one_thread
+    @torch.no_grad()
+    def sleep(self) -> None:
+        """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
+        self._groups = regroup(self._asleep(group) if group.cache.fresh else group for group in self.groups)
+
+    @one_thread
+    def forget(self) -> None:
+        """Sets S to zero and keeps what attention sees: what is then known does not come from the fast weights."""
+        zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
+        self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
+
+    @one_thread
+    @torch.no_grad()
+    def _read(self, rows: Rows, last_only: bool) -> Tensor:
+        if not self._groups:
+            self._groups = [Memory.start(self.model, len(rows.lengths))]
+        if self.static and rows.even and rows.tokens.shape[1] == 1 and rows.mask is None and len(self._groups) == 1:
+            logits = self._decode(rows.tokens)
+            return logits[:, -1] if last_only else logits
+        groups, pieces = [], []
+        for group in self.groups:
+            for start, stop in pairwise(sorted({0, *(rows.lengths[row] for row in group.rows)})):
+                ended, group = group.split([rows.lengths[row] < stop for row in group.rows])
+                assert group is not None, "some row has `stop` tokens"
+                groups += [ended] if ended else []
+                group, logits = self._advance(group, rows.part(group.rows, start, stop), last_only)
+                pieces.append((group.rows, start, logits))
+            groups.append(group)
+        self._groups = regroup(groups)
+        return gathered(pieces, rows, last_only, self.model.head.weight)
+
+    def _advance(self, memory: Memory, rows: Rows, last_only: bool) -> tuple[Memory, Tensor]:
+        """Reads tokens (b, n) of equally long rows by windows; logits (b, n, V), or (b, 1, V) with `last_only`."""
+        logits, start, n = [], 0, rows.tokens.shape[1]
+        while start < n:
+            if memory.cache.full:
+                memory = self._asleep(memory)
+            stop = min(n, start + memory.cache.room)
+            mask = None if rows.mask is None else rows.mask[:, start:stop]
+            h, memory = memory.read(self.model, rows.tokens[:, start:stop], mask)
+            start = stop
+            logits = [self.model.logits(h[:, -1:])] if last_only else [*logits, self.model.logits(h)]
+        return memory, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def _asleep(self, memory: Memory) -> Memory:
+        """The memory after a sleep on its window and the eviction."""
+        narrator = Narrator(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
+        # Parts of windows and of batches come in many forms, and each would be captured.
+        run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
+        memory = memory.sleep(self.model, narrator.on_overflow, self.eviction, run)
+        narrator.tell()
+        return memory
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        """Reads one token a row, (B, 1), in the decoder's buffers; logits (B, 1, V)."""
+        if not (self._decoding and self._decoder is not None and not self._decoder.full):
+            memory = self.groups[0]
+            if memory.cache.full:
+                memory = self._asleep(memory)
+            if self._decoder is None or self._decoder.batch_size != len(tokens):
+                self._decoder = Decoder(self.model, len(tokens))
+            self._decoder.load(memory)
+            # The buffers hold the memory now; what stays here says which rows they are.
+            self._groups, self._decoding = [self._decoder.began], True
+        return self._decoder.step(tokens)

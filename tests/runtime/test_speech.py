@@ -1,0 +1,206 @@
+"""Text in and out, against a loop over tokens by hand and Python's own UTF-8."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from lmsleep import HybridLM, Session, read_windows
+from lmsleep.hub import open_tokenizer, tokenizer_files
+from lmsleep.runtime.speech import Answer, Speech, Stops, pieces
+
+BYTES = open_tokenizer("bytes")
+EOS = BYTES.token_to_id("<eos>")
+TEXT = "The wren by the mill is blüe."
+
+
+@pytest.fixture
+def speaker(build):
+    """A model over bytes, and a session on it."""
+    return build("AG", vocab_size=257, dtype=torch.float32)
+
+
+def tokens_of(text):
+    return BYTES.encode(text).ids
+
+
+def greedy(model, read, asked, n_new, n_passes):
+    """New tokens after `asked` in a window of its own, the rest of the last window of `read` masked, by reading all of
+    it again for every token."""
+    L = model.window_size
+    padding = -len(read) % L
+    tokens = torch.tensor([read + [0] * padding + asked])
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, len(read) : len(read) + padding] = False
+    with torch.no_grad():
+        for _ in range(n_new):
+            logits = read_windows(model, tokens, n_passes=n_passes, mask=mask).logits[:, -1]
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
+    return tokens[0, -n_new:].tolist()
+
+
+def test_ask_sleeps_first_and_answers_as_a_loop_by_hand(speaker):
+    session = Session(speaker, 3, tokenizer="bytes")
+    session.feed(TEXT)
+    said = session.ask("Which?", 9)
+    wanted = greedy(speaker, tokens_of(TEXT), tokens_of("Which?"), 9, n_passes=3)
+    wanted = wanted[: wanted.index(EOS)] if EOS in wanted else wanted
+    assert said == BYTES.decode(wanted)
+
+
+def test_ask_awake_goes_on_in_the_same_window(speaker):
+    session = Session(speaker, 3, tokenizer="bytes")
+    session.feed(TEXT)
+    fed = Session(speaker, 3)
+    wanted = fed.generate([tokens_of(TEXT + "Which?")], 5, temperature=0)[0].tolist()
+    wanted = wanted[: wanted.index(EOS)] if EOS in wanted else wanted
+    assert session.ask("Which?", 5, asleep=False) == BYTES.decode(wanted)
+
+
+def test_a_stream_is_the_answer_in_pieces_and_leaves_the_same_memory(speaker):
+    whole, streamed = (Session(speaker, 2, tokenizer="bytes") for _ in range(2))
+    for session in (whole, streamed):
+        session.feed(TEXT)
+    said = list(streamed.stream("Which?", 30))
+    assert len(said) > 3 and "".join(said) == whole.ask("Which?", 30)
+    assert torch.equal(streamed.fast_weights[0], whole.fast_weights[0])
+
+
+def test_a_stream_checks_before_the_first_piece_is_asked_for(speaker):
+    session = Session(speaker, tokenizer="bytes")
+    with pytest.raises(ValueError, match="top_p must be above 0"):
+        session.stream("Which?", top_p=0)
+    assert session.batch_size is None
+
+
+def test_rows_are_asked_side_by_side(speaker):
+    session = Session(speaker, 2, tokenizer="bytes")
+    session.feed(TEXT)
+    questions = ["Which?", "By what is the wren?"]
+    wanted = []
+    for question in questions:
+        with session.fork() as branch:
+            wanted.append(branch.ask(question, 9))
+    with session.fork(copies=2) as branch:
+        assert branch.ask(questions, 9) == wanted
+
+
+@pytest.mark.parametrize("stop", ["stop", ("stop", 3)])
+def test_a_text_ends_an_answer_and_is_left_out(speaker, stop):
+    prompt = tokens_of(TEXT)
+    free = Session(speaker, 2, tokenizer="bytes").generate([prompt], 200, temperature=2.0, seed=3)[0].tolist()
+    text = bytes_text(free)
+    found = re.search(r"(?<=.{9})[!-~]{2,3}", text, re.DOTALL)  # whole characters
+    place, ending = found.start(), found[0]
+    assert text.index(ending) == place
+    stops = ending if stop == "stop" else [ending, "never said"]
+    session = Session(speaker, 2, tokenizer="bytes")
+    kept = session.generate([prompt], 200, temperature=2.0, seed=3, stop=stops)[0].tolist()
+    assert kept == free[: len(kept)] and bytes_text(kept).endswith(ending) and len(kept) < 200
+    session = Session(speaker, 2, tokenizer="bytes")
+    said = session.ask(TEXT, 200, temperature=2.0, seed=3, stop=stops)
+    assert said == text[:place]
+    with Session(speaker, 2, tokenizer="bytes").fork() as again:
+        assert "".join(again.stream(TEXT, 200, temperature=2.0, seed=3, stop=stops)) == said
+
+
+def bytes_text(tokens):
+    return BYTES.decode([token for token in tokens if token != EOS])
+
+
+def test_pieces_hold_back_half_a_character_and_what_may_become_a_stop():
+    answer = Answer(Stops(frozenset({EOS}), ("END",)), Speech(BYTES))
+    tokens = tokens_of("aü EN, ENEND more")
+
+    def steps():
+        for token in tokens:
+            answer.add(token)
+            yield token
+
+    assert list(pieces(answer, steps())) == ["a", "ü", " ", "EN,", " ", "EN"]
+    assert answer.ended
+
+
+def test_half_a_character_at_the_end_is_said_as_one_that_is_not_known():
+    answer = Answer(Stops(), Speech(BYTES))
+    tokens = tokens_of("aü")[:-1]
+    said = list(pieces(answer, (answer.add(token) for token in tokens)))
+    assert said == ["a", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_any_of_several_tokens_ends_a_row(build, draw_tokens):
+    model, prompt = build("AG"), draw_tokens(4, 5)
+    free = Session(model, n_passes=2).generate(prompt, 9, temperature=0).tolist()
+    ends = {free[0][2], free[1][4]}
+    for stop in (ends, list(ends), np.array(list(ends)), torch.tensor(list(ends), dtype=torch.int32)):
+        new = Session(model, n_passes=2).generate(prompt, 9, temperature=0, stop=stop).tolist()
+        for got, said in zip(new, free, strict=True):
+            n = next((i + 1 for i, token in enumerate(said) if token in ends), len(said))
+            assert got == said[:n] + [said[n - 1]] * (len(got) - n)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: PreTrainedTokenizerFast(tokenizer_object=t)])
+def test_tokenizers_of_both_libraries_read_the_same(speaker, wrap):
+    by_name, given = Session(speaker, tokenizer="bytes"), Session(speaker, tokenizer=wrap(open_tokenizer("bytes")))
+    assert torch.equal(by_name.feed(TEXT), given.feed(TEXT))
+    assert torch.equal(by_name.feed([TEXT]), given.feed([tokens_of(TEXT)]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.feed("\ud800"), "surrogates not allowed"),
+        (lambda s: s.feed(["a", 3]), "tokens must be numbers"),
+        (lambda s: s.ask(""), "prompt must have at least one token in every row"),
+        (lambda s: s.ask("a", stop=""), "stop must be texts of a character or more, got ''"),
+        (lambda s: s.ask("a", 0), "max_new_tokens must be 1 or more, got 0"),
+        (lambda s: s.ask("a", top_k=0), "top_k must be 1 or more, got 0"),
+    ],
+)
+def test_what_cannot_be_read_or_asked_leaves_the_memory_as_it_was(speaker, call, message):
+    session = Session(speaker, tokenizer="bytes")
+    session.feed("abc")
+    S = session.fast_weights
+    with pytest.raises(ValueError, match=message):
+        call(session)
+    assert torch.equal(session.fast_weights[0], S[0]) and session.groups[0].cache.fresh == 3
+
+
+def test_text_needs_a_tokenizer_that_fits_the_model(build):
+    with pytest.raises(ValueError, match="tokens must be integers where the session has no tokenizer, got text 'a'"):
+        Session(build()).feed("a")
+    with pytest.raises(ValueError, match="tokenizer must be given to a session that is asked in text, got None"):
+        Session(build()).ask("a")
+    with pytest.raises(ValueError, match="stop must be tokens where the session has no tokenizer, got 'a'"):
+        Session(build()).generate([1], 3, stop="a")
+    with pytest.raises(ValueError, match="tokenizer must have token ids below the model's vocab_size 7, got 256"):
+        Session(build(), tokenizer="bytes")
+    with pytest.raises(ValueError, match="tokenizer must be one of `tokenizers`, a folder or 'bytes', got 3"):
+        Session(build(), tokenizer=3)
+
+
+def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
+    trained = {"n_passes": 3, "eviction": "sliding", "task": {"class_path": "lmsleep.tasks.TextQA", "init_args": {}}}
+    trained["task"]["init_args"] = {"train": "gone.jsonl", "tokenizer": "gone", "question": "Q: {question} A:"}
+    speaker.save_pretrained(tmp_path / "bare", trained=trained)
+    assert Session.from_pretrained(tmp_path / "bare").speech is None
+    speaker.save_pretrained(tmp_path / "whole", trained=trained, files=tokenizer_files("bytes"))
+    session = Session.from_pretrained(tmp_path / "whole")
+    assert (session.n_passes, session.eviction) == (3, "sliding")
+    assert session.speech.stop == (EOS,) and session.speech.question == "Q: {question} A:"
+    model = HybridLM.from_pretrained(tmp_path / "whole")
+    plain = Session(model, 3, "sliding", tokenizer="bytes")
+    for one in (session, plain):
+        one.feed(TEXT)
+    assert session.ask("Which?", 9) == plain.ask("Q: Which? A:", 9)
+
+
+def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):
+    Tokenizer(models.WordLevel({str(i): i for i in range(7)}, "0")).save(str(tmp_path / "tokenizer.json"))
+    assert Speech.of(tmp_path, 7).stop == ()
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "3"}}')
+    assert Speech.of(str(tmp_path), 7).stop == (3,)
