@@ -49,6 +49,24 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
         ) from None
 
 
+def push(folder: str | Path, name: str, private: bool | None = None) -> str:
+    """Sends the files of a folder to a model of the Hugging Face hub, which is made if need be, with the token that `hf
+    auth login` left.
+
+    Args:
+        name: `owner/model`. private: None: as the owner's models are by default.
+
+    Returns:
+        The address of the model.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    made = api.create_repo(name, private=private, exist_ok=True)
+    api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload a model that sleeps")
+    return str(made)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a checkpoint.
 

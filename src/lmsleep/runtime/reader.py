@@ -93,6 +93,17 @@ class Reader:
         self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
 
     @one_thread
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Goes on with the memories of other rows: that of row `rows[i]` becomes that of row i."""
+        chosen = []
+        for group in self.groups:
+            places = [(new, group.rows.index(old)) for new, old in enumerate(rows) if old in group.rows]
+            if places:
+                new, old = zip(*places, strict=True)
+                chosen.append(replace(group.take(torch.tensor(old)), rows=new))
+        self._groups = chosen
+
+    @one_thread
     @torch.no_grad()
     def _read(self, rows: Rows, last_only: bool) -> Tensor:
         if not self._groups:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmsleep.model import HybridLM
 
-Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | int
+Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[np.ndarray] | int
 Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]
 
 

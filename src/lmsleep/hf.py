@@ -1,0 +1,233 @@
+"""Saved models in transformers: `import lmsleep.hf` makes its Auto classes, `generate`, `pipeline` and what is built on
+them, such as the `hf` model of lm-evaluation-harness, read a folder that `save_pretrained` or `lmsleep export` wrote.
+
+    import lmsleep.hf
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained("tuned"), AutoTokenizer.from_pretrained("tuned")
+
+A model sleeps as it was trained to; `from_pretrained(..., n_passes=1)` keeps it awake.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmsleep.hub import TOKENIZER, checkpoint_folder, push, typed
+from lmsleep.memory import check_eviction, check_n_passes
+from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model.folder import MODEL_TYPE
+from lmsleep.runtime import Session
+from lmsleep.sleep import read_windows
+
+try:
+    from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+except ImportError as error:
+    raise ImportError(f'lmsleep.hf needs transformers: pip install "lmsleep[hf]" ({error})') from None
+
+
+class SleepConfig(PreTrainedConfig):
+    """The config.json of a saved model.
+
+    Args:
+        model: the fields of its `HybridConfig`. trained: what is known of its training.
+        n_passes, eviction: how it sleeps; None: as it was trained.
+    """
+
+    model_type = MODEL_TYPE
+    version: int = 1
+    model: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
+    n_passes: int | None = None
+    eviction: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.model, self.trained = self.model or {}, self.trained or {}
+        self.n_passes = self.trained.get("n_passes", 1) if self.n_passes is None else self.n_passes
+        self.eviction = self.eviction or self.trained.get("eviction", "hard")
+        self.vocab_size, self.hidden_size = self.model.get("vocab_size"), self.model.get("d_model")
+        self.num_hidden_layers = len(self.model.get("pattern", ""))
+        kwargs["tie_word_embeddings"] = bool(self.model.get("tie_embeddings"))
+        super().__post_init__(**kwargs)
+
+
+class SleepCache(Cache):
+    """S and the window of every row, as a `Session` holds them: it sleeps on overflow.
+
+    Args:
+        session: what it reads with.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(layers=[])
+        self.session, self.seen = session, 0
+
+    def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
+        """Reads tokens (B, n): logits (B, n, V), or (B, 1, V) of each row's last one. Padding, where mask (B, n) is 0,
+        is not read at all, so that the windows of a row are those that it has alone; its logits are NaN."""
+        self.seen += tokens.shape[1]
+        if mask is None or mask.all():
+            logits = self.session.feed(tokens, last_only=last_only)
+            return logits[:, None] if last_only else logits
+        order = packed(mask)
+        lengths = mask.sum(1).tolist()
+        rows = [row[:n] for row, n in zip(tokens.gather(1, order), lengths, strict=True)]
+        logits = self.session.feed(rows, last_only=last_only)
+        return logits[:, None] if last_only else unpacked(logits, order)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of input read so far, padding included."""
+        return self.seen
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Goes on with other rows, or with one of them several times, as beam search asks for."""
+        self.session.reorder(beam_idx.tolist())
+
+
+def packed(mask: Tensor) -> Tensor:
+    """The order (B, n) that puts the tokens that count first."""
+    return (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
+
+
+def unpacked(logits: Tensor, order: Tensor) -> Tensor:
+    """Logits (B, m, V) of tokens in this order (B, n), at their own places; NaN behind the first m."""
+    B, n = order.shape
+    whole = torch.cat([logits, logits.new_full((B, n - logits.shape[1], logits.shape[2]), torch.nan)], dim=1)
+    return whole.gather(1, order.argsort(1)[:, :, None].expand_as(whole))
+
+
+class SleepForCausalLM(PreTrainedModel, GenerationMixin):
+    """A `HybridLM` as transformers calls it. Every window that overflows sleeps, with loss or without."""
+
+    config_class = SleepConfig
+    base_model_prefix = "model"
+    folder: Path | None = None  # that it was read from
+    _is_stateful = True  # a sleep cannot be undone, as speculative decoding would
+
+    def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
+        super().__init__(config)
+        check_n_passes(config.n_passes)  # pyright: ignore[reportArgumentType]
+        check_eviction(str(config.eviction))
+        self.model = model or typed(HybridConfig, config.model, "model in the configuration").build()
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """The model has drawn its own."""
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.model.embedding
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # `forward` makes its own
+
+    def new_cache(self) -> SleepCache:
+        """The memory before the first token."""
+        return SleepCache(Session(self.model, self.config.n_passes, self.config.eviction))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: SleepCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, n, V) of tokens (B, n).
+
+        Args:
+            attention_mask: (B, n), or (B, m + n) with the m tokens in the cache; 0 for padding, on either side.
+            past_key_values: goes on from there, and is changed by it.
+            labels: (B, n), -100 where there is no loss; the label of a token is what stands there, as ever in
+                transformers.
+            use_cache: return a cache. Reading with one keeps no gradient.
+            logits_to_keep: of the last tokens alone; 0: of all.
+        """
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+        if use_cache or past_key_values is not None:
+            past_key_values = self.new_cache() if past_key_values is None else past_key_values
+            logits = past_key_values.read(input_ids, mask, last_only=logits_to_keep == 1)
+        else:
+            logits = self._read(input_ids, mask)
+        logits = logits[:, -logits_to_keep:]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def _read(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Algorithm 1 over whole rows, with gradient; padding goes behind them for it."""
+        order = None if mask is None or mask.all() else packed(mask)
+        if order is not None and mask is not None:
+            tokens, mask = tokens.gather(1, order), mask.gather(1, order).bool()
+        how = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
+        logits = read_windows(self.model, tokens, mask=None if order is None else mask, **how).logits
+        return logits if order is None else unpacked(logits, order)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
+        """The model of a folder or a name on the hub, as `HybridLM.from_pretrained` reads it: safetensors and JSON.
+
+        Args:
+            config: how it sleeps, if not as it was trained; so do `n_passes` and `eviction`.
+            kwargs: `dtype` (or `torch_dtype`), `device_map` with one device, `revision`; others are left unused.
+
+        Raises:
+            ValueError: as `HybridLM.from_pretrained`, and if the weights are to be quantized or spread over devices.
+        """
+        if kwargs.get("quantization_config") is not None:
+            raise ValueError(f"quantization_config must be None, got {kwargs['quantization_config']!r:.99}")
+        source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
+        folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
+        if not isinstance(config, SleepConfig):
+            sleeps = {name: kwargs[name] for name in ("n_passes", "eviction") if name in kwargs}
+            config = SleepConfig.from_pretrained(folder, **sleeps)
+        model = HybridLM.from_pretrained(folder, dtype_of(kwargs), device_of(kwargs.get("device_map")))
+        whole = cls(config, model).eval()
+        whole.config.dtype, whole.name_or_path, whole.folder = whole.dtype, str(source), folder
+        return whole
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Writes the folder that `HybridLM.save_pretrained` writes; with `push_to_hub` sends it to `repo_id`, too."""
+        trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
+        beside = [path for name in TOKENIZER if self.folder and (path := self.folder / name).is_file()]
+        files = {path.name: path.read_text(encoding="utf-8") for path in beside}
+        self.model.save_pretrained(save_directory, trained=trained, files=files)
+        if push_to_hub:
+            push(save_directory, kwargs.get("repo_id") or Path(save_directory).name, kwargs.get("private"))
+
+    def push_to_hub(  # pyright: ignore
+        self, repo_id: str, *, private: bool | None = None, **kwargs: Any
+    ) -> str:
+        """Sends the folder of `save_pretrained` to the Hugging Face hub and returns its address there."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(folder, repo_id, private)
+
+
+def dtype_of(kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The dtype that `from_pretrained` was asked for; None, as saved, for `auto`. Raises ValueError if it is none."""
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+    return None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype  # pyright: ignore
+
+
+def device_of(device_map: Any) -> Any:
+    """The one device of a device_map. Raises ValueError if it has several."""
+    if device_map == "auto":
+        return "cuda" if torch.cuda.is_available() else None
+    devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
+    if len(devices) > 1:
+        raise ValueError(f"device_map must name one device, got {device_map!r:.99}")
+    return devices.pop()
+
+
+AutoConfig.register(MODEL_TYPE, SleepConfig)
+AutoModelForCausalLM.register(SleepConfig, SleepForCausalLM)

@@ -1,0 +1,202 @@
+"""transformers on a saved model: what it generates is what a `Session` says."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
+
+import lmsleep.hf
+from lmsleep import HybridLM, Session, read_windows
+from lmsleep.hub import tokenizer_files
+
+TEXT = "The wren by the mill is blue. "
+PROMPTS = [TEXT * 2 + "Which?", "Where?", TEXT + "By what?"]
+
+
+@pytest.fixture(scope="module")
+def folder(build, tmp_path_factory):
+    """A model over bytes, windows of six, trained (it says) with N = 3; its tokenizer beside it."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model = build("AGAG", vocab_size=257, dtype=torch.float32)
+    model.save_pretrained(folder, trained={"n_passes": 3, "eviction": "sliding"}, files=tokenizer_files("bytes"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    """The model, and its tokenizer with padding on the left."""
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+
+def by_session(folder, prompt, n_new, tokenizer, **options):
+    """The new tokens of a greedy `Session`."""
+    session = Session.from_pretrained(folder, **options)
+    return session.generate(prompt, n_new, temperature=0, stop=tokenizer.eos_token_id)[0].tolist()
+
+
+def test_the_auto_classes_read_a_saved_folder(folder, loaded):
+    model, tokenizer = loaded
+    assert (model.config.n_passes, model.config.eviction, model.config.vocab_size) == (3, "sliding", 257)
+    assert not model.training and model.config.hidden_size == 16
+    ours = HybridLM.from_pretrained(folder)
+    for name, weight in ours.state_dict().items():
+        assert torch.equal(model.model.state_dict()[name], weight)
+    assert tokenizer.decode(tokenizer("blü <eos>").input_ids) == "blü <eos>"
+    assert tokenizer.eos_token_id == 256
+
+
+@pytest.mark.parametrize("options", [{}, {"n_passes": 1}, {"n_passes": 2, "eviction": "hard"}])
+def test_greedy_generate_is_that_of_a_session_token_for_token(folder, loaded, options):
+    tokenizer = loaded[1]
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    got = model.generate(**tokenizer(PROMPTS[0], return_tensors="pt"), max_new_tokens=40, do_sample=False)
+    prompt = tokenizer(PROMPTS[0]).input_ids
+    assert len(prompt) > 10 * 6 and got[0, len(prompt) :].tolist() == by_session(
+        folder, prompt, 40, tokenizer, **options
+    )
+
+
+def test_without_a_cache_it_says_the_same(loaded):
+    model, tokenizer = loaded
+    inputs = tokenizer(PROMPTS[2], return_tensors="pt")
+    cached, whole = (model.generate(**inputs, max_new_tokens=15, do_sample=False, use_cache=c) for c in (True, False))
+    assert cached.tolist() == whole.tolist()
+
+
+def test_rows_of_a_batch_padded_on_the_left_say_what_they_say_alone(folder, loaded):
+    model, tokenizer = loaded
+    inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    got = model.generate(**inputs, max_new_tokens=20, do_sample=False)[:, inputs.input_ids.shape[1] :].tolist()
+    for said, prompt in zip(got, PROMPTS, strict=True):
+        alone = by_session(folder, tokenizer(prompt).input_ids, 20, tokenizer)
+        assert said[: len(alone)] == alone and set(said[len(alone) :]) <= {tokenizer.pad_token_id}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_padded_rows_are_those_of_the_rows_alone(loaded, use_cache, side):
+    model, tokenizer = loaded
+    tokenizer = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<eos>", padding_side=side)
+    inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        logits = model(**inputs, use_cache=use_cache).logits
+        for row, prompt in enumerate(PROMPTS):
+            tokens = torch.tensor([tokenizer(prompt).input_ids])
+            alone = read_windows(model.model, tokens, n_passes=3, eviction="sliding").logits[0]
+            torch.testing.assert_close(logits[row][inputs.attention_mask[row] == 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_goes_on_with_the_next_turn(folder, loaded):
+    model, tokenizer = loaded
+    first = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
+    cache = model.new_cache()
+    said = model.generate(first, max_new_tokens=8, do_sample=False, past_key_values=cache)
+    assert cache.get_seq_length() == said.shape[1] - 1  # the last token has not been read
+    both = torch.cat([said, tokenizer(PROMPTS[1], return_tensors="pt").input_ids], dim=1)
+    got = model.generate(both, max_new_tokens=8, do_sample=False, past_key_values=cache)
+    assert got[0, both.shape[1] :].tolist() == by_session(folder, both, 8, tokenizer)
+
+
+def test_beams_carry_their_own_memories(loaded):
+    """Two beams, by hand: every step reads the whole sequences again and keeps the two best."""
+    model, tokenizer = loaded
+    prompt = tokenizer(PROMPTS[2], return_tensors="pt").input_ids
+    got = model.generate(prompt, max_new_tokens=9, num_beams=2, do_sample=False, eos_token_id=None, pad_token_id=0)
+    beams = [(0.0, prompt[0].tolist())]
+    with torch.no_grad():
+        for _ in range(9):
+            found = []
+            for score, tokens in beams:
+                logits = read_windows(model.model, torch.tensor([tokens]), n_passes=3, eviction="sliding").logits[0, -1]
+                best = logits.log_softmax(-1).topk(2)
+                found += [(score + s, [*tokens, t]) for s, t in zip(*map(torch.Tensor.tolist, best), strict=True)]
+            beams = sorted(found, reverse=True)[:2]
+    assert got[0].tolist() == beams[0][1]
+
+
+def test_labels_give_the_loss_of_the_next_token_and_gradients(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
+    out = model(tokens, labels=tokens)
+    wanted = read_windows(model.model, tokens, n_passes=3, eviction="sliding").logits
+    loss = torch.nn.functional.cross_entropy(wanted[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(out.loss, loss)
+    out.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_pipeline_answers(folder, loaded):
+    tokenizer = loaded[1]
+    said = pipeline("text-generation", model=str(folder))(PROMPTS, max_new_tokens=12, do_sample=False)
+    for prompt, answer in zip(PROMPTS, said, strict=True):
+        tokens = by_session(folder, tokenizer(prompt).input_ids, 12, tokenizer)
+        assert answer[0]["generated_text"] == prompt + tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_what_is_saved_is_a_folder_of_ours(folder, tmp_path):
+    AutoModelForCausalLM.from_pretrained(folder, n_passes=5).save_pretrained(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in folder.iterdir()}
+    again = Session.from_pretrained(tmp_path / "again")
+    assert (again.n_passes, again.eviction) == (5, "sliding") and again.speech.stop == (256,)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").config.n_passes == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_passes": 0}, "n_passes must be 1 or more"),
+        ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
+        ({"dtype": "int8"}, "dtype must be a floating-point dtype of torch or None, got torch.int8"),
+        ({"dtype": "much"}, "dtype must be a floating-point dtype of torch or None, got 'much'"),
+        ({"device_map": {"a": "cpu", "b": "meta"}}, "device_map must name one device, got "),
+        ({"quantization_config": {"bits": 4}}, "quantization_config must be None, got {'bits': 4}"),
+    ],
+)
+def test_what_it_cannot_do_is_one_sentence(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        lmsleep.hf.SleepForCausalLM.from_pretrained(folder, **options)
+
+
+def test_dtype_and_device_are_those_asked_for(folder):
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16").dtype == torch.bfloat16
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map={"": "cpu"}).dtype == torch.float32
+    assert AutoConfig.from_pretrained(folder).n_passes == 3
+
+
+class Hub:
+    """A stand-in for the hub's client: repositories are folders of a folder."""
+
+    root: Path
+
+    def create_repo(self, name, private, exist_ok):
+        assert exist_ok and private
+        (self.root / name).mkdir(parents=True, exist_ok=True)
+        return type("Url", (str,), {"repo_id": name})(f"https://hub/{name}")
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        shutil.copytree(folder_path, self.root / repo_id, dirs_exist_ok=True)
+
+
+def test_a_pushed_model_comes_back_by_its_name(folder, loaded, tmp_path, monkeypatch):
+    Hub.root = tmp_path
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+
+    def download(name, revision, allow_patterns):
+        assert revision is None
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert loaded[0].push_to_hub("owner/sleeper", private=True) == "https://hub/owner/sleeper"
+    assert {path.name for path in (tmp_path / "owner/sleeper").iterdir()} == {path.name for path in folder.iterdir()}
+    session = Session.from_pretrained("owner/sleeper")
+    assert session.ask(PROMPTS[1], 9) == Session.from_pretrained(folder).ask(PROMPTS[1], 9)
+
+
+def test_without_transformers_the_import_says_what_to_install():
+    code = "import sys; sys.modules['transformers'] = None; import lmsleep.hf"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: lmsleep.hf needs transformers: pip install "lmsleep[hf]"' in done.stderr
