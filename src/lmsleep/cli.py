@@ -2,8 +2,11 @@
 
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -27,6 +30,7 @@ RUNS = {
 COMMANDS = {
     "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
     "replay": ("lmsleep.training.replay", "repeat the step at which a loss or a gradient was not finite"),
+    "chat": ("lmsleep.runtime.chat", "read documents, sleep on them, answer questions"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
     "doctor": ("lmsleep.doctor", "say which backends are used and why, and how to add what is missing"),
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
@@ -63,7 +67,23 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     alone = len(inspect.signature(function).parameters) == 1
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
-        function(**parser.instantiate(parser.parse_args(args)))
+        words = gathered(function, sys.argv[1:] if args is None else args)
+        function(**parser.instantiate(parser.parse_args(words)))
+
+
+def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
+    """The arguments, with the files behind an option of several, as in `--read a.txt b.txt`, in one list."""
+    lists = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.annotation == list[Path]]
+    words, todo = [], list(args)
+    while todo:
+        word = todo.pop(0)
+        name, given, file = word.partition("=")
+        if name in lists and file[:1] != "[":
+            files = [file] if given else list(takewhile(lambda word: not word.startswith("-"), todo))
+            del todo[: 0 if given else len(files)]
+            word = f"{name}={json.dumps(files)}"
+        words.append(word)
+    return words
 
 
 def overview() -> str:

@@ -4,6 +4,7 @@ lmsleep export --ckpt runs/mini/fig2b/n4-s0/last.ckpt --out sleeper --dtype bflo
 """
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line, typed
+from lmsleep.hub import first_line, tokenizer_files, typed
 from lmsleep.model import HybridConfig, HybridLM
 
 PREFIX = "model."  # of the language model inside the LightningModule
@@ -39,7 +40,7 @@ def export(
     config: str | Path | None = None,
     card: str | None = None,
 ) -> None:
-    """Writes the model of a Lightning checkpoint with `save_pretrained`.
+    """Writes the model of a Lightning checkpoint with `save_pretrained`, and the tokenizer of its task beside it.
 
     Args:
         config: the run's config.yaml, which names its task; None: the one beside the checkpoint, or else the task that
@@ -60,7 +61,7 @@ def export(
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
     elif "task" in content:
         trained["task"] = content["task"]
-    _model(content, checkpoint).to(dtype).save_pretrained(folder, card, trained)
+    _model(content, checkpoint).to(dtype).save_pretrained(folder, card, trained, _tokenizer(trained.get("task")))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -95,6 +96,18 @@ def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
     return {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1, **said}
 
 
+def _tokenizer(task: Any) -> dict[str, str]:
+    """The files of the tokenizer that a task names; none, with a warning, where it is no longer there."""
+    said = (task.get("init_args") or {}) if isinstance(task, dict) else {}
+    if not isinstance(source := said.get("tokenizer"), str):
+        return {}
+    try:
+        return tokenizer_files(source, said.get("eos_token"))
+    except ValueError as error:
+        warnings.warn(f"no tokenizer is written: {error}", stacklevel=2)
+        return {}
+
+
 def _task(path: Path) -> Any:
     """The task of a run, as LightningCLI wrote it."""
     try:
@@ -114,7 +127,7 @@ def main(
 
     Args:
         ckpt: checkpoint that `lmsleep fit` wrote.
-        out: folder for model.safetensors, config.json, README.md.
+        out: folder for model.safetensors, config.json, README.md and, where the task has one, the tokenizer.
         dtype: of the weights.
         config: the run's config.yaml; without it, the one beside the checkpoint.
         card: Markdown that opens the model card.

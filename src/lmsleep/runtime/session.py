@@ -201,19 +201,25 @@ class Session(Reader):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, n_passes: int | None = None, eviction: Eviction | None = None, **options: Any
+        cls,
+        source: str | Path,
+        n_passes: int | None = None,
+        eviction: Eviction | None = None,
+        *,
+        device: torch.device | str | None = None,
+        **options: Any,
     ) -> "Session":
         """A session of a saved model as it was trained: N, eviction, tokenizer and how it is asked are in its folder.
 
         Args:
-            source: a folder, or a name on the Hugging Face hub.
+            source, device: as of `HybridLM.from_pretrained`.
             options: of the class.
 
         Raises:
             ValueError: as `HybridLM.from_pretrained`.
         """
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
-        model, (_, trained) = HybridLM.from_pretrained(folder), read_config(folder)
+        model, (_, trained) = HybridLM.from_pretrained(folder, device=device), read_config(folder)
         options.setdefault("tokenizer", Speech.of_folder(folder, trained, model.embedding.num_embeddings))
         passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
         return cls(model, passes, eviction or trained.get("eviction", "hard"), **options)
