@@ -29,10 +29,11 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError, YAMLError, *others) as error:
         if type(error) is OSError and error.errno is None:
             raise
-        sys.exit(f"error: {_sentence(error)}")
+        sys.exit(f"error: {sentence(error)}")
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What an error says to a user."""
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
     if error.filename is None:

@@ -8,12 +8,14 @@ lmsleep chat --model FOLDER --memory book.memory --ask "And where?"  goes on fro
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lmsleep.errors import sentence
 from lmsleep.hub import check_integer
 from lmsleep.memory import Eviction
 from lmsleep.runtime.events import SleepEvent
@@ -99,7 +101,8 @@ class Chat:
                 bar.update(task, completed=min(len(tokens), (at + 1) * L))
             with self.showing(lambda event: show(event, windows)):
                 session.sleep()
-            bar.update(task, completed=max(1, len(tokens)))
+            note = f"{windows} windows, {self.counts.sleeps - slept} sleeps"
+            bar.update(task, completed=max(1, len(tokens)), note=note)
         self.counts.tokens += len(tokens)
 
     @contextmanager
@@ -119,7 +122,9 @@ class Chat:
                 self.log.print(f"[dim]slept on {event.n_tokens} tokens: {told(event)}[/]")
 
         with self.showing(show), suppress(KeyboardInterrupt):
-            for piece in self.session.stream(question, self.max_new_tokens, **self.how):
+            pieces = iter(self.session.stream(question, self.max_new_tokens, **self.how))
+            begun = next((text for piece in pieces if (text := piece.lstrip())), "")  # without the space before it
+            for piece in chain([begun], pieces):
                 self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
         self.out.print()
 
@@ -185,7 +190,7 @@ class Chat:
                 elif line:
                     self.ask(line)
             except (ValueError, OSError) as error:
-                self.log.print(f"error: {error}", style="red", markup=False, highlight=False)
+                self.log.print(f"error: {sentence(error)}", style="red", markup=False, highlight=False)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,170 @@
+"""The chat says what a `Session` says, keeps what it read, and shows windows, sleeps and passes."""
+
+import io
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+from lmsleep import Session
+from lmsleep.cli import main
+from lmsleep.hub import tokenizer_files
+from lmsleep.runtime.chat import Chat, printable
+
+TEXT = "The wren by the mill is blue. The mole is pink."
+
+
+@pytest.fixture
+def folder(build, tmp_path, monkeypatch):
+    """The folder of a model over bytes, windows of six, trained (it says) with N = 3 on TextQA; two documents."""
+    monkeypatch.chdir(tmp_path)
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    model = build("AG", vocab_size=257, dtype=torch.float32)
+    model.save_pretrained("model", trained={"n_passes": 3, "task": task}, files=tokenizer_files("bytes"))
+    (tmp_path / "one.txt").write_text(TEXT)
+    (tmp_path / "two.txt").write_text(TEXT[::-1])
+    return tmp_path / "model"
+
+
+def answer(folder, *questions, texts=(TEXT,)):
+    """What a session says to the last question, without the spaces before it, as a terminal shows it."""
+    session = Session.from_pretrained(folder)
+    for text in texts:
+        session.feed(text)
+        session.sleep()
+    said = [session.ask(question, 12) for question in questions]
+    return printable(said[-1].lstrip())
+
+
+def run(*words):
+    main(["chat", "--model=model", "--max_new_tokens=12", *words])
+
+
+def test_one_question_prints_its_answer_alone(folder, capsys):
+    run("--read", "one.txt", "two.txt", "--ask", "Which?")
+    said = capsys.readouterr()
+    assert said.out == answer(folder, "Which?", texts=(TEXT, TEXT[::-1])) + "\n"
+    # 47 tokens are seven windows and a rest, which is slept on too.
+    for name in ("one.txt", "two.txt"):
+        assert re.search(rf"{name} .* 100% 8 windows, 8 sleeps", said.err)
+
+
+def test_a_memory_goes_on_from_what_was_read_and_keeps_no_question(folder, capsys):
+    run("--read=one.txt", "--memory=kept", "--ask=Which?")
+    before = (folder.parent / "kept").read_bytes()
+    first = capsys.readouterr().out
+    run("--memory=kept", "--ask=Which?")
+    assert capsys.readouterr().out == first == answer(folder, "Which?") + "\n"
+    assert (folder.parent / "kept").read_bytes() == before
+    run("--memory=kept", "--read=two.txt", "--ask=Which?")
+    assert capsys.readouterr().out == answer(folder, "Which?", texts=(TEXT, TEXT[::-1])) + "\n"
+
+
+def test_options_replace_those_of_the_training(folder, capsys):
+    run("--read=one.txt", "--ask=Which?", "--n_passes=1", "--eviction=sliding", "--question={question}")
+    session = Session.from_pretrained(folder, 1, "sliding", tokenizer="bytes")
+    session.feed(TEXT)
+    assert capsys.readouterr().out == printable(session.ask("Which?", 12).lstrip()) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--read", "gone.txt"], "read must name files, but there is none at 'gone.txt'"),
+        (["--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
+        (["--max_new_tokens=0"], "max_new_tokens must be 1 or more, got 0"),
+        (["--n_passes=0"], "n_passes must be 1 or more"),
+        (["--question=what?"], "question must have {question} in it, got 'what?'"),
+        (["--memory=one.txt"], "path must be a saved memory"),
+        (["--tokenizer=gone"], "tokenizer must be a folder or a name"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(folder, words, sentence):
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(sentence)}"):
+        run(*words, "--ask=Which?")
+
+
+def test_a_memory_has_its_own_passes_and_a_model_without_tokenizer_asks_for_one(folder, build, capsys):
+    run("--read=one.txt", "--memory=kept", "--ask=Which?")
+    with pytest.raises(
+        SystemExit, match=r"^error: n_passes must be left out with a memory, which goes on as it was, got 2"
+    ):
+        run("--memory=kept", "--n_passes=2", "--ask=Which?")
+    build("AG", vocab_size=257, dtype=torch.float32).save_pretrained("bare")
+    with pytest.raises(SystemExit, match=r"^error: tokenizer must be given, since there is no tokenizer\.json in bare"):
+        main(["chat", "--model=bare", "--ask=Which?"])
+    main(["chat", "--model=bare", "--tokenizer=bytes", "--ask=Which?", "--max_new_tokens=3"])
+
+
+@pytest.fixture
+def talk(folder):
+    """talk(*lines): what is answered and logged when these lines are typed after the first document, and S then."""
+
+    def talk(*lines):
+        out, log = (Console(file=io.StringIO(), width=200) for _ in range(2))
+        chat = Chat(Session.from_pretrained(folder), 12, {}, out, log)
+        typed = iter(["/read one.txt", *lines])
+
+        def line(prompt):
+            try:
+                return next(typed)
+            except StopIteration:
+                raise EOFError from None
+
+        chat.loop(line)
+        return out.file.getvalue(), log.file.getvalue(), chat.session.fast_weights[0]
+
+    return talk
+
+
+def test_questions_are_remembered_and_those_of_a_fork_are_not(folder, talk):
+    out, _, S = talk("Which?", "Where?")
+    both, where = Session.from_pretrained(folder), Session.from_pretrained(folder)
+    for session in (both, where):
+        session.feed(TEXT)
+    said = [printable(both.ask(question, 12).lstrip()) for question in ("Which?", "Where?")]
+    assert out == "\n".join([*said, ""]) and torch.equal(S, both.fast_weights[0])
+    out, _, S = talk("/fork", "Which?", "/back", "Where?")
+    assert out == f"{said[0]}\n{printable(where.ask('Where?', 12).lstrip())}\n"
+    assert torch.equal(S, where.fast_weights[0]) and not torch.equal(S, both.fast_weights[0])
+
+
+def test_forgetting_empties_S(folder, talk):
+    session = Session.from_pretrained(folder)
+    assert talk("/forget", "Which?")[0] == printable(session.ask("Which?", 12).lstrip()) + "\n"
+
+
+def test_a_saved_memory_is_that_of_the_session(folder, talk):
+    _, log, _ = talk("/save kept")
+    session = Session.from_pretrained(folder)
+    session.feed(TEXT)
+    session.sleep()
+    kept = Session.load("kept", session.model)
+    assert torch.equal(kept.fast_weights[0], session.fast_weights[0])
+    assert f"kept: {session.nbytes:,} bytes of memory" in log
+
+
+def test_stats_count_tokens_sleeps_and_passes(talk):
+    _, log, _ = talk("/stats")
+    for name, value in {"documents read": "47 tokens", "sleeps": "8, 24 passes", "window": "0 of 6 tokens"}.items():
+        assert re.search(rf"{name} +│ {value}", log)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("/read", "error: /read must name a file"),
+        ("/read gone.txt", "error: there is no file or folder 'gone.txt'"),
+        ("/save no/where", "error: path must lie in a folder that exists"),
+        ("/back", "error: there is no command /back here"),
+        ("/dance", "error: there is no command /dance here; /help lists them"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_the_talk_goes_on(folder, talk, line, sentence):
+    out, log, _ = talk(line, "", "Which?", "/quit", "Where?")
+    assert sentence in log and out == answer(folder, "Which?") + "\n"
+
+
+def test_a_terminal_gets_nothing_to_obey():
+    assert printable("a\x1b[2Jb\r\tc\nü") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\tc\nü"
