@@ -1,5 +1,6 @@
 """transformers on a saved model: what it generates is what a `Session` says."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -200,3 +201,46 @@ def test_without_transformers_the_import_says_what_to_install():
     code = "import sys; sys.modules['transformers'] = None; import lmsleep.hf"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'ImportError: lmsleep.hf needs transformers: pip install "lmsleep[hf]"' in done.stderr
+
+
+LM_EVAL_TASK = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}} {{question}}"
+doc_to_choice: ["red", "blue", "green"]
+doc_to_target: answer
+metric_list: [{metric: acc}]
+"""
+
+
+def test_lm_evaluation_harness_scores_a_local_task(folder, loaded, tmp_path, monkeypatch):
+    """The choice that it takes to be the answer is the one whose tokens by hand have the largest probability."""
+    harness = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "colours.yaml").write_text(LM_EVAL_TASK)
+    choices = ["red", "blue", "green"]
+    rows = [{"context": TEXT, "question": q, "answer": a} for q in PROMPTS for a in choices]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    manager = TaskManager(include_path=str(tmp_path))
+    options = {"model_args": f"pretrained={folder},dtype=float32", "device": "cpu", "batch_size": 4}
+    results = harness.simple_evaluate("hf", tasks=["colours"], task_manager=manager, log_samples=True, **options)
+    model, tokenizer = loaded
+    said = []
+    for sample in results["samples"]["colours"]:
+        asked = f"{sample['doc']['context']} {sample['doc']['question']}"
+        scores = []
+        for choice in choices:
+            tokens = torch.tensor([tokenizer(f"{asked} {choice}").input_ids])
+            with torch.no_grad():
+                logits = read_windows(model.model, tokens, n_passes=3, eviction="sliding").logits.log_softmax(-1)
+            n = len(choice) + 1
+            scores.append(float(logits[0, -n - 1 : -1].gather(1, tokens[0, -n:, None]).sum()))
+        assert [float(found[0]) for found in sample["filtered_resps"]] == pytest.approx(scores, rel=1e-4)
+        said.append(choices[scores.index(max(scores))] == sample["doc"]["answer"])
+    assert results["results"]["colours"]["acc,none"] == pytest.approx(sum(said) / len(said))

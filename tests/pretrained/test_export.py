@@ -7,10 +7,13 @@ import lightning as pl
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer
 
 from lmsleep import HybridConfig, HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
+from lmsleep.hub import named_eos, open_tokenizer
 from lmsleep.pretrained.export import export, from_lightning
 from lmsleep.tasks import Rule110
 from lmsleep.tasks.spec import build_task
@@ -136,3 +139,37 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"model_config": {}, "state_dict": {}, "x": Harmful()}, tmp_path / "bad.ckpt")
     with pytest.raises(ValueError, match="cannot be read"):
         from_lightning(tmp_path / "bad.ckpt")
+
+
+def exported(run, tmp_path, **said):
+    """The folder of the run's checkpoint exported with the spec of a task on texts."""
+    path = tmp_path / "config.yaml"
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"train": "gone.jsonl", **said}}
+    path.write_text(yaml.safe_dump({"data": {"task": task}}))
+    export(run[1] / "last.ckpt", tmp_path / "out", config=path)
+    return tmp_path / "out"
+
+
+def test_the_tokenizer_of_the_task_goes_along(run, tmp_path):
+    out = exported(run, tmp_path, tokenizer="bytes")
+    assert AutoTokenizer.from_pretrained(out)("blü <eos>").input_ids == open_tokenizer("bytes").encode("blü <eos>").ids
+    assert named_eos(out) == "<eos>"
+
+
+def test_a_folder_of_another_model_gives_its_tokenizer_and_settings(run, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    Tokenizer(models.WordLevel({str(i): i for i in range(3)}, "0")).save(str(tmp_path / "theirs/tokenizer.json"))
+    (tmp_path / "theirs/tokenizer_config.json").write_text('{"eos_token": "2", "chat_template": "{{ messages }}"}')
+    out = exported(run, tmp_path, tokenizer=str(tmp_path / "theirs"))
+    assert open_tokenizer(out).get_vocab() == {"0": 0, "1": 1, "2": 2}
+    assert json.loads((out / "tokenizer_config.json").read_text()).items() >= {
+        ("eos_token", "2"),
+        ("chat_template", "{{ messages }}"),
+    }
+    assert named_eos(exported(run, tmp_path, tokenizer=str(tmp_path / "theirs"), eos_token="1")) == "1"
+
+
+def test_a_tokenizer_that_is_gone_is_warned_of_and_the_model_written(run, tmp_path):
+    with pytest.warns(UserWarning, match="no tokenizer is written: tokenizer must be a folder or a name"):
+        out = exported(run, tmp_path, tokenizer=str(tmp_path / "gone"))
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md"}
