@@ -139,7 +139,7 @@ def test_both_train_by_the_command_line(tmp_path):
     done = subprocess.run([*command, *options], cwd=EXAMPLES.parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     curve = pd.read_csv(tmp_path / "curve.csv")
-    assert list(curve.step) == [10, 20, 30] and {"exact/1", "exact/2"} <= set(curve.columns)
+    assert list(curve.step) == [10, 20, 30] and {"exact-1", "exact-2"} <= set(curve.columns)
     assert curve.loss.iloc[-1] < curve.loss.iloc[0]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["model_config"]["pattern"] == "AH" and saved["sleep"]["n_passes"] == 2

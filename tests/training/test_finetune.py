@@ -49,7 +49,7 @@ def data(tmp_path_factory):
 def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data, tmp_path, capsys):
     out = tmp_path / "tuned"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={out}", "--trainer.max_steps=3", *SHORT])
-    assert "test/exact/1" in capsys.readouterr().out
+    assert "test/exact-1" in capsys.readouterr().out
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert (trained["n_passes"], trained["steps"]) == (4, 3) and build_task(trained["task"]).train == str(data)
     model = HybridLM.from_pretrained(out)

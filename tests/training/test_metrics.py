@@ -64,7 +64,7 @@ def test_scores_equal_the_loops_per_slice_and_over_several_batches():
     assert {level for level in wanted if level is not None} == {2, 5, 9}
     names = set()
     for level, means in wanted.items():
-        suffix = "" if level is None else f"/{level}"
+        suffix = "" if level is None else f"-{level}"
         rows, _ = means.pop("rows")
         assert values[f"rows{suffix}"] == rows
         names.add(f"rows{suffix}")

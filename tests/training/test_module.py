@@ -114,7 +114,7 @@ def test_validation_scores_are_those_counted_by_hand(run):
     metrics = cell.trainer.callback_metrics
     assert metrics["val/token"] == pytest.approx(sum(right) / 48) and metrics["val/exact"] == sum(whole) / 24
     assert metrics["val/loss"] == pytest.approx(sum(nll) / 3, rel=1e-5)
-    assert metrics["val/exact/2"] == metrics["val/exact"] and metrics["val/count/2"] == 24
+    assert metrics["val/exact-2"] == metrics["val/exact"] and metrics["val/count-2"] == 24
 
 
 def test_validation_of_depo_reports_both_losses_for_every_hop(run):
@@ -134,9 +134,9 @@ def test_validation_of_depo_reports_both_losses_for_every_hop(run):
                 for question in (24, 30):  # k hop after a : c, in six tokens
                     colons.append(row[question + 3, targets[question + 3]].item())
                     answers.append(row[question + 4, targets[question + 4]].item())
-        assert metrics[f"val/answer_loss/{hops}"] == pytest.approx(sum(answers) / 32, rel=1e-4)
-        assert metrics[f"val/loss/{hops}"] == pytest.approx(sum(colons + answers) / 64, rel=1e-4)
-        assert metrics[f"val/count/{hops}"] == 32
+        assert metrics[f"val/answer_loss-{hops}"] == pytest.approx(sum(answers) / 32, rel=1e-4)
+        assert metrics[f"val/loss-{hops}"] == pytest.approx(sum(colons + answers) / 64, rel=1e-4)
+        assert metrics[f"val/count-{hops}"] == 32
 
 
 def test_predictions_come_with_their_targets(run):

@@ -46,8 +46,8 @@ def test_the_answers_are_those_that_test_counts(lmsleep, tmp_path, capsys, task)
     assert 0 < table.right.mean() < 1
     assert table.right.mean() == pytest.approx(wanted["test/exact"], abs=1e-6)
     for level, of_level in table.groupby("slice"):
-        assert of_level.right.mean() == pytest.approx(wanted[f"test/exact/{level}"], abs=1e-6)
-        assert len(of_level) == wanted[f"test/count/{level}"]
+        assert of_level.right.mean() == pytest.approx(wanted[f"test/exact-{level}"], abs=1e-6)
+        assert len(of_level) == wanted[f"test/count-{level}"]
     expected, answered = table.expected.str.split(), table.answered.str.split()
     assert (table.right == (expected == answered)).all()
     hits = [a == b for e, s in zip(expected, answered, strict=True) for a, b in zip(e, s, strict=True)]

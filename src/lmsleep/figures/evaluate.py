@@ -71,7 +71,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
             found = scores(model, rows, on_overflow, batch_size=batch_size, **sleeps)
         found |= {"passes": float(torch.cat(made).double().mean())} if made else {}
         for name, value in found.items():
-            metric, _, level = name.partition("/")
+            metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
 

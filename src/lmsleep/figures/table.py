@@ -93,7 +93,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
 def curve(figure: str, run: Path) -> pd.DataFrame:
     """The validation curve of a run in tidy form, metrics prefixed `val_`."""
     wide = pd.read_csv(run / "curve.csv").drop(columns="step").melt(id_vars="tokens", var_name="name")
-    names = wide.pop("name").str.partition("/")
+    names = wide.pop("name").str.replace("/", "-").str.partition("-")  # runs of before have exact/4
     wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
     columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
     return wide.dropna(subset="value").assign(**columns)[COLUMNS]

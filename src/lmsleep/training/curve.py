@@ -13,7 +13,7 @@ class LearningCurve(L.Callback):
     """Records the validation scores against tokens seen and writes them as CSV.
 
     Args:
-        path: the file, with columns step, tokens and one per score (`exact`, `loss`, `exact/<slice>`, ...).
+        path: the file, with columns step, tokens and one per score (`exact`, `loss`, `exact-<slice>`, ...).
         label: prints a line after each validation that begins with it; for runs without a progress bar.
     """
 

@@ -26,7 +26,14 @@ class SaveConfig(SaveConfigCallback):
         pass
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save_to_log_dir = trainer.log_dir is not None
         super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Where the logger has no folder, as those of dvclive and of MLflow's databases."""
+        if not self.save_to_log_dir:
+            path = Path(trainer.default_root_dir) / self.config_filename
+            self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite)
 
 
 class SleepCLI(LightningCLI):

@@ -62,13 +62,14 @@ class SliceScores(Metric):
         self.rows[-1] += answered.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """`exact` over all rows, `exact/<slice>` for each slice that had rows, and so on for every score;
-        `count/<slice>` is the number of answers behind `exact/<slice>`, `rows/<slice>` that of rows with an answer."""
+        """`exact` over all rows, `exact-<slice>` for each slice that had rows, and so on for every score;
+        `count-<slice>` is the number of answers behind `exact-<slice>`, `rows-<slice>` that of rows with an answer.
+        With a slash, `exact` would be a file and a folder to loggers that keep a metric in a file."""
         values: dict[str, Tensor] = {}
         for row, level in enumerate([*self.slices, None]):
             if not self.counts[row, 0]:
                 continue
-            suffix = "" if level is None else f"/{level}"
+            suffix = "" if level is None else f"-{level}"
             means = self.sums[row] / self.counts[row]
             values |= {f"{name}{suffix}": means[i].float() for i, name in enumerate(SCORES)}
             values[f"count{suffix}"] = self.counts[row, SCORES.index("exact")].float()
