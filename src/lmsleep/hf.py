@@ -19,7 +19,7 @@ from torch import Tensor
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push, typed
 from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import MODEL_TYPE
+from lmsleep.model.folder import MODEL_TYPE, check_streams
 from lmsleep.runtime import Session
 from lmsleep.sleep import read_windows
 
@@ -110,6 +110,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
         super().__init__(config)
+        check_streams(config.trained or {})
         check_n_passes(config.n_passes)  # pyright: ignore[reportArgumentType]
         check_eviction(str(config.eviction))
         self.model = model or typed(HybridConfig, config.model, "model in the configuration").build()

@@ -10,7 +10,8 @@ from rich.console import Console
 from lmsleep import Session
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
-from lmsleep.runtime.chat import Chat, printable
+from lmsleep.runtime.chat import Chat
+from lmsleep.runtime.speech import printable
 
 TEXT = "The wren by the mill is blue. The mole is pink."
 

@@ -1,5 +1,6 @@
 """The demo: its answers are those of `read_windows`, and it shows what it says it shows."""
 
+import json
 import logging
 import re
 from functools import partial
@@ -10,10 +11,11 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
+from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import mini
 from lmsleep.runtime.demo import answered
 from lmsleep.sleep import forget, sleep
-from lmsleep.tasks import Batch, Depo, Rule110, Task
+from lmsleep.tasks import Batch, Depo, Rule110, Task, TextQA
 from lmsleep.tasks.spec import task_spec
 
 DEPO = Depo(
@@ -136,3 +138,17 @@ def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
         lmsleep(["demo", "--model", str(tmp_path)])
+
+
+def test_a_model_of_texts_shows_words_with_the_tokenizer_of_its_folder(tmp_path, capsys):
+    line = {"context": "The wren is [blue].", "question": "wren", "answer": "[blue]"}
+    (tmp_path / "train.jsonl").write_text("\n".join([json.dumps(line)] * 12))
+    task = TextQA(str(tmp_path / "train.jsonl"), window_size=40)
+    spec = task_spec(task)
+    spec["init_args"]["tokenizer"] = "where it was made"
+    folder = tmp_path / "model"
+    model_for(task, torch.float32).save_pretrained(folder, trained={"task": spec}, files=tokenizer_files("bytes"))
+    lmsleep(["demo", "--model", str(folder), "--n_passes", "2", "--rows", "1", "--pace", "0"])
+    shown = capsys.readouterr().out
+    assert "window 1: The wren is [blue]." in shown  # and none of the padding
+    assert "│  [blue] │" in shown

@@ -1,14 +1,16 @@
 """`lmsleep predict` writes every answer of the test rows, as `lmsleep test` counts them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from lmsleep.cli import main
 from lmsleep.tasks import IGNORE, Depo, Rule110
-from lmsleep.training.predictions import COLUMNS, answers_of
+from lmsleep.training.predictions import COLUMNS, PredictionWriter, answers_of
 
 SMOKE = Path(__file__).parents[2] / "configs" / "experiment" / "smoke"
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -102,3 +104,16 @@ def test_answers_of_a_row():
     targets, said = [IGNORE, 5, 6, 7, 8], [1, 5, 6, 7, 9]
     assert answers_of(targets, said, [-1, 0, 0, 1, 1]) == [("5 6", "5 6", 1), ("7 8", "7 9", 0)]
     assert answers_of(targets, said, [-1, -1, -1, 0, -1]) == [("7", "7", 1)]
+
+
+def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
+    """Depo's tokens through a stand-in that names them; what is kept is read back from the file."""
+    task = type("Named", (), {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<{t}>"})()
+    trainer = SimpleNamespace(world_size=1, default_root_dir=str(tmp_path))
+    writer, module = PredictionWriter(), SimpleNamespace(task=task, predict_step=lambda batch: None)
+    writer.setup(trainer, module, "predict")
+    said = {"targets": torch.tensor([[3, 4]]), "predictions": torch.tensor([[3, 5]])}
+    writer.write_on_batch_end(trainer, module, said, None, SimpleNamespace(slice=torch.tensor([2])), 0, 0)
+    writer.on_predict_end(trainer, module)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert (table.expected_text[0], table.answered_text[0]) == ("<[3, 4]>", "<[3, 5]>")

@@ -92,7 +92,7 @@ def scores(
     wake_passes: int = 1,
 ) -> dict[str, float]:
     """Scores per slice over held-out rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also
-    `<name>_loss/<group>` and `<name>_count/<group>`, the mean loss and the number of the targets of each of its groups
+    `<name>_loss-<group>` and `<name>_count-<group>`, the mean loss and the number of the targets of each of its groups
     0, 1, ...; -1 is in none."""
     device = model.embedding.weight.device
     sizes = {name: int(value.max()) + 1 for name, value in rows.items() if name.startswith("by_")}
@@ -124,8 +124,8 @@ def scores(
     found = {name: float(value) for name, value in totals.compute().items()}
     for name, (nats, count) in sums.items():
         for group in count.nonzero()[:, 0].tolist():
-            found[f"{name[3:]}_loss/{group}"] = float(nats[group] / count[group])
-            found[f"{name[3:]}_count/{group}"] = float(count[group])
+            found[f"{name[3:]}_loss-{group}"] = float(nats[group] / count[group])
+            found[f"{name[3:]}_count-{group}"] = float(count[group])
     return found
 
 

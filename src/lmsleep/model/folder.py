@@ -70,6 +70,14 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return model, trained
 
 
+def check_streams(trained: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the model is awake for a single pass, as tokens stream in."""
+    if (awake := trained.get("wake_passes", 1)) != 1:
+        raise ValueError(
+            f"model must be one that is awake for a single pass, as tokens stream in, got wake_passes={awake}"
+        )
+
+
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
     """The tensors of a saved model.
 

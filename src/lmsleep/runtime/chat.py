@@ -21,7 +21,7 @@ from lmsleep.memory import Eviction
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.sampling import Drawing, sampler
 from lmsleep.runtime.session import Session
-from lmsleep.runtime.speech import QUESTION
+from lmsleep.runtime.speech import QUESTION, printable
 
 HELP = """/read FILE   read another document
 /fork        what follows leaves no trace after /back
@@ -191,11 +191,6 @@ class Chat:
                     self.ask(line)
             except (ValueError, OSError) as error:
                 self.log.print(f"error: {sentence(error)}", style="red", markup=False, highlight=False)
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def open_chat(

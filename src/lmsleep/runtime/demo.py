@@ -8,23 +8,25 @@ lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pr
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_free, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_free, check_streams, read_config
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
+from lmsleep.runtime.speech import printable
 from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task
@@ -33,15 +35,18 @@ EXAMPLES = 6
 
 
 def show_reading(
-    console: Console, model: HybridLM, batch: Batch, n_passes: int, eviction: Eviction, pace: float
+    console: Console, model: HybridLM, task: Task, batch: Batch, n_passes: int, eviction: Eviction, pace: float
 ) -> None:
     """Reads the context of one row window by window; a bar for every sleep, with the change of S at each pass."""
     session = Session(model, n_passes, eviction)
     asked = int((batch.targets != IGNORE).any(dim=0).nonzero()[0]) // model.window_size  # the first window of questions
     context = batch.tokens[:1, : asked * model.window_size]
-    for i, window in enumerate(context.split(model.window_size, dim=1), 1):
-        console.print(f"[bold]awake[/]  window {i}: {' '.join(map(str, window[0].tolist()))}")
-        session.feed(window)
+    mask = torch.ones_like(context, dtype=torch.bool) if batch.mask is None else batch.mask[:1, : context.shape[1]]
+    for i, (window, seen) in enumerate(
+        zip(*(x.split(model.window_size, dim=1) for x in (context, mask)), strict=True), 1
+    ):
+        console.print(f"[bold]awake[/]  window {i}: {words(task, window[seen].tolist())}")
+        session.feed(window, mask=None if batch.mask is None else seen)
         with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
             bar.add_task("", total=n_passes, note="")
             session.callbacks = (partial(_show_pass, bar, pace),)
@@ -70,8 +75,8 @@ def show_answers(
         given = [answered(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
         truth = given[0][0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
-            marks = (_mark(says[row], truth[row]) for _, says in given)
-            examples.add_row(" ".join(map(str, truth[row])), *marks)
+            marks = (_mark(task, says[row], truth[row]) for _, says in given)
+            examples.add_row(words(task, truth[row]), *marks)
         right = [sum(map(tuple.__eq__, says, truth)) for _, says in given]
         commonest = Counter(truth).most_common(1)[0][1]
         scores.add_row(str(level), str(len(truth)), *(f"{n / len(truth):.1%}" for n in (*right, commonest)))
@@ -97,20 +102,25 @@ def answered(
     return truth, says
 
 
-def _mark(says: tuple[int, ...], truth: tuple[int, ...]) -> str:
-    text = " ".join(map(str, says))
+def words(task: Task, tokens: Sequence[int]) -> str:
+    """Tokens as text, for a task on texts, or as numbers."""
+    decode = getattr(task, "decode", None)
+    return escape(printable(decode(tokens))) if decode else " ".join(map(str, tokens))
+
+
+def _mark(task: Task, says: tuple[int, ...], truth: tuple[int, ...]) -> str:
+    text = words(task, says)
     return f"[green]{text} ✓[/]" if says == truth else f"[red]{text} ✗[/]"
 
 
 def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
-    folder = checkpoint_folder(source, (WEIGHTS, CONFIG, CARD), "model")
+    folder = checkpoint_folder(source, (WEIGHTS, CONFIG, CARD, *TOKENIZER), "model")
     _, trained = read_config(folder)
     if "task" not in trained:
         raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
-    if (awake := trained.get("wake_passes", 1)) != 1:
-        raise ValueError(
-            f"model must be one that is awake for a single pass, as tokens stream in, got wake_passes={awake}"
-        )
+    check_streams(trained)
+    if (folder / TOKENIZER[0]).is_file() and "tokenizer" in trained["task"].get("init_args", {}):
+        trained["task"]["init_args"]["tokenizer"] = str(folder)
     return HybridLM.from_pretrained(folder), trained
 
 
@@ -169,7 +179,7 @@ def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: i
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
     console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
     batch = task.rows(split="test", seed=0, step=0, batch_size=1)
-    show_reading(console, model, batch, n_passes, eviction, pace)
+    show_reading(console, model, task, batch, n_passes, eviction, pace)
     asleep, awake = (partial(sleep, n_passes=n) for n in (n_passes, 1))
     readers = {f"asleep, N={n_passes}": asleep, "awake, N=1": awake, "S to zero": forget}
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 from lmsleep.hub import TOKENIZER, check_integer, checkpoint_folder
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CONFIG, WEIGHTS, read_config
+from lmsleep.model.folder import CONFIG, WEIGHTS, check_streams, read_config
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.reader import Reader, one_thread
 from lmsleep.runtime.sampling import Drawing, continued, sampler
@@ -219,7 +219,9 @@ class Session(Reader):
             ValueError: as `HybridLM.from_pretrained`.
         """
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
-        model, (_, trained) = HybridLM.from_pretrained(folder, device=device), read_config(folder)
+        _, trained = read_config(folder)
+        check_streams(trained)
+        model = HybridLM.from_pretrained(folder, device=device)
         options.setdefault("tokenizer", Speech.of_folder(folder, trained, model.embedding.num_embeddings))
         passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
         return cls(model, passes, eviction or trained.get("eviction", "hard"), **options)

@@ -152,3 +152,8 @@ def pieces(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
             given = len(text)
     if len(answer.text) > given:
         yield answer.text[given:]
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -19,7 +19,8 @@ class PredictionWriter(BasePredictionWriter):
     """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows.
 
     Columns: `row`, from 0 in the order of the rows; `slice`; `expected` and `answered`, token numbers with a space
-    between; `right`, 1 or 0. The mean of `right` is the `test/exact` of the same checkpoint.
+    between; `right`, 1 or 0; for a task on texts also `expected_text` and `answered_text`. The mean of `right` is the
+    `test/exact` of the same checkpoint.
 
     Raises:
         ValueError: if several devices share the rows.
@@ -52,9 +53,12 @@ class PredictionWriter(BasePredictionWriter):
             self.n_rows += 1
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        path = Path(trainer.default_root_dir) / FILE
+        path, table = Path(trainer.default_root_dir) / FILE, pd.DataFrame(self.lines, columns=COLUMNS)
+        if decode := getattr(pl_module.task, "decode", None):
+            for name in ("expected", "answered"):
+                table[f"{name}_text"] = [decode(list(map(int, tokens.split()))) for tokens in table[name]]
         with atomic_write(path) as temporary:
-            pd.DataFrame(self.lines, columns=COLUMNS).to_csv(temporary, index=False)
+            table.to_csv(temporary, index=False)
         print(f"{path}: {len(self.lines):,} answers of {self.n_rows:,} rows")
 
 
