@@ -97,10 +97,10 @@ def test_a_group_of_targets_has_the_mean_of_their_losses():
                 nats[group] += torch.nn.functional.cross_entropy(logit, target).item()
                 counts[group] += 1
     assert {name: value for name, value in found.items() if name.startswith("place_count")} == {
-        f"place_count/{group}": count for group, count in counts.items()
+        f"place_count-{group}": count for group, count in counts.items()
     }
     for group, count in counts.items():
-        assert found[f"place_loss/{group}"] == pytest.approx(nats[group] / count, rel=1e-5)
+        assert found[f"place_loss-{group}"] == pytest.approx(nats[group] / count, rel=1e-5)
 
 
 @pytest.mark.parametrize("loop", [None, (1, 2), (0, 2), (2, 4)])

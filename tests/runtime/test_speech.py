@@ -204,3 +204,9 @@ def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):
     assert Speech.of(tmp_path, 7).stop == ()
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "3"}}')
     assert Speech.of(str(tmp_path), 7).stop == (3,)
+
+
+def test_a_model_that_is_awake_for_several_passes_cannot_stream(speaker, tmp_path):
+    speaker.save_pretrained(tmp_path, trained={"wake_passes": 2}, files=tokenizer_files("bytes"))
+    with pytest.raises(ValueError, match="model must be one that is awake for a single pass, .* got wake_passes=2"):
+        Session.from_pretrained(tmp_path)
