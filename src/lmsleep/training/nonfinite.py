@@ -29,6 +29,7 @@ class Step:
     n_passes: int
     eviction: Eviction
     after_loss: bool
+    wake_passes: int
     precision: str
     accelerate: Accelerate
     checkpointing: bool

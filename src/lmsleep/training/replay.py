@@ -61,7 +61,7 @@ def main(bundle: Path) -> None:
     model.blocks.checkpointing = step.checkpointing
     device = step.device if torch.cuda.is_available() else "cpu"
     print(step if device == step.device else f"{step}\nthere is no {step.device} here: the CPU may differ", flush=True)
-    sleeper = SleepCallback(step.n_passes, step.eviction, after_loss=step.after_loss)
+    sleeper = SleepCallback(step.n_passes, step.eviction, after_loss=step.after_loss, wake_passes=step.wake_passes)
     with quiet():
         trainer = L.Trainer(
             accelerator=device,
