@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-# Results that no stage here makes. sha256sum results/{bench,paper,seeds}/*.{csv,json} writes the list, -c compares it.
+# Results that no stage here makes. sha256sum results/{bench,gpu,paper,seeds}/*.{csv,json} writes the list, -c compares it.
 LISTED = Path(__file__).with_name("results.sha256")
 
 
@@ -29,7 +29,7 @@ def test_results_of_a_stage_are_those_of_the_lock():
 
 def test_other_results_are_those_that_are_listed():
     listed = dict(reversed(line.split()) for line in LISTED.read_text(encoding="utf-8").splitlines())
-    files = [p for n in ("bench", "paper", "seeds") for p in (ROOT / "results" / n).iterdir()]
+    files = [p for n in ("bench", "gpu", "paper", "seeds") for p in (ROOT / "results" / n).iterdir()]
     files = sorted(str(p.relative_to(ROOT)) for p in files if p.suffix in (".csv", ".json"))
     assert sorted(listed) == files
     changed = [name for name in files if hashlib.sha256((ROOT / name).read_bytes()).hexdigest() != listed[name]]
