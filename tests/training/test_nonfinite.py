@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lmsleep import HybridLM, SleepModule
+from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
@@ -126,6 +126,23 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
         for i, step in enumerate(batches):
             tokens = TASK.rows(split="train", seed=7, step=step, batch_size=8).tokens
             assert torch.equal(file.get_tensor(f"{i}.tokens"), tokens)
+
+
+def test_a_model_that_loops_awake_is_repeated_with_as_many_passes(run, tmp_path, monkeypatch):
+    callbacks = [SleepCallback(2, wake_passes=3), Overflow("loss"), StopOnNonFinite(), LastCheckpoint(str(tmp_path))]
+    with pytest.raises(FloatingPointError):
+        fitted(run(None, callbacks, enable_checkpointing=True))
+    folder, seen = tmp_path / "nonfinite-step2", []
+    assert read_config(folder)[1]["wake_passes"] == 3
+
+    def reading(*args, **options):
+        seen.append(options["wake_passes"])
+        return read_windows(*args, **options)
+
+    monkeypatch.setattr("lmsleep.training.module.read_windows", reading)
+    with pytest.raises(SystemExit, match=r"^error: loss is not finite at step 2"):
+        main(["replay", str(folder)])
+    assert seen == [3]
 
 
 def left(run, folder):
