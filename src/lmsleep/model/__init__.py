@@ -1,5 +1,6 @@
 """The hybrid model."""
 
 from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, Mixer, Run, Wake, register_mixer
+from lmsleep.model.lora import Lora
 
-__all__ = ["Blocks", "HybridConfig", "HybridLM", "Mixer", "Run", "Wake", "register_mixer"]
+__all__ = ["Blocks", "HybridConfig", "HybridLM", "Lora", "Mixer", "Run", "Wake", "register_mixer"]

@@ -19,6 +19,7 @@ from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm, SwiGLU
 from lmsleep.model.linear import shared_weights, sharing
+from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
 
@@ -521,6 +522,7 @@ class HybridLM(nn.Module):
         super().__init__()
         assert config.vocab_size is not None and config.window_size is not None
         self.config, self.window_size = config, config.window_size
+        self.lora: Lora | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         norm, between = RMSNorm(config.d_model, config.norm_eps), config.norm_between_passes
         self.blocks = Blocks(config, norm if between else nn.Identity())
@@ -636,6 +638,7 @@ class HybridLM(nn.Module):
         files: Mapping[str, str] | None = None,
     ) -> None:
         """Writes model.safetensors, config.json and the model card README.md, each of them whole or not at all.
+        Adapters are merged into the weights.
 
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
@@ -646,6 +649,7 @@ class HybridLM(nn.Module):
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
         """
         weights, tied = self.state_dict(), self.head.weight is self.embedding.weight  # by hand, too
+        weights = weights if self.lora is None else merged(weights, self.lora.scale)
         if tied:
             del weights["head.weight"]
         config = replace(self.config, tie_embeddings=tied).to_dict()

@@ -13,7 +13,8 @@ import yaml
 
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.hub import first_line, tokenizer_files, typed
-from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model import HybridConfig, HybridLM, Lora
+from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,6 +84,8 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
     config = typed(HybridConfig, content["model_config"], f"model_config in {path}")
     states = typed(dict[str, Any], content["state_dict"], f"state_dict in {path}")
     weights = {name.removeprefix(PREFIX): value for name, value in states.items() if name.startswith(PREFIX)}
+    if "lora" in content:
+        weights = merged(weights, typed(Lora, content["lora"], f"lora in {path}").scale)
     try:
         model = config.build()
         model.load_state_dict(weights)

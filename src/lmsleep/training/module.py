@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lmsleep.memory import IGNORE, Eviction, FastWeights
-from lmsleep.model import HybridConfig
+from lmsleep.model import HybridConfig, Lora
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.spec import is_ours, task_spec
+from lmsleep.training.adapters import add_lora
 from lmsleep.training.callbacks import SleepCallback, check_checkpoint, sleeper_of
 from lmsleep.training.checkpoint import count_as_automatic
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
@@ -44,6 +46,7 @@ class SleepModule(L.LightningModule):
             each, for batches of one shape that carry loss in the same windows; `compile+graph` does both.
         init_from: a folder or a name on the Hugging Face hub with weights to start from: a pretrained model, or
             one of `lmsleep export`, between whose blocks others without MLP may be put.
+        lora: train adapters beside those weights (`lora.rank`); None: all of them.
 
     Raises:
         ValueError: if model, task and weights do not fit together.
@@ -57,6 +60,7 @@ class SleepModule(L.LightningModule):
         checkpointing: bool = False,
         accelerate: Accelerate = "none",
         init_from: str | None = None,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -64,6 +68,8 @@ class SleepModule(L.LightningModule):
         self.model = config.for_task(task.vocab_size, task.window_size, task.sequence_length).build()
         if init_from is not None:
             load_weights(self.model, init_from)
+        if lora is not None:
+            add_lora(self.model, lora)
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
         self.graphs = StepGraphs(self.model)
@@ -190,6 +196,8 @@ class SleepModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()
+        if self.model.lora is not None:
+            checkpoint["lora"] = asdict(self.model.lora)
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
 
@@ -198,6 +206,9 @@ class SleepModule(L.LightningModule):
         if self._trainer is None:
             return
         self._check_config(checkpoint.get("model_config", {}))
+        mine, trained = self.model.lora and asdict(self.model.lora), checkpoint.get("lora")
+        if mine != trained:
+            raise ValueError(f"lora must be {trained}, with which the checkpoint was trained, got {mine}")
         check_checkpoint(self._trainer, checkpoint)
         count_as_automatic(checkpoint)
 

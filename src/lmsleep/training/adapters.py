@@ -1,0 +1,38 @@
+"""Low-rank adapters put into a model by peft."""
+
+from torch import nn
+
+from lmsleep.model import HybridLM, Lora
+from lmsleep.model.lora import TARGETS
+
+
+def add_lora(model: HybridLM, lora: Lora) -> None:
+    """Puts the adapters into a model, in place, and freezes what does not train.
+
+    Raises:
+        ValueError: if peft is not installed, or a target is no linear layer of the model.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # slow to import
+    except ImportError:
+        raise ValueError("lora needs the package peft: pip install peft") from None
+    layers = model.blocks.layers
+    inserted = {i for i in model.blocks.state_index if not model.config.layers()[i][1]}
+    found = {
+        f"blocks.layers.{i}.{name}": name.rpartition(".")[2]
+        for i, block in enumerate(layers)
+        if i not in inserted
+        for name, part in block.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    names = [name for name, target in found.items() if target in lora.targets]
+    if not names or set(lora.targets) - set(found.values()) - set(TARGETS):  # few models have all of the default
+        known = ", ".join(sorted(set(found.values())))
+        raise ValueError(f"lora.targets must be linear layers of the model ({known}), got {', '.join(lora.targets)}")
+    whole = [layers[i].get_submodule("" if i in inserted else "mixer") for i in model.blocks.state_index]
+    trained = [p for part in whole for p in part.parameters()]
+    adapted = {id(model.get_submodule(name).weight) for name in names}
+    inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=lora.scale * lora.rank, target_modules=names), model)
+    for p in trained:
+        p.requires_grad_(id(p) not in adapted)
+    model.lora = lora
