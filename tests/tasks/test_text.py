@@ -164,6 +164,21 @@ def test_fields_have_any_name_and_the_question_may_come_first(written):
     assert ("".join(read[:-1]), read[-1], said) == ("Why?\n" + "{question} " * 5, "\nAnswer: 7", " 7")
 
 
+def test_a_field_that_lies_deeper_has_dots(written):
+    row = {"context": "a", "question": "b", "answers": {"text": ["c", "d"], "start": [1, 2]}}
+    task = TextQA(written([row] * 3), window_size=L, answer=" {answers.text.1}")
+    assert task.texts(json.dumps(row))[2] == " d"
+    for path, got in (("answers.texts.0", "text, start"), ("answers.text.2", "0, 1"), ("question.a", "none")):
+        with pytest.raises(ValueError, match=f"^must have the field '{path}', got {got}$"):
+            replace(task, answer=f"{{{path}}}").texts(json.dumps(row))
+
+
+def test_what_there_is_to_learn_from_is_told(written, lines):
+    path = written(lines)
+    held = " and ".join(f"30 of the same, held out, for {split}" for split in ("val", "test"))
+    assert str(TextQA(path, window_size=L)) == f"TextQA: 240 rows of {path} to train on, {held}"
+
+
 def test_messages_are_read_asked_and_said(written):
     said = [("system", "Be short."), ("user", "A wren is brown."), ("assistant", "Good."), ("user", "Wren?")]
     messages = [{"role": role, "content": content} for role, content in [*said, ("assistant", "Brown.")]]
@@ -182,6 +197,7 @@ def test_messages_are_read_asked_and_said(written):
         ({"context": ["a"], "question": "b", "answer": "c"}, "context must be text, got a list"),
         ({"context": "\ud800", "question": "b", "answer": "c"}, "'utf-8' codec can't encode .*"),
         ({"context": "", "question": "b", "answer": "c"}, "context must have a token, got none"),
+        ({"context": "a", "question": "b", "answer": " "}, "answer must have text, got none"),
         (
             {"context": "a", "question": "b", "answer": "c" * 40},
             r"question and answer must fit into a window of 40 tokens, got 20 and 41",
@@ -212,7 +228,9 @@ def test_a_bad_setting_is_one_sentence(written, lines, options, sentence):
 
 
 def test_too_few_rows_are_one_sentence(written, lines):
-    with pytest.raises(ValueError, match=r"^batch_size must be at most the 240 rows of train, got 241$"):
+    with pytest.raises(
+        ValueError, match=r"^batch_size must be at most the 240 rows of train \(of 300: 60 are held out\), got 241$"
+    ):
         TextQA(written(lines), window_size=L).rows(split="train", seed=0, step=0, batch_size=241)
     with pytest.raises(ValueError, match=r"^(train|test) must have rows, found none"):
         _ = TextQA(written(lines[:2]), window_size=L).slices

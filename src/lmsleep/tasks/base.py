@@ -60,6 +60,10 @@ class Task(ABC):
         with a stored set of rows shows each of them once instead, in batches of at most `batch_size`."""
         return len(self.slices) * -(-n_rows // (batch_size * len(self.slices)))
 
+    def epoch_steps(self, batch_size: int) -> int | None:
+        """Training batches that show each row once; None where there is no end of rows."""
+        return None
+
     def baselines(self) -> dict[str, dict[str, float]]:
         """Scores on test rows, known beforehand, of one who has read nothing or a part: name -> slice -> score."""
         return {}

@@ -1,22 +1,24 @@
-"""Tasks whose rows lie in text files.
+"""Tasks whose rows lie in text files, or in datasets of Hugging Face.
 
 Files are read once at the start, for the places and lengths of their lines; these alone are held, and a row is read
 from disk when its turn comes.
 """
 
+import json
 from abc import abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import SPLITS, Batch, Task, stream
+from lmsleep.tasks.records import open_records
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,8 +32,8 @@ class Text(Task):
     windows go together. Batches of `train` are full, and leave out the few rows of an epoch that fill none.
 
     Args:
-        train: a file, or a pattern such as `books/*.txt`. val, test: the same; None: a share of the rows of `train`,
-            drawn by `split_seed`, which are then not trained on.
+        train: a file, a pattern such as `books/*.txt`, or a dataset as `open_records` reads it. val, test: the same;
+            None: a share of the rows of `train`, drawn by `split_seed`, which are then not trained on.
         tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: a token for
             each byte of UTF-8, 256 and one to end with.
         window_size: L.
@@ -55,6 +57,11 @@ class Text(Task):
             raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
         if not 0 < self.held_out < 0.5:
             raise ValueError(f"held_out must be above 0 and below 0.5, got {self.held_out}")
+
+    @property
+    def _column(self) -> str | None:
+        """The column of a dataset that is its text; None: all of them, as a line of JSON."""
+        return None
 
     @abstractmethod
     def _measure(self, line: str) -> tuple[int, ...] | None:
@@ -96,7 +103,7 @@ class Text(Task):
     def _lines(self) -> dict[str, "Lines"]:
         self._open()
         files = {name: pattern for name in SPLITS if (pattern := getattr(self, name)) is not None}
-        return {name: Lines.of(pattern, name, self._measure) for name, pattern in files.items()}
+        return {name: Lines.of(pattern, name, self._measure, self._column) for name, pattern in files.items()}
 
     @cached_property
     def _splits(self) -> dict[str, "Rows"]:
@@ -111,7 +118,10 @@ class Text(Task):
             if not len(rows):
                 raise ValueError(f"{name} must have rows, found none (train is {self.train!r})")
         files = {name: name if name in counts else "train" for name in SPLITS}
-        return {name: Rows(self._lines[file], chosen[name], counts[file][chosen[name]]) for name, file in files.items()}
+        return {
+            name: Rows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))
+            for name, file in files.items()
+        }
 
     @property
     def slices(self) -> tuple[int, ...]:
@@ -129,6 +139,15 @@ class Text(Task):
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         return epoch_steps(self._splits[split], split, batch_size)
 
+    def epoch_steps(self, batch_size: int) -> int:
+        return epoch_steps(self._splits["train"], "train", batch_size)
+
+    def __str__(self) -> str:
+        """What there is to learn from."""
+        counts = {name: len(rows.rows) for name, rows in self._splits.items()}
+        held = [f"{counts[name]:,} of {getattr(self, name) or 'the same, held out,'} for {name}" for name in SPLITS[1:]]
+        return f"{type(self).__name__}: {counts['train']:,} rows of {self.train} to train on, {' and '.join(held)}"
+
 
 @dataclass(frozen=True, eq=False)
 class Lines:
@@ -139,27 +158,29 @@ class Lines:
     table: np.ndarray
 
     @classmethod
-    def of(cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None]) -> "Lines":
-        """Those of a file or of all files of a pattern. Raises ValueError if there is none, or naming a bad line."""
-        files = (Path(pattern),) if Path(pattern).is_file() else tuple(map(Path, sorted(glob(pattern, recursive=True))))
+    def of(
+        cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None], column: str | None = None
+    ) -> "Lines":
+        """Those of a dataset, a file or all files of a pattern. Raises ValueError if there is none, or naming a bad
+        line."""
+        files, records = (Path(pattern),), open_records(pattern)
+        if records is None and not files[0].is_file():
+            files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
         if not files:
             raise ValueError(f"{field} must be a file or a pattern of files, but there is none at {pattern!r}")
         found, width = array("q"), 2
-        for file, path in enumerate(files):
-            with path.open("rb") as lines:
-                place = 0
-                for number, line in enumerate(lines, 1):
-                    try:
-                        measured = measure(line.decode())
-                    except ValueError as error:
-                        raise ValueError(f"{path}, line {number}: {error}") from None
-                    if measured is not None:
-                        found.extend((file, place, *measured))
-                        width = 2 + len(measured)
-                    place += len(line)
+        for file, place, number, line in _lines_of(files) if records is None else _rows_of(records, column):
+            try:
+                measured = measure(line())
+            except ValueError as error:
+                raise ValueError(f"{files[file]}, line {number}: {error}") from None
+            if measured is not None:
+                found.extend((file, place, *measured))
+                width = 2 + len(measured)
         if not found:
             raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
-        return cls(files, np.frombuffer(found, np.int64).reshape(-1, width))
+        table = np.frombuffer(found, np.int64).reshape(-1, width)
+        return cls(files, table) if records is None else Records(files, table, records, column)
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -174,12 +195,49 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
+class Records(Lines):
+    """Rows of a dataset, as lines of JSON or as those of one column."""
+
+    dataset: Any
+    column: str | None
+
+    def read(self, line: int) -> str:
+        return _record(self.dataset[int(self.table[line, 1])], self.column)
+
+
+Place = tuple[int, int, int, Callable[[], str]]  # number of its file, place in it, number from 1, the line
+
+
+def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
+    for file, path in enumerate(files):
+        with path.open("rb") as lines:
+            place = 0
+            for number, line in enumerate(lines, 1):
+                yield file, place, number, line.decode
+                place += len(line)
+
+
+def _rows_of(records: Any, column: str | None) -> Iterator[Place]:
+    for row, record in enumerate(records):
+        yield 0, row, row + 1, partial(_record, record, column)
+
+
+def _record(record: dict[str, Any], column: str | None) -> str:
+    if column is None:
+        return json.dumps(record, ensure_ascii=False, default=str)
+    if not isinstance(text := record.get(column), str):
+        raise ValueError(f"must have text in the column {column!r}, got {', '.join(record)}")
+    return text if text.endswith("\n") else text + "\n"
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of a split: numbers (n,) among those that the lines make, and the windows of each (n,)."""
+    """The rows of a split: numbers (n,) among the `made` ones that the lines make, and the windows of each (n,)."""
 
     lines: Lines
     rows: np.ndarray
     windows: np.ndarray
+    made: int
 
 
 def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
@@ -187,7 +245,9 @@ def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
     if split != "train":
         return -(-len(rows.rows) // batch_size)
     if batch_size > len(rows.rows):
-        raise ValueError(f"batch_size must be at most the {len(rows.rows)} rows of train, got {batch_size}")
+        apart = rows.made - len(rows.rows)
+        told = f" (of {rows.made}: {apart} are held out)" if apart else ""
+        raise ValueError(f"batch_size must be at most the {len(rows.rows)} rows of train{told}, got {batch_size}")
     return len(rows.rows) // batch_size
 
 

@@ -13,9 +13,11 @@ import torch
 
 from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
+from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
+CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,21 @@ class TextQA(Text):
     padding leaves no trace. Question and answer are alone in the last window, which carries the loss.
 
     A line is a JSON object. What is read, asked and said are templates over its fields, so that these may have any
-    name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. A line with
-    `messages`, a list of objects with `role` and `content`, is a conversation: the last message is said, the one before
-    it asked, those before that are read. To ask later, feed `encode` of the same texts.
+    name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. What lies deeper
+    has dots: `answer=" {answers.text.0}"`. A line with `messages`, a list of objects with `role` and `content`, is a
+    conversation: the last message is said, the one before it asked, those before that are read. To ask later, feed
+    `encode` of the same texts.
 
     Args:
-        context, question, answer: the templates. message: that of one message.
+        context, question, answer: the templates. message: that of one message; None: the chat template of the
+            tokenizer, or ChatML if it has none.
         eos_token: ends an answer; None: that of the tokenizer_config.json beside the tokenizer.
     """
 
     context: str = "{context}"
     question: str = "\nQuestion: {question}\nAnswer:"
     answer: str = " {answer}"
-    message: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    message: str | None = None
     eos_token: str | None = None
 
     @cached_property
@@ -81,17 +85,23 @@ class TextQA(Text):
             raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
         if not isinstance(row, dict):
             raise ValueError(f"must be a JSON object, got a {type(row).__name__}")
-        if "messages" not in row:
+        if row.get("messages") is None:
             return filled(self.context, row), filled(self.question, row), filled(self.answer, row)
         messages = row["messages"]
         if not isinstance(messages, list) or len(messages) < 3 or not all(isinstance(m, dict) for m in messages):
             raise ValueError("messages must be a list of three or more: what is read, what is asked, what is said")
-        *before, asked = (filled(self.message, message) for message in messages[:-1])
-        asked += filled(self.message.partition("{content}")[0], messages[-1])
-        return "".join(before), asked, filled("{content}", messages[-1])
+        said = [filled("{content}", message) for message in messages][-1]
+        if self.message is None and (write := chat_template(self.tokenizer)):
+            return read_asked_said(write, messages, self._tokenizer.id_to_token(self.eos_id) or "")
+        template = self.message or CHAT_ML
+        *before, asked = (filled(template, message) for message in messages[:-1])
+        return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
 
     def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
-        context, asked, said = map(self.encode, self.texts(line))
+        texts = self.texts(line)
+        if not texts[2].strip():
+            raise ValueError("answer must have text, got none")
+        context, asked, said = map(self.encode, texts)
         return context, asked, [*said, self.eos_id]
 
     def _measure(self, line: str) -> tuple[int, int, int] | None:
@@ -148,10 +158,16 @@ class TextLM(Text):
         n_windows: of a row.
         join: files follow each other as one text; False: no row crosses from a file into the next, and what fills no
             row at the end of a file is left out.
+        column: of a dataset, which holds the text.
     """
 
     n_windows: int = 4
     join: bool = True
+    column: str = "text"
+
+    @property
+    def _column(self) -> str:
+        return self.column
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -197,9 +213,14 @@ def filled(template: str, row: Mapping[str, Any]) -> str:
     """A template with the fields of a row in place of `{name}`."""
 
     def value(match: re.Match[str]) -> str:
-        if match[1] not in row:
-            raise ValueError(f"must have the field {match[1]!r}, got {', '.join(map(str, row)) or 'none'}")
-        if not isinstance(found := row[match[1]], str | int | float):
+        found: Any = row
+        for name in match[1].split("."):
+            inside = {str(i): item for i, item in enumerate(found)} if isinstance(found, list) else found
+            inside = inside if isinstance(inside, Mapping) else {}
+            if name not in inside:
+                raise ValueError(f"must have the field {match[1]!r}, got {', '.join(map(str, inside)) or 'none'}")
+            found = inside[name]
+        if not isinstance(found, str | int | float):
             raise ValueError(f"{match[1]} must be text, got a {type(found).__name__}")
         return str(found)
 

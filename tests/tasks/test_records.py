@@ -1,0 +1,85 @@
+"""Datasets of Hugging Face: the same rows as from a file of JSON lines."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from lmsleep.tasks import TextLM, TextQA
+from lmsleep.tasks.records import open_records
+
+LINES = [
+    {"context": f"Bird {i} is blue. " * (1 + i % 3), "question": f"Bird {i}?", "answer": "blue"} for i in range(30)
+]
+
+
+@pytest.fixture
+def datasets(monkeypatch, tmp_path):
+    """The package, with its cache in a folder of the test."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return datasets
+
+
+def same_rows(one, other):
+    rows = (task.rows(split="train", seed=0, step=1, batch_size=8) for task in (one, other))
+    return all(a is b or torch.equal(a, b) for a, b in zip(*rows, strict=True))
+
+
+def test_a_table_or_a_folder_gives_the_rows_of_the_same_lines(datasets, tmp_path):
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    dataset = datasets.Dataset.from_list(LINES)
+    dataset.to_parquet(tmp_path / "all.parquet")
+    dataset.select(range(11)).to_parquet(tmp_path / "part-1.parquet")
+    dataset.select(range(11, 30)).to_parquet(tmp_path / "part-2.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict(train=dataset, other=dataset.select([0])).save_to_disk(tmp_path / "splits")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "train.jsonl").write_text((tmp_path / "lines.jsonl").read_text())
+    arrow = next((tmp_path / "saved").glob("*.arrow"))
+    wanted = TextQA(str(tmp_path / "lines.jsonl"), window_size=40)
+    for name in ("all.parquet", "part-*.parquet", "saved", str(arrow), "splits", "splits:train", "plain"):
+        assert same_rows(TextQA(str(tmp_path / name), window_size=40), wanted), name
+    assert len(open_records(f"{tmp_path}/splits:other")) == 1
+
+
+def test_a_column_of_text_is_a_text(datasets, tmp_path):
+    texts = ["Once upon a time\n", "there was a wren."] * 60
+    (tmp_path / "book.txt").write_text("".join(text.removesuffix("\n") + "\n" for text in texts))
+    datasets.Dataset.from_dict({"title": ["a"] * 120, "body": texts}).to_parquet(tmp_path / "book.parquet")
+    made = TextLM(str(tmp_path / "book.parquet"), window_size=16, column="body")
+    assert same_rows(made, TextLM(str(tmp_path / "book.txt"), window_size=16))
+    with pytest.raises(
+        ValueError, match=r"book\.parquet, line 1: must have text in the column 'text', got title, body$"
+    ):
+        _ = TextLM(str(tmp_path / "book.parquet"), window_size=16).slices
+
+
+def test_a_bad_row_is_named(datasets, tmp_path):
+    datasets.Dataset.from_list([*LINES[:2], LINES[2] | {"answer": None}]).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x\.parquet, line 3: answer must be text, got a NoneType$"):
+        _ = TextQA(str(tmp_path / "x.parquet"), window_size=40).slices
+
+
+def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no network")))
+    (tmp_path / "bad.parquet").write_bytes(b"no table")
+    (tmp_path / "empty").mkdir()
+    for name in ("bad.parquet", "empty"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a dataset: .+$"):
+            _ = TextQA(str(tmp_path / name)).slices
+    with pytest.raises(ValueError, match=r"^owner/name:test cannot be read as a dataset: no network$"):
+        _ = TextQA("owner/name:test").slices
+    with pytest.raises(
+        ValueError, match=r"^train must be a file or a pattern of files, but there is none at 'x.parquet'$"
+    ):
+        _ = TextQA("x.parquet").slices
+
+
+def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r"^owner/name needs the package datasets: pip install datasets$"):
+        open_records("owner/name")
+    for name in ("data/train.jsonl", "train.jsonl", "books/*.txt"):
+        assert open_records(name) is None
