@@ -9,9 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from lmsleep.errors import Help, one_sentence
+from lmsleep.errors import Help, Parser, one_sentence
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -63,7 +61,7 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     and defaults of the options, its docstring their help, its module's docstring the help on the whole; an only one
     needs no name. A ValueError ends it with one sentence."""
     description = inspect.getdoc(inspect.getmodule(function))
-    parser = ArgumentParser(prog=prog, description=description, formatter_class=Help)
+    parser = Parser(prog=prog, description=description, formatter_class=Help)
     alone = len(inspect.signature(function).parameters) == 1
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():

@@ -1,16 +1,83 @@
 """What commands say: help as it was written, and one sentence for an error that a user can put right."""
 
+import argparse
+import inspect
+import re
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pydoc import locate
+from typing import NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from yaml import YAMLError
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Leaves the lines of a description, which shows commands, as they are."""
+
+
+class OneSentence(argparse.ArgumentParser):
+    """A parser that says what is wrong with an argument in one sentence, without the list of all others."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exits with 2, unless it is the parser of a part of another's arguments."""
+        if not getattr(self, "exit_on_error", True):
+            raise argparse.ArgumentError(None, message) from ex
+        self.exit(2, f"error: {argument_sentence(message, options_of(self))}\n")
+
+
+class Parser(OneSentence, ArgumentParser):
+    """jsonargparse's."""
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """What may be given, to a parser or one of its commands."""
+    inner = [p for a in parser._actions if isinstance(a.choices, dict) for p in a.choices.values()]
+    return set(parser._option_string_actions).union(*map(options_of, inner))
+
+
+def argument_sentence(message: str, options: Collection[str]) -> str:
+    """What argparse and jsonargparse say in many lines, and the options that were perhaps meant."""
+    if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
+        return no_option(unknown[1] or f"--{unknown[2]}", options)
+    keys, said = [], message
+    while inner := _KEY.search(said):
+        keys, said = [*keys, inner[2]], inner[3]
+    if not keys:
+        return " ".join(message.split())
+    # A task is a class of several, whose arguments have a level of their own.
+    key = "--" + ".".join(keys).replace("data.task.", f"{TASK}.")
+    if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", said):
+        start = f"--{TASK}." if key == "--data.task" else f"{key}."
+        known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
+        return no_option(start + unknown[2], [start + name for name in known])
+    if name := re.search(r"dot import path string: (.*)", said):
+        return f"{key} must be the name of a class, got {name[1]}"
+    got, kinds = re.search(r"(?:Given|Got) value: (.*)", said), dict.fromkeys(_EXPECTED.findall(said))
+    if not (got and kinds):
+        return f"{key}: {' '.join(said.split())}"
+    return (
+        f"{key} must be {' or '.join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))}, got {got[1] or 'nothing'}"
+    )
+
+
+TASK = "data.task.init_args"
+# A key, and of the message what is said of it: the lines below that stand further in.
+_KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
+_SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
+
+
+def no_option(name: str, options: Collection[str]) -> str:
+    """A sentence on an option that does not exist."""
+    start, _, last = name.rpartition(".")
+    beside = [option.removeprefix(f"{start}.") for option in options if option.startswith(f"{start}.")]
+    near = [f"{start}.{found}" for found in get_close_matches(last, beside)] if start else []
+    near = near or get_close_matches(name, options, cutoff=0.75)
+    return f"there is no option {name}" + (f", but there is {' and '.join(near)}" if near else "")
 
 
 @contextmanager

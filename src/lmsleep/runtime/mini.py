@@ -45,6 +45,7 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
+    from lmsleep.training.progress import Progress
     from lmsleep.training.quiet import quiet
 
     mini = MINIS[name]
@@ -56,7 +57,7 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
         trainer = L.Trainer(
             max_steps=mini.steps,
             accelerator="cpu",
-            callbacks=[SleepCallback(n_passes, eviction)],
+            callbacks=[SleepCallback(n_passes, eviction), Progress()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

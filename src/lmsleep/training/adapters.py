@@ -13,7 +13,7 @@ def add_lora(model: HybridLM, lora: Lora) -> None:
         ValueError: if peft is not installed, or a target is no linear layer of the model.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model  # slow to import
+        from peft import LoraConfig, inject_adapter_in_model  # pyright: ignore  # slow to import
     except ImportError:
         raise ValueError("lora needs the package peft: pip install peft") from None
     layers = model.blocks.layers

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
@@ -173,10 +173,6 @@ def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             )
 
 
-# Steps between two looks at the progress bar on CUDA: each reads the loss, and so waits for the device.
-REFRESH_RATE = 20
-
-
 class RunReport(L.Callback):
     """Says at the start what is run, shows tokens per second in the progress bar and logs them and sleeps per row."""
 
@@ -198,9 +194,6 @@ class RunReport(L.Callback):
             f"backends: {backends}"
         )
         self.since, self.batches = time.perf_counter(), 0
-        bar = trainer.progress_bar_callback
-        if pl_module.device.type == "cuda" and isinstance(bar, TQDMProgressBar):
-            bar._refresh_rate = max(bar.refresh_rate, REFRESH_RATE)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -7,33 +7,40 @@ from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import Help, one_sentence
+from lmsleep.errors import Help, OneSentence, one_sentence
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.predictions import PredictionWriter
+from lmsleep.training.progress import Progress
+from lmsleep.training.quiet import plain
+
+
+class RunParser(OneSentence, LightningArgumentParser):
+    """Lightning's."""
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml when training starts, so that a run that is refused before leaves that of an earlier one."""
+    """Writes config.yaml beside the checkpoint when training starts, so that a run that is refused before leaves that
+    of an earlier one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pass
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save_to_log_dir = trainer.log_dir is not None
-        super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Where the logger has no folder, as those of dvclive and of MLflow's databases."""
-        if not self.save_to_log_dir:
-            path = Path(trainer.default_root_dir) / self.config_filename
-            self.parser.save(self.config, path, skip_none=False, overwrite=self.overwrite)
+        keeper = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
+        if trainer.is_global_zero:
+            get_filesystem(folder).makedirs(folder, exist_ok=True)
+            path = f"{folder}/{self.config_filename}"
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
 
 
 class SleepCLI(LightningCLI):
@@ -71,6 +78,9 @@ class SleepCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
         if self.subcommand == "predict":
             callbacks = [*callbacks, PredictionWriter()]
+        bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
+        if config.get("enable_progress_bar") is not False and not bars:
+            callbacks = [*callbacks, Progress()]
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -93,7 +103,7 @@ def run_trainer(args: list[str] | None) -> None:
     Raises:
         SystemExit: with one sentence for a bad value, with 143 where SIGTERM ended the run.
     """
-    with one_sentence(MisconfigurationException):
+    with plain(), one_sentence(MisconfigurationException):
         try:
             parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
         except SIGTERMException:
@@ -118,8 +128,8 @@ def parse(
         SleepModule,
         RowsDataModule,
         args=args,
+        parser_class=RunParser,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
         parser_kwargs=parser,
         **options,

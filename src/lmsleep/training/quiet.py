@@ -1,11 +1,44 @@
 """Lightning's notices, kept back where they say nothing to a user."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
+# What its own code causes, and what every run of ours is told.
+WARNINGS = (
+    ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
+    "does not have many workers|Experiment logs directory .* exists and is not empty)"
+)
+NOTICES = re.compile(
+    "GPU available: False|TPU available: False|HPU available: False|.*Tip: |Seed set|`weights_only` was not set|"
+    "Restoring states|Loaded model weights|Restored all states|`Trainer.fit` stopped: `max_steps"
+)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Meanwhile those are left out, and a warning is one line."""
+    handlers = [handler for name in ("lightning", *LOGGERS) for handler in logging.getLogger(name).handlers]
+    written = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", WARNINGS)
+        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
+        for handler in handlers:
+            handler.addFilter(worth_saying)
+        try:
+            yield
+        finally:
+            warnings.formatwarning = written
+            for handler in handlers:
+                handler.removeFilter(worth_saying)
+
+
+def worth_saying(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is none of the notices."""
+    return not NOTICES.match(record.getMessage())
 
 
 @contextmanager
@@ -14,7 +47,7 @@ def quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(LightningCLI's args|isinstance.treespec)")
+        warnings.filterwarnings("ignore", WARNINGS)
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:
