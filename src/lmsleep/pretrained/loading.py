@@ -123,11 +123,13 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder:
             f"pattern of the model must have the blocks {stored} of {folder}, and between them none but blocks without "
             f"MLP (lower case), got {ours.pattern!r}"
         )
+    family = HFConfig.read(folder).take("model_type", str)
     free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
     for name in (field.name for field in fields(HybridConfig)):
         if name not in free and getattr(ours, name) != getattr(theirs, name):
             raise ValueError(
-                f"{name} of the model must be {getattr(theirs, name)!r} as in {folder}, got {getattr(ours, name)!r}"
+                f"{name} of the model must be {getattr(theirs, name)!r} as in the {family} checkpoint {folder}, "
+                f"got {getattr(ours, name)!r}"
             )
 
 

@@ -97,6 +97,12 @@ class TextQA(Text):
         *before, asked = (filled(template, message) for message in messages[:-1])
         return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
 
+    @property
+    def example(self) -> tuple[str, str, str]:
+        """`texts` of a row that is held out."""
+        rows = self._splits["test"]
+        return self.texts(rows.lines.read(int(rows.rows[0])))
+
     def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
         texts = self.texts(line)
         if not texts[2].strip():

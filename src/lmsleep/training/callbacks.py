@@ -14,6 +14,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.sleep import Pass, Windows, recorded, sleep
+from lmsleep.training.optimizer import whole
 
 # How a module without a SleepCallback sleeps.
 PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
@@ -174,7 +175,8 @@ def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 class RunReport(L.Callback):
-    """Says at the start what is run, shows tokens per second in the progress bar and logs them and sleeps per row."""
+    """Says at the start what is run, and logs while it runs: tokens per second, sleeps per row, learning rates, norm of
+    the gradient before it is clipped and, after a validation, by how much each pass of a sleep changes S."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore
@@ -182,18 +184,32 @@ class RunReport(L.Callback):
         sleeps, task = how_it_sleeps(trainer), data.task
         self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
+        parameters = f"{model.config.num_params():,} parameters"
+        if model.lora is not None:
+            parameters += f" ({sum(p.numel() for p in model.parameters() if p.requires_grad):,} train)"
         passes = f"{sleeps['n_passes']} pass{'es' if sleeps['n_passes'] > 1 else ''}"
         passes += f", {awake} of them awake in every window" if (awake := sleeps["wake_passes"]) > 1 else ""
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"
-            f"{model.config.pattern}, {model.config.num_params():,} parameters; {windows} windows of up to "
+            f"{model.config.pattern}, {parameters}; {windows} windows of up to "
             f"{model.window_size} tokens; {passes} ({sleeps['eviction']} eviction); "
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
             f"backends: {backends}"
         )
         self.since, self.batches = time.perf_counter(), 0
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if not every or (trainer.global_step + 1) % every:
+            return
+        norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+        pl_module.log("grad_norm", whole(norm))
+        for group in optimizer.param_groups:
+            pl_module.log("lr/muon" if group.get("muon") else "lr/adamw", group["lr"])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -207,6 +223,11 @@ class RunReport(L.Callback):
             if sleeper := sleeper_of(trainer):
                 pl_module.log("sleeps_per_row", sleeper.sleeps_per_sequence)
             self.since, self.batches = now, 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sleeper = sleeper_of(trainer)
+        for n, layers in enumerate(sleeper.change if sleeper else [], 2):
+            pl_module.log(f"change_of_S/{n}", sum(layers) / len(layers), rank_zero_only=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0

@@ -1,78 +1,165 @@
 """Fine-tune a pretrained model on your own texts: train, test, and save a folder that holds all that asking takes.
 
-lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned --sleep.n_passes=4
+lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned --n_passes 4
+lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned --n_passes 4 --lora.rank 16 --epochs 2
 
 DATA has a JSON object a line, with `context`, `question` and `answer` (docs/guide.md). It is `lmsleep fit` and `lmsleep
-test` with a preset; every other argument is one of theirs (`lmsleep fit --help`) and takes the place of the preset's.
+test` with a preset: every option of `lmsleep fit --help` can follow, and takes the place of the preset's.
 """
 
+import json
 import shutil
-import warnings
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lmsleep.errors import one_sentence
+from lmsleep.errors import OneSentence, one_sentence
 from lmsleep.hub import checkpoint_folder
 from lmsleep.model.folder import check_free
+from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
-from lmsleep.training.fit import run_trainer
+from lmsleep.tasks import TextQA
+from lmsleep.training.callbacks import how_it_sleeps
+from lmsleep.training.fit import SleepCLI, ending, run_trainer
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TASK = "data.task.init_args."
+# Option -> that of `lmsleep fit`, default, help. What has no default is left to `lmsleep fit`.
+OPTIONS: dict[str, tuple[str, Any, str]] = {
+    "val": (f"{TASK}val", None, "lines to validate on; without them, a tenth of DATA, which is then not trained on"),
+    "test": (f"{TASK}test", None, "lines to test on; without them, another tenth"),
+    "context": (f"{TASK}context", TextQA.context, "what is read: a template over the fields of a line"),
+    "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
+    "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
+    "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
+    "n_passes": ("sleep.n_passes", 4, "N, passes over a window in all, the wake pass among them"),
+    "steps": ("trainer.max_steps", 500, "of the optimizer, as many at most where --epochs is given too"),
+    "epochs": ("trainer.max_epochs", None, "rounds over the rows"),
+    "batch_size": ("data.batch_size", 8, "rows of a step, over all devices"),
+    "muon_lr": ("model.optimizer.muon_lr", 1e-3, "learning rate of matrices"),
+    "adamw_lr": ("model.optimizer.adamw_lr", 5e-5, "learning rate of all else"),
+    "lora.rank": ("model.lora.rank", None, "rank of adapters, which then train in place of the weights (needs peft)"),
+    "lora.alpha": ("model.lora.alpha", None, "of their scale alpha / rank; without it, twice the rank"),
+    "lora.targets": (
+        "model.lora.targets",
+        None,
+        f"a list of the layers that have one; without it, [{','.join(TARGETS)}]",
+    ),
+}
 PRESET = {
-    "data.task": "lmsleep.tasks.TextQA",
-    "data.task.init_args.window_size": 512,
-    "data.batch_size": 8,
-    "model.optimizer.muon_lr": 1e-3,
-    "model.optimizer.adamw_lr": 5e-5,
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
-    "sleep.n_passes": 4,
-    "trainer.max_steps": 500,
     "trainer.val_check_interval": 100,
     "trainer.check_val_every_n_epoch": "null",
     "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": "false",
 }
+# Options of `lmsleep fit` without a dot, beside those of the Trainer and its parts.
+OTHERS = ("config", "seed_everything", "ckpt_path", "weights_only", "print_config", "data", "model", "trainer")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = ArgumentParser("lmsleep finetune", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.allow_abbrev = False  # --model.checkpointing is not --model
-    parser.add_argument(
-        "--model", required=True, help="folder, or name on the Hugging Face hub, of weights and tokenizer"
-    )
-    parser.add_argument(
-        "--data", required=True, help="the lines to train on, a tenth each kept for validation and test"
-    )
-    parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for model, tokenizer and last.ckpt")
-    asked, others = parser.parse_known_args(args)
+    own = parser()
+    asked, others = own.parse_known_args(args)
+    for name in (word[2:].split("=")[0] for word in others if word.startswith("-")):
+        if "." not in name.removeprefix("lora.") and name not in OTHERS:
+            own.error(f"unrecognized arguments: --{name}")
+    if missing := [f"--{name}" for name in ("model", "data") if getattr(asked, name) is None]:
+        own.error(f"the following arguments are required: {' and '.join(missing)}")
     with one_sentence():
         check_free(asked.out)
         folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
-    given = {
-        "data.task.init_args.train": asked.data,
-        "data.task.init_args.tokenizer": folder,
-        "model.init_from": folder,
+    cli = run_trainer(["fit", *settings(vars(asked), folder), *others])
+    with ending():
+        scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+        if not cli.trainer.is_global_zero:
+            return
+        shown = by_windows(scores)
+        export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
+    for name in TOKENIZER:
+        if getattr(cli.datamodule.task, "tokenizer", None) == str(folder) and (folder / name).is_file():
+            shutil.copy(folder / name, asked.out)
+    print(
+        f"Answers on test rows:\n\n{shown}\n\n{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask"
+    )
+
+
+def parser() -> OneSentence:
+    """Of the options that this command has of its own."""
+    found = OneSentence(
+        "lmsleep finetune", description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    found.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
+    found.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
+    found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
+    for name, (target, default, text) in OPTIONS.items():
+        shown = "" if default is None else f" (default: {default!r})"
+        words, kind = dict.fromkeys((f"--{name}", f"--{target}")), str if default is None else type(default)
+        found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
+    return found
+
+
+def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
+    """The preset and what was asked for, as options of `lmsleep fit`."""
+    given = {target: default if asked[name] is None else asked[name] for name, (target, default, _) in OPTIONS.items()}
+    if asked["epochs"] and not asked["steps"]:
+        given["trainer.max_steps"] = -1
+    out = asked["out"]
+    given |= {f"{TASK}train": asked["data"], f"{TASK}tokenizer": str(folder), "model.init_from": str(folder)}
+    given |= {"checkpoint.dirpath": out, "trainer.default_root_dir": out}
+    logger = "lightning.pytorch.loggers.CSVLogger"
+    given |= {"trainer.logger": logger} | {
+        f"trainer.logger.init_args.{name}": value for name, value in (("save_dir", out), ("name", ""), ("version", ""))
     }
-    given |= {"trainer.default_root_dir": asked.out, "checkpoint.dirpath": asked.out}
     if torch.cuda.is_available():
         given["trainer.precision"] = "bf16-mixed"
-    words = [*(f"--{name}={value}" for name, value in {**PRESET, **given}.items()), *others]
-    checkpoint = asked.out / "last.ckpt"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*LightningCLI's args")
-        run_trainer(["fit", *words])
-        run_trainer(["test", *words, f"--ckpt_path={checkpoint}"])
-    with one_sentence():
-        export(checkpoint, asked.out)
-    for name in TOKENIZER:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, asked.out)
-    print(f"{asked.out}: model, tokenizer and last.ckpt")
+    given = {name: value for name, value in {**PRESET, **given}.items() if value is not None}
+    # By themselves, templates with a colon or braces would be read as YAML.
+    task = {name.removeprefix(TASK): value for name, value in given.items() if name.startswith(TASK)}
+    task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": task})
+    rest = (f"--{name}={value}" for name, value in given.items() if not name.startswith(TASK))
+    return [f"--data.task={task}", *rest]
+
+
+def by_windows(scores: Mapping[str, float]) -> str:
+    """Exact answers and loss by the number of windows that were slept on, in Markdown."""
+    windows = sorted(int(name.rpartition("/")[2]) for name in scores if name.startswith("test/rows/"))
+    lines = ["| windows | rows | exact | loss |", "|---|---|---|---|"]
+    for title, end in [*((str(n), f"/{n}") for n in windows), ("all", "")]:
+        rows, exact, loss = (scores[f"test/{name}{end}"] for name in ("rows", "exact", "loss"))
+        lines.append(f"| {title} | {rows:.0f} | {exact:.3f} | {loss:.3f} |")
+    return "\n".join(lines)
+
+
+def card(out: Path, cli: SleepCLI, scores: str) -> str:
+    """What opens the model card: what it was made of, how well it answers and how it is asked."""
+    task, sleeps = cli.datamodule.task, how_it_sleeps(cli.trainer)
+    text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
+    if not isinstance(task, TextQA):
+        return text
+    read, asked, _ = task.example
+    tokenizer = str(out) if task.tokenizer == cli.model.init_from else task.tokenizer
+    read = read if len(read) < 500 else read[:500] + " ..."
+    return f"""{text}
+
+To ask a question, here of a held-out row:
+
+```python
+from lmsleep import HybridLM, Session
+from lmsleep.tasks import TextQA
+
+task = TextQA({task.train!r}, tokenizer={tokenizer!r}, eos_token={task.eos_token!r}, window_size={task.window_size})
+model = HybridLM.from_pretrained({str(out)!r})
+session = Session(model, n_passes={sleeps["n_passes"]}, eviction={sleeps["eviction"]!r})
+session.feed(task.encode({read!r}))
+session.sleep()
+said = session.generate(task.encode({asked!r}), 20, temperature=0, stop=task.eos_id)
+print(task.decode(said[0].tolist()))
+```"""

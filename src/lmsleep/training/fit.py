@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,24 @@ class SleepCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
+        self._count_epochs(config)
         if self.subcommand == "predict":
             callbacks = [*callbacks, PredictionWriter()]
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
         if config.get("enable_progress_bar") is not False and not bars:
             callbacks = [*callbacks, Progress()]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _count_epochs(self, config: dict[str, Any]) -> None:
+        """Puts steps in the place of `max_epochs` where the rows of a task have an end: its stream has none."""
+        data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
+        if epochs < 1 or isinstance(whole, int) or (batches := data.task.epoch_steps(data.batch_size)) is None:
+            return
+        steps = -(-epochs * batches // config["accumulate_grad_batches"])
+        limit = config["max_steps"]
+        config |= {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
+        if isinstance(every := config.get("val_check_interval"), int):
+            config["val_check_interval"] = min(every, epochs * batches)
 
 
 def check_checkpoint(path: str | None) -> None:
@@ -97,15 +111,22 @@ def check_checkpoint(path: str | None) -> None:
     check_checkpoint_file(path)
 
 
-def run_trainer(args: list[str] | None) -> None:
+def run_trainer(args: list[str] | None) -> SleepCLI:
     """Runs a command of Lightning's; None: that of the command line.
 
     Raises:
-        SystemExit: with one sentence for a bad value, with 143 where SIGTERM ended the run.
+        SystemExit: as `ending`.
     """
+    with ending():
+        return parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """A run within ends the program with one sentence for a bad value, with 143 where SIGTERM stopped it."""
     with plain(), one_sentence(MisconfigurationException):
         try:
-            parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
+            yield
         except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
         except (MemoryError, RuntimeError) as error:

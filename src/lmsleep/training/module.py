@@ -11,13 +11,17 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from lmsleep.hub import checkpoint_folder, read_tokenizer
 from lmsleep.memory import IGNORE, Eviction, FastWeights
 from lmsleep.model import HybridConfig, Lora
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
+from lmsleep.pretrained.loading import FILES
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
+from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
+from lmsleep.tasks.tokenizer import open_tokenizer
 from lmsleep.training.adapters import add_lora
 from lmsleep.training.callbacks import SleepCallback, check_checkpoint, sleeper_of
 from lmsleep.training.checkpoint import count_as_automatic
@@ -65,6 +69,8 @@ class SleepModule(L.LightningModule):
         super().__init__()
         self.task = task
         config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
+        if init_from is not None and isinstance(task, Text):
+            check_tokenizer(task, init_from)
         self.model = config.for_task(task.vocab_size, task.window_size, task.sequence_length).build()
         if init_from is not None:
             load_weights(self.model, init_from)
@@ -72,6 +78,7 @@ class SleepModule(L.LightningModule):
             add_lora(self.model, lora)
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
+        self.init_from = init_from
         self.graphs = StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
@@ -229,6 +236,17 @@ class SleepModule(L.LightningModule):
         hidden = {f"{stage}/{name}": v for name, v in values.items() if f"{stage}/{name}" not in shown}
         self.log_dict(shown, prog_bar=True, sync_dist=True)  # equal on all ranks: the metric has gathered its counts
         self.log_dict(hidden, sync_dist=True)
+
+
+def check_tokenizer(task: Text, init_from: str) -> None:
+    """Warns where a task's tokenizer is not that of the model, though its ids may fit."""
+    path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
+    if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():
+        warnings.warn(
+            f"tokenizer {task.tokenizer} ({task.vocab_size} tokens) is another than the model's own, {path} "
+            f"({own.get_vocab_size()} tokens): the model knows the words by other ids",
+            stacklevel=2,
+        )
 
 
 def steps_of(trainer: L.Trainer) -> int:
