@@ -80,10 +80,16 @@ def test_half_precision_becomes_float32(tmp_path):
         ({"pattern": "AGAA"}, r"^pattern of the model must have the blocks AAA of .*\(lower case\), got 'AGAA'$"),
         ({"pattern": "AjA"}, r"^pattern .* blocks AAA of .*, got 'AjA'$"),
         ({"pattern": "WAA", "sliding_window": 4}, r"^pattern .* blocks AAA of .*, got 'WAA'$"),
-        ({"vocab_size": 8}, r"^vocab_size of the model must be 7 as in .*, got 8$"),
-        ({"d_model": 48}, r"^d_model of the model must be 24 as in .*, got 48$"),
-        ({"norm_between_passes": True}, r"^norm_between_passes of the model must be False as in .*, got True$"),
-        ({"rope_theta": 1e6}, r"^rope_theta of the model must be 10000.0 as in .*, got 1000000.0$"),
+        ({"vocab_size": 8}, r"^vocab_size of the model must be 7 as in the lmsleep checkpoint .*, got 8$"),
+        ({"d_model": 48}, r"^d_model of the model must be 24 as in the lmsleep checkpoint .*, got 48$"),
+        (
+            {"norm_between_passes": True},
+            r"^norm_between_passes of the model must be False as in the lmsleep checkpoint .*, got True$",
+        ),
+        (
+            {"rope_theta": 1e6},
+            r"^rope_theta of the model must be 10000.0 as in the lmsleep checkpoint .*, got 1000000.0$",
+        ),
     ],
 )
 def test_another_model_is_refused_and_left_as_it_was(tmp_path, changes, message):

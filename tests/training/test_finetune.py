@@ -1,9 +1,11 @@
 """From a pretrained folder and a file of questions to a folder that answers, in one command."""
 
 import json
+import re
 import shutil
 
 import gsm_bpe
+import pandas as pd
 import pytest
 import torch
 from checkpoints import ouro_shapes, random_weights, tiny_ouro, write
@@ -20,7 +22,6 @@ SHORT = [
     "--data.batch_size=4",
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
-    "--trainer.logger=false",
 ]
 
 
@@ -50,6 +51,7 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     out = tmp_path / "tuned"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={out}", "--trainer.max_steps=3", *SHORT])
     assert "test/exact-1" in capsys.readouterr().out
+    assert re.search(r"\| 1 \| \d \| 0\.\d{3} \| \d\.\d{3} \|", capsys.readouterr().out)
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert (trained["n_passes"], trained["steps"]) == (4, 3) and build_task(trained["task"]).train == str(data)
     model = HybridLM.from_pretrained(out)
@@ -66,6 +68,79 @@ def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_pa
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["sleep"] == {"n_passes": 2, "eviction": "sliding", "after_loss": False, "wake_passes": 1}
+
+
+def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
+    pytest.importorskip("peft")
+    lmsleep(
+        ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--lora.rank=2", "--steps=2", *SHORT]
+    )
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["lora"]["rank"] == 2 and any("lora_B" in name for name in saved["state_dict"])
+    weights, before = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert not any("lora" in name for name in weights)
+    torch.testing.assert_close(weights["embedding.weight"], before["model.embed_tokens.weight"], rtol=0, atol=0)
+    change = weights["blocks.layers.0.mixer.q_proj.weight"] - before["model.layers.0.self_attn.q_proj.weight"]
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
+    HybridLM.from_pretrained(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"^error: lora must be \{.*'rank': 2.*\}, with which .* got \{.*'rank': 3.*\}$"
+    ):
+        args = ["--lora.rank=3", "--steps=3", f"--ckpt_path={tmp_path}/last.ckpt", *SHORT]
+        lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
+
+
+def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, data, tmp_path):
+    args = ["--epochs=2", "--trainer.log_every_n_steps=4", "--trainer.accumulate_grad_batches=2", *SHORT]
+    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 4 // 2
+    logged = pd.read_csv(tmp_path / "metrics.csv")
+    assert {"lr/muon", "lr/adamw", "grad_norm", "tokens_per_second", "sleeps_per_row", "train/loss"} <= set(logged)
+    assert {f"change_of_S/{n}" for n in (2, 3, 4)} <= set(logged) and (logged["grad_norm"].dropna() > 0).all()
+    assert {"val/exact/1", "val/loss/2", "test/exact/1", "test/loss/2"} <= set(logged)
+
+
+def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
+    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *SHORT])
+    capsys.readouterr()
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S)
+    assert code and "How many eggs?" in code[1]
+    exec(code[1], {})
+    assert capsys.readouterr().out.endswith("\n")
+    assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
+
+
+def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path):
+    args = ["--steps=1", "--window=64", "--data.task.init_args.tokenizer=bytes", *SHORT[1:]]
+    with pytest.warns(
+        UserWarning, match=r"^tokenizer bytes \(257 tokens\) is another than the model's own, .* \(\d+ tokens\)"
+    ):
+        lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
+    assert not (tmp_path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--stps=3", "there is no option --stps, but there is --steps"),
+        ("--lora.rnk=3", "there is no option --lora.rnk, but there is --lora.rank"),
+        ("--sleep.n_pases=3", "there is no option --sleep.n_pases, but there is --sleep.n_passes.*"),
+        ("--data.task.init_args.helt_out=3", "there is no option .*helt_out, but there is .*held_out"),
+    ],
+)
+def test_a_mistyped_option_is_one_sentence_that_names_the_nearest(folder, data, capsys, argument, sentence):
+    with pytest.raises(SystemExit, match="2"):
+        lmsleep(["finetune", f"--model={folder}", f"--data={data}", argument])
+    assert re.fullmatch(f"error: {sentence}\n", capsys.readouterr().err)
+
+
+def test_help_lists_the_options_with_their_defaults(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        lmsleep(["finetune", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for name in ("--window WINDOW", "--epochs EPOCHS", "--lora.rank RANK", "--sleep.n_passes N_PASSES", "--question"):
+        assert name in told
+    assert all(f"(default: {default})" in told for default in (512, 500, 8, "tuned", "'{context}'"))
 
 
 @pytest.mark.parametrize(
