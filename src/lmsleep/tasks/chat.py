@@ -5,9 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lmsleep.hub import checkpoint_folder, first_line, read_object
+from lmsleep.hub import TOKENIZER, checkpoint_folder, first_line, read_object
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 Write = Callable[..., str]
 
 
@@ -27,9 +26,11 @@ def chat_template(source: str) -> Write | None:
     """
     if source == "bytes":
         return None
-    folder = Path(source).parent if Path(source).is_file() else checkpoint_folder(source, FILES, "tokenizer")
-    config = read_object(folder / FILES[1]) if (folder / FILES[1]).is_file() else {}
-    text = (folder / FILES[2]).read_text(encoding="utf-8") if (folder / FILES[2]).is_file() else _template(config)
+    folder = Path(source).parent if Path(source).is_file() else checkpoint_folder(source, TOKENIZER, "tokenizer")
+    config = read_object(folder / TOKENIZER[1]) if (folder / TOKENIZER[1]).is_file() else {}
+    text = (
+        (folder / TOKENIZER[2]).read_text(encoding="utf-8") if (folder / TOKENIZER[2]).is_file() else _template(config)
+    )
     if text is None:
         return None
     from jinja2 import TemplateError

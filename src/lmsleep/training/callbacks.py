@@ -227,7 +227,7 @@ class RunReport(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         sleeper = sleeper_of(trainer)
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
-            pl_module.log(f"change_of_S/{n}", sum(layers) / len(layers), rank_zero_only=True)
+            pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0

@@ -17,16 +17,15 @@ from typing import Any
 import torch
 
 from lmsleep.errors import OneSentence, one_sentence
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model.folder import check_free
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
+from lmsleep.runtime.speech import QUESTION
 from lmsleep.tasks import TextQA
-from lmsleep.training.callbacks import how_it_sleeps
 from lmsleep.training.fit import SleepCLI, ending, run_trainer
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 TASK = "data.task.init_args."
 # Option -> that of `lmsleep fit`, default, help. What has no default is left to `lmsleep fit`.
 OPTIONS: dict[str, tuple[str, Any, str]] = {
@@ -83,9 +82,9 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         shown = by_windows(scores)
         export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
-    for name in TOKENIZER:
-        if getattr(cli.datamodule.task, "tokenizer", None) == str(folder) and (folder / name).is_file():
-            shutil.copy(folder / name, asked.out)
+    template = folder / TOKENIZER[2]
+    if template.is_file() and getattr(cli.datamodule.task, "tokenizer", None) == str(folder):
+        shutil.copy(template, asked.out)
     print(
         f"Answers on test rows:\n\n{shown}\n\n{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask"
     )
@@ -130,9 +129,9 @@ def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
 
 def by_windows(scores: Mapping[str, float]) -> str:
     """Exact answers and loss by the number of windows that were slept on, in Markdown."""
-    windows = sorted(int(name.rpartition("/")[2]) for name in scores if name.startswith("test/rows/"))
+    windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     lines = ["| windows | rows | exact | loss |", "|---|---|---|---|"]
-    for title, end in [*((str(n), f"/{n}") for n in windows), ("all", "")]:
+    for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
         rows, exact, loss = (scores[f"test/{name}{end}"] for name in ("rows", "exact", "loss"))
         lines.append(f"| {title} | {rows:.0f} | {exact:.3f} | {loss:.3f} |")
     return "\n".join(lines)
@@ -140,26 +139,30 @@ def by_windows(scores: Mapping[str, float]) -> str:
 
 def card(out: Path, cli: SleepCLI, scores: str) -> str:
     """What opens the model card: what it was made of, how well it answers and how it is asked."""
-    task, sleeps = cli.datamodule.task, how_it_sleeps(cli.trainer)
+    task = cli.datamodule.task
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
     if not isinstance(task, TextQA):
         return text
     read, asked, _ = task.example
-    tokenizer = str(out) if task.tokenizer == cli.model.init_from else task.tokenizer
+    before, _, after = task.question.partition(QUESTION)
+    text += f"""
+
+To ask a question of a text, as in training:
+
+```bash
+lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
+```"""
+    if not (asked.startswith(before) and asked.endswith(after)):
+        return text  # a conversation
     read = read if len(read) < 500 else read[:500] + " ..."
     return f"""{text}
 
-To ask a question, here of a held-out row:
+In Python, here that of a held-out row:
 
 ```python
-from lmsleep import HybridLM, Session
-from lmsleep.tasks import TextQA
+from lmsleep import Session
 
-task = TextQA({task.train!r}, tokenizer={tokenizer!r}, eos_token={task.eos_token!r}, window_size={task.window_size})
-model = HybridLM.from_pretrained({str(out)!r})
-session = Session(model, n_passes={sleeps["n_passes"]}, eviction={sleeps["eviction"]!r})
-session.feed(task.encode({read!r}))
-session.sleep()
-said = session.generate(task.encode({asked!r}), 20, temperature=0, stop=task.eos_id)
-print(task.decode(said[0].tolist()))
+session = Session.from_pretrained({str(out)!r})
+session.feed({read!r})
+print(session.ask({asked[len(before) : len(asked) - len(after)]!r}))
 ```"""

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, read_tokenizer
+from lmsleep.hub import checkpoint_folder, open_tokenizer, read_tokenizer
 from lmsleep.memory import IGNORE, Eviction, FastWeights
 from lmsleep.model import HybridConfig, Lora
 from lmsleep.model.linear import sharing_weights
@@ -21,7 +21,6 @@ from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
-from lmsleep.tasks.tokenizer import open_tokenizer
 from lmsleep.training.adapters import add_lora
 from lmsleep.training.callbacks import SleepCallback, check_checkpoint, sleeper_of
 from lmsleep.training.checkpoint import count_as_automatic
