@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-# Results that no stage here makes. sha256sum results/{bench,gpu,paper,seeds}/*.{csv,json} writes the list, -c compares it.
+# Results that no stage here makes. `sha256sum results/{bench,gpu,paper,seeds}/*.{csv,json}` writes the list.
 LISTED = Path(__file__).with_name("results.sha256")
 
 

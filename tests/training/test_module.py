@@ -263,3 +263,13 @@ def test_learns_to_remember(run):
     assert (out.scored_logits[:, 0] == out.scored_logits[0, 0]).all()
     hits = (out.scored_logits.argmax(-1) == out.scored_targets).double().mean()
     assert hits < 0.6
+
+
+def test_no_metric_of_a_step_is_waited_for(run, monkeypatch):
+    def wait(_):
+        raise AssertionError("read off the device in a step that logs nothing")
+
+    run = run(log_every_n_steps=100)
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.logger_connector.result.convert_tensors_to_scalars", wait)
+    run.trainer.fit(run.module, run.data)
+    assert run.trainer.global_step == 6 and run.trainer.callback_metrics["train/loss"] > 0

@@ -219,7 +219,7 @@ class RunReport(L.Callback):
         if every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:
             now = time.perf_counter()
             speed = self.batches * self.tokens_per_batch / (now - self.since)
-            pl_module.log("tokens_per_second", speed, prog_bar=True)
+            pl_module.log("tokens_per_second", speed)
             if sleeper := sleeper_of(trainer):
                 pl_module.log("sleeps_per_row", sleeper.sleeps_per_sequence)
             self.since, self.batches = now, 0

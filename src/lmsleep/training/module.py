@@ -130,8 +130,8 @@ class SleepModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.tokens))
-        self.log("train/exact", exact, prog_bar=True, batch_size=len(batch.tokens))
+        # Not with prog_bar: Lightning would turn them into numbers, and so wait for the device, after every step.
+        self.log_dict({"train/loss": loss, "train/exact": exact}, batch_size=len(batch.tokens))
         return loss * self._share(batch.targets)
 
     def _share(self, targets: Tensor) -> Tensor | float:
@@ -231,10 +231,8 @@ class SleepModule(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         values = self.scores.compute()
         self.scores.reset()
-        shown = {f"{stage}/{name}": value for name, value in values.items() if name in ("loss", "exact")}
-        hidden = {f"{stage}/{name}": v for name, v in values.items() if f"{stage}/{name}" not in shown}
-        self.log_dict(shown, prog_bar=True, sync_dist=True)  # equal on all ranks: the metric has gathered its counts
-        self.log_dict(hidden, sync_dist=True)
+        # Equal on all ranks: the metric has gathered its counts.
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
 
 def check_tokenizer(task: Text, init_from: str) -> None:

@@ -40,7 +40,8 @@ class Progress(TQDMProgressBar):
         return batches if steps < 0 else min(batches, steps * self.trainer.accumulate_grad_batches)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:  # pyright: ignore
-        found = trainer.progress_bar_metrics
+        """Read off the device only when the line is drawn."""
+        found = trainer.callback_metrics
         return {short: f"{found[name]:.4g}" for name, short in SHOWN.items() if name in found}
 
     def init_sanity_tqdm(self) -> Tqdm:
