@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
+from lmsleep import HybridLM, SleepCallback, SleepModule
 from lmsleep.cli import main
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
@@ -108,7 +109,8 @@ SETTINGS = {
 def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, setting, batches, what):
     warmup = WarmupStage(5, train=".", eviction="sliding")
     options = {"data_options": {"seed": 7}, "enable_checkpointing": True}
-    cell = run(3, [Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))], **options, **setting)
+    more = [SleepCallback(3, wake_passes=2), Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))]
+    cell = run(None, more, **options, **setting)
     with pytest.raises(FloatingPointError) as failed:
         fitted(cell)
     sentence, _, folder = str(failed.value).partition("; to repeat it: lmsleep replay ")
@@ -120,7 +122,8 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
     saved = HybridLM.from_pretrained(folder)
     assert all(map(torch.equal, saved.state_dict().values(), cell.module.model.state_dict().values()))
     _, step = read_config(folder)
-    assert (step["n_passes"], step["eviction"], step["step"]) == (3, "sliding", 2)
+    said = {name: step[name] for name in ("step", "n_passes", "wake_passes", "eviction", "after_loss")}
+    assert list(said.values()) == [2, 3, 2, "sliding", False]
     with safe_open(f"{folder}/batches.safetensors", "pt") as file:
         assert len(file.keys()) == 3 * len(batches)
         for i, step in enumerate(batches):
