@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
-from lmsleep import HybridLM, SleepCallback, SleepModule
 from lmsleep.cli import main
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
+from lmsleep.training.recipe import DrawPasses
 
 from .conftest import TASK, fitted, weights
 
@@ -109,8 +109,7 @@ SETTINGS = {
 def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, setting, batches, what):
     warmup = WarmupStage(5, train=".", eviction="sliding")
     options = {"data_options": {"seed": 7}, "enable_checkpointing": True}
-    more = [SleepCallback(3, wake_passes=2), Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))]
-    cell = run(None, more, **options, **setting)
+    cell = run(3, [Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))], **options, **setting)
     with pytest.raises(FloatingPointError) as failed:
         fitted(cell)
     sentence, _, folder = str(failed.value).partition("; to repeat it: lmsleep replay ")
@@ -122,8 +121,7 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
     saved = HybridLM.from_pretrained(folder)
     assert all(map(torch.equal, saved.state_dict().values(), cell.module.model.state_dict().values()))
     _, step = read_config(folder)
-    said = {name: step[name] for name in ("step", "n_passes", "wake_passes", "eviction", "after_loss")}
-    assert list(said.values()) == [2, 3, 2, "sliding", False]
+    assert (step["n_passes"], step["eviction"], step["step"]) == (3, "sliding", 2)
     with safe_open(f"{folder}/batches.safetensors", "pt") as file:
         assert len(file.keys()) == 3 * len(batches)
         for i, step in enumerate(batches):
@@ -146,6 +144,21 @@ def test_a_model_that_loops_awake_is_repeated_with_as_many_passes(run, tmp_path,
     with pytest.raises(SystemExit, match=r"^error: loss is not finite at step 2"):
         main(["replay", str(folder)])
     assert seen == [3]
+
+
+def test_a_step_whose_passes_were_drawn_is_repeated_with_those(run, tmp_path):
+    drawn = []
+
+    class Drawn(DrawPasses):
+        def on_train_batch_start(self, *args):
+            super().on_train_batch_start(*args)
+            drawn.append(self.sleeper.training_n_passes)
+
+    saver = LastCheckpoint(str(tmp_path))
+    with pytest.raises(FloatingPointError, match=r"^loss is not finite at step 2 ") as failed:
+        fitted(run(50, [Overflow("loss"), StopOnNonFinite(), Drawn(), saver], enable_checkpointing=True))
+    assert drawn[2] < 50 and f"(n_passes={drawn[2]}, " in str(failed.value)
+    assert read_config(tmp_path / "nonfinite-step2")[1]["n_passes"] == drawn[2]
 
 
 def left(run, folder):

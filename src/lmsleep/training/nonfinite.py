@@ -97,7 +97,7 @@ class StopOnNonFinite(L.Callback):
         sleeper, data = sleeper_of(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         sleeps: dict[str, Any] = how_it_sleeps(trainer)
         if sleeper:
-            sleeps["eviction"] = sleeper.eviction_for(module)
+            sleeps |= {"n_passes": sleeper.passes_for(module), "eviction": sleeper.eviction_for(module)}
         return Step(
             step=self.first_step + trainer.global_step,
             seed=getattr(data, "seed", None),
