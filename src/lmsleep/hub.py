@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+QUESTION = "{question}"  # its place in the words around it
 
 
 def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:

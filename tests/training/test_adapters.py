@@ -34,9 +34,9 @@ def test_a_model_starts_as_it_was():
 
 @pytest.mark.parametrize("lora", [Lora(4), Lora(2, alpha=3.0, targets=("q_proj", "o_proj"))])
 def test_what_is_saved_is_what_peft_merges(lora, tmp_path):
+    model = adapted(lora)
     from peft.tuners.lora import LoraLayer
 
-    model = adapted(lora)
     tokens = torch.randint(0, 11, (2, 6))
     said = model(tokens)[0]
     model.save_pretrained(tmp_path)

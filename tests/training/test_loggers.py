@@ -34,13 +34,13 @@ def test_no_name_is_the_folder_of_another(fit, tmp_path):
     fit(LIGHTNING + "CSVLogger", save_dir="logs", name="one", version=0)
     folder = tmp_path / "logs/one/version_0"
     names = set(pd.read_csv(folder / "metrics.csv").columns)
-    assert names >= NAMES and (folder / "config.yaml").is_file()
+    assert names >= NAMES
     assert not [(a, b) for a in names for b in names if b.startswith(a + "/")]
 
 
-def test_a_logger_without_a_folder_leaves_the_configuration_where_the_run_is(fit, tmp_path):
+def test_a_logger_without_a_folder_leaves_the_configuration_beside_the_checkpoint(fit, tmp_path):
     fit(LIGHTNING + "logger.DummyLogger")
-    assert "n_passes: 2" in (tmp_path / "config.yaml").read_text()
+    assert "n_passes: 2" in (tmp_path / "run/config.yaml").read_text()
 
 
 def test_tensorboard(fit, tmp_path):
@@ -77,7 +77,7 @@ def test_dvclive(fit, tmp_path):
     fit("dvclive.lightning.DVCLiveLogger", save_dvc_exp="false", dir="live")
     kept = json.loads((tmp_path / "live/metrics.json").read_text())
     names = {f"{group}/{name}" for group in ("train", "val") for name in flat(kept[group])}
-    assert names >= NAMES and (tmp_path / "config.yaml").is_file()
+    assert names >= NAMES and (tmp_path / "run/config.yaml").is_file()
 
 
 def flat(values, prefix=""):

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from lmsleep.errors import sentence
-from lmsleep.hub import check_integer
+from lmsleep.hub import QUESTION, check_integer
 from lmsleep.memory import Eviction
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.sampling import Drawing, sampler
 from lmsleep.runtime.session import Session
-from lmsleep.runtime.speech import QUESTION, printable
+from lmsleep.runtime.speech import printable
 
 HELP = """/read FILE   read another document
 /fork        what follows leaves no trace after /back

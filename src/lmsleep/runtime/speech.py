@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from lmsleep.hub import check_integer, check_vocabulary, named_eos, open_tokenizer
+from lmsleep.hub import QUESTION, check_integer, check_vocabulary, named_eos, open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Stop = int | str | Iterable[int | str] | None
-QUESTION = "{question}"
 
 
 @dataclass(frozen=True)

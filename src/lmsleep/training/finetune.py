@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from lmsleep.errors import OneSentence, one_sentence
-from lmsleep.hub import TOKENIZER, checkpoint_folder
+from lmsleep.hub import QUESTION, TOKENIZER, checkpoint_folder
 from lmsleep.model.folder import check_free
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
-from lmsleep.runtime.speech import QUESTION
 from lmsleep.tasks import TextQA
 from lmsleep.training.fit import SleepCLI, ending, run_trainer
 
