@@ -88,8 +88,13 @@ class SleepCLI(LightningCLI):
 
     def _count_epochs(self, config: dict[str, Any]) -> None:
         """Puts steps in the place of `max_epochs` where the rows of a task have an end: its stream has none."""
+        if self.subcommand != "fit":
+            return
         data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
-        if epochs < 1 or isinstance(whole, int) or (batches := data.task.epoch_steps(data.batch_size)) is None:
+        batches = data.task.epoch_steps(
+            data.batch_size
+        )  # which refuses a batch that is larger, before anything is made
+        if batches is None or epochs < 1 or isinstance(whole, int):
             return
         steps = -(-epochs * batches // config["accumulate_grad_batches"])
         limit = config["max_steps"]

@@ -1,0 +1,21 @@
+"""One line of progress that counts all batches of a run."""
+
+import re
+
+from lmsleep.training.progress import WIDTH, Progress
+
+
+def test_the_line_fits_and_says_batches_loss_and_answers(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    bar = {"enable_progress_bar": True, "accumulate_grad_batches": 2, "max_steps": 3, "val_check_interval": 2}
+    made = run(2, callbacks=[Progress()], **bar)
+    made.trainer.fit(made.module, made.data)
+    lines = [line for line in re.split(r"[\r\n]", capsys.readouterr().out) if line.startswith("training")]
+    assert re.match(r"training 6/6 .*<00:00, loss=\S+, exact=\S+, val loss=\S+, val exact=[\d.]+", lines[-1])
+    assert max(map(len, lines)) <= WIDTH and not any("v_num" in line or "Epoch" in line for line in lines)
+
+
+def test_a_logger_s_number_is_left_out(run):
+    made = run(1, callbacks=[Progress()], enable_progress_bar=True, logger=True)
+    made.trainer.fit(made.module, made.data)
+    assert "v_num" not in made.trainer.progress_bar_callback.get_metrics(made.trainer, made.module)
