@@ -201,8 +201,9 @@ def test_arms_have_a_line_each_in_the_panel_of_their_group_and_n4_in_both(monkey
         ],
         columns=COLUMNS,
     )
-    fig, numbers = arms(table, Path(), "gpu")
+    ends = [("arms", arm, 4, seed, "all", 20, "test_exact", seed / 4) for arm in ("n4", "reset") for seed in (0, 1)]
+    fig, numbers = arms(pd.concat([table, pd.DataFrame(ends, columns=COLUMNS)]), Path(), "gpu")
     drawn = [{line.get_label(): line.get_ydata().tolist() for line in ax.lines} for ax in fig.axes]
     for lines, own in zip(drawn, ("no sleep, N = 1", "S reset"), strict=True):
         assert lines == {title: pytest.approx([0.15, 0.25]) for title in ("sleep, N = 4", own)}
-    assert numbers == {"controls": [], "ablations": []}  # nothing was tested
+    assert numbers == {"exact": {"n4": 0.125, "reset": 0.125}}

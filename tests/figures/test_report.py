@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lmsleep.figures.draw_arms import arms
+from lmsleep.figures.draw_ours import ablations, controls
 from lmsleep.figures.report import main
 from lmsleep.figures.results import CAPTIONS
+from lmsleep.figures.table import COLUMNS
 from lmsleep.figures.words import signed
 
 PAPER_VALUES = Path(__file__).parents[2] / "docs" / "paper_values.csv"
@@ -109,6 +112,25 @@ def test_a_verdict_on_an_arm_is_in_the_tables_of_its_figure(write_report, result
     section = Page(text).section(text, "probe")
     for cell in ("What if nothing sleeps?", "-50.0 (-62.5 to -37.5)", "3", "hurts"):
         assert f"<td>{cell}</td>" in section
+
+
+def test_what_every_figure_with_arms_gives_has_a_place_on_the_page(write_report, results, monkeypatch):
+    monkeypatch.chdir(PAPER_VALUES.parents[1])
+    rows = [
+        (figure, model, n, 0, "all", 20, metric, 0.5)
+        for figure, runs in (("arms", {"n4": 4, "n1": 1, "reset": 4}), ("fig2b", {"AG": 4}))
+        for model, n in runs.items()
+        for metric in ("test_exact", "cut_exact", "test_n1_exact", "val_exact")
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.concat([table, table[table.metric == "val_exact"].assign(slice="12")])
+    for name, draw in (("arms", arms), ("controls", controls), ("ablations", ablations)):
+        (results / f"{name}.json").write_text(json.dumps(draw(table, Path(), "gpu")[1]))
+    text = write_report("gpu")
+    section = {name: Page(text).section(text, name) for name in ("arms", "controls", "ablations")}
+    assert "What if nothing sleeps?" in section["controls"]
+    assert "no difference seen at this budget" in section["ablations"]
+    assert "missing (no arms.json)" not in section["arms"]
 
 
 def test_a_picture_without_numbers_is_shown_and_says_so(write_report, results):

@@ -18,7 +18,8 @@ AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # the arms tha
 
 
 def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Exact accuracy on held-out rows against training tokens, a panel for each group, a line for each arm."""
+    """Exact accuracy on held-out rows against training tokens, a panel for each group, a line for each arm; what each
+    ends at. The verdicts are in the figures of the groups, see `compared`."""
     known, groups = arms_of_table(), ("controls", "ablations")
     exact = table[(table.metric == "val_exact") & (table.slice != "all")]
     fig, axes = style.subplots(2, columns=2, width=9.5, height=4.6)
@@ -33,7 +34,8 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         ax.legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("all answers of a row right")
     fig.supxlabel(f"training tokens ({scale} scale, mean over {exact.seed.nunique()} seeds)", fontsize=10)
-    return fig, {group: verdicts(table, group) for group in groups}
+    ends = table[(table.metric == "test_exact") & (table.slice == "all")].groupby("model").value.mean()
+    return fig, {"exact": {str(name): value for name, value in ends.items()}}
 
 
 def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
