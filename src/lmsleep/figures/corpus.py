@@ -34,10 +34,7 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     each, drawn by `seed`; <out>.json says what they are.
 
     Left out are packages installed beside it, files made when this Python was built, and what is not UTF-8. Its manual
-    is among them as pydoc_data/topics.py.
-
-    Raises:
-        ValueError: if there are no sources.
+    is among them as pydoc_data/topics.py. Raises ValueError if there are no sources.
     """
     stdlib = stdlib or Path(sysconfig.get_path("stdlib"))
     names = sorted(path.relative_to(stdlib).as_posix() for path in stdlib.rglob("*.py"))
@@ -77,9 +74,7 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
     In the former `by_window`, `by_repeat`, `by_rare` and `by_new` (R, T) sort targets into groups whose losses are
     reported apart, -1 for none: all by the window in which they are said; the bytes of a name that the row has had
     before by the windows since then; those of them that no training file has; those of a name that is new to the row.
-
-    Raises:
-        ValueError: if the task is not one of bytes in rows that cross no files.
+    Raises ValueError if the task is not one of bytes in rows that cross no files.
     """
     if not isinstance(task, TextLM) or task.tokenizer != "bytes" or task.join:
         raise ValueError(f"task must be a TextLM with tokenizer 'bytes' and join false beside a corpus, got {task!r}")
@@ -95,14 +90,8 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
     sorted_by = {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
     window = (torch.arange(task.sequence_length) // task.window_size).to(torch.int8)
     sorted_by["by_window"] = window.expand_as(both[:, 1:]).contiguous()
-    _save(
-        out / "rows.safetensors",
-        task,
-        both,
-        both[:, 1:].clone(),
-        torch.full((len(both),), task.n_windows - 1),
-        **sorted_by,
-    )
+    levels = torch.full((len(both),), task.n_windows - 1)
+    _save(out / "rows.safetensors", task, both, both[:, 1:].clone(), levels, **sorted_by)
     _save(out / "needle.safetensors", task, *needles(task, both, np.random.default_rng(seed)))
 
 
@@ -173,9 +162,8 @@ def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tenso
         tokens, mine = both[row].tolist(), []
         for distance in distances:
             first = (n - 1 - distance) * L
-            stop = min(first + L, T + 1 - len(asked)) - len(
-                said
-            )  # it must fit into its window, and before the question
+            # It must fit into its window, and before the question.
+            stop = min(first + L, T + 1 - len(asked)) - len(said)
             places = [i + 1 for i in range(first, stop) if tokens[i] == newline]
             if places:
                 place = int(rng.choice(places))

@@ -58,11 +58,8 @@ def main(
 
 def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
     """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset; those
-    that are trained on the words of the templates come after it.
-
-    Raises:
-        ValueError: if they do not, or there are no such weights.
-    """
+    that are trained on the words of the templates come after it. Raises ValueError if they do not, or there are no such
+    weights."""
     source = config.get("model", {}).get("init_from")
     if source is None or dataset.tokenizer is None:
         return

@@ -23,7 +23,7 @@ from lmsleep.figures.draw_probe import probe
 from lmsleep.figures.draw_runtime import fig6, latency
 from lmsleep.figures.draw_text import natural_text
 from lmsleep.figures.grid import grids
-from lmsleep.figures.stats import compare_passes, exact_accuracy, mean_scores, paired_differences, plain
+from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 from lmsleep.figures.style import Drawing
 from lmsleep.figures.validations import as_tests, last_common_tokens
 
@@ -79,15 +79,14 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """The plain hybrid (N = 1) on Rule 110: exact accuracy against tokens, one curve for each number of steps t."""
     fig, (ax,) = style.subplots()
     exact = by_level(table, "val_exact")
-    levels = sorted(exact.level.unique())
+    levels = sorted(exact.slice.unique())
     for t, color in zip(levels, style.shades(len(levels)), strict=True):
-        style.curves(ax, exact[exact.level == t], str(t), color)
+        style.curves(ax, exact[exact.slice == t], str(t), color)
         majority = baselines(data / f"t{t}", "majority")[str(t)]
         style.reference(ax, majority, "majority" if t == levels[-1] else "", ":", color=color)
-    accuracy_axes(ax, scale, exact, "all answers of a row right")
+    accuracy_axes(ax, scale, exact)
     style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
-    finals = by_level(table, "test_exact").drop(columns="slice").rename(columns={"level": "slice"})
-    differences = plain(paired_differences(finals, "slice", levels[0]).to_dict("records"))
+    differences = plain(paired_differences(by_level(table, "test_exact"), "slice", levels[0]).to_dict("records"))
     exact = exact_accuracy(table, ["slice"])
     means = {f"t={record['slice']}": record["value"] for record in exact}
     return fig, {"test_exact": exact, "difference": differences, "exact": means}
@@ -100,38 +99,21 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     draw_passes(ax, exact)
     for name, dashes, place in (("majority", ":", "bottom"), ("chance", "--", "top")):
         style.reference(ax, next(iter(baselines(data, name).values())), name, dashes, place)
-    accuracy_axes(ax, scale, exact, "all answers of a row right")
-    style.legend(fig, ax, "passes N over a full window")
+    accuracy_axes(ax, scale, exact)
+    style.legend(fig, ax, PASSES)
     return fig, compare_passes(table)
 
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Depo: held-out loss over `:` and answers, loss over answers alone, and exact answers for each number of hops, one
     curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.baselines`)."""
-    drawn = {
-        "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
-        "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
-        "val_exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
-    }
     exact = by_level(table, "val_exact")
-    hops = sorted(exact.level.unique())
+    hops = sorted(exact.slice.unique())
     width = 2.2 * len(hops) + 1.6
     fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.0, share_y="row")
-    for row, (metric, (label, lines)) in enumerate(drawn.items()):
-        curves = by_level(table, metric)
-        for ax, k in zip(axes[row * len(hops) :], hops, strict=False):
-            draw_passes(ax, curves[curves.level == k])
-            for name, text in lines.items():
-                style.reference(ax, baselines(data, name)[str(k)], text if k == hops[-1] else "", ":")
-            if metric == "val_exact":
-                style.percent_axis(ax)
-            style.token_axis(ax)
-        axes[row * len(hops)].set_ylim(bottom=0)
-        axes[row * len(hops)].set_ylabel(label)
-    for ax, k in zip(axes, hops, strict=False):
-        ax.set_title(f"{k} hop{'s' if k > 1 else ''}", fontsize=10)
+    by_difficulty(axes, table, data, hops, "hop", DEPO)
     fig.supxlabel(tokens_label(scale, exact), fontsize=10)
-    style.legend(fig, axes[0], "passes N over a full window")
+    style.legend(fig, axes[0], PASSES)
     losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
     names = ("floor", "answer_floor", "names", "neighbours", "undirected")
     parts = [{"slice": int(k), **{name: baselines(data, name)[str(k)] for name in names}} for k in hops]
@@ -141,20 +123,42 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """GSM-Infinite: exact answers for each number of operations, one curve for each N."""
     exact = by_level(table, "val_exact")
-    ops = sorted(exact.level.unique())
+    ops = sorted(exact.slice.unique())
     fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.4 * -(-len(ops) // 4))
-    for ax, op in zip(axes, ops, strict=True):
-        draw_passes(ax, exact[exact.level == op])
-        label = "most frequent\nanswer" if op == ops[-1] else ""
-        style.reference(ax, baselines(data, "majority")[str(op)], label, ":")
-        style.percent_axis(ax)
-        style.token_axis(ax)
-        ax.set_title(f"{op} operation{'s' if op > 1 else ''}", fontsize=10)
-    axes[0].set_ylabel("answers right")
+    by_difficulty(axes, table, data, ops, "operation", GSM)
     note = "" if scale == "paper" else "; from scratch: only the trend compares with the paper"
     fig.supxlabel(tokens_label(scale, exact) + note, fontsize=9)
-    style.legend(fig, axes[0], "passes N over a full window")
+    style.legend(fig, axes[0], PASSES)
     return fig, compare_passes(table, by_slice=True)
+
+
+PASSES = "passes N over a full window"
+# Of each metric: what its axis says, and the baselines that are drawn with their names.
+DEPO = {
+    "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
+    "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
+    "val_exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+}
+GSM = {"val_exact": ("answers right", {"majority": "most frequent\nanswer"})}
+
+
+def by_difficulty(
+    axes: list[Axes], table: pd.DataFrame, data: Path, levels: list[int], unit: str, drawn: dict[str, Any]
+) -> None:
+    """A row of panels for each metric, in it a panel for each level and in that a curve for each N."""
+    for row, (metric, (label, lines)) in enumerate(drawn.items()):
+        curves, panels = by_level(table, metric), axes[row * len(levels) :]
+        for ax, level in zip(panels, levels, strict=False):
+            draw_passes(ax, curves[curves.slice == level])
+            for name, text in lines.items():
+                style.reference(ax, baselines(data, name)[str(level)], text if level == levels[-1] else "", ":")
+            if metric == "val_exact":
+                style.percent_axis(ax)
+            style.token_axis(ax)
+            if not row:
+                ax.set_title(f"{level} {unit}{'s' if level > 1 else ''}", fontsize=10)
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylabel(label)
 
 
 def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
@@ -163,18 +167,8 @@ def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
         style.curves(ax, frame[frame.n_passes == n], f"N = {n}", color)
 
 
-def by_level(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The rows of a metric for single slices, with the slice as a number in `level`."""
-    part = table[(table.metric == metric) & (table.slice != "all")]
-    return part.assign(level=part.slice.astype(int))
-
-
 def baselines(data: Path, kind: str) -> dict[str, float]:
-    """What answering without reading scores, by slice.
-
-    Raises:
-        ValueError: if `data` knows no such kind.
-    """
+    """What answering without reading scores, by slice. Raises ValueError if `data` knows no such kind."""
     known = json.loads((data / "baselines.json").read_text(encoding="utf-8"))
     if kind not in known:
         raise ValueError(f"data must hold the baseline {kind!r}, got {str(data)!r}")
@@ -188,10 +182,9 @@ def tokens_label(scale: str, frame: pd.DataFrame) -> str:
     return f"training tokens ({scale} scale, {spread})"
 
 
-def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame, what: str) -> None:
+def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame) -> None:
     """Axes of accuracy against training tokens; up to one half, as the paper's figure 2b, where no run passes it."""
-    ax.set_xlabel(tokens_label(scale, frame))
-    ax.set_ylabel(what)
+    ax.set(xlabel=tokens_label(scale, frame), ylabel="all answers of a row right")
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
 

@@ -26,8 +26,7 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     for ax, group in zip(axes, groups, strict=True):
         shown = [name for name, arm in known.items() if arm.group in (None, group) and name in set(exact.model)]
         for name, color in zip(shown, style.shades(len(shown)), strict=True):
-            means = exact[exact.model == name].groupby("tokens").value.mean()
-            ax.plot(means.index, means, color=color, label=known[name].title, linewidth=1.4)
+            style.means(ax, exact[exact.model == name], "tokens", color=color, label=known[name].title, linewidth=1.4)
         style.percent_axis(ax)
         style.token_axis(ax)
         ax.set_title(group, fontsize=10)
@@ -67,11 +66,9 @@ def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:
                 passes = means[f"settle_{threshold}_passes"] if threshold else float(fixed or of_arm.n_passes.max())
                 records.append({"arm": name, "threshold": threshold, "passes": passes, "exact": exact})
         for settles, dashes in ((False, "-"), (True, "--")):
-            line = sorted(
-                (r["passes"], r["exact"]) for r in records if r["arm"] == name and bool(r["threshold"]) == settles
-            )
+            of = [r for r in records if r["arm"] == name and bool(r["threshold"]) == settles]
             label = f"{name}, until S settles" if settles else f"{name}, N at test"
-            if line:
+            if line := sorted((r["passes"], r["exact"]) for r in of):
                 ax.plot(*zip(*line, strict=True), color=color, linestyle=dashes, marker=".", label=label)
     ax.set_xlabel("passes at test (mean)")
     ax.set_title("arms", fontsize=10)

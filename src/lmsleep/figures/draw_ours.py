@@ -54,8 +54,7 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     style.legend(fig, axes[0], "")
     numbers = {"passes_at_test": means[means.figure != ARMS].to_dict("records")}
     if more:
-        arms = {"arms_at_test": passes_at_test(more[0], table), "verdicts": compared(more[1], table, "ablations")}
-        numbers |= arms
+        numbers |= {"arms_at_test": passes_at_test(more[0], table), "verdicts": compared(more[1], table, "ablations")}
     return fig, numbers
 
 

@@ -29,14 +29,8 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
                 places = {"figure": figure, "n_passes": int(trained), "read": name}
                 means = {made: mean_share(part[part.made == made].value) for made in sorted(part.made.unique())}
                 records += [places | {"pass": int(made)} | mean._asdict() for made, mean in means.items()]
-                ax.plot(
-                    list(means),
-                    [mean.value for mean in means.values()],
-                    color=color,
-                    label=name.replace("_", " "),
-                    linewidth=1.4,
-                    marker=".",
-                )
+                look = {"color": color, "label": name.replace("_", " "), "linewidth": 1.4, "marker": "."}
+                ax.plot(list(means), [mean.value for mean in means.values()], **look)
                 often = table[(table.figure == figure) & (table.metric == f"majority_{name}")].value.mean()
                 ax.axhline(often, color=color, linestyle=":", linewidth=0.8)
             ax.set_title(f"{TASKS[figure]}, {f'N = {trained}' if trained else 'first weights'}", fontsize=10)

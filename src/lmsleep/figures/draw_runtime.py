@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
@@ -19,28 +17,33 @@ DARK = "#1b1f27"  # full attention is dark and dashed, the passes have colours
 
 def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     """What a token costs while awake, and a pause, against context and N."""
-    with rc_context(style.RC):
-        fig = Figure(figsize=(9.6, 3.9), layout="constrained")
-        speed, memory, pause = fig.subplots(1, 3)
+    fig, (speed, memory, pause) = style.subplots(3, 3, 9.6, 3.9, share_x=False, share_y=False)
     hybrid, twin = frame[frame.model == "hybrid"], frame[frame.model != "hybrid"]
     shades = style.colors(sorted(hybrid.n_passes.unique()))
-    for n, color in shades.items():
-        _against_context(speed, hybrid[hybrid.n_passes == n], "latency_p50_ms", color, f"N = {n}")
-        _against_context(memory, hybrid[hybrid.n_passes == n], "memory_bytes", DARK)
+    for ax, metric, what in (
+        (speed, "latency_p50_ms", "one token, awake (median, ms)"),
+        (memory, "memory_bytes", "memory beside the weights (bytes)"),
+    ):
+        mine, others = hybrid[hybrid.metric == metric], twin[twin.metric == metric]
+        look = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
+        for n, color in shades.items():
+            color = color if ax is speed else DARK  # where the lines of all N lie on each other
+            style.means(ax, mine[mine.n_passes == n], "tokens", color=color, label=f"N = {n}", **look)
+        style.means(ax, others, "tokens", color=DARK, label="full attention", linestyle="--", **look)
+        ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=what)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+        _label_log(ax, FuncFormatter(lambda y, _: f"{y:g}") if ax is speed else EngFormatter("B"))
+        low, high = ax.get_ylim()
+        if high < 10 * low:  # so that what is flat looks flat
+            middle = np.sqrt(low * high)
+            ax.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
     held = hybrid[hybrid.metric == "memory_bytes"].sort_values("tokens")
-    if len(held):  # the lines of all N lie on each other
+    if len(held):
         at = (float(held.tokens.iloc[-1]), float(held.value.iloc[-1]))
         memory.annotate("every N", at, (0, 6), textcoords="offset points", ha="right", fontsize=9)
-    for ax, metric, label in ((speed, "latency_p50_ms", "full attention"), (memory, "memory_bytes", None)):
-        _against_context(ax, twin, metric, DARK, label, "--")
     flat = flatness(frame)
     context, passes = (f"{100 * of['slope']:+.1f} ± {100 * of['half_width']:.1f} %" for of in flat.values())
     speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
-    _label_context(speed, "one token, awake (median, ms)")
-    _label_context(memory, "memory beside the weights (bytes)")
-    memory.yaxis.set_major_formatter(EngFormatter("B"))
-    for ax in (speed, memory):
-        _show_a_decade(ax)
     low, high = memory.get_ylim()
     if high > 100 * low:  # labels at 2 and 5 as well would be crowded
         memory.yaxis.set_major_locator(LogLocator())
@@ -69,56 +72,40 @@ def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
-    """Training throughput against window size and N."""
-    with rc_context(style.RC):
-        fig = Figure(figsize=(9.6, 3.9), layout="constrained")
-        left, right = fig.subplots(1, 2)
+    """Training throughput against window size, sizes evenly spaced, and N."""
+    fig, (left, right) = style.subplots(2, 2, 9.6, 3.9, share_x=False, share_y=False)
     speed = frame[frame.metric == "tokens_per_second"].astype({"slice": int})
     sizes = sorted(speed["slice"].unique())
+    speed = speed.assign(place=speed["slice"].map(sizes.index))
     once = speed[speed.n_passes == speed.n_passes.min()]
+    look = {"markersize": 5, "linewidth": 1.6, "clip_on": False}  # a marker may lie on the frame
     looks = {"parallel sliding window": (DARK, "s", "--"), "reading by windows": (style.PALETTE[0], "o", "-")}
     for name, (color, marker, line) in looks.items():
-        _against_window(left, once[once.model == name], sizes, color, marker, line, name)
+        shape = {"color": color, "marker": marker, "linestyle": line}
+        style.means(left, once[once.model == name], "place", label=name, **shape, **look)
     windowed = speed[speed.model == "reading by windows"]
     for n, color in style.colors(sorted(windowed.n_passes.unique())).items():
-        _against_window(right, windowed[windowed.n_passes == n], sizes, color, "o", "-", f"N = {n}")
+        part = windowed[windowed.n_passes == n]
+        style.means(right, part, "place", label=f"N = {n}", color=color, marker="o", **look)
     left.set_ylim(bottom=0)
     right.set_yscale("log")
     for ax, title in ((left, "(a) one pass, N = 1"), (right, "(b) reading by windows")):
         ax.set(xlabel="window size L (tokens)", ylabel="training throughput (tokens/s)")
+        ax.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
         ax.set_title(title, loc="left", fontsize=10)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=9, frameon=False)
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    for ax in (left, right):
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: readable(y)))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+    rate = FuncFormatter(lambda y, _: readable(y))
+    left.yaxis.set_major_formatter(rate)
+    _label_log(right, rate)
     largest = windowed[windowed["slice"] == windowed["slice"].max()]
     rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
     return fig, {"throughput": plain(frame.to_dict("records")), "tokens_per_second": rates}
 
 
-def _against_context(
-    ax: Axes, frame: pd.DataFrame, metric: str, color: str, label: str | None = None, line: str = "-"
-) -> None:
-    """Mean over seeds against the tokens read before."""
-    mean = frame[frame.metric == metric].groupby("tokens")["value"].mean()
-    ax.plot(mean.index, mean, color=color, linestyle=line, marker="o", markersize=3.5, linewidth=1.6, label=label)
-
-
-def _label_context(ax: Axes, what: str) -> None:
-    ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=what)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+def _label_log(ax: Axes, formatter: FuncFormatter) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_major_formatter(formatter)
     ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _show_a_decade(ax: Axes) -> None:
-    """At least a factor of ten, so that what is flat looks flat."""
-    low, high = ax.get_ylim()
-    if high < 10 * low:
-        middle = np.sqrt(low * high)
-        ax.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
 
 
 def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
@@ -133,14 +120,3 @@ def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
     ax.set(xlabel="passes N", ylabel="overflow, sleep included (ms)")
     ax.set_ylim(bottom=0)
     ax.grid(axis="x", visible=False)
-
-
-def _against_window(
-    ax: Axes, frame: pd.DataFrame, sizes: list[int], color: str, marker: str, line: str, label: str
-) -> None:
-    """Mean over seeds at each window size, sizes evenly spaced."""
-    mean = frame.groupby("slice")["value"].mean().reindex(sizes)
-    places = range(len(sizes))
-    look = {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.6}
-    ax.plot(places, mean, label=label, clip_on=False, **look)  # a marker may lie on the frame
-    ax.set_xticks(places, [f"{size:,}" for size in sizes])

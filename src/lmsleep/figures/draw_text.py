@@ -41,9 +41,8 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
             top.plot(part.slice, part.value, label=label, **look)
             part = select(ahead, metric, n_passes=n, trained_as=as_n, against=STEPS)
             if len(part):
-                below.errorbar(
-                    part.slice, part.value, [part.value - part.low, part.high - part.value], capsize=2, **look
-                )
+                ends = [part.value - part.low, part.high - part.value]
+                below.errorbar(part.slice, part.value, ends, capsize=2, **look)
         if metric == "test_needle_loss":
             style.reference(top, math.log(26), "any\nletter", ":")
         below.axhline(0, color="#8f98a8", linewidth=1)
@@ -51,9 +50,8 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         below.set_xlabel(counts)
     axes[0].set_ylabel("nats a byte, unseen files")
     axes[len(PANELS)].set_ylabel("from N = 1 after equal steps")
-    fig.supxlabel(
-        f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences", fontsize=9
-    )
+    said = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
+    fig.supxlabel(said, fontsize=9)
     style.legend(fig, axes[0], "passes N over a full window")
     corpus = [json.loads((data / "corpus.json").read_text(encoding="utf-8"))]
     found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}

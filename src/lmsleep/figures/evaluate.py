@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,7 +19,6 @@ from lmsleep.atomic import atomic_write
 from lmsleep.figures.arms import ARMS
 from lmsleep.figures.experiment import read_config
 from lmsleep.figures.table import run_columns, run_folders
-from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.settle import settle
@@ -83,33 +83,19 @@ def data_folder(run: Path, data: Path) -> Path:
 
 @torch.no_grad()
 def scores(
-    model: HybridLM,
-    rows: dict[str, Tensor],
-    on_overflow: OnOverflow,
-    eviction: Eviction,
-    batch_size: int,
-    after_loss: bool = False,
-    wake_passes: int = 1,
+    model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, batch_size: int, **sleeps: Any
 ) -> dict[str, float]:
     """Scores per slice over held-out rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also
     `<name>_loss-<group>` and `<name>_count-<group>`, the mean loss and the number of the targets of each of its groups
-    0, 1, ...; -1 is in none."""
+    0, 1, ...; -1 is in none. `sleeps` as `read_windows` takes them."""
     device = model.embedding.weight.device
     sizes = {name: int(value.max()) + 1 for name, value in rows.items() if name.startswith("by_")}
     sums = {name: torch.zeros(2, size, dtype=torch.float64, device=device) for name, size in sizes.items()}
     totals = SliceScores(tuple(rows["slice"].unique().tolist())).to(device)
     for part in batches(rows, model.window_size, batch_size):
         part = {name: value.to(device) for name, value in part.items()}
-        reading = read_windows(
-            model,
-            part["tokens"],
-            part["targets"],
-            eviction=eviction,
-            mask=part.get("mask"),
-            on_overflow=on_overflow,
-            after_loss=after_loss,
-            wake_passes=wake_passes,
-        )
+        sleeps |= {"mask": part.get("mask"), "on_overflow": on_overflow}
+        reading = read_windows(model, part["tokens"], part["targets"], **sleeps)
         assert reading.scored_logits is not None and reading.scored_targets is not None
         logits, targets = reading.scored_logits, reading.scored_targets
         totals.update(logits, targets, part["answers"][:, -targets.shape[1] :], part["slice"])

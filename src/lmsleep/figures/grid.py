@@ -18,11 +18,7 @@ def grids() -> dict[str, dict[str, list[Any]]]:
 
 
 def grid(figure: str) -> dict[str, list[Any]]:
-    """The grid of one figure.
-
-    Raises:
-        ValueError: if params.yaml has none of that name.
-    """
+    """The grid of one figure. Raises ValueError if params.yaml has none of that name."""
     known = grids()
     if figure not in known:
         raise ValueError(f"figure must have a grid in {PARAMS} ({', '.join(known)}), got {figure!r}")
@@ -30,11 +26,8 @@ def grid(figure: str) -> dict[str, list[Any]]:
 
 
 def cells(figure: str) -> list[str]:
-    """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ...
-
-    Raises:
-        ValueError: if params.yaml has no grid of that name.
-    """
+    """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ... Raises
+    ValueError if params.yaml has no grid of that name."""
     axes = [[_named(axis, value) for value in values] for axis, values in grid(figure).items()]
     return sorted("-".join(point) for point in product(*axes))
 

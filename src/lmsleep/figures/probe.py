@@ -118,11 +118,8 @@ def flat(trace: list[FastWeights]) -> Tensor:
 
 
 def known(task: Task, batch: Batch) -> dict[str, Tensor]:
-    """What a probe looks for, by name: classes (B, J) of J things that are read at once.
-
-    Raises:
-        ValueError: if the task is another, or a Depo whose test rows have not all names.
-    """
+    """What a probe looks for, by name: classes (B, J) of J things that are read at once. Raises ValueError if the task
+    is another, or a Depo whose test rows have not all names."""
     if isinstance(task, Rule110):
         last = batch.tokens[:, : task.n_states * task.width].unflatten(1, (task.n_states, -1))[:, -1].numpy()
         cells = np.arange(task.width - 1, -1, -1, dtype=np.uint64)

@@ -30,11 +30,8 @@ class Estimate(NamedTuple):
 
 
 def wilson(share: float, n: int) -> Estimate:
-    """Wilson score interval of a share over n independent examples (Wilson 1927, equation 8).
-
-    Raises:
-        ValueError: if there are no examples.
-    """
+    """Wilson score interval of a share over n independent examples (Wilson 1927, equation 8). Raises ValueError if
+    there are none."""
     if n < 1:
         raise ValueError(f"n must be 1 or more, got {n}")
     z = float(stats.norm.ppf((1 + LEVEL) / 2))
@@ -97,16 +94,18 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
         One row for each other value of `by` (and group): value, low, high, n.
     """
     records = []
-    groups = table.groupby(within, sort=True) if within else [((), table)]
-    for key, group in groups:
-        wide = group.pivot(index="seed", columns=by, values="value")
-        if base not in wide:
-            continue
-        for other in [x for x in wide.columns if x != base]:
+    for key, group in table.groupby(within) if within else [((), table)]:
+        wide, names = group.pivot(index="seed", columns=by, values="value"), dict(zip(within or [], key, strict=True))
+        for other in wide.columns.drop(base) if base in wide else []:
             estimate = mean_difference((wide[other] - wide[base]).dropna())
-            names = dict(zip(within or [], key if isinstance(key, tuple) else (key,), strict=True))
             records.append({**names, by: other, "base": base, **estimate._asdict()})
     return pd.DataFrame(records)
+
+
+def by_level(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+    """The rows of metrics for single slices, these as numbers."""
+    part = table[(table.slice != "all") & table.metric.isin(metrics)]
+    return part.assign(slice=part.slice.astype(int))
 
 
 def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
@@ -117,10 +116,9 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         of a single seed (wilson_low, wilson_high), where the table counts rows: those of several models are no sample
         of one proportion. `answers` counts over all seeds, `rows` those of one.
     """
-    tested = table[(table.slice != "all") & table.metric.isin(["test_exact", "test_count", "test_rows"])]
-    tested = tested.assign(slice=tested.slice.astype(int))
-    wide = tested.pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
-    wide = wide.reindex(columns=["test_exact", "test_count", "test_rows"]).reset_index()
+    names = ["test_exact", "test_count", "test_rows"]
+    wide = by_level(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
+    wide = wide.reindex(columns=names).reset_index()
     records = []
     for key, group in wide.groupby(keys):
         rows = float(group.test_rows.iloc[0])  # every seed is tested on the same
@@ -135,9 +133,8 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
     """Mean and t interval over seeds of each of `metrics`, for each combination of `keys`, slices as numbers."""
-    part = table[(table.slice != "all") & table.metric.isin(metrics)]
-    part = part.assign(slice=part.slice.astype(int))
-    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in part.groupby(keys)])
+    groups = by_level(table, *metrics).groupby(keys)
+    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in groups])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
@@ -149,9 +146,8 @@ def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any
     """
     keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
     exact = table[table.metric == "test_exact"]
-    single, overall = exact[exact.slice != "all"], exact[exact.slice == "all"]
-    single, base = single.assign(slice=single.slice.astype(int)), int(exact.n_passes.min())
-    differences = paired_differences(single, "n_passes", base, ["slice"] if by_slice else None)
+    overall, base = exact[exact.slice == "all"], int(exact.n_passes.min())
+    differences = paired_differences(by_level(table, "test_exact"), "n_passes", base, ["slice"] if by_slice else None)
     ahead = plain(paired_differences(overall, "n_passes", base).to_dict("records"))
     return {
         "test_exact": exact_accuracy(table, keys),

@@ -45,15 +45,8 @@ def subplots(
     """A figure with n panels in rows of `columns` that share their axes as `share_x` and `share_y` say."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
-        fig, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(width, height),
-            squeeze=False,
-            sharex=share_x,
-            sharey=share_y,
-            layout="constrained",
-        )
+        look = {"figsize": (width, height), "layout": "constrained"}
+        fig, axes = plt.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y, **look)
     flat = list(axes.flat)
     for spare in flat[n:]:
         spare.set_visible(False)
@@ -70,6 +63,12 @@ def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
         ax.fill_between(x, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
         for _, seed in frame.groupby("seed"):
             ax.plot(seed["tokens"], seed["value"], color=color, alpha=0.45, linewidth=0.8)
+
+
+def means(ax: Axes, frame: pd.DataFrame, by: str, **look: Any) -> None:
+    """The means over seeds against the column `by`, and whatever else there is."""
+    mean = frame.groupby(by).value.mean()
+    ax.plot(mean.index, mean, **look)
 
 
 def reference(

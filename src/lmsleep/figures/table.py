@@ -49,11 +49,8 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:
-    """The run folders of the cells of a figure's grid, whatever else `folder` holds.
-
-    Raises:
-        ValueError: if one is not there.
-    """
+    """The run folders of the cells of a figure's grid, whatever else `folder` holds. Raises ValueError if one is not
+    there."""
     runs = [folder / name for name in cells(figure)]
     missing = [run.name for run in runs if not run.is_dir()]
     if missing or not runs:
@@ -63,11 +60,7 @@ def run_folders(figure: str, folder: Path) -> list[Path]:
 
 
 def started(folder: Path) -> list[Path]:
-    """The run folders that were validated at least once.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The run folders that were validated at least once. Raises ValueError if there are none."""
     runs = sorted(path.parent for path in folder.glob("*/curve.csv"))
     if not runs:
         raise ValueError(f"runs must be a folder of run folders with curve.csv, got {str(folder)!r}")

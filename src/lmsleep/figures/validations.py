@@ -6,11 +6,7 @@ RUN = ["model", "n_passes", "seed", "slice"]  # what tells the runs of a figure 
 
 
 def last_common_tokens(table: pd.DataFrame) -> int:
-    """The last number of tokens at which every run was validated.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The last number of tokens at which every run was validated. Raises ValueError if there is none."""
     exact = table[(table.metric == "val_exact") & (table["slice"] != "all")]
     common = set.intersection(*(set(group.tokens) for _, group in exact.groupby(RUN)))
     if not common:
@@ -19,11 +15,8 @@ def last_common_tokens(table: pd.DataFrame) -> int:
 
 
 def as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
-    """What figures draw of the table, with the validations at `tokens` as tests.
-
-    Raises:
-        ValueError: if no run was validated there.
-    """
+    """What figures draw of the table, with the validations at `tokens` as tests. Raises ValueError if no run was
+    validated there."""
     tested = table[table.tokens == tokens]
     if tested.empty:
         there = ", ".join(f"{n:,}" for n in sorted(table.tokens.unique())[-5:])
