@@ -75,11 +75,8 @@ def check_writable(folder: str | Path) -> None:
 
 
 def claim(folder: Path) -> IO[bytes]:
-    """A file `.lock` in the folder, which is locked until it is closed or the process ends.
-
-    Raises:
-        ValueError: if another run has it.
-    """
+    """A file `.lock` in the folder, which is locked until it is closed or the process ends. Raises ValueError if
+    another run has it."""
     file = (folder / ".lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,10 +90,7 @@ def claim(folder: Path) -> IO[bytes]:
 
 def check_checkpoint_file(path: str | Path) -> None:
     """Reads a file of `torch.save`, which is a zip archive, against the checksums in it: torch itself looks at none.
-
-    Raises:
-        ValueError: if it is there but cut off, changed, or something else.
-    """
+    Raises ValueError if it is there but cut off, changed, or something else."""
     reason = "it is no archive of torch.save"
     if zipfile.is_zipfile(path):
         try:

@@ -69,11 +69,8 @@ def push(folder: str | Path, name: str, private: bool | None = None) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint.
-
-    Raises:
-        ValueError: if there is no such file, or it holds something else.
-    """
+    """The JSON object in a file of a checkpoint. Raises ValueError if there is no such file, or it holds something
+    else."""
     _check_there(path)
     return parse_object(path.read_bytes(), str(path))
 
@@ -158,11 +155,7 @@ def usable_device(name: Any) -> "torch.device":
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":
-    """The tokenizer in a tokenizer.json.
-
-    Raises:
-        ValueError: if there is no such file, or it holds something else.
-    """
+    """The tokenizer in a tokenizer.json. Raises ValueError if there is no such file, or it holds something else."""
     from tokenizers import Tokenizer  # slow to import
 
     _check_there(path)

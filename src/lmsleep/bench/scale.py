@@ -101,11 +101,8 @@ def main(args: list[str] | None = None) -> None:
 
 
 def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
-    """The rows that so many processes measure together, of which each has one device.
-
-    Raises:
-        ValueError: if one of them fails.
-    """
+    """The rows that so many processes measure together, of which each has one device. Raises ValueError if one of them
+    fails."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -10,11 +10,8 @@ from lmsleep.model import HybridConfig
 
 
 def read_model(path: Path) -> HybridConfig:
-    """The model in a configuration of `lmsleep fit`: its sizes, since speed does not depend on weights.
-
-    Raises:
-        ValueError: if the file names none.
-    """
+    """The model in a configuration of `lmsleep fit`: its sizes, since speed does not depend on weights. Raises
+    ValueError if the file names none."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         return HybridConfig(**content["model"]["model"])

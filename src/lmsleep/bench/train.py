@@ -31,11 +31,8 @@ from lmsleep.training.plan import PlanCLI, plan
 def gated_delta_transformers(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The torch function of transformers' Qwen3-Next layer, with its own chunk size of 64 tokens.
-
-    Raises:
-        ValueError: if transformers is not installed.
-    """
+    """The torch function of transformers' Qwen3-Next layer, with its own chunk size of 64 tokens. Raises ValueError if
+    transformers is not installed."""
     try:
         from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
     except ImportError as error:
@@ -94,10 +91,8 @@ def measure(
 
     `ms_spread` is the 90th less the 10th percentile; a token-pass is one token read once: those that a step sleeps on
     count N times; `utilisation` is of the devices' dense bfloat16 rate, `peak_bytes` of its memory, None where that is
-    not known; `first_step_seconds` has compilation, tuning and capture.
-
-    Raises:
-        ValueError: for N below 1, a device that is not here, or a variant that cannot run here.
+    not known; `first_step_seconds` has compilation, tuning and capture. Raises ValueError for N below 1, a device that
+    is not here, or a variant that cannot run here.
     """
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant

@@ -56,11 +56,8 @@ def check_free(folder: Path) -> None:
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a saved model's configuration, and what was said of its training, as JSON holds them.
-
-    Raises:
-        ValueError: if there is no such file, or it is not of this format.
-    """
+    """The fields of a saved model's configuration, and what was said of its training, as JSON holds them. Raises
+    ValueError if there is no such file, or it is not of this format."""
     path = Path(folder) / CONFIG
     header = read_object(path)
     for name, wanted in (("model_type", MODEL_TYPE), ("version", VERSION)):
@@ -79,11 +76,8 @@ def check_streams(trained: Mapping[str, Any]) -> None:
 
 
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
-    """The tensors of a saved model.
-
-    Raises:
-        ValueError: if the file is absent or damaged, or holds other than finite floating-point numbers.
-    """
+    """The tensors of a saved model. Raises ValueError if the file is absent or damaged, or holds other than finite
+    floating-point numbers."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} must hold {WEIGHTS}, found none")

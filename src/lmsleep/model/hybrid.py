@@ -189,11 +189,8 @@ class HybridConfig:
 
     def for_task(self, vocab_size: int, window_size: int, row: int | None = None) -> "HybridConfig":
         """The same configuration with the sizes of a task. A larger vocabulary than the task's stays: pretrained models
-        pad theirs. So does a window that holds a whole `row` of so many tokens: full attention, and no eviction.
-
-        Raises:
-            ValueError: if the configuration already names another window or a smaller vocabulary.
-        """
+        pad theirs. So does a window that holds a whole `row` of so many tokens: full attention, and no eviction. Raises
+        ValueError if the configuration already names another window or a smaller vocabulary."""
         mine = self.window_size or window_size
         if mine != window_size and (row is None or mine < row):
             whole = f" (or {row} and more: a whole row)" if row else ""
@@ -207,11 +204,7 @@ class HybridConfig:
         return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
-        """The model with freshly drawn weights.
-
-        Raises:
-            ValueError: if vocab_size or window_size is still missing.
-        """
+        """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing."""
         for name in ("vocab_size", "window_size"):
             if getattr(self, name) is None:
                 raise ValueError(f"{name} must be set before the model is built, got None")
@@ -228,10 +221,7 @@ class HybridConfig:
         Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
         are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three
-        times `forward`.
-
-        Raises:
-            ValueError: if n_passes is below 1.
+        times `forward`. Raises ValueError if n_passes is below 1.
         """
         check_n_passes(n_passes)
         model = self.build("meta")
@@ -412,11 +402,8 @@ class Blocks(nn.Module):
         return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
 
     def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True) -> Span:
-        """Where the n tokens of h stand behind the cached ones, and whether others will stand behind them.
-
-        Raises:
-            ValueError: if nothing was kept of the cached ones.
-        """
+        """Where the n tokens of h stand behind the cached ones, and whether others will stand behind them. Raises
+        ValueError if nothing was kept of the cached ones."""
         n, cached, reach = h.shape[1], cache.held, self.config.sliding_window
         if cached and not cache.layers:
             raise ValueError(f"cache must hold what the {cached} tokens before left: they were read with keep=False")

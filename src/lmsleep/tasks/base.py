@@ -87,10 +87,7 @@ def stream(seed: int, split: str, step: int) -> np.random.Generator:
 
     Philox is counter-based: seed and split form the key, the step the highest word of the counter. Two steps are 2^192
     draws apart and two splits use different keys, so the streams are disjoint by construction, whoever draws them in
-    whatever order.
-
-    Raises:
-        ValueError: for an unknown split, or a seed or step that is negative or has more than 64 bits.
+    whatever order. Raises ValueError for an unknown split, or a seed or step that is negative or has more than 64 bits.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

@@ -230,10 +230,7 @@ class Split:
     """The rows of one split.
 
     `starts`, `lengths`, `ops`, `answers`, `fingerprints`: (rows,), as in the module's docstring; a length counts all
-    tokens of the row.
-
-    Raises:
-        ValueError: if the file is damaged.
+    tokens of the row. Raises ValueError if the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:

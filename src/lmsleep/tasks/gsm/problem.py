@@ -141,10 +141,8 @@ def draw_problem(
     """The first problem of the stream that belongs to the split, fits length and windows, and is not in `seen`.
 
     Template, number of layers and kind of question are drawn once, so that what is hard to fit is not drawn less often.
-    One operation is asked of the most layers. `seen` holds fingerprints.
-
-    Raises:
-        ValueError: if none was found in `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
+    One operation is asked of the most layers. `seen` holds fingerprints. Raises ValueError if none was found in
+    `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
     """
     template = draws.choice(config.templates)
     layers = max(config.layers) if op == 1 else draws.choice(config.layers)

@@ -44,11 +44,7 @@ class Solution(NamedTuple):
 
 
 def parse_phrase(text: str) -> Quantity:
-    """The quantity a phrase names.
-
-    Raises:
-        ValueError: if it names none.
-    """
+    """The quantity a phrase names. Raises ValueError if it names none."""
     text = text.removeprefix("What is ").strip()
     if text.startswith("The "):
         text = "t" + text[1:]
@@ -90,11 +86,8 @@ class Reading:
         self.open: set[Quantity] = set()
 
     def value(self, quantity: Quantity) -> int:
-        """The value of a quantity; `values` then holds it and everything it needs.
-
-        Raises:
-            ValueError: if it is not defined, or defined by itself.
-        """
+        """The value of a quantity; `values` then holds it and everything it needs. Raises ValueError if it is not
+        defined, or defined by itself."""
         if quantity in self.values:
             return self.values[quantity]
         if quantity in self.open:
@@ -137,11 +130,8 @@ class Reading:
 
 
 def solve(text: str) -> Solution:
-    """Solve a whole problem, from before its question to "Answer:" or the answer itself.
-
-    Raises:
-        ValueError: if the text does not read as a problem, or does not determine the answer.
-    """
+    """Solve a whole problem, from before its question to "Answer:" or the answer itself. Raises ValueError if the text
+    does not read as a problem, or does not determine the answer."""
     match = _TEXT.search(" ".join(text.split()))
     if match is None:
         raise ValueError(f"the text is not question, problem and answer: {text[:60]!r} ... {text[-60:]!r}")

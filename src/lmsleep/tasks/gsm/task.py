@@ -195,11 +195,7 @@ def buckets(split: Split, window_size: int) -> list[np.ndarray]:
 
 
 def epoch_steps(split: Split, window_size: int, batch_size: int) -> int:
-    """Full batches in an epoch.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Full batches in an epoch. Raises ValueError if there is none."""
     sizes = [len(rows) for rows in buckets(split, window_size)]
     if max(sizes) < batch_size:
         raise ValueError(
