@@ -101,7 +101,7 @@ def test_an_n_has_its_colour_whatever_is_drawn_beside_it():
 @pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])
 def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
     _, (ax,) = style.subplots()
-    accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}), "right")
+    accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}))
     assert ax.get_ylim() == (0, top)
 
 
