@@ -8,6 +8,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from lmsleep.hub import require
 from lmsleep.tasks import Batch, Task
 
 TEST_SEED = 0  # held-out rows are the same for every run
@@ -40,20 +41,16 @@ class RowsDataModule(L.LightningDataModule):
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_rows", eval_rows), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be 0 or more and below 2^64, got {seed}")
+            require(value >= 1, f"{name} must be 1 or more", value)
+        require(num_workers >= 0, "num_workers must be 0 or more", num_workers)
+        require(0 <= seed < 2**64, "seed must be 0 or more and below 2^64", seed)
         self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        if self.batch_size % ranks:
-            raise ValueError(f"batch_size must be divisible by the {ranks} ranks, got {self.batch_size}")
+        require(self.batch_size % ranks == 0, f"batch_size must be divisible by the {ranks} ranks", self.batch_size)
         rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
         pinned = torch.cuda.is_available()  # then the copy to the device overlaps with the step before
         return DataLoader(rows, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
@@ -74,12 +71,10 @@ class RowsDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.world_size > 1:
             # Lightning would put in a sampler that repeats batches until they divide evenly among the ranks.
             ranks, rank = self.trainer.world_size, self.trainer.global_rank
-            if len(rows) % ranks and isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy):
-                # A rank that has run out would take no part in gathering the weights, and the others wait for it.
-                raise ValueError(
-                    f"eval_rows must make a multiple of {ranks} batches, one share for each rank of a sharded model, "
-                    f"got {len(rows)}"
-                )
+            # A rank that has run out would take no part in gathering the weights, and the others wait for it.
+            whole = not isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy)
+            shares = f"eval_rows must make a multiple of {ranks} batches, one share for each rank of a sharded model"
+            require(whole or len(rows) % ranks == 0, shares, len(rows))
             sampler = UnrepeatedDistributedSampler(rows, ranks, rank, shuffle=False)
         return DataLoader(rows, batch_size=None, sampler=sampler)
 

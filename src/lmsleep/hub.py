@@ -143,6 +143,13 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
 
 
+def require(allowed: object, said: str, got: object) -> None:
+    """Raises ValueError unless a value is allowed: `said` names it and what is allowed, as in "steps must be 0 or
+    more"."""
+    if not allowed:
+        raise ValueError(f"{said}, got {got!r}")
+
+
 def usable_device(name: Any) -> "torch.device":
     """A device of this machine; the CPU for None. Raises ValueError if it is none."""
     import torch  # slow to import

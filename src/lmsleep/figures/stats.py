@@ -96,7 +96,7 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
     records = []
     for key, group in table.groupby(within) if within else [((), table)]:
         wide, names = group.pivot(index="seed", columns=by, values="value"), dict(zip(within or [], key, strict=True))
-        for other in wide.columns.drop(base) if base in wide else []:
+        for other in [x for x in wide.columns if x != base] if base in wide else []:
             estimate = mean_difference((wide[other] - wide[base]).dropna())
             records.append({**names, by: other, "base": base, **estimate._asdict()})
     return pd.DataFrame(records)

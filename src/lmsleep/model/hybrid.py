@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import check_integer, checkpoint_folder, typed, usable_device
+from lmsleep.hub import check_integer, checkpoint_folder, require, typed, usable_device
 from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
 from lmsleep.model.attention import Attention, Rotary, Span
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
@@ -106,54 +106,45 @@ class HybridConfig:
     zero_init: bool = True
 
     def __post_init__(self) -> None:
+        def check(name: str, allowed: object, rule: str) -> None:
+            require(allowed, f"{name} {rule}", getattr(self, name))
+
         for name in _SIZES:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1, MAX_SIZE)
         for name in ("norm_eps", "fast_norm_eps", "rope_theta"):
-            if not 0 < (1 if getattr(self, name) is None else getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} must be more than 0 and finite, got {getattr(self, name)}")
-        if not 0 <= self.embedding_std < math.inf:
-            raise ValueError(f"embedding_std must be 0 or more and finite, got {self.embedding_std}")
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f"pattern must have at most {MAX_DEPTH} blocks, got {self.depth}")
-        if not self.pattern or set(self.pattern.upper()) - MIXERS.keys():
-            known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-            raise ValueError(f"pattern must be made of {known}, got {self.pattern!r}")
-        if "W" in self.pattern.upper() and self.sliding_window is None:
-            raise ValueError(f"sliding_window must be set for the W blocks of pattern {self.pattern!r}, got None")
-        if self.head_dim is None and self.d_model % self.n_heads:
-            raise ValueError(f"n_heads must divide d_model={self.d_model} unless head_dim is given, got {self.n_heads}")
-        heads, writes = self.fast_heads or self.n_heads, set(self.pattern.upper()) - set("AW")
-        if writes and self.fast_key_dim is None and self.d_model % heads:
-            raise ValueError(f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given, got {heads}")
-        if self.attention_head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.attention_head_dim}")
-        if self.n_heads % self.kv_heads:
-            raise ValueError(f"n_kv_heads must divide n_heads={self.n_heads}, got {self.n_kv_heads}")
-        if self.fast_key_heads is not None and heads % self.fast_key_heads:
-            raise ValueError(f"fast_key_heads must divide fast_heads={heads}, got {self.fast_key_heads}")
-        turning = self.rotary_dim or 2
-        if turning % 2 or turning > self.attention_head_dim:
-            raise ValueError(f"rotary_dim must be even and at most head_dim={self.attention_head_dim}, got {turning}")
-        s = self.rope_scaling
-        if s is not None and not (
-            len(s) == 4 and 1 <= s[0] < math.inf and 0 < s[1] < s[2] < math.inf and 0 < s[3] < math.inf
-        ):
-            raise ValueError(f"rope_scaling must be (factor >= 1, low < high, length), all above 0, or None, got {s}")
-        rates = self.decay_rates
-        if rates is not None and not (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9):
-            raise ValueError(
-                f"decay_rates must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None, got {rates}"
-            )
-        if self.loop is not None and not (len(self.loop) == 2 and 0 <= self.loop[0] < self.loop[1] <= self.depth):
-            raise ValueError(f"loop must be (first, last + 1) within the {self.depth} blocks, got {self.loop}")
-        if self.norm_between_passes and self.looped[1] < self.depth:
-            raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={self.loop}")
-        if self.between_passes not in BETWEEN:
-            raise ValueError(f"between_passes must be one of {', '.join(BETWEEN)}, got {self.between_passes!r}")
+            value = 1 if getattr(self, name) is None else getattr(self, name)
+            check(name, 0 < value < math.inf, "must be more than 0 and finite")
+        check("embedding_std", 0 <= self.embedding_std < math.inf, "must be 0 or more and finite")
+        letters, heads, depth = set(self.pattern.upper()), self.fast_heads or self.n_heads, self.depth
+        require(depth <= MAX_DEPTH, f"pattern must have at most {MAX_DEPTH} blocks", depth)
+        known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+        check("pattern", letters and letters <= MIXERS.keys(), f"must be made of {known}")
+        W = f"must be set for the W blocks of pattern {self.pattern!r}"
+        check("sliding_window", "W" not in letters or self.sliding_window is not None, W)
+        whole = self.head_dim is not None or self.d_model % self.n_heads == 0
+        check("n_heads", whole, f"must divide d_model={self.d_model} unless head_dim is given")
+        whole = letters <= set("AW") or self.fast_key_dim is not None or self.d_model % heads == 0
+        require(whole, f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given", heads)
+        head, turning = self.attention_head_dim, self.rotary_dim or 2
+        require(head % 2 == 0, "head_dim must be even for rotary positions", head)
+        check("n_kv_heads", self.n_heads % self.kv_heads == 0, f"must divide n_heads={self.n_heads}")
+        check("fast_key_heads", heads % (self.fast_key_heads or 1) == 0, f"must divide fast_heads={heads}")
+        require(turning % 2 == 0 and turning <= head, f"rotary_dim must be even and at most head_dim={head}", turning)
+        s, rates, loop = self.rope_scaling, self.decay_rates, self.loop
+        turns = s is None or (len(s) == 4 and s[0] >= 1 and 0 < s[1] < s[2] and s[3] > 0 and max(s) < math.inf)
+        check("rope_scaling", turns, "must be (factor >= 1, low < high, length), all above 0, or None")
+        rise = rates is None or (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9)
+        check("decay_rates", rise, "must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None")
+        within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= depth)
+        check("loop", within, f"must be (first, last + 1) within the {depth} blocks")
+        check("between_passes", self.between_passes in BETWEEN, f"must be one of {', '.join(BETWEEN)}")
+        if self.norm_between_passes and self.looped[1] < depth:
+            raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={loop}")
         if self.between_passes != "carry" and self.looped[0] > 0:
-            name = self.between_passes
-            raise ValueError(f"between_passes={name!r} needs a loop that starts at the first block, got {self.loop}")
+            raise ValueError(
+                f"between_passes={self.between_passes!r} needs a loop that starts at the first block, got {loop}"
+            )
 
     @property
     def depth(self) -> int:
@@ -197,10 +188,8 @@ class HybridConfig:
             raise ValueError(
                 f"window_size of the model must be the task's {window_size}{whole} or left out, got {mine}"
             )
-        if self.vocab_size is not None and self.vocab_size < vocab_size:
-            raise ValueError(
-                f"vocab_size of the model must be at least the task's {vocab_size} or left out, got {self.vocab_size}"
-            )
+        said = f"vocab_size of the model must be at least the task's {vocab_size} or left out"
+        require(self.vocab_size is None or self.vocab_size >= vocab_size, said, self.vocab_size)
         return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
@@ -311,10 +300,8 @@ def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
     Raises:
         ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer.
     """
-    if not (len(letter) == 1 and "A" <= letter <= "Z"):
-        raise ValueError(f"letter must be one upper-case letter, got {letter!r}")
-    if letter in BUILT_IN:
-        raise ValueError(f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}, got {letter!r}")
+    require(len(letter) == 1 and "A" <= letter <= "Z", "letter must be one upper-case letter", letter)
+    require(letter not in BUILT_IN, f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}", letter)
     MIXERS[letter] = name, factory
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsleep.hub import require
 from lmsleep.memory import IGNORE
 
 SPLITS = ("train", "val", "test")
@@ -89,9 +90,7 @@ def stream(seed: int, split: str, step: int) -> np.random.Generator:
     draws apart and two splits use different keys, so the streams are disjoint by construction, whoever draws them in
     whatever order. Raises ValueError for an unknown split, or a seed or step that is negative or has more than 64 bits.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
     for name, value in (("seed", seed), ("step", step)):
-        if not 0 <= value < 2**64:
-            raise ValueError(f"{name} must be 0 or more and below 2^64, got {value}")
+        require(0 <= value < 2**64, f"{name} must be 0 or more and below 2^64", value)
     return np.random.Generator(np.random.Philox(key=[seed, SPLITS.index(split)], counter=[0, 0, 0, step]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lmsleep.hub import require
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 
 ENUMERABLE = 24  # cells: 2^24 states take seconds
@@ -51,12 +52,9 @@ class Rule110(Task):
     START = 2
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps must be 0 or more, got {self.steps}")
-        if not 3 <= self.width <= 63:
-            raise ValueError(f"width must be between 3 and 63, got {self.width}")
-        if not 1 <= self.n_states <= self.width:
-            raise ValueError(f"n_states must be between 1 and width={self.width}, got {self.n_states}")
+        require(self.steps >= 0, "steps must be 0 or more", self.steps)
+        require(3 <= self.width <= 63, "width must be between 3 and 63", self.width)
+        require(1 <= self.n_states <= self.width, f"n_states must be between 1 and width={self.width}", self.n_states)
 
     @property
     def vocab_size(self) -> int:

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lmsleep.atomic import atomic_write
+from lmsleep.hub import require
 from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
@@ -95,8 +96,7 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
         ValueError: if no problem can satisfy the configuration (nothing is written then), if the folder holds a dataset
             of another configuration or cannot be one, or if a file in it is damaged.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be 1 or more, got {workers}")
+    require(workers >= 1, "workers must be 1 or more", workers)
     for place in (Path(folder), *Path(folder).parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"folder must be a folder, or one to be made, but {str(place)!r} is a file")
@@ -219,8 +219,7 @@ class Dataset:
 
     def split(self, split: str) -> "Split":
         """Raises: ValueError: if the dataset has no row of this split."""
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
         if split not in self._splits:
             raise ValueError(f"split: {self.folder} has no row of {split!r}")
         return self._splits[split]

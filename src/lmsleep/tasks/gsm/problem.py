@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lmsleep.hub import require
 from lmsleep.tasks.gsm.definition import Definition, draw_definition
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import PROMPT_END, Encoder
@@ -55,17 +56,12 @@ class ProblemConfig:
             if not least <= low <= high <= most:
                 raise ValueError(f"{name} must be two numbers in order between {least} and {most}, got {low}, {high}")
         if not self.templates or not set(self.templates) <= set(WORLDS):
-            raise ValueError(
-                f"templates must be some of {', '.join(WORLDS)}, got {', '.join(self.templates) or 'none'}"
-            )
-        if not self.layers or not set(self.layers) <= {2, 3}:
-            raise ValueError(f"layers must be some of 2 and 3, got {self.layers}")
-        if not 9 <= self.max_value <= 9999:
-            raise ValueError(f"max_value must be between 9 and 9999, got {self.max_value}")
-        if any(not 1 <= size < self.length[1] for size in self.window_sizes):
-            raise ValueError(
-                f"window_sizes must lie below the largest length {self.length[1]}, got {self.window_sizes}"
-            )
+            got = ", ".join(self.templates) or "none"
+            raise ValueError(f"templates must be some of {', '.join(WORLDS)}, got {got}")
+        require(self.layers and set(self.layers) <= {2, 3}, "layers must be some of 2 and 3", self.layers)
+        require(9 <= self.max_value <= 9999, "max_value must be between 9 and 9999", self.max_value)
+        small = all(1 <= size < self.length[1] for size in self.window_sizes)
+        require(small, f"window_sizes must lie below the largest length {self.length[1]}", self.window_sizes)
 
     @property
     def slices(self) -> tuple[int, ...]:

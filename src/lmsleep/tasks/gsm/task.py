@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsleep.hub import require
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
@@ -75,14 +76,12 @@ class GSMInfinite(Task):
     loss: Loss = "answer"
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(Loss):
-            raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {self.loss!r}")
+        require(self.loss in get_args(Loss), f"loss must be one of {', '.join(get_args(Loss))}", self.loss)
         if self.loss == "text" and self.tokenizer is not None:
             raise ValueError(
                 "loss must be 'answer' with a tokenizer, whose answers have any number of tokens, got 'text'"
             )
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
+        require(self.window_size >= 1, "window_size must be 1 or more", self.window_size)
         if self.path is not None:
             _ = self._dataset
             return
@@ -129,8 +128,7 @@ class GSMInfinite(Task):
             fills.
         """
         for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be {least} or more, got {value}")
+            require(value >= least, f"{name} must be {least} or more", value)
         if self.path is None:
             return self._draw(split, seed, step, batch_size)
         source = self._dataset.split(split)
