@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures import arms as module
-from lmsleep.figures.arms import HELPS, HURTS, NEITHER, arm_of, arms, verdict, verdicts
+from lmsleep.figures import settings as module
+from lmsleep.figures.draw_ours import verdicts
+from lmsleep.figures.settings import arm_of, arms
+from lmsleep.figures.stats import HELPS, HURTS, NEITHER, verdict
 from lmsleep.figures.train_arm import main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses

@@ -131,7 +131,7 @@ def test_where_tasks_are_imported_all_of_them_are_a_dependency(name):
     ("name", "dep", "files"),
     [
         ("data", "data.py", {"data.py"}),
-        ("train_fig4a", "figures/experiment.py", {"figures/experiment.py"}),
+        ("train_fig4a", "figures/settings.py", {"figures/settings.py"}),
         # whose benchmark is found by name
         (
             "measure",

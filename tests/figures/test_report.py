@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lmsleep.figures.draw_arms import arms
-from lmsleep.figures.draw_ours import ablations, controls
+from lmsleep.figures.draw_ours import ablations, arms, controls
 from lmsleep.figures.report import main
 from lmsleep.figures.results import CAPTIONS
 from lmsleep.figures.table import COLUMNS

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lmsleep.cli import run
-from lmsleep.figures.grid import cells
+from lmsleep.figures.settings import cells
 from lmsleep.figures.table import COLUMNS, curve, main, run_columns
 
 

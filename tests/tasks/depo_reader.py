@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsleep.figures.experiment import read_config
+from lmsleep.figures.settings import read_config
 from lmsleep.tasks import Batch, Depo
 
 _CONFIG = read_config([Path(__file__).parents[2] / "configs/experiment/depo.yaml"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsleep.figures.experiment import read_config
+from lmsleep.figures.settings import read_config
 from lmsleep.model import HybridConfig
 from lmsleep.sleep import read_windows
 from lmsleep.tasks.spec import build_task

@@ -16,8 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.corpus import write_corpus, write_questions
-from lmsleep.figures.experiment import read_config
-from lmsleep.figures.grid import grid
+from lmsleep.figures.settings import grid, read_config
 from lmsleep.hub import typed
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task

@@ -17,15 +17,13 @@ from matplotlib.axes import Axes
 
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import style
-from lmsleep.figures.draw_arms import arms
-from lmsleep.figures.draw_ours import ablations, at_other_passes, controls, cut_and_not
+from lmsleep.figures.draw_ours import ablations, arms, at_other_passes, controls, cut_and_not
 from lmsleep.figures.draw_probe import probe
 from lmsleep.figures.draw_runtime import fig6, latency
 from lmsleep.figures.draw_text import natural_text
-from lmsleep.figures.grid import grids
+from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 from lmsleep.figures.style import Drawing
-from lmsleep.figures.validations import as_tests, last_common_tokens
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -73,6 +71,32 @@ def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Pa
             rows = [{"tokens": tokens, **record} for record in records if isinstance(records, list)]
             numbers.setdefault(key.replace("test_", "val_"), []).extend(rows)
     return drawings[0][0], {key: records for key, records in numbers.items() if records}
+
+
+def last_common_tokens(table: pd.DataFrame) -> int:
+    """The last number of tokens at which every run was validated. Raises ValueError if there is none."""
+    runs = by_level(table, "val_exact").groupby(["model", "n_passes", "seed", "slice"])
+    common = set.intersection(*(set(run.tokens) for _, run in runs))
+    if not common:
+        raise ValueError("runs must have a validation at the same tokens, got none; name some with --at")
+    return int(max(common))
+
+
+def as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
+    """What figures draw of the table, with the validations at `tokens` as tests. Raises ValueError if no run was
+    validated there."""
+    tested = table[table.tokens == tokens]
+    if tested.empty:
+        there = ", ".join(f"{n:,}" for n in sorted(table.tokens.unique())[-5:])
+        raise ValueError(f"at must be tokens at which a run was validated (the last are {there}), got {tokens:,}")
+    return pd.concat([shared(table), tested.assign(metric=tested.metric.str.replace("val_", "test_"))])
+
+
+def shared(table: pd.DataFrame) -> pd.DataFrame:
+    """The validations that all seeds of a curve have: a mean over changing seeds would jump where one ends."""
+    curves = ["model", "n_passes", "slice"]
+    seeds = table.groupby(curves).seed.transform("nunique")
+    return table[table.groupby([*curves, "metric", "tokens"]).seed.transform("nunique") == seeds]
 
 
 def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

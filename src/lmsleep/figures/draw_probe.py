@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from lmsleep.figures import style
-from lmsleep.figures.arms import verdict
-from lmsleep.figures.stats import mean_difference, mean_share, plain
+from lmsleep.figures.stats import mean_difference, mean_share, plain, verdict
 from lmsleep.figures.style import Drawing
 
 TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.figures.arms import ARMS
-from lmsleep.figures.experiment import read_config
+from lmsleep.figures.settings import ARMS, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps

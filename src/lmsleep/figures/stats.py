@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import special, stats
 
 LEVEL = 0.95
+HELPS, HURTS, NEITHER = "helps", "hurts", "no difference seen at this budget"
 
 
 class Estimate(NamedTuple):
@@ -79,6 +80,11 @@ def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
 def side(low: float | None, high: float | None) -> int:
     """1 or -1 if an interval lies wholly above or below zero, else 0, as where there is none."""
     return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """Of the interval of a difference: whether it lies wholly on one side of zero."""
+    return {1: HELPS, -1: HURTS, 0: NEITHER}[side(low, high)]
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:

@@ -19,8 +19,7 @@ from omegaconf import OmegaConf
 
 from lmsleep.atomic import atomic_write
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures.arms import ARMS, arm_of
-from lmsleep.figures.grid import cells
+from lmsleep.figures.settings import ARMS, arm_of, cells
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 

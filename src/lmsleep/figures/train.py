@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 
 import lmsleep
 from lmsleep.errors import one_sentence
-from lmsleep.figures.experiment import read_config
 from lmsleep.figures.provenance import commit, hardware
+from lmsleep.figures.settings import read_config
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lmsleep.errors import one_sentence
-from lmsleep.figures.arms import TABLE, arm_of, arms
+from lmsleep.figures.settings import TABLE, arm_of, arms
 from lmsleep.figures.train import train
 
 

@@ -1,0 +1,73 @@
+"""What files say that runs are made with: an experiment, the grids of params.yaml, the arms of configs/arms.yaml."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+
+from lmsleep.hub import require, typed
+
+PARAMS, TABLE = Path("params.yaml"), Path("configs/arms.yaml")
+ARMS = "arms"  # the figure in params.yaml whose cells they are
+# Of the axes of a grid, in the names of its cells.
+LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
+
+
+def read_config(paths: Sequence[Path | str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """An experiment: later files and `key.sub=value` overrides win, as on the command line."""
+    merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths), OmegaConf.from_dotlist(list(overrides)))
+    return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
+
+
+def grids() -> dict[str, dict[str, list[Any]]]:
+    """The grid of every figure in params.yaml: its axes (`n_passes`, `steps`, `runs` or `arms`, and `seeds`) and their
+    values, where a value of `runs` is several settings that go together."""
+    return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["grids"]
+
+
+def grid(figure: str) -> dict[str, list[Any]]:
+    """The grid of one figure. Raises ValueError if params.yaml has none of that name."""
+    known = grids()
+    require(figure in known, f"figure must have a grid in {PARAMS} ({', '.join(known)})", figure)
+    return known[figure]
+
+
+def cells(figure: str) -> list[str]:
+    """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ..."""
+    axes = [[_named(axis, value) for value in values] for axis, values in grid(figure).items()]
+    return sorted("-".join(point) for point in product(*axes))
+
+
+def _named(axis: str, value: Any) -> str:
+    settings = value if isinstance(value, dict) else {axis: value}
+    return "-".join(f"{letter}{settings[name]}" for name, letter in LETTERS.items() if name in settings)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One entry of configs/arms.yaml, which says what its fields mean."""
+
+    title: str
+    arguments: tuple[str, ...]
+    group: Literal["controls", "ablations"] | None = None
+    question: str | None = None
+    against: str = "n4"
+
+
+def arms() -> dict[str, Arm]:
+    """All arms of our controls and ablations by name. Raises ValueError if an entry of the table is none, or is
+    compared with one that is not there."""
+    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    found = {name: typed(Arm, entry, f"{name} in {TABLE}") for name, entry in entries.items()}
+    for name, arm in found.items():
+        require(arm.against in found, f"against of {name} in {TABLE} must be one of {', '.join(found)}", arm.against)
+    return found
+
+
+def arm_of(run: Path) -> str:
+    """The arm of a run folder: deep8 of deep8-s100."""
+    return run.name.rpartition("-s")[0]
