@@ -9,7 +9,7 @@ is the sentences whose words no longer hold and the numbers that follow from no 
 import sys
 from pathlib import Path
 
-from tests.documents import gpu, mini, paper, readme, seeds
+from tests.documents import gpu, mini, overview, paper, readme, seeds
 from tests.documents.document import Document, faults, renewed
 
 from lmsleep.errors import one_sentence
@@ -30,7 +30,7 @@ def main(root: Path = Path(), write: bool = False) -> None:
 
 def documents(root: Path) -> list[Document]:
     """Every text that prints results."""
-    return [document for page in (readme, mini, paper, seeds, gpu) for document in page.documents(root)]
+    return [document for page in (readme, overview, mini, paper, seeds, gpu) for document in page.documents(root)]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def test_every_number_follows_from_a_table(path):
 
 
 def test_every_page_with_results_is_held():
-    pages = {"README.md", *(str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/README.md"))}
-    assert pages <= DOCUMENTS.keys()
+    pages = [ROOT / "README.md", ROOT / "results/README.md", *ROOT.glob("results/*/README.md")]
+    assert {str(path.relative_to(ROOT)) for path in pages} <= DOCUMENTS.keys()
 
 
 def rows(path, **where):
@@ -43,18 +43,31 @@ def paired(table, n, base="1"):
     return f"{100 * np.mean(apart):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def readme():
-    return " ".join((ROOT / "README.md").read_text().split())
+def overview():
+    return " ".join((ROOT / "results/README.md").read_text().split())
 
 
 def test_the_headline_of_rule_110_is_that_of_all_seeds():
     table = rows("results/seeds/fig2b.csv", metric="test_exact")
     seeds = len({r["seed"] for r in table})
-    assert f"[all {seeds} seeds that were run]" in readme()
-    assert f"**N = 2 is {paired(table, '2')} points above N = 1**" in readme()
-    for n in ("1", "2", "4"):
-        mean = np.mean([float(r["value"]) for r in table if r["n_passes"] == n])
-        assert f"N = {n}: {100 * mean:.1f} %" in readme()
+    means = [f"{100 * np.mean([float(r['value']) for r in table if r['n_passes'] == n]):.1f}" for n in "124"]
+    assert f"[all {seeds} seeds that were run](seeds/README.md) {means[0]}, {means[1]} and {means[2]} %" in overview()
+    assert f"**N = 2 is {paired(table, '2')} points above N = 1**" in overview()
+
+
+def test_the_readme_s_figure_is_told_as_its_test_rows_say():
+    table = rows("results/gpu/fig2b.csv", metric="test_exact", slice="12")
+    means = [f"{100 * np.mean([float(r['value']) for r in table if r['n_passes'] == n]):.1f}" for n in "1234"]
+    page = " ".join((ROOT / "README.md").read_text().split())
+    assert f"right in {means[0]} % of rows, with N = 2, 3 and 4 in {means[1]}, {means[2]} and {means[3]} %" in page
+    assert f"t = 12, N 1 → 4: {means[0]} → {means[3]} %" in page
+    value = {(r["n_passes"], r["seed"]): float(r["value"]) for r in table}
+    apart = [value["4", seed] - value["1", seed] for n, seed in value if n == "4"]
+    assert stats.ttest_1samp(apart, 0).pvalue < 0.05 and "[same direction](results/gpu/README.md); t = 12" in page
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
 
 
 def test_the_headline_at_t_12_is_that_of_both_sets():
@@ -62,8 +75,8 @@ def test_the_headline_at_t_12_is_that_of_both_sets():
     three = rows("results/paper/other_runs.csv", set="first set", tokens="60006400")
     nine = six + [r | {"seed": f"first {r['seed']}"} for r in three]
     assert len({r["seed"] for r in nine}) == 9
-    assert f"**N = 2 is {paired(nine, '2')} points above N = 1** over nine pairs" in readme()
-    assert f"six seeds give {paired(six, '2')}, an earlier set of three {paired(three, '2')}" in readme()
+    assert f"**N = 2 is {paired(nine, '2')} points above N = 1** over nine pairs" in overview()
+    assert f"six seeds give {paired(six, '2')}, an earlier set of three {paired(three, '2')}" in overview()
 
 
 def test_a_run_leaves_the_majority_line_where_it_stays_above():
@@ -93,10 +106,10 @@ def test_pages_follow_their_tables_when_these_change(repository):
     text = re.sub(r"^(fig2b,AG,2,\d+,4,\d+,test_exact),.*", r"\1,0.9", table.read_text(), flags=re.M)
     table.write_text(text)
     read.cache_clear()
-    with pytest.raises(SystemExit, match=r"README.md: it does not say: \[all \d+ seeds .* answer .*, 90.0 and"):
+    with pytest.raises(SystemExit, match=r"README.md: it does not say: \[all \d+ seeds .*, 90.0 and"):
         main(repository)
     main(repository, write=True)
-    assert ", 90.0 and" in (repository / "README.md").read_text()
+    assert ", 90.0 and" in (repository / "results/README.md").read_text()
     assert "| 2 | 90.0 % |" in (repository / "results/seeds/README.md").read_text()
 
 
