@@ -49,8 +49,7 @@ def at_gpu(root: Path, name: str) -> str:
     verdict = load_figure(table.parent, caption).verdict
     if not table.exists() or verdict is None:
         return "not run yet"
-    word = verdict.word.removesuffix(" as the paper")
-    return f"[{word}](results/gpu/README.md); {extremes(scores(table), caption.compares, caption.at)}"
+    return f"[{verdict.word}](results/gpu/README.md); {extremes(scores(table), caption.compares, caption.at)}"
 
 
 def extremes(part: pd.DataFrame, compares: str | None, at: Callable[[int], str]) -> str:

@@ -1,8 +1,6 @@
 """A results folder for the report, written out here."""
 
 import json
-import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,16 @@ from lmsleep.figures.report import main
 PAPER_VALUES = Path(__file__).parents[2] / "docs" / "paper_values.csv"
 
 
-def png(width, height):
-    """A white picture."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress((b"\0" + b"\xff" * width) * height)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def svg(width, height):
+    """A picture as Matplotlib writes it: a white page, a black line, letters that are used by name."""
+    return f'''<?xml version="1.0"?>
+<svg xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}pt" height="{height}pt" viewBox="0 0 {width} {height}">
+ <metadata><rdf:RDF xmlns:rdf="http://www.w3.org/"/></metadata>
+ <defs><style type="text/css">*{{stroke-linejoin: round}}</style></defs>
+ <g id="figure_1"><path d="M 0 0" style="fill: #ffffff"/><defs><path id="N"/></defs><use xlink:href="#N"/>
+ <path d="M 0 0" clip-path="url(#p1)" style="stroke: #000000"/><clipPath id="p1"><rect x="0"/></clipPath></g>
+</svg>
+'''
 
 
 def record(n_passes, value, low=None, high=None, **more):
@@ -59,7 +58,7 @@ def results(tmp_path):
     }
     for name, numbers, size in (("fig2b", FIG2B, (64, 40)), ("fig4a", fig4a, (90, 30)), ("controls", controls, (9, 9))):
         (folder / f"{name}.json").write_text(json.dumps(numbers))
-        (folder / f"{name}.png").write_bytes(png(*size))
+        (folder / f"{name}.svg").write_text(svg(*size))
     rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
     rows += [f"fig2b,AG,{n},{seed},5,3328000,test_exact,0.5" for n in (1, 4) for seed in (0, 1, 2)]
     (folder / "fig2b.csv").write_text("\n".join(rows) + "\n")
@@ -70,11 +69,15 @@ def results(tmp_path):
 
 @pytest.fixture
 def write_report(tmp_path, results):
-    """write_report(scale): the text of the page."""
+    """write_report(*scales): the text of the page, each scale with the same results."""
 
-    def write_report(scale="mini"):
-        out = tmp_path / "out" / "report.html"
-        main(scale, results, out, PAPER_VALUES)
+    def write_report(*scales):
+        site, out = tmp_path / "site", tmp_path / "out" / "report.html"
+        site.mkdir(exist_ok=True)
+        for scale in scales or ["mini"]:
+            if not (site / scale).exists():
+                (site / scale).symlink_to(results)
+        main(list(scales) or ["mini"], site, out, PAPER_VALUES)
         return out.read_text(encoding="utf-8")
 
     return write_report

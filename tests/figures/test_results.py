@@ -23,6 +23,7 @@ def md5(path):
 def test_results_of_a_stage_are_those_of_the_lock():
     stages = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"].values()
     outs = [out for stage in stages for out in stage.get("outs", []) if out["path"].startswith("results/")]
+    outs = [out for out in outs if not out["path"].endswith(".html")]  # the report is not in git
     assert len(outs) > 30
     assert [out["path"] for out in outs if md5(ROOT / out["path"]) != out["md5"]] == []
 

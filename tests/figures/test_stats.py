@@ -198,12 +198,12 @@ def test_plain_makes_numbers_that_json_knows():
     ]
 
 
-def test_mean_scores_are_those_over_seeds_for_each_level():
+def test_mean_losses_are_those_over_seeds_for_each_level_and_not_below_zero():
     rows = [("2", n, seed, "test_loss", value) for n, seed, value in [(1, 0, 3.0), (1, 1, 1.0), (4, 0, 0.5)]]
     rows += [("all", 1, 0, "test_loss", 9.0), ("2", 1, 0, "test_exact", 9.0), ("2", 1, 0, "val_loss", 9.0)]
     table = pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
     several, one = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
     half = 12.7062 * math.sqrt(2) / math.sqrt(2)  # the quantile, the standard deviation and the root of two seeds
     assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 2.0)
-    assert (several["low"], several["high"]) == pytest.approx((2 - half, 2 + half), rel=1e-5)
+    assert 2 - half < 0 and (several["low"], several["high"]) == pytest.approx((0.0, 2 + half), rel=1e-5)
     assert one == {"metric": "test_loss", "slice": 2, "n_passes": 4, "value": 0.5, "low": None, "high": None, "n": 1}

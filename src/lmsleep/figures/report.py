@@ -1,21 +1,18 @@
-"""Stage `report`: the report of a scale, one self-contained page with every figure, the paper's numbers beside ours and
-a verdict.
+"""Stage `report`: every figure at every scale on one self-contained page, the paper's numbers beside ours and verdicts.
 
-python -m lmsleep.figures.report --scale mini --results results/mini --out results/mini.html
+python -m lmsleep.figures.report --scales [mini,gpu,paper] --results results --out results/mini.html
 
 The same results give the same bytes.
 """
 
-import base64
-from collections.abc import Set
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lmsleep.figures import style
-from lmsleep.figures.results import Result, load, paper_values
+from lmsleep.figures.results import CAPTIONS, Result, load, paper_values
 from lmsleep.figures.tables import (
     Table,
     accuracy_table,
@@ -29,50 +26,65 @@ from lmsleep.figures.tables import (
 from lmsleep.figures.words import readable
 
 WIDE = 2.2  # width over height from which a picture takes the whole width of the page
-LEGIBLE = 72  # pixels on the screen for an inch of the picture: 10 point text is 10 pixels high
 # The numbers with tables of their own.
 SHOWN = ("test_exact", "difference", "overall", "controls", "text", "verdicts")
+# Colours of the pictures that change with the theme: text, page, grid, notes, N = 1 and 2, the first t of figure 2a.
+THEME = {"000000": "currentColor", "1b1f27": "currentColor", "ffffff": "var(--card)", "e5e9f0": "var(--line)"}
+THEME |= {"5b6477": "var(--soft)", "4c566a": "var(--open)", "0072b2": "var(--token)"}
+THEME |= {"440154": "var(--weight)", "3e4989": "var(--second)", "433d84": "var(--second)"}
 
 
-def main(scale: str, results: Path, out: Path, paper: Path = Path("docs/paper_values.csv")) -> None:
+def main(scales: list[str], results: Path, out: Path, paper: Path = Path("docs/paper_values.csv")) -> None:
     """Writes the page.
 
     Args:
-        scale: smoke, mini, gpu or paper.
-        results: folder with <figure>.png and <figure>.json.
+        scales: some of smoke, mini, gpu and paper, in order.
+        results: folder with a folder for each scale, with <figure>.svg and <figure>.json.
         out: the HTML file.
         paper: what the paper prints.
     """
-    more_seeds = {table.stem for table in results.parent.glob("seeds/*.csv")} if scale == "mini" else set()
-    text = page(scale, load(results, scale), paper_values(paper), more_seeds)
+    more_seeds = {table.stem for table in results.glob("seeds/*.csv")}
+    found = {scale: {r.caption.name: r for r in load(results / scale, scale)} for scale in scales}
+    text = page(found, paper_values(paper), more_seeds)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
 
 
-def page(scale: str, results: list[Result], paper: pd.DataFrame, more_seeds: Set[str] = frozenset()) -> str:
-    """The report of a scale; `paper` as `paper_values` reads it, `more_seeds` figures with more seeds elsewhere."""
+def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: set[str]) -> str:
+    """The report on what was `found` by scale and figure; `paper` as `paper_values` reads it, `more_seeds` figures of
+    which results/seeds has more."""
     folder = Path(__file__).parent
-    loader = FileSystemLoader(folder)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    figures = [view(scale, result, paper[paper.figure == result.caption.name]) for result in results]
+    figures = []
+    for caption in CAPTIONS:
+        at = {scale: view(scale, of[caption.name]) for scale, of in found.items() if caption.name in of}
+        printed = paper[paper.figure == caption.name]
+        beside = {
+            "paper": None if printed.empty else paper_table(caption, printed),
+            "notes": paper_notes(caption, printed),
+        }
+        figures += [{"caption": caption, "at": at} | beside] if at else []
     css, drawings = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "mechanism.svg"))
     return environment.get_template("report.html.j2").render(
-        scale=scale, figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
+        scales=list(found), figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
     )
 
 
-def view(scale: str, result: Result, paper: pd.DataFrame) -> dict[str, Any]:
-    """What the template shows of a figure."""
+def view(scale: str, result: Result) -> dict[str, Any]:
+    """What the template shows of a figure at a scale."""
     return {
         "result": result,
-        "caption": result.caption,
-        "picture": picture(result) if result.png else None,
-        "paper": None if paper.empty else paper_table(result.caption, paper),
-        "notes": paper_notes(result.caption, paper),
+        "verdict": result.verdict,
+        "there": bool(result.svg or result.numbers),
+        "picture": picture(scale, result.caption.name, result.svg, alternative(result)) if result.svg else None,
         "tables": tables(scale, result),
-        "overall": "; ".join(f"N = {r['n_passes']}: {difference(r)}" for r in result.numbers.get("overall", [])),
+        "overall": "; ".join(map(apart, result.numbers.get("overall", []))),
         "folded": folded(scale, result),
         "seeds": ", ".join(map(str, result.seeds)) or "–",
         "tokens": tokens(result),
@@ -80,13 +92,21 @@ def view(scale: str, result: Result, paper: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def picture(result: Result) -> dict[str, Any]:
-    """The picture as base64, and how to show it; size in pixels from the header of the file."""
-    assert result.png is not None
-    width, height = (int.from_bytes(result.png[i : i + 4], "big") for i in (16, 20))
-    least = round(width / style.RC["savefig.dpi"] * LEGIBLE)
-    shape = {"width": width, "height": height, "least": least, "wide": width > WIDE * height}
-    return shape | {"data": base64.b64encode(result.png).decode(), "alt": alternative(result)}
+def apart(record: dict[str, Any]) -> str:
+    """N = 2: +12.3 (+4.5 to +20.1), with its tokens where there are several."""
+    at = f" at {readable(record['tokens'])} tokens" if "tokens" in record else ""
+    return f"N = {record['n_passes']}{at}: {difference(record)}"
+
+
+def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
+    """The drawing of Matplotlib as a part of the page: names of its own, colours of the theme, lines as it sets them;
+    `least` pixels of width leave 10 point text 10 pixels high."""
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    inside = re.sub(r"^.*?<svg [^>]*>|<metadata>.*?</metadata>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.S)
+    inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{scale}-{name}-", inside)
+    inside = re.sub("#([0-9a-f]{6})", lambda found: THEME.get(found[1], found[0]), inside)
+    shape = {"box": f"0 0 {width:g} {height:g}", "least": round(width), "wide": width > WIDE * height}
+    return shape | {"inside": inside, "alt": alt}
 
 
 def alternative(result: Result) -> str:

@@ -11,7 +11,7 @@ import yaml
 from lmsleep.figures.stats import side
 from lmsleep.figures.words import nats, points
 
-SAME, OPPOSITE, UNDECIDED = "same direction as the paper", "opposite direction", "undecided"
+SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
 TONE |= {HELPS: "good", COSTS: "", HARMS: "bad"}
@@ -32,6 +32,7 @@ class Caption:
     ours: bool = False
     measured: bool = False
     borrows: bool = False
+    by_hand: bool = False
     scales: tuple[str, ...] = ("smoke", "mini", "gpu", "paper")
 
     def at(self, level: int) -> str:
@@ -64,7 +65,7 @@ class Result:
 
     Attributes:
         numbers: the content of <figure>.json, or of <figure>.csv where a figure consists of measurements; else empty.
-        png: the picture, None where there is none.
+        svg: the picture, None where there is none.
         seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
         meta: the content of <figure>.meta.json, empty where there is none.
         has_runs: whether it has a table of runs of its own, unlike figures drawn from the scores of others.
@@ -72,7 +73,7 @@ class Result:
 
     caption: Caption
     numbers: dict[str, Any]
-    png: bytes | None
+    svg: str | None
     seeds: tuple[int, ...]
     tokens: tuple[int, ...]
     meta: dict[str, Any]
@@ -82,7 +83,7 @@ class Result:
     @property
     def missing(self) -> list[str]:
         """The files that a figure consists of and that are not there."""
-        there = {"png": self.png is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
+        there = {"svg": self.svg is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
         return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
 
 
@@ -103,13 +104,13 @@ def load(folder: Path, scale: str) -> list[Result]:
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
     """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
-    png, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("png", "csv", "json", "meta.json"))
+    svg, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("svg", "csv", "json", "meta.json"))
     numbers, meta = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in records)
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
         numbers = {"measurements": measurements(csv)}
-    picture = png.read_bytes() if png.exists() else None
+    picture = svg.read_text(encoding="utf-8") if svg.exists() else None
     verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
 
@@ -151,7 +152,7 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     records = numbers.get("difference" if caption.compares == "slice" else "overall", [])
     if caption.compares is None or not records:
         return None
-    last = max(records, key=lambda record: record[caption.compares])
+    last = max(records, key=lambda record: (record[caption.compares], record.get("tokens", 0)))
     value, low, high = (last[key] for key in ("value", "low", "high"))
     symbol = "t" if caption.compares == "slice" else "N"
     compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"

@@ -5,7 +5,7 @@
 | a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
 | the share of a single seed | Wilson's (`wilson`) | rows: answers about one graph are right or wrong together |
 | a difference of shares, paired by seed | Student's t, cut to -1 to 1 (`mean_difference`) | seeds |
-| what has no ends, such as a loss | Student's t (`over_seeds`) | seeds |
+| a loss | Student's t, cut at 0 (`mean_scores`) | seeds |
 
 None of them leaves the range that its quantity can have.
 """
@@ -138,9 +138,11 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
 
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """Mean and t interval over seeds of each of `metrics`, for each combination of `keys`, slices as numbers."""
+    """Mean and t interval over seeds, cut at 0, of each of the losses `metrics`, for each combination of `keys`, slices
+    as numbers."""
     groups = by_level(table, *metrics).groupby(keys)
-    return plain([dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in groups])
+    means = [dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in groups]
+    return plain([record | {"low": np.maximum(record["low"], 0.0)} for record in means])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
