@@ -141,8 +141,8 @@ def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> lis
     """Mean and t interval over seeds, cut at 0, of each of the losses `metrics`, for each combination of `keys`, slices
     as numbers."""
     groups = by_level(table, *metrics).groupby(keys)
-    means = [dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in groups]
-    return plain([record | {"low": np.maximum(record["low"], 0.0)} for record in means])
+    means = [(dict(zip(keys, key, strict=True)), over_seeds(group.value)) for key, group in groups]
+    return plain([names | mean._asdict() | {"low": np.maximum(mean.low, 0.0)} for names, mean in means])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
