@@ -1,6 +1,7 @@
 """How every figure looks."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+from PIL import Image
 
 from lmsleep.figures.words import readable
 
@@ -98,10 +100,12 @@ def percent_axis(ax: Axes, top: float = 1.0) -> None:
 
 
 def save(fig: Figure, stem: Path) -> None:
-    """Writes stem.png and stem.svg, the same bytes for the same figure."""
+    """Writes stem.png and stem.svg, the same bytes for the same figure; with 256 colours a PNG is a third as large."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(RC):
-        fig.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+    with mpl.rc_context(RC), BytesIO() as picture:
+        fig.savefig(picture, format="png")
+        flat = Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        flat.save(stem.with_suffix(".png"), optimize=True, dpi=[RC["savefig.dpi"]] * 2)
         fig.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     plt.close(fig)
 
