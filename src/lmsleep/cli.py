@@ -39,7 +39,9 @@ COMMANDS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
     one sentence and 1, arguments that cannot be parsed with 2."""
-    words = list(sys.argv[1:] if args is None else args)
+    words = list(map(shipped, sys.argv[1:] if args is None else args))
+    if args is None:
+        sys.argv[1:] = words  # which Lightning reads, and starts the processes of other devices with
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
     rest = words[len(name.split()) :]
     if name in TRAINER:
@@ -66,7 +68,15 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
         words = gathered(function, sys.argv[1:] if args is None else args)
-        function(**parser.instantiate(parser.parse_args(words)))
+        values = vars(parser.instantiate(parser.parse_args(words)))
+        function(**{k: Path(shipped(str(v))) if isinstance(v, Path) else v for k, v in values.items()})
+
+
+def shipped(word: str) -> str:
+    """An argument, with the file in place of the name of one of our configurations where the program runs elsewhere."""
+    option, equals, name = word.rpartition("=")
+    ours = Path(__file__).parent / name
+    return f"{option}{equals}{ours}" if name[:8] == "configs/" and not Path(name).exists() and ours.exists() else word
 
 
 def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The progress of a run, in one line."""
 
+from math import isfinite
 from shutil import get_terminal_size
 from typing import Any
 
@@ -29,8 +30,12 @@ class Progress(TQDMProgressBar):
         super().on_train_start()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description_str("training")  # the data have no epochs that Lightning knows of
+        """The data have no epochs that Lightning knows of: the line goes on without their number."""
+        self.train_progress_bar.reset(self.total_train_batches if isfinite(self.total_train_batches) else None)
+
+    @property
+    def train_description(self) -> str:
+        return "training"
 
     @property
     def total_train_batches(self) -> int | float:

@@ -1,0 +1,52 @@
+"""The wheel works without the repository; its version and its configurations are told in one place."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lmsleep
+from lmsleep.cli import shipped
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_version_is_that_of_the_citation_and_of_the_newest_entry():
+    assert re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)[1] == lmsleep.__version__
+    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)[1] == lmsleep.__version__
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize("option", ["", "--config="])
+def test_a_configuration_of_ours_is_found_from_anywhere(option):
+    name = "configs/experiment/rule110.yaml"
+    found = shipped(f"{option}{name}").removeprefix(option)
+    assert Path(found).read_text() == (ROOT / name).read_text()
+    assert shipped("--config=configs/none.yaml") == "--config=configs/none.yaml"
+    Path(name).parent.mkdir(parents=True)
+    Path(name).write_text("mine")
+    assert shipped(f"{option}{name}") == f"{option}{name}", "what is here comes first"
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_in_an_empty_folder(tmp_path):
+    def run(*words, folder=ROOT, **env):
+        words = [sys.executable, "-m", *words]
+        done = subprocess.run(words, cwd=folder, env=os.environ | env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+    run("build", "--outdir", str(tmp_path / "dist"))  # the archive of the sources, and from that the wheel
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    alone = {"folder": tmp_path / "empty", "PYTHONPATH": str(tmp_path / "site")}
+    assert str(tmp_path / "site") in run("inspect", "--details", "lmsleep", **alone)
+    assert "Language models that sleep" in run("lmsleep", **alone)
+    assert "window_attention" in run("lmsleep", "doctor", **alone)
+    run("lmsleep", "fit", "--config", "configs/experiment/smoke/rule110.yaml", "--trainer.max_steps=5", **alone)
+    assert list((tmp_path / "empty").rglob("last.ckpt"))
