@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
 from lmsleep.figures import style
@@ -102,7 +102,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     return fig, {"throughput": plain(frame.to_dict("records")), "tokens_per_second": rates}
 
 
-def _label_log(ax: Axes, formatter: FuncFormatter) -> None:
+def _label_log(ax: Axes, formatter: Formatter) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(formatter)
     ax.yaxis.set_minor_formatter(NullFormatter())
