@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ echo "lock of $(sed -n 's/^scale: //p' params.yaml)" >dvc.lock
 
 @pytest.fixture
 def start(tmp_path):
-    """start(scale, *figures, **env): the script as a process, in a folder with a changed params.yaml."""
+    """start(scale, *figures, script="repro", **env): the script as a process, in a folder with a changed params.yaml."""
     shutil.copytree(ROOT / "configs/scale", tmp_path / "configs/scale")
     changed = (ROOT / "params.yaml").read_text().replace("max_steps: 1040", "max_steps: 20")
     (tmp_path / "params.yaml").write_text(changed)
@@ -36,10 +37,10 @@ def start(tmp_path):
     (tmp_path / "bin/dvc").write_text(DVC)
     (tmp_path / "bin/dvc").chmod(0o755)
 
-    def start(scale, *figures, **env):
+    def start(*args, script="repro", **env):
         env = {"STAGES": STAGES, "FAIL": "never", "SLOW": "never", "JOBS": "1"} | env
         env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | env
-        words = ["sh", "configs/scale/repro", scale, *figures]
+        words = ["sh", f"configs/scale/{script}", *args]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # A signal that is ignored from the start, as HUP under nohup, cannot be trapped by a shell.
         heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
@@ -162,3 +163,52 @@ def test_an_unknown_scale_is_one_sentence(start):
     process = start("huge")
     assert process.wait() == 1
     assert process.stderr.read() == "error: SCALE must be one of gpu mini paper smoke, got 'huge'\n"
+
+
+def test_a_job_that_gets_a_signal_ends_when_its_cell_has_saved(start, tmp_path):
+    """SLURM kills what a job has left when its first process ends."""
+    process = start("-s", "train_fig2b@4-0", script="wait-and-repro", SLOW="train_fig2b@4-0")
+    until_ready(process, tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM and (tmp_path / "saved").exists()
+
+
+PIPELINE = """stages:
+  data: {cmd: sh -c 'echo made >>times; sleep 2; echo x >data', outs: [data]}
+  broken: {cmd: sh -c 'echo tried >>times; echo sorry >&2; exit 3'}
+"""
+
+
+@pytest.fixture
+def repro(tmp_path):
+    """repro(stage): the script that waits, as a process, in a repository of its own."""
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=env, check=True)
+    command, pipe = ["sh", str(ROOT / "configs/scale/wait-and-repro")], subprocess.PIPE
+    return lambda *args: subprocess.Popen([*command, *args], cwd=tmp_path, env=env, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_two_jobs_that_share_a_stage_wait_for_each_other(repro, tmp_path, quiet):
+    jobs = [repro(*quiet, "-s", "data") for _ in range(2)]
+    assert [(job.communicate(timeout=60)[1], job.returncode) for job in jobs] == [("", 0)] * 2
+    assert (tmp_path / "data").exists() and (tmp_path / "times").read_text() == "made\n"
+
+
+def test_a_stage_that_fails_is_not_tried_again_and_says_why(repro, tmp_path):
+    job = repro("-q", "-s", "broken")
+    assert "sorry" in job.communicate(timeout=60)[1] and job.returncode
+    assert (tmp_path / "times").read_text() == "tried\n"
+
+
+def test_a_job_that_waits_ends_at_a_signal(repro, tmp_path):
+    working = repro("-s", "data")
+    while not (tmp_path / "times").exists():
+        assert working.poll() is None
+        time.sleep(0.01)
+    waiting = repro("-s", "data")
+    time.sleep(1)
+    waiting.terminate()
+    assert "is busy" in waiting.communicate(timeout=60)[1] and waiting.returncode
+    assert working.wait(timeout=60) == 0

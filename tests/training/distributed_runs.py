@@ -1,18 +1,25 @@
 """Run as a script: `lmsleep fit` in one process, and in two by each strategy; writes first gradients and last weights.
+Then in two of which one is told to end, or cannot write; writes to <run>.ends with which code and sentence each ended.
 
 The processes are forked from this one, which has not computed anything yet, so that what they need is imported once.
 """
 
+import errno
+import json
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
+from lmsleep.atomic import claim
 from lmsleep.cli import main
 
 OUT = Path(sys.argv[1])
@@ -29,6 +36,43 @@ RUNS = {
         ],
     ),
 }
+LONG_ENOUGH = 60  # seconds, after which a process that has not ended hangs
+
+
+def checkpoints(name: str) -> list[str]:
+    """Flags of a run of 4 steps of two batches each that keeps checkpoints."""
+    return [
+        "--trainer.strategy=ddp",
+        "--trainer.enable_checkpointing=true",
+        f"--checkpoint.dirpath={OUT / name}",
+        "--trainer.max_steps=4",
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.val_check_interval=4",
+    ]
+
+
+def full_disk(from_save: int) -> Callable[..., None]:
+    """torch.save that finds no space from a checkpoint on."""
+    whole, saves = torch.save, []
+
+    def save(content, file):
+        saves.extend([file] if "global_step" in content else [])
+        if len(saves) >= from_save:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(content, file)
+
+    return save
+
+
+class Terminate(L.Callback):
+    """One rank is sent SIGTERM within the first batch of the second step."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.fit_loop.total_batch_idx == 2 and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Dump(L.Callback):
@@ -96,7 +140,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def fork(name: str, devices: int, flags: list[str]) -> None:
+def fork(name: str, devices: int, flags: list[str]) -> list[tuple[int | None, str]]:
+    """Exit code and last words of every process; None: it did not end."""
     port = free_port()
     children = []
     for rank in range(devices):
@@ -108,21 +153,48 @@ def fork(name: str, devices: int, flags: list[str]) -> None:
             values = (rank, rank, 0, devices, devices, port)
             os.environ |= {n: str(v) for n, v in zip(names, values, strict=True)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
-        status = 1
+        status, said = 1, ""
         try:
             run(name, devices, flags)
             status = 0
+        except SystemExit as end:
+            status, said = (end.code, "") if isinstance(end.code, int) else (1, str(end.code))
         except BaseException:
-            traceback.print_exc()
+            said = traceback.format_exc()
         finally:
+            (OUT / f"{name}.said{rank}").write_text(said)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    if any(statuses):
-        sys.exit(f"{name} failed")
+    ends, deadline = [], time.monotonic() + LONG_ENOUGH
+    for rank, child in enumerate(children):
+        while not (end := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not end[0]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            ends.append((None, ""))
+        else:
+            said = OUT / f"{name}.said{rank}"
+            ends.append((os.waitstatus_to_exitcode(end[1]), said.read_text() if said.exists() else ""))
+    return ends
 
 
 if __name__ == "__main__":
     for name, (devices, flags) in RUNS.items():
-        fork(name, devices, flags)
+        ends = fork(name, devices, flags)
+        if any(status for status, _ in ends):
+            sys.exit(f"{name} failed: {ends}")
+    callbacks = "--trainer.callbacks+=distributed_runs.Terminate"
+    for rank in (0, 1):
+        name = f"stopped{rank}"
+        ends = fork(name, 2, [*checkpoints(name), callbacks, f"--trainer.callbacks.rank={rank}"])
+        (OUT / f"{name}.ends").write_text(json.dumps(ends))
+    (OUT / "locked").mkdir()
+    with claim(OUT / "locked"):
+        (OUT / "locked.ends").write_text(json.dumps(fork("locked", 2, checkpoints("locked"))))
+    whole = torch.save
+    for name, from_save in (("full", 1), ("filled", 3)):  # the first looks whether it can save
+        torch.save = full_disk(from_save)
+        (OUT / f"{name}.ends").write_text(json.dumps(fork(name, 2, checkpoints(name))))
+        torch.save = whole

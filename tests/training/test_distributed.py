@@ -1,6 +1,8 @@
-"""Two processes train as one does, replicated (DDP) and sharded (FSDP2)."""
+"""Two processes train as one does, replicated (DDP) and sharded (FSDP2), and end together."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ def runs(tmp_path_factory):
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "distributed_runs.py"), str(out)]
-    done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, cwd=out, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
@@ -37,6 +39,34 @@ def test_two_processes_train_as_one(runs, strategy, what, tolerance):
         at_zero = name.endswith("kernel_generator.w1.weight")  # before the first step of w2, which starts at zero
         assert value.norm() > 0 or (at_zero and what == "gradients"), name
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=tolerance * float(value.abs().max()), msg=name)
+
+
+def ends(runs, name):
+    return json.loads((runs / f"{name}.ends").read_text())
+
+
+def saved_steps(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_one_of_two_processes_ends_both_with_a_checkpoint_of_a_whole_step(runs, rank):
+    assert ends(runs, f"stopped{rank}") == [[143, ""]] * 2
+    assert saved_steps(runs / f"stopped{rank}" / "last.ckpt") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "left"),
+    [
+        ("locked", r"^error: '.*locked' is in use by another run$", {}),
+        ("full", r"^error: '.*probe.ckpt' cannot be used: no space left on device$", {}),
+        ("filled", r"^error: '.*last.ckpt' cannot be used: no space left on device$", {"last.ckpt": 2}),
+    ],
+)
+def test_what_stops_the_process_that_writes_stops_the_other_with_the_same_sentence(runs, name, sentence, left):
+    (one, said), other = ends(runs, name)
+    assert one == 1 and re.match(sentence, said) and other == [one, said]
+    assert {path.name: saved_steps(path) for path in (runs / name).glob("*.ckpt")} == left
 
 
 def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
 from lmsleep.training.optimizer import sum_of_norms
+from lmsleep.training.ranks import raised_by_all
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -88,24 +89,33 @@ class LastCheckpoint(ModelCheckpoint):
         """Takes the folder for this run."""
         if trainer.fast_dev_run or not is_local(self.dirpath or ""):  # pyright: ignore[reportAttributeAccessIssue]
             return
-        folder, start = Path(self.dirpath or "").resolve(), trainer.ckpt_path
+        with raised_by_all(trainer):
+            if trainer.is_global_zero:
+                self._take(Path(self.dirpath or "").resolve(), trainer.ckpt_path)
+            trainer.strategy.barrier()
+
+    def _take(self, folder: Path, start: Any) -> None:
         if (folder / LAST).exists() and not self.overwrite and (not start or Path(start).resolve().parent != folder):
             raise ValueError(
                 f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with --ckpt_path, or "
                 "replace it with --checkpoint.overwrite=true"
             )
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.lock = claim(folder)
-            sweep(folder / LAST)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = claim(folder)
+        sweep(folder / LAST)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes a checkpoint and removes it: what cannot be saved is to be known before the first step."""
         super().on_train_start(trainer, pl_module)
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             probe = f"{self.dirpath}/.probe.ckpt"
-            trainer.save_checkpoint(probe)
+            with raised_by_all(trainer):
+                trainer.save_checkpoint(probe)
             trainer.strategy.remove_checkpoint(probe)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        with raised_by_all(trainer):
+            super()._save_checkpoint(trainer, filepath)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""

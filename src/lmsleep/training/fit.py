@@ -23,6 +23,7 @@ from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import Progress
 from lmsleep.training.quiet import plain
+from lmsleep.training.ranks import raised_by_all
 
 
 class RunParser(OneSentence, LightningArgumentParser):
@@ -39,10 +40,12 @@ class SaveConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         keeper = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
         folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
-        if trainer.is_global_zero:
-            get_filesystem(folder).makedirs(folder, exist_ok=True)
-            path = f"{folder}/{self.config_filename}"
-            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+        with raised_by_all(trainer):
+            if trainer.is_global_zero:
+                get_filesystem(folder).makedirs(folder, exist_ok=True)
+                path = f"{folder}/{self.config_filename}"
+                self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+            trainer.strategy.barrier()
 
 
 class SleepCLI(LightningCLI):

@@ -27,6 +27,7 @@ from lmsleep.training.checkpoint import count_as_automatic
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
+from lmsleep.training.ranks import end_together
 from lmsleep.training.sharding import check_strategy, shard
 
 # The hook below looks at a batch while it is still on the CPU; the data modules have none that it could displace.
@@ -81,6 +82,10 @@ class SleepModule(L.LightningModule):
         self.graphs = StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            end_together(self.trainer)
 
     def configure_model(self) -> None:
         """Takes the precision of the trainer, before weights of a checkpoint are read into what would round them, and

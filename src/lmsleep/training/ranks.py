@@ -1,0 +1,44 @@
+"""What several processes that train together do alike: end after the same batch, and with the same error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+
+def end_together(trainer: L.Trainer) -> None:
+    """Lets all ranks stop training after the same batch, with a checkpoint, where one of them gets SIGTERM; one that
+    does not train stops alone, and its launcher the others. To be called before the trainer listens to signals.
+
+    Lightning's own handler starts to gather wherever the signal finds its rank, while the others gather something else.
+    """
+    signals, loop, heard = trainer._signal_connector, trainer.fit_loop.epoch_loop, []  # pyright: ignore
+
+    def hear(signum: int, _: Any) -> None:
+        heard.append(signum)
+        signals.received_sigterm = trainer.state.fn != "fit"
+
+    def agree() -> None:
+        asked = torch.tensor(len(heard), device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked:
+            raise SIGTERMException
+
+    signals._sigterm_notifier_fn = hear
+    loop._broadcast_sigterm_tensor = agree
+
+
+@contextmanager
+def raised_by_all(trainer: L.Trainer) -> Iterator[None]:
+    """What rank 0, which alone writes, cannot do within is raised by all; the others wait for it there at a barrier."""
+    error = None
+    try:
+        yield
+    except (ValueError, OSError) as found:
+        error = found
+        trainer.strategy.barrier()
+    if (error := trainer.strategy.broadcast(error)) is not None:
+        raise error
