@@ -28,7 +28,7 @@ echo "lock of $(sed -n 's/^scale: //p' params.yaml)" >dvc.lock
 
 @pytest.fixture
 def start(tmp_path):
-    """start(scale, *figures, script="repro", **env): the script as a process, in a folder with a changed params.yaml."""
+    """start(scale, *figures, script="repro", **env): the script as a process, in a folder with another params.yaml."""
     shutil.copytree(ROOT / "configs/scale", tmp_path / "configs/scale")
     changed = (ROOT / "params.yaml").read_text().replace("max_steps: 1040", "max_steps: 20")
     (tmp_path / "params.yaml").write_text(changed)
