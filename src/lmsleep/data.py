@@ -8,10 +8,11 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lmsleep.hub import require
+from lmsleep.hub import check_integer, require
 from lmsleep.tasks import Batch, Task
 
 TEST_SEED = 0  # held-out rows are the same for every run
+MAX_ROWS, MAX_WORKERS = 1 << 24, 1024  # more is a mistake that would not end in a sentence
 
 
 class RowsDataModule(L.LightningDataModule):
@@ -41,8 +42,8 @@ class RowsDataModule(L.LightningDataModule):
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_rows", eval_rows), ("eval_batch_size", eval_batch_size)):
-            require(value >= 1, f"{name} must be 1 or more", value)
-        require(num_workers >= 0, "num_workers must be 0 or more", num_workers)
+            check_integer(name, value, 1, MAX_ROWS)
+        check_integer("num_workers", num_workers, 0, MAX_WORKERS)
         require(0 <= seed < 2**64, "seed must be 0 or more and below 2^64", seed)
         self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size

@@ -3,11 +3,13 @@
 import json
 import sys
 from dataclasses import replace
+from typing import get_type_hints
 
 import pytest
 
-from lmsleep.tasks import Depo, GSMInfinite, Rule110
-from lmsleep.tasks.gsm import MINI
+from lmsleep.tasks import Depo, GSMInfinite, Rule110, TextLM, TextQA
+from lmsleep.tasks.gsm import MINI, DatasetConfig, ProblemConfig
+from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import build_task, is_ours, task_spec
 
 PROBLEM = replace(MINI, length=(40, 60))
@@ -42,6 +44,27 @@ def test_arguments_that_do_not_fit_are_refused():
             build_task(spec)
     with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
         build_task({"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": -1}})
+
+
+NUMBERS = (int, int | None, tuple[int, ...], tuple[int, int], tuple[int, int] | None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [
+        pytest.param(kind, name, hint, id=f"{kind.__name__}-{name}")
+        for kind in (Rule110, Depo, GSMInfinite, ProblemConfig, DatasetConfig, TextQA, TextLM)
+        for name, hint in get_type_hints(kind).items()
+        if hint in NUMBERS and "seed" not in name  # of which every one of 64 bits will do
+    ],
+)
+@pytest.mark.parametrize("value", [10**9, 10**18, 10**30])
+def test_a_number_that_no_memory_or_patience_holds_is_refused_by_name(kind, name, hint, value):
+    given = {"train": __file__} if issubclass(kind, Text) else {}
+    given |= {"naming": "words"} if name == "word_lengths" else {}
+    got = value if hint in (int, int | None) else (1, value)
+    with pytest.raises(ValueError, match=rf"^{name} must [^\n]*{value}\)?$"):
+        kind(**given | {name: got})
 
 
 def test_arguments_within_arguments_are_refused_by_name():

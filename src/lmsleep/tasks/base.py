@@ -11,6 +11,7 @@ from lmsleep.hub import require
 from lmsleep.memory import IGNORE
 
 SPLITS = ("train", "val", "test")
+MAX_LENGTH = 1 << 20  # tokens of a window or a row: more is a mistake that would fill the memory
 
 
 class Batch(NamedTuple):

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.tasks.base import IGNORE, Batch, Task, stream
+from lmsleep.hub import check_integer
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
 from lmsleep.tasks.names import Names
 
 MAX_NAMES = 1 << 15  # every row draws from all possible names at once
+MAX_WORD = 16  # tokens of a name: two symbols make more names of 16 than are allowed
 FLOOR_ROWS = 512  # sampled rows behind the mean name length in `Depo.baselines`
 
 
@@ -77,12 +79,13 @@ class Depo(Task):
 
     def __post_init__(self) -> None:
         most, hops = self.max_nodes, self.test_hops
+        check_integer("max_nodes", most, 2, MAX_NAMES)
         self._require("min_nodes", 2 <= self.min_nodes <= most, f"between 2 and max_nodes={most}")
         self._require("max_hops", 1 <= self.max_hops < most, f"at least 1 and less than max_nodes={most}")
         different = len(hops) > 0 and len(set(hops)) == len(hops) and set(hops) <= set(range(1, self.max_hops + 1))
         self._require("test_hops", different, f"different numbers between 1 and max_hops={self.max_hops}")
-        for field in ("n_queries", "window_size"):
-            self._require(field, getattr(self, field) >= 1, "1 or more")
+        for field in ("n_queries", "window_size", "graph_length", "question_length"):
+            check_integer(field, getattr(self, field), 1, MAX_LENGTH)
         self._check_names()
         edge, question = self._widths
         for field, count, width in (("graph_length", most, edge), ("question_length", self._n_questions, question)):
@@ -96,9 +99,9 @@ class Depo(Task):
         self._require("naming", self.naming in ("text", "words"), "'text' or 'words'")
         if self.word_lengths is not None:
             self._require("word_lengths", self.naming == "words", "left out unless naming='words'")
-            in_order = 1 <= self.word_lengths[0] <= self.word_lengths[1]
-            self._require("word_lengths", in_order, "(shortest, longest) with 1 <= shortest <= longest")
-        self._require("n_symbols", self.n_symbols is None or self.n_symbols >= 1, "1 or more")
+            in_order = 1 <= self.word_lengths[0] <= self.word_lengths[1] <= MAX_WORD
+            self._require("word_lengths", in_order, f"(shortest, longest) with 1 <= shortest <= longest <= {MAX_WORD}")
+        check_integer("n_symbols", 1 if self.n_symbols is None else self.n_symbols, 1, MAX_NAMES)
         most, names = self.max_nodes, self._names
         rule = f"such that {most} to {MAX_NAMES} names of {names.shortest} to {names.longest} tokens exist"
         self._require("n_symbols", most <= len(names) <= MAX_NAMES, f"{rule} ({len(names)} do)")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmsleep.hub import open_tokenizer
-from lmsleep.tasks.base import SPLITS, Batch, Task, stream
+from lmsleep.hub import check_integer, open_tokenizer
+from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
 from lmsleep.tasks.records import open_records
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Text(Task):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be 1 or more, got {self.window_size}")
+        check_integer("window_size", self.window_size, 1, MAX_LENGTH)
         if not 0 < self.held_out < 0.5:
             raise ValueError(f"held_out must be above 0 and below 0.5, got {self.held_out}")
 

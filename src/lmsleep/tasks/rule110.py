@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lmsleep.hub import require
+from lmsleep.hub import check_integer, require
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 
 ENUMERABLE = 24  # cells: 2^24 states take seconds
+MAX_STEPS = 4096
 
 
 def rule110_step(states: np.ndarray, width: int) -> np.ndarray:
@@ -52,7 +53,7 @@ class Rule110(Task):
     START = 2
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, "steps must be 0 or more", self.steps)
+        check_integer("steps", self.steps, 0, MAX_STEPS)
         require(3 <= self.width <= 63, "width must be between 3 and 63", self.width)
         require(1 <= self.n_states <= self.width, f"n_states must be between 1 and width={self.width}", self.n_states)
 

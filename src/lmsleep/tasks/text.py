@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import default_eos
-from lmsleep.tasks.base import IGNORE, Batch
+from lmsleep.hub import check_integer, default_eos
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
 from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text
 
@@ -177,8 +177,7 @@ class TextLM(Text):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_windows < 1:
-            raise ValueError(f"n_windows must be 1 or more, got {self.n_windows}")
+        check_integer("n_windows", self.n_windows, 1, MAX_LENGTH // self.window_size)
 
     @property
     def sequence_length(self) -> int:

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lmsleep.atomic import atomic_write
-from lmsleep.hub import require
+from lmsleep.hub import check_integer, require
 from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
@@ -38,6 +38,7 @@ from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
 
 FORMAT = "lmsleep gsm-infinite dataset 3"
 METADATA = "lmsleep.gsm"
+MAX_ROWS = 1 << 24  # of a split: more would not end
 DTYPES = {
     "tokens": np.int32,
     "offsets": np.int64,
@@ -74,8 +75,8 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         n_ops = len(self.problem.slices)
         for split in SPLITS:
-            if self.rows(split) < 0 or self.rows(split) % n_ops:
-                raise ValueError(f"{split} must be a multiple of the {n_ops} operation counts, got {self.rows(split)}")
+            check_integer(split, rows := self.rows(split), 0, MAX_ROWS)
+            require(rows % n_ops == 0, f"{split} must be a multiple of the {n_ops} operation counts", rows)
         if not any(map(self.rows, SPLITS)):
             raise ValueError(f"{', '.join(SPLITS)}: one of them must have rows, all are 0")
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.hub import require
-from lmsleep.tasks.base import IGNORE, Batch, Task, stream
+from lmsleep.hub import check_integer, require
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
 from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, open_encoder
@@ -81,7 +81,7 @@ class GSMInfinite(Task):
             raise ValueError(
                 "loss must be 'answer' with a tokenizer, whose answers have any number of tokens, got 'text'"
             )
-        require(self.window_size >= 1, "window_size must be 1 or more", self.window_size)
+        check_integer("window_size", self.window_size, 1, MAX_LENGTH)
         if self.path is not None:
             _ = self._dataset
             return
