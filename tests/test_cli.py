@@ -170,6 +170,11 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
         ("--model.optimizer.eps=-1", "eps must be finite and more than 0, got -1"),
         (f"--data.seed={2**64}", "seed must be 0 or more and below 2^64"),
         ("--data.no_such_key=1", "no_such_key"),
+        ("--data.eval_rows=${data.batch_size", "--data.eval_rows refers to what cannot be had: no viable alternative"),
+        (
+            "--data.task.init_args.steps=${data.batch_size}",
+            "--model.task.init_args.steps refers to what cannot be had: Interpolation key 'data.batch_size' not found",
+        ),
     ],
 )
 def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sentence):
@@ -177,7 +182,7 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
         fit("--trainer.max_steps=1", argument)
     message = f"{end.value.code} {capsys.readouterr().err}"
     assert end.value.code not in (0, None)
-    assert sentence in message and "Traceback" not in message
+    assert sentence in message and "Traceback" not in message and message.strip().count("\n") == 0
     assert list(tmp_path.iterdir()) == []
 
 

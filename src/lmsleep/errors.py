@@ -12,6 +12,7 @@ from pydoc import locate
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 
@@ -93,7 +94,7 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FloatingPointError, OSError, YAMLError, *others) as error:
+    except (ValueError, FloatingPointError, OSError, YAMLError, OmegaConfBaseException, *others) as error:
         if type(error) is OSError and error.errno is None:
             raise
         sys.exit(f"error: {sentence(error)}")
@@ -101,6 +102,8 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
 
 def sentence(error: Exception) -> str:
     """What an error says to a user."""
+    if key := getattr(error, "full_key", None):  # of OmegaConf, whose keys begin with the command
+        return f"--{key.partition('.')[2]} refers to what cannot be had: {str(error).splitlines()[0]}"
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
     if error.filename is None:
