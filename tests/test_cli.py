@@ -1,8 +1,10 @@
 """The command line does what it says, in one sentence where it cannot, and survives SIGTERM."""
 
+import errno
 import importlib
 import inspect
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -265,6 +267,47 @@ def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit
     ):
         with pytest.raises(SystemExit, match=r"^error: '.*file.*' cannot be used: (not a directory|file exists)$"):
             main([command, *TINY, *(["--trainer.max_steps=1"] if command == "fit" else []), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("writer", "after", "sentence"),
+    [
+        ("torch.save", 3, "'.*last.ckpt' cannot be used: no space left on device"),
+        ("pandas.DataFrame.to_csv", 2, "'run/curve.csv' cannot be used: no space left on device"),
+        ("lightning.fabric.loggers.csv_logs._ExperimentWriter.save", 12, "no space left on device"),
+    ],
+)
+def test_a_disk_that_fills_within_a_run_is_one_sentence_and_leaves_what_was_whole(
+    fit, monkeypatch, tmp_path, writer, after, sentence
+):
+    """Steps 1, 2, ... each validate, write a row and a checkpoint; the disk is full from a call on, half of it done."""
+    whole, calls = pkgutil.resolve_name(writer), []
+
+    def write(self, file=None, *args, **kwargs):
+        calls.append(1)
+        if len(calls) <= after:
+            return whole(self, file, *args, **kwargs) if file else whole(self)
+        if isinstance(file, Path):
+            file.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, write)
+    logger = ["lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=run", "--trainer.log_every_n_steps=1"]
+    with pytest.raises(SystemExit, match=f"^error: {sentence}$"):
+        fit(
+            "--trainer.max_steps=9",
+            "--trainer.val_check_interval=1",
+            "--trainer.callbacks+=lmsleep.training.LearningCurve",
+            "--trainer.callbacks.path=run/curve.csv",
+            f"--trainer.logger={logger[0]}",
+            *logger[1:],
+            "--trainer.logger.flush_logs_every_n_steps=1",
+        )
+    saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert 2 <= saved["global_step"] < 9 and all(x.isfinite().all() for x in saved["state_dict"].values())
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "run" / "curve.csv").read_text().splitlines()[1:]]
+    assert saved["global_step"] in (steps[-1], steps[-1] - 1) and steps == list(range(1, len(steps) + 1))
+    assert not [path.name for path in (tmp_path / "run").glob(".*.????????")]
 
 
 def test_a_run_that_logs_at_no_step_runs(fit):
