@@ -97,6 +97,8 @@ def written(tmp_path):
 
 def test_columns_come_from_the_configuration_and_the_last_step(written):
     assert run_columns("fig3", written) == {"figure": "fig3", "model": "AGAG", "n_passes": 4, "seed": 3, "tokens": 2000}
+    (written / "run.json").write_text('{"tokens": 2300}')  # it went on after its last validation
+    assert run_columns("fig3", written)["tokens"] == 2300
 
 
 def test_a_pretrained_model_is_named_after_its_weights(written):

@@ -69,10 +69,12 @@ def started(folder: Path) -> list[Path]:
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
     them; the arm, where the figure has arms), n_passes, seed and tokens of a run, read from its config.yaml and
-    curve.csv."""
+    run.json; of one that has not ended, or of before, tokens are those of the last validation in curve.csv."""
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert isinstance(config, dict)
-    tokens = int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
+    end = run / "run.json"
+    tokens = json.loads(end.read_text(encoding="utf-8")).get("tokens") if end.exists() else None
+    tokens = tokens or int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
     model = config["model"]["model"]
     name = model["pattern"] if model else Path(config["model"]["init_from"]).name
     if steps := re.search(r"-(k\d+)-", run.name):

@@ -28,6 +28,7 @@ from lmsleep.figures.settings import read_config
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
+from lmsleep.training.curve import tokens_read
 from lmsleep.training.fit import run_trainer
 from lmsleep.training.nonfinite import BUNDLE
 from lmsleep.training.quiet import quiet
@@ -50,7 +51,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     attended = sys.stderr.isatty()
     started, code = time.time(), commit()
     with nullcontext() if attended else quiet():  # one of many: a line for each validation is enough
-        run_trainer(
+        cli = run_trainer(
             [
                 "fit",
                 *fit_args,
@@ -64,7 +65,8 @@ def train(out: Path, fit_args: list[str]) -> None:
             ]
         )
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
-    record = {"seconds": round(time.time() - started, 1), "args": fit_args, **made_with}
+    read = {"tokens": tokens_read(cli.trainer), "seconds": round(time.time() - started, 1)}
+    record = {**read, "args": fit_args, **made_with}
     (state / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
         needless.unlink(missing_ok=True)

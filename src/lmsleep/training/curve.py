@@ -31,12 +31,10 @@ class LearningCurve(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        tokens = (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * data.task.sequence_length
         scores = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         # A row a step: one that accumulates gradients may validate several times, and again where it is resumed.
         self.rows = [row for row in self.rows if row["step"] != trainer.global_step]
-        self.rows.append({"step": trainer.global_step, "tokens": tokens, **scores})
+        self.rows.append({"step": trainer.global_step, "tokens": tokens_read(trainer), **scores})
         with atomic_write(self.path) as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
         if self.label:
@@ -48,3 +46,9 @@ class LearningCurve(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+
+
+def tokens_read(trainer: L.Trainer) -> int:
+    """Tokens that a run has trained on."""
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    return (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * data.task.sequence_length
