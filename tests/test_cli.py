@@ -215,6 +215,29 @@ def test_a_checkpoint_that_was_cut_short_is_refused(fit, tmp_path, size):
         main(["test", *TINY, "--ckpt_path=short.ckpt"])
 
 
+def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
+    main(["fit", *TINY, "--trainer.max_steps=1", "--sleep.n_passes=2", "--checkpoint.dirpath=run/here"])
+    assert yaml.safe_load((tmp_path / "run" / "here" / "config.yaml").read_text())["sleep"]["n_passes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fit", "--slep.n_passes=4"], "there is no option --slep.n_passes, but there is --sleep.n_passes"),
+        (["fit", *TINY, "--model.model.patern=AG"], "there is no option .*patern, but there is --model.model.pattern"),
+        (["fit", *TINY, "--model.lora.rank=x"], "--model.lora.rank must be an integer, got x"),
+        (["fit", *TINY, "--data.task.init_args.steps=x"], "--data.task.init_args.steps must be an integer, got x"),
+        (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard', 'sliding', got soft"),
+        (["fit", *TINY, "--data.task=nope"], "--data.task must be the name of a class, got nope"),
+        (["demo", "--rws=1"], "there is no option --rws, but there is --rows"),
+    ],
+)
+def test_an_argument_that_does_not_parse_is_one_sentence(capsys, arguments, sentence):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert re.fullmatch(f"error: {sentence}.*\n", capsys.readouterr().err)
+
+
 def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit, tmp_path):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     trained = (tmp_path / "run" / "config.yaml").read_text()

@@ -45,7 +45,7 @@ def test_every_pin_lies_in_its_range():
         pytest.skip("constraints.txt pins nothing")
     wanted = [Requirement(line) for line in PROJECT["dependencies"]]
     assert {r.name.lower() for r in wanted} <= set(pinned)
-    for group in ("dev", "notebooks"):
+    for group in ("dev", "finetune", "notebooks"):
         wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][group]]
     for requirement in wanted:
         if requirement.name.lower() in pinned:

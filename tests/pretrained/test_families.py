@@ -102,6 +102,20 @@ def test_logits_of_one_window_are_those_of_transformers(checkpoints, family):
         torch.testing.assert_close(model(tokens())[0], theirs(tokens()).logits, **TOLERANCE)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3_5", "llama"])
+def test_a_checkpoint_in_bfloat16_and_many_files_is_read(checkpoints, family, tmp_path):
+    """As the published ones are; those of Qwen here have tied embeddings."""
+    kind = type(checkpoints[family][0])
+    kind.from_pretrained(checkpoints[family][1], dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    theirs = kind.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    model = load_pretrained(tmp_path, window_size=L)
+    assert model.embedding.weight.dtype == torch.float32
+    assert (model.head.weight is model.embedding.weight) == (family != "llama")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens())[0], theirs(tokens()).logits, **TOLERANCE)
+
+
 def test_a_language_model_taken_out_of_one_that_sees_loads(checkpoints, tmp_path):
     """transformers saves it with the names that it had in there."""
     theirs = transformers.Qwen3_5ForCausalLM.from_pretrained(checkpoints["qwen3_5"][1]).eval()

@@ -17,7 +17,8 @@ LINES = [
 @pytest.fixture
 def datasets(monkeypatch, tmp_path):
     """The package, with its cache in a folder of the test."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return datasets
 

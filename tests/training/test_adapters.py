@@ -13,7 +13,6 @@ CONFIG = {"vocab_size": 11, "d_model": 16, "window_size": 6, "n_heads": 2, "mlp_
 
 def adapted(lora, pattern="AjGA"):
     """A model with adapters that are not zero."""
-    pytest.importorskip("peft")
     model = HybridConfig(pattern=pattern, **CONFIG).build()
     add_lora(model, lora)
     with torch.no_grad():
@@ -24,7 +23,6 @@ def adapted(lora, pattern="AjGA"):
 
 
 def test_a_model_starts_as_it_was():
-    pytest.importorskip("peft")
     model = HybridConfig(pattern="AjGA", **CONFIG).build()
     tokens = torch.randint(0, 11, (2, 6))
     before = model(tokens)[0]

@@ -71,7 +71,6 @@ def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_pa
 
 
 def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
-    pytest.importorskip("peft")
     lmsleep(
         ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--lora.rank=2", "--steps=2", *SHORT]
     )

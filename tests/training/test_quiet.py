@@ -6,7 +6,7 @@ import warnings
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.training.quiet import quiet
+from lmsleep.training.quiet import plain, quiet, worth_saying
 
 
 def test_only_warnings_are_heard_and_all_afterwards(caplog):
@@ -23,3 +23,14 @@ def test_one_s_own_warnings_are_heard(recwarn):
         warnings.warn("LightningCLI's args are ignored", stacklevel=1)
         warnings.warn("weights are not finite", stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["weights are not finite"]
+
+
+def test_what_every_run_is_told_is_left_out_and_a_warning_is_one_line(recwarn):
+    with plain():
+        warnings.warn("Checkpoint directory x exists and is not empty.", stacklevel=1)
+        warnings.warn("no window sleeps", stacklevel=1)
+        assert warnings.formatwarning("no window sleeps", UserWarning, "file.py", 3) == "warning: no window sleeps\n"
+    assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]
+    assert warnings.formatwarning("no window sleeps", UserWarning, "file.py", 3).startswith("file.py:3")
+    for message, heard in (("GPU available: False, used: False", False), ("warm-up: 3 parameters", True)):
+        assert worth_saying(logging.LogRecord("", 0, "", 0, message, (), None)) == heard
