@@ -67,16 +67,15 @@ class RowsDataModule(L.LightningDataModule):
 
     def _held_out(self, split: str) -> DataLoader:
         steps = self.task.held_out_steps(split, self.eval_batch_size, self.eval_rows)
-        rows = HeldOutRows(self.task, split, self.eval_batch_size, steps)
-        sampler = None
-        if self.trainer is not None and self.trainer.world_size > 1:
-            # Lightning would put in a sampler that repeats batches until they divide evenly among the ranks.
-            ranks, rank = self.trainer.world_size, self.trainer.global_rank
-            # A rank that has run out would take no part in gathering the weights, and the others wait for it.
-            whole = not isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy)
-            shares = f"eval_rows must make a multiple of {ranks} batches, one share for each rank of a sharded model"
-            require(whole or len(rows) % ranks == 0, shares, len(rows))
-            sampler = UnrepeatedDistributedSampler(rows, ranks, rank, shuffle=False)
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        # Ranks of a sharded model gather its weights together, for as many windows: they share every batch. Others take
+        # batches in turn. (Lightning's own sampler would repeat batches until they divide evenly among the ranks.)
+        together = isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy)
+        allowed = f"eval_batch_size must leave a batch of {split} rows for each of {ranks} ranks, and not {steps} in all"
+        require(together or steps >= ranks, allowed, self.eval_batch_size)
+        rows = HeldOutRows(self.task, split, self.eval_batch_size, steps, *((rank, ranks) if together else (0, 1)))
+        turns = (1, 0) if together else (ranks, rank)
+        sampler = UnrepeatedDistributedSampler(rows, *turns, shuffle=False) if ranks > 1 else None
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
     def _batches_done(self) -> int:
@@ -104,18 +103,27 @@ class TrainRows(IterableDataset):
         step = self.start() + offset
         while True:
             batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
-            yield Batch._make(None if field is None else field[self.rank :: self.ranks] for field in batch)
+            yield share(batch, self.rank, self.ranks)
             step += stride
 
 
 class HeldOutRows(Dataset):
-    """The batches of a held-out split."""
+    """The batches of a held-out split, or the rows r, r + ranks, ... of them."""
 
-    def __init__(self, task: Task, split: str, batch_size: int, n_batches: int) -> None:
+    def __init__(self, task: Task, split: str, batch_size: int, n_batches: int, rank: int = 0, ranks: int = 1) -> None:
         self.task, self.split, self.batch_size, self.n_batches = task, split, batch_size, n_batches
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __getitem__(self, step: int) -> Batch:
-        return self.task.rows(split=self.split, seed=TEST_SEED, step=step, batch_size=self.batch_size)
+        batch = self.task.rows(split=self.split, seed=TEST_SEED, step=step, batch_size=self.batch_size)
+        allowed = f"eval_batch_size must leave every batch of {self.split} a row for each of {self.ranks} ranks"
+        require(len(batch.tokens) >= self.ranks, f"{allowed}, and not {len(batch.tokens)}", self.batch_size)
+        return share(batch, self.rank, self.ranks)
+
+
+def share(batch: Batch, rank: int, ranks: int) -> Batch:
+    """Every `ranks`-th row from `rank` on."""
+    return Batch._make(None if field is None else field[rank::ranks] for field in batch)

@@ -20,7 +20,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from lmsleep.atomic import claim
+from lmsleep import HybridConfig
 from lmsleep.cli import main
+from lmsleep.hub import tokenizer_files
 
 OUT = Path(sys.argv[1])
 SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
@@ -134,6 +136,30 @@ def run(name: str, devices: int, flags: list[str]) -> None:
     )
 
 
+def tune(name: str, devices: int, flags: list[str]) -> None:
+    """`lmsleep finetune`, on rows of one to three windows."""
+    given = {
+        "model": "model",
+        "data": "train.jsonl",
+        "out": name,
+        "steps": 2,
+        "window": 48,
+        "n_passes": 2,
+        "data.eval_batch_size": 2,
+    }
+    given |= {"trainer.accelerator": "cpu", "trainer.devices": devices, "trainer.enable_progress_bar": "false"}
+    main(["finetune", *(f"--{option}={value}" for option, value in given.items()), *flags])
+
+
+def prepare() -> None:
+    """What `tune` needs, by a process that is not this one."""
+    torch.manual_seed(0)
+    model = HybridConfig(vocab_size=257, d_model=16, pattern="AGj", n_heads=2, window_size=48, zero_init=False).build()
+    model.save_pretrained("model", files=tokenizer_files("bytes"))
+    rows = [{"context": f"The wren has {i} eggs. " * (1 + i % 5), "question": "Eggs?", "answer": i} for i in range(40)]
+    Path("train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -142,6 +168,7 @@ def free_port() -> int:
 
 def fork(name: str, devices: int, flags: list[str]) -> list[tuple[int | None, str]]:
     """Exit code and last words of every process; None: it did not end."""
+def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> None:
     port = free_port()
     children = []
     for rank in range(devices):
@@ -181,6 +208,7 @@ def fork(name: str, devices: int, flags: list[str]) -> list[tuple[int | None, st
 
 
 if __name__ == "__main__":
+    fork(lambda *_: prepare(), "prepare", 1, [])
     for name, (devices, flags) in RUNS.items():
         ends = fork(name, devices, flags)
         if any(status for status, _ in ends):
@@ -198,3 +226,5 @@ if __name__ == "__main__":
         torch.save = full_disk(from_save)
         (OUT / f"{name}.ends").write_text(json.dumps(fork(name, 2, checkpoints(name))))
         torch.save = whole
+        fork(run, name, devices, flags)
+        fork(tune, f"tuned-{name}", devices, flags)

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from safetensors.torch import load_file
 
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
@@ -76,6 +78,41 @@ def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():
         data.val_dataloader()
     data.eval_rows = 24
     assert len(data.val_dataloader()) == 3
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+def test_two_processes_tune_as_one_and_leave_the_same_folder(runs, strategy):
+    """Whose validation and test batches differ in their windows."""
+    one, two = (runs / f"tuned-{name}" for name in ("one", strategy))
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    weights, tuned = (load_file(folder / "model.safetensors") for folder in (one, two))
+    before = load_file(runs / "model" / "model.safetensors")
+    for name, value in weights.items():
+        learned, again = value - before[name], tuned[name] - before[name]
+        torch.testing.assert_close(again, learned, rtol=0, atol=2e-3 * float(learned.abs().max()), msg=name)
+    logged = (pd.read_csv(folder / "metrics.csv").filter(regex="test/(loss|rows)") for folder in (one, two))
+    tested, again = (table.iloc[-1] for table in logged)
+    assert len(tested) >= 6
+    pd.testing.assert_series_equal(again, tested, check_names=False, rtol=1e-5)
+
+
+def held_out(ranks, strategy, rank=0, batch_size=4):
+    data = RowsDataModule(Rule110(steps=2), batch_size=batch_size, eval_rows=20)
+    data.trainer = SimpleNamespace(world_size=ranks, global_rank=rank, strategy=strategy)
+    return [batch.tokens for batch in data.val_dataloader()]
+
+
+def test_ranks_of_a_sharded_model_share_every_held_out_batch_and_others_take_them_in_turn():
+    """Rows of batches differ in their windows, and a sharded model is gathered in each."""
+    whole = held_out(1, None)
+    shared, taken = ([held_out(2, strategy, rank) for rank in range(2)] for strategy in (ModelParallelStrategy(), None))
+    assert len(whole) == 5 and [len(batches) for batches in (*shared, *taken)] == [5, 5, 3, 2]
+    assert all(torch.equal(torch.stack(parts, 1).flatten(0, 1), b) for *parts, b in zip(*shared, whole, strict=True))
+    assert all(torch.equal(taken[i % 2][i // 2], batch) for i, batch in enumerate(whole))
+    sentence = r"^eval_batch_size must leave every batch of val a row for each of 3 ranks, and not 2, got 2$"
+    with pytest.raises(ValueError, match=sentence):
+        held_out(3, ModelParallelStrategy(), batch_size=2)
+    sentence = r"^eval_batch_size must leave a batch of val rows for each of 6 ranks, and not 5 in all, got 4$"
+    with pytest.raises(ValueError, match=sentence):
+        held_out(6, None)
 
 
 def test_fsdp_that_flattens_is_refused():

@@ -55,6 +55,8 @@ def export(
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
     trained = _sleeps(content) | {"steps": content.get("global_step")}
+    if "asking" in content:
+        trained["asking"] = typed(str, content["asking"], f"asking in {checkpoint}")
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
         trained["task"] = _task(path)
@@ -66,6 +68,11 @@ def export(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise ValueError(
+            f"ckpt must be one file, got the folder {str(path)!r}: train with "
+            "--trainer.strategy.save_distributed_checkpoint=false"
+        )
     if not path.is_file():
         raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}")
     check_checkpoint_file(path)

@@ -108,10 +108,13 @@ class LastCheckpoint(ModelCheckpoint):
         """Writes a checkpoint and removes it: what cannot be saved is to be known before the first step."""
         super().on_train_start(trainer, pl_module)
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            fresh = [optimizer for optimizer in trainer.optimizers if not optimizer.state]
             probe = f"{self.dirpath}/.probe.ckpt"
             with raised_by_all(trainer):
                 trainer.save_checkpoint(probe)
             trainer.strategy.remove_checkpoint(probe)
+            for optimizer in fresh:  # of a sharded model: to have a state to save, it took a step, which would count
+                optimizer.state.clear()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         with raised_by_all(trainer):

@@ -9,7 +9,7 @@ test` with a preset: every option of `lmsleep fit --help` can follow, and takes 
 
 import json
 import shutil
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
-    "trainer.val_check_interval": 100,
     "trainer.check_val_every_n_epoch": "null",
-    "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": "false",
 }
 # Options of `lmsleep fit` without a dot, beside those of the Trainer and its parts.
@@ -74,6 +72,8 @@ def main(args: Sequence[str] | None = None) -> None:
         folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
+    if any("ModelParallelStrategy" in word for word in others):  # what is exported is one file
+        others.append("--trainer.strategy.save_distributed_checkpoint=false")
     cli = run_trainer(["fit", *settings(vars(asked), folder), *others])
     with ending():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
@@ -100,13 +100,23 @@ def parser() -> OneSentence:
     for name, (target, default, text) in OPTIONS.items():
         shown = "" if default is None else f" (default: {default!r})"
         words, kind = dict.fromkeys((f"--{name}", f"--{target}")), str if default is None else type(default)
+        kind = count if kind is int or name in ("epochs", "lora.rank") else kind
         found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
     return found
+
+
+def count(text: str) -> int:
+    """Raises ArgumentTypeError if a text is no whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be an integer of 1 or more, got {text}")
+    return int(text)
 
 
 def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
     """The preset and what was asked for, as options of `lmsleep fit`."""
     given = {target: default if asked[name] is None else asked[name] for name, (target, default, _) in OPTIONS.items()}
+    for name, most in (("val_check_interval", 100), ("log_every_n_steps", 10)):
+        given[f"trainer.{name}"] = min(most, given["trainer.max_steps"])
     if asked["epochs"] and not asked["steps"]:
         given["trainer.max_steps"] = -1
     out = asked["out"]
@@ -143,7 +153,7 @@ def card(out: Path, cli: SleepCLI, scores: str) -> str:
     if not isinstance(task, TextQA):
         return text
     read, asked, _ = task.example
-    before, _, after = task.question.partition(QUESTION)
+    before, _, after = task.asking.partition(QUESTION)
     text += f"""
 
 To ask a question of a text, as in training:
@@ -151,8 +161,6 @@ To ask a question of a text, as in training:
 ```bash
 lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
 ```"""
-    if not (asked.startswith(before) and asked.endswith(after)):
-        return text  # a conversation
     read = read if len(read) < 500 else read[:500] + " ..."
     return f"""{text}
 

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lmsleep.hub import checkpoint_folder, open_tokenizer, read_tokenizer
 from lmsleep.memory import IGNORE, Eviction, FastWeights
@@ -18,7 +19,7 @@ from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.pretrained.loading import FILES
 from lmsleep.sleep import Pass, Reading, read_windows
-from lmsleep.tasks import Batch, Task
+from lmsleep.tasks import Batch, Task, TextQA
 from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.adapters import add_lora
@@ -91,7 +92,7 @@ class SleepModule(L.LightningModule):
         """Takes the precision of the trainer, before weights of a checkpoint are read into what would round them, and
         shards the model under ModelParallelStrategy."""
         self.trainer.precision_plugin.convert_module(self)
-        if self.device_mesh is not None:
+        if self.device_mesh is not None and not isinstance(self.model.embedding.weight, DTensor):  # by an earlier stage
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
@@ -211,6 +212,8 @@ class SleepModule(L.LightningModule):
             checkpoint["lora"] = asdict(self.model.lora)
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
+        if isinstance(self.task, TextQA):
+            checkpoint["asking"] = self.task.asking
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
