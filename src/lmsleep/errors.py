@@ -44,6 +44,8 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
     """What argparse and jsonargparse say in many lines, and the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
         return no_option(unknown[1] or f"--{unknown[2]}", options)
+    if own := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
+        return f"{own[1]} {own[4] or f'must be {_SPOKEN.get(own[2], own[2])}, got {own[3]}'}"
     keys, said = [], message
     while inner := _KEY.search(said):
         keys, said = [*keys, inner[2]], inner[3]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lmsleep import HybridLM, read_windows
 from lmsleep.pretrained import load_pretrained, pretrained_config
+from lmsleep.pretrained.backbone import middle
 
 L = 16
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -163,10 +164,26 @@ def test_settings_of_each_family(checkpoints):
     assert configs["qwen3"].fast_shape == (3, 10, 20) and configs["qwen3_next"].fast_shape == (6, 12, 8)
     assert {name: config.loop for name, config in configs.items()} == {
         "llama": (1, 5),
-        "qwen2": (1, 4),
-        "qwen3": (1, 3),
+        "qwen2": (1, 5),
+        "qwen3": (1, 4),
         **dict.fromkeys(("qwen3_5", "qwen3_5_text", "qwen3_next"), (1, 3)),
     }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "loop"),
+    [
+        ("GGGAGGGA", (2, 6)),
+        ("AAAAj", (1, 5)),
+        ("AAAjAAAjAA", (2, 8)),
+        ("JAAAA", (0, 4)),
+        ("JAAAAAAJ", (0, 6)),
+        ("A", (0, 1)),
+    ],
+)
+def test_the_middle_half_repeats_and_reaches_a_layer_with_fast_weights(pattern, loop):
+    """Without one in the loop a sleep would write nothing that its next pass reads."""
+    assert middle(pattern) == loop
 
 
 def edited(folder, tmp_path, **changes):

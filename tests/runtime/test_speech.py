@@ -197,6 +197,14 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     for one in (session, plain):
         one.feed(TEXT)
     assert session.ask("Which?", 9) == plain.ask("Q: Which? A:", 9)
+    speaker.save_pretrained(tmp_path / "other", trained=trained | {"asking": "A:"}, files=tokenizer_files("bytes"))
+    before = Session.from_pretrained(tmp_path / "other")
+    before.feed(TEXT)
+    with pytest.raises(ValueError, match=r"^question must be empty where it was read before .* got 'Why'$"):
+        before.ask("Why")
+    again = Session(model, 3, "sliding", tokenizer="bytes")
+    again.feed(TEXT)
+    assert before.ask("", 9) == again.ask("A:", 9)
 
 
 def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):

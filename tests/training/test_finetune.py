@@ -54,6 +54,8 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     assert re.search(r"\| 1 \| \d \| \d\.\d{3} \| \d\.\d{3} \|", capsys.readouterr().out)
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert (trained["n_passes"], trained["steps"]) == (4, 3) and build_task(trained["task"]).train == str(data)
+    logged = pd.read_csv(out / "metrics.csv")
+    assert {"lr/muon", "grad_norm", "tokens_per_second", "sleeps_per_row", "change_of_S/pass-4"} <= set(logged)
     model = HybridLM.from_pretrained(out)
     before = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     assert 0 < (model.embedding.weight - before).abs().max() < 1e-2  # three small steps from the pretrained weights
@@ -109,6 +111,23 @@ def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
+def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_path, capsys):
+    said = [("user", "The wren has 3 eggs."), ("assistant", "Good."), ("user", "How many eggs?"), ("assistant", "3")]
+    line = json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
+    (tmp_path / "chat.jsonl").write_text(f"{line}\n" * 30)
+    (tmp_path / "model").mkdir()
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path / "model")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template + "<assistant>{% endif %}")
+    given = {"model": tmp_path / "model", "data": tmp_path / "chat.jsonl", "out": tmp_path / "tuned", "steps": 1}
+    lmsleep(["finetune", *(f"--{name}={value}" for name, value in given.items()), *SHORT])
+    session = Session.from_pretrained(tmp_path / "tuned")
+    assert session.speech.question == "<user>{question}\n<assistant>"
+    assert "session.ask('How many eggs?')" in (tmp_path / "tuned" / "README.md").read_text()
+    assert (tmp_path / "tuned" / "chat_template.jinja").is_file()
+
+
 def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path):
     args = ["--steps=1", "--window=64", "--data.task.init_args.tokenizer=bytes", *SHORT[1:]]
     with pytest.warns(
@@ -125,9 +144,14 @@ def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path)
         ("--lora.rnk=3", "there is no option --lora.rnk, but there is --lora.rank"),
         ("--sleep.n_pases=3", "there is no option --sleep.n_pases, but there is --sleep.n_passes.*"),
         ("--data.task.init_args.helt_out=3", "there is no option .*helt_out, but there is .*held_out"),
+        ("--steps=x", "--steps must be an integer of 1 or more, got x"),
+        ("--trainer.max_steps=0", "--steps must be an integer of 1 or more, got 0"),
+        ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
+        ("--lora.rank=-1", "--lora.rank must be an integer of 1 or more, got -1"),
+        ("--muon_lr=x", "--muon_lr must be a number, got x"),
     ],
 )
-def test_a_mistyped_option_is_one_sentence_that_names_the_nearest(folder, data, capsys, argument, sentence):
+def test_a_mistyped_option_is_one_sentence_that_says_what_was_meant(folder, data, capsys, argument, sentence):
     with pytest.raises(SystemExit, match="2"):
         lmsleep(["finetune", f"--model={folder}", f"--data={data}", argument])
     assert re.fullmatch(f"error: {sentence}\n", capsys.readouterr().err)

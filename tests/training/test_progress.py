@@ -2,6 +2,8 @@
 
 import re
 
+from lmsleep.training import RunReport
+from lmsleep.training.fit import run_trainer
 from lmsleep.training.progress import WIDTH, Progress
 
 
@@ -14,6 +16,16 @@ def test_the_line_fits_and_says_batches_loss_and_answers(run, capsys, monkeypatc
     lines = [line for line in re.split(r"[\r\n]", out) if line.startswith("training")]
     assert re.match(r"training 6/6 .*<00:00, loss=\S+, exact=\S+, val loss=\S+, val exact=[\d.]+", lines[-1])
     assert max(map(len, lines)) <= WIDTH and "v_num" not in out and "Epoch" not in out
+
+
+def test_the_line_is_drawn_below_the_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"data.task": "lmsleep.tasks.Rule110", "model.model.d_model": 8, "data.batch_size": 2}
+    for name, value in (("accelerator", "cpu"), ("max_steps", 1), ("limit_val_batches", 0), ("logger", "false")):
+        given[f"trainer.{name}"] = value
+    cli = run_trainer(["fit", *(f"--{name}={value}" for name, value in given.items())])
+    kinds = [*map(type, cli.trainer.callbacks)]
+    assert kinds.index(RunReport) < kinds.index(Progress)
 
 
 def test_a_logger_s_number_is_left_out(run):

@@ -137,8 +137,12 @@ def with_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def middle(pattern: str) -> tuple[int, int]:
-    """The loop over the middle half of the blocks (section 6.3 of the paper)."""
-    return len(pattern) // 4, len(pattern) - len(pattern) // 4
+    """The loop over the middle half of the blocks (section 6.3 of the paper), and on to the nearest with fast weights
+    where it has none: without, passes would write nothing that the next one reads."""
+    first, last = len(pattern) // 4, len(pattern) - len(pattern) // 4
+    writers = [block for block, letter in enumerate(pattern) if letter.upper() not in "AW"]
+    nearest = min(writers, key=lambda block: max(first - block, block - last + 1, 0), default=first)
+    return min(first, nearest), max(last, nearest + 1)
 
 
 class Origin(NamedTuple):

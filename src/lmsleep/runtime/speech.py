@@ -57,7 +57,8 @@ class Speech:
         source = folder if (folder / "tokenizer.json").is_file() else said.get("tokenizer")
         if source != "bytes" and source != folder:
             return None
-        speech, question = cls.of(source, vocab_size), said.get("question", QUESTION)
+        speech = cls.of(source, vocab_size)
+        question = trained.get("asking", said.get("question", QUESTION))
         end = speech.tokenizer.token_to_id(str(said.get("eos_token") or ""))
         return cls(speech.tokenizer, str(question), speech.stop if end is None else (end,))
 
@@ -67,7 +68,12 @@ class Speech:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def asked(self, question: str) -> str:
-        """A question as the model is asked it."""
+        """A question as the model is asked it. Raises ValueError if it learned with the question before the text."""
+        if question.strip() and QUESTION not in self.question:
+            raise ValueError(
+                "question must be empty where it was read before the text in training: feed it, then the text, and ask "
+                f"nothing; got {question!r:.99}"
+            )
         return self.question.replace(QUESTION, question)
 
     def decode(self, tokens: Sequence[int]) -> str:

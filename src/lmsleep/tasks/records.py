@@ -33,7 +33,7 @@ def open_records(source: str) -> Any:
     datasets.disable_progress_bars()
     try:
         if path.suffix == ".parquet":
-            return datasets.Dataset.from_parquet(files)
+            return datasets.Dataset.from_parquet(files)  # pyright: ignore[reportArgumentType]
         if path.suffix == ".arrow":
             return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import check_integer, default_eos
+from lmsleep.hub import QUESTION, check_integer, default_eos
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
 from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text
@@ -96,6 +96,18 @@ class TextQA(Text):
         template = self.message or CHAT_ML
         *before, asked = (filled(template, message) for message in messages[:-1])
         return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
+
+    @property
+    def asking(self) -> str:
+        """What stands around a question that is asked later, with `{question}` in its place; without it, if no field
+        is asked since it was read before; nothing, if several fields are."""
+        rows = self._splits["train"]
+        row = json.loads(rows.lines.read(int(rows.rows[0])))
+        if row.get("messages") is None:
+            several = len(set(_FIELD.findall(self.question))) > 1
+            return QUESTION if several else _FIELD.sub(QUESTION, self.question)
+        *before, asked, said = row["messages"]
+        return self.texts(json.dumps({"messages": [*before, asked | {"content": QUESTION}, said]}))[1]
 
     @property
     def example(self) -> tuple[str, str, str]:

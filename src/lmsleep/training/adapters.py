@@ -1,5 +1,7 @@
 """Low-rank adapters put into a model by peft."""
 
+from typing import Any
+
 from torch import nn
 
 from lmsleep.model import HybridLM, Lora
@@ -32,7 +34,8 @@ def add_lora(model: HybridLM, lora: Lora) -> None:
     whole = [layers[i].get_submodule("" if i in inserted else "mixer") for i in model.blocks.state_index]
     trained = [p for part in whole for p in part.parameters()]
     adapted = {id(model.get_submodule(name).weight) for name in names}
-    inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=lora.scale * lora.rank, target_modules=names), model)
+    alpha: Any = lora.scale * lora.rank  # said to be an int, but any number will do
+    inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=names), model)
     for p in trained:
         p.requires_grad_(id(p) not in adapted)
     model.lora = lora

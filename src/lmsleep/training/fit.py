@@ -86,7 +86,8 @@ class SleepCLI(LightningCLI):
             callbacks = [*callbacks, PredictionWriter()]
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
         if config.get("enable_progress_bar") is not False and not bars:
-            callbacks = [*callbacks, Progress()]
+            # Behind the report, which is written before the line is drawn.
+            self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], Progress()]}
         return super()._instantiate_trainer(config, callbacks)
 
     def _count_epochs(self, config: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # What its own code causes, and what every run of ours is told.
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
-    "does not have many workers|Experiment logs directory .* exists and is not empty)"
+    "does not have many workers|It is recommended to use .self.log..change_of_S|"
+    "Experiment logs directory .* exists and is not empty)"
 )
 NOTICES = re.compile(
-    "GPU available: False|TPU available: False|HPU available: False|.*Tip: |Seed set|`weights_only` was not set|"
-    "Restoring states|Loaded model weights|Restored all states|`Trainer.fit` stopped: `max_steps"
+    "GPU available: False|TPU available: False|HPU available: False|.*Tip: |(?:.rank: .+)?Seed set|"
+    "`weights_only` was not set|Restoring states|Loaded model weights|Restored all states|"
+    "`Trainer.fit` stopped: `max_steps"
 )
 
 
