@@ -98,7 +98,7 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path):
         ("none.ckpt", "there is no file"),
         ("half.ckpt", "is damaged"),
         ("other.ckpt", "must be a checkpoint of a SleepModule"),
-        (".", "must be one file, got the folder .*: train with --trainer.strategy.save_distributed_checkpoint=false"),
+        (".", "must be one file, as --trainer.strategy.save_distributed_checkpoint=false makes it, .*"),
     ):
         with pytest.raises(ValueError, match=message):
             from_lightning(tmp_path / name)

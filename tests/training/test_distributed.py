@@ -110,7 +110,7 @@ def test_ranks_of_a_sharded_model_share_every_held_out_batch_and_others_take_the
     sentence = r"^eval_batch_size must leave every batch of val a row for each of 3 ranks, and not 2, got 2$"
     with pytest.raises(ValueError, match=sentence):
         held_out(3, ModelParallelStrategy(), batch_size=2)
-    sentence = r"^eval_batch_size must leave a batch of val rows for each of 6 ranks, and not 5 in all, got 4$"
+    sentence = r"^eval_batch_size must leave a batch of val for each of 6 ranks, and not 5 in all, got 4$"
     with pytest.raises(ValueError, match=sentence):
         held_out(6, None)
 

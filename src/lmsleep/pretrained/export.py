@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line, tokenizer_files, typed
+from lmsleep.hub import first_line, require, tokenizer_files, typed
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.lora import merged
 
@@ -68,11 +68,8 @@ def export(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise ValueError(
-            f"ckpt must be one file, got the folder {str(path)!r}: train with "
-            "--trainer.strategy.save_distributed_checkpoint=false"
-        )
+    one_file = "ckpt must be one file, as --trainer.strategy.save_distributed_checkpoint=false makes it, and no folder"
+    require(not path.is_dir(), one_file, str(path))
     if not path.is_file():
         raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}")
     check_checkpoint_file(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from lmsleep.hub import QUESTION, check_integer, check_vocabulary, named_eos, open_tokenizer
+from lmsleep.hub import QUESTION, check_integer, check_vocabulary, named_eos, open_tokenizer, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,11 +69,8 @@ class Speech:
 
     def asked(self, question: str) -> str:
         """A question as the model is asked it. Raises ValueError if it learned with the question before the text."""
-        if question.strip() and QUESTION not in self.question:
-            raise ValueError(
-                "question must be empty where it was read before the text in training: feed it, then the text, and ask "
-                f"nothing; got {question!r:.99}"
-            )
+        allowed = "question must be empty where it was read before the text in training: feed it, then the text"
+        require(QUESTION in self.question or not question.strip(), allowed, question)
         return self.question.replace(QUESTION, question)
 
     def decode(self, tokens: Sequence[int]) -> str:
