@@ -71,9 +71,7 @@ class RowsDataModule(L.LightningDataModule):
         # Ranks of a sharded model gather its weights together, for as many windows: they share every batch. Others take
         # batches in turn. (Lightning's own sampler would repeat batches until they divide evenly among the ranks.)
         together = isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy)
-        allowed = (
-            f"eval_batch_size must leave a batch of {split} rows for each of {ranks} ranks, and not {steps} in all"
-        )
+        allowed = f"eval_batch_size must leave a batch of {split} for each of {ranks} ranks, and not {steps} in all"
         require(together or steps >= ranks, allowed, self.eval_batch_size)
         rows = HeldOutRows(self.task, split, self.eval_batch_size, steps, *((rank, ranks) if together else (0, 1)))
         turns = (1, 0) if together else (ranks, rank)
