@@ -1,16 +1,20 @@
 """The settings that the paper prints (section 6) against the configurations of its scale."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from lmsleep.training.graphs import check_trainer
+
 PAPER = Path(__file__).parents[1] / "configs/experiment/paper"
+NAMES = sorted(path.stem for path in PAPER.glob("*.yaml"))
 # task -> Muon's rate, sequences a step
 PRINTED = {"Rule110": (2e-3, 512), "Depo": (2e-3, 128), "GSMInfinite": (1e-3, 256)}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PAPER.glob("*.yaml")))
+@pytest.mark.parametrize("name", NAMES)
 def test_rates_and_batches_are_those_that_the_paper_prints(name):
     config = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
     task = config["data"]["task"]["class_path"].rpartition(".")[2]
@@ -18,6 +22,18 @@ def test_rates_and_batches_are_those_that_the_paper_prints(name):
     batch = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
     assert (optimizer["muon_lr"], batch) == PRINTED[task]
     assert optimizer["adamw_lr"] == 5e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_whose_step_can_be_a_graph_is_one(name):
+    config = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
+    trainer = SimpleNamespace(**({"accumulate_grad_batches": 1, "strategy": "auto"} | config["trainer"]))
+    try:
+        check_trainer(trainer)  # pyright: ignore[reportArgumentType]
+    except ValueError:
+        assert "graph" not in config["model"].get("accelerate", "none")
+    else:
+        assert config["model"]["accelerate"] == "compile+graph"
 
 
 def test_every_task_of_the_paper_has_a_configuration():
