@@ -3,13 +3,14 @@
 import os
 import sys
 
-import lightning  # noqa: F401  (its logger keeps the stderr of its import: not one that pytest closes after a test)
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported.
     os.environ["TRITON_INTERPRET"] = "1"
+
+import lightning  # noqa: F401  (its logger keeps the stderr of its import: not one that pytest closes after a test)
 
 from lmsleep import HybridConfig
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmsleep.model.linear import Total, project, sharing_weights
+from lmsleep.model.linear import FEW_WORDS, Total, look_up, project, sharing_weights
 from lmsleep.ops import use_backend
 from lmsleep.sleep import read_windows
 
@@ -217,6 +217,29 @@ def test_a_hook_on_a_layer_is_called(kind):
         (y,) = project(torch.randn(4, 6, dtype=torch.float64, requires_grad=True), layer)
         y.sum().backward()
     assert called == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_gradient_of_a_small_table_is_that_of_an_embedding_without_its_sorting(dtype):
+    torch.manual_seed(0)
+    table = nn.Embedding(5, 6, dtype=dtype)
+    tokens, upstream = torch.randint(5, (64, 9)), torch.randn(64, 9, 6).to(dtype)
+    (want,) = torch.autograd.grad(table(tokens), table.weight, upstream)
+    with sharing_weights():
+        rows = look_up(table, tokens)
+    assert torch.equal(rows, table(tokens)) and "Embedding" not in rows.grad_fn.name()
+    (got,) = torch.autograd.grad(rows, table.weight, upstream)
+    exact = torch.zeros(5, 6).double().index_add_(0, tokens.flatten(), upstream.double().flatten(0, 1))
+    assert got.dtype == dtype and (got - exact).norm() <= (want - exact).norm().clamp(min=1e-12)
+
+
+def test_a_large_table_and_one_with_a_hook_are_called():
+    large, hooked = nn.Embedding(FEW_WORDS + 1, 6), nn.Embedding(5, 6)
+    called = []
+    hooked.register_forward_hook(lambda *_: called.append(1))
+    with sharing_weights():
+        out = [look_up(table, torch.ones(2, 3, dtype=torch.long)) for table in (large, hooked)]
+    assert called == [1] and all("Embedding" in y.grad_fn.name() for y in out)
 
 
 def test_autocast_leaves_float64_alone():

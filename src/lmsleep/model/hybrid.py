@@ -18,7 +18,7 @@ from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, wri
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm, SwiGLU
-from lmsleep.model.linear import shared_weights, sharing
+from lmsleep.model.linear import look_up, shared_weights, sharing
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
@@ -543,7 +543,7 @@ class HybridLM(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, n) -> (B, n, D)."""
-        return self.embedding(tokens)
+        return look_up(self.embedding, tokens)
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, V)."""

@@ -1,4 +1,4 @@
-"""Linear layers in a step that uses them many times, once in every pass over every window.
+"""Linear layers, and the embedding, in a step that uses them many times, once in every pass over every window.
 
 Within `sharing_weights` the weights of the layers that read one input are joined and cast once, so that they are one
 product, and their gradients are summed in float32 by the products that make them.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
+FEW_WORDS = 128  # the gradient of a table of so many rows is a product
 _open = False  # whether anything is shared: compiled code can ask this, and not a context variable
 
 
@@ -33,9 +34,17 @@ def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
     return _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
 
 
+def look_up(table: nn.Embedding, tokens: Tensor) -> Tensor:
+    """The rows (B, n, D) of `table` at tokens (B, n). Within `sharing_weights` the gradient of a small table is made
+    by a product: torch sorts the tokens for it, in a dozen launches."""
+    if _open and table.num_embeddings <= FEW_WORDS and _plain(table):
+        return _Rows.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
+    return table(tokens)
+
+
 def _sharing(layers: tuple[nn.Module, ...]) -> bool:
     """Whether the weights of these layers are shared here."""
-    return _open and all(map(_plain, layers))
+    return _open and all(_plain(layer) and layer.bias is None for layer in layers)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -59,10 +68,10 @@ def _narrow(x: Tensor) -> Tensor:
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether the layer is nothing but a product with a dense weight, for which nobody has put in something else."""
+    """Whether the layer is torch's own with a dense weight, for which nobody has put in something else."""
     forward = layer._forward_hooks or layer._forward_pre_hooks
     hooked = forward or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is nn.Linear and layer.bias is None and type(layer.weight) is nn.Parameter and not hooked
+    return type(layer) in (nn.Linear, nn.Embedding) and type(layer.weight) is nn.Parameter and not hooked
 
 
 # A break in compiled graphs: what is compiled are the parts between products.
@@ -204,3 +213,23 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
             ctx.total.add(dy.flatten(0, -2), x.flatten(0, -2))
         return (dy @ weight if ctx.needs_input_grad[0] else None), None, None
+
+
+class _Rows(torch.autograd.Function):
+    """tokens (B, n), weight (V, D) -> (B, n, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.words, ctx.dtype = len(weight), weight.dtype
+        return F.embedding(tokens, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (tokens,) = ctx.saved_tensors
+        dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
+        words = torch.arange(ctx.words, device=dy.device)
+        with torch.autocast(dy.device.type, enabled=False):
+            found = (tokens[..., None] == words).to(dy.dtype).mT @ dy  # (B, V, D): one long product would fill no card
+        return None, found.sum(0).to(ctx.dtype)
