@@ -68,6 +68,7 @@ def read_windows(
     loss_windows: Sequence[bool] | None = None,
     after_loss: bool = False,
     wake_passes: int = 1,
+    scored_only: bool = False,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
@@ -79,6 +80,8 @@ def read_windows(
         loss_windows: which windows carry loss, where that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
         wake_passes: passes over every window before anything is taken from it, see `loop_awake`.
+        scored_only: leaves out what neither loss nor S depends on, where nothing sleeps: a window without loss is read
+            as far as the last fast weights. `Reading.hidden` then has windows with loss alone.
 
     Raises:
         ValueError: if n_passes or wake_passes is below 1, or n_passes above 1 beside `on_overflow`, or eviction or a
@@ -88,6 +91,7 @@ def read_windows(
     check_n_passes(wake_passes, "wake_passes")
     check_eviction(eviction)
     _check_shapes(tokens, targets=targets, mask=mask)
+    brief = scored_only and on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
     if on_overflow is None:
         on_overflow = partial(sleep, n_passes=n_passes)
     elif n_passes > 1:
@@ -98,22 +102,25 @@ def read_windows(
         windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()), after_loss)
         if loss_windows is not None:
             windows.check_count(len(loss_windows))
+    brief &= any(windows.carry_loss)
     S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache, keep = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
     for span, carries_loss, sleeps in windows:  #                                         lines 2-3
         seen = None if mask is None else mask[:, span]
-        wake = model.wake(tokens[:, span], S, cache, seen, keep=keep)  #                  lines 4, 8, pass 1 of line 6
+        read = carries_loss or not brief
+        wake = model.wake(tokens[:, span], S, cache, seen, keep=keep, ends=read)  #       lines 4, 8, pass 1 of line 6
         wake = loop_awake(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
-        hidden.append(wake.h)
+        if read:
+            hidden.append(wake.h)
         if targets is not None and carries_loss:  #                                       line 7
             scored.append((model.logits(wake.h), targets[:, span]))  #                    line 9
         if sleeps:  #                                                                     line 5
             S = sleep_window(model, wake, on_overflow)  #                                 line 6, passes 2..N
         if cache.full:
             cache = cache.evict(eviction)  #                                              line 10
-    return Reading.of(model, hidden, scored, S)
+    return Reading.of(model, windows, hidden, scored, S)
 
 
 def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
@@ -216,10 +223,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a sequence gave: wake-pass outputs `hidden` (B, T, D), the final S, the mean loss over all targets,
-    and the logits (B, P, V) and targets (B, P) of the loss-bearing windows."""
+    """What reading a sequence gave: its `windows`, wake-pass outputs `hidden` (B, T, D) of those that were read to the
+    end, the final S, the mean loss over all targets, and the logits (B, P, V) and targets (B, P) of the loss-bearing
+    windows."""
 
     model: HybridLM
+    windows: Windows
     hidden: Tensor
     fast_weights: FastWeights
     loss: Tensor | None
@@ -232,14 +241,15 @@ class Reading:
         return self.model.logits(self.hidden)
 
     @classmethod
-    def of(cls, model: HybridLM, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
+    def of(cls, model: HybridLM, windows: Windows, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
         """From the outputs of each window, and logits and targets of each window with loss."""
+        whole = torch.cat(hidden, dim=1) if len(hidden) > 1 else hidden[0]
         if not scored:
-            return cls(model, torch.cat(hidden, dim=1), S, None, None, None)
+            return cls(model, windows, whole, S, None, None, None)
         logits, targets = (torch.cat(parts, dim=1) for parts in zip(*scored, strict=True))
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-        return cls(model, torch.cat(hidden, dim=1), S, loss, logits, targets)
+        return cls(model, windows, whole, S, loss, logits, targets)
 
 
 def _check_shapes(tokens: Tensor, **others: Tensor | None) -> None:

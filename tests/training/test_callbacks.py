@@ -57,6 +57,11 @@ def test_it_counts_sleeps_passes_and_time(run):
     assert callback.seconds_asleep > 0
 
 
+def test_overflows_count_where_nobody_has_to_answer_them(run):
+    callback = fitted(run(1, max_steps=4)).sleep
+    assert (callback.n_sleeps, callback.sleeps_per_sequence, callback.seconds_asleep) == (8, 2, 0)
+
+
 def test_every_stage_counts_afresh(run):
     cell = fitted(run(2, max_steps=4, num_sanity_val_steps=1))
     assert cell.sleep.n_sleeps == 8

@@ -30,6 +30,7 @@ class Span:
         slot: (1,) where a single token overwrites cached keys and values, which then stand in buffers of
             fixed size; None: the cache grows.
         keep: whether later tokens of the window will ask for what these leave behind.
+        ends: whether anybody will ask for the h that the blocks leave; without it they stop at the last fast weights.
     """
 
     rotary: tuple[Tensor, Tensor]
@@ -38,6 +39,7 @@ class Span:
     near: Tensor | None = None
     slot: Tensor | None = None
     keep: bool = True
+    ends: bool = True
 
 
 class Rotary(nn.Module):

@@ -344,7 +344,7 @@ class Block(nn.Module):
         s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
         y, state, left = self.mixer(x, state, left, span)
         y = self.mixer_post_norm(y)
-        if self.mlp is not None and self.mlp_norm is not None:
+        if span.ends and self.mlp is not None and self.mlp_norm is not None:
             s, x = self.mlp_norm.of_sum(s, y)
             y = self.mlp_post_norm(self.mlp(x))
         return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
@@ -388,7 +388,9 @@ class Blocks(nn.Module):
         cache = cache or AttentionCache(self.config.window_size or 1)
         return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
 
-    def span(self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True) -> Span:
+    def span(
+        self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True, ends: bool = True
+    ) -> Span:
         """Where the n tokens of h stand behind the cached ones, and whether others will stand behind them. Raises
         ValueError if nothing was kept of the cached ones."""
         n, cached, reach = h.shape[1], cache.held, self.config.sliding_window
@@ -398,13 +400,13 @@ class Blocks(nn.Module):
         near = visible = visibility(n, cached, cache.capacity, everyone, h.device)
         if reach is not None and reach < cache.capacity:
             near = visibility(n, cached, reach, everyone, h.device)
-        return Span(self.rotary(cache.position, n, h), visible, mask, near, keep=keep)
+        return Span(self.rotary(cache.position, n, h), visible, mask, near, keep=keep, ends=ends)
 
     def run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
         """Blocks first .. last - 1, and the norm that closes a pass if they end the stack. Returns h, S and what each
-        block keeps of the tokens, of no use unless `span.keep`."""
+        block keeps of the tokens, of no use unless `span.keep`. Without `span.ends` h is empty."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return self._run(first, last, h, S, cache, span)
         shared = shared_weights()
@@ -420,13 +422,16 @@ class Blocks(nn.Module):
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
         changed: dict[int, Tensor] = {}
         kept: list[Left] = []
-        total = Sum(h)
-        for i in range(first, last):
-            index = self.state_index.get(i)
-            total, state, left = self.layers[i](total, None if index is None else S[index], cache.layer(i), span)
+        total, writers = Sum(h), [i for i in self.state_index if first <= i < last]
+        stop = last if span.ends else 1 + max(writers, default=first - 1)
+        for i in range(first, stop):
+            index, here = self.state_index.get(i), replace(span, ends=span.ends or i < stop - 1)
+            total, state, left = self.layers[i](total, None if index is None else S[index], cache.layer(i), here)
             kept.append(left)
             if index is not None:
                 changed[index] = state
+        if not span.ends:
+            return h.new_empty(0), S.with_layers(changed), tuple(kept)
         h = total.h if total.y is None else total.h + total.y
         if last == self.config.depth:
             h = self.pass_norm(h)
@@ -562,6 +567,7 @@ class HybridLM(nn.Module):
         mask: Tensor | None = None,
         span: Span | None = None,
         keep: bool = True,
+        ends: bool = True,
     ) -> Wake:
         """The wake pass over n tokens (B, n) of the current window, all of them or one: embed, every block once.
 
@@ -570,6 +576,7 @@ class HybridLM(nn.Module):
             span: where the tokens stand, for decoding in buffers of fixed size; None: behind those of the cache.
             keep: without it the cache after them counts the tokens and holds nothing else, which is enough where a hard
                 eviction follows, or nothing at all.
+            ends: without it nobody may ask for the h that it leaves.
 
         Raises:
             ValueError: if the tokens do not fit into the window, or those in the cache were read without `keep`.
@@ -578,13 +585,13 @@ class HybridLM(nn.Module):
         if n > cache.room:
             raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {n}")
         embedded = self.embed(tokens)
-        span = span or self.blocks.span(embedded, cache, mask, keep)
-        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, span)
+        span = span or self.blocks.span(embedded, cache, mask, keep, ends)
+        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(span, ends=ends or last < depth))
         h, after = core, core_S
         if last < depth:
             h, after, behind = self.blocks.run(last, depth, core, core_S, cache, span)
             kept = kept + behind
-        extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, h))
+        extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, embedded))
         return Wake(h, core, S, after, cache, extended, mask, embedded)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:

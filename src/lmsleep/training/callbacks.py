@@ -95,12 +95,20 @@ class SleepCallback(L.Callback):
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
         start, changes = time.perf_counter(), []
         h, S = sleep(blocks if module.training else recorded(blocks, changes), h, S, self.passes_for(module))
-        self.n_sleeps += 1
-        self.n_sequence_sleeps += len(h)
+        self.count(1, len(h))
         self.seconds_asleep += time.perf_counter() - start
         if changes:
             self.change = [change.tolist() for change in changes]
         return h, S
+
+    def stays_awake(self, module: L.LightningModule) -> bool:
+        """Whether the answer to an overflow would leave h and S of a training batch as they are: nobody has to ask."""
+        return module.training and self.passes_for(module) == 1 and type(self).on_overflow is SleepCallback.on_overflow
+
+    def count(self, n_sleeps: int, rows: int) -> None:
+        """Counts sleeps of a batch of so many rows."""
+        self.n_sleeps += n_sleeps
+        self.n_sequence_sleeps += n_sleeps * rows
 
     @contextmanager
     def counting(self, n_sleeps: int, rows: int) -> Iterator[None]:

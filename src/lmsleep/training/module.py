@@ -108,17 +108,22 @@ class SleepModule(L.LightningModule):
         """Algorithm 1 over a batch; every overflow goes to the callbacks."""
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
-        return read_windows(
+        awake = sleeper is None or sleeper.stays_awake(self)
+        reading = read_windows(
             self.model,
             batch.tokens,
             batch.targets,
             eviction=eviction,
             mask=batch.mask,
-            on_overflow=self.raise_overflow,
+            on_overflow=None if awake else self.raise_overflow,
             loss_windows=loss_windows,
             after_loss=self._after_loss,
             wake_passes=1 if sleeper is None else sleeper.wake_passes,
+            scored_only=self.training,
         )
+        if awake and sleeper is not None:
+            sleeper.count(reading.windows.n_sleeps, len(batch.tokens))
+        return reading
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         """The overflow event: the attention cache is full. Whoever sleeps answers with a new h and S."""
