@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
 from lmsleep.tasks import Depo, Rule110
 from lmsleep.training import MuonAdamW, OptimizerConfig
+from lmsleep.training.metrics import row_scores
 
 from .conftest import TASK, Recorder, fitted, weights
 
@@ -263,6 +264,14 @@ def test_learns_to_remember(run):
     assert (out.scored_logits[:, 0] == out.scored_logits[0, 0]).all()
     hits = (out.scored_logits.argmax(-1) == out.scored_targets).double().mean()
     assert hits < 0.6
+
+
+def test_metrics_are_made_for_the_first_step_and_those_that_are_logged(run, monkeypatch):
+    made, module = [], "lmsleep.training.module.row_scores"
+    monkeypatch.setattr(module, lambda *scored: made.append(run.trainer.global_step) or row_scores(*scored))
+    run = run(log_every_n_steps=3)
+    run.trainer.fit(run.module, run.data)
+    assert made == [0, 2, 5]
 
 
 def test_no_metric_of_a_step_is_waited_for(run, monkeypatch):
