@@ -98,6 +98,17 @@ def test_a_muon_step_written_out():
     torch.testing.assert_close(p.detach(), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shapes", [SHAPES, SHAPES[::-1]])
+def test_tall_matrices_in_a_batch_with_wide_ones_take_the_steps_of_their_own(monkeypatch, shapes):
+    """As on a card."""
+    options = {"muon": True, "lr": 2e-2, "momentum": 0.95, "weight_decay": 0.1}
+    apart, together = (copies(draw(shapes, dtype=torch.float64)) for _ in range(2))
+    train(MuonAdamW([{"params": apart, **options}]), apart, 3)
+    monkeypatch.setattr("lmsleep.training.optimizer._batch", lambda p: tuple(sorted(p.shape)))
+    train(MuonAdamW([{"params": together, **options}]), together, 3)
+    torch.testing.assert_close(together, apart, rtol=1e-7, atol=1e-9)
+
+
 def built(build, **options):
     model = build("AGA", dtype=torch.float32, **options)
     return model, OptimizerConfig(muon_lr=1e-2, adamw_lr=1e-3).build(model.blocks, model)

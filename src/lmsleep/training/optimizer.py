@@ -115,11 +115,15 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_add_(momenta, grads, alpha=inflow)
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for shape in dict.fromkeys(p.shape for p in params):
-            same = [i for i, p in enumerate(params) if p.shape == shape]
-            scale = math.sqrt(max(1.0, shape[0] / shape[1]))
-            steps = lr * scale * orthogonalise(torch.stack([whole(updates[i]) for i in same]))
-            parts = [part_of(step, params[i]) for step, i in zip(steps, same, strict=True)]
+        for batch in dict.fromkeys(map(_batch, params)):
+            same = [i for i, p in enumerate(params) if _batch(p) == batch]
+            rows, cols = params[same[0]].shape
+            turned = [params[i].shape != (rows, cols) for i in same]
+            upright = torch.stack(_turn((whole(updates[i]) for i in same), turned))
+            steps = lr * _scale(rows, cols) * orthogonalise(upright)
+            if others := [step for step, turn in zip(steps, turned, strict=True) if turn]:
+                torch._foreach_mul_(others, _scale(cols, rows) / _scale(rows, cols))
+            parts = [part_of(step, params[i]) for step, i in zip(_turn(steps, turned), same, strict=True)]
             torch._foreach_sub_([params[i] for i in same], parts)
 
     def _usable(self, grads: list[Tensor]) -> list[Tensor]:
@@ -162,6 +166,21 @@ class MuonAdamW(torch.optim.Optimizer):
         return self.state[p][name]
 
 
+def _batch(p: Tensor) -> tuple[int, ...]:
+    """What the matrices of a batch have in common: on a card tall ones join wide ones, for fewer launches; on a CPU
+    that would gain nothing, and change the last bits."""
+    return tuple(sorted(p.shape)) if p.is_cuda else tuple(p.shape)
+
+
+def _turn(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
+    return [x.mT if turn else x for x, turn in zip(matrices, turned, strict=True)]
+
+
+def _scale(rows: int, cols: int) -> float:
+    """Of an orthogonal step, so that all shapes change what they put out alike."""
+    return math.sqrt(max(1.0, rows / cols))
+
+
 def whole(x: Tensor) -> Tensor:
     """The tensor itself where each rank keeps a part of it: a matrix is orthogonal only as a whole."""
     return x.full_tensor() if isinstance(x, DTensor) else x
@@ -176,7 +195,7 @@ def part_of(x: Tensor, p: Tensor) -> Tensor:
     """This rank's part of x, cut as `p` is."""
     if not isinstance(p, DTensor):
         return x
-    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None)
+    return distribute_tensor(x.contiguous(), p.device_mesh, p.placements, src_data_rank=None)
 
 
 def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
