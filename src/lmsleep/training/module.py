@@ -105,7 +105,7 @@ class SleepModule(L.LightningModule):
         return batch
 
     def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
-        """Algorithm 1 over a batch; every overflow goes to the callbacks."""
+        """Algorithm 1 over a batch; every overflow that somebody may answer goes to the callbacks."""
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         awake = sleeper is None or sleeper.stays_awake(self)
