@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 SCALE ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: help install repro test lint clean
+.PHONY: help install repro test lint api clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ lint: install  ## ruff and pyright
 	$(BIN)/ruff check src tests examples notebooks
 	$(BIN)/ruff format --check src tests examples notebooks
 	$(BIN)/pyright
+
+api: install  ## pages of the modules in api/, made from their docstrings
+	$(BIN)/pdoc -o api --docformat google --math $(addprefix lmsleep.,sleep memory data model ops tasks training \
+		runtime pretrained hf) '!lmsleep.ops.'
 
 clean:  ## remove runs and data, keep results
 	rm -rf runs data

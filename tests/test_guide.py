@@ -1,0 +1,83 @@
+"""Every command of the guide is run: in the order of the page and made short, or read by its parser where what it needs
+is not here. The promises have tests of their own (test_docs.py)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs/guide.md").read_text()
+FEW = "--trainer.max_steps=2 --trainer.val_check_interval=2 --data.eval_rows=16 --data.eval_batch_size=16"
+# What makes a command short, by how it begins; the first that fits.
+SHORT = {
+    "lmsleep fit --config configs/experiment/paper/": "--print_config",
+    "lmsleep plan --config configs/experiment/paper/gsm": "--print_config",  # wants the published weights
+    "lmsleep plan --config configs/experiment/paper/": "--device meta",
+    "lmsleep fit": FEW,
+    "lmsleep finetune": FEW.replace("=2 ", "=1 ", 1) + " --window 24",
+    "lmsleep test": "--data.eval_rows=16 --data.eval_batch_size=16",
+    "lmsleep chat": "--max_new_tokens=2 </dev/null",
+    "PYTHONPATH=examples lmsleep fit": FEW,
+    "python examples/hebbian_rule.py fit": FEW,
+}
+# Run by others, or by nobody here, and why.
+ELSEWHERE = {
+    "make repro|timeout -s TERM 540 make repro": "tests/figures/test_repro.py, and continuous integration",
+    "python -m lmsleep.figures": "tests/figures/test_resume.py",
+    "dvc |git checkout": "needs a repository of its own: tests/figures/test_dvc.py",
+    "hf download|pip install": "needs the network",
+    "python -c \"import lmsleep.hf": "needs lm-eval: tests/test_hf.py",
+    "#!|export PATH|cell=|srun": "needs SLURM",
+    "run=": "sets a variable for the promises",
+    "lmsleep (fit|export) .*(\\$run|runs/try)": "tests/test_cli.py",
+}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, flags=re.M | re.S)
+
+
+def commands():
+    """Every command, on one line, without its comment."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"\s+#\s.*$", "", line).strip() for line in lines) if line]
+
+
+def elsewhere(command):
+    return any(re.match(pattern, command) for pattern in ELSEWHERE)
+
+
+def test_most_commands_are_run_here():
+    assert sum(not elsewhere(command) for command in commands()) > 20
+    assert all(any(re.match(pattern, command) for command in commands()) for pattern in ELSEWHERE)
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_the_other(tmp_path):
+    for name in ("configs", "examples", "results", "params.yaml", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "bin").mkdir()
+    for name, words in (("lmsleep", "-m lmsleep"), ("python", "")):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/ouro_1_4b").symlink_to(tmp_path / "tiny")
+    (tmp_path / "notes.txt").write_text("The wren by the mill is blue.")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    (making,) = (block for block in blocks("python") if '"tiny"' in block)
+    subprocess.run([sys.executable, "-c", making], cwd=tmp_path, check=True, capture_output=True)
+    failed = []
+    for command in (command for command in commands() if not elsewhere(command)):
+        more = next((more for start, more in SHORT.items() if command.startswith(start)), "")
+        if "--ckpt_path" in command and " fit " in command:
+            more = more.replace("max_steps=2", "max_steps=4")
+        if "--out tuned" in command and (tmp_path / "tuned").exists():
+            subprocess.run(["rm", "-r", tmp_path / "tuned"], check=True)
+        words = ["bash", "-c", f"{command} {more}"]
+        done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        failed += [f"{words[2]}: {done.stdout[-1500:]}{done.stderr[-1500:]}"] if done.returncode else []
+    assert not failed, "\n\n".join(failed)
