@@ -17,6 +17,7 @@ SHORT = {
     "lmsleep fit --config configs/experiment/paper/": "--print_config",
     "lmsleep plan --config configs/experiment/paper/gsm": "--print_config",  # wants the published weights
     "lmsleep plan --config configs/experiment/paper/": "--device meta",
+    "lmsleep plan": "--data.batch_size=4",
     "lmsleep fit": FEW,
     "lmsleep finetune": FEW.replace("=2 ", "=1 ", 1) + " --window 24",
     "lmsleep test": "--data.eval_rows=16 --data.eval_batch_size=16",

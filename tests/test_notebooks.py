@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are kept without outputs."""
+"""The notebooks run from top to bottom, and are kept with outputs that are small."""
 
 import shutil
 from pathlib import Path
@@ -6,24 +6,27 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
+from tests.notebooks import execute
 
 ROOT = Path(__file__).parents[1]
+FIGURES = {"1_tasks": 6, "2_mechanism": 3, "4_your_own": 1, "5_your_documents": 0}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_there_are_four():
-    assert [path.stem[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
+def test_there_are_five():
+    assert [path.stem[0] for path in NOTEBOOKS] == ["1", "2", "3", "4", "5"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_kept_without_outputs(path):
+def test_kept_with_small_outputs_of_one_run(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert path.stat().st_size < 250_000 and "/tmp" not in str(outputs)
 
 
 def run(path, folder, monkeypatch):
@@ -31,18 +34,21 @@ def run(path, folder, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    notebook = execute(path, folder)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     return said, sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "figures"), [("1_tasks", 6), ("2_mechanism", 3), ("4_your_own", 1)])
+@pytest.mark.parametrize(
+    ("name", "figures"), [("1_tasks", 6), ("2_mechanism", 3), ("4_your_own", 1), ("5_your_documents", 0)]
+)
 def test_runs(name, figures, monkeypatch, tmp_path):
     said, shown = run(ROOT / f"notebooks/{name}.ipynb", tmp_path, monkeypatch)
     assert shown == figures
+    if name == "5_your_documents":
+        assert said.count("Which colour is the wren? red\n") == 2
     if name == "2_mechanism":
         assert "S cut: largest influence of the evicted tokens on the first answer's logits: 0\n" in said
         score = {line.split(":")[0]: line for line in said.splitlines()}

@@ -1,0 +1,55 @@
+"""Runs the notebooks and keeps their outputs, pictures with 32 colours.
+
+python -m tests.notebooks                      all of them, some minutes
+python -m tests.notebooks notebooks/1_tasks.ipynb
+"""
+
+import base64
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+FOLDER, WIDTH = Path("notebooks"), 600  # pixels
+
+
+def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
+    """The notebook with its outputs, run in a folder."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+def small(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without stderr and HTML, its pictures no wider than WIDTH and with 32 colours."""
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for data in (output.data for output in cell.outputs if "data" in output):
+                data.pop("text/html", None)  # the same as text stands beside it
+                data |= {"image/png": smaller(data["image/png"])} if "image/png" in data else {}
+    return notebook
+
+
+def smaller(png: str) -> str:
+    """A picture in base64."""
+    with Image.open(BytesIO(base64.b64decode(png))) as picture, BytesIO() as out:
+        whole = picture.convert("RGB")
+        whole.thumbnail((WIDTH, WIDTH))
+        whole.quantize(32, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        return base64.b64encode(out.getvalue()).decode()
+
+
+def main(paths: list[Path]) -> None:
+    for path in paths:
+        with tempfile.TemporaryDirectory() as apart:
+            nbformat.write(small(execute(path, FOLDER if path.stem.startswith("3") else Path(apart))), path)
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")))
