@@ -10,7 +10,36 @@ from lmsleep.model.linear import project, project_side_by_side
 from lmsleep.ops import delta_layer
 
 
-class GatedDelta(nn.Module):
+class DeltaRule(nn.Module):
+    """What the layers of the gated delta rule share: their projections, the size of their states and its costs.
+
+    Args: as those of `GatedDelta`.
+    """
+
+    def __init__(
+        self, d_model: int, heads: int, key_dim: int, value_dim: int, allow_neg_eigval: bool, key_heads: int
+    ) -> None:
+        super().__init__()
+        self.state_shape = heads, key_dim, value_dim
+        self.beta_scale = 2.0 if allow_neg_eigval else 1.0
+        self.q_proj = nn.Linear(d_model, key_heads * key_dim, bias=False)
+        self.k_proj = nn.Linear(d_model, key_heads * key_dim, bias=False)
+        self.v_proj = nn.Linear(d_model, heads * value_dim, bias=False)
+        self.a_proj = nn.Linear(d_model, heads, bias=False)
+        self.b_proj = nn.Linear(d_model, heads, bias=False)
+        self.g_proj = nn.Linear(d_model, heads * value_dim, bias=False)
+
+    def projected(self, x: Tensor) -> Tensor:
+        """q, k, v, gate, decay and writing strength of x (B, n, D) side by side, before any non-linearity."""
+        return project_side_by_side(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
+        H, K, V = self.state_shape
+        return 6 * H * K * V
+
+
+class GatedDelta(DeltaRule):
     """q, k, v = silu(conv(W x)), q and k L2-normalised; S by the gated delta rule; y = W_o (norm(S^T q) * silu(W_g x)).
 
     Gates per head: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength sigmoid(W_b x), doubled under
@@ -35,16 +64,9 @@ class GatedDelta(nn.Module):
         norm_eps: float = 1e-6,
         key_heads: int | None = None,
     ) -> None:
-        super().__init__()
-        self.state_shape = H, K, V = heads, key_dim, value_dim
-        self.key_heads = G = key_heads or heads
-        self.beta_scale = 2.0 if allow_neg_eigval else 1.0
-        self.q_proj = nn.Linear(d_model, G * K, bias=False)
-        self.k_proj = nn.Linear(d_model, G * K, bias=False)
-        self.v_proj = nn.Linear(d_model, H * V, bias=False)
-        self.a_proj = nn.Linear(d_model, H, bias=False)
-        self.b_proj = nn.Linear(d_model, H, bias=False)
-        self.g_proj = nn.Linear(d_model, H * V, bias=False)
+        H, G, K, V = heads, key_heads or heads, key_dim, value_dim
+        super().__init__(d_model, H, K, V, allow_neg_eigval, G)
+        self.key_heads = G
         self.conv_weight = nn.Parameter(torch.empty(2 * G * K + H * V, conv_size))
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
@@ -57,24 +79,11 @@ class GatedDelta(nn.Module):
         self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context."""
-        projected = project_side_by_side(
-            x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
-        )
-        taps = self.conv_weight
+        projected, taps = self.projected(x), self.conv_weight
         if self.key_heads < self.state_shape[0]:
             projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()
-        y, state, tail = delta_layer(
-            projected,
-            taps,
-            self.A_log,
-            self.dt_bias,
-            self.norm.weight,
-            state,
-            left.inputs if left else None,
-            span.mask,
-            self.beta_scale,
-            self.norm.eps,
-        )
+        weights, before = (taps, self.A_log, self.dt_bias, self.norm.weight), left.inputs if left else None
+        y, state, tail = delta_layer(projected, *weights, state, before, span.mask, self.beta_scale, self.norm.eps)
         return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
 
     def _spread(self, x: Tensor) -> Tensor:
@@ -82,8 +91,3 @@ class GatedDelta(nn.Module):
         (H, K, _), G = self.state_shape, self.key_heads
         shared, rest = x.split([2 * G * K, x.shape[-1] - 2 * G * K], dim=-1)
         return torch.cat([shared.unflatten(-1, (2 * G, K)).repeat_interleave(H // G, dim=-2).flatten(-2), rest], dim=-1)
-
-    def flops_per_token(self, window_size: int) -> int:
-        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
-        H, K, V = self.state_shape
-        return 6 * H * K * V

@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
 from lmsleep.model.attention import Span
+from lmsleep.model.gated_delta import DeltaRule
 from lmsleep.model.layers import RMSNorm, draw_decay
-from lmsleep.model.linear import project, project_side_by_side
+from lmsleep.model.linear import project
 from lmsleep.ops import jet_layer
 
 REDUCTION = 8
 
 
-class Jet(nn.Module):
+class Jet(DeltaRule):
     """q, k = silu(W x), L2-normalised; v = silu(conv_x(W x)) with a kernel made from x; S written by the gated delta
     rule; y = W_o (norm(S^T q) * silu(W_g x)).
 
@@ -36,15 +37,8 @@ class Jet(nn.Module):
         decay_rates: tuple[float, float] | None = None,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__()
-        self.state_shape = H, K, V = heads, key_dim, value_dim
-        self.beta_scale = 2.0 if allow_neg_eigval else 1.0
-        self.q_proj = nn.Linear(d_model, H * K, bias=False)
-        self.k_proj = nn.Linear(d_model, H * K, bias=False)
-        self.v_proj = nn.Linear(d_model, H * V, bias=False)
-        self.a_proj = nn.Linear(d_model, H, bias=False)
-        self.b_proj = nn.Linear(d_model, H, bias=False)
-        self.g_proj = nn.Linear(d_model, H * V, bias=False)
+        H, V = heads, value_dim
+        super().__init__(d_model, H, key_dim, V, allow_neg_eigval, key_heads=H)
         self.dynamic_conv1d = DynamicConv(d_model, H * V, conv_size)
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
@@ -57,27 +51,10 @@ class Jet(nn.Module):
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context. A masked
         token leaves no trace in them."""
-        projected = project_side_by_side(
-            x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
-        )
-        y, state, tail = jet_layer(
-            projected,
-            self.dynamic_conv1d(x),
-            self.A_log,
-            self.dt_bias,
-            self.o_norm.weight,
-            state,
-            left.inputs if left else None,
-            span.mask,
-            self.beta_scale,
-            self.o_norm.eps,
-        )
+        inputs, before = (self.projected(x), self.dynamic_conv1d(x)), left.inputs if left else None
+        gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (span.mask, self.beta_scale, self.o_norm.eps)
+        y, state, tail = jet_layer(*inputs, *gates, state, before, *how)
         return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
-
-    def flops_per_token(self, window_size: int) -> int:
-        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
-        H, K, V = self.state_shape
-        return 6 * H * K * V
 
 
 class DynamicConv(nn.Module):

@@ -187,13 +187,15 @@ class Backbone:
         layer_of, found = layers_of(config.pattern, stored or self.stored(config)) or {}, {}
         for name in names:
             if not name.startswith("blocks.layers."):
-                found[name] = self._origin("" if name.startswith("head.") else prefix, name)
+                found[name] = self.origin("" if name.startswith("head.") else prefix, name)
             elif (layer := layer_of.get(block := int(name.split(".")[2]))) is not None:
-                inner = re.sub(r"^mixer\.", f"{blocks[block][0]}.", name.split(".", 3)[3])
-                found[name] = self._origin(f"{prefix}layers.{layer}.", inner)
+                found[name] = self.origin(prefix, name.split(".", 3)[3], layer, blocks[block][0])
         return found
 
-    def _origin(self, prefix: str, name: str) -> Origin:
+    def origin(self, prefix: str, name: str, layer: int | None = None, letter: str = "") -> Origin:
+        """Of one parameter: in a layer, whose mixer has this letter, or beside the layers."""
+        if layer is not None:
+            prefix, name = f"{prefix}layers.{layer}.", re.sub(r"^mixer\.", f"{letter}.", name)
         parts, words = {**_OUTSIDE, **self.parts}, name.split(".")
         n = next(n for n in range(len(words), 0, -1) if ".".join(words[:n]) in parts)
         part = parts[".".join(words[:n])]

@@ -3,14 +3,12 @@
 Blocks without MLP may be put in between its blocks: a transformer saved as AAAA becomes AjAA.
 """
 
-import re
-from collections.abc import Iterable
 from dataclasses import replace
 
 from lmsleep.hub import typed
 from lmsleep.model import HybridConfig
 from lmsleep.model.folder import MODEL_TYPE, VERSION
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, layers_of
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
@@ -27,17 +25,8 @@ class Saved(Backbone):
     def stored(self, config: HybridConfig) -> str:
         return config.pattern
 
-    def origins(
-        self, config: HybridConfig, names: Iterable[str], prefix: str = "", stored: str | None = None
-    ) -> dict[str, Origin]:
-        layer_of, found = layers_of(config.pattern, stored or config.pattern) or {}, {}
-        for name in names:
-            block = re.match(r"blocks\.layers\.(\d+)", name)
-            if block is None:
-                found[name] = Origin(name)
-            elif (layer := layer_of.get(int(block[1]))) is not None:
-                found[name] = Origin(f"blocks.layers.{layer}{name[block.end() :]}")
-        return found
+    def origin(self, prefix: str, name: str, layer: int | None = None, letter: str = "") -> Origin:
+        return Origin(name if layer is None else f"blocks.layers.{layer}.{name}")
 
 
 SAVED = {MODEL_TYPE: Saved(hybrid_config, {})}
