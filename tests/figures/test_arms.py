@@ -13,7 +13,7 @@ from lmsleep.figures import settings as module
 from lmsleep.figures.draw_ours import verdicts
 from lmsleep.figures.settings import arm_of, arms
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, verdict
-from lmsleep.figures.train_arm import main
+from lmsleep.figures.train import main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses
 from lmsleep.training.callbacks import SleepCallback
@@ -131,7 +131,7 @@ def test_one_seed_decides_nothing(at_root):
 def test_the_folder_names_the_arm_and_an_unknown_one_is_refused(at_root, tmp_path):
     assert arm_of(Path("runs/gpu/arms/mamba_delta-s100")) == "mamba_delta"
     with pytest.raises(SystemExit, match=r"^error: the folder must be called <arm>-s<seed> with an arm of configs"):
-        main([str(tmp_path / "deep9-s0"), "--config", str(GPU)])
+        main([str(tmp_path / "deep9-s0"), "--arm", "--config", str(GPU)])
 
 
 @pytest.mark.parametrize(

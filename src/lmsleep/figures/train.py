@@ -2,7 +2,8 @@
 
 python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
 
-All that follows the folder goes to `lmsleep fit`; the folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC
+All that follows the folder goes to `lmsleep fit`, and behind it, for a folder <arm>-s<seed> where `--arm` comes first,
+what configs/arms.yaml says of the arm; the folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC
 empties an output folder before its stage starts, so the state to resume from lives elsewhere, under a name made of the
 arguments, the configuration files, their dataset, the weights that they start from and the code: a run that was stopped
 (`timeout -s TERM`, SIGTERM, or killed) goes on where it was last saved, a changed one starts afresh.
@@ -24,7 +25,8 @@ from omegaconf import OmegaConf
 import lmsleep
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
-from lmsleep.figures.settings import read_config
+from lmsleep.figures.settings import TABLE, arm_of, arms, read_config
+from lmsleep.hub import require
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or words[0].startswith("-"):
         sys.exit(__doc__)
     with one_sentence():
-        train(Path(words[0]), words[1:])
+        out, rest = Path(words[0]), words[1:]
+        train(out, [*rest[1:], *arguments_of_arm(out)] if rest[:1] == ["--arm"] else rest)
 
 
 def train(out: Path, fit_args: list[str]) -> None:
@@ -75,6 +78,13 @@ def train(out: Path, fit_args: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
+
+
+def arguments_of_arm(out: Path) -> tuple[str, ...]:
+    """What the table says of the arm that a folder is named after. Raises ValueError if it has none."""
+    known = arms()
+    require(arm_of(out) in known, f"the folder must be called <arm>-s<seed> with an arm of {TABLE}", str(out))
+    return known[arm_of(out)].arguments
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
