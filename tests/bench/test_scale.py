@@ -52,18 +52,3 @@ def test_two_processes_take_the_step_of_one(how, tmp_path, capfd, monkeypatch):
     assert rows[1]["gradient_error"] < 1e-4
     for r in rows:
         assert r["tokens_per_second"] * r["ms_per_step"] / 1e3 == pytest.approx(r["batch_size"] * 26)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--counts=[0]"], "error: counts must be 1 or more, got 0"),
-        (["--counts=[2,2]"], "error: counts must differ, got 2, 2"),
-        (["--passes=[]"], "error: passes must be one or more, got none"),
-        (["--out=none/x.json"], "error: out must be a file in a folder that exists, got 'none/x.json'"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, sentence):
-    with pytest.raises(SystemExit) as stop:
-        lmsleep(["bench", "scale", *SMALL, *arguments])
-    assert str(stop.value) == sentence

@@ -11,7 +11,6 @@ import yaml
 from lmsleep import HybridConfig, Session
 from lmsleep.bench.subject import read_model
 from lmsleep.bench.wake import BLOCK, SLEEPS, WARM_UP, Reader, full_attention_twin, main, measure
-from lmsleep.cli import main as lmsleep
 from lmsleep.figures.table import COLUMNS
 from lmsleep.runtime.memory import Memory
 
@@ -147,33 +146,7 @@ def test_command_writes_the_table(tmp_path, capsys):
     assert "latency_p50_ms" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--config=nothing.yaml"], "there is no file or folder 'nothing.yaml'"),
-        (["--contexts=[1,1]"], "contexts must differ, got 1, 1"),
-        (["--contexts=[0]"], "contexts must be 1 or more, got 0"),
-        (["--passes=[]"], "passes must be one or more, got none"),
-        (["--passes=[0]"], "n_passes must be 1 or more"),
-        (["--tokens", "1"], "tokens must be 2 or more, got 1"),
-        (["--device", "cuda:99"], "device must be one that torch can use .*, got 'cuda:99'"),
-        (["--device", "abacus"], "device must be one that torch can use .*, got 'abacus'"),
-    ],
-)
-def test_bad_arguments_are_refused(argv, message, tmp_path):
-    with pytest.raises(SystemExit, match=f"^error: {message}"):
-        lmsleep(["bench", "wake", *argv, "--out", str(tmp_path / "table.csv")])
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_file_without_a_model_is_named(tmp_path):
     (tmp_path / "run.yaml").write_text("trainer: {max_steps: 3}")
     with pytest.raises(ValueError, match=r"config must name a model under model.model, '.*run.yaml' does not"):
         read_model(tmp_path / "run.yaml")
-
-
-@pytest.mark.parametrize("out", [".", "none/table.csv"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(out, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsleep.bench.wake.measure", lambda *_: pytest.fail("measured"))
-    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
-        lmsleep(["bench", "wake", f"--config={MODELS / 'mini.yaml'}", f"--out={tmp_path / out}"])

@@ -11,7 +11,6 @@ import yaml
 from lmsleep import HybridConfig
 from lmsleep.bench.parallel import parallel_twin
 from lmsleep.bench.window import PARALLEL, WINDOWED, Runner, _by_windows, _in_parallel, main, measure
-from lmsleep.cli import main as lmsleep
 from lmsleep.figures.table import COLUMNS
 from lmsleep.model.linear import Shared, sharing_weights
 from lmsleep.sleep import IGNORE
@@ -88,30 +87,3 @@ def test_what_was_measured_before_an_end_is_kept(config, ends, windows, tmp_path
     kept = pd.read_csv(tmp_path / "fig6.csv")
     assert set(kept.slice) == windows
     assert len(kept) == 3 * len(windows)
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--windows=[4,4]"], "windows must differ, got 4, 4"),
-        (["--windows=[5]"], "windows must divide length=16, got 5"),
-        (["--windows=[]"], "windows must be one or more, got none"),
-        (["--passes=[0]"], "n_passes must be 1 or more"),
-        (["--batch_sizes=[0]"], "batch_sizes must be 1 or more, got 0"),
-        (["--repeats", "0"], "repeats must be 1 or more, got 0"),
-        (["--device", "cuda:99"], "device must be one that torch can use .*, got 'cuda:99'"),
-        (["--device", "abacus"], "device must be one that torch can use .*, got 'abacus'"),
-    ],
-)
-def test_bad_arguments_are_refused(config, argv, message, tmp_path):
-    argv = [f"--config={config}", "--length=16", "--windows=[4,8]", *argv]
-    with pytest.raises(SystemExit, match=f"^error: {message}"):
-        lmsleep(["bench", "window", *argv, "--out", str(tmp_path / "table.csv")])
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("out", [".", "none/table.csv"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(config, out, tmp_path, monkeypatch):
-    monkeypatch.setattr("lmsleep.bench.window.measure", lambda *_: pytest.fail("measured"))
-    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
-        lmsleep(["bench", "window", f"--config={config}", f"--out={tmp_path / out}"])

@@ -1,0 +1,74 @@
+"""What the benchmarks refuse, in one sentence and before anything is measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmsleep.cli import main as lmsleep
+
+ROOT = Path(__file__).parents[2]
+RUN = [f"--config={ROOT / 'configs/experiment/smoke/rule110.yaml'}", "--steps=2"]
+MODEL = [f"--config={ROOT / 'configs/model/mini.yaml'}"]
+OPTIONS = {"wake": MODEL, "window": [*MODEL, "--length=16", "--windows=[4,8]"], "train": RUN, "scale": RUN}
+# What measures, and so must not be called.
+MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "spread"}
+DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, such as cpu, got"
+HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "message"),
+    [
+        ("wake", "--config=nothing.yaml", "there is no file or folder 'nothing.yaml'"),
+        ("wake", "--contexts=[1,1]", "contexts must differ, got 1, 1"),
+        ("wake", "--contexts=[0]", "contexts must be 1 or more, got 0"),
+        ("wake", "--passes=[]", "passes must be one or more, got none"),
+        ("wake", "--passes=[0]", "n_passes must be 1 or more"),
+        ("wake", "--tokens=1", "tokens must be 2 or more, got 1"),
+        ("window", "--windows=[4,4]", "windows must differ, got 4, 4"),
+        ("window", "--windows=[5]", "windows must divide length=16, got 5"),
+        ("window", "--windows=[]", "windows must be one or more, got none"),
+        ("window", "--passes=[0]", "n_passes must be 1 or more"),
+        ("window", "--batch_sizes=[0]", "batch_sizes must be 1 or more, got 0"),
+        ("window", "--repeats=0", "repeats must be 1 or more, got 0"),
+        *(
+            (of, f"--device={name}", f"{DEVICE} '{name}'")
+            for of in ("wake", "window")
+            for name in ("cuda:99", "abacus")
+        ),
+        ("train", "--passes=[0]", "n_passes must be 1 or more"),
+        ("train", "--steps=0", "steps must be 2 or more, got 0"),
+        pytest.param(
+            "train",
+            "--variants=[graph]",
+            "accelerate='graph' needs a CUDA device, got cpu; use 'compile' or 'none'",
+            marks=HERE,
+        ),
+        pytest.param(
+            "train",
+            "--variants=[fla]",
+            "gated_delta: backend 'fla' cannot run: no CUDA device; use 'torch', 'naive'",
+            marks=HERE,
+        ),
+        pytest.param(
+            "train", "--trainer.accelerator=gpu", "trainer.accelerator must be one that is here, got gpu", marks=HERE
+        ),
+        ("scale", "--counts=[0]", "counts must be 1 or more, got 0"),
+        ("scale", "--counts=[2,2]", "counts must differ, got 2, 2"),
+        ("scale", "--passes=[]", "passes must be one or more, got none"),
+    ],
+)
+def test_bad_arguments_are_refused(command, argument, message, tmp_path):
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}"):
+        lmsleep(["bench", command, *OPTIONS[command], argument, f"--out={tmp_path / 'table'}"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+@pytest.mark.parametrize("out", [".", "none/table"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(command, out, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"lmsleep.bench.{command}.{MEASURES[command]}", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
+        lmsleep(["bench", command, *OPTIONS[command], f"--out={tmp_path / out}"])
