@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from lmsleep.ops import describe
 from lmsleep.ops.backend import WINDOW
@@ -127,27 +128,27 @@ def state(package: Package) -> tuple[str, str]:
 
 def packages() -> Table:
     """For every optional package its version, whether it works, and what it serves."""
-    table = Table(title="Optional packages", title_justify="left")
-    for name in ("package", "version", "state", "serves"):
-        table.add_column(name, overflow="fold")
-    for package in PACKAGES:
-        table.add_row(package.name, *map(escape, state(package)), package.serves)
-    return table
+    rows = [(package.name, *state(package), package.serves) for package in PACKAGES]
+    return table("Optional packages", ("package", "version", "state", "serves"), rows)
 
 
 def backends() -> Table:
     """For every op the backend in use; where long windows use another, a second row."""
-    table = Table(title="Backends", title_justify="left")
-    for name in ("op", "uses", "why not the others"):
-        table.add_column(name, overflow="fold")
-    short, long = describe(), describe(long=True)
-    for op, choice in short.items():
-        rows = [(op, choice)]
+    rows, long = [], describe(long=True)
+    for op, choice in describe().items():
+        rows.append((op, choice))
         if long[op].backend != choice.backend:
             rows.append((f"{op}, above {WINDOW} tokens", long[op]))
-        for name, (backend, others) in rows:
-            table.add_row(name, backend, escape("\n".join(f"{other}: {why}" for other, why in others.items())))
-    return table
+    told = [(name, used, "\n".join(f"{one}: {why}" for one, why in others.items())) for name, (used, others) in rows]
+    return table("Backends", ("op", "uses", "why not the others"), told)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Cells as they are, without markup."""
+    made = Table(*(Column(name, overflow="fold") for name in header), title=title, title_justify="left")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
 
 
 def advice() -> list[str]:

@@ -14,7 +14,7 @@ MODEL = [f"--config={ROOT / 'configs/model/mini.yaml'}"]
 OPTIONS = {"wake": MODEL, "window": [*MODEL, "--length=16", "--windows=[4,8]"], "train": RUN, "scale": RUN}
 # What measures, and so must not be called.
 MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "spread"}
-DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, such as cpu, got"
+DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, got"
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.hub import first_line
+from lmsleep.hub import usable_device
 from lmsleep.model import HybridConfig
 
 
@@ -19,14 +19,6 @@ def read_model(path: Path) -> HybridConfig:
         raise ValueError(f"config must name a model under model.model, {str(path)!r} does not ({error})") from None
 
 
-def usable_device(device: str | None) -> str:
-    """The device itself; None: cuda where there is one, else cpu. Raises ValueError if torch cannot use it here."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
-        reason = first_line(error)
-        raise ValueError(
-            f"device must be one that torch can use here, such as cpu, got {device!r} ({reason})"
-        ) from None
-    return device
+def chosen_device(name: str | None) -> str:
+    """None: cuda where there is one, else cpu. Raises ValueError if torch cannot use it here."""
+    return str(usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu")))

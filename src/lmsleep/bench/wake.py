@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.bench.subject import read_model, usable_device
+from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -240,7 +240,7 @@ def main(
     check_out(out)
     model = read_model(config)
     model = replace(model, window_size=window_size or model.window_size)
-    frame = measure(model, contexts, passes, tokens, usable_device(device), seed, 1e9 * max_cache_gb)
+    frame = measure(model, contexts, passes, tokens, chosen_device(device), seed, 1e9 * max_cache_gb)
     write(frame, out)
     print(wide(frame, slice="windows"))
     print(f"written to {out}")

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
-from lmsleep.bench.subject import read_model, usable_device
+from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -181,7 +181,7 @@ def main(
         out: tidy table.
     """
     check_out(out)
-    settings = (windows, passes, length, batch_sizes, repeats, eviction, usable_device(device), seed)
+    settings = (windows, passes, length, batch_sizes, repeats, eviction, chosen_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):
         write(table, out)
