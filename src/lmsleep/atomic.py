@@ -74,6 +74,14 @@ def check_writable(folder: str | Path) -> None:
         pass
 
 
+def check_free(folder: str | Path) -> None:
+    """Raises ValueError if a file is in the place of the folder or of one above it."""
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
+
+
 def claim(folder: Path) -> IO[bytes]:
     """A file `.lock` in the folder, which is locked until it is closed or the process ends. Raises ValueError if
     another run has it."""

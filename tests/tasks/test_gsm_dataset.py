@@ -170,7 +170,7 @@ def test_a_file_in_place_of_the_folder_is_refused_before_rows_are_drawn(
 ):
     (tmp_path / "file").touch()
     monkeypatch.setattr(dataset, "draw_split", lambda *_: pytest.fail("drew rows"))
-    with pytest.raises(ValueError, match=r"^folder must be a folder, .*file' is a file$"):
+    with pytest.raises(ValueError, match=r"^folder must be a new or an existing folder, got .*file is a file$"):
         make_dataset(tmp_path / place, CONFIG)
 
 

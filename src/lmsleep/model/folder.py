@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import atomic_write
+from lmsleep.atomic import atomic_write, check_free
 from lmsleep.hub import read_object, typed
 from lmsleep.tensors import read_tensors, save_tensors
 
@@ -46,13 +46,6 @@ def write_folder(
     for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
         with atomic_write(folder / name) as path:
             path.write_text(content, encoding="utf-8")
-
-
-def check_free(folder: Path) -> None:
-    """Raises ValueError if a file is in the place of the folder or of one above it."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,10 +19,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from lmsleep.atomic import check_free
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_free, check_streams, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streams, read_config
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from lmsleep.atomic import check_free
 from lmsleep.errors import OneSentence, one_sentence
 from lmsleep.hub import QUESTION, TOKENIZER, checkpoint_folder
-from lmsleep.model.folder import check_free
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES

@@ -29,7 +29,7 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lmsleep.atomic import atomic_write
+from lmsleep.atomic import atomic_write, check_free
 from lmsleep.hub import check_integer, require
 from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
@@ -98,9 +98,7 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
             of another configuration or cannot be one, or if a file in it is damaged.
     """
     require(workers >= 1, "workers must be 1 or more", workers)
-    for place in (Path(folder), *Path(folder).parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"folder must be a folder, or one to be made, but {str(place)!r} is a file")
+    check_free(folder)
     encoder = encoder_of(config)
     made = _made_with(config, encoder)
     paths = {split: _path(folder, split) for split in SPLITS}
