@@ -19,8 +19,8 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
-from lmsleep.atomic import claim
 from lmsleep import HybridConfig
+from lmsleep.atomic import claim
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
 
@@ -166,9 +166,8 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def fork(name: str, devices: int, flags: list[str]) -> list[tuple[int | None, str]]:
+def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> list[tuple[int | None, str]]:
     """Exit code and last words of every process; None: it did not end."""
-def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> None:
     port = free_port()
     children = []
     for rank in range(devices):
@@ -207,24 +206,30 @@ def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) ->
     return ends
 
 
+def must_end_well(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> None:
+    ends = fork(run, name, devices, flags)
+    if any(status for status, _ in ends):
+        sys.exit(f"{name} failed: {ends}")
+
+
+def ended(name: str, flags: list[str]) -> None:
+    """Writes how a run of two processes ended."""
+    (OUT / f"{name}.ends").write_text(json.dumps(fork(run, name, 2, [*checkpoints(name), *flags])))
+
+
 if __name__ == "__main__":
-    fork(lambda *_: prepare(), "prepare", 1, [])
+    must_end_well(lambda *_: prepare(), "prepare", 1, [])
     for name, (devices, flags) in RUNS.items():
-        ends = fork(name, devices, flags)
-        if any(status for status, _ in ends):
-            sys.exit(f"{name} failed: {ends}")
-    callbacks = "--trainer.callbacks+=distributed_runs.Terminate"
+        must_end_well(run, name, devices, flags)
+        must_end_well(tune, f"tuned-{name}", devices, flags)
     for rank in (0, 1):
-        name = f"stopped{rank}"
-        ends = fork(name, 2, [*checkpoints(name), callbacks, f"--trainer.callbacks.rank={rank}"])
-        (OUT / f"{name}.ends").write_text(json.dumps(ends))
+        callback = "--trainer.callbacks+=distributed_runs.Terminate"
+        ended(f"stopped{rank}", [callback, f"--trainer.callbacks.rank={rank}"])
     (OUT / "locked").mkdir()
     with claim(OUT / "locked"):
-        (OUT / "locked.ends").write_text(json.dumps(fork("locked", 2, checkpoints("locked"))))
+        ended("locked", [])
     whole = torch.save
     for name, from_save in (("full", 1), ("filled", 3)):  # the first looks whether it can save
         torch.save = full_disk(from_save)
-        (OUT / f"{name}.ends").write_text(json.dumps(fork(name, 2, checkpoints(name))))
+        ended(name, [])
         torch.save = whole
-        fork(run, name, devices, flags)
-        fork(tune, f"tuned-{name}", devices, flags)
