@@ -3,6 +3,7 @@ is not here. The promises have tests of their own (test_docs.py)."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ SHORT = {
     "PYTHONPATH=examples lmsleep fit": FEW,
     "python examples/hebbian_rule.py fit": FEW,
 }
+BEGINS = r"finetune .*--out (\S+)|^lmsleep fit (?!.*--ckpt_path).*--checkpoint.dirpath=(\S+)"  # the folder of a run
 # Run by others, or by nobody here, and why.
 ELSEWHERE = {
     "make repro|timeout -s TERM 540 make repro": "tests/figures/test_repro.py, and continuous integration",
@@ -52,6 +54,12 @@ def elsewhere(command):
     return any(re.match(pattern, command) for pattern in ELSEWHERE)
 
 
+def test_no_section_stands_twice_and_the_list_names_all():
+    sections = re.findall(r"^## (.+)$", GUIDE, flags=re.M)
+    assert len(set(sections)) == len(sections)
+    assert re.findall(r"^\* \[(.+)\]\(#", GUIDE.partition("\n## ")[0], flags=re.M) == sections
+
+
 def test_most_commands_are_run_here():
     assert sum(not elsewhere(command) for command in commands()) > 20
     assert all(any(re.match(pattern, command) for command in commands()) for pattern in ELSEWHERE)
@@ -76,8 +84,10 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         more = next((more for start, more in SHORT.items() if command.startswith(start)), "")
         if "--ckpt_path" in command and " fit " in command:
             more = more.replace("max_steps=2", "max_steps=4")
-        if "--out tuned" in command and (tmp_path / "tuned").exists():
-            subprocess.run(["rm", "-r", tmp_path / "tuned"], check=True)
+        if anew := re.search(
+            r"finetune .*--out (\S+)|^lmsleep fit (?!.*--ckpt_path).*--checkpoint.dirpath=(\S+)", command
+        ):
+            shutil.rmtree(tmp_path / (anew[1] or anew[2]), ignore_errors=True)
         words = ["bash", "-c", f"{command} {more}"]
         done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
         failed += [f"{words[2]}: {done.stdout[-1500:]}{done.stderr[-1500:]}"] if done.returncode else []
