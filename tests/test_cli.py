@@ -6,11 +6,13 @@ import inspect
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -292,6 +294,39 @@ def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit
             main([command, *TINY, *(["--trainer.max_steps=1"] if command == "fit" else []), *arguments])
 
 
+def test_what_may_not_be_written_or_read_is_one_sentence_before_the_first_step(fit, monkeypatch):
+    """Root, who may do all, becomes somebody else for a while."""
+    fit("--trainer.max_steps=1")
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
+    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
+    curve = "--trainer.callbacks+=lmsleep.training.LearningCurve"
+    with TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for name, mode in (("open", 0o777), ("locked", 0o555)):
+            Path(place, name).mkdir()
+            Path(place, name).chmod(mode)
+        shutil.copy("run/last.ckpt", place)
+        Path(place, "last.ckpt").chmod(0)
+        os.chdir(place)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(pytest.fail.Exception, match="a step was taken"):
+                fit("--trainer.max_steps=1", folder="open/a")
+            for words, name in (
+                (["--checkpoint.dirpath=locked"], ".*/locked/.lock"),
+                (["--checkpoint.dirpath=locked/run"], ".*/locked/run"),
+                ([curve, "--trainer.callbacks.path=locked/curve.csv"], "locked"),
+                ([logger, "--trainer.logger.save_dir=locked"], ".*/locked/lightning_logs"),
+                (["--ckpt_path=last.ckpt"], "last.ckpt"),
+            ):
+                with pytest.raises(SystemExit, match=f"^error: '{name}' cannot be used: permission denied$"):
+                    fit("--trainer.max_steps=1", *words, folder="open/b")
+        finally:
+            os.seteuid(user)
+
+
 @pytest.mark.parametrize(
     ("writer", "after", "sentence"),
     [
@@ -344,6 +379,22 @@ def test_a_mistake_of_ours_keeps_its_traceback(fit, monkeypatch):
     monkeypatch.setattr("lmsleep.training.SleepModule.training_step", broken)
     with pytest.raises(KeyError, match="ours"):
         fit("--trainer.max_steps=1")
+
+
+@pytest.mark.parametrize(("command", "step"), [("predict", "predict_step"), ("test", "test_step")])
+def test_sigterm_ends_every_command_within_a_batch(fit, monkeypatch, tmp_path, command, step):
+    fit("--trainer.max_steps=1")
+    rows, whole = [], getattr(SleepModule, step)
+
+    def terminated(self, batch, batch_idx):
+        rows.append(len(batch.tokens))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(SleepModule, step, terminated)
+    with pytest.raises(SystemExit, match="143"):
+        main([command, *TINY, "--data.eval_rows=80", "--ckpt_path=run/last.ckpt", "--trainer.default_root_dir=out"])
+    assert rows == [8] and not list(tmp_path.glob("out/*.csv"))
 
 
 def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):

@@ -70,8 +70,10 @@ def sweep(path: Path) -> None:
 def check_writable(folder: str | Path) -> None:
     """Makes the folder if there is none; raises OSError if no file can be written in it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=folder):
-        pass
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 def check_free(folder: str | Path) -> None:
@@ -98,7 +100,9 @@ def claim(folder: Path) -> IO[bytes]:
 
 def check_checkpoint_file(path: str | Path) -> None:
     """Reads a file of `torch.save`, which is a zip archive, against the checksums in it: torch itself looks at none.
-    Raises ValueError if it is there but cut off, changed, or something else."""
+    Raises ValueError if it is there but cut off, changed, or something else; OSError if it may not be read."""
+    if Path(path).is_file():
+        Path(path).open("rb").close()
     reason = "it is no archive of torch.save"
     if zipfile.is_zipfile(path):
         try:

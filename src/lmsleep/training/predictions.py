@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_writable
@@ -44,7 +45,10 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keeps the answers of a batch: the file is written once, whole."""
+        """Keeps the answers of a batch: the file is written once, whole. Raises SIGTERMException where Lightning, which
+        looks for SIGTERM while it trains or evaluates alone, would go on."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
         targets, task = prediction["targets"], pl_module.task
         answers: Tensor = task.answers(targets)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         columns = (batch.slice, targets, prediction["predictions"], answers)
