@@ -278,6 +278,8 @@ def steps_of(trainer: L.Trainer) -> int:
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
     if (accumulate := trainer.accumulate_grad_batches) < 1:
         raise ValueError(f"accumulate_grad_batches of the trainer must be 1 or more, got {accumulate}")
+    if trainer.val_check_interval == 0:
+        raise ValueError("val_check_interval of the trainer must be more than 0, or null, got 0")
     counts = [steps] if steps >= 0 else []
     if epochs is not None and epochs >= 0 and isinstance(batches, int):
         counts.append(epochs * -(-batches // accumulate))

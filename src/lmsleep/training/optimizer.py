@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
+MAX_RATE = 1e4  # of learning: the weights would not be finite after a step
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -45,6 +47,9 @@ class OptimizerConfig:
         for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and 0 or more, got {getattr(self, name)}")
+        for name in ("muon_lr", "adamw_lr"):
+            if getattr(self, name) > MAX_RATE:
+                raise ValueError(f"{name} must be at most {MAX_RATE:g}, got {getattr(self, name)}")
         for name in ("decay_fraction", "final_ratio", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
