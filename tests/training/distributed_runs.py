@@ -168,9 +168,6 @@ def free_port() -> int:
 
 def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> list[tuple[int | None, str]]:
     """Exit code and last words of every process; None: it did not end."""
-
-
-def fork(run: Callable[..., None], name: str, devices: int, flags: list[str]) -> None:
     port = free_port()
     children = []
     for rank in range(devices):

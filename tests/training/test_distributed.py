@@ -71,15 +71,6 @@ def test_what_stops_the_process_that_writes_stops_the_other_with_the_same_senten
     assert {path.name: saved_steps(path) for path in (runs / name).glob("*.ckpt")} == left
 
 
-def test_a_sharded_model_needs_as_many_held_out_batches_on_every_rank():
-    data = RowsDataModule(Rule110(steps=2), batch_size=4, eval_rows=20)
-    data.trainer = SimpleNamespace(world_size=2, global_rank=0, strategy=ModelParallelStrategy())
-    with pytest.raises(ValueError, match=r"eval_rows must make a multiple of 2 batches.*got 5"):
-        data.val_dataloader()
-    data.eval_rows = 24
-    assert len(data.val_dataloader()) == 3
-
-
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_tune_as_one_and_leave_the_same_folder(runs, strategy):
     """Whose validation and test batches differ in their windows."""
