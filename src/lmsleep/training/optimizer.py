@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
-MAX_RATE = 1e4  # of learning: the weights would not be finite after a step
+MAX_RATE = 1e4  # of learning: more is a mistake, which no weights survive
 
 
 @dataclass(frozen=True)
