@@ -109,7 +109,7 @@ def test_answers_of_a_row():
 def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
     """Depo's tokens through a stand-in that names them; what is kept is read back from the file."""
     task = type("Named", (), {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<{t}>"})()
-    trainer = SimpleNamespace(world_size=1, default_root_dir=str(tmp_path))
+    trainer = SimpleNamespace(received_sigterm=False, world_size=1, default_root_dir=str(tmp_path))
     writer, module = PredictionWriter(), SimpleNamespace(task=task, predict_step=lambda batch: None)
     writer.setup(trainer, module, "predict")
     said = {"targets": torch.tensor([[3, 4]]), "predictions": torch.tensor([[3, 5]])}
