@@ -149,6 +149,17 @@ def test_a_checkpoint_gives_no_settings_and_no_code(fit, capsys):
         main(["test", *TINY, "--ckpt_path=code.ckpt"])
 
 
+def test_weights_that_are_not_finite_are_read_by_no_command(fit):
+    content = fit("--trainer.max_steps=1")
+    content["state_dict"]["model.norm.weight"][0] = torch.nan
+    torch.save(content, "nan.ckpt")
+    for command in (["fit", "--trainer.max_steps=2"], ["validate"], ["test"], ["predict"]):
+        with pytest.raises(SystemExit, match=r"^error: model\.norm\.weight in the checkpoint must hold finite numbers"):
+            main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=nan.ckpt"])
+    with pytest.raises(SystemExit, match=r"^error: norm\.weight in nan\.ckpt must hold finite numbers"):
+        main(["export", "--ckpt=nan.ckpt", "--out=model"])
+
+
 def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]

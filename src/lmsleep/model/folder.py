@@ -78,9 +78,15 @@ def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if not weight.is_floating_point() or weight.dtype.itemsize < 2:
             raise ValueError(f"{name} in {path} must hold floating-point numbers, got {weight.dtype}")
-        if not all_finite(weight):
-            raise ValueError(f"{name} in {path} must hold finite numbers, got nan or inf")
+    check_finite(weights, str(path))
     return weights
+
+
+def check_finite(weights: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if one of them is not finite."""
+    for name, x in weights.items():
+        if x.is_floating_point() and not all_finite(x):
+            raise ValueError(f"{name} in {where} must hold finite numbers, got nan or inf")
 
 
 def all_finite(x: Tensor) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.hub import first_line, require, tokenizer_files, typed
 from lmsleep.model import HybridConfig, HybridLM, Lora
+from lmsleep.model.folder import check_finite
 from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
@@ -95,6 +96,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} must hold the weights of its model_config: {error}") from None
+    check_finite(model.state_dict(), str(path))
     return model.eval()
 
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from lmsleep.hub import checkpoint_folder, open_tokenizer, read_tokenizer
 from lmsleep.memory import IGNORE, Eviction, FastWeights
 from lmsleep.model import HybridConfig, Lora
+from lmsleep.model.folder import check_finite
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.pretrained.loading import FILES
@@ -238,6 +239,7 @@ class SleepModule(L.LightningModule):
         if mine != trained:
             raise ValueError(f"lora must be {trained}, with which the checkpoint was trained, got {mine}")
         check_checkpoint(self._trainer, checkpoint)
+        check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
         count_as_automatic(checkpoint)
 
     def _check_config(self, trained: dict[str, Any]) -> None:
