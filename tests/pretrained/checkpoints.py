@@ -178,3 +178,14 @@ def write(folder, config, weights, shards=1):
     index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def decoded(model, tokens):
+    """Logits of a window (B, L) that is read with a cache: four tokens, then one at a time."""
+    S, cache, said = model.init_fast_weights(len(tokens)), model.init_cache(), []
+    with torch.no_grad():
+        for part in tokens.split([4, *[1] * (tokens.shape[1] - 4)], dim=1):
+            wake = model.wake(part, S, cache)
+            S, cache = wake.S, wake.cache
+            said.append(model.logits(wake.h))
+    return torch.cat(said, dim=1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from checkpoints import JET_NEMOTRON_2B, jet_nemotron_shapes, random_weights, tiny_jet_nemotron, write
+from checkpoints import JET_NEMOTRON_2B, decoded, jet_nemotron_shapes, random_weights, tiny_jet_nemotron, write
 from pretrained_reference import jet_nemotron
 
 from lmsleep import HybridConfig, read_windows
@@ -36,6 +36,14 @@ def test_tiny_checkpoint_gives_the_logits_of_the_written_out_model(checkpoint, t
         torch.testing.assert_close(out.scored_logits[row], logits, **TOLERANCE)
         for mine, reference in zip(out.fast_weights.states, S.values(), strict=True):
             torch.testing.assert_close(mine[row], reference, **TOLERANCE)
+
+
+def test_cached_decoding_gives_the_logits_of_the_written_out_model(checkpoint, two_windows):
+    folder, config, weights = checkpoint
+    model = load_pretrained(folder, window_size=L).double()
+    tokens = two_windows(config["vocab_size"], L)[0][:, :L]
+    for row, said in zip(tokens, decoded(model, tokens), strict=True):
+        torch.testing.assert_close(said, jet_nemotron(weights, config, [row], 1, model.config.loop)[0], **TOLERANCE)
 
 
 def test_the_coda_reads_a_window_once_from_the_state_it_had_before(checkpoint, two_windows):

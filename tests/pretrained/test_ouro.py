@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from checkpoints import OURO_1_4B, ouro_shapes, random_weights, tiny_ouro, write
+from checkpoints import OURO_1_4B, decoded, ouro_shapes, random_weights, tiny_ouro, write
 from pretrained_reference import ouro, ouro_loops
 
 from lmsleep import HybridConfig, read_windows
@@ -37,6 +37,14 @@ def test_the_start_is_ouro_with_as_many_loops(checkpoint, two_windows, n_passes)
         logits = model.logits(h)
     for row in range(len(tokens)):
         torch.testing.assert_close(logits[row], ouro_loops(weights, config, tokens[row], n_passes), **TOLERANCE)
+
+
+def test_cached_decoding_gives_the_logits_of_the_written_out_model(checkpoint, two_windows):
+    folder, config, weights = checkpoint
+    model = load_pretrained(folder, window_size=L).double()
+    tokens = two_windows(config["vocab_size"], L)[0][:, :L]
+    for row, said in zip(tokens, decoded(model, tokens), strict=True):
+        torch.testing.assert_close(said, ouro_loops(weights, config, row, 1), **TOLERANCE)
 
 
 @pytest.mark.parametrize("n_passes", [1, 3])
