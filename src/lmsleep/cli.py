@@ -80,13 +80,16 @@ def shipped(word: str) -> str:
 
 
 def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
-    """The arguments, with the files behind an option of several, as in `--read a.txt b.txt`, in one list."""
-    lists = [f"--{p.name}" for p in inspect.signature(function).parameters.values() if p.annotation == list[Path]]
+    """The arguments, with the files behind an option of several, as in `--read a.txt b.txt`, in one list, and `true`
+    behind a switch that stands alone."""
+    kinds = {f"--{p.name}": p.annotation for p in inspect.signature(function).parameters.values()}
     words, todo = [], list(args)
     while todo:
         word = todo.pop(0)
         name, given, file = word.partition("=")
-        if name in lists and file[:1] != "[":
+        if word in kinds and kinds[word] is bool and (not todo or todo[0].startswith("-")):
+            word = f"{word}=true"
+        if kinds.get(name) == list[Path] and file[:1] != "[":
             files = [file] if given else list(takewhile(lambda word: not word.startswith("-"), todo))
             del todo[: 0 if given else len(files)]
             word = f"{name}={json.dumps(files)}"

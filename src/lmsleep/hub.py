@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
-QUESTION = "{question}"  # its place in the words around it
+CONTEXT, QUESTION = "{context}", "{question}"  # their places in the words around them
 
 
 def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
@@ -212,7 +212,8 @@ def default_eos(source: str) -> str:
 
 
 def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[str, str]:
-    """tokenizer.json and tokenizer_config.json as others read them, transformers among them: name -> text.
+    """tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja as others read them,
+    transformers among them: name -> text.
 
     Args:
         source: as in `open_tokenizer`. eos_token: ends a text; None: as the source says.
@@ -222,10 +223,10 @@ def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[st
     config |= {"pad_token": eos_token} if eos_token else {}
     config |= {} if source == "bytes" else _tokenizer_config(source)
     config |= {"eos_token": eos_token} if eos_token else {}
-    return {
-        "tokenizer.json": open_tokenizer(source).to_str(),
-        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-    }
+    texts = {TOKENIZER[0]: open_tokenizer(source).to_str(), TOKENIZER[1]: json.dumps(config, indent=2) + "\n"}
+    if source != "bytes" and (template := _tokenizer_folder(source) / TOKENIZER[2]).is_file():
+        texts[TOKENIZER[2]] = template.read_text(encoding="utf-8")
+    return texts
 
 
 def _tokenizer_folder(source: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """The chat says what a `Session` says, keeps what it read, and shows windows, sleeps and passes."""
 
 import io
+import json
 import re
 
 import pytest
@@ -10,8 +11,8 @@ from rich.console import Console
 from lmsleep import Session
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
-from lmsleep.runtime.chat import Chat
 from lmsleep.runtime.speech import printable
+from lmsleep.runtime.terminal import Chat
 
 TEXT = "The wren by the mill is blue. The mole is pink."
 
@@ -64,7 +65,7 @@ def test_a_memory_goes_on_from_what_was_read_and_keeps_no_question(folder, capsy
 
 def test_options_replace_those_of_the_training(folder, capsys):
     run("--read=one.txt", "--ask=Which?", "--n_passes=1", "--eviction=sliding", "--question={question}")
-    session = Session.from_pretrained(folder, 1, "sliding", tokenizer="bytes")
+    session = Session(Session.from_pretrained(folder).model, 1, "sliding", tokenizer="bytes")
     session.feed(TEXT)
     assert capsys.readouterr().out == printable(session.ask("Which?", 12).lstrip()) + "\n"
 
@@ -129,6 +130,19 @@ def test_questions_are_remembered_and_those_of_a_fork_are_not(folder, talk):
     out, _, S = talk("/fork", "Which?", "/back", "Where?")
     assert out == f"{said[0]}\n{printable(where.ask('Where?', 12).lstrip())}\n"
     assert torch.equal(S, where.fast_weights[0]) and not torch.equal(S, both.fast_weights[0])
+
+
+def test_each_question_is_a_reading_of_its_own_where_it_comes_before_the_document(folder, talk):
+    config = json.loads((folder / "config.json").read_text())
+    config["trained"]["task"]["init_args"] = {"context": "{question}: {context}", "question": "So:"}
+    (folder / "config.json").write_text(json.dumps(config))
+    said = []
+    for question in ("Which?", "Where?"):
+        session = Session(Session.from_pretrained(folder).model, 3, tokenizer="bytes")
+        session.feed(f"{question}: {TEXT}")
+        said.append(printable(session.ask("So:", 12).lstrip()))
+    out, log, S = talk("Which?", "/fork", "/forget", "/back", "Where?")
+    assert out == "\n".join([*said, ""]) and not S.any() and "one.txt: is read once its question is known" in log
 
 
 def test_forgetting_empties_S(folder, talk):

@@ -13,7 +13,7 @@ from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import mini
-from lmsleep.runtime.demo import answered
+from lmsleep.runtime.demo import answered, share, verdict
 from lmsleep.sleep import forget, sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task, TextQA
 from lmsleep.tasks.spec import task_spec
@@ -63,7 +63,8 @@ def test_every_answer_of_a_row_is_told_apart():
             return torch.tensor([[0, 0, 1, -1], [0, 1, 1, 2]])
 
     task = TwoAnswers()
-    truth, says = answered(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
+    truth, says, rows = answered(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
+    assert rows == [0, 0, 1, 1, 1]
     assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)]
     assert [len(answer) for answer in says] == [2, 1, 1, 2, 1]
 
@@ -75,9 +76,32 @@ def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
     lmsleep(["demo", "--model", str(tmp_path), "--n_passes", "4", "--rows", "20", "--pace", "0"])
     shown = capsys.readouterr().out
     assert len(re.findall(r"awake +window \d", shown)) == 3
-    assert len(re.findall(r"pass 4/4 +S changes by \d+% → \d+% → \d+%", shown)) == 3
+    assert len(re.findall(r"pass 4/4, S changed by \d+% → \d+% → \d+%", shown)) == 3
     assert all(name in shown for name in ("asleep, N=4", "awake, N=1", "S to zero", "commonest"))
-    assert len(re.findall(r"\d+\.\d%", shown)) == 4
+    assert len(re.findall(r"\d+\.\d%( \(\d+% to \d+%\))?", shown)) >= 4
+    assert re.search(r"Asleep against awake, on the same 20 rows: [+-]\d+\.\d points", shown)
+
+
+def test_the_gain_of_sleep_has_an_interval_over_rows():
+    """Against a bootstrap over rows; rows count, not answers."""
+    rng = np.random.default_rng(0)
+    gains = rng.choice([-0.5, 0.0, 0.5, 1.0], 300, p=[0.1, 0.5, 0.2, 0.2])
+    low, high = np.quantile(rng.choice(gains, (4000, 300)).mean(1), [0.025, 0.975])
+    said = verdict(gains)
+    assert said.startswith("Asleep against awake, on the same 300 rows: ") and said.endswith(": better.")
+    mean, *ends = (float(x) / 100 for x in re.findall(r"[+-]\d+\.\d", said))
+    assert mean == pytest.approx(gains.mean(), abs=5e-4) and ends == pytest.approx([low, high], abs=6e-3)
+    assert verdict(-gains).endswith(": worse.") and verdict(gains - gains.mean()).endswith(": undecided.")
+    assert verdict(np.zeros(5)).endswith("on the same 5 rows: +0.0 points, the same in each.")
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 20), (13, 20), (400, 400)])
+def test_a_share_has_wilsons_interval(right, rows):
+    """Its ends are the shares p that lie 1.96 of their own standard errors from the one seen."""
+    low, high = (float(end) / 100 for end in re.findall(r"\((\d+)% to (\d+)%\)", share(right / rows, rows))[0])
+    p = np.linspace(1e-6, 1 - 1e-6, 200_001)
+    inside = p[abs(right / rows - p) <= 1.959964 * np.sqrt(p * (1 - p) / rows)]
+    assert (low, high) == pytest.approx((inside[0], inside[-1]), abs=6e-3)
 
 
 def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
@@ -100,7 +124,7 @@ def test_the_small_models_need_their_sleep(name):
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (
         sum(
-            np.mean([a == b for a, b in zip(*answered(model, task, batch, on_overflow, "hard"), strict=True)])
+            np.mean([a == b for a, b, _ in zip(*answered(model, task, batch, on_overflow, "hard"), strict=True)])
             for batch in batches
         )
         / len(batches)

@@ -153,7 +153,7 @@ def test_tokenizers_of_both_libraries_read_the_same(speaker, wrap):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.feed("\ud800"), "surrogates not allowed"),
+        (lambda s: s.feed("\ud800"), "text must have no half of a surrogate pair"),
         (lambda s: s.feed(["a", 3]), "tokens must be numbers"),
         (lambda s: s.ask(""), "prompt must have at least one token in every row"),
         (lambda s: s.ask("a", stop=""), "stop must be texts of a character or more, got ''"),
@@ -191,13 +191,14 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     speaker.save_pretrained(tmp_path / "whole", trained=trained, files=tokenizer_files("bytes"))
     session = Session.from_pretrained(tmp_path / "whole")
     assert (session.n_passes, session.eviction) == (3, "sliding")
-    assert session.speech.stop == (EOS,) and session.speech.question == "Q: {question} A:"
+    assert session.speech.stop == (EOS,) and session.speech.asked("Which?") == "Q: Which? A:"
     model = HybridLM.from_pretrained(tmp_path / "whole")
     plain = Session(model, 3, "sliding", tokenizer="bytes")
     for one in (session, plain):
         one.feed(TEXT)
     assert session.ask("Which?", 9) == plain.ask("Q: Which? A:", 9)
-    speaker.save_pretrained(tmp_path / "other", trained=trained | {"asking": "A:"}, files=tokenizer_files("bytes"))
+    trained["task"]["init_args"] |= {"context": "{question} {context}", "question": "A:"}
+    speaker.save_pretrained(tmp_path / "other", trained=trained, files=tokenizer_files("bytes"))
     before = Session.from_pretrained(tmp_path / "other")
     before.feed(TEXT)
     with pytest.raises(ValueError, match=r"^question must be empty where it was read before .* got 'Why'$"):
@@ -205,6 +206,8 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     again = Session(model, 3, "sliding", tokenizer="bytes")
     again.feed(TEXT)
     assert before.ask("", 9) == again.ask("A:", 9)
+    assert Session.from_pretrained(tmp_path / "bare", tokenizer="bytes").speech.asked("Which?") == "Q: Which? A:"
+    assert Session.from_pretrained(tmp_path / "whole", tokenizer=Speech(BYTES)).speech == Speech(BYTES)
 
 
 def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):
@@ -218,3 +221,22 @@ def test_a_model_that_is_awake_for_several_passes_cannot_stream(speaker, tmp_pat
     speaker.save_pretrained(tmp_path, trained={"wake_passes": 2}, files=tokenizer_files("bytes"))
     with pytest.raises(ValueError, match=r"model must be one that is awake for a single pass, .* got wake_passes=2"):
         Session.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("question", [5, None, [], b"Which?", ["Which?", 5], {"Which?": 1}, "Which\ud800?"])
+def test_a_question_that_is_no_text_is_refused_before_the_memory_moves(speaker, question):
+    session = Session(speaker, 2, tokenizer="bytes")
+    session.feed(TEXT)
+    S = session.fast_weights
+    for ask in (session.ask, session.stream):
+        with pytest.raises(ValueError, match=r"^(question must be a text, or a list with|text must have no half of a)"):
+            ask(question, 3)
+    with pytest.raises(ValueError, match=r"^question must be a text"):
+        session.stream(["Which?", "Where?"], 3)
+    assert torch.equal(session.fast_weights[0], S[0])
+
+
+@pytest.mark.parametrize("stop", [b"x", {"x": 1.5}])
+def test_a_stop_that_is_neither_token_nor_text_is_refused(speaker, stop):
+    with pytest.raises(ValueError, match=r"^stop must be an integer, got "):
+        Session(speaker, tokenizer="bytes").generate("Which?", 3, stop=stop)

@@ -56,11 +56,10 @@ def export(
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
     trained = _sleeps(content) | {"steps": content.get("global_step")}
-    if "asking" in content:
-        trained["asking"] = typed(str, content["asking"], f"asking in {checkpoint}")
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
-        trained["task"] = _task(path)
+        role = {name: said for name, said in (content.get("task") or {}).items() if name == "role"}
+        trained["task"] = {**_task(path), **role}  # which the file does not say
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
     elif "task" in content:
@@ -117,10 +116,10 @@ def _tokenizer(task: Any) -> dict[str, str]:
         return {}
 
 
-def _task(path: Path) -> Any:
+def _task(path: Path) -> dict[str, Any]:
     """The task of a run, as LightningCLI wrote it."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"]
+        return {**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"]}
     except (yaml.YAMLError, KeyError, TypeError):
         raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
 

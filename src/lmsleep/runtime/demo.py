@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from scipy import stats
 
 from lmsleep.atomic import check_free
 from lmsleep.hub import TOKENIZER, checkpoint_folder
@@ -57,9 +59,7 @@ def show_reading(
 
 
 def _show_pass(bar: Progress, pace: float, event: SleepEvent) -> None:
-    changes = " → ".join(f"{sum(layers) / len(layers):.0%}" for layers in event.change)
-    note = f"pass {event.passes}/{event.n_passes}" + (f"   S changes by {changes}" if changes else "")
-    bar.update(TaskID(0), completed=event.passes, note=note)
+    bar.update(TaskID(0), completed=event.passes, note=str(event))
     time.sleep(pace)
 
 
@@ -67,40 +67,60 @@ def show_answers(
     console: Console, model: HybridLM, task: Task, readers: Mapping[str, OnOverflow], eviction: Eviction, rows: int
 ) -> None:
     """Answers of the readers, by what they do at an overflow, side by side: for some rows one by one, and for all rows
-    as accuracy per slice."""
+    as accuracy per slice with Wilson's 95 % interval over rows. What is said at last is of the first two readers."""
     examples = Table("answer", *readers, title="The same weights, three memories")
-    scores = Table("slice", "answers", *readers, "commonest", title="Exact answers")
-    per_slice = -(-rows // len(task.slices))
+    scores = Table("slice", "rows", *readers, "commonest", title="Exact answers, with 95 % intervals over rows")
+    per_slice, gains = -(-rows // len(task.slices)), []
     for step, level in enumerate(task.slices):
         batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
         given = [answered(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
-        truth = given[0][0]
+        truth, _, owners = given[0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
-            marks = (_mark(task, says[row], truth[row]) for _, says in given)
+            marks = (_mark(task, says[row], truth[row]) for _, says, _ in given)
             examples.add_row(words(task, truth[row]), *marks)
-        right = [sum(map(tuple.__eq__, says, truth)) for _, says in given]
-        commonest = Counter(truth).most_common(1)[0][1]
-        scores.add_row(str(level), str(len(truth)), *(f"{n / len(truth):.1%}" for n in (*right, commonest)))
-    console.print(examples, scores, sep="\n")
+        right = [[*map(tuple.__eq__, says, truth)] for _, says, _ in given]
+        commonest = Counter(truth).most_common(1)[0][1] / len(truth)
+        n = len(batch.tokens)
+        scores.add_row(str(level), str(n), *(share(sum(one) / len(one), n) for one in right), f"{commonest:.1%}")
+        asleep, awake = (np.bincount(owners, one) for one in right[:2])
+        gains.append((asleep - awake) / np.bincount(owners))
+    console.print(examples, scores, verdict(np.concatenate(gains)), sep="\n")
+
+
+def share(value: float, rows: int) -> str:
+    """A share with Wilson's interval; the answers of a row count as one."""
+    low, high = stats.binomtest(round(value * rows), rows).proportion_ci(method="wilson")
+    return f"{value:.1%} ({low:.0%} to {high:.0%})"
+
+
+def verdict(gains: np.ndarray) -> str:
+    """What sleep gains, from the difference of each row's share of right answers, with a t interval over rows."""
+    said = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
+    if len(gains) < 2 or not np.ptp(gains):
+        return f"{said}, the same in each."
+    low, high = stats.ttest_1samp(gains, 0).confidence_interval()
+    decided = "better" if low > 0 else "worse" if high < 0 else "undecided"
+    return f"{said} (95 % interval over rows {100 * low:+.1f} to {100 * high:+.1f}): {decided}."
 
 
 def answered(
     model: HybridLM, task: Task, batch: Batch, on_overflow: OnOverflow, eviction: Eviction
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Every answer of the batch, and what is said in its place."""
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
+    """Every answer of the batch, what is said in its place, and its row."""
     reading = read_windows(
         model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=on_overflow
     )
     targets, logits = reading.scored_targets, reading.scored_logits
     assert targets is not None and logits is not None
-    truth, says = [], []
+    truth, says, owners = [], [], []
     lists = (x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1)))
-    for which, wanted, said in zip(*lists, strict=True):
+    for row, (which, wanted, said) in enumerate(zip(*lists, strict=True)):
         for k in range(max(which) + 1):
             places = [place for place, answer_of in enumerate(which) if answer_of == k]
             truth.append(tuple(wanted[place] for place in places))
             says.append(tuple(said[place] for place in places))
-    return truth, says
+            owners.append(row)
+    return truth, says, owners
 
 
 def words(task: Task, tokens: Sequence[int]) -> str:
@@ -185,3 +205,4 @@ def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: i
     readers = {f"asleep, N={n_passes}": asleep, "awake, N=1": awake, "S to zero": forget}
     with torch.no_grad():
         show_answers(console, model, task, readers, eviction, rows)
+    console.print("[dim]The weights are the same awake; how weights do that were trained awake, the figures show.[/]")

@@ -35,6 +35,15 @@ class SleepEvent:
         """The sleep is over."""
         return self.passes == self.n_passes
 
+    @property
+    def changes(self) -> tuple[float, ...]:
+        """`change` as the mean over layers; none of a model without fast weights."""
+        return tuple(sum(layers) / len(layers) for layers in self.change if layers)
+
+    def __str__(self) -> str:
+        changes = " → ".join(f"{change:.0%}" for change in self.changes)
+        return f"pass {self.passes}/{self.n_passes}" + (f", S changed by {changes}" if changes else "")
+
 
 OnSleep = Callable[[SleepEvent], None]
 

@@ -1,9 +1,10 @@
 """A stream of tokens or text of any length, read through a small window: awake token by token, asleep on overflow."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -18,9 +19,6 @@ from lmsleep.runtime.sampling import Drawing, continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
 from lmsleep.runtime.speech import Answer, Speech, Stop, Stops, encoded, pieces
 from lmsleep.runtime.tokens import Mask, Tokens, as_rows
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 Fed = Tokens | str | Sequence[str]
 Texts = TypeVar("Texts", str, list[str])
@@ -56,7 +54,7 @@ class Session(Reader):
         n_passes: int = 1,
         eviction: Eviction = "hard",
         *,
-        tokenizer: "Tokenizer | Speech | str | Path | None" = None,
+        tokenizer: Any = None,
         callbacks: Sequence[OnSleep] = (),
         static: bool = False,
     ) -> None:
@@ -111,8 +109,7 @@ class Session(Reader):
         """
         stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
         how = Drawing(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        speech = self.speech if stops.texts else None
-        _, steps = self._answers(prompt, max_new_tokens, stops, speech, asleep=False, how=how)
+        _, steps = self._answers(prompt, max_new_tokens, stops, self.speech if stops.texts else None, False, how)
         return torch.stack(list(steps), dim=1)
 
     @one_thread
@@ -136,8 +133,7 @@ class Session(Reader):
             ValueError: if an argument is out of range or there is no tokenizer; the memory is then as it was.
         """
         answers, steps = self._asked(question, max_new_tokens, asleep, stop, how)
-        for _ in steps:
-            pass
+        deque(steps, maxlen=0)
         texts = [answer.text for answer in answers]
         return texts[0] if isinstance(question, str) else texts  # pyright: ignore[reportReturnType] (as the question)
 
@@ -152,7 +148,7 @@ class Session(Reader):
         **how: Unpack[Drawing],
     ) -> Iterator[str]:
         """As `ask`, piece by piece: the question is read at once, a token whenever the next piece is asked for."""
-        answers, steps = self._asked(question, max_new_tokens, asleep, stop, how)
+        answers, steps = self._asked([question], max_new_tokens, asleep, stop, how)
         return pieces(answers[0], steps)
 
     @contextmanager
@@ -194,9 +190,9 @@ class Session(Reader):
         Raises:
             ValueError: if the file cannot be read, is no saved memory, or was written by another model.
         """
-        saved = load_memory(path, model)
-        session = cls(model, saved.n_passes, saved.eviction, **options)
-        session._groups = saved.groups
+        n_passes, eviction, groups = load_memory(path, model)
+        session = cls(model, n_passes, eviction, **options)
+        session._groups = groups
         return session
 
     @classmethod
@@ -207,13 +203,13 @@ class Session(Reader):
         eviction: Eviction | None = None,
         *,
         device: torch.device | str | None = None,
+        tokenizer: Any = None,
         **options: Any,
     ) -> "Session":
         """A session of a saved model as it was trained: N, eviction, tokenizer and how it is asked are in its folder.
 
         Args:
-            source, device: as of `HybridLM.from_pretrained`.
-            options: of the class.
+            source, device: as of `HybridLM.from_pretrained`. tokenizer, options: of the class.
 
         Raises:
             ValueError: as `HybridLM.from_pretrained`.
@@ -222,20 +218,20 @@ class Session(Reader):
         _, trained = read_config(folder)
         check_streams(trained)
         model = HybridLM.from_pretrained(folder, device=device)
-        options.setdefault("tokenizer", Speech.of_folder(folder, trained, model.embedding.num_embeddings))
+        speech = Speech.of_folder(folder, trained, model.embedding.num_embeddings, tokenizer)
         passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
-        return cls(model, passes, eviction or trained.get("eviction", "hard"), **options)
+        return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=speech, **options)
 
     def _asked(
-        self, question: str | list[str], max_new_tokens: int, asleep: bool, stop: Stop, how: Drawing
+        self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Drawing
     ) -> tuple[list[Answer], Iterator[Tensor]]:
         """As `_answers`, of questions in text."""
         if self.speech is None:
             raise ValueError("tokenizer must be given to a session that is asked in text, got None")
         stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
         stops = stops._replace(ids=stops.ids | set(self.speech.stop))
-        prompts = [self.speech.asked(text) for text in ([question] if isinstance(question, str) else question)]
-        return self._answers(prompts, max_new_tokens, stops, self.speech, asleep, Drawing(temperature=0.0) | how)
+        prompts, how = self.speech.prompts(question), Drawing(temperature=0.0) | how
+        return self._answers(prompts, max_new_tokens, stops, self.speech, asleep, how)
 
     def _answers(
         self, prompt: Fed, max_new_tokens: int, stops: Stops, speech: Speech | None, asleep: bool, how: Drawing

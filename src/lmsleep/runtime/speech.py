@@ -1,19 +1,32 @@
 """Text in and out of a session: what it reads becomes tokens, what it says becomes text while it comes."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from lmsleep.hub import QUESTION, check_integer, check_vocabulary, named_eos, open_tokenizer, require
+from lmsleep.hub import (
+    CONTEXT,
+    QUESTION,
+    TOKENIZER,
+    check_integer,
+    check_vocabulary,
+    named_eos,
+    open_tokenizer,
+    require,
+)
+from lmsleep.tasks.text import TextQA, one_document
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Stop = int | str | Iterable[int | str] | None
+Message = Mapping[str, Any]
+RAW = TextQA("", question=QUESTION)  # nothing stands around what is read and asked
 
 
 @dataclass(frozen=True)
@@ -21,13 +34,17 @@ class Speech:
     """How a model reads text and is asked.
 
     Args:
-        tokenizer: nothing is put around a text: what a model wants there, write into it.
-        question: what stands around a question, with `{question}` in its place.
+        tokenizer: nothing is put around a text that is fed: what a model wants there is in `texts`.
+        task: whose rows documents and questions look like, by its templates over {context} and {question}.
+        role: of a document as a message, where rows are conversations; None: they are none.
+        before: the messages that a question follows, if they are others than a document.
         stop: tokens that end an answer.
     """
 
     tokenizer: "Tokenizer"
-    question: str = QUESTION
+    task: TextQA = RAW
+    role: str | None = None
+    before: tuple[Message, ...] = ()
     stop: tuple[int, ...] = ()
 
     @classmethod
@@ -50,28 +67,99 @@ class Speech:
         return given
 
     @classmethod
-    def of_folder(cls, folder: Path, trained: Mapping[str, Any], vocab_size: int) -> "Speech | None":
-        """That of a saved model and what is known of its training; None: it has no tokenizer."""
+    def of_folder(cls, folder: Path, trained: Mapping[str, Any], vocab_size: int, given: Any = None) -> "Speech | None":
+        """That of a saved model and what is known of its training; None: it has no tokenizer.
+
+        Args:
+            given: a tokenizer in place of the folder's, as in `of`; a `Speech` is taken as it is.
+        """
+        if isinstance(given, cls):
+            return cls.of(given, vocab_size)
         task = trained.get("task")
-        said = dict(task.get("init_args") or {}) if isinstance(task, Mapping) else {}
-        source = folder if (folder / "tokenizer.json").is_file() else said.get("tokenizer")
-        if source != "bytes" and source != folder:
+        task = task if isinstance(task, Mapping) else {}
+        said = {name: text for name, text in dict(task.get("init_args") or {}).items() if isinstance(text, str)}
+        own = folder if (folder / TOKENIZER[0]).is_file() else "bytes" if said.get("tokenizer") == "bytes" else None
+        if (source := own if given is None else given) is None:
             return None
-        speech = cls.of(source, vocab_size)
-        question = trained.get("asking", said.get("question", QUESTION))
-        end = speech.tokenizer.token_to_id(str(said.get("eos_token") or ""))
-        return cls(speech.tokenizer, str(question), speech.stop if end is None else (end,))
+        speech, role = cls.of(source, vocab_size), str(task["role"]) if "role" in task else None
+        context, question = one_document(said.get("context", CONTEXT), said.get("question", QUESTION))
+        written = given if isinstance(given, str | Path) else own if own == "bytes" else folder.resolve()
+        rows = TextQA("", None, None, str(written), context=context, question=question)
+        rows = replace(rows, message=said.get("message"), eos_token=said.get("eos_token"))
+        end = speech.tokenizer.token_to_id(said.get("eos_token", ""))
+        return cls(speech.tokenizer, rows, role, stop=speech.stop if end is None else (end,))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Raises ValueError if it has half a surrogate pair."""
-        text.encode()
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"text must have no half of a surrogate pair, got {text!r:.99}") from None
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
+    def windows(self, text: str, window_size: int) -> list[list[int]]:
+        """The tokens of a text, window by window."""
+        tokens = self.encode(text)
+        return [tokens[at : at + window_size] for at in range(0, len(tokens), window_size)]
+
+    @property
+    def asked_first(self) -> bool:
+        """The question is read before the document, and must be known by then."""
+        return not self.role and QUESTION in self.task.context
+
+    def after(self, conversation: str) -> "Speech":
+        """That of questions which follow these messages, in JSON. Raises ValueError if they are no list of objects."""
+        try:
+            messages = json.loads(conversation)
+        except ValueError:
+            messages = None
+        if not (isinstance(messages, list) and messages and all(isinstance(one, dict) for one in messages)):
+            raise ValueError(f"a conversation must be a list of messages in JSON, got {conversation!r:.99}")
+        return replace(self, before=tuple(messages))
+
+    def alone(self, text: str) -> "tuple[Speech, str | None]":
+        """For a text that is a document: that of questions on it, and the text."""
+        return replace(self, before=()), text
+
+    def opened(self, file: Path) -> "tuple[Speech, str | None]":
+        """For a file: that of questions on it, and the document for `texts`, None where it holds a conversation, as a
+        .json does for a model of conversations."""
+        text = file.read_text(encoding="utf-8")
+        return (self.after(text), None) if self.role and file.suffix == ".json" else self.alone(text)
+
+    def texts(self, document: str | None, question: str = "...") -> tuple[str, str]:
+        """What is read of a document, and what is asked, as a row of the training has them.
+
+        Args:
+            document: None: that is `before`. question: may be any unless it is `asked_first`.
+
+        Raises:
+            ValueError: if the chat template refuses them, or a template has other fields.
+        """
+        row: dict[str, Any] = {"context": document or "", "question": question, "answer": ""}
+        if self.role:
+            only = {"role": self.role, "content": CONTEXT if document is None else document}
+            read = self.before if document is None and self.before else [only]
+            asked = {"role": "user", "content": question}
+            row = {"messages": [*read, asked, {"role": "assistant", "content": "..."}]}
+        return self.task.texts(json.dumps(row))[:2]
+
+    def rest(self, question: str) -> str:
+        """What is left to ask of a question that `texts` was given: nothing where it stands in what is read alone."""
+        return question if self.role or QUESTION in self.task.question else ""
+
     def asked(self, question: str) -> str:
-        """A question as the model is asked it. Raises ValueError if it learned with the question before the text."""
-        allowed = "question must be empty where it was read before the text in training: feed it, then the text"
-        require(QUESTION in self.question or not question.strip(), allowed, question)
-        return self.question.replace(QUESTION, question)
+        """A question as the model is asked it. Raises ValueError if it has no place there."""
+        allowed = "question must be empty where it was read before the text in training or was always the same"
+        require(not question.strip() or self.rest(question), allowed, question)
+        return self.texts(None, question)[1]
+
+    def prompts(self, question: Any) -> list[str]:
+        """A question, or one for each row, as `asked`. Raises ValueError if it is no text."""
+        questions = [question] if isinstance(question, str) else question
+        if not (isinstance(questions, list | tuple) and questions and all(isinstance(one, str) for one in questions)):
+            raise ValueError(f"question must be a text, or a list with a text for each row, got {question!r:.99}")
+        return [self.asked(one) for one in questions]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
@@ -102,7 +190,7 @@ class Stops(NamedTuple):
     def of(cls, stop: Stop, vocab_size: int, speech: Speech | None) -> "Stops":
         """Raises ValueError if one is no token, or an empty text, or a text where there is no tokenizer."""
         given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
-        several = isinstance(given, Iterable) and not isinstance(given, str)
+        several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
         given = [] if given is None else list(given) if several else [given]
         texts = tuple(one for one in given if isinstance(one, str))
         if texts and (speech is None or not all(texts)):

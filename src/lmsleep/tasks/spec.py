@@ -13,8 +13,10 @@ PACKAGE = "lmsleep.tasks."
 
 
 def task_spec(task: Task) -> dict[str, Any]:
-    """class_path and init_args, from which `build_task` makes an equal task."""
-    return {"class_path": PACKAGE + type(task).__name__, "init_args": asdict(task)}  # pyright: ignore[reportArgumentType]
+    """class_path and init_args, from which `build_task` makes an equal task, and the role of what a task of
+    conversations reads."""
+    spec = {"class_path": PACKAGE + type(task).__name__, "init_args": asdict(task)}  # pyright: ignore[reportArgumentType]
+    return spec | ({"role": role} if (role := getattr(task, "role", None)) else {})
 
 
 def is_ours(task: Task) -> bool:

@@ -97,6 +97,13 @@ class TextQA(Text):
         *before, asked = (filled(template, message) for message in messages[:-1])
         return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
 
+    @cached_property
+    def role(self) -> str | None:
+        """Who says what is read, by the first line, where that is a conversation; None: it is none."""
+        messages = json.loads(self._lines["train"].read(0)).get("messages")
+        roles = [str(message.get("role")) for message in (messages or [])[:-2]]
+        return next((role for role in roles if role != "system"), roles[0] if roles else None)
+
     @property
     def asking(self) -> str:
         """What stands around a question that is asked later, with `{question}` in its place; without it, if no field
@@ -224,6 +231,18 @@ def row_starts(lines: Lines, length: int, join: bool) -> np.ndarray:
     totals = np.bincount(texts, lines.table[:, 2]).astype(int)
     firsts = np.cumsum(totals) - totals
     return np.concatenate([np.arange(a, a + n - length, length) for a, n in zip(firsts, totals, strict=True)])
+
+
+def one_document(context: str, question: str) -> tuple[str, str]:
+    """Two templates with the fields of the document and of the question as {context} and {question}, if there are two
+    such fields and no others. The question may stand in the first template alone."""
+    asked = set(_FIELD.findall(question)) or {"question"} & set(_FIELD.findall(context))
+    read = set(_FIELD.findall(context)) - asked
+    if len(asked) > 1 or len(read) != 1:
+        return context, question
+    names = dict.fromkeys(read, "{context}") | dict.fromkeys(asked, "{question}")
+    context, question = (_FIELD.sub(lambda field: names[field[1]], text) for text in (context, question))
+    return context, question
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:

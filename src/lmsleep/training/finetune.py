@@ -8,7 +8,6 @@ test` with a preset: every option of `lmsleep fit --help` can follow, and takes 
 """
 
 import json
-import shutil
 from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,9 +80,6 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         shown = by_windows(scores)
         export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
-    template = folder / TOKENIZER[2]
-    if template.is_file() and getattr(cli.datamodule.task, "tokenizer", None) == str(folder):
-        shutil.copy(template, asked.out)
     print(
         f"Answers on test rows:\n\n{shown}\n\n{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask"
     )

@@ -20,7 +20,7 @@ from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.pretrained.loading import FILES
 from lmsleep.sleep import Pass, Reading, read_windows
-from lmsleep.tasks import Batch, Task, TextQA
+from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.adapters import add_lora
@@ -227,8 +227,6 @@ class SleepModule(L.LightningModule):
             checkpoint["lora"] = asdict(self.model.lora)
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
-        if isinstance(self.task, TextQA):
-            checkpoint["asking"] = self.task.asking
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""

@@ -1,0 +1,194 @@
+"""A conversation in a terminal: documents with a bar, answers as they come, commands that begin with a slash."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lmsleep.errors import sentence
+from lmsleep.runtime.events import SleepEvent
+from lmsleep.runtime.sampling import Drawing
+from lmsleep.runtime.session import Session
+from lmsleep.runtime.speech import printable
+
+HELP = """/read FILE   read another document
+/fork        what follows leaves no trace after /back
+/forget      S to zero: what is then known is in the window, or in the weights
+/sleep       sleep on the window now
+/save FILE   keep the memory, for --memory FILE
+/stats       what was read and what is held
+/quit        or Ctrl-D; Ctrl-C ends an answer"""
+
+
+@dataclass
+class Counts:
+    """What a chat has read and slept, told by the events of its session."""
+
+    tokens: int = 0
+    sleeps: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    last: SleepEvent | None = None
+    show: Callable[[SleepEvent], None] = field(default=lambda event: None)
+
+    def __call__(self, event: SleepEvent) -> None:
+        if event.done:
+            self.sleeps, self.passes = self.sleeps + 1, self.passes + event.n_passes
+            self.seconds, self.last = self.seconds + event.seconds, event
+        self.show(event)
+
+
+@dataclass
+class Level:
+    """A session, and the documents that it reads again for each question, as name and text, if it is asked first."""
+
+    session: Session
+    documents: list[tuple[str, str]] = field(default_factory=list)
+    close: ExitStack = field(default_factory=ExitStack)
+
+
+class Chat:
+    """A conversation: the session, or the forks of it that are open, and where it is printed.
+
+    Args:
+        how: tokens are drawn.
+        out: for answers. log: for all else.
+    """
+
+    def __init__(self, session: Session, max_new_tokens: int, how: Drawing, out: Console, log: Console) -> None:
+        self.levels, self.max_new_tokens, self.how, self.out, self.log = [Level(session)], max_new_tokens, how, out, log
+        self.counts = Counts()
+        session.callbacks = (*session.callbacks, self.counts)
+
+    @property
+    def session(self) -> Session:
+        return self.levels[-1].session
+
+    def read(self, file: Path) -> None:
+        """Reads a document, or a conversation where that is a .json file, as the model was trained to."""
+        session = self.session
+        assert session.speech is not None
+        session.speech, text = session.speech.opened(file)
+        if text and session.speech.asked_first:
+            self.levels[-1].documents.append((file.name, text))
+            self.log.print(f"{file.name}: is read once its question is known", highlight=False)
+        else:
+            self.show_reading(session, file.name, session.speech.texts(text)[0])
+
+    def show_reading(self, session: Session, name: str, text: str) -> None:
+        """Reads a text by windows and sleeps on each; a bar shows windows, sleeps and passes."""
+        assert session.speech is not None
+        windows, slept = session.speech.windows(text, session.model.window_size), self.counts.sleeps
+        columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.log) as bar:
+            task = bar.add_task(name, total=max(1, len(windows)), note="")
+            for at, window in enumerate(windows, 1):
+                before = f"window {at}/{len(windows)}, {self.counts.sleeps - slept} sleeps; "
+                bar.update(task, note=before + "awake")
+                session.feed(window, last_only=True)
+                with self.showing(lambda event, before=before: bar.update(task, note=f"{before}asleep, {event}")):
+                    session.sleep()
+                bar.update(task, completed=at)
+            note = f"{len(windows)} windows, {self.counts.sleeps - slept} sleeps"
+            bar.update(task, completed=max(1, len(windows)), note=note)
+        self.counts.tokens += sum(map(len, windows))
+
+    @contextmanager
+    def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
+        """Shows the passes of the sleeps within."""
+        before, self.counts.show = self.counts.show, show
+        try:
+            yield
+        finally:
+            self.counts.show = before
+
+    def ask(self, question: str) -> None:
+        """Sleeps, asks, and prints the answer as it comes; Ctrl-C ends it."""
+
+        def show(event: SleepEvent) -> None:
+            if event.done:
+                self.log.print(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
+
+        with ExitStack() as stack, suppress(KeyboardInterrupt):
+            session, speech = self.session, self.session.speech
+            if speech and speech.asked_first:
+                session = stack.enter_context(session.fork())
+                for name, text in self.levels[-1].documents:
+                    self.show_reading(session, name, speech.texts(text, question)[0])
+                question = speech.rest(question)
+            stack.enter_context(self.showing(show))
+            pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
+            begun = next((text for piece in pieces if (text := piece.lstrip())), "")  # without the space before it
+            for piece in chain([begun], pieces):
+                self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
+        self.out.print()
+
+    def command(self, word: str, rest: str) -> None:
+        """One that begins with a slash. Raises ValueError if there is none like it, or it lacks its file."""
+        if word in ("/read", "/save") and not rest:
+            raise ValueError(f"{word} must name a file")
+        if word == "/read":
+            self.read(Path(rest).expanduser())
+        elif word == "/save":
+            self.session.save(Path(rest).expanduser())
+            self.log.print(f"{rest}: {self.session.nbytes:,} bytes of memory", highlight=False)
+        elif word == "/fork":
+            close = ExitStack()
+            fork = close.enter_context(self.session.fork())
+            self.levels.append(Level(fork, [*self.levels[-1].documents], close))
+        elif word == "/back" and self.levels[1:]:
+            self.levels.pop().close.close()
+        elif word == "/forget":
+            self.session.forget()
+            self.levels[-1].documents.clear()
+        elif word == "/sleep":
+            self.session.sleep()
+        elif word == "/stats":
+            self.log.print(self.stats())
+        elif word == "/help":
+            self.log.print(HELP, markup=False, highlight=False)
+        else:
+            raise ValueError(f"there is no command {word} here; /help lists them")
+
+    def stats(self) -> Table:
+        """What was read and what is held."""
+        session, counts, table = self.session, self.counts, Table(show_header=False)
+        fresh = session.groups[0].cache.fresh if session.groups else 0
+        norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
+        rows = {
+            "documents read": f"{counts.tokens:,} tokens",
+            "window": f"{fresh} of {session.model.window_size} tokens",
+            "sleeps": f"{counts.sleeps:,}, {counts.passes:,} passes, {counts.seconds:.1f} s",
+            "last sleep": str(counts.last or "none yet"),
+            "|S| of each layer": norms or "no fast weights",
+            "memory": f"{session.nbytes:,} bytes",
+            "forks open": str(len(self.levels) - 1),
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
+    def loop(self, lines: Callable[[str], str] = input) -> None:
+        """Answers line by line until the input ends."""
+        with suppress(ImportError):
+            import readline  # noqa: F401  (lets `input` edit and remember)
+        while True:
+            try:
+                line = lines(f"{'fork ' * (len(self.levels) - 1)}> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                return
+            word, _, rest = line.partition(" ")
+            if word in ("/quit", "/exit"):
+                return
+            try:
+                if line.startswith("/"):
+                    self.command(word, rest.strip())
+                elif line:
+                    self.ask(line)
+            except (ValueError, OSError) as error:
+                self.log.print(f"error: {sentence(error)}", style="red", markup=False, highlight=False)

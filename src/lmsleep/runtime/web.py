@@ -1,0 +1,186 @@
+"""The page of `lmsleep chat --web`: a text goes by window by window, each sleep changes S, the same weights are asked
+twice, awake and asleep. Only `page` and `serve` need gradio."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from lmsleep.errors import sentence
+from lmsleep.runtime.events import SleepEvent
+from lmsleep.runtime.sampling import Drawing
+from lmsleep.runtime.session import Session
+
+SHOWN = 60  # windows on the page, the newest
+CSS = """
+.windows {display: flex; flex-direction: column-reverse; max-height: 20rem; overflow-y: auto}  /* the newest in sight */
+.windows div {line-height: 1.8; overflow-wrap: anywhere; white-space: pre-wrap}
+.windows span {padding: .1rem .25rem; border-radius: .25rem; background: rgba(128, 128, 128, .18)}
+.windows .awake {background: none; outline: 1px solid currentColor}
+.windows sup {margin-right: .2rem}
+.changes {max-height: 20rem; overflow: auto}
+.changes table {border-collapse: collapse; font-variant-numeric: tabular-nums}
+.changes th, .changes td {padding: .15rem .6rem; text-align: right; white-space: nowrap}
+"""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that was read. changes: of S by each pass of its sleep, mean over layers; None: it is awake."""
+
+    text: str
+    changes: tuple[float, ...] | None = None
+
+
+class Pair:
+    """The same weights with two empty memories of the same texts: one that is always awake (N = 1), one that sleeps.
+
+    Args:
+        session: that has model and tokenizer.
+    """
+
+    def __init__(self, session: Session, n_passes: int) -> None:
+        assert session.speech is not None
+        self.speech = session.speech
+        self.sessions = [Session(session.model, n, session.eviction, tokenizer=self.speech) for n in (1, n_passes)]
+        self.sessions[1].callbacks = (self.slept,)
+        self.windows: list[Window] = []
+        self.documents: list[str] = []  # read again for each question, if the model is asked first
+        self.answers: tuple[str, str] = ("", "")
+
+    def slept(self, event: SleepEvent) -> None:
+        """Keeps what a sleep did to S."""
+        self.windows[-1] = Window(self.windows[-1].text, event.changes)
+
+    def read(self, document: str | Path) -> Iterator[None]:
+        """Reads a text or a file as the model was trained to. A step is a window that was read, or slept on."""
+        speech = self.speech
+        self.speech, text = speech.opened(document) if isinstance(document, Path) else speech.alone(document)
+        for session in self.sessions:
+            session.speech = self.speech
+        if text and speech.asked_first:
+            self.documents.append(text)
+            self.windows.append(Window(f"{len(text):,} characters, to be read once the question is known"))
+            yield
+        else:
+            yield from self.go_by(self.speech.texts(text)[0])
+
+    def go_by(self, text: str) -> Iterator[None]:
+        """The windows of a text."""
+        for tokens in self.speech.windows(text, self.sessions[1].model.window_size):
+            self.windows.append(Window(self.speech.decode(tokens)))
+            for session in self.sessions:
+                session.feed(tokens, last_only=True)
+            yield
+            for session in self.sessions:
+                session.sleep()
+            yield
+
+    def ask(self, question: str, max_new_tokens: int, how: Drawing) -> Iterator[None]:
+        """Asks both, without a trace in them; a step is a piece of the answers."""
+        self.answers = ("", "")
+        if self.speech.asked_first:
+            fresh = Pair(self.sessions[1], self.sessions[1].n_passes)
+            self.sessions, self.windows = fresh.sessions, fresh.windows
+            for document in self.documents:
+                yield from self.go_by(self.speech.texts(document, question)[0])
+            question = self.speech.rest(question)
+        with self.sessions[0].fork() as awake, self.sessions[1].fork() as asleep:
+            asleep.callbacks = ()  # long answers make it sleep, too
+            streams = [session.stream(question, max_new_tokens, **how) for session in (awake, asleep)]
+            for one, two in zip_longest(*streams, fillvalue=""):
+                self.answers = ((self.answers[0] + one).lstrip(), (self.answers[1] + two).lstrip())
+                yield
+
+    def shown(self) -> tuple[str, ...]:
+        """The stream and the changes of S in HTML, and the two answers."""
+        return stream_html(self.windows), changes_html(self.windows), *self.answers
+
+
+def stream_html(windows: Sequence[Window]) -> str:
+    """The text, window by window: what was slept on is grey, what is awake is framed."""
+    spans = [f"… {len(windows) - SHOWN:,} windows before"] if len(windows) > SHOWN else []
+    for number, window in list(enumerate(windows, 1))[-SHOWN:]:
+        state = ' class="awake"' if window.changes is None else ""
+        spans.append(f"<span{state}><sup>{number}</sup>{escape(window.text)}</span>")
+    return f'<div class="windows"><div>{" ".join(spans) or "Nothing was read yet."}</div></div>'
+
+
+def changes_html(windows: Sequence[Window]) -> str:
+    """|S_n - S_(n-1)| / |S_n| of each pass, a row a window, the newest first; the larger, the darker."""
+    rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes][: -SHOWN - 1 : -1]
+    if not rows:
+        return "None was made: with N = 1, or before the first sleep, only the wake pass writes S."
+    largest = max(change for _, changes in rows for change in changes) or 1.0
+    names = ("window", *(f"pass {2 + i}" for i in range(len(rows[0][1]))))
+    lines = ["".join(f'<th scope="col">{name}</th>' for name in names)]
+    for number, changes in rows:
+        cells = (f'<td style="background: rgba(249, 115, 22, {0.65 * c / largest:.2f})">{c:.1%}</td>' for c in changes)
+        lines.append(f'<th scope="row">{number}</th>{"".join(cells)}')
+    return f'<div class="changes"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Drawing) -> Any:
+    """The page as gradio's Blocks. Every visitor has memories of their own, in which `files` are read first."""
+    import gradio as gr  # pyright: ignore[reportMissingImports]
+
+    def shown(pair: Pair, steps: Iterator[None]) -> Iterator[tuple[Any, ...]]:
+        try:
+            for _ in steps:
+                yield pair, *pair.shown()
+        except (ValueError, OSError) as error:
+            raise gr.Error(sentence(error)) from None
+
+    def begin(n_passes: int) -> Iterator[tuple[Any, ...]]:
+        pair = Pair(session, int(n_passes))
+        yield pair, *pair.shown()
+        for file in files:
+            yield from shown(pair, pair.read(file))
+
+    def read(pair: Pair, text: str, uploaded: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
+        for document in (*([text] if text.strip() else []), *map(Path, uploaded or ())):
+            yield from shown(pair, pair.read(document))
+
+    def ask(pair: Pair, question: str) -> Iterator[tuple[Any, ...]]:
+        yield from shown(pair, pair.ask(question.strip(), max_new_tokens, how))
+
+    config = session.model.config
+    with gr.Blocks(title="lmsleep", analytics_enabled=False) as blocks:
+        gr.Markdown(
+            f"# A language model that sleeps\n{config.pattern}, {config.num_params():,} parameters. It sees "
+            f"{config.window_size} tokens; when they are full it sleeps, and only the fast weights S remain."
+        )
+        with gr.Row():
+            with gr.Column(min_width=300):
+                text = gr.Textbox(label="Text to read", lines=5, max_lines=12)
+                uploaded = gr.File(label="Files to read", file_count="multiple", height=120)
+                most = max(8, session.n_passes)
+                n_passes = gr.Slider(1, most, session.n_passes, step=1, label="N passes over a window, from anew")
+                with gr.Row():
+                    reads = gr.Button("Read", variant="primary", min_width=100)
+                    anew = gr.Button("Begin anew", min_width=100)
+            with gr.Column(min_width=300, scale=2):
+                gr.Markdown("### What went by\nGrey was slept on and is gone from sight; framed is awake.")
+                stream = gr.HTML(apply_default_css=False)
+                gr.Markdown("### By how much each pass of a sleep changed S")
+                changes = gr.HTML(apply_default_css=False)
+        question = gr.Textbox(label="Question, which leaves no trace", submit_btn="Ask")
+        with gr.Row():
+            awake = gr.Textbox(label="Awake, N = 1", lines=3, interactive=False, min_width=280)
+            asleep = gr.Textbox(label="Asleep, N passes", lines=3, interactive=False, min_width=280)
+        outputs = [pair := gr.State(time_to_live=3600), stream, changes, awake, asleep]
+        one_by_one = {"concurrency_id": "pair", "concurrency_limit": 1}  # what two of them read would mingle
+        gr.on([blocks.load, anew.click, n_passes.release], begin, n_passes, outputs, **one_by_one)
+        reads.click(read, [pair, text, uploaded], outputs, **one_by_one)
+        question.submit(ask, [pair, question], outputs, **one_by_one)
+    return blocks
+
+
+def serve(session: Session, files: Sequence[Path], max_new_tokens: int, how: Drawing) -> None:
+    """Shows the page until Ctrl-C."""
+    import gradio as gr  # pyright: ignore[reportMissingImports]
+
+    theme = gr.themes.Default(font="system-ui", font_mono="monospace")  # others are fetched from elsewhere
+    page(session, files, max_new_tokens, how).launch(css=CSS, theme=theme, footer_links=[])
