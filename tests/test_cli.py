@@ -160,6 +160,16 @@ def test_weights_that_are_not_finite_are_read_by_no_command(fit):
         main(["export", "--ckpt=nan.ckpt", "--out=model"])
 
 
+@pytest.mark.parametrize("weights", [3, {"model.norm.weight": 3}, [1]])
+def test_weights_that_are_no_tensors_are_one_sentence(fit, weights):
+    torch.save(fit("--trainer.max_steps=1") | {"state_dict": weights}, "odd.ckpt")
+    for command in (["fit", "--trainer.max_steps=2"], ["test"]):
+        with pytest.raises(SystemExit, match=r"^error: weights in the checkpoint must be tensors by name, got "):
+            main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
+    with pytest.raises(SystemExit, match=r"^error: "):
+        main(["export", "--ckpt=odd.ckpt", "--out=model"])
+
+
 def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]
@@ -179,6 +189,7 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
         ("--sleep.eviction=soft", "soft"),
         ("--data.task.init_args.steps=-1", "steps must be 0 or more, got -1"),
         ("--data.batch_size=0", "batch_size must be 1 or more, got 0"),
+        ("--seed_everything=4294967296", "seed_everything must be from 0 to 2**32 - 1, got 4294967296"),
         ("--model.optimizer.muon_lr=-1", "muon_lr must be finite and 0 or more, got -1"),
         ("--model.optimizer.muon_lr=1e39", "muon_lr must be at most 10000, got 1e+39"),
         ("--model.optimizer.betas=null", "betas"),

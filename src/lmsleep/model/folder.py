@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_free
-from lmsleep.hub import read_object, typed
+from lmsleep.hub import read_object, require, typed
 from lmsleep.tensors import read_tensors, save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -82,8 +82,10 @@ def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
     return weights
 
 
-def check_finite(weights: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError if one of them is not finite."""
+def check_finite(weights: Any, where: str) -> None:
+    """Raises ValueError unless they are tensors by name, all of them finite."""
+    tensors = isinstance(weights, Mapping) and all(isinstance(x, Tensor) for x in weights.values())
+    require(tensors, f"weights in {where} must be tensors by name", type(weights).__name__)
     for name, x in weights.items():
         if x.is_floating_point() and not all_finite(x):
             raise ValueError(f"{name} in {where} must hold finite numbers, got nan or inf")

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import Help, OneSentence, one_sentence
+from lmsleep.hub import require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.predictions import PredictionWriter
@@ -62,7 +63,10 @@ class SleepCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
-        check_checkpoint(self.config[self.config.subcommand].get("ckpt_path"))
+        config = self.config[self.config.subcommand]
+        check_checkpoint(config.get("ckpt_path"))
+        seed = config.get("seed_everything")
+        require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint gives weights and a position, and no settings, which Lightning would take from it."""
@@ -95,9 +99,7 @@ class SleepCLI(LightningCLI):
         if self.subcommand != "fit":
             return
         data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
-        batches = data.task.epoch_steps(
-            data.batch_size
-        )  # which refuses a batch that is larger, before anything is made
+        batches = data.task.epoch_steps(data.batch_size)  # refuses a larger batch before anything is made
         if batches is None or epochs < 1 or isinstance(whole, int):
             return
         steps = -(-epochs * batches // config["accumulate_grad_batches"])
