@@ -33,6 +33,21 @@ def by_hand(model, tokens, targets, n_passes):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradients_cross_windows_that_carry_loss(build, draw_tokens, pattern):
+    """Where nothing sleeps between."""
+    model, tokens, targets = build(pattern), draw_tokens(3, 3 * L), draw_tokens(3, 3 * L, seed=1)
+    S, logits = model.init_fast_weights(3), []
+    for window in windows(tokens):
+        h, S = model.blocks(model.embed(window), S)
+        logits.append(model.logits(h))
+    loss = F.cross_entropy(torch.cat(logits, dim=1).flatten(0, 1), targets.flatten())
+    wanted = torch.autograd.grad(loss, list(model.parameters()))
+    found = torch.autograd.grad(read_windows(model, tokens, targets).loss, list(model.parameters()))
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("n_passes", [1, 3])
 def test_equals_passes_written_by_hand_bit_for_bit(build, rows, pattern, n_passes):
     model = build(pattern)
