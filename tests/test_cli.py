@@ -149,6 +149,17 @@ def test_a_checkpoint_gives_no_settings_and_no_code(fit, capsys):
         main(["test", *TINY, "--ckpt_path=code.ckpt"])
 
 
+def test_a_fit_says_how_to_score_what_it_trained_and_random_weights_are_not_scored_without_a_word(fit, capsys, caplog):
+    fit("--trainer.max_steps=1")
+    _, _, said = [r.getMessage() for r in caplog.records if "to score it" in r.getMessage()][-1].partition("lmsleep ")
+    assert Path(said.split()[-1]).is_file()
+    assert Path(said.split()[2]).is_file()
+    main(["test", *TINY, said.split()[-2], said.split()[-1]])
+    assert "random" not in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="the weights are random"):
+        main(["test", *TINY])
+
+
 def test_weights_that_are_not_finite_are_read_by_no_command(fit):
     content = fit("--trainer.max_steps=1")
     content["state_dict"]["model.norm.weight"][0] = torch.nan

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and are kept with outputs that are small."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def test_runs(name, figures, monkeypatch, tmp_path):
     assert shown == figures
     if name == "5_your_documents":
         assert said.count("Which colour is the wren? red\n") == 2
+        (exact,) = re.findall(r"\| all \| 200 \| ([\d.]+)", said)
+        assert float(exact) > 0.9
     if name == "2_mechanism":
         assert "S cut: largest influence of the evicted tokens on the first answer's logits: 0\n" in said
         score = {line.split(":")[0]: line for line in said.splitlines()}

@@ -13,7 +13,7 @@ from tests.documents.sources import at_the_end, listed, markdown, mean, passes, 
 from lmsleep.figures.results import CAPTIONS, load_figure, paper_values, read_verdicts
 from lmsleep.figures.words import percent
 
-OWN = (r"arXiv\s+\d{4}\.\d{5}", r"Python 3\.\d+", r"Jet-Nemotron\s+2B|Ouro 1\.4B", r"95 % interval")
+OWN = (r"arXiv\s+\d{4}\.\d{5}", r"Python 3\.\d+(?: or 3\.\d+)?", r"Jet-Nemotron\s+2B|Ouro 1\.4B", r"95 % interval")
 HEADER = ["claim of the paper", "scale `gpu`", "the paper's sizes", "the paper prints"]
 CLAIMS = {
     "fig2a": "2a: without sleep, more steps of Rule 110 are harder",
@@ -76,7 +76,7 @@ def at_paper(root: Path, name: str) -> str:
         return f"{word}; {extremes(end, 'slice', 't = {}'.format)}"
     if name == "fig2b":
         share, six = percent(rule110.END_2B / 5e9, 0), rule110.both_t12(folder)[0]
-        return f"{word} at {share} of its tokens; {extremes(six, 'n_passes', 't = {}'.format)}"
+        return f"t = 32: {word} at {share} of its tokens; {extremes(six, 'n_passes', 't = {}, 60 M tokens'.format)}"
     if name == "fig3":
         return f"{word} at {percent(at_the_end(depo_csv(folder)).tokens.max() / 4.6e9, 0)} of its tokens"
     if name == "fig6":

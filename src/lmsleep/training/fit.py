@@ -1,7 +1,9 @@
 """Fit, validate, test and predict on the command line: LightningCLI for a model that sleeps."""
 
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
@@ -20,7 +23,7 @@ from lmsleep.data import RowsDataModule
 from lmsleep.errors import Help, OneSentence, one_sentence
 from lmsleep.hub import require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import RandomState
+from lmsleep.training.checkpoint import LAST, RandomState
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import Progress
 from lmsleep.training.quiet import plain
@@ -65,6 +68,8 @@ class SleepCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         check_checkpoint(config.get("ckpt_path"))
+        if self.config.subcommand != "fit" and not config.get("ckpt_path") and not config.model.init_from:
+            warnings.warn("the weights are random: --ckpt_path names those of a run", stacklevel=2)
         seed = config.get("seed_everything")
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
@@ -93,6 +98,13 @@ class SleepCLI(LightningCLI):
             # Behind the report, which is written before the line is drawn.
             self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], Progress()]}
         return super()._instantiate_trainer(config, callbacks)
+
+    def after_fit(self) -> None:
+        """Says where the weights are, and how to score them."""
+        keeper = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        if keeper and keeper.best_model_path:
+            folder = os.path.relpath(Path(keeper.best_model_path).parent)
+            rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
 
     def _count_epochs(self, config: dict[str, Any]) -> None:
         """Puts steps in the place of `max_epochs` where the rows of a task have an end: its stream has none."""
