@@ -62,6 +62,31 @@ def test_overflows_count_where_nobody_has_to_answer_them(run):
     assert (callback.n_sleeps, callback.sleeps_per_sequence, callback.seconds_asleep) == (8, 2, 0)
 
 
+@pytest.mark.parametrize("where", ["object", "class"])
+@pytest.mark.parametrize("of", ["module", "callback"])
+def test_whoever_overrides_the_answer_to_an_overflow_is_asked_in_training_and_validation(run, of, where):
+    cell, stages = run(1, max_steps=1), []
+    owner, name = (cell.module, "raise_overflow") if of == "module" else (cell.sleep, "on_overflow")
+
+    def answer(*given):
+        stages.append("train" if cell.module.training else "val")
+        return given[-2:]
+
+    if where == "object":
+        setattr(owner, name, answer)
+    else:
+        owner.__class__ = type("Own", (type(owner),), {name: answer})
+    fitted(cell)
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    assert stages[:2] == ["train"] * 2 and set(stages[2:]) == {"val"}
+
+
+def test_a_batch_without_gradients_counts_alike_where_nobody_has_to_answer(run):
+    cell = run(1)
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    assert (cell.sleep.n_sleeps, cell.sleep.seconds_asleep) == (6, 0)
+
+
 def test_every_stage_counts_afresh(run):
     cell = fitted(run(2, max_steps=4, num_sanity_val_steps=1))
     assert cell.sleep.n_sleeps == 8

@@ -101,10 +101,6 @@ class SleepCallback(L.Callback):
             self.change = [change.tolist() for change in changes]
         return h, S
 
-    def stays_awake(self, module: L.LightningModule) -> bool:
-        """Whether the answer to an overflow would leave h and S of a training batch as they are: nobody has to ask."""
-        return module.training and self.passes_for(module) == 1 and type(self).on_overflow is SleepCallback.on_overflow
-
     def count(self, n_sleeps: int, rows: int) -> None:
         """Counts sleeps of a batch of so many rows."""
         self.n_sleeps += n_sleeps

@@ -109,7 +109,7 @@ class SleepModule(L.LightningModule):
         """Algorithm 1 over a batch; every overflow that somebody may answer goes to the callbacks."""
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
-        awake = sleeper is None or sleeper.stays_awake(self)
+        awake = not self._somebody_answers
         reading = read_windows(
             self.model,
             batch.tokens,
@@ -130,6 +130,17 @@ class SleepModule(L.LightningModule):
         """The overflow event: the attention cache is full. Whoever sleeps answers with a new h and S."""
         sleeper = self._sleeper
         return (h, S) if sleeper is None else sleeper.on_overflow(self, blocks, h, S)
+
+    @property
+    def _somebody_answers(self) -> bool:
+        """Whether the answer to an overflow may be another h or S: with N > 1, or an own `raise_overflow` of this
+        module or `on_overflow` of its callback, in a subclass or set on the object."""
+        sleeper = self._sleeper
+        if overridden(self, SleepModule, "raise_overflow"):
+            return True
+        return sleeper is not None and (
+            sleeper.passes_for(self) > 1 or overridden(sleeper, SleepCallback, "on_overflow")
+        )
 
     @property
     def _sleeper(self) -> SleepCallback | None:
@@ -255,6 +266,11 @@ class SleepModule(L.LightningModule):
         self.scores.reset()
         # Equal on all ranks: the metric has gathered its counts.
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+
+
+def overridden(what: object, base: type, name: str) -> bool:
+    """Whether a method of `base` is another one here, by a subclass or as an attribute of the object."""
+    return name in vars(what) or getattr(type(what), name) is not getattr(base, name)
 
 
 def check_tokenizer(task: Text, init_from: str) -> None:
