@@ -38,6 +38,16 @@ RUNS = {
         ],
     ),
 }
+UNEVEN = [  # the first row has loss in the third window, the second, on another rank, in the fourth too
+    "--data.task.max_nodes=4",
+    "--data.task.question_length=36",
+    "--data.batch_size=2",
+    "--data.eval_rows=2",
+    "--data.seed=1",
+    "--sleep.n_passes=2",
+    "--trainer.max_steps=1",
+    "--trainer.val_check_interval=1",
+]
 LONG_ENOUGH = 60  # seconds, after which a process that has not ended hangs
 
 
@@ -222,6 +232,8 @@ if __name__ == "__main__":
     for name, (devices, flags) in RUNS.items():
         must_end_well(run, name, devices, flags)
         must_end_well(tune, f"tuned-{name}", devices, flags)
+        if name != "ddp":  # under which a rank sleeps where only another's row has loss
+            must_end_well(run, f"uneven-{name}", devices, [*flags, *UNEVEN])
     for rank in (0, 1):
         callback = "--trainer.callbacks+=distributed_runs.Terminate"
         ended(f"stopped{rank}", [callback, f"--trainer.callbacks.rank={rank}"])

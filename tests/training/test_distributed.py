@@ -35,7 +35,16 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 @pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])  # Muon lifts what is small
 def test_two_processes_train_as_one(runs, strategy, what, tolerance):
-    one, two = (torch.load(runs / f"{name}.{what}", weights_only=True) for name in ("one", strategy))
+    assert_same(runs, "one", strategy, what, tolerance)
+
+
+@pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])
+def test_processes_that_share_a_model_train_as_one_where_their_rows_have_loss_in_other_windows(runs, what, tolerance):
+    assert_same(runs, "uneven-one", "uneven-sharded", what, tolerance)
+
+
+def assert_same(runs, name_of_one, name_of_two, what, tolerance):
+    one, two = (torch.load(runs / f"{name}.{what}", weights_only=True) for name in (name_of_one, name_of_two))
     assert one.keys() == two.keys()
     for name, value in one.items():
         at_zero = name.endswith("kernel_generator.w1.weight")  # before the first step of w2, which starts at zero

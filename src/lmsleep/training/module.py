@@ -29,7 +29,7 @@ from lmsleep.training.checkpoint import count_as_automatic
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
-from lmsleep.training.ranks import end_together
+from lmsleep.training.ranks import end_together, loss_windows_of_all
 from lmsleep.training.sharding import check_strategy, shard
 
 # The hook below looks at a batch while it is still on the CPU; the data modules have none that it could displace.
@@ -110,6 +110,8 @@ class SleepModule(L.LightningModule):
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         awake = not self._somebody_answers
+        if loss_windows is None and self.device_mesh is not None:
+            loss_windows = loss_windows_of_all(batch.targets, self.model.window_size)
         reading = read_windows(
             self.model,
             batch.tokens,

@@ -1,4 +1,4 @@
-"""What several processes that train together do alike: end after the same batch, and with the same error."""
+"""What processes that train together do alike: sleep in the same windows, and end after one batch, with one error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,20 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from lmsleep.sleep import Windows
+
+
+def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
+    """Which windows carry loss in a row of any rank, of each rank's targets (B, T).
+
+    Ranks of a sharded model gather a block's weights together, and so make the same passes over the same windows; these
+    are those of a process that reads all rows.
+    """
+    carry_loss = torch.tensor(Windows.of(targets, size).carry_loss, dtype=torch.uint8, device=targets.device)
+    torch.distributed.all_reduce(carry_loss, torch.distributed.ReduceOp.MAX)
+    return tuple(carry_loss.bool().tolist())
 
 
 def end_together(trainer: L.Trainer) -> None:
