@@ -21,15 +21,24 @@ def test_the_version_is_that_of_the_citation_and_of_the_newest_entry():
 
 
 @pytest.mark.usefixtures("empty_folder")
-@pytest.mark.parametrize("option", ["", "--config="])
+@pytest.mark.parametrize("option", ["--config ", "--config=", "--trainer="])
 def test_a_configuration_of_ours_is_found_from_anywhere(option):
     name = "configs/experiment/rule110.yaml"
-    found = shipped(f"{option}{name}").removeprefix(option)
+    found = re.split("[ =]", " ".join(shipped(f"{option}{name}".split())))[-1]
     assert Path(found).read_text() == (ROOT / name).read_text()
-    assert shipped("--config=configs/none.yaml") == "--config=configs/none.yaml"
+    assert shipped(["--config=configs/none.yaml"]) == ["--config=configs/none.yaml"]
     Path(name).parent.mkdir(parents=True)
     Path(name).write_text("mine")
-    assert shipped(f"{option}{name}") == f"{option}{name}", "what is here comes first"
+    assert shipped(f"{option}{name}".split()) == f"{option}{name}".split(), "what is here comes first"
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(
+    "option", ["--out ", "--out=", "--checkpoint.dirpath=", "--trainer.default_root_dir ", "--save="]
+)
+@pytest.mark.parametrize("name", ["configs/model", "configs/model/mini.yaml"])
+def test_what_is_written_never_takes_the_place_of_a_configuration_of_ours(option, name):
+    assert shipped(f"{option}{name}".split()) == f"{option}{name}".split()
 
 
 @pytest.mark.slow

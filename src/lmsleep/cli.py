@@ -34,12 +34,14 @@ COMMANDS = {
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
+# Options that read a configuration: a whole one or one of its parts.
+CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
     one sentence and 1, arguments that cannot be parsed with 2."""
-    words = list(map(shipped, sys.argv[1:] if args is None else args))
+    words = shipped(sys.argv[1:] if args is None else args)
     if args is None:
         sys.argv[1:] = words  # which Lightning reads, and starts the processes of other devices with
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
@@ -69,14 +71,23 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     with one_sentence():
         words = gathered(function, sys.argv[1:] if args is None else args)
         values = vars(parser.instantiate(parser.parse_args(words)))
-        function(**{k: Path(shipped(str(v))) if isinstance(v, Path) else v for k, v in values.items()})
+        paths = {
+            k: Path(shipped([f"--{k}={v}"])[0].partition("=")[2]) for k, v in values.items() if isinstance(v, Path)
+        }
+        function(**values | paths)
 
 
-def shipped(word: str) -> str:
-    """An argument, with the file in place of the name of one of our configurations where the program runs elsewhere."""
-    option, equals, name = word.rpartition("=")
-    ours = Path(__file__).parent / name
-    return f"{option}{equals}{ours}" if name[:8] == "configs/" and not Path(name).exists() and ours.exists() else word
+def shipped(words: Sequence[str]) -> list[str]:
+    """The arguments, with the file in place of the name of one of our configurations where the program runs elsewhere;
+    only behind options that read one, and not of what is written."""
+    found = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, name = word.rpartition("=")
+        ours = Path(__file__).parent / name
+        read = (option or before).lstrip("-").rpartition(".")[2] in CONFIGURED
+        there = read and name.startswith("configs/") and not Path(name).exists() and ours.is_file()
+        found.append(f"{option}{equals}{ours}" if there else word)
+    return found
 
 
 def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
