@@ -80,11 +80,26 @@ def test_the_list_is_there_without_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("words", "asked"), [(["sleep", "4"], "sleep"), (["bench", "nope", "4"], "bench nope")])
-def test_an_unknown_command_is_named_beside_the_list(words, asked, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sleep", "4"], "'sleep'"),
+        (["dmeo"], "'dmeo', but there is 'demo'"),
+        (["bench", "wkae", "4"], "'bench wkae', but there is 'bench wake'"),
+    ],
+)
+def test_an_unknown_command_is_one_sentence_that_names_the_nearest(words, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    assert f"error: there is no command {asked!r}" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"error: there is no command {said}; lmsleep --help lists all\n"
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "plan", "bench train"])
+def test_a_run_without_a_task_asks_for_a_configuration(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*command.split()])
+    said = "error: a run needs a task: give --config, for example configs/experiment/rule110.yaml\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -263,6 +278,8 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
         (["fit", "--slep.n_passes=4"], "there is no option --slep.n_passes, but there is --sleep.n_passes"),
         (["fit", *TINY, "--model.model.patern=AG"], "there is no option .*patern, but there is --model.model.pattern"),
         (["fit", *TINY, "--model.lora.rank=x"], "--model.lora.rank must be an integer, got x"),
+        (["fit", *TINY, "--model.lora.alpha=4"], "--model.lora.rank must be given"),
+        (["fit", *TINY, "--data.task=TextQA"], "--data.task.init_args.train must be given"),
         (["fit", *TINY, "--data.task.init_args.steps=x"], "--data.task.init_args.steps must be an integer, got x"),
         (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard', 'sliding', got soft"),
         (["fit", *TINY, "--data.task=nope"], "--data.task must be the name of a class, got nope"),

@@ -5,6 +5,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(overview())
     else:
         asked = " ".join(words[: 2 if words[0] == "bench" else 1])
-        print(f"{overview()}\n\nerror: there is no command {asked!r}", file=sys.stderr)
+        near = get_close_matches(asked, {**TRAINER, **RUNS, **COMMANDS})[:1]
+        meant = f", but there is {near[0]!r}" if near else ""
+        print(f"error: there is no command {asked!r}{meant}; lmsleep --help lists all", file=sys.stderr)
         sys.exit(2)
 
 

@@ -53,10 +53,14 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
         return " ".join(message.split())
     # A task is a class of several, whose arguments have a level of their own.
     key = "--" + ".".join(keys).replace("data.task.", f"{TASK}.")
+    start = f"--{TASK}." if key == "--data.task" else f"{key}."
     if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", said):
-        start = f"--{TASK}." if key == "--data.task" else f"{key}."
         known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
         return no_option(start + unknown[2], [start + name for name in known])
+    if key in ("--model.task", "--data.task") and "Got value: None" in said:
+        return "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
+    if missing := re.search(r"the following arguments are required: (.*)", said):
+        return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
     if name := re.search(r"dot import path string: (.*)", said):
         return f"{key} must be the name of a class, got {name[1]}"
     got, kinds = re.search(r"(?:Given|Got) value: (.*)", said), dict.fromkeys(_EXPECTED.findall(said))

@@ -148,6 +148,7 @@ def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path)
         ("--trainer.max_steps=0", "--steps must be an integer of 1 or more, got 0"),
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
         ("--lora.rank=-1", "--lora.rank must be an integer of 1 or more, got -1"),
+        ("--lora.alpha=4", "--model.lora.rank must be given"),
         ("--muon_lr=x", "--muon_lr must be a number, got x"),
     ],
 )
