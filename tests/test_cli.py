@@ -186,11 +186,62 @@ def test_weights_that_are_not_finite_are_read_by_no_command(fit):
         main(["export", "--ckpt=nan.ckpt", "--out=model"])
 
 
+ODD = [
+    *(
+        (key, [1])
+        for key in ("model_config", "sleep", "lora", "callbacks", "loops", "optimizer_states", "lr_schedulers")
+    ),
+    ("loops", {"fit_loop": 1}),
+    ("optimizer_states", 1),
+    ("callbacks", {"RandomState": 1}),
+    *(("callbacks", {"RandomState": {"states": states}}) for states in (1, {"cpu": 1}, {"cpu": torch.zeros(3)})),
+    ("callbacks", {"RandomState": {"states": {"cpu": torch.zeros(3, dtype=torch.uint8)}}}),
+    ("callbacks", {"RandomState": {}}),
+    ("epoch", "x"),
+    ("global_step", torch.ones(2)),
+    ("pytorch-lightning_version", 3),
+    ("pytorch-lightning_version", "x"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `lmsleep fit` saves after a step."""
+    folder = tmp_path_factory.mktemp("trained")
+    main(["fit", *TINY, "--trainer.max_steps=1", f"--checkpoint.dirpath={folder}"])
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def refused(content):
+    """What `lmsleep fit` and `lmsleep test` say of a checkpoint."""
+    torch.save(content, "odd.ckpt")
+    for command in (["fit", "--trainer.max_steps=2"], ["test"]):
+        with pytest.raises(SystemExit) as end:
+            main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
+        yield str(end.value.code)
+
+
+@pytest.mark.parametrize(("key", "value"), ODD, ids=str)
+def test_a_value_of_another_shape_in_a_checkpoint_is_one_sentence_with_file_and_key(trained, key, value):
+    for said in refused(trained | {key: value}):
+        assert re.match(rf"error: .*\b{key} in checkpoint '.*odd\.ckpt' must ", said)
+
+
+@pytest.mark.parametrize("content", [{}, [1], torch.ones(2), 3, {"state_dict": {}}, {1: 2}], ids=str)
+def test_a_file_of_tensors_that_is_no_checkpoint_is_one_sentence(content):
+    assert all(re.match(r"error: checkpoint '.*odd\.ckpt' must be ", said) for said in refused(content))
+
+
+def test_complex_weights_are_one_sentence(trained):
+    weights = {name: x.to(torch.complex64) for name, x in trained["state_dict"].items()}
+    assert all("must hold real numbers" in said for said in refused(trained | {"state_dict": weights}))
+
+
 @pytest.mark.parametrize("weights", [3, {"model.norm.weight": 3}, [1]])
 def test_weights_that_are_no_tensors_are_one_sentence(fit, weights):
     torch.save(fit("--trainer.max_steps=1") | {"state_dict": weights}, "odd.ckpt")
     for command in (["fit", "--trainer.max_steps=2"], ["test"]):
-        with pytest.raises(SystemExit, match=r"^error: weights in the checkpoint must be tensors by name, got "):
+        with pytest.raises(SystemExit, match=r"^error: (weights|state_dict) in .*checkpoint.* must be "):
             main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
     with pytest.raises(SystemExit, match=r"^error: "):
         main(["export", "--ckpt=odd.ckpt", "--out=model"])

@@ -87,6 +87,7 @@ def check_finite(weights: Any, where: str) -> None:
     tensors = isinstance(weights, Mapping) and all(isinstance(x, Tensor) for x in weights.values())
     require(tensors, f"weights in {where} must be tensors by name", type(weights).__name__)
     for name, x in weights.items():
+        require(not x.is_complex(), f"{name} in {where} must hold real numbers", x.dtype)
         if x.is_floating_point() and not all_finite(x):
             raise ValueError(f"{name} in {where} must hold finite numbers, got nan or inf")
 

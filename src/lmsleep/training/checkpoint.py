@@ -1,7 +1,9 @@
 """The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
 
 import pickle
+import re
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import IO, Any
 
 import lightning as L
@@ -12,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
+from lmsleep.hub import require, typed
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
 
@@ -38,13 +41,42 @@ class WholeFileIO(TorchCheckpointIO):
                 raise error.__context__ or error from None
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError if the file is damaged, or holds more than tensors and plain values."""
+        """Raises ValueError if the file is damaged, or holds other than the tensors and plain values of a run."""
         if is_local(path):
             check_checkpoint_file(path)
         try:
-            return super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
+            content = super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
         except pickle.UnpicklingError:
             raise ValueError(f"checkpoint {str(path)!r} must hold tensors and plain values alone") from None
+        check_content(content, f"checkpoint {str(path)!r}")
+        return content
+
+
+# What is read of a checkpoint, each key where it is there.
+CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
+CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
+CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
+CONTENT |= {"epoch": int, "global_step": int, "lora": dict[str, Any] | None, "pytorch-lightning_version": str}
+
+
+def check_content(content: Any, name: str) -> None:
+    """Raises ValueError, which names the key, unless these are the values of a checkpoint."""
+    typed(dict[str, Any], content, name)
+    for key in ("state_dict", "pytorch-lightning_version"):
+        require(key in content, f"{name} must be of `lmsleep fit`, with {key}", ", ".join(content) or "nothing")
+    for key in CONTENT.keys() & content.keys():
+        typed(CONTENT[key], content[key], f"{key} in {name}")
+    key, version = "pytorch-lightning_version", content["pytorch-lightning_version"]
+    require(re.match(r"\d+\.\d+", version), f"{key} in {name} must be a version, as 2.6.0", version)
+    for key, states in content.get("callbacks", {}).items():
+        if key == RandomState.__name__:
+            states = typed(dict[str, Any], states.get("states"), f"states in {key} in callbacks in {name}")
+            sound = all(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in states.values())
+            try:
+                sound and states and torch.Generator().set_state(states["cpu"].cpu())
+            except (KeyError, RuntimeError):
+                sound = False
+            require(sound, f"states in {key} in callbacks in {name} must be those of random numbers", shortened(states))
 
 
 def is_local(path: str | Path) -> bool:
