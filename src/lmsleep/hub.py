@@ -75,11 +75,19 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(path.read_bytes(), str(path))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON of others holds. Raises json.JSONDecodeError, a ValueError, if it is none or nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError(str(error), "", 0) from None
+
+
 def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     """A JSON object. Raises ValueError, which says `name`, if it is none."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{name} must be a JSON object, got a {type(values).__name__}")

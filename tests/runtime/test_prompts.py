@@ -184,10 +184,11 @@ def test_a_template_with_more_than_a_document_and_a_question_names_what_is_missi
     chat("--ask=Which?", "--question=Q: {question} A:")
 
 
-def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path):
+@pytest.mark.parametrize("text", ["{}", "[" * 200_000])
+def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path, text):
     tuned({"messages": TALK})
-    (tmp_path / "talk.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"^error: a conversation must be a list of messages in JSON, got '{}'$"):
+    (tmp_path / "talk.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"^error: a conversation must be a list of messages in JSON, got '[\[{].*$"):
         chat("--read=talk.json", "--ask=Which?")
 
 

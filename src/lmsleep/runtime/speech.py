@@ -17,6 +17,7 @@ from lmsleep.hub import (
     check_vocabulary,
     named_eos,
     open_tokenizer,
+    parse_json,
     require,
 )
 from lmsleep.tasks.text import TextQA, one_document
@@ -110,7 +111,7 @@ class Speech:
     def after(self, conversation: str) -> "Speech":
         """That of questions which follow these messages, in JSON. Raises ValueError if they are no list of objects."""
         try:
-            messages = json.loads(conversation)
+            messages = parse_json(conversation)
         except ValueError:
             messages = None
         if not (isinstance(messages, list) and messages and all(isinstance(one, dict) for one in messages)):

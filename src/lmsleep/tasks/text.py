@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import QUESTION, check_integer, default_eos
+from lmsleep.hub import QUESTION, check_integer, default_eos, parse_json
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
 from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text
@@ -80,7 +80,7 @@ class TextQA(Text):
             ValueError: if it is no object, or a field is missing or no text.
         """
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
         if not isinstance(row, dict):
@@ -100,7 +100,7 @@ class TextQA(Text):
     @cached_property
     def role(self) -> str | None:
         """Who says what is read, by the first line, where that is a conversation; None: it is none."""
-        messages = json.loads(self._lines["train"].read(0)).get("messages")
+        messages = parse_json(self._lines["train"].read(0)).get("messages")
         roles = [str(message.get("role")) for message in (messages or [])[:-2]]
         return next((role for role in roles if role != "system"), roles[0] if roles else None)
 
@@ -109,7 +109,7 @@ class TextQA(Text):
         """What stands around a question that is asked later, with `{question}` in its place; without it, if no field
         is asked since it was read before; nothing, if several fields are."""
         rows = self._splits["train"]
-        row = json.loads(rows.lines.read(int(rows.rows[0])))
+        row = parse_json(rows.lines.read(int(rows.rows[0])))
         if row.get("messages") is None:
             several = len(set(_FIELD.findall(self.question))) > 1
             return QUESTION if several else _FIELD.sub(QUESTION, self.question)

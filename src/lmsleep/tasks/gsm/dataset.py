@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lmsleep.atomic import atomic_write, check_free
-from lmsleep.hub import check_integer, require
+from lmsleep.hub import check_integer, parse_json, require
 from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
@@ -234,7 +234,7 @@ class Split:
     def __init__(self, path: Path) -> None:
         try:
             file = safe_open(path, "np")
-            header = json.loads((file.metadata() or {})[METADATA])
+            header = parse_json((file.metadata() or {})[METADATA])
             arrays = {name: file.get_tensor(name) for name in DTYPES}
             if _checksum(path, header["made"], arrays) != header["sha256"] or header["made"]["format"] != FORMAT:
                 raise ValueError
