@@ -37,7 +37,8 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
         return path
     if not HUB_NAME.fullmatch(str(source)):
         raise ValueError(
-            f"{field} must be a folder or a name on the Hugging Face hub (owner/model), got {str(source)!r}"
+            f"{field} must be a folder or a name on the Hugging Face hub (owner/model), and there is no folder "
+            f"{str(source)!r}"
         )
     from huggingface_hub import snapshot_download
 

@@ -73,7 +73,8 @@ def test_options_replace_those_of_the_training(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--read", "gone.txt"], "read must name files, but there is none at 'gone.txt'"),
+        (["--read", "gone.txt"], "--read must name files, but there is none at 'gone.txt'"),
+        (["--model=nope"], "--model must be a folder or a name on the Hugging Face hub (owner/model), and there is no"),
         (["--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
         (["--max_new_tokens=0"], "max_new_tokens must be 1 or more, got 0"),
         (["--n_passes=0"], "n_passes must be 1 or more"),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmsleep.hub import CONTEXT, QUESTION, check_integer
+from lmsleep.hub import CONTEXT, QUESTION, TOKENIZER, check_integer, checkpoint_folder
 from lmsleep.memory import Eviction
+from lmsleep.model.folder import CONFIG, WEIGHTS
 from lmsleep.runtime.sampling import Drawing, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
@@ -29,7 +30,8 @@ def open_chat(
     templates: dict[str, str | None],
 ) -> Session:
     """The session of the command line, with what `memory` holds if the file is there."""
-    session = Session.from_pretrained(model, n_passes, eviction, device=device, tokenizer=tokenizer)
+    folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "--model")
+    session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
     if session.speech is None:
         raise ValueError(f"tokenizer must be given, since there is no tokenizer.json in {model}")
     if given := {name: text for name, text in templates.items() if text is not None}:
@@ -94,7 +96,7 @@ def main(
     check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
     for file in read:
         if not file.is_file():
-            raise ValueError(f"read must name files, but there is none at {str(file)!r}")
+            raise ValueError(f"--read must name files, but there is none at {str(file)!r}")
     if web:
         if find_spec("gradio") is None:
             raise ValueError('web needs gradio: pip install "lmsleep[web]"')
