@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Saved(NamedTuple):
     n_passes: int
     eviction: Eviction
     groups: list[Memory]
+    before: tuple[dict[str, Any], ...] = ()  # the messages that questions follow
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Header:
     n_passes: int
     eviction: Eviction
     groups: tuple[GroupForm, ...]
+    before: tuple[dict[str, Any], ...] = ()
 
 
 def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
@@ -72,7 +74,7 @@ def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
     # Tensors of one memory may share storage, which the format does not know.
     tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
     groups = tuple(GroupForm(group.rows, _described(group.cache), _described(group.past)) for group in saved.groups)
-    header = Header(VERSION, identity(model), saved.n_passes, saved.eviction, groups)
+    header = Header(VERSION, identity(model), saved.n_passes, saved.eviction, groups, saved.before)
     save_tensors(path, tensors, FORMAT, asdict(header))
 
 
@@ -104,7 +106,7 @@ def load_memory(path: str | Path, model: HybridLM) -> Saved:
     with torch.no_grad():
         _, like = Memory.start(model, 1).read(model, token)
     groups = [_restored(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
-    return Saved(header.n_passes, header.eviction, groups)
+    return Saved(header.n_passes, header.eviction, groups, header.before)
 
 
 def identity(model: HybridLM) -> Identity:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -181,7 +182,8 @@ class Session(Reader):
         Raises:
             ValueError: if the folder of `path` does not exist.
         """
-        save_memory(path, self.model, Saved(self.n_passes, self.eviction, self.groups))
+        before = tuple(map(dict, self.speech.before)) if self.speech else ()
+        save_memory(path, self.model, Saved(self.n_passes, self.eviction, self.groups, before))
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
@@ -190,8 +192,10 @@ class Session(Reader):
         Raises:
             ValueError: if the file cannot be read, is no saved memory, or was written by another model.
         """
-        n_passes, eviction, groups = load_memory(path, model)
+        n_passes, eviction, groups, before = load_memory(path, model)
         session = cls(model, n_passes, eviction, **options)
+        if session.speech and before:
+            session.speech = replace(session.speech, before=before)
         session._groups = groups
         return session
 
