@@ -55,8 +55,9 @@ def tuned(build, tmp_path, monkeypatch):
     row has in each window, up to where the answer begins."""
     monkeypatch.chdir(tmp_path)
 
-    def tuned(row, tokenizer="bytes", **templates):
-        (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n" + (json.dumps(row) + "\n") * 3)
+    def tuned(row, tokenizer="bytes", others=None, **templates):
+        rows = [row, *(others or [row] * 3)]
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
         task = TextQA("train.jsonl", tokenizer=tokenizer, window_size=L, **templates)
         model = build("AG", vocab_size=task.vocab_size, window_size=L, dtype=torch.float32)
         trained = {"n_passes": 2, "task": json.loads(json.dumps(task_spec(task)))}
@@ -76,13 +77,14 @@ def chat(*words):
         {},
         {"context": "Of old: {story}\n", "question": "\nQ: {query.text} {query.text}\nA:", "answer": "{said}"},
         {"context": "{question}\n{context}", "question": "\nAnswer:"},
+        {"context": "{q}\n{context}", "question": "\nAnswer:"},
         {"context": "{query.text}? {story}", "question": "\nAgain: {query.text}", "answer": "{said}"},
         {"context": "<{story}>", "question": "\nIn short:", "answer": "{said}"},
     ],
 )
 def test_a_question_on_a_document_is_that_of_its_row(tuned, seen, tmp_path, templates):
     row = {"context": DOCUMENT, "question": QUESTION, "answer": "blue"}
-    row |= {"story": DOCUMENT, "query": {"text": QUESTION}, "said": "blue"}
+    row |= {"story": DOCUMENT, "q": QUESTION, "query": {"text": QUESTION}, "said": "blue"}
     wanted = tuned(row, **templates)
     (tmp_path / "notes.txt").write_text(DOCUMENT)
     chat("--read=notes.txt", "--ask", "" if "short" in str(templates) else QUESTION)
@@ -115,6 +117,68 @@ def test_a_document_is_a_message_where_the_rows_are_conversations(tuned, seen, t
     chat("--read=notes.txt", "--ask", QUESTION)
     seen[-1].pop()
     assert seen == wanted
+
+
+ALTERNATING = """{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Roles must alternate.') }}{% endif %}<{{ m.role }}>{{ m.content }}
+{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"""
+SHORT, FINE = {"role": "system", "content": "Be short."}, {"role": "assistant", "content": "OK."}
+
+
+def conversation(*read):
+    asked = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Blue."}]
+    return {"messages": [*read, *asked]}
+
+
+@pytest.mark.parametrize(
+    ("template", "ahead", "behind"),
+    [(CHAT_ML, [SHORT], []), (THINKING, [SHORT], []), (None, [SHORT], [FINE]), (ALTERNATING, [], [FINE])],
+)
+def test_a_document_has_the_messages_around_it_that_all_rows_had(
+    tuned, seen, tokenizer, tmp_path, template, ahead, behind
+):
+    row = conversation(*ahead, {"role": "user", "content": DOCUMENT}, *behind)
+    wanted = tuned(row, tokenizer(template))
+    (tmp_path / "notes.txt").write_text(DOCUMENT)
+    chat("--read=notes.txt", "--ask", QUESTION)
+    seen[-1].pop()
+    assert seen == wanted
+
+
+def test_messages_around_a_document_that_differ_are_left_out_in_one_sentence(tuned, tmp_path):
+    document = {"role": "user", "content": DOCUMENT}
+    others = [conversation({**SHORT, "content": f"Be short {i}."}, document) for i in range(3)]
+    tuned(conversation(SHORT, document), others=others)
+    (tmp_path / "notes.txt").write_text(DOCUMENT)
+    with pytest.warns(UserWarning, match=r"^the rows of the training differ in the messages before the document, so"):
+        chat("--read=notes.txt", "--ask", QUESTION)
+
+
+def test_a_template_that_refuses_a_lone_document_asks_for_a_conversation(tuned, tokenizer, tmp_path):
+    document = {"role": "user", "content": DOCUMENT}
+    others = [conversation(document, {**FINE, "content": f"OK {i}."}) for i in range(3)]
+    tuned(conversation(document, FINE), tokenizer(ALTERNATING), others=others)
+    (tmp_path / "notes.txt").write_text(DOCUMENT)
+    with (
+        pytest.warns(UserWarning, match="differ in the messages after the document"),
+        pytest.raises(SystemExit, match=r"^error: .*Roles must alternate.*give the document as a conversation.*\.json"),
+    ):
+        chat("--read=notes.txt", "--ask", QUESTION)
+
+
+def test_a_memory_keeps_the_conversation_that_its_questions_follow(tuned, seen, tokenizer, tmp_path):
+    wanted = tuned(conversation({"role": "user", "content": DOCUMENT}, FINE), tokenizer(ALTERNATING))
+    talk = [{"role": "user", "content": DOCUMENT}, FINE, {"role": "user", "content": "Well?"}, FINE]
+    (tmp_path / "talk.json").write_text(json.dumps(talk))
+    chat("--read=talk.json", "--memory=kept", "--ask", QUESTION)
+    first = seen[-1][:-1]
+    seen[:] = [[]]
+    chat("--memory=kept", "--ask", QUESTION)
+    assert seen[-1][:-1] == first
+    assert first == wanted[-1]
+    assert Session.from_pretrained("model").speech.before == ()
+    again = Session.load("kept", Session.from_pretrained("model").model, tokenizer=tokenizer(None))
+    assert list(again.speech.before) == talk
 
 
 @pytest.mark.parametrize("template", [CHAT_ML, HEADERS, THINKING, None])
@@ -186,6 +250,12 @@ def test_a_template_with_more_than_a_document_and_a_question_names_what_is_missi
 
 @pytest.mark.parametrize("text", ["{}", "[" * 200_000])
 def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path, text):
+def test_a_question_in_the_context_that_no_name_tells_from_the_document_is_warned_of():
+    with pytest.warns(UserWarning, match=r"^context must call its question {question} or its document {context}"):
+        TextQA("train.jsonl", context="{q}\n{story}", question="\nAnswer:")
+
+
+def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path):
     tuned({"messages": TALK})
     (tmp_path / "talk.json").write_text(text)
     with pytest.raises(SystemExit, match=r"^error: a conversation must be a list of messages in JSON, got '[\[{].*$"):

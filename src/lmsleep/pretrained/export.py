@@ -58,8 +58,9 @@ def export(
     trained = _sleeps(content) | {"steps": content.get("global_step")}
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
-        role = {name: said for name, said in (content.get("task") or {}).items() if name == "role"}
-        trained["task"] = {**_task(path), **role}  # which the file does not say
+        said = content.get("task") or {}
+        around = {name: said[name] for name in ("role", "ahead", "behind") if name in said}
+        trained["task"] = {**_task(path), **around}  # which the file does not say
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
     elif "task" in content:

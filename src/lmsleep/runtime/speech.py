@@ -1,8 +1,9 @@
 """Text in and out of a session: what it reads becomes tokens, what it says becomes text while it comes."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from lmsleep.hub import (
     open_tokenizer,
     parse_json,
     require,
+    typed,
 )
 from lmsleep.tasks.text import TextQA, one_document
 
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 Stop = int | str | Iterable[int | str] | None
 Message = Mapping[str, Any]
+Messages = list[dict[str, Any]] | None
+AS_CONVERSATION = (
+    'to have others around it, give the document as a conversation, a .json file such as [{"role": "user", "content": '
+    '"the document"}, {"role": "assistant", "content": "OK."}]'
+)
 RAW = TextQA("", question=QUESTION)  # nothing stands around what is read and asked
 
 
@@ -38,6 +45,7 @@ class Speech:
         tokenizer: nothing is put around a text that is fed: what a model wants there is in `texts`.
         task: whose rows documents and questions look like, by its templates over {context} and {question}.
         role: of a document as a message, where rows are conversations; None: they are none.
+        around: the messages before a document and after it; None: they were not the same in all rows.
         before: the messages that a question follows, if they are others than a document.
         stop: tokens that end an answer.
     """
@@ -45,6 +53,7 @@ class Speech:
     tokenizer: "Tokenizer"
     task: TextQA = RAW
     role: str | None = None
+    around: tuple[Messages, Messages] = field(default_factory=lambda: ([], []))
     before: tuple[Message, ...] = ()
     stop: tuple[int, ...] = ()
 
@@ -88,7 +97,9 @@ class Speech:
         rows = TextQA("", None, None, str(written), context=context, question=question)
         rows = replace(rows, message=said.get("message"), eos_token=said.get("eos_token"))
         end = speech.tokenizer.token_to_id(said.get("eos_token", ""))
-        return cls(speech.tokenizer, rows, role, stop=speech.stop if end is None else (end,))
+        said_around = [task.get(name, []) for name in ("ahead", "behind")]
+        around = typed(tuple[Messages, Messages], said_around, "what stands around a document")
+        return cls(speech.tokenizer, rows, role, around, stop=speech.stop if end is None else (end,))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Raises ValueError if it has half a surrogate pair."""
@@ -119,7 +130,12 @@ class Speech:
         return replace(self, before=tuple(messages))
 
     def alone(self, text: str) -> "tuple[Speech, str | None]":
-        """For a text that is a document: that of questions on it, and the text."""
+        """For a text that is a document: that of questions on it, and the text. Warns if its row would have messages
+        around it that are not known."""
+        unknown = [name for name, part in zip(("before", "after"), self.around, strict=True) if part is None]
+        if self.role and unknown:
+            rows = f"the rows of the training differ in the messages {' and '.join(unknown)} the document"
+            warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
 
     def opened(self, file: Path) -> "tuple[Speech, str | None]":
@@ -138,12 +154,18 @@ class Speech:
             ValueError: if the chat template refuses them, or a template has other fields.
         """
         row: dict[str, Any] = {"context": document or "", "question": question, "answer": ""}
+        whole = document is None and self.before
         if self.role:
             only = {"role": self.role, "content": CONTEXT if document is None else document}
-            read = self.before if document is None and self.before else [only]
+            read = self.before if whole else [*(self.around[0] or ()), only, *(self.around[1] or ())]
             asked = {"role": "user", "content": question}
             row = {"messages": [*read, asked, {"role": "assistant", "content": "..."}]}
-        return self.task.texts(json.dumps(row))[:2]
+        try:
+            return self.task.texts(json.dumps(row))[:2]
+        except ValueError as error:
+            if whole or not self.role:
+                raise
+            raise ValueError(f"{error}; {AS_CONVERSATION}") from None
 
     def rest(self, question: str) -> str:
         """What is left to ask of a question that `texts` was given: nothing where it stands in what is read alone."""

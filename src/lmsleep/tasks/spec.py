@@ -13,10 +13,10 @@ PACKAGE = "lmsleep.tasks."
 
 
 def task_spec(task: Task) -> dict[str, Any]:
-    """class_path and init_args, from which `build_task` makes an equal task, and the role of what a task of
-    conversations reads."""
+    """class_path and init_args, from which `build_task` makes an equal task, and what stands around a document in a
+    task of conversations."""
     spec = {"class_path": PACKAGE + type(task).__name__, "init_args": asdict(task)}  # pyright: ignore[reportArgumentType]
-    return spec | ({"role": role} if (role := getattr(task, "role", None)) else {})
+    return spec | getattr(task, "around", {})
 
 
 def is_ours(task: Task) -> bool:

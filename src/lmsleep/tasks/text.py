@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
+SEEN = 100  # rows that tell what stands around a document
 CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
@@ -62,6 +63,14 @@ class TextQA(Text):
             raise ValueError(f"eos_token must be in the vocabulary of tokenizer {self.tokenizer}, got {token!r}")
         return found
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fields = set(_FIELD.findall(self.context))
+        if len(fields) > 1 and not fields & {"context", "question"} and not _FIELD.search(self.question):
+            wanted = "context must call its question {question} or its document {context}"
+            unknown = "or else `lmsleep chat` does not know which is asked"
+            warnings.warn(f"{wanted}, {unknown}, got {self.context!r}", stacklevel=3)
+
     def _open(self) -> None:
         _ = self.eos_id
 
@@ -98,11 +107,18 @@ class TextQA(Text):
         return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
 
     @cached_property
-    def role(self) -> str | None:
-        """Who says what is read, by the first line, where that is a conversation; None: it is none."""
-        messages = parse_json(self._lines["train"].read(0)).get("messages")
-        roles = [str(message.get("role")) for message in (messages or [])[:-2]]
-        return next((role for role in roles if role != "system"), roles[0] if roles else None)
+    def around(self) -> dict[str, Any]:
+        """Where the first line is a conversation: the `role` that says the document, and the messages `ahead` of it and
+        `behind` it, None where those of the first lines differ."""
+        lines = self._lines["train"]
+        rows = [parse_json(lines.read(i)).get("messages") for i in range(min(SEEN, len(lines.table)))]
+        if not rows or rows[0] is None:
+            return {}
+        cut = [(row[: (at := _document(row[:-2]))], row[at], row[at + 1 : -2]) for row in rows if row]
+        ahead, document, behind = cut[0]
+        alike = {"ahead": all(one[0] == ahead for one in cut), "behind": all(one[2] == behind for one in cut)}
+        same = {name: part if alike[name] else None for name, part in (("ahead", ahead), ("behind", behind))}
+        return {"role": str(document.get("role")), **same}
 
     @property
     def asking(self) -> str:
@@ -235,14 +251,20 @@ def row_starts(lines: Lines, length: int, join: bool) -> np.ndarray:
 
 def one_document(context: str, question: str) -> tuple[str, str]:
     """Two templates with the fields of the document and of the question as {context} and {question}, if there are two
-    such fields and no others. The question may stand in the first template alone."""
-    asked = set(_FIELD.findall(question)) or {"question"} & set(_FIELD.findall(context))
-    read = set(_FIELD.findall(context)) - asked
+    such fields and no others. The question may stand in the first template alone, if one of them has its own name."""
+    found = set(_FIELD.findall(context))
+    asked = set(_FIELD.findall(question)) or {"question"} & found or (found - {"context"} if len(found) > 1 else set())
+    read = found - asked
     if len(asked) > 1 or len(read) != 1:
         return context, question
     names = dict.fromkeys(read, "{context}") | dict.fromkeys(asked, "{question}")
     context, question = (_FIELD.sub(lambda field: names[field[1]], text) for text in (context, question))
     return context, question
+
+
+def _document(read: Sequence[Mapping[str, Any]]) -> int:
+    """Which of the messages that are read is the document: the first that is not the system's, if there is one."""
+    return next((i for i, message in enumerate(read) if message.get("role") != "system"), 0)
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:
