@@ -47,4 +47,6 @@ def run(folder: Path, options: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python examples/read_and_ask.py FOLDER [OPTIONS of lmsleep fit]")
     run(Path(sys.argv[1]), sys.argv[2:])

@@ -159,3 +159,8 @@ def test_read_and_ask_ends_with_what_lmsleep_chat_says(tmp_path):
     chat = [sys.executable, "-m", "lmsleep", "chat", f"--model={tmp_path / 'model'}", "--read", tmp_path / "notes.txt"]
     said = subprocess.run([*chat, f"--ask={bird}", "--max_new_tokens=12"], env=env, capture_output=True, text=True)
     assert said.stdout == printable(ast.literal_eval(answer).lstrip()) + "\n"
+
+
+def test_read_and_ask_without_a_folder_says_how_it_is_called():
+    done = subprocess.run([sys.executable, EXAMPLES / "read_and_ask.py"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("usage: python examples/read_and_ask")
