@@ -1,5 +1,7 @@
 """Which errors become a sentence, and which keep their traceback."""
 
+import warnings
+
 import pytest
 import yaml
 
@@ -65,3 +67,10 @@ def test_a_caller_can_name_further_errors():
 def test_an_exit_code_stays_what_it_is():
     with pytest.raises(SystemExit, match="143"), one_sentence():
         raise SystemExit(143)
+
+
+def test_a_warning_of_a_command_is_one_line():
+    written = warnings.formatwarning
+    with one_sentence():
+        assert warnings.formatwarning("a wren", UserWarning, "file.py", 3) == "warning: a wren\n"
+    assert warnings.formatwarning is written

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import re
 import sys
+import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,8 @@ def no_option(name: str, options: Collection[str]) -> str:
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file cannot be
-    read or written, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback.
+    read or written, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback. A warning is
+    one line meanwhile.
 
     Args:
         others: further exceptions that speak to the user.
@@ -98,12 +100,15 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     Raises:
         SystemExit: with the sentence.
     """
+    written, warnings.formatwarning = warnings.formatwarning, lambda message, *rest: f"warning: {message}\n"
     try:
         yield
     except (ValueError, FloatingPointError, OSError, YAMLError, OmegaConfBaseException, *others) as error:
         if type(error) is OSError and error.errno is None:
             raise
         sys.exit(f"error: {sentence(error)}")
+    finally:
+        warnings.formatwarning = written
 
 
 def sentence(error: Exception) -> str:

@@ -203,6 +203,7 @@ def test_the_role_of_a_document_goes_from_the_rows_into_the_exported_folder(tmp_
         main(["export", "--ckpt=run/last.ckpt", f"--out=model{beside}"])
         speech = Session.from_pretrained(tmp_path / f"model{beside}").speech
         assert speech is not None and speech.role == "user"
+        assert speech.around == ((TALK[0],), (TALK[2],))
 
 
 def test_a_fine_tuned_model_is_asked_in_chat_as_it_was_trained(tokenizer, seen, tmp_path, empty_folder):

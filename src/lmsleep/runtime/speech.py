@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Stop = int | str | Iterable[int | str] | None
 Message = Mapping[str, Any]
-Messages = list[dict[str, Any]] | None
+Messages = tuple[dict[str, Any], ...] | None
 AS_CONVERSATION = (
     'to have others around it, give the document as a conversation, a .json file such as [{"role": "user", "content": '
     '"the document"}, {"role": "assistant", "content": "OK."}]'
@@ -53,7 +53,7 @@ class Speech:
     tokenizer: "Tokenizer"
     task: TextQA = RAW
     role: str | None = None
-    around: tuple[Messages, Messages] = field(default_factory=lambda: ([], []))
+    around: tuple[Messages, Messages] = ((), ())
     before: tuple[Message, ...] = ()
     stop: tuple[int, ...] = ()
 
@@ -97,7 +97,7 @@ class Speech:
         rows = TextQA("", None, None, str(written), context=context, question=question)
         rows = replace(rows, message=said.get("message"), eos_token=said.get("eos_token"))
         end = speech.tokenizer.token_to_id(said.get("eos_token", ""))
-        said_around = [task.get(name, []) for name in ("ahead", "behind")]
+        said_around = [task.get(name, ()) for name in ("ahead", "behind")]
         around = typed(tuple[Messages, Messages], said_around, "what stands around a document")
         return cls(speech.tokenizer, rows, role, around, stop=speech.stop if end is None else (end,))
 

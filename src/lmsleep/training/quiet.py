@@ -22,18 +22,15 @@ NOTICES = re.compile(
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Meanwhile those are left out, and a warning is one line."""
+    """Meanwhile those are left out."""
     handlers = [handler for name in ("lightning", *LOGGERS) for handler in logging.getLogger(name).handlers]
-    written = warnings.formatwarning
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", WARNINGS)
-        warnings.formatwarning = lambda message, *rest: f"warning: {message}\n"
         for handler in handlers:
             handler.addFilter(worth_saying)
         try:
             yield
         finally:
-            warnings.formatwarning = written
             for handler in handlers:
                 handler.removeFilter(worth_saying)
 
