@@ -249,14 +249,13 @@ def test_a_template_with_more_than_a_document_and_a_question_names_what_is_missi
     chat("--ask=Which?", "--question=Q: {question} A:")
 
 
-@pytest.mark.parametrize("text", ["{}", "[" * 200_000])
-def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path, text):
 def test_a_question_in_the_context_that_no_name_tells_from_the_document_is_warned_of():
     with pytest.warns(UserWarning, match=r"^context must call its question {question} or its document {context}"):
         TextQA("train.jsonl", context="{q}\n{story}", question="\nAnswer:")
 
 
-def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path):
+@pytest.mark.parametrize("text", ["{}", "[" * 200_000])
+def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path, text):
     tuned({"messages": TALK})
     (tmp_path / "talk.json").write_text(text)
     with pytest.raises(SystemExit, match=r"^error: a conversation must be a list of messages in JSON, got '[\[{].*$"):

@@ -73,7 +73,8 @@ def check_content(content: Any, name: str) -> None:
             states = typed(dict[str, Any], states.get("states"), f"states in {key} in callbacks in {name}")
             sound = all(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in states.values())
             try:
-                sound and states and torch.Generator().set_state(states["cpu"].cpu())
+                if sound and states:
+                    torch.Generator().set_state(states["cpu"].cpu())
             except (KeyError, RuntimeError):
                 sound = False
             require(sound, f"states in {key} in callbacks in {name} must be those of random numbers", shortened(states))
