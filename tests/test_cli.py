@@ -13,13 +13,16 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lmsleep import SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
+from lmsleep.training import LastCheckpoint
 
 CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
 TINY = [
@@ -235,6 +238,14 @@ def test_a_file_of_tensors_that_is_no_checkpoint_is_one_sentence(content):
 def test_complex_weights_are_one_sentence(trained):
     weights = {name: x.to(torch.complex64) for name, x in trained["state_dict"].items()}
     assert all("must hold real numbers" in said for said in refused(trained | {"state_dict": weights}))
+
+
+def test_a_folder_of_shards_is_neither_read_nor_written(tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: ckpt_path must be one file, .*, got '\.'$"):
+        main(["test", *TINY, "--ckpt_path=."])
+    trainer = SimpleNamespace(strategy=ModelParallelStrategy())
+    with pytest.raises(ValueError, match=r"^checkpoints must be of one file, by --trainer\.strategy\.save_dist"):
+        LastCheckpoint(str(tmp_path)).setup(trainer, None, "fit")
 
 
 @pytest.mark.parametrize("weights", [3, {"model.norm.weight": 3}, [1]])

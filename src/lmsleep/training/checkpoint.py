@@ -19,6 +19,7 @@ from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # in place of a folder, which torch reads with pickle
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -114,6 +115,8 @@ class LastCheckpoint(ModelCheckpoint):
         self.lock: IO[bytes] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        shards = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
+        require(stage != "fit" or not shards, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeFileIO()
         super().setup(trainer, pl_module, stage)

@@ -22,6 +22,7 @@ from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
+from lmsleep.training.checkpoint import ONE_FILE
 from lmsleep.training.fit import SleepCLI, ending, run_trainer
 
 TASK = "data.task.init_args."
@@ -72,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
     if any("ModelParallelStrategy" in word for word in others):  # what is exported is one file
-        others.append("--trainer.strategy.save_distributed_checkpoint=false")
+        others.append(f"--{ONE_FILE}")
     cli = run_trainer(["fit", *settings(vars(asked), folder), *others])
     with ending():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]

@@ -23,7 +23,7 @@ from lmsleep.data import RowsDataModule
 from lmsleep.errors import Help, OneSentence, one_sentence
 from lmsleep.hub import require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import LAST, RandomState
+from lmsleep.training.checkpoint import LAST, ONE_FILE, RandomState
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import Progress
 from lmsleep.training.quiet import plain
@@ -127,8 +127,7 @@ def check_checkpoint(path: str | None) -> None:
         raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
         return  # Lightning finds it
-    if Path(path).is_dir():  # a sharded one
-        return
+    require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():
         raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
     check_checkpoint_file(path)
