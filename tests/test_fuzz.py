@@ -57,9 +57,9 @@ def algorithm(model, tokens, targets, mask, n_passes, after_loss, wake_passes):
     S, logits, wanted = model.init_fast_weights(len(tokens)), [], []
     for start in range(0, T, L):
         window, seen = slice(start, start + L), None if mask is None else mask[:, start : start + L]
-        h = model.embed(tokens[:, window])
+        h, before = model.embed(tokens[:, window]), S
         for _ in range(wake_passes):
-            h, S = model.blocks(h, S, mask=seen)
+            h, S = model.blocks(h, before, mask=seen)
         with_loss = bool((targets[:, window] != IGNORE).any())
         if with_loss:
             logits.append(model.logits(h))

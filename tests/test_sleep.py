@@ -167,13 +167,16 @@ LOOPED = {"sandwich_norm": True, "norm_between_passes": True}
 def test_a_model_that_loops_awake_takes_its_logits_from_the_last_loop(
     build, rows, pattern, options, wake_passes, n_passes
 ):
-    """Every window: all blocks, and the norm that closes a pass, over and over; those without loss N - 1 times more."""
+    """Every window: all blocks, and the norm that closes a pass, over and over, each time from the S before the window;
+    those without loss N - 1 times more, and then S goes on."""
     model, (tokens, targets) = build(pattern, **options), rows
     S = dict(enumerate([None] * len(pattern)))
     S |= {b: model.init_fast_weights(5)[i] for b, i in model.blocks.state_index.items()}
     for window, sleeps in zip(windows(tokens), (True, True, False), strict=True):
         h = model.embed(window)
-        for _ in range(wake_passes + (n_passes - 1 if sleeps else 0)):
+        before = dict(S)
+        for i in range(wake_passes + (n_passes - 1 if sleeps else 0)):
+            S = dict(before) if i < wake_passes else S
             span = model.blocks.span(h, model.init_cache())
             for b, block in enumerate(model.blocks.layers):
                 h, S[b], _ = block(h, S[b], None, span)
@@ -195,11 +198,31 @@ def test_blocks_behind_the_loop_read_once_what_it_leaves_awake(build, rows, patt
     S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
     for window in windows(tokens):
         h, order = model.embed(window), [*range(first), *2 * [*range(first, last)], *range(last, len(pattern))]
-        span = blocks.span(h, model.init_cache())
+        before, span = dict(S), blocks.span(h, model.init_cache())
         for b in order:
-            h, S[b], _ = blocks.layers[b](h, S[b], None, span)
+            h, S[b], _ = blocks.layers[b](h, before[b], None, span)
     out = read_windows(model, tokens, targets, wake_passes=2)
     torch.testing.assert_close(out.scored_logits, model.logits(h))
+
+
+@pytest.mark.parametrize("wake_passes", [1, 3])
+@pytest.mark.parametrize("n_passes", [1, 2])
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(("pattern", "loop"), [("AGAG", None), ("WGJM", None), ("AGAGAG", (2, 4))])
+def test_no_prediction_knows_what_comes_later(build, rows, pattern, loop, eviction, n_passes, wake_passes):
+    """Neither attention nor fast weights carry anything back, however often a window is read awake or asleep."""
+    model = build(pattern, loop=loop, **({"sliding_window": 5} if "W" in pattern else {}))
+    tokens, _ = rows
+    says = {"n_passes": n_passes, "wake_passes": wake_passes, "eviction": eviction, "after_loss": True}
+
+    def logits(row):
+        return read_windows(model, row, row.clone(), **says).logits
+
+    for changed in (1, model.window_size // 2, model.window_size, tokens.shape[1] - 1):
+        other = tokens.clone()
+        other[:, changed:] = (other[:, changed:] + 1) % model.config.vocab_size
+        torch.testing.assert_close(logits(other)[:, :changed], logits(tokens)[:, :changed], rtol=0, atol=1e-12)
+        assert (logits(other)[:, changed] - logits(tokens)[:, changed]).abs().max() > 1e-9
 
 
 def test_a_number_of_wake_passes_is_checked(build, rows):

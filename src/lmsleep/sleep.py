@@ -17,7 +17,8 @@ The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the 
 A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 
-An ordinary looped language model takes lines 4 and 8 several times in every window: `wake_passes`, by default 1.
+An ordinary looped language model takes line 8 several times in every window, each time from the S before it:
+`wake_passes`, by default 1.
 
 Line 5 keeps a window with loss awake, and where every window has loss, as in plain language modelling, nothing sleeps.
 `after_loss` lets such a window go on from line 9 with passes 2..N, before line 10; by default it does not.
@@ -79,7 +80,7 @@ def read_windows(
         on_overflow: answers an overflow in place of `sleep(..., n_passes)`.
         loss_windows: which windows carry loss, where that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
-        wake_passes: passes over every window before anything is taken from it, see `loop_awake`.
+        wake_passes: causal passes over every window before anything is taken from it, see `loop_awake`.
         scored_only: leaves out what neither loss nor S depends on, where nothing sleeps: a window without loss is read
             as far as the last fast weights. `Reading.hidden` then has windows with loss alone.
 
@@ -124,14 +125,19 @@ def read_windows(
 
 
 def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
-    """The same, had the looped blocks read the window `wake_passes` times, as a sleep does, and those behind them once.
+    """The same, had the looped blocks read the window `wake_passes` times, and those behind them once.
 
     A looped language model, or the control for a sleep: it costs as much in every window, and a sleep adds its passes
-    2..N. Tokens kept of earlier windows are seen as their first pass left them, as in a sleep.
+    2..N. Unlike a sleep, every pass starts from the S that was there before the window: that behind it knows the tokens
+    that are to be predicted. Tokens kept of earlier windows are seen as their first pass left them, as in a sleep.
     """
     if wake_passes == 1:
         return wake
-    core, S = sleep(partial(model.loop_pass, wake=wake), wake.core, wake.S, wake_passes)
+
+    def again(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        return model.loop_pass(h, model.as_before(S, wake, *model.config.looped), wake)
+
+    core, S = sleep(again, wake.core, wake.S, wake_passes)
     h, S = model.coda_pass(core, S, wake)
     return replace(wake, h=h, core=core, S=S)
 

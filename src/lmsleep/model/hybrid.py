@@ -607,9 +607,14 @@ class HybridLM(nn.Module):
         depth, last = self.config.depth, self.config.looped[1]
         if last == depth:
             return h, S
-        S = S.with_layers({i: wake.before[i] for block, i in self.blocks.state_index.items() if block >= last})
-        span = self.blocks.span(h, wake.past, wake.mask, keep=False)
+        S, span = self.as_before(S, wake, last, depth), self.blocks.span(h, wake.past, wake.mask, keep=False)
         return (run or self.blocks.run)(last, depth, h, S, wake.past, span)[:2]
+
+    def as_before(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
+        """S with the states of blocks first .. last - 1 as they were before the window that `wake` has read."""
+        return S.with_layers(
+            {i: wake.before[i] for block, i in self.blocks.state_index.items() if first <= block < last}
+        )
 
     def save_pretrained(
         self,
