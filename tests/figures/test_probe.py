@@ -100,6 +100,16 @@ def test_the_dual_is_ridge_regression(monkeypatch):
     assert found["sign"] > 0.8 and found["three"] < 0.5
 
 
+def test_many_rows_with_few_features_in_float32_have_a_solution(monkeypatch):
+    """What rounding makes of eigenvalues that are zero must not outweigh the penalty."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(2000, 12, generator=generator) @ torch.randn(12, 900, generator=generator)
+    truth = {"sign": (X[:, :1] > 0).long()}
+    monkeypatch.setattr(module, "PENALTIES", (1e-7,))
+    monkeypatch.setattr(module, "FEATURES", 500)
+    assert ridge(X, truth, (1500, 200, 300))["sign"] > 0.9
+
+
 def test_the_penalty_is_chosen_by_the_rows_in_the_middle(monkeypatch):
     """With features that are noise but for one, a strong penalty is better, on rows that neither fit nor test."""
     generator = torch.Generator().manual_seed(0)

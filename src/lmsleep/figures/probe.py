@@ -9,6 +9,7 @@ with its first weights (N = 0), and `majority` is what one scores who always say
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lmsleep.tasks.spec import build_task
 STEPS, HOPS = (0, 1, 2, 4, 8), (1, 2, 4)
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # of the mean square of a row's features
 READ = 512  # rows of a forward pass
+FEATURES = 4096  # of the rows, in one product
 
 
 def main(
@@ -149,7 +151,8 @@ def ridge(X: Tensor, truth: dict[str, Tensor], rows: tuple[int, int, int]) -> di
     n, chosen, tested = rows[0], slice(rows[0], rows[0] + rows[1]), slice(len(X) - rows[2], len(X))
     mean, spread = X[:n].mean(0), X[:n].std(0)
     X = (X - mean) / (spread + 1e-6 * spread.max())
-    K = (X @ X[:n].T).double()
+    # In float64: of many rows the product in float32 has negative eigenvalues beyond the weakest penalty.
+    K = reduce(torch.add, (part @ part[:n].T for part in map(Tensor.double, X.split(FEATURES, dim=1))))
     K = K / K[:n].diagonal().mean()
     sizes = {name: int(values.max()) + 1 for name, values in truth.items()}
     Y = torch.cat([F.one_hot(values[:n], sizes[name]).flatten(1) for name, values in truth.items()], dim=1).double()
