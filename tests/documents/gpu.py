@@ -1,10 +1,13 @@
 """The numbers of results/gpu: figures of one card, with fresh seeds."""
 
+import json
 from pathlib import Path
 
 from tests.documents.document import Document
-from tests.documents.sources import ahead, ends, markdown, mean, millions, passes, points, read, scores
+from tests.documents.sources import ahead, at_the_end, ends, markdown, mean, millions, passes, points, read, scores
 
+from lmsleep.figures import words
+from lmsleep.figures.stats import mean_difference
 from lmsleep.figures.words import percent
 
 FIGURES = {"fig3": "hops", "fig2b": "t"}
@@ -18,6 +21,7 @@ def documents(root: Path) -> list[Document]:
         return []
     tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in FIGURES.items()}
     tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder / "fig2b_earlier.csv")}
+    tables |= {name: arms(folder / f"{name}.json") for name in ("controls", "ablations")}
     spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in FIGURES]
     return [Document("results/gpu/README.md", tables, tuple(spans), OWN)]
 
@@ -45,8 +49,21 @@ def rates(csv: Path) -> str:
 
 
 def earlier(csv: Path) -> str:
-    """The last validation of runs that were lost, by N and seed."""
-    table = read(csv)
-    wide = table.pivot(index="n_passes", columns="seed", values="exact")
-    rows = [[str(n), *("" if x != x else percent(x) for x in r)] for n, r in zip(wide.index, wide.values, strict=True)]
-    return markdown(["N", *(f"seed {s}" for s in wide.columns)], rows)
+    """The last validation of the runs of earlier commits, by commit, N and seed, and how far those of now are above."""
+    then, now = read(csv), at_the_end(csv.parent / "fig2b.csv").set_index(["n_passes", "seed"]).value
+    seeds, rows = sorted(then.seed.unique()), []
+    for (commit, n), part in then.groupby(["commit", "n_passes"], sort=False):
+        exact = part.set_index("seed").exact
+        apart = mean_difference(now[n].reindex(exact.index) - exact)
+        rows.append([commit, str(n), *(percent(exact[s]) if s in exact else "" for s in seeds), points(apart)])
+    return markdown(["commit", "N", *(f"seed {s}" for s in seeds), "now above that, paired by seed"], rows)
+
+
+def arms(figure: Path) -> str:
+    """Each arm beside the one that it is compared with."""
+    found = json.loads(figure.read_text())["verdicts"]
+    rows = [
+        [r["question"], r["against"], percent(r["exact"]), words.points(r["value"], r["low"], r["high"]), r["verdict"]]
+        for r in found
+    ]
+    return markdown(["question", "against", "right", "points apart, paired by seed", "verdict"], rows)

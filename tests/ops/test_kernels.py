@@ -98,10 +98,17 @@ def assert_parity(op, backend, length, device, dtype, factor=1.0):
             exact[1][name] = exact[0][name]
     want = two_windows_three_passes(op, "torch", exact, state.detach().double().requires_grad_())
     got = two_windows_three_passes(op, backend, windows, state)
+    # What rounding between the passes costs the twin too is not the kernel's.
+    twin = two_windows_three_passes(op, "torch", windows, state) if dtype == torch.bfloat16 else want
     for name, value in got.items():
-        error = (value.double() - want[name]).square().mean().sqrt() / want[name].square().mean().sqrt()
-        allowed = factor * TOLERANCE.get(name.split(" of ")[0], GRADIENT_TOLERANCE)
+        error, usual = (ratio(found, want[name]) for found in (value, twin[name]))
+        allowed = max(factor * TOLERANCE.get(name.split(" of ")[0], GRADIENT_TOLERANCE), 1.25 * usual)
         assert error <= allowed, f"{name}: error ratio {error:.5f} above {allowed}"
+
+
+def ratio(value, want):
+    """The root mean square of the error over that of the value."""
+    return (value.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("op", STATEFUL)

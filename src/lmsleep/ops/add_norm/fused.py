@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lmsleep.ops.add_norm.kernel import norm_backward, norm_forward, triton
 
-PROGRAMS = 512  # of the backward, at most: each leaves a share of the weight's gradient; four fill a multiprocessor
+PROGRAMS = 1024  # of the backward, at most: each leaves a share of the weight's gradient; eight fill a multiprocessor
 
 
 def add_norm_triton(
@@ -89,6 +89,6 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _tile(D: int) -> dict[str, int]:
-    """Whole rows, 2,048 elements or more: 16 for each of 128 threads."""
+    """Whole rows, 1,024 elements or more: 16 for each of 64 threads or, of wide rows, 128 or 256."""
     BD = triton.next_power_of_2(D)
-    return {"D": D, "BD": BD, "R": max(1, 2048 // BD), "num_warps": 4 if BD <= 2048 else 8}
+    return {"D": D, "BD": BD, "R": max(1, 1024 // BD), "num_warps": 2 if BD <= 1024 else 4 if BD <= 2048 else 8}
