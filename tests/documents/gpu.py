@@ -61,9 +61,10 @@ def earlier(csv: Path) -> str:
 
 def arms(figure: Path) -> str:
     """Each arm beside the one that it is compared with."""
-    found = json.loads(figure.read_text())["verdicts"]
-    rows = [
+    found, whole = (json.loads(path.read_text()) for path in (figure, figure.with_name("arms.json")))
+    rows = [["N = 4 (`n4`)", "", percent(whole["exact"]["n4"]), "", ""]]
+    rows += [
         [r["question"], r["against"], percent(r["exact"]), words.points(r["value"], r["low"], r["high"]), r["verdict"]]
-        for r in found
+        for r in found["verdicts"]
     ]
     return markdown(["question", "against", "right", "points apart, paired by seed", "verdict"], rows)
