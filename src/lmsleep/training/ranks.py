@@ -1,6 +1,6 @@
 """What processes that train together do alike: sleep in the same windows, and end after one batch, with one error."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,25 +24,45 @@ def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
 
 
 def end_together(trainer: L.Trainer) -> None:
-    """Lets all ranks stop training after the same batch, with a checkpoint, where one of them gets SIGTERM; one that
-    does not train stops alone, and its launcher the others. To be called before the trainer listens to signals.
+    """Lets all ranks stop training after the same batch, with a checkpoint, where one of them gets SIGTERM, a batch
+    later than it would alone; one that does not train stops alone, and its launcher the others. To be called before the
+    trainer listens to signals.
 
     Lightning's own handler starts to gather wherever the signal finds its rank, while the others gather something else.
     """
     signals, loop, heard = trainer._signal_connector, trainer.fit_loop.epoch_loop, []  # pyright: ignore
+    said: Callable[[], bool] | None = None
 
     def hear(signum: int, _: Any) -> None:
         heard.append(signum)
         signals.received_sigterm = trainer.state.fn != "fit"
 
     def agree() -> None:
-        asked = torch.tensor(len(heard), device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        if asked:
+        # What all said at the batch before: by now the device has it, and the host goes on preparing steps.
+        nonlocal said
+        before, said = said, _asked(len(heard), trainer.strategy.root_device)
+        if before is not None and before():
             raise SIGTERMException
 
     signals._sigterm_notifier_fn = hear
     loop._broadcast_sigterm_tensor = agree
+
+
+def _asked(here: int, device: torch.device) -> Callable[[], bool]:
+    """Asks all ranks for their numbers; what comes back tells, when called, whether one of them is not zero."""
+    asked = torch.full((), here, device=device)  # and not `torch.tensor`, which would wait for the device
+    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    if not asked.is_cuda:
+        return lambda: bool(asked)
+    arrived, done = torch.empty((), dtype=asked.dtype, pin_memory=True), torch.cuda.Event()
+    arrived.copy_(asked, non_blocking=True)
+    done.record()
+
+    def tell() -> bool:
+        done.synchronize()
+        return bool(arrived)
+
+    return tell
 
 
 @contextmanager
