@@ -1,11 +1,11 @@
-"""The hybrid model on one page: its configuration, the table of mixers, a block, the stack, the language model."""
+"""The hybrid model on one page: its configuration, the table of mixers, the stack, the language model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from lmsleep.hub import check_integer, checkpoint_folder, require, typed, usable_device
 from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
 from lmsleep.model.attention import Attention, Rotary, Span
+from lmsleep.model.block import Block, Mixer, Sum
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
-from lmsleep.model.layers import RMSNorm, SwiGLU
+from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import look_up, shared_weights, sharing
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
@@ -235,29 +236,6 @@ _SIZES = (
 )
 
 
-class Mixer(Protocol):
-    """What a block asks of its mixer, a `torch.nn.Module`.
-
-    Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
-    what it asked to keep of those tokens in the same window (`left`: a `ConvTail`, a `KV`, None for nothing) and where
-    the tokens stand (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its
-    inputs. Unless `span.keep`, nobody will ask for the new `left`, and it may be None. Reading tokens in groups must
-    equal reading them in one go, and a token with `span.mask` False must leave no trace.
-
-    `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
-    linear layers, which the block counts.
-    """
-
-    @property
-    def state_shape(self) -> tuple[int, ...] | None: ...
-
-    def __call__(
-        self, x: Tensor, state: Tensor | None, left: Any, span: Span
-    ) -> tuple[Tensor, Tensor | None, Left]: ...
-
-    def flops_per_token(self, window_size: int) -> int: ...
-
-
 MakeMixer = Callable[[HybridConfig], Mixer]
 
 
@@ -305,54 +283,9 @@ def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
     MIXERS[letter] = name, factory
 
 
-class Sum(NamedTuple):
-    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway."""
-
-    h: Tensor
-    y: Tensor | None = None
-
-
-class Block(nn.Module):
-    """A mixer and an MLP, each added to the stream that it read from.
-
-        h --+-- mixer_norm -- mixer -- mixer_post_norm --(+)--+-- mlp_norm -- mlp -- mlp_post_norm --(+)-- h
-            |                                             |   |                                       |
-            +---------------------------------------------+   +---------------------------------------+
-
-    The post norms are there with `sandwich_norm` alone. A block without MLP, as is inserted between those of a
-    pretrained model, ends at the first (+) and has no post norm: that would blow up the first step away from an output
-    projection of zero.
-    """
-
-    def __init__(self, config: HybridConfig, letter: str, has_mlp: bool) -> None:
-        super().__init__()
-
-        def norm() -> RMSNorm:
-            return RMSNorm(config.d_model, config.norm_eps)
-
-        self.mixer_norm, self.mixer = norm(), MIXERS[letter][1](config)
-        self.mlp_norm, self.mlp = (norm(), SwiGLU(config.d_model, config.mlp_hidden)) if has_mlp else (None, None)
-        sandwich = config.sandwich_norm and has_mlp
-        self.mixer_post_norm = norm() if sandwich else nn.Identity()
-        self.mlp_post_norm = norm() if sandwich else nn.Identity()
-
-    def forward(
-        self, h: Tensor | Sum, state: Tensor | None, left: Left, span: Span
-    ) -> tuple[Tensor | Sum, Tensor | None, Left]:
-        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens.
-        For a `Sum` the h after them is one too."""
-        s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
-        y, state, left = self.mixer(x, state, left, span)
-        y = self.mixer_post_norm(y)
-        if span.ends and self.mlp is not None and self.mlp_norm is not None:
-            s, x = self.mlp_norm.of_sum(s, y)
-            y = self.mlp_post_norm(self.mlp(x))
-        return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
-
-    def flops_per_token(self, window_size: int) -> int:
-        """Matrix products of one token: every projection, and what the mixer does along the sequence."""
-        projections = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-        return projections + self.mixer.flops_per_token(window_size)
+def _block(c: HybridConfig, letter: str, has_mlp: bool) -> Block:
+    mlp_hidden = c.mlp_hidden if has_mlp else None
+    return Block(MIXERS[letter][1](c), c.d_model, mlp_hidden, c.norm_eps, c.sandwich_norm)
 
 
 class Blocks(nn.Module):
@@ -365,7 +298,7 @@ class Blocks(nn.Module):
     def __init__(self, config: HybridConfig, norm: nn.Module) -> None:
         super().__init__()
         self.config, self.checkpointing = config, False
-        layers = nn.ModuleList(Block(config, *layer) for layer in config.layers())
+        layers = nn.ModuleList(_block(config, *layer) for layer in config.layers())
         self.layers: Sequence[Block] = layers  # pyright: ignore[reportAttributeAccessIssue]
         table = min(config.window_size or 1, MAX_TABLE)
         turning = config.rotary_dim, config.rope_scaling

@@ -1,0 +1,82 @@
+"""A block, what it asks of its mixer, and the residual stream between two of them."""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from lmsleep.memory import Left
+from lmsleep.model.attention import Span
+from lmsleep.model.layers import RMSNorm, SwiGLU
+
+
+class Mixer(Protocol):
+    """What a block asks of its mixer, a `torch.nn.Module`.
+
+    Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
+    what it asked to keep of those tokens in the same window (`left`: a `ConvTail`, a `KV`, None for nothing) and where
+    the tokens stand (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its
+    inputs. Unless `span.keep`, nobody will ask for the new `left`, and it may be None. Reading tokens in groups must
+    equal reading them in one go, and a token with `span.mask` False must leave no trace.
+
+    `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
+    linear layers, which the block counts.
+    """
+
+    @property
+    def state_shape(self) -> tuple[int, ...] | None: ...
+
+    def __call__(
+        self, x: Tensor, state: Tensor | None, left: Any, span: Span
+    ) -> tuple[Tensor, Tensor | None, Left]: ...
+
+    def flops_per_token(self, window_size: int) -> int: ...
+
+
+class Sum(NamedTuple):
+    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway."""
+
+    h: Tensor
+    y: Tensor | None = None
+
+
+class Block(nn.Module):
+    """A mixer and an MLP, each added to the stream that it read from.
+
+        h --+-- mixer_norm -- mixer -- mixer_post_norm --(+)--+-- mlp_norm -- mlp -- mlp_post_norm --(+)-- h
+            |                                             |   |                                       |
+            +---------------------------------------------+   +---------------------------------------+
+
+    The post norms are there with `sandwich` alone. A block without MLP, as is inserted between those of a
+    pretrained model, ends at the first (+) and has no post norm: that would blow up the first step away from an output
+    projection of zero.
+
+    Args:
+        mlp_hidden: hidden width of the MLP; None: there is none.
+    """
+
+    def __init__(self, mixer: Mixer, d_model: int, mlp_hidden: int | None, norm_eps: float, sandwich: bool) -> None:
+        super().__init__()
+        norm = partial(RMSNorm, d_model, norm_eps)
+        self.mixer_norm, self.mixer = norm(), mixer
+        self.mlp_norm, self.mlp = (norm(), SwiGLU(d_model, mlp_hidden)) if mlp_hidden else (None, None)
+        post_norm = norm if sandwich and mlp_hidden else nn.Identity
+        self.mixer_post_norm, self.mlp_post_norm = post_norm(), post_norm()
+
+    def forward(
+        self, h: Tensor | Sum, state: Tensor | None, left: Left, span: Span
+    ) -> tuple[Tensor | Sum, Tensor | None, Left]:
+        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens.
+        For a `Sum` the h after them is one too."""
+        s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
+        y, state, left = self.mixer(x, state, left, span)
+        y = self.mixer_post_norm(y)
+        if span.ends and self.mlp is not None and self.mlp_norm is not None:
+            s, x = self.mlp_norm.of_sum(s, y)
+            y = self.mlp_post_norm(self.mlp(x))
+        return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
+
+    def flops_per_token(self, window_size: int) -> int:
+        """Matrix products of one token: every projection, and what the mixer does along the sequence."""
+        projections = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return projections + self.mixer.flops_per_token(window_size)
