@@ -89,7 +89,7 @@ def test_a_session_keeps_no_tokens_to_embed_anew(build, draw_tokens):
         ({"between_passes": "none"}, "between_passes must be one of carry, reset, embed, cut_h, cut, got 'none'"),
         (
             {"between_passes": "embed", "loop": (1, 4)},
-            r"between_passes='embed' needs a loop that starts at the first block, got \(1, 4\)",
+            r"loop must start at the first block with between_passes='embed', got \(1, 4\)",
         ),
     ],
 )

@@ -65,7 +65,7 @@ from lmsleep.ops import use_backend
         ({"loop": (0, 5)}, r"loop must be \(first, last \+ 1\) within the 4 blocks, got \(0, 5\)"),
         (
             {"loop": (0, 2), "norm_between_passes": True},
-            r"norm_between_passes needs a loop that reaches the last block, got loop=\(0, 2\)",
+            r"loop must reach the last block with norm_between_passes, got \(0, 2\)",
         ),
     ],
 )

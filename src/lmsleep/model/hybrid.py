@@ -140,12 +140,10 @@ class HybridConfig:
         within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= depth)
         check("loop", within, f"must be (first, last + 1) within the {depth} blocks")
         check("between_passes", self.between_passes in BETWEEN, f"must be one of {', '.join(BETWEEN)}")
-        if self.norm_between_passes and self.looped[1] < depth:
-            raise ValueError(f"norm_between_passes needs a loop that reaches the last block, got loop={loop}")
-        if self.between_passes != "carry" and self.looped[0] > 0:
-            raise ValueError(
-                f"between_passes={self.between_passes!r} needs a loop that starts at the first block, got {loop}"
-            )
+        closed = not self.norm_between_passes or self.looped[1] == depth
+        check("loop", closed, "must reach the last block with norm_between_passes")
+        opened = self.between_passes == "carry" or self.looped[0] == 0
+        check("loop", opened, f"must start at the first block with between_passes={self.between_passes!r}")
 
     @property
     def depth(self) -> int:
@@ -196,8 +194,7 @@ class HybridConfig:
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
         """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing."""
         for name in ("vocab_size", "window_size"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} must be set before the model is built, got None")
+            require(getattr(self, name) is not None, f"{name} must be set before the model is built", None)
         with torch.device(device or "cpu"):
             return HybridLM(self)
 
@@ -515,8 +512,7 @@ class HybridLM(nn.Module):
             ValueError: if the tokens do not fit into the window, or those in the cache were read without `keep`.
         """
         n, depth, last = tokens.shape[1], self.config.depth, self.config.looped[1]
-        if n > cache.room:
-            raise ValueError(f"tokens must fit into the {cache.room} free places of the window, got {n}")
+        require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
         embedded = self.embed(tokens)
         span = span or self.blocks.span(embedded, cache, mask, keep, ends)
         core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(span, ends=ends or last < depth))
@@ -589,8 +585,8 @@ class HybridLM(nn.Module):
             ValueError: if there is no such model or device, a file is damaged, or a tensor is missing, unknown,
                 misshaped or not finite.
         """
-        if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
-            raise ValueError(f"dtype must be a floating-point dtype of torch or None, got {dtype!r}")
+        known = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+        require(known, "dtype must be a floating-point dtype of torch or None", dtype)
         device = usable_device(device)
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
         fields, _ = read_config(folder)
