@@ -11,7 +11,7 @@ from rich.console import Console
 from lmsleep import Session
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
-from lmsleep.runtime.speech import printable
+from lmsleep.runtime.answer import printable
 from lmsleep.runtime.terminal import Chat
 
 TEXT = "The wren by the mill is blue. The mole is pink."
@@ -180,7 +180,3 @@ def test_stats_count_tokens_sleeps_and_passes(talk):
 def test_what_cannot_be_done_is_said_and_the_talk_goes_on(folder, talk, line, sentence):
     out, log, _ = talk(line, "", "Which?", "/quit", "Where?")
     assert sentence in log and out == answer(folder, "Which?") + "\n"
-
-
-def test_a_terminal_gets_nothing_to_obey():
-    assert printable("a\x1b[2Jb\r\tc\nü") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\tc\nü"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lmsleep import HybridLM, Session, read_windows
 from lmsleep.hub import open_tokenizer, tokenizer_files
-from lmsleep.runtime.speech import Answer, Speech, Stops, pieces
+from lmsleep.runtime.speech import Speech
 
 BYTES = open_tokenizer("bytes")
 EOS = BYTES.token_to_id("<eos>")
@@ -110,26 +110,6 @@ def test_a_text_ends_an_answer_and_is_left_out(speaker, stop):
 
 def bytes_text(tokens):
     return BYTES.decode([token for token in tokens if token != EOS])
-
-
-def test_pieces_hold_back_half_a_character_and_what_may_become_a_stop():
-    answer = Answer(Stops(frozenset({EOS}), ("END",)), Speech(BYTES))
-    tokens = tokens_of("aü EN, ENEND more")
-
-    def steps():
-        for token in tokens:
-            answer.add(token)
-            yield token
-
-    assert list(pieces(answer, steps())) == ["a", "ü", " ", "EN,", " ", "EN"]
-    assert answer.ended
-
-
-def test_half_a_character_at_the_end_is_said_as_one_that_is_not_known():
-    answer = Answer(Stops(), Speech(BYTES))
-    tokens = tokens_of("aü")[:-1]
-    said = list(pieces(answer, (answer.add(token) for token in tokens)))
-    assert said == ["a", "\N{REPLACEMENT CHARACTER}"]
 
 
 def test_any_of_several_tokens_ends_a_row(build, draw_tokens):

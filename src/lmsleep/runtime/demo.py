@@ -26,10 +26,10 @@ from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streams, read_config
+from lmsleep.runtime.answer import printable
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
-from lmsleep.runtime.speech import printable
 from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.hub import check_integer
-from lmsleep.runtime.speech import Answer
+from lmsleep.runtime.answer import Answer
 from lmsleep.runtime.tokens import Rows
 
 

@@ -14,11 +14,12 @@ from lmsleep.hub import TOKENIZER, check_integer, checkpoint_folder
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streams, read_config
+from lmsleep.runtime.answer import Answer, Stop, Stops, pieces
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.reader import Reader, one_thread
 from lmsleep.runtime.sampling import Drawing, continued, sampler
 from lmsleep.runtime.saved import Saved, load_memory, save_memory
-from lmsleep.runtime.speech import Answer, Speech, Stop, Stops, encoded, pieces
+from lmsleep.runtime.speech import Speech, encoded
 from lmsleep.runtime.tokens import Mask, Tokens, as_rows
 
 Fed = Tokens | str | Sequence[str]

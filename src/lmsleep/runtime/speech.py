@@ -2,19 +2,15 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lmsleep.hub import (
     CONTEXT,
     QUESTION,
     TOKENIZER,
-    check_integer,
     check_vocabulary,
     named_eos,
     open_tokenizer,
@@ -27,7 +23,6 @@ from lmsleep.tasks.text import TextQA, one_document
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Stop = int | str | Iterable[int | str] | None
 Message = Mapping[str, Any]
 Messages = tuple[dict[str, Any], ...] | None
 AS_CONVERSATION = (
@@ -201,72 +196,3 @@ def encoded(tokens: Any, speech: Speech | None) -> Any:
     if speech is None:
         raise ValueError(f"tokens must be integers where the session has no tokenizer, got text {texts[0]!r:.99}")
     return speech.encode(tokens) if isinstance(tokens, str) else [speech.encode(text) for text in texts]
-
-
-class Stops(NamedTuple):
-    """What ends an answer: one of these tokens, or one of these texts in it."""
-
-    ids: frozenset[int] = frozenset()
-    texts: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, stop: Stop, vocab_size: int, speech: Speech | None) -> "Stops":
-        """Raises ValueError if one is no token, or an empty text, or a text where there is no tokenizer."""
-        given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
-        several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
-        given = [] if given is None else list(given) if several else [given]
-        texts = tuple(one for one in given if isinstance(one, str))
-        if texts and (speech is None or not all(texts)):
-            allowed = "texts of a character or more" if speech else "tokens where the session has no tokenizer"
-            raise ValueError(f"stop must be {allowed}, got {texts[0]!r}")
-        ids = [one for one in given if not isinstance(one, str)]
-        for one in ids:
-            check_integer("stop", one, 0, vocab_size - 1)
-        return cls(frozenset(map(int, ids)), texts)
-
-
-class Answer:
-    """The new tokens of a row, and their text if somebody wants it, up to what ends it."""
-
-    def __init__(self, stops: Stops, speech: Speech | None) -> None:
-        self.stops, self.speech = stops, speech
-        self.tokens: list[int] = []
-        self.text, self.ended = "", False
-
-    def add(self, token: int) -> None:
-        """A new token; what comes after the end is left out."""
-        self.ended = self.ended or token in self.stops.ids
-        if self.ended:
-            return
-        self.tokens.append(token)
-        if self.speech:
-            self.text = self.speech.decode(self.tokens)
-            ends = [place for stop in self.stops.texts if (place := self.text.find(stop)) >= 0]
-            if ends:
-                self.text, self.ended = self.text[: min(ends)], True
-
-    @property
-    def settled(self) -> str:
-        """The text that no further token can change: not half a character, nor what may become the text of a stop."""
-        if self.ended:
-            return self.text
-        text = self.text.rstrip("\N{REPLACEMENT CHARACTER}")
-        stops = self.stops.texts
-        held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        return text[: len(text) - held]
-
-
-def pieces(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
-    """The text of an answer, piece by piece, while `steps` add its tokens."""
-    given = 0
-    for _ in steps:
-        if len(text := answer.settled) > given:
-            yield text[given:]
-            given = len(text)
-    if len(answer.text) > given:
-        yield answer.text[given:]
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal would obey."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from lmsleep.errors import sentence
+from lmsleep.runtime.answer import printable
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.sampling import Drawing
 from lmsleep.runtime.session import Session
-from lmsleep.runtime.speech import printable
 
 HELP = """/read FILE   read another document
 /fork        what follows leaves no trace after /back

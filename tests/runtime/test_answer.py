@@ -1,0 +1,32 @@
+"""An answer piece by piece; what ends one is tested with the sessions that ask, in test_speech.py."""
+
+from lmsleep.hub import open_tokenizer
+from lmsleep.runtime.answer import Answer, Stops, pieces, printable
+from lmsleep.runtime.speech import Speech
+
+BYTES = open_tokenizer("bytes")
+EOS = BYTES.token_to_id("<eos>")
+
+
+def test_pieces_hold_back_half_a_character_and_what_may_become_a_stop():
+    answer = Answer(Stops(frozenset({EOS}), ("END",)), Speech(BYTES))
+    tokens = BYTES.encode("aü EN, ENEND more").ids
+
+    def steps():
+        for token in tokens:
+            answer.add(token)
+            yield token
+
+    assert list(pieces(answer, steps())) == ["a", "ü", " ", "EN,", " ", "EN"]
+    assert answer.ended
+
+
+def test_half_a_character_at_the_end_is_said_as_one_that_is_not_known():
+    answer = Answer(Stops(), Speech(BYTES))
+    tokens = BYTES.encode("aü").ids[:-1]
+    said = list(pieces(answer, (answer.add(token) for token in tokens)))
+    assert said == ["a", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_a_terminal_gets_nothing_to_obey():
+    assert printable("a\x1b[2Jb\r\tc\nü") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\tc\nü"
