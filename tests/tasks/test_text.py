@@ -15,7 +15,7 @@ import torch
 
 from lmsleep import Session, read_windows
 from lmsleep.cli import main as lmsleep
-from lmsleep.tasks import IGNORE, TextLM, TextQA
+from lmsleep.tasks import IGNORE, TextQA
 from lmsleep.tasks.spec import build_task, task_spec
 
 CONFIG = Path(__file__).parents[2] / "configs/experiment/text_qa.yaml"
@@ -28,18 +28,6 @@ def line(number, sentences):
     context = " ".join(f"Bird {i} is {colour}." for i, colour in enumerate(colours))
     asked = number % sentences
     return {"context": context, "question": f"Bird {asked}?", "answer": colours[asked]}
-
-
-@pytest.fixture
-def written(tmp_path):
-    """written(lines, name): the path of a file with these lines, as JSON unless they are text."""
-
-    def written(lines, name="train.jsonl"):
-        path = tmp_path / name
-        path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
-        return str(path)
-
-    return written
 
 
 @pytest.fixture
@@ -270,42 +258,6 @@ def test_a_tokenizer_of_a_folder_names_its_end(written, lines, tmp_path):
     assert all(map(torch.equal, one, other)) and one.tokens.shape[1] % 128 <= tasks[0].sequence_length
 
 
-TEXT = "".join(
-    f"{'Once upon a time ' * (i % 4)}there was {i} ünder {'☃' * (i % 3)}\n" * (i % 2 + 1) for i in range(400)
-)
-
-
-def test_plain_text_is_cut_into_rows_of_whole_windows(written):
-    """All rows together are the text, byte for byte, whatever its lines are."""
-    task = TextLM(written([TEXT], "book.txt"), window_size=L, n_windows=2)
-    ids, T = task.encode(TEXT), 2 * L
-    wanted = Counter(tuple(ids[i : i + T + 1]) for i in range(0, len(ids) - T, T))
-    found = Counter()
-    for split in ("train", "val", "test"):
-        for step in range(task.held_out_steps(split, 1, 0)):
-            batch = task.rows(split=split, seed=0, step=step, batch_size=1)
-            assert batch.mask is None and batch.tokens.shape == (1, task.sequence_length) == (1, T)
-            assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
-            found[(*batch.tokens[0].tolist(), int(batch.targets[0, -1]))] += 1
-    assert found == wanted and len(TEXT.encode()) == len(ids)
-
-
-def test_rows_of_files_that_are_not_joined_cross_none(written):
-    parts = [TEXT[:700], "short\n", TEXT[700:], "ü" * L]
-    for i, part in enumerate(parts):
-        written([part], f"part{i}.txt")
-    pattern = str(Path(written([""], "empty.txt")).with_name("*.txt"))
-    task = TextLM(pattern, window_size=L, n_windows=2, join=False)
-    T, wanted, found = 2 * L, Counter(), Counter()
-    for ids in map(task.encode, parts):
-        wanted += Counter(tuple(ids[i : i + T + 1]) for i in range(0, len(ids) - T, T))
-    for split in ("train", "val", "test"):
-        for step in range(task.held_out_steps(split, 1, 0)):
-            batch = task.rows(split=split, seed=0, step=step, batch_size=1)
-            found[(*batch.tokens[0].tolist(), int(batch.targets[0, -1]))] += 1
-    assert found == wanted and len(found) > 50
-
-
 def fit(folder, *args):
     lmsleep(
         [
@@ -339,20 +291,6 @@ def test_a_model_is_trained_on_a_file_from_the_command_line(written, lines, tmp_
         "wake_passes": 1,
     }
     assert saved["task"]["init_args"]["train"] == str(tmp_path / "train.jsonl")
-
-
-@pytest.mark.parametrize("after_loss", [False, True])
-def test_a_language_model_is_trained_on_a_book(written, tmp_path, after_loss):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(
-            tmp_path,
-            "--data.task=lmsleep.tasks.TextLM",
-            f"--data.task.init_args.train={written([TEXT], 'book.txt')}",
-            "--sleep.n_passes=2",
-            f"--sleep.after_loss={str(after_loss).lower()}",
-        )
-    assert any("no window of this run sleeps" in str(w.message) for w in caught) != after_loss
 
 
 def test_a_bad_line_ends_the_command_with_one_sentence(written, lines, tmp_path):

@@ -3,7 +3,8 @@
 from lmsleep.tasks.base import IGNORE, Batch, Task
 from lmsleep.tasks.depo import Depo
 from lmsleep.tasks.gsm import GSMInfinite
+from lmsleep.tasks.plain import TextLM
 from lmsleep.tasks.rule110 import Rule110
-from lmsleep.tasks.text import TextLM, TextQA
+from lmsleep.tasks.text import TextQA
 
 __all__ = ["IGNORE", "Batch", "Depo", "GSMInfinite", "Rule110", "Task", "TextLM", "TextQA"]
