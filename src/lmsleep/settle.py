@@ -1,4 +1,4 @@
-"""A sleep that stops when S settles, each row by itself, in place of a fixed N."""
+"""Other answers to an overflow than Algorithm 1: a sleep until S settles, each row by itself, and oblivion."""
 
 import torch
 from torch import Tensor
@@ -42,3 +42,8 @@ def settle(
     if made is not None:
         made.append(passes)
     return h, S
+
+
+def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+    """The control in place of `sleep`: S is emptied, and nothing crosses the end of a window that is evicted whole."""
+    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmsleep.hub import require
 from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM, Run, Wake
 
@@ -92,18 +93,19 @@ def read_windows(
     check_n_passes(wake_passes, "wake_passes")
     check_eviction(eviction)
     _check_shapes(tokens, targets=targets, mask=mask)
-    brief = scored_only and on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
+    plain = on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
     if on_overflow is None:
         on_overflow = partial(sleep, n_passes=n_passes)
-    elif n_passes > 1:
-        raise ValueError(f"n_passes must be left out beside on_overflow, which says how often, got {n_passes}")
+    else:
+        require(n_passes == 1, "n_passes must be left out beside on_overflow, which says how often", n_passes)
     if loss_windows is None and targets is not None:
         windows = Windows.of(targets, model.window_size, after_loss)
     else:
         windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()), after_loss)
-        if loss_windows is not None:
-            windows.check_count(len(loss_windows))
-    brief &= any(windows.carry_loss)
+    if loss_windows is not None:
+        said = f"loss_windows must say of {len(windows)} windows if they carry loss"
+        require(len(loss_windows) == len(windows), said, len(loss_windows))
+    brief = scored_only and plain and any(windows.carry_loss)
     S = model.init_fast_weights(len(tokens))  #                                           line 1
     cache, keep = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
@@ -159,11 +161,6 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run 
     return model.coda_pass(h, S, wake, run)[1] if made else S
 
 
-def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-    """The control in place of `sleep`: S is emptied, and nothing crosses the end of a window that is evicted whole."""
-    return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))
-
-
 def recorded(blocks: Pass, changes: list[Tensor]) -> Pass:
     """The same pass, which adds to `changes` by how much it changed S, (n_layers,): see `FastWeights.change`."""
 
@@ -192,15 +189,8 @@ class Windows:
     carry_loss: tuple[bool, ...] = ()
     after_loss: bool = False
 
-    def __post_init__(self) -> None:
-        if self.carry_loss:
-            self.check_count(len(self.carry_loss))
-
-    def check_count(self, said: int) -> None:
-        """Raises ValueError unless `said` is the number of windows."""
-        count = -(-self.length // self.size)
-        if said != count:
-            raise ValueError(f"loss_windows must say of {count} windows if they carry loss, got {said}")
+    def __len__(self) -> int:
+        return -(-self.length // self.size)
 
     @classmethod
     def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
@@ -259,11 +249,9 @@ class Reading:
 
 
 def _check_shapes(tokens: Tensor, **others: Tensor | None) -> None:
-    if tokens.ndim != 2 or not tokens.numel():
-        raise ValueError(f"tokens must be (B, T) with at least one row and one token, got {tuple(tokens.shape)}")
+    shape = tuple(tokens.shape)
+    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
     for name, other in others.items():
-        if other is not None and other.shape != tokens.shape:
-            raise ValueError(f"{name} must have the shape of tokens {tuple(tokens.shape)}, got {tuple(other.shape)}")
-    mask = others.get("mask")
-    if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool, got {mask.dtype}")
+        if other is not None:
+            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
+            require(name != "mask" or other.dtype == torch.bool, "mask must be bool", other.dtype)

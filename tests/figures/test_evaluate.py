@@ -11,8 +11,8 @@ from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.data import held_out, make_data
 from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, scores
-from lmsleep.settle import settle
-from lmsleep.sleep import Windows, forget, read_windows, sleep
+from lmsleep.settle import forget, settle
+from lmsleep.sleep import Windows, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 

@@ -14,7 +14,8 @@ from lmsleep.cli import main as lmsleep
 from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import mini
 from lmsleep.runtime.demo import answered, share, verdict
-from lmsleep.sleep import forget, sleep
+from lmsleep.settle import forget
+from lmsleep.sleep import sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task, TextQA
 from lmsleep.tasks.spec import task_spec
 

@@ -20,8 +20,8 @@ from lmsleep.figures.settings import ARMS, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
-from lmsleep.settle import settle
-from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
+from lmsleep.settle import forget, settle
+from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
 from lmsleep.training.metrics import SliceScores

@@ -30,7 +30,8 @@ from lmsleep.runtime.answer import printable
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
-from lmsleep.sleep import OnOverflow, forget, read_windows, sleep
+from lmsleep.settle import forget
+from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task
 
