@@ -29,12 +29,12 @@ ALLOWED = {
     ("", "figures/__init__.py"): "a docstring alone",
     ("", "bench/__init__.py"): "a docstring alone",
     ("", "figures/provenance.py"): "says where a run was made, which is no reason to train again",
-    ("data", "hub.py"): "reads the arguments of a task as they are written, or refuses them",
+    ("data", "hub"): "reads the arguments of a task as they are written, or refuses them",
     ("data", "memory.py"): "as pretrained",
     ("data", "model"): "as pretrained",
     ("data", "ops"): "as pretrained",
     ("data", "pretrained"): "asked whether weights know all tokens of a dataset; a no stops the stage",
-    ("measure", "hub.py"): "reads checkpoints; the weights of measured models are drawn",
+    ("measure", "hub"): "reads checkpoints; the weights of measured models are drawn",
     ("measure", "tasks"): "what stands around texts that a session is asked; measured models read drawn tokens",
 }
 

@@ -1,6 +1,6 @@
 """An answer piece by piece; what ends one is tested with the sessions that ask, in test_speech.py."""
 
-from lmsleep.hub import open_tokenizer
+from lmsleep.hub.tokenizer import open_tokenizer
 from lmsleep.runtime.answer import Answer, Stops, pieces, printable
 from lmsleep.runtime.speech import Speech
 

@@ -11,7 +11,7 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
-from lmsleep.hub import tokenizer_files
+from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.runtime import mini
 from lmsleep.runtime.demo import answered, share, verdict
 from lmsleep.settle import forget

@@ -558,7 +558,7 @@ class HybridLM(nn.Module):
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
             trained: kept in config.json; `n_passes`, `eviction` and `task` are read by others.
-            files: further ones by name, such as `lmsleep.hub.tokenizer_files`.
+            files: further ones by name, such as `lmsleep.hub.tokenizer.tokenizer_files`.
 
         Raises:
             ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.

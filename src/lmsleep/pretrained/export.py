@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line, require, tokenizer_files, typed
+from lmsleep.hub import first_line, require, typed
+from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite
 from lmsleep.model.lora import merged

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import check_vocabulary, checkpoint_folder, read_object, read_tokenizer, typed
+from lmsleep.hub import checkpoint_folder, read_object, typed
+from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, layers_of

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmsleep.hub import CONTEXT, QUESTION, TOKENIZER, check_integer, checkpoint_folder
+from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder
+from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model.folder import CONFIG, WEIGHTS
 from lmsleep.runtime.sampling import Drawing, sampler

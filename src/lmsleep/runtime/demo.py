@@ -22,7 +22,8 @@ from rich.table import Table
 from scipy import stats
 
 from lmsleep.atomic import check_free
-from lmsleep.hub import TOKENIZER, checkpoint_folder
+from lmsleep.hub import checkpoint_folder
+from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streams, read_config

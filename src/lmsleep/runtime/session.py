@@ -10,7 +10,8 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.hub import TOKENIZER, check_integer, checkpoint_folder
+from lmsleep.hub import check_integer, checkpoint_folder
+from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streams, read_config

@@ -7,17 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import (
-    CONTEXT,
-    QUESTION,
-    TOKENIZER,
-    check_vocabulary,
-    named_eos,
-    open_tokenizer,
-    parse_json,
-    require,
-    typed,
-)
+from lmsleep.hub import CONTEXT, QUESTION, parse_json, require, typed
+from lmsleep.hub.tokenizer import TOKENIZER, check_vocabulary, named_eos, open_tokenizer
 from lmsleep.tasks.text import TextQA, one_document
 
 if TYPE_CHECKING:

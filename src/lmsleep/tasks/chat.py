@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from lmsleep.hub import TOKENIZER, checkpoint_folder, first_line, read_object
+from lmsleep.hub import first_line
+from lmsleep.hub.tokenizer import template_file, tokenizer_config
 
 Write = Callable[..., str]
 
@@ -26,11 +26,8 @@ def chat_template(source: str) -> Write | None:
     """
     if source == "bytes":
         return None
-    folder = Path(source).parent if Path(source).is_file() else checkpoint_folder(source, TOKENIZER, "tokenizer")
-    config = read_object(folder / TOKENIZER[1]) if (folder / TOKENIZER[1]).is_file() else {}
-    text = (
-        (folder / TOKENIZER[2]).read_text(encoding="utf-8") if (folder / TOKENIZER[2]).is_file() else _template(config)
-    )
+    config = tokenizer_config(source)
+    text = template_file(source) or _template(config)
     if text is None:
         return None
     from jinja2 import TemplateError

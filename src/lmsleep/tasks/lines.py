@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmsleep.hub import check_integer, open_tokenizer
+from lmsleep.hub import check_integer
+from lmsleep.hub.tokenizer import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
 from lmsleep.tasks.records import open_records
 

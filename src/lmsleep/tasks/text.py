@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import QUESTION, default_eos, parse_json
+from lmsleep.hub import QUESTION, parse_json
+from lmsleep.hub.tokenizer import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat import chat_template, read_asked_said
 from lmsleep.tasks.lines import Lines, Text

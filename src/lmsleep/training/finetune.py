@@ -17,7 +17,8 @@ import torch
 
 from lmsleep.atomic import check_free
 from lmsleep.errors import OneSentence, one_sentence
-from lmsleep.hub import QUESTION, TOKENIZER, checkpoint_folder
+from lmsleep.hub import QUESTION, checkpoint_folder
+from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES

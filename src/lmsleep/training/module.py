@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.hub import checkpoint_folder, open_tokenizer, read_tokenizer
+from lmsleep.hub import checkpoint_folder
+from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
 from lmsleep.memory import IGNORE, Eviction, FastWeights
 from lmsleep.model import HybridConfig, Lora
 from lmsleep.model.folder import check_finite
