@@ -45,9 +45,7 @@ class FirstGradients(L.Callback):
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         if self.path is None or trainer.global_step:
             return
         grads = {}

@@ -125,11 +125,9 @@ class SleepCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.reset()  # forgets the sanity check
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.n_passes > 1 and not self.n_sequences:
-            size: int = pl_module.model.window_size  # pyright: ignore
+            size: int = pl_module.model.window_size
             if not (windows := Windows.of(batch.targets, size, self.after_loss)).n_sleeps:
                 told = "none of them full" if windows.length < size else "loss in every full one"
                 self._warn(f"no window of the first batch ({windows.length} tokens, windows of {size}, {told})")
@@ -145,9 +143,7 @@ class SleepCallback(L.Callback):
             "where it is full and carries no loss; --sleep.after_loss=true lets those with loss sleep too"
         )
 
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any) -> None:
         self.n_sequences += len(batch.tokens)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
@@ -165,17 +161,6 @@ def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
     """n_passes, eviction, after_loss and wake_passes of a trainer's runs."""
     sleeper = sleeper_of(trainer)
     return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
-
-
-def check_checkpoint(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises ValueError if a checkpoint was trained with another way to sleep and that was not asked for."""
-    sleeper, mine = sleeper_of(trainer), how_it_sleeps(trainer)
-    for name, trained in {**PLAIN, **checkpoint.get("sleep", {})}.items():
-        if mine[name] != trained and not (sleeper and sleeper.allow_other_n):
-            raise ValueError(
-                f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine[name]!r}; "
-                "--sleep.allow_other_n=true uses it all the same"
-            )
 
 
 class RunReport(L.Callback):
@@ -204,9 +189,7 @@ class RunReport(L.Callback):
         )
         self.since, self.batches = time.perf_counter(), 0
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if not every or (trainer.global_step + 1) % every:
             return
@@ -215,9 +198,7 @@ class RunReport(L.Callback):
         for group in optimizer.param_groups:
             pl_module.log("lr/muon" if group.get("muon") else "lr/adamw", group["lr"])
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         self.batches += 1
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:

@@ -23,9 +23,7 @@ class Clock(Callback):
         self.validations: list[list[float]] = []
         self._marks: list[list[Any]] = [[]]  # one list up to each validation
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if not self.first:
             self.first = self._now(pl_module) - self.started
         # On CUDA several steps are in flight, as in training: their ends are taken on the device.
@@ -38,9 +36,7 @@ class Clock(Callback):
         self.validations.append([self._now(pl_module)])
         self._marks.append([])
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any = None, batch_idx: int = 0
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if self.validations and len(self.validations[-1]) == 1:  # one that has ended, with the checkpoint after it
             self.validations[-1].append(self._now(pl_module))
 

@@ -12,32 +12,26 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.hub import checkpoint_folder
-from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
-from lmsleep.memory import IGNORE, Eviction, FastWeights
+from lmsleep.memory import Eviction, FastWeights
 from lmsleep.model import HybridConfig, Lora
-from lmsleep.model.folder import check_finite
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
-from lmsleep.pretrained.loading import FILES
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.adapters import add_lora
-from lmsleep.training.callbacks import SleepCallback, check_checkpoint, sleeper_of
+from lmsleep.training.callbacks import SleepCallback, sleeper_of
 from lmsleep.training.checkpoint import count_as_automatic
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
-from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
-from lmsleep.training.ranks import end_together, loss_windows_of_all
+from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, steps_of
+from lmsleep.training.ranks import end_together, loss_windows_of_all, share_of_loss
 from lmsleep.training.sharding import check_strategy, shard
+from lmsleep.training.start import check_resumed, check_tokenizer
 
 # The hook below looks at a batch while it is still on the CPU; the data modules have none that it could displace.
 warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
-
-
-STARTS = {"zero_init", "embedding_std", "decay_rates"}  # settings of a model that only its first weights depend on
 
 
 class SleepModule(L.LightningModule):
@@ -163,17 +157,7 @@ class SleepModule(L.LightningModule):
         if logs:
             # Not with prog_bar: Lightning would turn them into numbers, and so wait for the device.
             self.log_dict({"train/loss": loss, "train/exact": exact[0]}, batch_size=len(batch.tokens))
-        return loss * self._share(batch.targets)
-
-    def _share(self, targets: Tensor) -> Tensor | float:
-        """What this rank's loss counts beside the others': with it the mean of their gradients is that of the mean loss
-        over all targets of the batch, wherever these are."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return 1.0
-        count = (targets != IGNORE).sum().float()
-        total = count.clone()
-        torch.distributed.all_reduce(total)  # the strategy's own `reduce` lets the host wait for the device
-        return count * self.trainer.world_size / total
+        return loss * (share_of_loss(batch.targets, self._trainer) if self._trainer else 1.0)
 
     def _loss_and_exact(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True
@@ -244,21 +228,9 @@ class SleepModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
-        if self._trainer is None:
-            return
-        self._check_config(checkpoint.get("model_config", {}))
-        mine, trained = self.model.lora and asdict(self.model.lora), checkpoint.get("lora")
-        if mine != trained:
-            raise ValueError(f"lora must be {trained}, with which the checkpoint was trained, got {mine}")
-        check_checkpoint(self._trainer, checkpoint)
-        check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
-        count_as_automatic(checkpoint)
-
-    def _check_config(self, trained: dict[str, Any]) -> None:
-        mine = self.model.config.to_dict()
-        for name in sorted(trained.keys() - STARTS):
-            if (wanted := trained[name]) != (got := mine.get(name)):
-                raise ValueError(f"model.{name} must be {wanted!r}, with which the checkpoint was trained, got {got!r}")
+        if self._trainer is not None:
+            check_resumed(self._trainer, self.model, checkpoint)
+            count_as_automatic(checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
@@ -274,34 +246,3 @@ class SleepModule(L.LightningModule):
 def overridden(what: object, base: type, name: str) -> bool:
     """Whether a method of `base` is another one here, by a subclass or as an attribute of the object."""
     return name in vars(what) or getattr(type(what), name) is not getattr(base, name)
-
-
-def check_tokenizer(task: Text, init_from: str) -> None:
-    """Warns where a task's tokenizer is not that of the model, though its ids may fit."""
-    path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
-    if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():
-        warnings.warn(
-            f"tokenizer {task.tokenizer} ({task.vocab_size} tokens) is another than the model's own, {path} "
-            f"({own.get_vocab_size()} tokens): the model knows the words by other ids",
-            stacklevel=2,
-        )
-
-
-def steps_of(trainer: L.Trainer) -> int:
-    """Optimizer steps of a run, over which its learning rate is laid out; no data are read for it, as a loader that
-    starts before a checkpoint is restored would begin with the first batch.
-
-    Raises:
-        ValueError: if the trainer's settings give no number.
-    """
-    steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
-    if (accumulate := trainer.accumulate_grad_batches) < 1:
-        raise ValueError(f"accumulate_grad_batches of the trainer must be 1 or more, got {accumulate}")
-    if trainer.val_check_interval == 0:
-        raise ValueError("val_check_interval of the trainer must be more than 0, or null, got 0")
-    counts = [steps] if steps >= 0 else []
-    if epochs is not None and epochs >= 0 and isinstance(batches, int):
-        counts.append(epochs * -(-batches // accumulate))
-    if not counts:
-        raise ValueError("max_steps of the trainer must be set: the training stream has no end")
-    return min(counts)

@@ -65,17 +65,13 @@ class StopOnNonFinite(L.Callback):
         self.losses: list[Tensor] = []
         self.batches: list[Batch] = []
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.batches.append(batch)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self.losses.append(loss.detach())
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
+
+from lmsleep.hub import require
 
 MAX_RATE = 1e4  # of learning: more is a mistake, which no weights survive
 
@@ -45,20 +48,16 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and 0 or more, got {getattr(self, name)}")
-        for name in ("muon_lr", "adamw_lr"):
-            if getattr(self, name) > MAX_RATE:
-                raise ValueError(f"{name} must be at most {MAX_RATE:g}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} must be finite and 0 or more", value)
+            require(value <= MAX_RATE or not name.endswith("_lr"), f"{name} must be at most {MAX_RATE:g}", value)
         for name in ("decay_fraction", "final_ratio", "momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.betas is None or len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers of at least 0 and below 1, got {self.betas}")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps must be finite and more than 0, got {self.eps}")
-        if self.grad_clip is not None and not 0 < self.grad_clip < math.inf:
-            raise ValueError(f"grad_clip must be finite and more than 0, or None, got {self.grad_clip}")
+            require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1", getattr(self, name))
+        sound = self.betas is not None and len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(sound, "betas must be two numbers of at least 0 and below 1", self.betas)
+        require(0 < self.eps < math.inf, "eps must be finite and more than 0", self.eps)
+        clips = self.grad_clip is None or 0 < self.grad_clip < math.inf
+        require(clips, "grad_clip must be finite and more than 0, or None", self.grad_clip)
 
     def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
         """The optimizer for `model`, with Muon on the weights of `nn.Linear` and of its subclasses in `blocks`.
@@ -85,6 +84,25 @@ class OptimizerConfig:
             return warm * (self.final_ratio + (1 - self.final_ratio) * left)
 
         return factor
+
+
+def steps_of(trainer: L.Trainer) -> int:
+    """Optimizer steps of a run, over which its learning rate is laid out; no data are read for it, as a loader that
+    starts before a checkpoint is restored would begin with the first batch.
+
+    Raises:
+        ValueError: if the trainer's settings give no number.
+    """
+    steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
+    accumulate, every = trainer.accumulate_grad_batches, trainer.val_check_interval
+    require(accumulate >= 1, "accumulate_grad_batches of the trainer must be 1 or more", accumulate)
+    require(every != 0, "val_check_interval of the trainer must be more than 0, or null", every)
+    counts = [steps] if steps >= 0 else []
+    if epochs is not None and epochs >= 0 and isinstance(batches, int):
+        counts.append(epochs * -(-batches // accumulate))
+    if not counts:
+        raise ValueError("max_steps of the trainer must be set: the training stream has no end")
+    return min(counts)
 
 
 class MuonAdamW(torch.optim.Optimizer):

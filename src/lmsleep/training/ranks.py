@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from lmsleep.memory import IGNORE
 from lmsleep.sleep import Windows
 
 
@@ -21,6 +22,17 @@ def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
     carry_loss = torch.tensor(Windows.of(targets, size).carry_loss, dtype=torch.uint8, device=targets.device)
     torch.distributed.all_reduce(carry_loss, torch.distributed.ReduceOp.MAX)
     return tuple(carry_loss.bool().tolist())
+
+
+def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor | float:
+    """What this rank's loss counts beside the others': with it the mean of their gradients is that of the mean loss
+    over all targets of the batch, wherever these are."""
+    if trainer.world_size == 1:
+        return 1.0
+    count = (targets != IGNORE).sum().float()
+    total = count.clone()
+    torch.distributed.all_reduce(total)  # the strategy's own `reduce` lets the host wait for the device
+    return count * trainer.world_size / total
 
 
 def end_together(trainer: L.Trainer) -> None:

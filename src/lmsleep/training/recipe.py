@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from lmsleep.hub import require
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import SleepCallback, sleeper_of
+from lmsleep.training.start import check_as_trained
 
 
 class WarmupStage(L.Callback):
@@ -35,8 +37,7 @@ class WarmupStage(L.Callback):
     """
 
     def __init__(self, steps: int, train: str | None = None, eviction: Eviction | None = None) -> None:
-        if steps < 1:
-            raise ValueError(f"steps of the warm-up stage must be 1 or more, got {steps}")
+        require(steps >= 1, "steps of the warm-up stage must be 1 or more", steps)
         try:
             self.pattern = None if train is None else re.compile(train)
         except re.error as error:
@@ -84,9 +85,7 @@ class WarmupStage(L.Callback):
         """Whether the next step belongs to the stage."""
         return trainer.global_step < self.steps
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         running = self.running(trainer)
         self.sleeper.training_eviction = self.eviction_under(self.sleeper) if running else None
         # Without gradients the others cost less, but several processes fix from the start which there are.
@@ -94,9 +93,7 @@ class WarmupStage(L.Callback):
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
                 p.requires_grad_(trainable and not running)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         """Drops the other gradients before clipping, so that the norm is that of the parameters that train."""
         if self.running(trainer):
             for p in self.frozen:
@@ -113,11 +110,7 @@ class WarmupStage(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint was trained with another stage."""
         for name, trained in state_dict.items():
-            if getattr(self, name) != trained:
-                raise ValueError(
-                    f"{name} of the warm-up stage must be {trained!r}, with which the checkpoint was trained, "
-                    f"got {getattr(self, name)!r}"
-                )
+            check_as_trained(f"{name} of the warm-up stage", trained, getattr(self, name))
 
 
 class DrawPasses(L.Callback):
@@ -137,13 +130,11 @@ class DrawPasses(L.Callback):
         most = 1 if sleeper is None else sleeper.n_passes
         if sleeper is None or not 1 <= self.fewest <= most:
             raise ValueError(f"fewest must be between 1 and n_passes={most} of a SleepCallback, got {self.fewest}")
-        if "graph" in (accelerate := getattr(pl_module, "accelerate", "none")):
-            raise ValueError(f"accelerate must be 'compile' or 'none' where N is drawn, got {accelerate!r}")
+        accelerate = getattr(pl_module, "accelerate", "none")
+        require("graph" not in accelerate, "accelerate must be 'compile' or 'none' where N is drawn", accelerate)
         self.sleeper = sleeper
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         seed: int = trainer.datamodule.seed  # pyright: ignore[reportAttributeAccessIssue]
         draw = np.random.default_rng((seed, trainer.global_step))
         self.sleeper.training_n_passes = int(draw.integers(self.fewest, self.sleeper.n_passes, endpoint=True))

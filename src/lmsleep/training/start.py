@@ -1,0 +1,49 @@
+"""What a run may start from: a checkpoint of the same model and sleep, weights whose tokenizer is that of its task."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+
+from lmsleep.hub import checkpoint_folder
+from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
+from lmsleep.model import HybridLM
+from lmsleep.model.folder import check_finite
+from lmsleep.pretrained.loading import FILES
+from lmsleep.tasks.lines import Text
+from lmsleep.training.callbacks import PLAIN, how_it_sleeps, sleeper_of
+
+STARTS = {"zero_init", "embedding_std", "decay_rates"}  # settings of a model that only its first weights depend on
+
+
+def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError if a checkpoint is of another model, its weights are not finite, or it was trained with another
+    way to sleep and that was not asked for."""
+    config, trained = model.config.to_dict(), checkpoint.get("model_config", {})
+    for name in sorted(trained.keys() - STARTS):
+        check_as_trained(f"model.{name}", trained[name], config.get(name))
+    check_as_trained("lora", checkpoint.get("lora"), model.lora and asdict(model.lora))
+    sleeper, mine = sleeper_of(trainer), how_it_sleeps(trainer)
+    if not (sleeper and sleeper.allow_other_n):
+        for name, value in {**PLAIN, **checkpoint.get("sleep", {})}.items():
+            check_as_trained(name, value, mine[name], "; --sleep.allow_other_n=true uses it all the same")
+    check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
+
+
+def check_as_trained(name: str, trained: Any, mine: Any, note: str = "") -> None:
+    """Raises ValueError if a run has another setting than a checkpoint was trained with."""
+    if mine != trained:
+        raise ValueError(f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine!r}{note}")
+
+
+def check_tokenizer(task: Text, init_from: str) -> None:
+    """Warns where a task's tokenizer is not that of the model, though its ids may fit."""
+    path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
+    if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():
+        warnings.warn(
+            f"tokenizer {task.tokenizer} ({task.vocab_size} tokens) is another than the model's own, {path} "
+            f"({own.get_vocab_size()} tokens): the model knows the words by other ids",
+            stacklevel=2,
+        )
