@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer
+from lmsleep.hub import check_integer, require
 
 IGNORE = -100  # a target without loss
 Eviction = Literal["hard", "sliding"]
@@ -18,8 +18,7 @@ Eviction = Literal["hard", "sliding"]
 
 def check_eviction(eviction: str) -> None:
     """Raises ValueError unless `eviction` is a known policy."""
-    if eviction not in get_args(Eviction):
-        raise ValueError(f"eviction must be one of {', '.join(get_args(Eviction))}, got {eviction!r}")
+    require(eviction in get_args(Eviction), f"eviction must be one of {', '.join(get_args(Eviction))}", eviction)
 
 
 def check_n_passes(n_passes: int, name: str = "n_passes") -> None:

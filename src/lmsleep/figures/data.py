@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.corpus import write_corpus, write_questions
 from lmsleep.figures.settings import grid, read_config
-from lmsleep.hub import typed
+from lmsleep.hub import require, typed
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
@@ -64,8 +64,7 @@ def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
         return
     size, rows = encoder_of(dataset).vocab_size, pretrained_config(source).vocab_size
     assert rows is not None
-    if size > rows:
-        raise ValueError(f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}, got {size}")
+    require(size <= rows, f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}", size)
 
 
 def make_data(task: Task, out: Path, **data: int) -> None:

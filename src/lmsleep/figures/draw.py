@@ -24,6 +24,7 @@ from lmsleep.figures.draw_text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
 from lmsleep.figures.style import Drawing
+from lmsleep.hub import require
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -37,10 +38,8 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
         data: folder with baselines.json, or of such folders.
         at: tokens at which runs without test rows are compared (default: the last that all were validated at).
     """
-    if figure not in DRAW:
-        raise ValueError(f"figure must be one of {', '.join(DRAW)}, got {figure!r}")
-    if out.suffix:
-        raise ValueError(f"out must be a name without suffix, got {str(out)!r}")
+    require(figure in DRAW, f"figure must be one of {', '.join(DRAW)}", figure)
+    require(not out.suffix, "out must be a name without suffix", str(out))
     frame = read(table)
     untested = frame.metric.str.startswith("val_").all()
     drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
@@ -194,8 +193,7 @@ def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
 def baselines(data: Path, kind: str) -> dict[str, float]:
     """What answering without reading scores, by slice. Raises ValueError if `data` knows no such kind."""
     known = json.loads((data / "baselines.json").read_text(encoding="utf-8"))
-    if kind not in known:
-        raise ValueError(f"data must hold the baseline {kind!r}, got {str(data)!r}")
+    require(kind in known, f"data must hold the baseline {kind!r}", str(data))
     return known[kind]
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import check_there, checkpoint_folder, read_object
+from lmsleep.hub import check_there, checkpoint_folder, read_object, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,8 +26,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: object = "tokenizer") -> None:
     """Raises ValueError, which says `name`, if a tokenizer has more tokens than a model."""
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest >= vocab_size:
-        raise ValueError(f"{name} must have token ids below the model's vocab_size {vocab_size}, got {largest}")
+    require(largest < vocab_size, f"{name} must have token ids below the model's vocab_size {vocab_size}", largest)
 
 
 def open_tokenizer(source: str | Path) -> "Tokenizer":

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, read_object, typed
+from lmsleep.hub import checkpoint_folder, read_object, require, typed
 from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
@@ -112,8 +112,7 @@ def _folder(source: str | Path) -> Path:
 def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
     hf = HFConfig.read(folder)
     family = hf.take("model_type", str)
-    if family not in BACKBONES:
-        raise ValueError(f"model_type in {hf.source} must be {' or '.join(BACKBONES)}, got {family!r}")
+    require(family in BACKBONES, f"model_type in {hf.source} must be {' or '.join(BACKBONES)}", family)
     return BACKBONES[family], BACKBONES[family].config(hf)
 
 
@@ -153,8 +152,7 @@ def _files(folder: Path) -> list[Path]:
     if index.is_file():
         names = set(typed(dict[str, str], read_object(index).get("weight_map"), f"weight_map in {index}").values())
         for name in names:
-            if Path(name).name != name:
-                raise ValueError(f"weight_map in {index} must name files beside it, got {name!r}")
+            require(Path(name).name == name, f"weight_map in {index} must name files beside it", name)
         return sorted(folder / name for name in names)
     if whole.is_file():
         return [whole]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder
+from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder, require
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model.folder import CONFIG, WEIGHTS
@@ -38,16 +38,14 @@ def open_chat(
     if given := {name: text for name, text in templates.items() if text is not None}:
         task = replace(session.speech.task, **given)
         for name, place, where in (("context", CONTEXT, ""), ("question", QUESTION, task.context)):
-            if place not in getattr(task, name) + where:
-                raise ValueError(f"{name} must have {place} in it, got {getattr(task, name)!r}")
+            require(place in getattr(task, name) + where, f"{name} must have {place} in it", getattr(task, name))
         session.speech = replace(session.speech, task=task, role=None)
     if memory is not None and session.speech.asked_first:
         raise ValueError("memory must be left out with a model that reads its question before the document")
     if memory is None or not memory.is_file():
         return session
     for name, value in (("n_passes", n_passes), ("eviction", eviction)):
-        if value is not None:
-            raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {value!r}")
+        require(value is None, f"{name} must be left out with a memory, which goes on as it was", value)
     return Session.load(memory, session.model, tokenizer=session.speech)
 
 
@@ -102,8 +100,7 @@ def main(
         if find_spec("gradio") is None:
             raise ValueError('web needs gradio: pip install "lmsleep[web]"')
         for name, value in (("ask", ask), ("memory", memory)):
-            if value is not None:
-                raise ValueError(f"{name} must be left out with web, got {str(value)!r}")
+            require(value is None, f"{name} must be left out with web", str(value))
     templates = {"context": context, "question": question}
     session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates)
     if web:

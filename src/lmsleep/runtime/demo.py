@@ -22,7 +22,7 @@ from rich.table import Table
 from scipy import stats
 
 from lmsleep.atomic import check_free
-from lmsleep.hub import checkpoint_folder
+from lmsleep.hub import checkpoint_folder, require
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
@@ -170,8 +170,7 @@ def main(
     Raises:
         ValueError: if an argument is out of range, or speaks of a training that does not take place.
     """
-    if rows < 1:
-        raise ValueError(f"rows must be 1 or more, got {rows}")
+    require(rows >= 1, "rows must be 1 or more", rows)
     if not 0 <= pace < math.inf:
         raise ValueError(f"pace must be 0 seconds or more, got {pace:g}")
     if n_passes is not None:

@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer
+from lmsleep.hub import check_integer, require
 from lmsleep.runtime.answer import Answer
 from lmsleep.runtime.tokens import Rows
 
@@ -39,10 +39,8 @@ def sampler(
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{name} must be a number, got {value!r:.99}")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be 0 or more and finite, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    require(0 <= temperature < math.inf, "temperature must be 0 or more and finite", temperature)
+    require(0 < top_p <= 1, "top_p must be above 0 and at most 1", top_p)
     if top_k is not None:
         check_integer("top_k", top_k, 1, 2**63 - 1)
     if seed is not None:

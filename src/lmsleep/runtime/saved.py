@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, parse_object, typed
+from lmsleep.hub import check_integer, parse_object, require, typed
 from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, Left, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime.memory import Memory
@@ -122,8 +122,7 @@ def identity(model: HybridLM) -> Identity:
 def _check_model(saved: Identity, own: Identity) -> None:
     for name in sorted({field.name for field in fields(HybridConfig)} - _NOT_COMPARED):
         theirs, mine = getattr(saved.config, name), getattr(own.config, name)
-        if theirs != mine:
-            raise ValueError(f"model must be the one that wrote the memory: its {name} was {theirs!r}, got {mine!r}")
+        require(theirs == mine, f"model must be the one that wrote the memory: its {name} was {theirs!r}", mine)
     if saved.dtype != own.dtype:
         raise ValueError(f"model must be in {saved.dtype:.99}, as when the memory was written, got {own.dtype}")
     if saved.weights != own.weights:
@@ -162,8 +161,7 @@ def _restored(group: GroupForm, tensors: dict[str, Tensor], prefix: str, like: M
     form = Memory((), S, cache(group.cache), S, cache(group.past), (shaped(like.core[0], 1, fresh),) if fresh else ())
     own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     wanted = form.tensors()
-    if wanted.keys() != own.keys():
-        raise ValueError(f"tensors of the saved memory must be {sorted(wanted)}, got {sorted(own)}")
+    require(wanted.keys() == own.keys(), f"tensors of the saved memory must be {sorted(wanted)}", sorted(own))
     for name, x in wanted.items():
         if own[name].shape != x.shape or own[name].is_floating_point() != x.is_floating_point():
             raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer
+from lmsleep.hub import check_integer, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
 from lmsleep.tasks.names import Names
 
@@ -107,8 +107,7 @@ class Depo(Task):
         self._require("n_symbols", most <= len(names) <= MAX_NAMES, f"{rule} ({len(names)} do)")
 
     def _require(self, field: str, allowed: bool, rule: str) -> None:
-        if not allowed:
-            raise ValueError(f"{field} must be {rule}, got {getattr(self, field)!r}")
+        require(allowed, f"{field} must be {rule}", getattr(self, field))
 
     @cached_property
     def _names(self) -> Names:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmsleep.errors import one_sentence
+from lmsleep.hub import require
 from lmsleep.memory import check_n_passes
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
@@ -103,8 +104,7 @@ class PlanCLI(SleepCLI):
 
     def before_instantiate_classes(self) -> None:
         """Shortens the run to the steps that are measured; remembers what it was."""
-        if self.config.steps < 2:
-            raise ValueError(f"steps must be 2 or more, got {self.config.steps}")
+        require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         check_plannable(self.config.trainer)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
         trainer = self.config.trainer
@@ -179,8 +179,7 @@ def plan(cli: type[CLI], args: list[str] | None, description: str | None = None,
 
 def check_plannable(trainer: Any) -> None:
     """Raises ValueError where a Trainer's arguments do not tell how many batches a run and its validations take."""
-    if trainer.fast_dev_run:
-        raise ValueError(f"fast_dev_run of the trainer must be false to plan a run, got {trainer.fast_dev_run}")
+    require(not trainer.fast_dev_run, "fast_dev_run of the trainer must be false to plan a run", trainer.fast_dev_run)
     every = trainer.val_check_interval
     if not isinstance(every, int | None):
         raise ValueError(f"val_check_interval of the trainer must be a number of batches to plan a run, got {every!r}")
