@@ -28,7 +28,7 @@ from tests.documents.sources import (
     side,
 )
 
-from lmsleep.figures.draw_runtime import flatness
+from lmsleep.figures.plots.runtime import flatness
 from lmsleep.figures.words import percent, signed
 
 OWN = (

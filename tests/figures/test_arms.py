@@ -10,7 +10,7 @@ import yaml
 
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import settings as module
-from lmsleep.figures.draw_ours import verdicts
+from lmsleep.figures.plots.ours import verdicts
 from lmsleep.figures.settings import arm_of, arms
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, verdict
 from lmsleep.figures.train import main

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from lmsleep.cli import run
-from lmsleep.figures import style
 from lmsleep.figures.data import main as make_data
 from lmsleep.figures.draw import accuracy_axes, draw_passes, fig3, main
-from lmsleep.figures.draw_ours import arms
+from lmsleep.figures.plots import style
+from lmsleep.figures.plots.ours import arms
 from lmsleep.figures.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2

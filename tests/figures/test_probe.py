@@ -8,7 +8,7 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.cli import run
 from lmsleep.figures import probe as module
-from lmsleep.figures.draw_probe import gained, probe
+from lmsleep.figures.plots.probe import gained, probe
 from lmsleep.figures.probe import after_each_pass, known, main, ridge
 from lmsleep.tasks import Batch, Depo, Rule110
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lmsleep.figures.draw_ours import ablations, arms, controls
+from lmsleep.figures.plots.ours import ablations, arms, controls
 from lmsleep.figures.report import main
 from lmsleep.figures.results import CAPTIONS
 from lmsleep.figures.table import COLUMNS

@@ -9,7 +9,8 @@ import yaml
 
 from lmsleep.cli import run
 from lmsleep.figures import draw as stage
-from lmsleep.figures import style, table
+from lmsleep.figures import table
+from lmsleep.figures.plots import style
 
 # exact accuracy by (N, seed) at 10, 20 and 30 thousand tokens; the last run is cut off, after a validation of its own
 EXACT = {(1, 0): (0.1, 0.3, 0.3), (1, 1): (0.1, 0.4, 0.5), (2, 0): (0.1, 0.5, 0.9), (2, 1): (0.1, 0.5)}

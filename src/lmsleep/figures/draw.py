@@ -16,14 +16,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures import style
-from lmsleep.figures.draw_ours import ablations, arms, at_other_passes, controls, cut_and_not
-from lmsleep.figures.draw_probe import probe
-from lmsleep.figures.draw_runtime import fig6, latency
-from lmsleep.figures.draw_text import natural_text
+from lmsleep.figures.plots import style
+from lmsleep.figures.plots.ours import ablations, arms, at_other_passes, controls, cut_and_not
+from lmsleep.figures.plots.probe import probe
+from lmsleep.figures.plots.runtime import fig6, latency
+from lmsleep.figures.plots.style import Drawing
+from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
-from lmsleep.figures.style import Drawing
 from lmsleep.hub import require
 
 

@@ -166,7 +166,7 @@ def on_text(records: list[dict[str, Any]]) -> Verdict:
     """Whether the largest N loses less than N = 1 over all bytes, after equal steps and after equal operations.
 
     Args:
-        records: `text` of text.json: differences of the loss, see `draw_text.differences`.
+        records: `text` of text.json: differences of the loss, see `plots.text.differences`.
     """
     most = max(record["n_passes"] for record in records)
     ends = {record["against"]: record for record in records if record["n_passes"] == most}

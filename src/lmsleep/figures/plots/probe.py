@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lmsleep.figures import style
+from lmsleep.figures.plots import style
+from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.stats import mean_difference, mean_share, plain, verdict
-from lmsleep.figures.style import Drawing
 
 TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
 

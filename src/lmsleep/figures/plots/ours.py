@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lmsleep.figures import settings, style
+from lmsleep.figures import settings
+from lmsleep.figures.plots import style
+from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.settings import ARMS
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, mean_difference, plain, verdict
-from lmsleep.figures.style import Drawing
 
 TONES = {HELPS: "#009e73", HURTS: "#d55e00", NEITHER: "#4c566a"}
 AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # the arms that other passes at test are drawn for

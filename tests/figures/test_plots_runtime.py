@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmsleep.figures.draw_runtime import fig6, flatness, latency
+from lmsleep.figures.plots.runtime import fig6, flatness, latency
 from lmsleep.figures.table import COLUMNS
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
-from lmsleep.figures import style
+from lmsleep.figures.plots import style
 from lmsleep.figures.stats import plain
 from lmsleep.figures.words import readable
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.figures import style
+from lmsleep.figures.plots import style
+from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.stats import over_seeds, plain
-from lmsleep.figures.style import Drawing
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),

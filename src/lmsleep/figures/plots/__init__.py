@@ -1,0 +1,1 @@
+"""What figures draw, and how it looks."""
