@@ -2,6 +2,7 @@
 
 import fcntl
 import glob
+import json
 import os
 import shutil
 import zipfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 from uuid import uuid4
 
 
@@ -48,6 +49,23 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             raise
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """The same of values as JSON for people."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
+    """The same of a pandas DataFrame."""
+    write_text(path, frame.to_csv(index=False, float_format=float_format))
 
 
 def _keep(path: Path, keep: Path) -> None:

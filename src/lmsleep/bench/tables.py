@@ -6,8 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.atomic import atomic_write
-
 # Those of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
 # model, n_passes, slice, tokens, metric, value
@@ -30,15 +28,9 @@ def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.Data
 
 
 def check_out(path: Path) -> None:
-    """Raises ValueError, before anything is measured, if `write` could not write there."""
+    """Raises ValueError, before anything is measured, if no file could be written there."""
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"out must be a file in a folder that exists, got {str(path)!r}")
-
-
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """The CSV, there whole or not at all. Raises ValueError if its folder does not exist."""
-    with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False)
 
 
 def wide(frame: pd.DataFrame, **names: str) -> str:

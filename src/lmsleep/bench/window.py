@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmsleep.atomic import write_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import chosen_device, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide, write
+from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.linear import sharing_weights
@@ -184,6 +185,6 @@ def main(
     settings = (windows, passes, length, batch_sizes, repeats, eviction, chosen_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):
-        write(table, out)
+        write_csv(out, table)
     print(wide(table, slice="window"))
     print(f"written to {out}")

@@ -6,7 +6,6 @@ the words are.
 
 import hashlib
 import io
-import json
 import keyword
 import platform
 import re
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsleep.atomic import write_json
 from lmsleep.tasks import IGNORE, Task, TextLM
 from lmsleep.tensors import save_tensors
 
@@ -57,7 +57,7 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     for split in ("train", *SHARES):
         mine = [texts[name] for name, of in zip(order, splits, strict=True) if of == split]
         said |= {f"{split}_files": len(mine), f"{split}_bytes": sum(map(len, mine))}
-    out.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    write_json(out.with_suffix(".json"), said)
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -3,7 +3,6 @@
 python -m lmsleep.figures.data --figure fig2b --config configs/experiment/rule110.yaml --out data/mini/fig2b
 """
 
-import json
 import math
 import os
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from lmsleep.atomic import write_json
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.corpus import write_corpus, write_questions
 from lmsleep.figures.settings import grid, read_config
@@ -75,7 +75,7 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     tensors["answers"] = task.answers(rows.targets)
     save_tensors(out / "rows.safetensors", tensors, "lmsleep.rows", {})
     baselines = {"majority": majority(rows), "chance": chance(rows)} | task.baselines()
-    (out / "baselines.json").write_text(json.dumps(baselines, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "baselines.json", baselines)
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:

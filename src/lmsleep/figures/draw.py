@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lmsleep.atomic import write_csv, write_json
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.ours import ablations, arms, at_other_passes, controls, cut_and_not
@@ -43,11 +44,10 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     frame = read(table)
     untested = frame.metric.str.startswith("val_").all()
     drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
-    out.parent.mkdir(parents=True, exist_ok=True)
     style.save(drawing, out)
     if select := SELECT.get(figure):
-        select(frame).to_csv(out.with_suffix(".csv"), index=False, float_format="%.6g")
-    out.with_suffix(".json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        write_csv(out.with_suffix(".csv"), select(frame), float_format="%.6g")
+    write_json(out.with_suffix(".json"), numbers)
 
 
 def read(table: Path) -> pd.DataFrame:

@@ -5,13 +5,13 @@ python -m lmsleep.figures.measure results/mini/latency.csv wake --device cpu
 All that follows the table goes to `lmsleep bench`. <table>.meta.json says where it was measured.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lmsleep.atomic import write_json
 from lmsleep.cli import main as lmsleep
 from lmsleep.figures.provenance import commit, hardware
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     lmsleep(["bench", *words[1:], "--out", str(out)])
     made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
-    out.with_suffix(".meta.json").write_text(json.dumps({"runs": 1, **made_with}, indent=2) + "\n", encoding="utf-8")
+    write_json(out.with_suffix(".meta.json"), {"runs": 1, **made_with})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from lmsleep.bench.tables import COLUMNS, write
+from lmsleep.atomic import write_csv
+from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
@@ -68,8 +69,7 @@ def main(
                 for record in probed(model, run, most, rows):
                     records.append(columns | {"n_passes": n} | record)
             print(f"{run}: read", flush=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write(pd.DataFrame(records)[COLUMNS].round({"value": 6}), out)
+    write_csv(out, pd.DataFrame(records)[COLUMNS].round({"value": 6}))
 
 
 def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:

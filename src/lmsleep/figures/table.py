@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from lmsleep.atomic import atomic_write
+from lmsleep.atomic import write_csv, write_json
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.settings import ARMS, arm_of, cells
 
@@ -39,12 +39,9 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     table["slice"] = table["slice"].astype(str)
     if table[table["slice"] != "all"].duplicated(ORDER).any():
         raise ValueError(f"runs in {str(runs)!r} must differ in model, N, slice or seed, got two that do not")
-    made_with = json.dumps(provenance(folders), indent=2) + "\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as temporary:
-        table.sort_values(ORDER).to_csv(temporary, index=False, float_format="%.6g")
-    with atomic_write(out.with_suffix(".meta.json")) as temporary:
-        temporary.write_text(made_with, encoding="utf-8")
+    made_with = provenance(folders)
+    write_csv(out, table.sort_values(ORDER), float_format="%.6g")
+    write_json(out.with_suffix(".meta.json"), made_with)
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:
