@@ -62,8 +62,7 @@ class RowsDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._held_out("test")
 
-    def predict_dataloader(self) -> DataLoader:
-        return self._held_out("test")
+    predict_dataloader = test_dataloader
 
     def _held_out(self, split: str) -> DataLoader:
         steps = self.task.held_out_steps(split, self.eval_batch_size, self.eval_rows)

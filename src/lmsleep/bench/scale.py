@@ -28,6 +28,7 @@ from lmsleep.atomic import write_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
 from lmsleep.errors import one_sentence
+from lmsleep.hub import require
 from lmsleep.training.optimizer import whole
 from lmsleep.training.plan import plan
 from lmsleep.training.quiet import quiet
@@ -79,8 +80,7 @@ def main(args: list[str] | None = None) -> None:
     with one_sentence(MisconfigurationException):
         asked = plan(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
         check_distinct(counts=asked.counts, passes=asked.passes)
-        if min(asked.counts) < 1:
-            raise ValueError(f"counts must be 1 or more, got {min(asked.counts)}")
+        require(min(asked.counts) >= 1, "counts must be 1 or more", min(asked.counts))
         if asked.out:
             check_out(asked.out)
         if "RANK" in os.environ:

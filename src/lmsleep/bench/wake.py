@@ -21,6 +21,7 @@ import torch
 from lmsleep.atomic import write_csv
 from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
+from lmsleep.hub import require
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
@@ -92,11 +93,9 @@ def measure(
         ValueError: if a number is out of range.
     """
     check_distinct(contexts=contexts, passes=passes)
-    for name, value, least in (("contexts", min(contexts), 1), ("tokens", n_tokens, 2)):  # one fits and one overflows
-        if value < least:
-            raise ValueError(f"{name} must be {least} or more, got {value}")
-    for n_passes in passes:
-        check_n_passes(n_passes)
+    require(min(contexts) >= 1, "contexts must be 1 or more", min(contexts))
+    require(n_tokens >= 2, "tokens must be 2 or more", n_tokens)  # one fits and one overflows
+    check_n_passes(min(passes))
     model = random_model(config, device, seed)
     # The first sleep of all compiles kernels and captures passes: it must not be one that is timed.
     first = Session(model, max(*passes, 2), static=True)

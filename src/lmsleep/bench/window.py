@@ -27,6 +27,7 @@ from lmsleep.atomic import write_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
+from lmsleep.hub import require
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.linear import sharing_weights
@@ -59,14 +60,11 @@ def measure(
     """
     check_eviction(eviction)
     check_distinct(windows=windows, passes=passes)
-    for n_passes in passes:
-        check_n_passes(n_passes)
+    check_n_passes(min(passes))
     for window in windows:
-        if window < 1 or length % window:
-            raise ValueError(f"windows must divide length={length}, got {window}")
+        require(window >= 1 and length % window == 0, f"windows must divide length={length}", window)
     for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        require(value >= 1, f"{name} must be 1 or more", value)
     measurements: list[Measurement] = []
     for window in windows:
         torch.manual_seed(seed)

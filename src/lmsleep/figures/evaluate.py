@@ -46,7 +46,8 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
 
     Of an arm: to 8, and, where it sleeps, with sleeps that stop when S settles, and the passes that these took.
     """
-    columns, folder = run_columns(figure, run), data_folder(run, data)
+    columns = run_columns(figure, run)
+    folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_tensors(path, "cpu")[0] for name, path in files.items() if path.exists()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,11 +71,6 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
             metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
-
-
-def data_folder(run: Path, data: Path) -> Path:
-    """`data` itself, or the folder in it that is named like the part of the run's name before the first dash."""
-    return data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]
 
 
 @torch.no_grad()

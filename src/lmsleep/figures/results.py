@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lmsleep.figures.stats import side
+from lmsleep.figures.stats import plain, side
 from lmsleep.figures.words import nats, points
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
@@ -109,7 +109,9 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
-        numbers = {"measurements": measurements(csv)}
+        keys = ["model", "n_passes", "slice", "tokens"]
+        wide = pd.read_csv(csv).pivot(index=keys, columns="metric", values="value").reset_index()
+        numbers = {"measurements": plain(wide.to_dict("records"))}
     picture = svg.read_text(encoding="utf-8") if svg.exists() else None
     verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
@@ -125,18 +127,10 @@ def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(sorted(map(int, scored.seed.unique()))), tuple(sorted(map(int, scored.tokens.unique())))
 
 
-def measurements(csv: Path) -> list[dict[str, Any]]:
-    """A tidy table with its metrics side by side, a record for each model, N, slice and context."""
-    keys = ["model", "n_passes", "slice", "tokens"]
-    wide = pd.read_csv(csv).pivot(index=keys, columns="metric", values="value").reset_index()
-    return [{str(k): None if v != v else v for k, v in record.items()} for record in wide.to_dict("records")]
-
-
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """The verdicts that a person wrote down, by figure; empty where there is no file."""
-    entries: dict[str, dict[str, str]] = (
-        (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
-    )
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    entries: dict[str, dict[str, str]] = yaml.safe_load(text) or {}
     for figure, entry in entries.items():
         if entry["verdict"] not in WRITTEN:
             raise ValueError(f"verdict of {figure} must be one of {', '.join(WRITTEN)}, got {entry['verdict']!r}")
@@ -156,9 +150,7 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     value, low, high = (last[key] for key in ("value", "low", "high"))
     symbol = "t" if caption.compares == "slice" else "N"
     compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
-    one_seed = "from one seed, which gives no interval over seeds"
-    reason = f"paired over {last['n']} seeds" if last["n"] > 1 else one_seed
-    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {reason}."
+    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {paired(last['n'])}."
     return Verdict(direction(low, high, caption.direction), sentence)
 
 
@@ -173,9 +165,13 @@ def on_text(records: list[dict[str, Any]]) -> Verdict:
     steps, work = (direction(ends[name]["low"], ends[name]["high"], -1) for name in ("equal steps", "equal operations"))
     word = {SAME: HELPS if work == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
     said = [f"{nats(r['value'], r['low'], r['high'])} after {name}" for name, r in sorted(ends.items(), reverse=True)]
-    n = ends["equal steps"]["n"]
-    paired = f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
-    return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {', '.join(said)}; {paired}.")
+    reason = paired(ends["equal steps"]["n"])
+    return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {', '.join(said)}; {reason}.")
+
+
+def paired(n: int) -> str:
+    """What an interval over n seeds is worth."""
+    return f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:

@@ -19,6 +19,12 @@ from lmsleep.model.folder import check_finite
 from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
+PLAIN: dict[str, Any] = {
+    "n_passes": 1,
+    "eviction": "hard",
+    "after_loss": False,
+    "wake_passes": 1,
+}  # a run without SleepCallback
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -103,7 +109,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
     said = typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
-    return {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1, **said}
+    return PLAIN | said
 
 
 def _tokenizer(task: Any) -> dict[str, str]:

@@ -18,23 +18,10 @@ class Mini(NamedTuple):
     decay_rates: tuple[float, float] = (0.02, 1.0)
 
 
+DEPO = Depo(max_nodes=6, max_hops=2, test_hops=(1, 2), n_queries=2, graph_length=24, question_length=12, window_size=12)
 MINIS = {
     "rule110": Mini(Rule110(steps=3, width=8, n_states=2), steps=300),
-    "depo": Mini(
-        Depo(
-            max_nodes=6,
-            max_hops=2,
-            test_hops=(1, 2),
-            n_queries=2,
-            graph_length=24,
-            question_length=12,
-            window_size=12,
-        ),
-        steps=900,
-        batch_size=32,
-        adamw_lr=1e-2,
-        decay_rates=(0.005, 0.1),
-    ),
+    "depo": Mini(DEPO, steps=900, batch_size=32, adamw_lr=1e-2, decay_rates=(0.005, 0.1)),
 }
 
 

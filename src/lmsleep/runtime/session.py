@@ -88,21 +88,18 @@ class Session(Reader):
         prompt: Fed,
         max_new_tokens: int,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        seed: int | None = None,
         stop: Stop = None,
+        **how: Unpack[Drawing],
     ) -> Tensor:
         """Reads a prompt, then draws tokens one by one and reads them too, the last included.
 
         Args:
             prompt: as in `feed`, at least one token a row.
-            temperature: 0 takes the most likely token.
-            top_k: draw from as many of the most likely tokens.
-            top_p: draw from the smallest set of these whose probabilities sum to top_p.
-            seed: of the draws; None takes torch's global generator.
             stop: a token or a text, or several, any of which ends a row; its last token fills the rest of its output.
+            temperature: 0 takes the most likely token; by default 1.
+            top_k: draw from as many of the most likely tokens; by default of all.
+            top_p: draw from the smallest set of these whose probabilities sum to top_p; by default 1.
+            seed: of the draws; None takes torch's global generator.
 
         Returns:
             New tokens (B, n), n <= max_new_tokens.
@@ -111,7 +108,6 @@ class Session(Reader):
             ValueError: if an argument is out of range; the memory is then as it was.
         """
         stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
-        how = Drawing(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
         _, steps = self._answers(prompt, max_new_tokens, stops, self.speech if stops.texts else None, False, how)
         return torch.stack(list(steps), dim=1)
 

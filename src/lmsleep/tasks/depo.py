@@ -91,9 +91,8 @@ class Depo(Task):
         for field, count, width in (("graph_length", most, edge), ("question_length", self._n_questions, question)):
             rule = f"at least {count * width} ({count} times up to {width} tokens)"
             self._require(field, getattr(self, field) >= count * width, rule)
-        self._require(
-            "graph_length", not self.graph_length % self.window_size, f"a multiple of window_size={self.window_size}"
-        )
+        L = self.window_size
+        self._require("graph_length", self.graph_length % L == 0, f"a multiple of window_size={L}")
 
     def _check_names(self) -> None:
         self._require("naming", self.naming in ("text", "words"), "'text' or 'words'")
@@ -142,13 +141,6 @@ class Depo(Task):
     def slices(self) -> tuple[int, ...]:
         return self.test_hops
 
-    @cached_property
-    def _node_counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The n of training cycles and their probabilities."""
-        n = np.arange(self.min_nodes, self.max_nodes + 1)
-        weights = 1 / (n + np.sqrt(self.max_nodes))
-        return n, weights / weights.sum()
-
     def _draw_row(self, rng: np.random.Generator, n: np.ndarray, hops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cycles of n (B,) nodes, questions of `hops` (B, Q) -> tokens (B, T) and whether they count for the loss."""
         width, names = self.max_nodes, self._names
@@ -178,8 +170,9 @@ class Depo(Task):
         """`batch_size` rows drawn from (seed, split, step): see `Batch`."""
         rng, shape = stream(seed, split, step), (batch_size, self._n_questions)
         if split == "train":
-            counts, probabilities = self._node_counts
-            n = rng.choice(counts, batch_size, p=probabilities)
+            counts = np.arange(self.min_nodes, self.max_nodes + 1)
+            weights = 1 / (counts + np.sqrt(self.max_nodes))
+            n = rng.choice(counts, batch_size, p=weights / weights.sum())
             hops, level = rng.integers(1, self.max_hops + 1, shape), 0
         else:
             level = self.test_hops[step % len(self.test_hops)]

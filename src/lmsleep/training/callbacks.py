@@ -13,11 +13,9 @@ from torch import Tensor
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
+from lmsleep.pretrained.export import PLAIN
 from lmsleep.sleep import Pass, Windows, recorded, sleep
 from lmsleep.training.optimizer import whole
-
-# How a module without a SleepCallback sleeps.
-PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
 
 
 class SleepCallback(L.Callback):

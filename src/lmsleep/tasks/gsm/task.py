@@ -140,9 +140,8 @@ class GSMInfinite(Task):
         starts, lengths, ops = (of[chosen].tolist() for of in (source.starts, source.lengths, source.ops))
         last = loss_windows(starts[0], lengths[0], self.window_size)[1]
         width = min((last + 1) * self.window_size, self.sequence_length)
-        return self._batch(
-            [source.tokens(row) for row in chosen], starts, ops, width, self._dataset.vocabulary["pad_id"]
-        )
+        rows = [source.tokens(row) for row in chosen]
+        return self._batch(rows, starts, ops, width, self._dataset.vocabulary["pad_id"])
 
     def answers(self, targets: Tensor) -> Tensor:
         """See `Task.answers`; in a text, its last two targets."""
@@ -153,7 +152,17 @@ class GSMInfinite(Task):
     def _batch(
         self, rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int
     ) -> Batch:
-        return _batch(rows, [1] * len(rows) if self.loss == "text" else starts, ops, width, pad_id)
+        """Pads rows that end with answer and end of sequence, and moves what the loss counts, the text or all from
+        `starts` on, one position ahead into the targets."""
+        tokens = np.full((len(rows), width), pad_id, np.int64)
+        targets = np.full_like(tokens, IGNORE)
+        mask = np.zeros_like(tokens, bool)
+        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            n, first = len(row) - 1, 1 if self.loss == "text" else start  # the end of sequence is said, never read
+            tokens[i, :n] = row[:-1]
+            targets[i, first - 1 : n] = row[first:]
+            mask[i, :n] = True
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.tensor(ops), torch.from_numpy(mask))
 
     def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         draws = Draws(stream(seed, split, step))
@@ -168,20 +177,6 @@ class GSMInfinite(Task):
         if self.path is None:
             return super().held_out_steps(split, batch_size, n_rows)
         return len(exact_batches(self._dataset.split(split), self.window_size, batch_size))
-
-
-def _batch(rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int) -> Batch:
-    """Pad rows that end with answer and end of sequence, and move what is from `starts` on one position ahead into the
-    targets."""
-    tokens = np.full((len(rows), width), pad_id, np.int64)
-    targets = np.full_like(tokens, IGNORE)
-    mask = np.zeros_like(tokens, bool)
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        n = len(row) - 1  # the end of sequence is said, never read
-        tokens[i, :n] = row[:-1]
-        targets[i, start - 1 : n] = row[start:]
-        mask[i, :n] = True
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.tensor(ops), torch.from_numpy(mask))
 
 
 @lru_cache(maxsize=8)
