@@ -157,7 +157,7 @@ class SleepModule(L.LightningModule):
         if logs:
             # Not with prog_bar: Lightning would turn them into numbers, and so wait for the device.
             self.log_dict({"train/loss": loss, "train/exact": exact[0]}, batch_size=len(batch.tokens))
-        return loss * (share_of_loss(batch.targets, self._trainer) if self._trainer else 1.0)
+        return loss if self.trainer.world_size == 1 else loss * share_of_loss(batch.targets, self.trainer)
 
     def _loss_and_exact(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True

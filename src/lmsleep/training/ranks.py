@@ -24,11 +24,9 @@ def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
     return tuple(carry_loss.bool().tolist())
 
 
-def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor | float:
+def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor:
     """What this rank's loss counts beside the others': with it the mean of their gradients is that of the mean loss
     over all targets of the batch, wherever these are."""
-    if trainer.world_size == 1:
-        return 1.0
     count = (targets != IGNORE).sum().float()
     total = count.clone()
     torch.distributed.all_reduce(total)  # the strategy's own `reduce` lets the host wait for the device
