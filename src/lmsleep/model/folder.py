@@ -61,10 +61,8 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def check_streams(trained: Mapping[str, Any]) -> None:
     """Raises ValueError unless the model is awake for a single pass, as tokens stream in."""
-    if (awake := trained.get("wake_passes", 1)) != 1:
-        raise ValueError(
-            f"model must be one that is awake for a single pass, as tokens stream in, got wake_passes={awake}"
-        )
+    awake = trained.get("wake_passes", 1)
+    require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
 
 
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -118,19 +118,14 @@ def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
 
 def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder: Path) -> None:
     """Our blocks must be those that the checkpoint has and inserted ones, and every field that is not free the same."""
-    if layers_of(ours.pattern, stored) is None:
-        raise ValueError(
-            f"pattern of the model must have the blocks {stored} of {folder}, and between them none but blocks without "
-            f"MLP (lower case), got {ours.pattern!r}"
-        )
+    between = "between them none but blocks without MLP (lower case)"
+    allowed = f"pattern of the model must have the blocks {stored} of {folder}, and {between}"
+    require(layers_of(ours.pattern, stored) is not None, allowed, ours.pattern)
     family = HFConfig.read(folder).take("model_type", str)
     free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
-    for name in (field.name for field in fields(HybridConfig)):
-        if name not in free and getattr(ours, name) != getattr(theirs, name):
-            raise ValueError(
-                f"{name} of the model must be {getattr(theirs, name)!r} as in the {family} checkpoint {folder}, "
-                f"got {getattr(ours, name)!r}"
-            )
+    for name in [field.name for field in fields(HybridConfig) if field.name not in free]:
+        mine, wanted = getattr(ours, name), getattr(theirs, name)
+        require(mine == wanted, f"{name} of the model must be {wanted!r} as in the {family} checkpoint {folder}", mine)
 
 
 def _tensors(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
+from lmsleep.hub import require
 from lmsleep.model import HybridLM
 from lmsleep.model.linear import casting_anew
 from lmsleep.sleep import Windows
@@ -22,8 +23,8 @@ Step = Callable[[Batch], tuple[Tensor, ...]]
 
 def check_accelerate(accelerate: str, device: torch.device) -> None:
     """Raises ValueError if the mode is unknown or needs another device."""
-    if accelerate not in get_args(Accelerate):
-        raise ValueError(f"accelerate must be one of {', '.join(get_args(Accelerate))}, got {accelerate!r}")
+    known = get_args(Accelerate)
+    require(accelerate in known, f"accelerate must be one of {', '.join(known)}", accelerate)
     if "graph" in accelerate and device.type != "cuda":
         raise ValueError(f"accelerate={accelerate!r} needs a CUDA device, got {device.type}; use 'compile' or 'none'")
 
@@ -31,10 +32,8 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
 def check_trainer(trainer: L.Trainer) -> None:
     """Raises ValueError for what graphs cannot do: their gradients lie where the next backward writes its own, and the
     weights that they read must stay where they are."""
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches must be 1 with accelerate='graph', got {trainer.accumulate_grad_batches}"
-        )
+    batches = trainer.accumulate_grad_batches
+    require(batches == 1, "trainer.accumulate_grad_batches must be 1 with accelerate='graph'", batches)
     if isinstance(trainer.strategy, ModelParallelStrategy):
         raise ValueError("trainer.strategy must be ddp or a single device with accelerate='graph', got a sharded model")
 

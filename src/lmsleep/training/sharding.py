@@ -5,6 +5,7 @@ from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+from lmsleep.hub import require
 from lmsleep.model import HybridLM
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -29,11 +30,8 @@ def shard(module: L.LightningModule, model: HybridLM, mesh: DeviceMesh) -> None:
     Raises:
         ValueError: if tensor_parallel is above 1.
     """
-    if mesh["tensor_parallel"].size() > 1:
-        raise ValueError(
-            f"tensor_parallel_size must be 1 (and data_parallel_size the number of devices), "
-            f"got {mesh['tensor_parallel'].size()}"
-        )
+    tensors = mesh["tensor_parallel"].size()
+    require(tensors == 1, "tensor_parallel_size must be 1 (and data_parallel_size the number of devices)", tensors)
     for block in model.blocks.layers:
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(module, mesh=mesh["data_parallel"])

@@ -77,10 +77,8 @@ class GSMInfinite(Task):
 
     def __post_init__(self) -> None:
         require(self.loss in get_args(Loss), f"loss must be one of {', '.join(get_args(Loss))}", self.loss)
-        if self.loss == "text" and self.tokenizer is not None:
-            raise ValueError(
-                "loss must be 'answer' with a tokenizer, whose answers have any number of tokens, got 'text'"
-            )
+        counted = self.loss == "answer" or self.tokenizer is None
+        require(counted, "loss must be 'answer' with a tokenizer, whose answers have any number of tokens", self.loss)
         check_integer("window_size", self.window_size, 1, MAX_LENGTH)
         if self.path is not None:
             _ = self._dataset
@@ -89,11 +87,8 @@ class GSMInfinite(Task):
             raise ValueError("tokenizer needs path: without it problems are drawn in the built-in vocabulary of words")
         low, high = self.problem.length  # the answer and the end of sequence are the last two tokens
         first, last = loss_windows(low - 2, low, self.window_size)[0], loss_windows(high - 2, high, self.window_size)[1]
-        if not 0 < first == last:
-            raise ValueError(
-                f"length {low}, {high} puts answers into windows {first} to {last} of window_size {self.window_size}; "
-                f"all must be in one window, and not in window 0"
-            )
+        said = f"windows of the answers must be one, and not window 0, under length {low}, {high} and window_size"
+        require(0 < first == last, f"{said} {self.window_size}", (first, last))
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -190,11 +185,8 @@ def buckets(split: Split, window_size: int) -> list[np.ndarray]:
 def epoch_steps(split: Split, window_size: int, batch_size: int) -> int:
     """Full batches in an epoch. Raises ValueError if there is none."""
     sizes = [len(rows) for rows in buckets(split, window_size)]
-    if max(sizes) < batch_size:
-        raise ValueError(
-            f"batch_size {batch_size} is more than any bucket of window_size {window_size} holds (largest: "
-            f"{max(sizes)} rows)"
-        )
+    largest = f"the largest bucket of window_size {window_size}"
+    require(max(sizes) >= batch_size, f"batch_size must be at most the {max(sizes)} rows of {largest}", batch_size)
     return sum(size // batch_size for size in sizes)
 
 
