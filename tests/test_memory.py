@@ -25,7 +25,6 @@ def test_operations_leave_the_old_value_alone():
     changed = S.with_layers({1: torch.zeros(3, 2, 4, 4)})
     assert changed[0] is S[0] and not changed[1].any()
     assert S.to(dtype=torch.float64)[0].dtype == torch.float64
-    assert torch.equal(S.rows(torch.tensor([2, 0]))[0], S[0][[2, 0]])
     for now, then in zip(S.states, before, strict=True):
         assert torch.equal(now, then)
     with pytest.raises(AttributeError):

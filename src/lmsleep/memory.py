@@ -66,10 +66,6 @@ class FastWeights:
         """The same fast weights on another device or in another dtype."""
         return FastWeights(tuple(state.to(device=device, dtype=dtype) for state in self.states))
 
-    def rows(self, index: Tensor | slice) -> "FastWeights":
-        """The fast weights of some rows of the batch."""
-        return FastWeights(tuple(state[index] for state in self.states))
-
     def norms(self) -> Tensor:
         """Frobenius norm of each layer's state: (n_layers, B)."""
         if not self.states:

@@ -182,11 +182,9 @@ class HybridConfig:
         pad theirs. So does a window that holds a whole `row` of so many tokens: full attention, and no eviction. Raises
         ValueError if the configuration already names another window or a smaller vocabulary."""
         mine = self.window_size or window_size
-        if mine != window_size and (row is None or mine < row):
-            whole = f" (or {row} and more: a whole row)" if row else ""
-            raise ValueError(
-                f"window_size of the model must be the task's {window_size}{whole} or left out, got {mine}"
-            )
+        whole = f" (or {row} and more: a whole row)" if row else ""
+        said = f"window_size of the model must be the task's {window_size}{whole} or left out"
+        require(mine == window_size or (row is not None and mine >= row), said, mine)
         said = f"vocab_size of the model must be at least the task's {vocab_size} or left out"
         require(self.vocab_size is None or self.vocab_size >= vocab_size, said, self.vocab_size)
         return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
