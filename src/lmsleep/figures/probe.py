@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
 from lmsleep.atomic import write_csv
 from lmsleep.bench.tables import COLUMNS
+from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
@@ -75,7 +75,7 @@ def main(
 def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
     """slice, metric and value of everything read in the S of a model: `probe_<what>` after each pass, `majority_<what>`
     with slice 0."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config([run / "config.yaml"])
     task, sleeps = build_task(config["data"]["task"], from_anywhere=True), how_it_sleeps(run / "last.ckpt")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from lmsleep.atomic import write_csv, write_json
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures.settings import ARMS, arm_of, cells
+from lmsleep.figures.settings import ARMS, arm_of, cells, read_config
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 
@@ -67,9 +66,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
     them; the arm, where the figure has arms), n_passes, seed and tokens of a run, read from its config.yaml and
     run.json; of one that has not ended, or of before, tokens are those of the last validation in curve.csv."""
-    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    assert isinstance(config, dict)
-    end = run / "run.json"
+    config, end = read_config([run / "config.yaml"]), run / "run.json"
     tokens = json.loads(end.read_text(encoding="utf-8")).get("tokens") if end.exists() else None
     tokens = tokens or int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
     model = config["model"]["model"]
