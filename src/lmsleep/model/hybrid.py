@@ -539,9 +539,8 @@ class HybridLM(nn.Module):
 
     def as_before(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
         """S with the states of blocks first .. last - 1 as they were before the window that `wake` has read."""
-        return S.with_layers(
-            {i: wake.before[i] for block, i in self.blocks.state_index.items() if first <= block < last}
-        )
+        chosen = [i for block, i in self.blocks.state_index.items() if first <= block < last]
+        return S.with_layers({i: wake.before[i] for i in chosen})
 
     def save_pretrained(
         self,
