@@ -65,7 +65,9 @@ def write_json(path: Path, values: Any) -> None:
 
 def write_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
     """The same of a pandas DataFrame."""
-    write_text(path, frame.to_csv(index=False, float_format=float_format))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format)
 
 
 def _keep(path: Path, keep: Path) -> None:
