@@ -1,25 +1,17 @@
-"""Tasks whose rows lie in text files, or in datasets of Hugging Face.
+"""Tasks whose rows lie in text files, or in datasets of Hugging Face: whose turn a row is."""
 
-Files are read once at the start, for the places and lengths of their lines; these alone are held, and a row is read
-from disk when its turn comes.
-"""
-
-import json
 from abc import abstractmethod
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from glob import glob
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmsleep.hub import check_integer
 from lmsleep.hub.tokenizer import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
-from lmsleep.tasks.records import open_records
+from lmsleep.tasks.records import Lines
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -147,87 +139,6 @@ class Text(Task):
         counts = {name: len(rows.rows) for name, rows in self._splits.items()}
         held = [f"{counts[name]:,} of {getattr(self, name) or 'the same, held out,'} for {name}" for name in SPLITS[1:]]
         return f"{type(self).__name__}: {counts['train']:,} rows of {self.train} to train on, {' and '.join(held)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """Lines of text files; `table` (n, 2 + k) has of each the number of its file, its place in bytes, and what a
-    task measured of it."""
-
-    files: tuple[Path, ...]
-    table: np.ndarray
-
-    @classmethod
-    def of(
-        cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None], column: str | None = None
-    ) -> "Lines":
-        """Those of a dataset, a file or all files of a pattern. Raises ValueError if there is none, or naming a bad
-        line."""
-        files, records = (Path(pattern),), open_records(pattern)
-        if records is None and not files[0].is_file():
-            files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
-        if not files:
-            raise ValueError(f"{field} must be a file or a pattern of files, but there is none at {pattern!r}")
-        found, width = array("q"), 2
-        for file, place, number, line in _lines_of(files) if records is None else _rows_of(records, column):
-            try:
-                measured = measure(line())
-            except ValueError as error:
-                raise ValueError(f"{files[file]}, line {number}: {error}") from None
-            if measured is not None:
-                found.extend((file, place, *measured))
-                width = 2 + len(measured)
-        if not found:
-            raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
-        table = np.frombuffer(found, np.int64).reshape(-1, width)
-        return cls(files, table) if records is None else Records(files, table, records, column)
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """Where each line ends, in tokens of the whole, (n,)."""
-        return np.cumsum(self.table[:, 2])
-
-    def read(self, line: int) -> str:
-        file, place = self.table[line, :2]
-        with self.files[file].open("rb") as lines:
-            lines.seek(place)
-            return lines.readline().decode()
-
-
-@dataclass(frozen=True, eq=False)
-class Records(Lines):
-    """Rows of a dataset, as lines of JSON or as those of one column."""
-
-    dataset: Any
-    column: str | None
-
-    def read(self, line: int) -> str:
-        return _record(self.dataset[int(self.table[line, 1])], self.column)
-
-
-Place = tuple[int, int, int, Callable[[], str]]  # number of its file, place in it, number from 1, the line
-
-
-def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
-    for file, path in enumerate(files):
-        with path.open("rb") as lines:
-            place = 0
-            for number, line in enumerate(lines, 1):
-                yield file, place, number, line.decode
-                place += len(line)
-
-
-def _rows_of(records: Any, column: str | None) -> Iterator[Place]:
-    for row, record in enumerate(records):
-        yield 0, row, row + 1, partial(_record, record, column)
-
-
-def _record(record: dict[str, Any], column: str | None) -> str:
-    if column is None:
-        return json.dumps(record, ensure_ascii=False, default=str)
-    if not isinstance(text := record.get(column), str):
-        raise ValueError(f"must have text in the column {column!r}, got {', '.join(record)}")
-    return text if text.endswith("\n") else text + "\n"
 
 
 @dataclass(frozen=True, eq=False)

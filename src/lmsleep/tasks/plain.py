@@ -8,7 +8,8 @@ import torch
 
 from lmsleep.hub import check_integer
 from lmsleep.tasks.base import MAX_LENGTH, Batch
-from lmsleep.tasks.lines import Lines, Text
+from lmsleep.tasks.lines import Text
+from lmsleep.tasks.records import Lines
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from lmsleep.hub import QUESTION, parse_json
 from lmsleep.hub.tokenizer import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat import chat_template, read_asked_said
-from lmsleep.tasks.lines import Lines, Text
+from lmsleep.tasks.lines import Text
+from lmsleep.tasks.records import Lines
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 SEEN = 100  # rows that tell what stands around a document
