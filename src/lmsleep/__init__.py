@@ -16,29 +16,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AttentionCache": "memory",
-    "FastWeights": "memory",
-    "HybridConfig": "model",
-    "HybridLM": "model",
-    "Session": "runtime",
-    "SleepCallback": "training",
-    "SleepModule": "training",
-    "read_windows": "sleep",
+    "memory": ("AttentionCache", "FastWeights"),
+    "model": ("HybridConfig", "HybridLM"),
+    "runtime": ("Session",),
+    "sleep": ("read_windows",),
+    "training": ("SleepCallback", "SleepModule"),
 }
 
-__all__ = [
-    "AttentionCache",
-    "FastWeights",
-    "HybridConfig",
-    "HybridLM",
-    "Session",
-    "SleepCallback",
-    "SleepModule",
-    "read_windows",
-]
+__all__ = ["AttentionCache", "FastWeights", "HybridConfig", "HybridLM"]
+__all__ += ["Session", "SleepCallback", "SleepModule", "read_windows"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"lmsleep.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"lmsleep.{home}"), name)
     raise AttributeError(f"module 'lmsleep' has no attribute {name!r}")
