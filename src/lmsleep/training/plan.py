@@ -105,9 +105,11 @@ class PlanCLI(SleepCLI):
     def before_instantiate_classes(self) -> None:
         """Shortens the run to the steps that are measured; remembers what it was."""
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
-        check_plannable(self.config.trainer)
+        trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
+        require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
+        every, said = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
+        require(isinstance(every, int | None), f"{said} to plan a run", every)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
-        trainer = self.config.trainer
         self.whole, self.clock = trainer.clone(), Clock()
         trainer.max_steps = 2 * self.config.steps
         trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
@@ -175,14 +177,6 @@ def main(args: list[str] | None = None) -> None:
 def plan(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
     """The run of a command line, ready for `work` and `measure`; its `folder` is for the caller to clean up."""
     return parse(cli, args, description, prog, run=False, save_config_callback=None)
-
-
-def check_plannable(trainer: Any) -> None:
-    """Raises ValueError where a Trainer's arguments do not tell how many batches a run and its validations take."""
-    require(not trainer.fast_dev_run, "fast_dev_run of the trainer must be false to plan a run", trainer.fast_dev_run)
-    every = trainer.val_check_interval
-    if not isinstance(every, int | None):
-        raise ValueError(f"val_check_interval of the trainer must be a number of batches to plan a run, got {every!r}")
 
 
 def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
