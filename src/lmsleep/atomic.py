@@ -51,19 +51,19 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def save_text(path: Path, text: str) -> None:
     """Writes a text, whole or not at all, in a folder that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, values: Any) -> None:
+def save_json(path: Path, values: Any) -> None:
     """The same of values as JSON for people."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    save_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def write_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
+def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
     """The same of a pandas DataFrame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:

@@ -24,7 +24,7 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lmsleep.atomic import write_text
+from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
 from lmsleep.errors import one_sentence
@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> None:
                 rows += spread(args, count, Path(folder))
                 compare(rows, Path(folder))
                 if asked.out:  # after every count: a machine may be gone before the last
-                    write_text(asked.out, json_line(rows, device) + "\n")
+                    save_text(asked.out, json_line(rows, device) + "\n")
         print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
 
 

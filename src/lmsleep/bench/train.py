@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from lmsleep.atomic import write_text
+from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
 from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
@@ -78,7 +78,7 @@ def main(args: list[str] | None = None) -> None:
                 rows.append(measure(args, variant, n_passes))
                 print(f"{variant}, N={n_passes}: {rows[-1]['ms_per_step']:.2f} ms", file=sys.stderr)
                 if asked.out:  # after every row: a machine may be gone before the last
-                    write_text(asked.out, json_line(rows, device) + "\n")
+                    save_text(asked.out, json_line(rows, device) + "\n")
         print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
         print(json_line(rows, device))
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.atomic import write_csv
+from lmsleep.atomic import save_csv
 from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
 from lmsleep.hub import require
@@ -241,6 +241,6 @@ def main(
     model = read_model(config)
     model = replace(model, window_size=window_size or model.window_size)
     frame = measure(model, contexts, passes, tokens, chosen_device(device), seed, 1e9 * max_cache_gb)
-    write_csv(out, frame)
+    save_csv(out, frame)
     print(wide(frame, slice="windows"))
     print(f"written to {out}")

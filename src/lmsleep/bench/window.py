@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.atomic import write_csv
+from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import chosen_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
@@ -183,6 +183,6 @@ def main(
     settings = (windows, passes, length, batch_sizes, repeats, eviction, chosen_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):
-        write_csv(out, table)
+        save_csv(out, table)
     print(wide(table, slice="window"))
     print(f"written to {out}")

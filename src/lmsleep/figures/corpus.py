@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import write_json
+from lmsleep.atomic import save_json
 from lmsleep.tasks import IGNORE, Task, TextLM
 from lmsleep.tensors import save_tensors
 
@@ -57,7 +57,7 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     for split in ("train", *SHARES):
         mine = [texts[name] for name, of in zip(order, splits, strict=True) if of == split]
         said |= {f"{split}_files": len(mine), f"{split}_bytes": sum(map(len, mine))}
-    write_json(out.with_suffix(".json"), said)
+    save_json(out.with_suffix(".json"), said)
 
 
 def _is_utf8(text: bytes) -> bool:

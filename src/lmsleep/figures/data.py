@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lmsleep.atomic import write_json
+from lmsleep.atomic import save_json
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.corpus import write_corpus, write_questions
 from lmsleep.figures.settings import grid, read_config
@@ -75,7 +75,7 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     tensors["answers"] = task.answers(rows.targets)
     save_tensors(out / "rows.safetensors", tensors, "lmsleep.rows", {})
     baselines = {"majority": majority(rows), "chance": chance(rows)} | task.baselines()
-    write_json(out / "baselines.json", baselines)
+    save_json(out / "baselines.json", baselines)
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lmsleep.atomic import write_csv, write_json
+from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.ours import ablations, arms, at_other_passes, controls, cut_and_not
@@ -46,8 +46,8 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
     style.save(drawing, out)
     if select := SELECT.get(figure):
-        write_csv(out.with_suffix(".csv"), select(frame), float_format="%.6g")
-    write_json(out.with_suffix(".json"), numbers)
+        save_csv(out.with_suffix(".csv"), select(frame), float_format="%.6g")
+    save_json(out.with_suffix(".json"), numbers)
 
 
 def read(table: Path) -> pd.DataFrame:

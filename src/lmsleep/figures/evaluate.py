@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.atomic import write_csv
+from lmsleep.atomic import save_csv
 from lmsleep.figures.settings import ARMS, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.model import HybridLM
@@ -38,7 +38,7 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
         data: folder with rows.safetensors, or of such folders.
         out: the CSV.
     """
-    write_csv(out, pd.concat([evaluate_run(figure, run, data) for run in run_folders(figure, runs)]))
+    save_csv(out, pd.concat([evaluate_run(figure, run, data) for run in run_folders(figure, runs)]))
 
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lmsleep.atomic import write_json
+from lmsleep.atomic import save_json
 from lmsleep.cli import main as lmsleep
 from lmsleep.figures.provenance import commit, hardware
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     lmsleep(["bench", *words[1:], "--out", str(out)])
     made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
-    write_json(out.with_suffix(".meta.json"), {"runs": 1, **made_with})
+    save_json(out.with_suffix(".meta.json"), {"runs": 1, **made_with})
 
 
 if __name__ == "__main__":

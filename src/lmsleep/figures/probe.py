@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.atomic import write_csv
+from lmsleep.atomic import save_csv
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
@@ -69,7 +69,7 @@ def main(
                 for record in probed(model, run, most, rows):
                     records.append(columns | {"n_passes": n} | record)
             print(f"{run}: read", flush=True)
-    write_csv(out, pd.DataFrame(records)[COLUMNS].round({"value": 6}))
+    save_csv(out, pd.DataFrame(records)[COLUMNS].round({"value": 6}))
 
 
 def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lmsleep.atomic import write_text
+from lmsleep.atomic import save_text
 from lmsleep.figures.results import CAPTIONS, Result, load, paper_values
 from lmsleep.figures.tables import (
     Table,
@@ -47,7 +47,7 @@ def main(scales: list[str], results: Path, out: Path, paper: Path = Path("docs/p
     more_seeds = {table.stem for table in results.glob("seeds/*.csv")}
     found = {scale: {r.caption.name: r for r in load(results / scale, scale)} for scale in scales}
     text = page(found, paper_values(paper), more_seeds)
-    write_text(out, text)
+    save_text(out, text)
 
 
 def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: set[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.atomic import write_csv, write_json
+from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.settings import ARMS, arm_of, cells, read_config
 
@@ -39,8 +39,8 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     if table[table["slice"] != "all"].duplicated(ORDER).any():
         raise ValueError(f"runs in {str(runs)!r} must differ in model, N, slice or seed, got two that do not")
     made_with = provenance(folders)
-    write_csv(out, table.sort_values(ORDER), float_format="%.6g")
-    write_json(out.with_suffix(".meta.json"), made_with)
+    save_csv(out, table.sort_values(ORDER), float_format="%.6g")
+    save_json(out.with_suffix(".meta.json"), made_with)
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ import torch
 from omegaconf import OmegaConf
 
 import lmsleep
-from lmsleep.atomic import write_json
+from lmsleep.atomic import save_json
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import TABLE, arm_of, arms, read_config
@@ -70,7 +70,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     read = {"tokens": tokens_read(cli.trainer), "seconds": round(time.time() - started, 1)}
     record = {**read, "args": fit_args, **made_with}
-    write_json(state / "run.json", record)
+    save_json(state / "run.json", record)
     for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
         needless.unlink(missing_ok=True)
     for bundle in state.glob(f"{BUNDLE}*"):  # of a failure that did not come again

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import check_free, write_text
+from lmsleep.atomic import check_free, save_text
 from lmsleep.hub import read_object, require, typed
 from lmsleep.tensors import read_tensors, save_tensors
 
@@ -44,7 +44,7 @@ def write_folder(
     save_tensors(folder / WEIGHTS, weights, ENTRY, {})
     size = sum(weight.numel() for weight in weights.values())
     for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
-        write_text(folder / name, content)
+        save_text(folder / name, content)
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

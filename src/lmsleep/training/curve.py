@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 
-from lmsleep.atomic import check_writable, write_csv
+from lmsleep.atomic import check_writable, save_csv
 
 
 class LearningCurve(L.Callback):
@@ -35,7 +35,7 @@ class LearningCurve(L.Callback):
         # A row a step: one that accumulates gradients may validate several times, and again where it is resumed.
         self.rows = [row for row in self.rows if row["step"] != trainer.global_step]
         self.rows.append({"step": trainer.global_step, "tokens": tokens_read(trainer), **scores})
-        write_csv(self.path, pd.DataFrame(self.rows))
+        save_csv(self.path, pd.DataFrame(self.rows))
         if self.label:
             shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))
             print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {shown}", flush=True)

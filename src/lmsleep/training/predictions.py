@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from lmsleep.atomic import check_writable, write_csv
+from lmsleep.atomic import check_writable, save_csv
 from lmsleep.tasks import Batch
 
 FILE = "predictions.csv"
@@ -61,7 +61,7 @@ class PredictionWriter(BasePredictionWriter):
         if decode := getattr(pl_module.task, "decode", None):
             for name in ("expected", "answered"):
                 table[f"{name}_text"] = [decode(list(map(int, tokens.split()))) for tokens in table[name]]
-        write_csv(path, table)
+        save_csv(path, table)
         print(f"{path}: {len(self.lines):,} answers of {self.n_rows:,} rows")
 
 
