@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lmsleep import SleepCallback, SleepModule
 from lmsleep.training import LastCheckpoint
 from lmsleep.training.checkpoint import RandomState, WholeFileIO
+from lmsleep.training.curve import LearningCurve
 
 from .conftest import Recorder, fitted, weights
 
@@ -307,6 +308,77 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(run, checkpoint, tm
         cell = run(2, [LastCheckpoint(str(tmp_path / "run"))], enable_checkpointing=True)
         with pytest.raises(ValueError, match=r"^checkpoint '.*a\.ckpt' must hold tensors and plain values alone$"):
             getattr(cell.trainer, stage)(cell.module, cell.data, ckpt_path=path)
+
+
+def places(value, path=()):
+    """Every path into what a checkpoint holds, and the value there."""
+    yield path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in inner:
+        yield from places(item, (*path, key))
+
+
+def with_other(content, path, other):
+    """A copy of nested values with another one at a path; `missing`: without it."""
+    if not path:
+        return other
+    copy = dict(enumerate(content)) if isinstance(content, list | tuple) else dict(content)
+    first, *rest = path
+    if other is missing and not rest:
+        del copy[first]
+    else:
+        copy[first] = with_other(copy[first], rest, other)
+    return list(copy.values()) if isinstance(content, list | tuple) else copy
+
+
+missing = object()
+OTHER = [3, "x", 0.5, [], {}, [{}], {"a": 1}, {1: 1}, None, torch.ones(2, 3, 5), missing]
+
+
+def test_what_is_built_otherwise_anywhere_in_a_checkpoint_is_one_sentence_before_anything_is_written(run, tmp_path):
+    """At every place of the loops, optimizer, schedule and callbacks, one of the others in turn: a run goes on, where
+    nothing hangs on it, or ends with a sentence that names the place."""
+    options = {"enable_checkpointing": True, "val_check_interval": 2}
+
+    def resumed(path, max_steps, *more):
+        callbacks = [LastCheckpoint(str(tmp_path / "run")), RandomState(), LearningCurve(tmp_path / "curve.csv"), *more]
+        cell = run(2, callbacks, max_steps=max_steps, **options)
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
+
+    resumed(None, 2)
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    read = {key: content[key] for key in ("loops", "optimizer_states", "lr_schedulers", "callbacks")}
+    read["loops"] = {"fit_loop": content["loops"]["fit_loop"]}
+    found, odd, refused = [path for path, _ in places(read) if path][::2], tmp_path / "run" / "odd.ckpt", 0
+    for i, path in enumerate(found):
+        torch.save(with_other(content, path, OTHER[i % len(OTHER)]), odd)
+        try:
+            resumed(odd, 2)  # which has nothing to do
+        except ValueError as error:
+            refused += 1
+            key = path[-1] if isinstance(path[-1], str) else path[-2]
+            assert str(key) in str(error) and "odd.ckpt" in str(error)
+            assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+        (tmp_path / "run" / "last.ckpt").write_bytes(before)
+    assert refused > len(found) / 2
+
+
+@pytest.mark.parametrize("key", ["loops", "optimizer_states", "lr_schedulers"])
+@pytest.mark.parametrize("value", [missing, {}, []], ids=["missing", "object", "list"])
+def test_a_run_goes_on_from_no_checkpoint_without_its_position_or_momenta(run, checkpoint, key, value):
+    path, cell = checkpoint(2), run(2)
+    torch.save(with_other(torch.load(path, weights_only=True), [key], value), path)
+    with pytest.raises(ValueError, match=rf"\b{key}\b.* must |must have {key}"):
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
+
+
+@pytest.mark.parametrize("options", [{}, {"enable_checkpointing": True}], ids=str)
+def test_a_trainer_that_keeps_no_checkpoint_reads_it_as_carefully(run, checkpoint, options):
+    path, cell = checkpoint(2), run(2, **options)
+    flip_a_bit(path)
+    with pytest.raises(ValueError, match=r"checkpoint '.*a\.ckpt' is damaged"):
+        cell.trainer.test(cell.module, cell.data, ckpt_path=path)
 
 
 class Drawing(SleepModule):

@@ -1,7 +1,6 @@
 """The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
 
 import pickle
-import re
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import IO, Any
@@ -10,11 +9,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
-from lmsleep.hub import require, typed
+from lmsleep.hub import require
+from lmsleep.training.content import check_content, check_states
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
 
@@ -53,32 +54,20 @@ class WholeFileIO(TorchCheckpointIO):
         return content
 
 
-# What is read of a checkpoint, each key where it is there.
-CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
-CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
-CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
-CONTENT |= {"epoch": int, "global_step": int, "lora": dict[str, Any] | None, "pytorch-lightning_version": str}
+def read_whole(trainer: L.Trainer) -> None:
+    """Lets a trainer read checkpoints as `WholeFileIO` does, also where its strategy reads them by itself."""
+    strategy = trainer.strategy
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = WholeFileIO()
+    if isinstance(strategy, ModelParallelStrategy) and "load_checkpoint" not in vars(strategy):
+        load = strategy.load_checkpoint
 
+        def look_first(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+            content = strategy.checkpoint_io.load_checkpoint(checkpoint_path)
+            check_states(trainer, content, f"checkpoint {str(checkpoint_path)!r}")
+            return load(checkpoint_path, weights_only=True)
 
-def check_content(content: Any, name: str) -> None:
-    """Raises ValueError, which names the key, unless these are the values of a checkpoint."""
-    typed(dict[str, Any], content, name)
-    for key in ("state_dict", "pytorch-lightning_version"):
-        require(key in content, f"{name} must be of `lmsleep fit`, with {key}", ", ".join(content) or "nothing")
-    for key in CONTENT.keys() & content.keys():
-        typed(CONTENT[key], content[key], f"{key} in {name}")
-    key, version = "pytorch-lightning_version", content["pytorch-lightning_version"]
-    require(re.match(r"\d+\.\d+", version), f"{key} in {name} must be a version, as 2.6.0", version)
-    for key, states in content.get("callbacks", {}).items():
-        if key == RandomState.__name__:
-            states = typed(dict[str, Any], states.get("states"), f"states in {key} in callbacks in {name}")
-            sound = all(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in states.values())
-            try:
-                if sound and states:
-                    torch.Generator().set_state(states["cpu"].cpu())
-            except (KeyError, RuntimeError):
-                sound = False
-            require(sound, f"states in {key} in callbacks in {name} must be those of random numbers", shortened(states))
+        strategy.load_checkpoint = look_first
 
 
 def is_local(path: str | Path) -> bool:
@@ -117,8 +106,7 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         shards = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
         require(stage != "fit" or not shards, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeFileIO()
+        read_whole(trainer)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -242,6 +230,16 @@ class RandomState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {"states": self.saved}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError if it holds other states than those of generators."""
+        states = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("states")
+        try:
+            if states:
+                torch.Generator().set_state(states["cpu"].cpu())
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            where = f"states in {self.state_key} in callbacks in checkpoint {str(trainer.ckpt_path)!r}"
+            raise ValueError(f"{where} must be those of random numbers, got {shortened(states)}") from None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Generators take their state from the CPU, wherever the checkpoint was loaded to.

@@ -22,7 +22,8 @@ from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.adapters import add_lora
 from lmsleep.training.callbacks import SleepCallback, sleeper_of
-from lmsleep.training.checkpoint import count_as_automatic
+from lmsleep.training.checkpoint import count_as_automatic, read_whole
+from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, steps_of
@@ -83,6 +84,7 @@ class SleepModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
             end_together(self.trainer)
+        read_whole(self.trainer)
 
     def configure_model(self) -> None:
         """Takes the precision of the trainer, before weights of a checkpoint are read into what would round them, and
@@ -92,6 +94,8 @@ class SleepModule(L.LightningModule):
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
+        if resumed := self.trainer._checkpoint_connector._loaded_checkpoint:
+            check_states(self.trainer, resumed, f"checkpoint {str(self.trainer.ckpt_path)!r}")
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -229,6 +233,7 @@ class SleepModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
         if self._trainer is not None:
+            check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
             check_resumed(self._trainer, self.model, checkpoint)
             count_as_automatic(checkpoint)
 

@@ -1,0 +1,93 @@
+"""What a checkpoint must hold, so that nothing of it has to be restored to find that something else does."""
+
+import re
+from collections.abc import Mapping
+from reprlib import repr as shortened
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lmsleep.hub import require, typed
+from lmsleep.model.folder import check_finite
+from lmsleep.training.optimizer import MuonAdamW
+
+# What is read of a checkpoint, each key where it is there.
+CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
+CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
+CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
+CONTENT |= {"epoch": int, "global_step": int, "lora": dict[str, Any] | None, "pytorch-lightning_version": str}
+
+
+def check_content(content: Any, name: str) -> None:
+    """Raises ValueError, which names the key, unless these are the values of a checkpoint."""
+    typed(dict[str, Any], content, name)
+    for key in ("state_dict", "pytorch-lightning_version"):
+        require(key in content, f"{name} must be of `lmsleep fit`, with {key}", ", ".join(content) or "nothing")
+    for key in CONTENT.keys() & content.keys():
+        typed(CONTENT[key], content[key], f"{key} in {name}")
+    key, version = "pytorch-lightning_version", content["pytorch-lightning_version"]
+    require(re.match(r"\d+\.\d+", version), f"{key} in {name} must be a version, as 2.6.0", version)
+
+
+def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError, which names the place, unless what a trainer will restore is built as what it would save.
+
+    Of optimizers and schedulers that is known once the strategy has set them up: before, they are not looked at.
+    """
+    fn, callbacks = getattr(trainer.state.fn, "value", ""), content.get("callbacks", {})
+    ours = [c for c in trainer.callbacks if type(c).__module__.startswith("lmsleep.")]  # pyright: ignore
+    own: dict[str, Any] = {
+        "loops": {f"{fn}_loop": getattr(trainer, f"{fn}_loop").state_dict()},
+        "callbacks": {c.state_key: c.state_dict() for c in ours if c.state_key in callbacks},
+    }
+    if fn == "fit":
+        own |= {"optimizer_states": [{} for _ in trainer.optimizers]}
+        own |= {"lr_schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]}
+    check_alike(content, {key: value for key, value in own.items() if fn == "fit" or key in content}, name)
+    for i, optimizer in enumerate(own.get("optimizer_states", []) and trainer.optimizers):
+        check_optimizer(content["optimizer_states"][i], optimizer, f"item {i} of optimizer_states in {name}")
+
+
+def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, name: str) -> None:
+    """Raises ValueError unless it is the state of such an optimizer: of a parameter all or nothing."""
+    own, number = optimizer.state_dict(), torch.zeros(())
+    check_alike(got, own | {"state": {}}, name)
+    if not isinstance(optimizer, MuonAdamW):
+        return
+    parts = {}
+    for mine, group, saved in zip(optimizer.param_groups, own["param_groups"], got["param_groups"], strict=True):
+        for key in ("params", "muon"):
+            require(saved[key] == group[key], f"{key} in param_groups in {name} must be {group[key]}", saved[key])
+        of_one = ("momentum",) if group["muon"] else ("exp_avg", "exp_avg_sq")
+        parts |= {
+            p: dict.fromkeys(of_one, parameter) | ({} if group["muon"] else {"step": number})
+            for p, parameter in zip(group["params"], mine["params"], strict=True)
+        }
+    for p, state in got["state"].items():
+        require(p in parts, f"state in {name} must be of parameters 0 to {len(parts) - 1}", p)
+        check_alike(state, parts[p], f"{p} in state in {name}")
+        check_finite({key: state[key] for key in parts[p]}, f"{p} in state in {name}")
+
+
+def check_alike(got: Any, own: Any, name: str) -> None:
+    """Raises ValueError, which names the place, unless `got` is built as `own`: its keys, except private ones, which
+    differ between versions of a library; the kinds of its values; the shapes of its tensors. What is empty or None
+    in `own` may hold more."""
+    if isinstance(own, Tensor):
+        found = tuple(got.shape) if isinstance(got, Tensor) else shortened(got)
+        require(found == tuple(own.shape), f"{name} must be a tensor of shape {tuple(own.shape)}", found)
+    elif isinstance(own, Mapping):
+        require(isinstance(got, Mapping), f"{name} must be an object", shortened(got))
+        for key in own:
+            require(key in got or key.startswith("_"), f"{name} must have {key}", ", ".join(map(str, got)) or "nothing")
+        for key in own.keys() & got.keys():
+            check_alike(got[key], own[key], f"{key} in {name}")
+    elif isinstance(own, list | tuple):
+        fits = isinstance(got, list | tuple) and (not own or len(got) == len(own))
+        require(fits, f"{name} must be a list of {len(own) or 'values'}", shortened(got))
+        for i, item in enumerate(own):
+            check_alike(got[i], item, f"item {i} of {name}")
+    elif own is not None:
+        typed(type(own), got, name)
