@@ -117,7 +117,7 @@ def test_a_table_is_drawn_anew_without_its_runs(runs):
         (
             lambda runs: (runs.parent / "data" / "baselines.json").unlink(),
             [],
-            r"there is no file or folder '.*baselines.json'",
+            r"data must hold baselines.json, found none",
         ),
         (lambda runs: None, ["--out", "results/t1.5"], r"out must be a name without suffix, got 'results/t1.5'"),
         (lambda runs: None, ["--figure", "fig9"], r"figure must be one of fig2a, .*, got 'fig9'"),

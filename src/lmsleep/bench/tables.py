@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from lmsleep.hub import content_of, require
+
 # Those of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
 # model, n_passes, slice, tokens, metric, value
@@ -31,6 +33,16 @@ def check_out(path: Path) -> None:
     """Raises ValueError, before anything is measured, if no file could be written there."""
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"out must be a file in a folder that exists, got {str(path)!r}")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table of results, slices as text. Raises ValueError, with the path, if it holds something else."""
+    with content_of(path):
+        kinds = {"slice": str, "n_passes": int, "seed": int, "tokens": int, "value": float}
+        frame = pd.read_csv(path, dtype=kinds)  # pyright: ignore[reportArgumentType]
+        require(set(COLUMNS) <= set(frame), f"columns must be {', '.join(COLUMNS)}", ", ".join(map(str, frame)))
+        require(len(frame), "rows must be one or more", 0)
+        return frame[COLUMNS]
 
 
 def wide(frame: pd.DataFrame, **names: str) -> str:

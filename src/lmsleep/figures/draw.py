@@ -7,7 +7,6 @@ Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote; fo
 others, also <out>.csv with the rows of them that it draws. Runs without test rows are compared by their validations.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lmsleep.atomic import save_csv, save_json
-from lmsleep.bench.tables import COLUMNS
+from lmsleep.bench import tables
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.ours import ablations, arms, at_other_passes, controls, cut_and_not
 from lmsleep.figures.plots.probe import probe
@@ -25,7 +24,7 @@ from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
-from lmsleep.hub import require
+from lmsleep.hub import content_of, read_object, require, typed
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -42,22 +41,24 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     require(figure in DRAW, f"figure must be one of {', '.join(DRAW)}", figure)
     require(not out.suffix, "out must be a name without suffix", str(out))
     frame = read(table)
-    untested = frame.metric.str.startswith("val_").all()
-    drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
-    style.save(drawing, out)
-    if select := SELECT.get(figure):
-        save_csv(out.with_suffix(".csv"), select(frame), float_format="%.6g")
+    with content_of(table, "baselines.json", "corpus.json"):
+        untested = frame.metric.str.startswith("val_").all()
+        drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
+        selected = SELECT[figure](frame) if figure in SELECT else None
+        style.save(drawing, out)
+    if selected is not None:
+        save_csv(out.with_suffix(".csv"), selected, float_format="%.6g")
     save_json(out.with_suffix(".json"), numbers)
 
 
 def read(table: Path) -> pd.DataFrame:
     """A table, slices as text; of a folder, the scores of all figures over N and of the arms, as tables have them."""
     if not table.is_dir():
-        return pd.read_csv(table, dtype={"slice": str})
+        return tables.read(table)
     names = [name for name, grid in grids().items() if grid.get("n_passes") or grid.get("arms")]
-    scores = pd.concat([pd.read_csv(table / f"{name}.csv", dtype={"slice": str}) for name in names])
+    scores = pd.concat([tables.read(table / f"{name}.csv") for name in names])
     scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
-    return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])[COLUMNS]
+    return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])
 
 
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
@@ -192,9 +193,9 @@ def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
 
 def baselines(data: Path, kind: str) -> dict[str, float]:
     """What answering without reading scores, by slice. Raises ValueError if `data` knows no such kind."""
-    known = json.loads((data / "baselines.json").read_text(encoding="utf-8"))
+    known = read_object(data / "baselines.json")
     require(kind in known, f"data must hold the baseline {kind!r}", str(data))
-    return known[kind]
+    return typed(dict[str, float], known[kind], f"{kind} in {data / 'baselines.json'}")
 
 
 def tokens_label(scale: str, frame: pd.DataFrame) -> str:

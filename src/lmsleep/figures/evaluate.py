@@ -18,6 +18,7 @@ from torch import Tensor
 from lmsleep.atomic import save_csv
 from lmsleep.figures.settings import ARMS, read_config
 from lmsleep.figures.table import run_columns, run_folders
+from lmsleep.hub import content_of, require
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, how_it_sleeps
 from lmsleep.settle import forget, settle
@@ -48,14 +49,15 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
-    files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
-    tested = {name: read_tensors(path, "cpu")[0] for name, path in files.items() if path.exists()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
+    files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
+    tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     trained = sleeps.pop("n_passes")
-    config = read_config([run / "config.yaml"])
-    batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
-    bf16 = config["trainer"].get("precision") == "bf16-mixed"
+    with content_of(run / "config.yaml"):
+        config = read_config([run / "config.yaml"])
+        batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
+        bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     most, made = (8 if figure == ARMS else 6), []
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
@@ -71,6 +73,27 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
             metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
+
+
+def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
+    """The tensors of a file of stage `data`. Raises ValueError if they are not rows for the model."""
+    with content_of(path):
+        rows, _ = read_tensors(path, "cpu")
+        tokens, targets, size = rows["tokens"], rows["targets"], len(model.embedding.weight)
+        for name, value in rows.items():
+            shape = tokens.shape[:1] if name == "slice" else tokens.shape
+            require(
+                value.shape == shape and not value.is_floating_point(),
+                f"{name} must be integers {[*shape]}",
+                f"{value.dtype} {[*value.shape]}",
+            )
+        require(len(rows["slice"]) and "answers" in rows, "rows must be one or more, with answers", ", ".join(rows))
+        for name, value in (("tokens", tokens), ("targets", targets[targets != IGNORE])):
+            inside = len(value) and value.min() >= 0 and value.max() < size
+            require(
+                inside, f"{name} must be from 0 to {size - 1}", f"{[*value.aminmax()] if value.numel() else 'none'}"
+            )
+        return rows
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from lmsleep.figures.tables import (
     verdicts_table,
 )
 from lmsleep.figures.words import readable
+from lmsleep.hub import content_of, require
 
 WIDE = 2.2  # width over height from which a picture takes the whole width of the page
 # The numbers with tables of their own.
@@ -44,6 +45,9 @@ def main(scales: list[str], results: Path, out: Path, paper: Path = Path("docs/p
         out: the HTML file.
         paper: what the paper prints.
     """
+    known = dict.fromkeys(scale for caption in CAPTIONS for scale in caption.scales)
+    chosen = scales and len(set(scales)) == len(scales) and set(scales) <= set(known)
+    require(chosen, f"scales must be one or more of {', '.join(known)}", scales)
     more_seeds = {table.stem for table in results.glob("seeds/*.csv")}
     found = {scale: {r.caption.name: r for r in load(results / scale, scale)} for scale in scales}
     text = page(found, paper_values(paper), more_seeds)
@@ -77,7 +81,12 @@ def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: s
 
 
 def view(scale: str, result: Result) -> dict[str, Any]:
-    """What the template shows of a figure at a scale."""
+    """What the template shows of a figure at a scale. Raises ValueError if its numbers are of other shapes."""
+    with content_of(f"{result.caption.name}.json at {scale} scale"):
+        return shown(scale, result)
+
+
+def shown(scale: str, result: Result) -> dict[str, Any]:
     return {
         "result": result,
         "verdict": result.verdict,

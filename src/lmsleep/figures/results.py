@@ -1,15 +1,17 @@
 """What a results folder holds of each figure, and the verdict on it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import yaml
 
+from lmsleep.bench import tables
 from lmsleep.figures.stats import plain, side
 from lmsleep.figures.words import nats, points
+from lmsleep.hub import content_of, read_object, require
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
@@ -105,21 +107,34 @@ def load(folder: Path, scale: str) -> list[Result]:
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
     """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
     svg, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("svg", "csv", "json", "meta.json"))
-    numbers, meta = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in records)
+    numbers, meta = (read_object(path) if path.exists() else {} for path in records)
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
-        keys = ["model", "n_passes", "slice", "tokens"]
-        wide = pd.read_csv(csv).pivot(index=keys, columns="metric", values="value").reset_index()
-        numbers = {"measurements": plain(wide.to_dict("records"))}
-    picture = svg.read_text(encoding="utf-8") if svg.exists() else None
-    verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
+        with content_of(csv):
+            keys = ["model", "n_passes", "slice", "tokens"]
+            wide = tables.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
+            numbers = {"measurements": plain(wide.reset_index().to_dict("records"))}
+    picture = read_drawing(svg) if svg.exists() else None
+    with content_of(records[0]):
+        verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
+
+
+def read_drawing(path: Path) -> str:
+    """An SVG file. Raises ValueError if it is not whole, or would do something in the page that it becomes part of."""
+    with content_of(path):
+        text = path.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(text)
+        does = {e.tag.rpartition("}")[2] for e in root.iter()} & {"script", "foreignObject", "iframe", "animate", "set"}
+        does |= {name for e in root.iter() for name in e.keys() if name.startswith("on")}  # noqa: SIM118
+        require(root.tag.rpartition("}")[2] == "svg" and not does, "must be a drawing", ", ".join(does) or root.tag)
+        return text
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds and the training tokens of the runs of a figure's table: as tested, or as last validated."""
-    table = pd.read_csv(csv, dtype={"slice": str})
+    table = tables.read(csv)
     scored = table[table.metric == "test_exact"]
     if scored.empty:
         validated = table[table.metric == "val_exact"]
@@ -129,12 +144,12 @@ def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """The verdicts that a person wrote down, by figure; empty where there is no file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    entries: dict[str, dict[str, str]] = yaml.safe_load(text) or {}
-    for figure, entry in entries.items():
-        if entry["verdict"] not in WRITTEN:
-            raise ValueError(f"verdict of {figure} must be one of {', '.join(WRITTEN)}, got {entry['verdict']!r}")
-    return {figure: Verdict(entry["verdict"], entry["sentence"]) for figure, entry in entries.items()}
+    with content_of(path):
+        entries = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+        for figure, entry in entries.items():
+            allowed = f"verdict of {figure} must be one of {', '.join(WRITTEN)}"
+            require(entry["verdict"] in WRITTEN, allowed, entry["verdict"])
+        return {figure: Verdict(entry["verdict"], entry["sentence"]) for figure, entry in entries.items()}
 
 
 def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:

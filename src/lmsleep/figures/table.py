@@ -8,7 +8,6 @@ Beside <out> it writes <figure>.meta.json, which changes only when a run was tra
 Without --scores it takes every run in --runs as far as it is, whatever the grid of params.yaml.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,10 @@ from typing import Any
 import pandas as pd
 
 from lmsleep.atomic import save_csv, save_json
+from lmsleep.bench import tables
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures.settings import ARMS, arm_of, cells, read_config
+from lmsleep.hub import content_of, read_object, require
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 
@@ -33,7 +34,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
         scores: what stage `evaluate` wrote.
     """
     folders = run_folders(figure, runs) if scores else started(runs)
-    tested = [pd.read_csv(scores)[COLUMNS]] if scores else []
+    tested = [tables.read(scores)] if scores else []
     table = pd.concat([*(curve(figure, run) for run in folders), *tested])
     table["slice"] = table["slice"].astype(str)
     if table[table["slice"] != "all"].duplicated(ORDER).any():
@@ -66,21 +67,32 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
     them; the arm, where the figure has arms), n_passes, seed and tokens of a run, read from its config.yaml and
     run.json; of one that has not ended, or of before, tokens are those of the last validation in curve.csv."""
-    config, end = read_config([run / "config.yaml"]), run / "run.json"
-    tokens = json.loads(end.read_text(encoding="utf-8")).get("tokens") if end.exists() else None
-    tokens = tokens or int(pd.read_csv(run / "curve.csv")["tokens"].iloc[-1])
-    model = config["model"]["model"]
-    name = model["pattern"] if model else Path(config["model"]["init_from"]).name
+    with content_of(run / "config.yaml"):
+        config = read_config([run / "config.yaml"])
+        model = config["model"]["model"]
+        name = model["pattern"] if model else Path(config["model"]["init_from"]).name
+        seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
+    end = run / "run.json"
+    tokens = read_object(end).get("tokens") if end.exists() else None
+    tokens = tokens or int(validations(run)["tokens"].iloc[-1])
     if steps := re.search(r"-(k\d+)-", run.name):
         name = f"{name}-{steps[1]}"
     name = arm_of(run) if figure == ARMS else name
-    seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]
     return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
+
+
+def validations(run: Path) -> pd.DataFrame:
+    """curve.csv of a run: step, tokens and scores, all of them numbers. Raises ValueError if it holds other things."""
+    path = run / "curve.csv"
+    with content_of(path):
+        frame = pd.read_csv(path, dtype=float).astype({"step": int, "tokens": int})
+        require(len(frame), "validations must be one or more", 0)
+        return frame
 
 
 def curve(figure: str, run: Path) -> pd.DataFrame:
     """The validation curve of a run in tidy form, metrics prefixed `val_`."""
-    wide = pd.read_csv(run / "curve.csv").drop(columns="step").melt(id_vars="tokens", var_name="name")
+    wide = validations(run).drop(columns="step").melt(id_vars="tokens", var_name="name")
     names = wide.pop("name").str.replace("/", "-").str.partition("-")  # runs of before have exact/4
     wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
     columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
@@ -89,9 +101,7 @@ def curve(figure: str, run: Path) -> pd.DataFrame:
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
     """Number of runs, and every hardware class, torch version and commit that their run.json name."""
-    records = [
-        json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs if (run / "run.json").exists()
-    ]
+    records = [read_object(run / "run.json") for run in runs if (run / "run.json").exists()]
     names = ("hardware", "torch", "commit")
     return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}
 

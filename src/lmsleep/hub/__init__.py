@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import formatannotation
 from numbers import Integral
@@ -11,6 +12,8 @@ from pathlib import Path
 from reprlib import repr as shortened
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from yaml import YAMLError
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +94,24 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{name} must be a JSON object, got a {type(values).__name__}")
     return values
+
+
+@contextmanager
+def content_of(path: object, *others: str) -> Iterator[None]:
+    """Raises ValueError, which begins with the path, where what is done within fails on what a file holds; it stays as
+    it is if it names one of `others`."""
+    try:
+        yield
+    except (*_OF_CONTENT, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        said = " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
+        if not isinstance(error, ValueError | YAMLError):
+            said = f"must be as its stage writes it, got {type(error).__name__}: {said}"
+        raise ValueError(said if any(name in said for name in (str(path), *others)) else f"{path}: {said}") from error
+
+
+_OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, YAMLError)
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:

@@ -73,8 +73,8 @@ def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, na
 
 def check_alike(got: Any, own: Any, name: str) -> None:
     """Raises ValueError, which names the place, unless `got` is built as `own`: its keys, except private ones, which
-    differ between versions of a library; the kinds of its values; the shapes of its tensors. What is empty or None
-    in `own` may hold more."""
+    differ between versions of a library; the kinds of its values; the shapes of its tensors. What is empty in `own`
+    may hold more, what is None a tensor."""
     if isinstance(own, Tensor):
         found = tuple(got.shape) if isinstance(got, Tensor) else shortened(got)
         require(found == tuple(own.shape), f"{name} must be a tensor of shape {tuple(own.shape)}", found)
@@ -89,5 +89,7 @@ def check_alike(got: Any, own: Any, name: str) -> None:
         require(fits, f"{name} must be a list of {len(own) or 'values'}", shortened(got))
         for i, item in enumerate(own):
             check_alike(got[i], item, f"item {i} of {name}")
-    elif own is not None:
+    elif own is None:
+        require(got is None or isinstance(got, Tensor), f"{name} must be null or a tensor", shortened(got))
+    else:
         typed(type(own), got, name)

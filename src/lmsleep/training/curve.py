@@ -1,12 +1,14 @@
 """The learning curve of a run, kept in its checkpoints so that a resumed run has all of it."""
 
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import lightning as L
 import pandas as pd
 
 from lmsleep.atomic import check_writable, save_csv
+from lmsleep.hub import require
 
 
 class LearningCurve(L.Callback):
@@ -44,7 +46,10 @@ class LearningCurve(L.Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
+        rows = list(state_dict["rows"])
+        sound = all(isinstance(row, dict) and "step" in row for row in rows)
+        require(sound, "rows of LearningCurve in the checkpoint must each have a step", shortened(rows))
+        self.rows = rows
 
 
 def tokens_read(trainer: L.Trainer) -> int:

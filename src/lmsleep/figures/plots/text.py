@@ -1,6 +1,5 @@
 """Our figure on natural text: losses of unseen files by what there was to remember."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.stats import over_seeds, plain
+from lmsleep.hub import read_object
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),
@@ -53,7 +53,7 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     said = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
     fig.supxlabel(said, fontsize=9)
     style.legend(fig, axes[0], "passes N over a full window")
-    corpus = [json.loads((data / "corpus.json").read_text(encoding="utf-8"))]
+    corpus = [read_object(data / "corpus.json")]
     found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
     return fig, {name: plain(records) for name, records in found.items()} | {"corpus": corpus}
 
