@@ -59,7 +59,7 @@ def test_a_column_of_text_is_a_text(datasets, tmp_path):
 
 def test_a_bad_row_is_named(datasets, tmp_path):
     datasets.Dataset.from_list([*LINES[:2], LINES[2] | {"answer": None}]).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"x\.parquet, line 3: answer must be text, got a NoneType$"):
+    with pytest.raises(ValueError, match=r"x\.parquet, line 3: answer must be text, .*, got a NoneType$"):
         _ = TextQA(str(tmp_path / "x.parquet"), window_size=40).slices
 
 

@@ -191,7 +191,18 @@ def test_what_stands_around_a_question_has_its_one_field_whatever_its_name(writt
         ("[" * 200_000 + "\n", "must be JSON, got maximum recursion depth exceeded .*at character 0"),
         ("[1]\n", "must be a JSON object, got a list"),
         ({"context": "a", "question": "b"}, "must have the field 'answer', got context, question"),
-        ({"context": ["a"], "question": "b", "answer": "c"}, "context must be text, got a list"),
+        (
+            {"context": ["a"], "question": "b", "answer": "c"},
+            "context must be text, a finite number, true or false, got a list",
+        ),
+        *(
+            (f'{{"context": "a", "question": "b", "answer": {odd}}}\n', f"answer must be text, a .*, got {got}")
+            for odd, got in {"1e999": "inf", "-Infinity": "-inf", "NaN": "nan", "null": "a NoneType"}.items()
+        ),
+        (
+            '{"context": "a", "question": "b", "answer": "c", "answer": "d"}\n',
+            "'answer' must be a key of an object once, got it twice",
+        ),
         ({"context": "\ud800", "question": "b", "answer": "c"}, "'utf-8' codec can't encode .*"),
         ({"context": "", "question": "b", "answer": "c"}, "context must have a token, got none"),
         ({"context": "a", "question": "b", "answer": " "}, "answer must have text, got none"),
@@ -229,10 +240,31 @@ def test_too_few_rows_are_one_sentence(written, lines):
         ValueError, match=r"^batch_size must be at most the 240 rows of train \(of 300: 60 are held out\), got 241$"
     ):
         TextQA(written(lines), window_size=L).rows(split="train", seed=0, step=0, batch_size=241)
-    with pytest.raises(ValueError, match=r"^(train|test) must have rows, found none"):
-        _ = TextQA(written(lines[:2]), window_size=L).slices
+    one, two = written(lines[:1], "one"), written(lines[:2], "two")
+    for few, given, least, held in (
+        (one, {}, 3, ", of which val and test take one each unless they are given"),
+        (two, {}, 3, ", of which val and test take one each unless they are given"),
+        (one, {"val": two}, 2, ", of which test take one each unless they are given"),
+    ):
+        count = 1 + (few == two)
+        with pytest.raises(ValueError, match=f"^train must have {least} or more rows{held}, got {count} in '{few}'$"):
+            _ = TextQA(few, window_size=L, **given).slices
+    assert len(TextQA(one, two, two, window_size=L).rows(split="train", seed=0, step=0, batch_size=1).tokens) == 1
+    with pytest.raises(ValueError, match=f"^val must have 1 or more rows, got 0 in '{one}'$"):
+        _ = TextLM(written(lines), one, window_size=L, n_windows=9).slices
+    almost_half = TextQA(written(lines), window_size=L, held_out=0.4999)
+    assert almost_half.epoch_steps(1) > 0
     with pytest.raises(ValueError, match=r"^train must have lines with text, found none"):
         _ = TextQA(written(["\n"]), window_size=L).slices
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_numbers_and_truth_values_are_read_as_json_writes_them(written, messages):
+    for value, text in ((True, "true"), (False, "false"), (1.5, "1.5"), (7, "7"), (10**400, "1" + "0" * 400)):
+        line = {"context": "a", "question": "b", "answer": value}
+        said = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "x", "content": value}]
+        task = TextQA(written([line]), answer="{answer}")
+        assert task.texts(json.dumps({"messages": said} if messages else line))[2] == text
 
 
 def test_contexts_that_never_fill_a_window_are_warned_of(written, lines):

@@ -78,11 +78,20 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON of others holds. Raises json.JSONDecodeError, a ValueError, if it is none or nested too deep."""
+    """What JSON of others holds. Raises json.JSONDecodeError, a ValueError, if it is none or nested too deep, and
+    ValueError if an object has a key twice, of which a reader would take one."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_keys_once)
     except RecursionError as error:
         raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"{twice!r} must be a key of an object once, got it twice")
+    return values
 
 
 def parse_object(text: str | bytes, name: str) -> dict[str, Any]:

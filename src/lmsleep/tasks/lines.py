@@ -102,13 +102,18 @@ class Text(Task):
         counts = {name: self._windows(lines) for name, lines in self._lines.items()}
         chosen = {name: np.arange(len(windows)) for name, windows in counts.items()}
         left = np.random.default_rng(self.split_seed).permutation(chosen["train"])
-        share = max(1, round(self.held_out * len(left)))
-        for name in [name for name in SPLITS if name not in counts]:
+        held = [name for name in SPLITS if name not in counts]
+        for name, rows in chosen.items():
+            least = 1 + len(held) * (name == "train")
+            apart = f", of which {' and '.join(held)} take one each unless they are given" if least > 1 else ""
+            if len(rows) < least:
+                raise ValueError(
+                    f"{name} must have {least} or more rows{apart}, got {len(rows)} in {getattr(self, name)!r}"
+                )
+        share = max(1, min(round(self.held_out * len(left)), (len(left) - 1) // max(1, len(held))))
+        for name in held:
             chosen[name], left = left[:share], left[share:]
         chosen["train"] = left
-        for name, rows in chosen.items():
-            if not len(rows):
-                raise ValueError(f"{name} must have rows, found none (train is {self.train!r})")
         files = {name: name if name in counts else "train" for name in SPLITS}
         return {
             name: Rows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))

@@ -1,6 +1,7 @@
 """Your own text as a task: questions about contexts, one a line of JSON."""
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -40,9 +41,9 @@ class TextQA(Text):
 
     A line is a JSON object. What is read, asked and said are templates over its fields, so that these may have any
     name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. What lies deeper
-    has dots: `answer=" {answers.text.0}"`. A line with `messages`, a list of objects with `role` and `content`, is a
-    conversation: the last message is said, the one before it asked, those before that are read. To ask later, feed
-    `encode` of the same texts.
+    has dots: `answer=" {answers.text.0}"`. Numbers, true and false are read as JSON writes them: `1.5`, `true`. A line
+    with `messages`, a list of objects with `role` and `content`, is a conversation: the last message is said, the one
+    before it asked, those before that are read. To ask later, feed `encode` of the same texts.
 
     Args:
         context, question, answer: the templates. message: that of one message; None: the chat template of the
@@ -101,7 +102,8 @@ class TextQA(Text):
         messages = row["messages"]
         if not isinstance(messages, list) or len(messages) < 3 or not all(isinstance(m, dict) for m in messages):
             raise ValueError("messages must be a list of three or more: what is read, what is asked, what is said")
-        said = [filled("{content}", message) for message in messages][-1]
+        messages = [message | {"content": filled("{content}", message)} for message in messages]
+        said = messages[-1]["content"]
         if self.message is None and (write := chat_template(self.tokenizer)):
             return read_asked_said(write, messages, self._tokenizer.id_to_token(self.eos_id) or "")
         template = self.message or CHAT_ML
@@ -206,7 +208,7 @@ def _document(read: Sequence[Mapping[str, Any]]) -> int:
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:
-    """A template with the fields of a row in place of `{name}`."""
+    """A template with the fields of a row in place of `{name}`: text, or a number, true or false as JSON writes it."""
 
     def value(match: re.Match[str]) -> str:
         found: Any = row
@@ -216,8 +218,11 @@ def filled(template: str, row: Mapping[str, Any]) -> str:
             if name not in inside:
                 raise ValueError(f"must have the field {match[1]!r}, got {', '.join(map(str, inside)) or 'none'}")
             found = inside[name]
-        if not isinstance(found, str | int | float):
-            raise ValueError(f"{match[1]} must be text, got a {type(found).__name__}")
-        return str(found)
+        if isinstance(found, str):
+            return found
+        if not isinstance(found, int | float) or found in (math.inf, -math.inf) or found != found:
+            got = found if isinstance(found, float) else f"a {type(found).__name__}"
+            raise ValueError(f"{match[1]} must be text, a finite number, true or false, got {got}")
+        return json.dumps(found)
 
     return _FIELD.sub(value, template)
