@@ -1,6 +1,9 @@
 """The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
 
+import os
 import pickle
+import signal
+import subprocess
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import IO, Any
@@ -77,7 +80,8 @@ def is_local(path: str | Path) -> bool:
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps one checkpoint, `last.ckpt`: of the latest validation, of the end, or of the batch at which SIGTERM stopped
-    the run; and the one before it, `previous.ckpt`. They are written and read as `WholeFileIO` does.
+    the run; and the one before it, `previous.ckpt`. They are written and read as `WholeFileIO` does. SLURM's SIGUSR1
+    does as SIGTERM, and has the job requeued.
 
     Args:
         dirpath: their folder; None: that of the logger, or the trainer's `default_root_dir`.
@@ -102,12 +106,20 @@ class LastCheckpoint(ModelCheckpoint):
         )
         self.overwrite = overwrite
         self.lock: IO[bytes] | None = None
+        self.requeue = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         shards = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
         require(stage != "fit" or not shards, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
         read_whole(trainer)
+        trainer._signal_connector._slurm_sigusr_handler_fn = self._hear
         super().setup(trainer, pl_module, stage)
+
+    def _hear(self, signum: int, _: Any) -> None:
+        """SLURM's signal to requeue ends a run as SIGTERM does. Lightning would save wherever it finds the process,
+        within an update too, and wait for ever for what other processes do."""
+        self.requeue = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the folder for this run."""
@@ -177,6 +189,8 @@ class LastCheckpoint(ModelCheckpoint):
                     progress.increment_ready()
                     progress.increment_started()
                 super().on_exception(trainer, pl_module, exception)
+                if self.requeue and trainer.is_global_zero:
+                    subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         finally:
             self.teardown(trainer, pl_module, "fit")
 
