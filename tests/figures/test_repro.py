@@ -210,5 +210,5 @@ def test_a_job_that_waits_ends_at_a_signal(repro, tmp_path):
     waiting = repro("-s", "data")
     time.sleep(1)
     waiting.terminate()
-    assert "is busy" in waiting.communicate(timeout=60)[1] and waiting.returncode
+    assert "is busy" in waiting.communicate(timeout=60)[1] and waiting.returncode == 128 + signal.SIGTERM
     assert working.wait(timeout=60) == 0
