@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import zipfile
@@ -10,6 +11,7 @@ import zipfile
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback, SleepModule
@@ -379,6 +381,46 @@ def test_a_trainer_that_keeps_no_checkpoint_reads_it_as_carefully(run, checkpoin
     flip_a_bit(path)
     with pytest.raises(ValueError, match=r"checkpoint '.*a\.ckpt' is damaged"):
         cell.trainer.test(cell.module, cell.data, ckpt_path=path)
+
+
+def test_a_sharded_model_reads_a_checkpoint_as_carefully(run, checkpoint, tmp_path):
+    """Its strategy reads the file by itself. In a process of its own, as it joins a group of processes."""
+
+    fork = multiprocessing.get_context("fork")
+    said = fork.Queue()
+
+    def resumed(path, max_steps, sharded=True):
+        whole = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        cell = run(2, strategy=whole if sharded else "auto", devices=1, max_steps=max_steps)
+        try:
+            cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
+            cell.trainer.save_checkpoint(tmp_path / "saved.ckpt")
+            said.put(f"went on to step {cell.trainer.global_step}")
+        except BaseException as error:
+            said.put(repr(error))
+
+    def found(*args):
+        process = fork.Process(target=resumed, args=args)
+        process.start()
+        process.join(timeout=60)
+        return said.get(timeout=1)
+
+    assert "must be numbered as a sharded run does" in found(checkpoint(2), 6)  # whose momenta it would take for those of other weights
+    assert found(None, 1) == "went on to step 1"
+    content = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    assert found(tmp_path / "saved.ckpt", 2, False) == "went on to step 2"
+    odd = {"whole": content, "flipped": content}
+    odd |= {key: with_other(content, [key], []) for key in ("loops", "optimizer_states", "lr_schedulers", "sleep")}
+    odd["weights"] = with_other(content, ["state_dict"], {})
+    matrix = content["optimizer_states"][0]["param_groups"][0]["params"][0]
+    odd["momentum"] = with_other(content, ["optimizer_states", 0, "state", matrix, "momentum"], torch.ones(3))
+    odd["groups"] = with_other(content, ["optimizer_states", 0, "param_groups", 0, "params"], missing)
+    for name, value in odd.items():
+        torch.save(value, tmp_path / "odd.ckpt")
+        if name == "flipped":
+            flip_a_bit(tmp_path / "odd.ckpt")
+        sentence = "^went on to step 6$" if name == "whole" else r"^ValueError\(.*odd\.ckpt"
+        assert re.match(sentence, found(tmp_path / "odd.ckpt", 6)), name
 
 
 class Drawing(SleepModule):

@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lmsleep.hub import require, typed
 from lmsleep.model.folder import check_finite
@@ -47,26 +48,33 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
         own |= {"lr_schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]}
     check_alike(content, {key: value for key, value in own.items() if fn == "fit" or key in content}, name)
     for i, optimizer in enumerate(own.get("optimizer_states", []) and trainer.optimizers):
-        check_optimizer(content["optimizer_states"][i], optimizer, f"item {i} of optimizer_states in {name}")
+        place = f"item {i} of optimizer_states in {name}"
+        check_optimizer(content["optimizer_states"][i], optimizer, trainer.lightning_module, place)
 
 
-def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, name: str) -> None:
-    """Raises ValueError unless it is the state of such an optimizer: of a parameter all or nothing."""
-    own, number = optimizer.state_dict(), torch.zeros(())
-    check_alike(got, own | {"state": {}}, name)
+def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module, name: str) -> None:
+    """Raises ValueError unless it is the state of such an optimizer of the model: of a parameter all or nothing."""
+    check_alike(got, optimizer.state_dict() | {"state": {}}, name)
     if not isinstance(optimizer, MuonAdamW):
         return
-    parts = {}
-    for mine, group, saved in zip(optimizer.param_groups, own["param_groups"], got["param_groups"], strict=True):
-        for key in ("params", "muon"):
-            require(saved[key] == group[key], f"{key} in param_groups in {name} must be {group[key]}", saved[key])
+    parts, numbers = {}, {id(p): i for i, p in enumerate(model.parameters())}
+    for group, saved in zip(optimizer.param_groups, got["param_groups"], strict=True):
+        params, ids = group["params"], saved["params"]
+        # A sharded run counts in the order of the model, and reads so; any other goes by the places in the groups.
+        sharded = [numbers[id(p)] for p in params] if isinstance(params[0], DTensor) else ids
+        require(
+            ids == sharded, f"params in param_groups in {name} must be numbered as a sharded run does", shortened(ids)
+        )
+        require(
+            saved["muon"] == group["muon"], f"muon in param_groups in {name} must be {group['muon']}", saved["muon"]
+        )
         of_one = ("momentum",) if group["muon"] else ("exp_avg", "exp_avg_sq")
-        parts |= {
-            p: dict.fromkeys(of_one, parameter) | ({} if group["muon"] else {"step": number})
-            for p, parameter in zip(group["params"], mine["params"], strict=True)
-        }
+        step = {} if group["muon"] else {"step": torch.zeros(())}
+        parts |= {i: dict.fromkeys(of_one, p) | step for i, p in zip(ids, params, strict=True)}
+    known = sum(len(group["params"]) for group in optimizer.param_groups)
+    require(len(parts) == known, f"params in param_groups in {name} must be {known} numbers", len(parts))
     for p, state in got["state"].items():
-        require(p in parts, f"state in {name} must be of parameters 0 to {len(parts) - 1}", p)
+        require(p in parts, f"state in {name} must be of {', '.join(map(str, parts))}", p)
         check_alike(state, parts[p], f"{p} in state in {name}")
         check_finite({key: state[key] for key in parts[p]}, f"{p} in state in {name}")
 
