@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
 from lmsleep.hub import require
-from lmsleep.training.content import check_content, check_states
+from lmsleep.training.content import check_content
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
 
@@ -66,8 +66,7 @@ def read_whole(trainer: L.Trainer) -> None:
         load = strategy.load_checkpoint
 
         def look_first(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-            content = strategy.checkpoint_io.load_checkpoint(checkpoint_path)
-            check_states(trainer, content, f"checkpoint {str(checkpoint_path)!r}")
+            trainer.lightning_module.on_load_checkpoint(strategy.checkpoint_io.load_checkpoint(checkpoint_path))
             return load(checkpoint_path, weights_only=True)
 
         strategy.load_checkpoint = look_first

@@ -43,13 +43,18 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
         "loops": {f"{fn}_loop": getattr(trainer, f"{fn}_loop").state_dict()},
         "callbacks": {c.state_key: c.state_dict() for c in ours if c.state_key in callbacks},
     }
+    module = trainer.lightning_module
+    if module.strict_loading and "state_dict" in content:  # which a strategy may have read by itself
+        own["state_dict"] = weights = module.state_dict()
+        more = ", ".join(content["state_dict"].keys() - weights.keys())
+        require(not more, f"state_dict in {name} must hold the weights of the model alone", more)
     if fn == "fit":
         own |= {"optimizer_states": [{} for _ in trainer.optimizers]}
         own |= {"lr_schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]}
     check_alike(content, {key: value for key, value in own.items() if fn == "fit" or key in content}, name)
     for i, optimizer in enumerate(own.get("optimizer_states", []) and trainer.optimizers):
         place = f"item {i} of optimizer_states in {name}"
-        check_optimizer(content["optimizer_states"][i], optimizer, trainer.lightning_module, place)
+        check_optimizer(content["optimizer_states"][i], optimizer, module, place)
 
 
 def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module, name: str) -> None:
@@ -94,7 +99,8 @@ def check_alike(got: Any, own: Any, name: str) -> None:
             check_alike(got[key], own[key], f"{key} in {name}")
     elif isinstance(own, list | tuple):
         fits = isinstance(got, list | tuple) and (not own or len(got) == len(own))
-        require(fits, f"{name} must be a list of {len(own) or 'values'}", shortened(got))
+        fits = fits and all(mine is not None or its is None for mine, its in zip(own, got, strict=False))
+        require(fits, f"{name} must be a list like {shortened(own)}", shortened(got))
         for i, item in enumerate(own):
             check_alike(got[i], item, f"item {i} of {name}")
     elif own is None:

@@ -47,7 +47,7 @@ class LearningCurve(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rows = list(state_dict["rows"])
-        sound = all(isinstance(row, dict) and "step" in row for row in rows)
+        sound = all(isinstance(row, dict) and type(row.get("step")) is int for row in rows)
         require(sound, "rows of LearningCurve in the checkpoint must each have a step", shortened(rows))
         self.rows = rows
 

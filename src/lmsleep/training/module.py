@@ -233,8 +233,8 @@ class SleepModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
         if self._trainer is not None:
-            check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
             check_resumed(self._trainer, self.model, checkpoint)
+            check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
             count_as_automatic(checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
