@@ -15,7 +15,7 @@ import torch
 
 from lmsleep import Session, read_windows
 from lmsleep.cli import main as lmsleep
-from lmsleep.tasks import IGNORE, TextQA
+from lmsleep.tasks import IGNORE, TextLM, TextQA
 from lmsleep.tasks.spec import build_task, task_spec
 
 CONFIG = Path(__file__).parents[2] / "configs/experiment/text_qa.yaml"
