@@ -405,7 +405,8 @@ def test_a_sharded_model_reads_a_checkpoint_as_carefully(run, checkpoint, tmp_pa
         process.join(timeout=60)
         return said.get(timeout=1)
 
-    assert "must be numbered as a sharded run does" in found(checkpoint(2), 6)  # whose momenta it would take for those of other weights
+    # Whose momenta it would take for those of other weights.
+    assert "must be numbered as a sharded run does" in found(checkpoint(2), 6)
     assert found(None, 1) == "went on to step 1"
     content = torch.load(tmp_path / "saved.ckpt", weights_only=True)
     assert found(tmp_path / "saved.ckpt", 2, False) == "went on to step 2"
