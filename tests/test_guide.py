@@ -84,9 +84,7 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         more = next((more for start, more in SHORT.items() if command.startswith(start)), "")
         if "--ckpt_path" in command and " fit " in command:
             more = more.replace("max_steps=2", "max_steps=4")
-        if anew := re.search(
-            r"finetune .*--out (\S+)|^lmsleep fit (?!.*--ckpt_path).*--checkpoint.dirpath=(\S+)", command
-        ):
+        if anew := re.search(BEGINS, command):
             shutil.rmtree(tmp_path / (anew[1] or anew[2]), ignore_errors=True)
         words = ["bash", "-c", f"{command} {more}"]
         done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
