@@ -145,6 +145,17 @@ def test_files_of_their_own_are_used_whole(written, lines):
     assert torch.equal(rows[1].tokens, rows[2].tokens) and not torch.equal(rows[0].tokens, rows[1].tokens)
 
 
+def test_the_baseline_is_the_commonest_answer_of_the_test_rows_of_a_slice(written, lines):
+    asked = [dict(line(0, 1 + i % 4), answer=answer) for i, answer in enumerate("aaabbcaaddaabbcaab")]
+    task = TextQA(written(lines), test=written(asked, "test.jsonl"), window_size=L)
+    rows, found = shown(task, task.rows(split="test", seed=0, step=0, batch_size=18)), task.baselines()["commonest"]
+    said = {"all": [answer for _, answer in rows]}
+    for read, answer in rows:
+        said.setdefault(str(sum(map(bool, read[:-1]))), []).append(answer)
+    assert found == {name: max(map(of.count, of)) / len(of) for name, of in said.items()}
+    assert found["all"] == 9 / 18 and set(found) == {"all", "1", "2"}
+
+
 def test_fields_have_any_name_and_the_question_may_come_first(written):
     path = written([{"document": "{question} " * 5, "q": "Why?", "n": 7}] * 3)
     task = TextQA(path, window_size=L, context="{q}\n{document}", question="\nAnswer:", answer=" {n}")

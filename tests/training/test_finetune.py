@@ -51,7 +51,10 @@ def data(tmp_path_factory):
 def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data, tmp_path, capsys):
     out = tmp_path / "tuned"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={out}", "--trainer.max_steps=3", *SHORT])
-    assert re.search(r"\| 1 \| \d \| \d\.\d{3} \| \d\.\d{3} \|", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert "| windows | rows | exact | commonest answer | loss |" in shown
+    for title, share in TextQA(str(data), tokenizer=str(folder), window_size=L).baselines()["commonest"].items():
+        assert re.search(rf"\| {title} \| \d \| \d\.\d{{3}} \| {share:.3f} \| \d\.\d{{3}} \|", shown)
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert (trained["n_passes"], trained["steps"]) == (4, 3) and build_task(trained["task"]).train == str(data)
     logged = pd.read_csv(out / "metrics.csv")

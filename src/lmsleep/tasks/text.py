@@ -4,6 +4,7 @@ import json
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,6 +142,13 @@ class TextQA(Text):
         """`texts` of a row that is held out."""
         rows = self._splits["test"]
         return self.texts(rows.lines.read(int(rows.rows[0])))
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """`commonest`: for the test rows of each slice, and for `all`, how often the commonest answer is right."""
+        rows = self._splits["test"]
+        said = np.array([self.texts(rows.lines.read(int(row)))[2] for row in rows.rows], dtype=object)
+        groups = {str(n): said[rows.windows == n] for n in np.unique(rows.windows)} | {"all": said}
+        return {"commonest": {name: Counter(g).most_common(1)[0][1] / len(g) for name, g in groups.items()}}
 
     def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
         texts = self.texts(line)

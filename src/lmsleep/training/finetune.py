@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> None:
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
-        shown = by_windows(scores)
+        shown = by_windows(scores, cli.datamodule.task.baselines().get("commonest", {}))
         export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
     print(
         f"Answers on test rows:\n\n{shown}\n\n{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask"
@@ -134,13 +134,15 @@ def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
     return [f"--data.task={task}", *rest]
 
 
-def by_windows(scores: Mapping[str, float]) -> str:
-    """Exact answers and loss by the number of windows that were slept on, in Markdown."""
+def by_windows(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
+    """Exact answers, those of one who always gives the commonest, and loss by the number of windows that were slept on,
+    in Markdown."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
-    lines = ["| windows | rows | exact | loss |", "|---|---|---|---|"]
+    lines = ["| windows | rows | exact | commonest answer | loss |", "|---|---|---|---|---|"]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
         rows, exact, loss = (scores[f"test/{name}{end}"] for name in ("rows", "exact", "loss"))
-        lines.append(f"| {title} | {rows:.0f} | {exact:.3f} | {loss:.3f} |")
+        always = f"{commonest[title]:.3f}" if title in commonest else "–"
+        lines.append(f"| {title} | {rows:.0f} | {exact:.3f} | {always} | {loss:.3f} |")
     return "\n".join(lines)
 
 
