@@ -1,9 +1,7 @@
 """The examples: a task and a fast-weight rule of one's own, each in one file, trained by the command line."""
 
-import ast
 import importlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,21 +144,3 @@ def test_both_train_by_the_command_line(tmp_path):
     assert curve.loss.iloc[-1] < curve.loss.iloc[0]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["model_config"]["pattern"] == "AH" and saved["sleep"]["n_passes"] == 2
-
-
-def test_read_and_ask_ends_with_what_lmsleep_chat_says(tmp_path):
-    """The script trains for three steps, exports, reads and asks; the command line gives the same answer."""
-    short = ["--trainer.max_steps=3", "--trainer.val_check_interval=3", "--trainer.enable_progress_bar=false"]
-    run = [sys.executable, EXAMPLES / "read_and_ask.py", tmp_path, *short, "--trainer.logger=false"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(run, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    bird, answer = re.search(r"^(\w+)\? ('.*'|\".*\"), asleep with N = 3$", done.stdout, re.MULTILINE).groups()
-    chat = [sys.executable, "-m", "lmsleep", "chat", f"--model={tmp_path / 'model'}", "--read", tmp_path / "notes.txt"]
-    said = subprocess.run([*chat, f"--ask={bird}", "--max_new_tokens=12"], env=env, capture_output=True, text=True)
-    assert said.stdout == printable(ast.literal_eval(answer).lstrip()) + "\n"
-
-
-def test_read_and_ask_without_a_folder_says_how_it_is_called():
-    done = subprocess.run([sys.executable, EXAMPLES / "read_and_ask.py"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("usage: python examples/read_and_ask")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-README, GUIDE = ((ROOT / page).read_text() for page in ("README.md", "docs/guide.md"))
+README = (ROOT / "README.md").read_text()
 
 QUICK = ["--trainer.max_steps=2", "--data.eval_rows=16", "--data.eval_batch_size=16"]
 # command -> what makes it short enough for a test, in the order in which they are run
@@ -16,7 +16,8 @@ SHORTENED = {
         *QUICK,
         "--trainer.val_check_interval=2",
     ],
-    "lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned": [*QUICK, "--window=24"],
+    "python examples/birds.py": [],
+    "lmsleep finetune --model tiny --data train.jsonl --out tuned --window 24 --adamw_lr 3e-3": QUICK,
     'lmsleep chat --model tuned --read notes.txt --ask "Which colour is the wren?"': ["--max_new_tokens=4"],
     "lmsleep demo --model results/mini/model": ["--pace=0"],
     "lmsleep doctor": [],
@@ -42,13 +43,10 @@ def test_every_command_is_run_somewhere():
 
 
 def test_the_commands_run_one_after_the_other(tmp_path):
-    """With the tiny model and the questions that the guide makes, in place of a published one."""
-    for name in ("configs", "results"):
+    for name in ("configs", "examples", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (code,) = (b for b in re.findall(r"^```python\n(.*?)^```", GUIDE, flags=re.M | re.S) if '"tiny"' in b)
-    (tmp_path / "notes.txt").write_text("The wren by the mill is blue.")
-    for words in (["-c", code], *(["-m", *shlex.split(c), *more] for c, more in SHORTENED.items())):
-        words = ["tiny" if word == "models/ouro_1_4b" else word for word in words]
+    for command, more in SHORTENED.items():
+        words = [*shlex.split(command.replace("lmsleep", "-m lmsleep", 1).removeprefix("python ")), *more]
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 

@@ -1,7 +1,7 @@
 """Fine-tune a pretrained model on your own texts: train, test, and save a folder that holds all that asking takes.
 
-lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned --n_passes 4
-lmsleep finetune --model models/ouro_1_4b --data train.jsonl --out tuned --n_passes 4 --lora.rank 16 --epochs 2
+lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned
+lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned --n_passes 2 --lora.rank 16 --epochs 3
 
 DATA has a JSON object a line, with `context`, `question` and `answer` (docs/guide.md). It is `lmsleep fit` and `lmsleep
 test` with a preset: every option of `lmsleep fit --help` can follow, and takes the place of the preset's.
