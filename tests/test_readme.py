@@ -51,8 +51,9 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-def test_the_example_runs_and_has_a_gradient():
+def test_the_example_runs_has_a_gradient_and_prints_what_stands_beside_it(capsys):
     (code,) = blocks("python")
     names: dict = {}
     exec(code, names)
+    assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
     assert all(p.grad is not None for p in names["model"].parameters())
