@@ -98,10 +98,12 @@ def pipeline() -> list[str]:
         return [f"pipeline: unknown ({said.splitlines()[0]})"]
     stages = json.loads(asked.stdout)
     changed = [name for name, changes in stages.items() if any(map(_has_changed, changes))]
-    names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
-    lines = [f"pipeline: {len(changed)} stages have changed since their results were made: {names}"] if changed else []
+    names, lines = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5), []
+    if changed:
+        lines.append(f"pipeline: {len(changed)} stages have changed since their results were made: {names}")
+        lines.append("  dvc status says how, make repro runs them again")
     if absent := len(stages) - len(changed):
-        lines.append(f"pipeline: results of {absent} stages are not here; dvc repro makes them")
+        lines.append(f"pipeline: results of {absent} stages are not here; make repro makes them")
     return lines or ["pipeline: all results are of this code and these settings"]
 
 

@@ -26,6 +26,7 @@ from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offer
 from lmsleep.training.plan import PlanCLI, plan
+from lmsleep.training.quiet import quiet
 
 
 def gated_delta_transformers(
@@ -67,7 +68,7 @@ class BenchCLI(PlanCLI):
 def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
-    with one_sentence(MisconfigurationException):
+    with quiet(), one_sentence(MisconfigurationException):
         asked = plan(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         if asked.out:
             check_out(asked.out)
@@ -79,8 +80,10 @@ def main(args: list[str] | None = None) -> None:
                 print(f"{variant}, N={n_passes}: {rows[-1]['ms_per_step']:.2f} ms", file=sys.stderr)
                 if asked.out:  # after every row: a machine may be gone before the last
                     save_text(asked.out, json_line(rows, device) + "\n")
-        print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
-        print(json_line(rows, device))
+        shown = pd.DataFrame(rows).drop(columns="run")
+        print(shown.to_string(index=False, float_format="{:,.4g}".format, line_width=100))
+        if not sys.stdout.isatty():  # for a program
+            print(json_line(rows, device))
 
 
 def measure(

@@ -91,12 +91,11 @@ class SleepCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
         self._count_epochs(config)
-        if self.subcommand == "predict":
-            callbacks = [*callbacks, PredictionWriter()]
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
-        if config.get("enable_progress_bar") is not False and not bars:
-            # Behind the report, which is written before the line is drawn.
-            self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], Progress()]}
+        # The report is written before the line of progress is drawn, and the name of predictions when it is whole.
+        line = [] if bars or config.get("enable_progress_bar") is False else [Progress()]
+        line += [PredictionWriter()] if self.subcommand == "predict" else []
+        self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
         return super()._instantiate_trainer(config, callbacks)
 
     def after_fit(self) -> None:

@@ -32,6 +32,7 @@ from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.clock import Clock
 from lmsleep.training.fit import SleepCLI, parse
 from lmsleep.training.nonfinite import StopOnNonFinite
+from lmsleep.training.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class PlanCLI(SleepCLI):
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    with one_sentence(MisconfigurationException):
+    with quiet(), one_sentence(MisconfigurationException):
         cli = plan(PlanCLI, args, __doc__, "lmsleep plan")
         if cli.whole.max_steps < 1:
             raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.whole.max_steps}")
@@ -187,8 +188,8 @@ def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
         ("parameters", f"{work.config.num_params():,}", ""),
         ("fast weights", _size(state), "a row, one copy"),
         ("tokens a step", f"{work.tokens:,}", f"{work.token_passes:,} token-passes"),
-        ("operations a step", f"{work.flops / 1e12:,.3g} T", "matrix products forward and backward"),
-        ("steps", f"{whole.max_steps:,}", f"{whole.max_steps * work.tokens / 1e6:,.1f} M tokens"),
+        ("operations a step", f"{work.flops:,.3g}", "matrix products forward and backward"),
+        ("steps", f"{whole.max_steps:,}", f"{whole.max_steps * work.tokens:,.4g} tokens"),
     ]
     if peak_bytes is None:
         rows.append(("time", "not measured", "the run's device is not here"))
@@ -204,15 +205,17 @@ def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
             ("peak memory", _size(peak_bytes), "of the device" if place == "cuda" else "of the process"),
             ("the run", _time(seconds), ""),
         ]
-    out = Table("", "", "", title=f"{work.config.pattern}, N = {work.n_passes}, {eviction} eviction")
+    title = f"{work.config.pattern}, N = {work.n_passes}, {eviction} eviction"
+    out = Table("", "", "", title=title, show_header=False)
     for row in rows:
         out.add_row(*row)
     return out
 
 
 def _size(n: int) -> str:
-    return f"{n / 1e9:,.2f} GB" if n >= 1e8 else f"{n / 1e6:,.3g} MB"
+    return f"{n / 1e9:,.2f} GB" if n >= 1e8 else f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds / 3600:,.3g} hours" if seconds >= 3600 else f"{seconds / 60:,.3g} minutes"
+    size, unit = next(((s, u) for s, u in ((3600, "hours"), (60, "minutes")) if seconds >= s), (1, "seconds"))
+    return f"{seconds / size:,.3g} {unit}"

@@ -1,5 +1,6 @@
 """What a checkpoint answers, as a table."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class PredictionWriter(BasePredictionWriter):
             for name in ("expected", "answered"):
                 table[f"{name}_text"] = [decode(list(map(int, tokens.split()))) for tokens in table[name]]
         save_csv(path, table)
-        print(f"{path}: {len(self.lines):,} answers of {self.n_rows:,} rows")
+        print(f"{os.path.relpath(path)}: {len(self.lines):,} answers of {self.n_rows:,} rows")
 
 
 def answers_of(targets: list[int], said: list[int], answers: list[int]) -> list[tuple[str, str, int]]:

@@ -1,6 +1,5 @@
 """The progress of a run, in one line."""
 
-from math import isfinite
 from shutil import get_terminal_size
 from typing import Any
 
@@ -10,13 +9,6 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 WIDTH = 100
 REFRESH_RATE = 20  # steps between two looks on CUDA: each reads the loss, and so waits for the device
-SHOWN = {
-    "train/loss": "loss",
-    "train/exact": "exact",
-    "val/loss": "val loss",
-    "val/exact": "val exact",
-    "tokens_per_second": "tokens/s",
-}
 
 
 class Progress(TQDMProgressBar):
@@ -29,14 +21,6 @@ class Progress(TQDMProgressBar):
             self._refresh_rate = max(self.refresh_rate, REFRESH_RATE)
         super().on_train_start()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """The data have no epochs that Lightning knows of: the line goes on without their number."""
-        self.train_progress_bar.reset(self.total_train_batches if isfinite(self.total_train_batches) else None)
-
-    @property
-    def train_description(self) -> str:
-        return "training"
-
     @property
     def total_train_batches(self) -> int | float:
         """Those of the whole run."""
@@ -46,23 +30,34 @@ class Progress(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:  # pyright: ignore
         """Read off the device only when the line is drawn."""
-        found = trainer.callback_metrics
-        return {short: f"{found[name]:.4g}" for name, short in SHOWN.items() if name in found}
+        found, shown = trainer.callback_metrics, {}
+        for name in ("loss", "exact"):
+            if (train := f"train/{name}") in found:
+                val = f" (val {found[f'val/{name}']:.3g})" if f"val/{name}" in found else ""
+                shown[name] = f"{found[train]:.3g}{val}"
+        if (speed := "tokens_per_second") in found and get_terminal_size().columns >= WIDTH:
+            shown["tokens/s"] = Tqdm.format_sizeof(float(found[speed]))
+        return shown
 
     def init_sanity_tqdm(self) -> Tqdm:
         return Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
-        return narrowed(super().init_train_tqdm())
+        return named(super().init_train_tqdm(), "train")
 
     def init_validation_tqdm(self) -> Tqdm:
-        return narrowed(super().init_validation_tqdm())
+        return named(super().init_validation_tqdm(), "validate")
 
     def init_test_tqdm(self) -> Tqdm:
-        return narrowed(super().init_test_tqdm())
+        return named(super().init_test_tqdm(), "test")
+
+    def init_predict_tqdm(self) -> Tqdm:
+        return named(super().init_predict_tqdm(), "predict")
 
 
-def narrowed(bar: Tqdm) -> Tqdm:
-    """The same bar, no wider than the terminal and `WIDTH`."""
+def named(bar: Tqdm, name: str) -> Tqdm:
+    """The same bar, no wider than the terminal and `WIDTH`, under one name: Lightning would add numbers of an epoch, of
+    which the data have none, and of a loader, of which there is one."""
     bar.dynamic_ncols, bar.ncols = None, min(WIDTH, get_terminal_size().columns)
+    bar.desc, bar.set_description = name, lambda *_: None
     return bar

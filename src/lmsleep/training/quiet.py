@@ -11,7 +11,8 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
-    "Experiment logs directory .* exists and is not empty)"
+    "Experiment logs directory .* exists and is not empty|The dirpath has changed from|"
+    "Couldn't infer the batch indices)"
 )
 NOTICES = re.compile(
     "GPU available: False|TPU available: False|HPU available: False|.*Tip: |(?:.rank: .+)?Seed set|"
@@ -42,11 +43,10 @@ def worth_saying(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Meanwhile Lightning says nothing but warnings, and none of those that its own code causes."""
+    """Meanwhile Lightning says nothing but warnings, and of those none of `WARNINGS`."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", WARNINGS)
+    with plain():
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:
