@@ -12,7 +12,6 @@ import torch
 
 from lmsleep import HybridConfig, read_windows
 from lmsleep.model import hybrid
-from lmsleep.runtime.answer import printable
 from lmsleep.tasks import IGNORE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -85,7 +85,7 @@ class SleepCache(Cache):
         return self.seen
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Goes on with other rows, or with one of them several times, as beam search asks for."""
+        """Goes on with rows `beam_idx` (B,), or with one of them several times, as beam search asks for."""
         self.session.reorder(beam_idx.tolist())
 
 

@@ -45,5 +45,6 @@ def settle(
 
 
 def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-    """The control in place of `sleep`: S is emptied, and nothing crosses the end of a window that is evicted whole."""
+    """The control in place of `sleep`: S is emptied, h (B, L, D) stays, and nothing crosses the end of a window that is
+    evicted whole."""
     return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))

@@ -1,55 +1,38 @@
-"""What a user sees of the commands in a terminal of 100 columns: lines that fit, and nothing that says nothing."""
+"""Lightning's notices are kept back, and come again afterwards."""
 
-import os
-import pty
-import re
-import subprocess
-import sys
-import termios
-from pathlib import Path
+import logging
+import warnings
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_info
 
-SMOKE = Path(__file__).parents[2] / "configs/experiment/smoke/rule110.yaml"
-RUN = ["--config", str(SMOKE), "--sleep.n_passes=2", "--trainer.accelerator=cpu"]
-SAYS_NOTHING = r"Epoch|v_num|DataLoader \d:|warning|Seed set|GPU available|Tip:|weights_only|dirpath|Trainer.fit"
-
-
-def seen(folder, *words):
-    """The lines of a command in such a terminal, those that were drawn over too."""
-    ours, its = pty.openpty()
-    termios.tcsetwinsize(its, (30, 100))
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
-    run = subprocess.Popen([sys.executable, "-m", "lmsleep", *words], cwd=folder, env=env, stdout=its, stderr=its)
-    os.close(its)
-    said = b""
-    try:
-        while part := os.read(ours, 1 << 16):
-            said += part
-    except OSError:  # Linux's way to say that the other side is closed
-        pass
-    os.close(ours)
-    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said.decode())
-    assert run.wait() == 0, text
-    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+from lmsleep.training.quiet import plain, quiet, worth_saying
 
 
-def test_every_command_fits_and_says_what_matters(tmp_path):
-    fit = seen(tmp_path, "fit", *RUN, "--checkpoint.dirpath=run")
-    end = r"loss=[\d.]+ \(val [\d.]+\), exact=[\d.]+ \(val [\d.]+\), tokens/s=[\d.]+k?$"
-    assert re.search(rf"^train 20/20 .*{end}", [line for line in fit if line.startswith("train ")][-1])
-    trained = [*RUN, "--ckpt_path=run/last.ckpt"]
-    lines = {"fit": [line for line in fit if not line.startswith(("AG, ", "backends: "))]}
-    lines |= {name: seen(tmp_path, name, *trained) for name in ("validate", "test", "predict")}
-    lines["plan"] = seen(tmp_path, "plan", *RUN, "--steps=2")
-    lines["bench train"] = seen(tmp_path, "bench", "train", *RUN, "--passes=[1]", "--variants=[none]", "--steps=2")
-    for name, told in lines.items():
-        assert max(map(len, told)) <= 100, name
-        assert not re.search(SAYS_NOTHING, "\n".join(told)), name
-    assert lines["predict"][-1] == "predictions.csv: 96 answers of 96 rows"
-    assert any(line.startswith("predict 3/3 ") for line in lines["predict"])
+def test_only_warnings_are_heard_and_all_afterwards(caplog):
+    with pytest.raises(ZeroDivisionError), quiet():
+        rank_zero_info("a tip")
+        logging.getLogger("lightning.pytorch").warning("take care")
+        raise ZeroDivisionError
+    rank_zero_info("hello")
+    assert caplog.messages == ["take care", "hello"]
 
 
-@pytest.mark.parametrize("command", ["test", "predict"])
-def test_what_matters_is_still_said(tmp_path, command):
-    assert "warning: the weights are random: --ckpt_path names those of a run" in seen(tmp_path, command, *RUN)
+def test_one_s_own_warnings_are_heard(recwarn):
+    with quiet():
+        warnings.warn("LightningCLI's args are ignored", stacklevel=1)
+        warnings.warn("weights are not finite", stacklevel=1)
+    assert [str(warning.message) for warning in recwarn] == ["weights are not finite"]
+
+
+def test_what_every_run_is_told_is_left_out(recwarn):
+    with plain():
+        warnings.warn("Checkpoint directory x exists and is not empty.", stacklevel=1)
+        warnings.warn("It is recommended to use `self.log('change_of_S/pass-2', ..., sync_dist=True)`", stacklevel=1)
+        warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
+        warnings.warn("Couldn't infer the batch indices fetched from your dataloader: `DataLoader`", stacklevel=1)
+        warnings.warn("no window sleeps", stacklevel=1)
+    assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]
+    said = {"GPU available: False, used: False": False, "[rank: 1] Seed set to 0": False, "warm-up: 3 parameters": True}
+    for message, heard in said.items():
+        assert worth_saying(logging.LogRecord("", 0, "", 0, message, (), None)) == heard

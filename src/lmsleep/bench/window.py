@@ -100,7 +100,7 @@ class Runner:
     fits: bool = True
 
     def step(self, tokens: Tensor, targets: Tensor, timed: bool) -> None:
-        """One forward and backward pass; a batch that is too large ends the trials of this runner."""
+        """One forward and backward pass over (B, T) each; a batch that is too large ends the trials of this runner."""
         if tokens.is_cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()

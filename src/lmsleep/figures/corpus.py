@@ -124,7 +124,7 @@ def names_of(text: str) -> list[tuple[int, int, str]]:
 def by_names(
     names: Iterable[tuple[int, int, str]], start: int, length: int, window: int, known: set[str]
 ) -> dict[str, Tensor]:
-    """The groups of `write_questions` by names for the row of `length` targets that starts at byte `start`.
+    """The groups of `write_questions` by names, each (length,) int8, for the row that starts at byte `start`.
 
     The distance of a name is the window in which its first byte is said less that in which the last byte of the same
     name was last read, so that from 1 on attention sees it no more.
@@ -150,7 +150,7 @@ def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tenso
     """Rows (R, T + 1) with a line `name = 'value'` written behind a line that ends in a window, and again at the end,
     where only the letters of the value are targets (R, T); and how many windows lie between the two, (R,).
 
-    Name and value are random letters, so that the loss of one who has not read the line is log 26 a letter.
+    Name and value are random letters, so that the loss of one who has not read the line is log 26 nats a letter.
     """
     T, L, n = task.sequence_length, task.window_size, task.n_windows
     distances = sorted({d for d in (0, 1, 2, 4, n - 1) if d < n})

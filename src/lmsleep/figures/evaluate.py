@@ -131,7 +131,7 @@ def scores(
 
 
 def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """At most `batch_size` rows at a time, all with loss in the same windows, cut behind the last of these.
+    """At most `batch_size` rows of (R, ...) at a time, all with loss in the same windows, cut behind the last of these.
 
     A window with loss in one row would keep the others from sleeping on it.
     """

@@ -17,6 +17,7 @@ from lmsleep.figures.provenance import commit, hardware
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; a failure of what is measured ends it with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].startswith("-"):
         sys.exit(__doc__)

@@ -42,7 +42,7 @@ def wilson(share: float, n: int) -> Estimate:
 
 
 def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds of what has no ends, such as a loss; a single value has no interval."""
+    """Mean and t interval over seeds of values (n,) without ends, such as a loss; a single one has no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < 2:
@@ -52,7 +52,7 @@ def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
 
 
 def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
-    """Mean over seeds of shares, with the t interval on the logit scale, as survey statistics has it for clusters.
+    """Mean over seeds of shares (n,), with the t interval on the logit scale, as survey statistics has it for clusters.
 
     The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
     freedom: always around m and between 0 and 1. Where all seeds agree, as at exactly 0 or 1, there is no spread to
@@ -71,7 +71,7 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
 
 
 def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of differences of shares, with the t interval cut to the range -1 to 1; none for one seed."""
+    """Mean over seeds of differences of shares (n,), with the t interval cut to -1 to 1; none for one seed."""
     mean = over_seeds(differences)
     low, high = np.clip([mean.low, mean.high], -1, 1)
     return mean._replace(low=float(low), high=float(high))

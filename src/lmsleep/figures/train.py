@@ -39,6 +39,7 @@ RESUME = Path("runs/.resume")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; a run that fails ends it with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].startswith("-"):
         sys.exit(__doc__)

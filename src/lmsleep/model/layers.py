@@ -43,7 +43,8 @@ class SwiGLU(nn.Module):
 
 
 def draw_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:
-    """Draws, in place, rates A uniformly from `rates` and steps softplus(dt_bias) log-uniformly from (0.001, 0.1)."""
+    """Draws, in place, rates A (H,) uniformly from `rates` and steps softplus(dt_bias) (H,) log-uniformly from
+    (0.001, 0.1)."""
     with torch.no_grad():
         A_log.uniform_(*rates).clamp_(min=2**-24 * rates[1]).log_()  # a rate of 0, which a draw may give, has no log
         dt = dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()

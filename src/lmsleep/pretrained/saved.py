@@ -22,6 +22,8 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
 
 
 class Saved(Backbone):
+    """A model of ours, whose blocks and names are those that were saved."""
+
     def stored(self, config: HybridConfig) -> str:
         return config.pattern
 

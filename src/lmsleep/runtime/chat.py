@@ -30,7 +30,8 @@ def open_chat(
     device: str | None,
     templates: dict[str, str | None],
 ) -> Session:
-    """The session of the command line, with what `memory` holds if the file is there."""
+    """The session of the command line, with what `memory` holds if the file is there. Raises ValueError if there is no
+    tokenizer, or an option does not go with the model or the memory."""
     folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "--model")
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
     if session.speech is None:

@@ -96,7 +96,7 @@ def share(value: float, rows: int) -> str:
 
 
 def verdict(gains: np.ndarray) -> str:
-    """What sleep gains, from the difference of each row's share of right answers, with a t interval over rows."""
+    """What sleep gains, from each row's difference (R,) of shares of right answers, with a t interval over rows."""
     said = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
     if len(gains) < 2 or not np.ptp(gains):
         return f"{said}, the same in each."

@@ -59,6 +59,9 @@ def read_asked_said(write: Write, messages: Sequence[Mapping[str, Any]], end: st
 
     Args:
         write: of `chat_template`. messages: with the text `content`. end: of an answer, which is left out.
+
+    Raises:
+        ValueError: if the template does not write the question as it stands.
     """
     *before, asked, answer = messages
     prompt, whole = write(messages[:-1], asking=True), write(messages)

@@ -169,7 +169,7 @@ def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
 
 @lru_cache(maxsize=4)
 def epoch_batches(rows: Rows, split: str, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
-    """Which rows each batch of an epoch has."""
+    """Which rows (batch_size,) each batch of an epoch has."""
     rng = stream(seed, split, epoch)
     order = rng.permutation(len(rows.rows))[: epoch_steps(rows, split, batch_size) * batch_size]
     order = order[np.argsort(rows.windows[order], kind="stable")]

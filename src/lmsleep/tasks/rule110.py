@@ -13,7 +13,8 @@ MAX_STEPS = 4096
 
 
 def rule110_step(states: np.ndarray, width: int) -> np.ndarray:
-    """One step of Rule 110 on a ring of `width` cells, cell j being bit `width - 1 - j` of an unsigned integer.
+    """One step of Rule 110 on rings of `width` cells, (...,) -> (...,), cell j being bit `width - 1 - j` of an unsigned
+    integer.
 
     new = (c xor r) or (c and not l), with l and r the left and right neighbours: the eight rows of the rule's table.
     """

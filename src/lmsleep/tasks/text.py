@@ -60,7 +60,7 @@ class TextQA(Text):
 
     @cached_property
     def eos_id(self) -> int:
-        """The token that ends an answer."""
+        """The token that ends an answer. Raises ValueError if the vocabulary has it not."""
         token = self.eos_token or default_eos(self.tokenizer)
         found = self._tokenizer.token_to_id(token)
         if found is None:
@@ -216,7 +216,8 @@ def _document(read: Sequence[Mapping[str, Any]]) -> int:
 
 
 def filled(template: str, row: Mapping[str, Any]) -> str:
-    """A template with the fields of a row in place of `{name}`: text, or a number, true or false as JSON writes it."""
+    """A template with the fields of a row in place of `{name}`: text, or a number, true or false as JSON writes it.
+    Raises ValueError if one is missing or something else."""
 
     def value(match: re.Match[str]) -> str:
         found: Any = row

@@ -66,7 +66,7 @@ class StepGraphs:
         self.key: Hashable = None
 
     def observe(self, targets: Tensor, after_loss: bool = False) -> None:
-        """Takes which windows sleep from the first batch, while it is still on the CPU.
+        """Takes which windows sleep from the targets (B, T) of the first batch, while they are still on the CPU.
 
         Raises:
             ValueError: if a later batch has its loss in other windows.

@@ -18,7 +18,7 @@ def swiglu_torch(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
-    """gate / (1 + exp(-gate)) * up."""
+    """gate / (1 + exp(-gate)) * up, (..., D) each."""
     return gate / (1 + (-gate).exp()) * up
 
 

@@ -176,7 +176,7 @@ class GSMInfinite(Task):
 
 @lru_cache(maxsize=8)
 def buckets(split: Split, window_size: int) -> list[np.ndarray]:
-    """Row numbers of a split, one array for each pair of first and last window with loss."""
+    """Row numbers of a split, one array (n,) for each pair of first and last window with loss."""
     first, last = loss_windows(split.starts, split.lengths, window_size)
     pairs, bucket = np.unique(np.stack([first, last]), axis=1, return_inverse=True)
     return [np.flatnonzero(bucket == i) for i in range(pairs.shape[1])]
@@ -209,7 +209,7 @@ def epoch_batch(split: Split, window_size: int, seed: int, step: int, batch_size
 
 @lru_cache(maxsize=8)
 def exact_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
-    """Batches of at most `batch_size` that show each row once, one operation count after the other in turn.
+    """Row numbers (n,) of batches of at most `batch_size`, which show each row once, by operation count in turn.
 
     An operation count that needs fewer batches than another gets as many by halving its largest ones.
     """

@@ -1,0 +1,55 @@
+"""What a user sees of the commands in a terminal of 100 columns: lines that fit, and nothing that says nothing."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+SMOKE = Path(__file__).parents[1] / "configs/experiment/smoke/rule110.yaml"
+RUN = ["--config", str(SMOKE), "--sleep.n_passes=2", "--trainer.accelerator=cpu"]
+SAYS_NOTHING = r"Epoch|v_num|DataLoader \d:|warning|Seed set|GPU available|Tip:|weights_only|dirpath|Trainer.fit"
+
+
+def seen(folder, *words):
+    """The lines of a command in such a terminal, those that were drawn over too."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (30, 100))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    run = subprocess.Popen([sys.executable, "-m", "lmsleep", *words], cwd=folder, env=env, stdout=its, stderr=its)
+    os.close(its)
+    said = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            said += part
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    os.close(ours)
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said.decode())
+    assert run.wait() == 0, text
+    return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def test_every_command_fits_and_says_what_matters(tmp_path):
+    fit = seen(tmp_path, "fit", *RUN, "--checkpoint.dirpath=run")
+    end = r"loss=[\d.]+ \(val [\d.]+\), exact=[\d.]+ \(val [\d.]+\), tokens/s=[\d.]+k?$"
+    assert re.search(rf"^train 20/20 .*{end}", [line for line in fit if line.startswith("train ")][-1])
+    trained = [*RUN, "--ckpt_path=run/last.ckpt"]
+    lines = {"fit": [line for line in fit if not line.startswith(("AG, ", "backends: "))]}
+    lines |= {name: seen(tmp_path, name, *trained) for name in ("validate", "test", "predict")}
+    lines["plan"] = seen(tmp_path, "plan", *RUN, "--steps=2")
+    lines["bench train"] = seen(tmp_path, "bench", "train", *RUN, "--passes=[1]", "--variants=[none]", "--steps=2")
+    for name, told in lines.items():
+        assert max(map(len, told)) <= 100, name
+        assert not re.search(SAYS_NOTHING, "\n".join(told)), name
+    assert lines["predict"][-1] == "predictions.csv: 96 answers of 96 rows"
+    assert any(line.startswith("predict 3/3 ") for line in lines["predict"])
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_what_matters_is_still_said(tmp_path, command):
+    assert "warning: the weights are random: --ckpt_path names those of a run" in seen(tmp_path, command, *RUN)
