@@ -101,7 +101,7 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
         style.token_axis(ax)
         ax.set_title(group, fontsize=10)
-        ax.legend(fontsize=7, loc="upper left")
+        ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2, frameon=False)
     axes[0].set_ylabel("all answers of a row right")
     fig.supxlabel(f"training tokens ({scale} scale, mean over {exact.seed.nunique()} seeds)", fontsize=10)
     ends = table[(table.metric == "test_exact") & (table.slice == "all")].groupby("model").value.mean()
