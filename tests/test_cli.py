@@ -310,6 +310,15 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
         ("--trainer={max_steps: -1, max_epochs: -1, limit_train_batches: 2}", "max_steps of the trainer must be set"),
         ("--trainer.val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
         ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches of the trainer must be 1 or more, got 0"),
+        (
+            f"--trainer.accumulate_grad_batches={2**64}",
+            "accumulate_grad_batches of the trainer must be at most 2147483647",
+        ),
+        ("--trainer.val_check_interval={}", "val_check_interval of the trainer must be more than 0, or null, got 0"),
+        (f"--model.lora.rank={2**64}", "lora.rank must be at most 2147483647, got 18446744073709551616"),
+        ("--ckpt_path=hdfs2://a", "Protocol not known: hdfs2"),
+        ("--ckpt_path=gs://a", "an address must be one that can be read and written here: "),
+        ("--checkpoint.dirpath=gs://a", "an address must be one that can be read and written here: "),
         ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "ckpt_path must be a checkpoint on a disk, got 'http:"),
         ("--model.accelerate=graph", "accelerate='graph' needs a CUDA device, got cpu"),
         ("--ckpt_path=none.ckpt", "ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'"),
@@ -319,6 +328,12 @@ def test_a_run_that_cannot_start_ends_with_one_sentence_and_leaves_nothing(fit, 
     with pytest.raises(SystemExit, match=f"^error: {sentence}"):
         fit("--trainer.max_steps=1", argument)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_leads_to_itself_is_one_sentence(fit, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SystemExit, match=r"^error: '.*loop' cannot be used: "):
+        fit("--trainer.max_steps=1", "--checkpoint.dirpath=loop")
 
 
 @pytest.mark.parametrize("size", [0, 1000, -1000])

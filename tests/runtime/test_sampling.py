@@ -109,6 +109,7 @@ def test_draws_follow_the_probabilities(temperature):
         ({"temperature": float("inf")}, "temperature must be 0 or more and finite, got inf"),
         ({"temperature": -1.0}, "temperature must be 0 or more and finite, got -1.0"),
         ({"temperature": float("nan")}, "temperature must be 0 or more and finite, got nan"),
+        ({"temperature": 10**60}, "temperature must be 0 or more and finite, got 1000"),
         ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
         ({"temperature": None}, "temperature must be a number, got None"),
         ({"top_k": 0}, "top_k must be 1 or more, got 0"),

@@ -209,7 +209,21 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut_off, flip_a_bit])
+def flip_in_the_directory(path):
+    """In the last record of the archive, of which torch and Python read different parts."""
+    content = bytearray(path.read_bytes())
+    content[-18] ^= 0x40
+    path.write_bytes(content)
+
+
+def compress_otherwise(path):
+    """The directory names a way to compress that nobody knows."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 10] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip_a_bit, flip_in_the_directory, compress_otherwise])
 def test_a_damaged_checkpoint_is_refused_by_name(run, checkpoint, damage, tmp_path):
     path, cell = checkpoint(2), run(2, [LastCheckpoint(str(tmp_path))], enable_checkpointing=True)
     damage(path)
@@ -407,6 +421,7 @@ def test_a_sharded_model_reads_a_checkpoint_as_carefully(run, checkpoint, tmp_pa
 
     # Whose momenta it would take for those of other weights.
     assert "must be numbered as a sharded run does" in found(checkpoint(2), 6)
+    assert "must be numbered as a sharded run does" in found(checkpoint(2), 6)  # whose momenta are others
     assert found(None, 1) == "went on to step 1"
     content = torch.load(tmp_path / "saved.ckpt", weights_only=True)
     assert found(tmp_path / "saved.ckpt", 2, False) == "went on to step 2"

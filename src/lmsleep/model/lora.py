@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lmsleep.hub import check_integer
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = "default"  # peft's name of the only one
 
@@ -31,8 +33,7 @@ class Lora:
     targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be 1 or more, got {self.rank}")
+        check_integer("lora.rank", self.rank, 1, 2**31 - 1)
         if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise ValueError(f"lora.alpha must be finite and more than 0, or None, got {self.alpha}")
         if not self.targets:

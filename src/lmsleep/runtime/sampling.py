@@ -1,6 +1,5 @@
 """Draws tokens from logits."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from numbers import Real
@@ -39,8 +38,10 @@ def sampler(
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{name} must be a number, got {value!r:.99}")
-    require(0 <= temperature < math.inf, "temperature must be 0 or more and finite", temperature)
+    largest = torch.finfo(torch.float32).max
+    require(0 <= temperature <= largest, "temperature must be 0 or more and finite", temperature)
     require(0 < top_p <= 1, "top_p must be above 0 and at most 1", top_p)
+    temperature = float(temperature)
     if top_k is not None:
         check_integer("top_k", top_k, 1, 2**63 - 1)
     if seed is not None:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
-from lmsleep.hub import require
+from lmsleep.hub import first_line, require
 from lmsleep.training.content import check_content
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
@@ -51,6 +51,8 @@ class WholeFileIO(TorchCheckpointIO):
             check_checkpoint_file(path)
         try:
             content = super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
+        except RuntimeError as error:  # a directory of the archive that torch reads otherwise than others
+            raise ValueError(f"checkpoint {str(path)!r} is damaged: {first_line(error)}") from None
         except pickle.UnpicklingError:
             raise ValueError(f"checkpoint {str(path)!r} must hold tensors and plain values alone") from None
         check_content(content, f"checkpoint {str(path)!r}")
@@ -126,7 +128,7 @@ class LastCheckpoint(ModelCheckpoint):
             return
         with raised_by_all(trainer):
             if trainer.is_global_zero:
-                self._take(Path(self.dirpath or "").resolve(), trainer.ckpt_path)
+                self._take(Path(os.path.realpath(self.dirpath or "")), trainer.ckpt_path)
             trainer.strategy.barrier()
 
     def _take(self, folder: Path, start: Any) -> None:

@@ -150,6 +150,10 @@ def ending() -> Iterator[None]:
             yield
         except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
+        except ImportError as error:
+            if not str(error).lower().startswith(("install ", "please install ")):
+                raise
+            raise ValueError(f"an address must be one that can be read and written here: {error}") from error
         except (MemoryError, RuntimeError) as error:
             full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
             if not full:

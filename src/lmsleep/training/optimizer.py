@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
-from lmsleep.hub import require
+from lmsleep.hub import check_integer, require
 
 MAX_RATE = 1e4  # of learning: more is a mistake, which no weights survive
 
@@ -94,8 +94,8 @@ def steps_of(trainer: L.Trainer) -> int:
         ValueError: if the trainer's settings give no number.
     """
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
-    accumulate, every = trainer.accumulate_grad_batches, trainer.val_check_interval
-    require(accumulate >= 1, "accumulate_grad_batches of the trainer must be 1 or more", accumulate)
+    check_integer("accumulate_grad_batches of the trainer", accumulate := trainer.accumulate_grad_batches, 1, 2**31 - 1)
+    every = getattr(trainer, "val_check_interval", 0)  # Lightning has none for {}
     require(every != 0, "val_check_interval of the trainer must be more than 0, or null", every)
     counts = [steps] if steps >= 0 else []
     if epochs is not None and epochs >= 0 and isinstance(batches, int):
