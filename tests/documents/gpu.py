@@ -66,5 +66,6 @@ def arms(figure: Path) -> str:
     rows += [
         [r["question"], r["against"], percent(r["exact"]), words.points(r["value"], r["low"], r["high"]), r["verdict"]]
         for r in found["verdicts"]
+        if r.get("figure", "arms") == "arms"
     ]
     return markdown(["question", "against", "right", "points apart, paired by seed", "verdict"], rows)

@@ -13,7 +13,7 @@ from lmsleep.figures import settings as module
 from lmsleep.figures.plots.ours import verdicts
 from lmsleep.figures.settings import arm_of, arms
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, verdict
-from lmsleep.figures.train import main
+from lmsleep.figures.train import arguments_of_arm, main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses
 from lmsleep.training.callbacks import SleepCallback
@@ -25,6 +25,7 @@ BASE = {"d_model": 256, "pattern": "AGAG", "n_heads": 4, "decay_rates": (0.0, 16
 # What each arm changes: fields of the model, and N, passes awake and steps.
 CHANGES = {
     "n4": ({}, (4, 1, 1170)),
+    "small": ({"d_model": 192, "n_heads": 3}, (4, 1, 4 * 1170)),
     "n1": ({}, (1, 1, 1170)),
     "steps4": ({}, (1, 1, 4 * 1170)),
     "deep8": ({"pattern": "AG" * 4}, (1, 1, 1170)),
@@ -46,6 +47,9 @@ CHANGES = {
     "jet": ({"pattern": "AJAJ"}, (4, 1, 1170)),
     "jet_awake": ({"pattern": "AJAJ"}, (1, 1, 1170)),
 }
+DEPO = ROOT / "configs/experiment/gpu/depo.yaml"
+ON_DEPO = {name: CHANGES[name] for name in ("n4", "n1", "steps4", "deep8", "deep16", "awake", "full", "attention")}
+ON_DEPO["full"] = ({"window_size": 24 * 4 + 24}, (1, 1, 1170))
 
 
 class Unstarted(SleepCLI):
@@ -63,21 +67,29 @@ def at_root(monkeypatch):
 def test_the_table_is_the_one_below_and_the_grid_of_scale_gpu_has_every_arm(at_root):
     known = arms()
     assert list(known) == list(CHANGES)
-    assert set(yaml.safe_load(Path("configs/scale/gpu.yaml").read_text())["grids"]["arms"]["arms"]) == set(known)
-    assert all(arm.question and arm.group for name, arm in known.items() if name != "n4")
+    grids = yaml.safe_load(Path("configs/scale/gpu.yaml").read_text())["grids"]
+    assert (set(grids["arms"]["arms"]), set(grids["arms_depo"]["arms"])) == (set(known), set(ON_DEPO))
+    assert all(arm.question and arm.group for name, arm in known.items() if name not in ("n4", "small"))
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_an_arm_is_the_base_but_for_what_its_name_says(at_root, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("figure", "name"), [*(("arms", name) for name in CHANGES), *(("arms_depo", name) for name in ON_DEPO)]
+)
+def test_an_arm_is_the_base_but_for_what_its_name_says(at_root, monkeypatch, figure, name):
     monkeypatch.setattr("sys.argv", ["train"])  # Lightning warns of arguments that it does not use
     build = HybridConfig.build
     monkeypatch.setattr(HybridConfig, "build", lambda config, device=None: build(config, "meta"))
-    words = [f"--config={GPU}", *arms()[name].arguments, "--trainer.accelerator=cpu", "--trainer.precision=32"]
+    config, changes, steps, symbols = (GPU, CHANGES, 1170, 3) if figure == "arms" else (DEPO, ON_DEPO, 8000, None)
+    arguments = arguments_of_arm(Path(f"runs/gpu/{figure}/{name}-s100"))
+    words = [f"--config={config}", *arguments, "--trainer.accelerator=cpu", "--trainer.precision=32"]
     cli = parse(Unstarted, words, None, run=False, save_config_callback=None)
     sleeper = next(c for c in cli.trainer.callbacks if isinstance(c, SleepCallback))
-    fields, runs = CHANGES[name]
-    assert asdict(cli.model.model.config) == asdict(HybridConfig(**(BASE | fields)))
-    assert (sleeper.n_passes, sleeper.wake_passes, cli.trainer.max_steps) == runs
+    fields, (n_passes, wake_passes, long) = changes[name]
+    vocab = {"vocab_size": symbols or cli.datamodule.task.vocab_size}
+    assert asdict(cli.model.model.config) == asdict(HybridConfig(**(BASE | vocab | fields)))
+    assert (sleeper.n_passes, sleeper.wake_passes) == (n_passes, wake_passes)
+    assert cli.trainer.max_steps == long // 1170 * steps
+    assert cli.trainer.max_steps % cli.trainer.val_check_interval == 0
     assert any(isinstance(c, DrawPasses) for c in cli.trainer.callbacks) == (name == "drawn")
     assert cli.model.accelerate == ("compile" if name == "drawn" else "compile+graph")
 
@@ -117,6 +129,16 @@ def test_verdicts_are_paired_by_seed_against_the_arm_that_is_named(at_root):
     assert found == pytest.approx([0.3, -0.4, -0.4 - half, -0.4 + half], abs=1e-6)
     against = {r["arm"]: (r["against"], round(r["value"], 6)) for r in verdicts(rows(n4 | n1 | mamba), "ablations")}
     assert against == {"mamba": ("n4", -0.5), "mamba_awake": ("mamba", 0.1)}
+
+
+def test_arms_of_another_task_are_compared_among_themselves(at_root):
+    arm = {("n4", 0): 0.9, ("n1", 0): 0.4}
+    depo = rows({("n4", 0): 0.5, ("n1", 0): 0.7}).replace("arms", "arms_depo")
+    found = verdicts(pd.concat([rows(arm), depo]), "controls")
+    assert [(r["figure"], r["question"], round(r["value"], 6)) for r in found] == [
+        ("arms", "What if nothing sleeps?", -0.5),
+        ("arms_depo", "What if nothing sleeps? (Depo)", 0.2),
+    ]
 
 
 def test_an_arm_that_was_not_trained_or_has_nothing_beside_it_has_no_verdict(at_root):

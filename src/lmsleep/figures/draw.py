@@ -223,6 +223,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "latency": latency,
     "text": natural_text,
     "arms": arms,
+    "arms_depo": arms,
     "probe": probe,
     "controls": controls,
     "ablations": ablations,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.figures.settings import ARMS, read_config
+from lmsleep.figures.settings import of_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.hub import content_of, require
 from lmsleep.model import HybridLM
@@ -59,9 +59,9 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    most, made = (8 if figure == ARMS else 6), []
+    most, made = (8 if of_arms(figure) else 6), []
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
-    if figure == ARMS and trained > 1:
+    if of_arms(figure) and trained > 1:
         ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=made) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from lmsleep.hub import require, typed
 
 PARAMS, TABLE = Path("params.yaml"), Path("configs/arms.yaml")
-ARMS = "arms"  # the figure in params.yaml whose cells they are
+ARMS = "arms"  # the figure in params.yaml whose cells they are; `arms_depo` has those of another task
 # Of the axes of a grid, in the names of its cells.
 LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
 
@@ -56,6 +56,7 @@ class Arm:
     group: Literal["controls", "ablations"] | None = None
     question: str | None = None
     against: str = "n4"
+    arms_depo: tuple[str, ...] | None = None
 
 
 def arms() -> dict[str, Arm]:
@@ -66,6 +67,11 @@ def arms() -> dict[str, Arm]:
     for name, arm in found.items():
         require(arm.against in found, f"against of {name} in {TABLE} must be one of {', '.join(found)}", arm.against)
     return found
+
+
+def of_arms(figure: str) -> bool:
+    """Whether the cells of a figure are arms."""
+    return figure.partition("_")[0] == ARMS
 
 
 def arm_of(run: Path) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures.settings import ARMS, arm_of, cells, read_config
+from lmsleep.figures.settings import arm_of, cells, of_arms, read_config
 from lmsleep.hub import content_of, read_object, require
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
@@ -77,7 +77,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     tokens = tokens or int(validations(run)["tokens"].iloc[-1])
     if steps := re.search(r"-(k\d+)-", run.name):
         name = f"{name}-{steps[1]}"
-    name = arm_of(run) if figure == ARMS else name
+    name = arm_of(run) if of_arms(figure) else name
     return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
 
 

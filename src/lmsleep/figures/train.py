@@ -85,7 +85,8 @@ def arguments_of_arm(out: Path) -> tuple[str, ...]:
     """What the table says of the arm that a folder is named after. Raises ValueError if it has none."""
     known = arms()
     require(arm_of(out) in known, f"the folder must be called <arm>-s<seed> with an arm of {TABLE}", str(out))
-    return known[arm_of(out)].arguments
+    arm = known[arm_of(out)]
+    return arm.arms_depo if out.parent.name == "arms_depo" and arm.arms_depo else arm.arguments
 
 
 def digest(out: Path, fit_args: list[str]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from lmsleep.figures import settings
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.settings import ARMS
+from lmsleep.figures.settings import ARMS, of_arms
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, mean_difference, plain, verdict
 
 TONES = {HELPS: "#009e73", HURTS: "#d55e00", NEITHER: "#4c566a"}
@@ -59,7 +59,7 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "")
-    numbers = {"passes_at_test": means[means.figure != ARMS].to_dict("records")}
+    numbers = {"passes_at_test": means[~means.figure.map(of_arms)].to_dict("records")}
     if more:
         numbers |= {"arms_at_test": passes_at_test(more[0], table), "verdicts": compared(more[1], table, "ablations")}
     return fig, numbers
@@ -67,7 +67,7 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes], list[Axes]]:
     """The figures over N, and a panel for each; `more` panels for arms, the last one wide, if the table has some."""
-    names = sorted(set(table.figure) - {ARMS})
+    names = sorted(name for name in set(table.figure) if not of_arms(name))
     if len(names) == table.figure.nunique():
         fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
         return names, fig, axes, []
@@ -127,14 +127,17 @@ def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
     """A record for each arm of a group that the table has beside the one it is compared with: the mean over seeds of
     its accuracy (`exact`), the difference to the other arm, paired by seed, with its interval, and the verdict."""
-    exact = table[(table.figure == ARMS) & (table.metric == "test_exact") & (table.slice == "all")]
-    wide, records = exact.pivot(index="seed", columns="model", values="value"), []
-    for name, arm in settings.arms().items():
-        if arm.group == group and {name, arm.against} <= set(wide.columns):
-            apart = mean_difference((wide[name] - wide[arm.against]).dropna())
-            record = {"arm": name, "title": arm.title, "question": arm.question, "against": arm.against}
-            record |= {"exact": wide[name].mean()} | apart._asdict() | {"verdict": verdict(apart.low, apart.high)}
-            records.append(record)
+    exact = table[table.figure.map(of_arms) & (table.metric == "test_exact") & (table.slice == "all")]
+    records = []
+    for figure, part in exact.groupby("figure"):
+        wide, task = part.pivot(index="seed", columns="model", values="value"), str(figure).partition("_")[2]
+        behind = f" ({task.title()})" if task else ""
+        for name, arm in settings.arms().items():
+            if arm.group == group and {name, arm.against} <= set(wide.columns):
+                apart = mean_difference((wide[name] - wide[arm.against]).dropna())
+                record = {"arm": name, "title": f"{arm.title}{behind}", "question": f"{arm.question}{behind}"}
+                record |= {"figure": figure, "against": arm.against, "exact": wide[name].mean()} | apart._asdict()
+                records.append(record | {"verdict": verdict(apart.low, apart.high)})
     return plain(records)
 
 
