@@ -147,6 +147,25 @@ def test_a_stop_within_the_micro_batches_of_a_step_loses_none_of_them(run, tmp_p
     assert all(map(torch.equal, weights(resumed.module), weights(uncut.module)))
 
 
+@pytest.mark.parametrize("batch", range(1, 10))
+def test_a_stop_at_any_batch_of_a_short_epoch_resumes_at_the_next_step(run, tmp_path, batch):
+    """Epochs of 3 batches that are a step each; the run is told to stop within the backward of a batch."""
+
+    class StopWithin(L.Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.fit_loop.total_batch_idx == batch + 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"accumulate_grad_batches": 3, "limit_train_batches": 3, "max_epochs": -1, "max_steps": 5}
+    uncut = fitted(run(2, **options))
+    options["enable_checkpointing"] = True
+    with pytest.raises(SIGTERMException):
+        fitted(run(2, [LastCheckpoint(str(tmp_path)), StopWithin()], **options))
+    resumed = run(2, [LastCheckpoint(str(tmp_path))], **options)
+    resumed.trainer.fit(resumed.module, resumed.data, ckpt_path=tmp_path / "last.ckpt")
+    assert all(map(torch.equal, weights(resumed.module), weights(uncut.module)))
+
+
 def test_an_exception_within_an_update_saves_nothing(run, tmp_path):
     class Stop(L.Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):

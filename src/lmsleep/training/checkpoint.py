@@ -161,7 +161,12 @@ class LastCheckpoint(ModelCheckpoint):
         """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
-        progress, extra = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], unfinished(trainer)
+        loops = checkpoint["loops"]["fit_loop"]
+        progress, extra = loops["epoch_loop.batch_progress"], unfinished(trainer)
+        epochs = loops["epoch_progress"]["current"]
+        if epochs["completed"] == epochs["ready"]:  # Lightning would take the next epoch's first batch for its last
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+            extra = 0
         for counts in (progress["total"], progress["current"]):
             for name in counts:
                 counts[name] -= extra
