@@ -63,6 +63,14 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
     ]
 
 
+def test_arms_of_two_tasks_are_told_apart(start, tmp_path):
+    stages = f"{STAGES} {' '.join(f'train_{f}@n4-0 evaluate@{f} figure@{f}' for f in ('arms', 'arms_depo'))}"
+    for figure in ("arms", "arms_depo"):
+        assert start("", figure, STAGES=stages).wait() == 0
+        assert asked(tmp_path) == [f"-s train_{figure}@n4-0", f"-s evaluate@{figure}", f"figure@{figure}"]
+        (tmp_path / "asked").unlink()
+
+
 @pytest.mark.parametrize(
     ("figures", "last", "cells"),
     [
