@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER, WIDTH = Path("notebooks"), 600  # pixels
+READERS = "23"  # notebooks that read `results/`; the others write into the folder that they run in
 
 
 def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
@@ -48,7 +49,7 @@ def smaller(png: str) -> str:
 def main(paths: list[Path]) -> None:
     for path in paths:
         with tempfile.TemporaryDirectory() as apart:
-            nbformat.write(small(execute(path, FOLDER if path.stem.startswith("3") else Path(apart))), path)
+            nbformat.write(small(execute(path, FOLDER if path.stem[0] in READERS else Path(apart))), path)
 
 
 if __name__ == "__main__":

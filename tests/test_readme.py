@@ -19,7 +19,7 @@ SHORTENED = {
     "python examples/birds.py": [],
     "lmsleep finetune --model tiny --data train.jsonl --out tuned --window 24 --adamw_lr 3e-3": QUICK,
     'lmsleep chat --model tuned --read notes.txt --ask "Which colour is the wren?"': ["--max_new_tokens=4"],
-    "lmsleep demo --model results/mini/model": ["--pace=0"],
+    "lmsleep demo --model results/gpu/model": ["--pace=0", "--rows=40"],
     "lmsleep doctor": [],
 }
 # run by continuous integration, in the words of .ci/run

@@ -4,13 +4,26 @@ import json
 from pathlib import Path
 
 from tests.documents.document import Document
-from tests.documents.sources import ahead, at_the_end, ends, markdown, mean, millions, passes, points, read, scores
+from tests.documents.sources import (
+    ahead,
+    at_the_end,
+    ends,
+    markdown,
+    mean,
+    millions,
+    passes,
+    percents,
+    points,
+    read,
+    scores,
+)
 
 from lmsleep.figures import words
 from lmsleep.figures.stats import mean_difference
 from lmsleep.figures.words import percent
 
 FIGURES = {"fig3": "hops", "fig2b": "t"}
+SEEDS = (100, 101, 102)  # of the arms
 OWN = (r"torch 2\.\d+", r"95 % interval", r"88\.7 %")  # the last: pretraining, of which no table is kept
 
 
@@ -22,8 +35,94 @@ def documents(root: Path) -> list[Document]:
     tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in FIGURES.items()}
     tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder / "fig2b_earlier.csv")}
     tables |= {name: arms(folder / f"{name}.json") for name in ("controls", "ablations")}
-    spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in FIGURES]
-    return [Document("results/gpu/README.md", tables, tuple(spans), OWN)]
+    tables |= {"fig2a": steps(folder / "fig2a.csv"), "depo": depo(folder), "probe": probe(folder / "probe.json")}
+    spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*FIGURES, "fig2a")]
+    return [Document("results/gpu/README.md", tables, (*spans, *said(folder)), OWN)]
+
+
+def said(folder: Path) -> list[str]:
+    """What the sentences between the tables say of single scores."""
+    first, again = (scores(folder / f"{name}.csv") for name in ("fig2b", "arms"))
+    fours = [part[part.seed.isin(SEEDS) & (part.n_passes == 4)] for part in (first, again[again.model == "n4"])]
+    ends = fours[1].groupby("seed").value.mean()
+    at = {
+        r["passes"]: r["exact"]
+        for r in json.loads((folder / "ablations.json").read_text())["arms_at_test"]
+        if r["arm"] == "drawn" and not r["threshold"]
+    }
+    return [
+        f"{percent(mean(fours[0]).value)} in figure 2b's runs of these seeds, {percent(mean(fours[1]).value)} in those "
+        "here",
+        f"from {100 * ends.min():.1f} to {percent(ends.max())}",
+        f"right in {percent(mean(scores(folder / 'small.csv')).value)} of test rows",
+        f"{percents([at[n] for n in (1, 2, 4, 8)])} with 1, 2, 4 and 8 passes at test",
+    ]
+
+
+def read_exact(folder: Path, arm: str, figure: str) -> float:
+    """The mean of an arm over seeds and slices."""
+    return json.loads((folder / f"{figure}.json").read_text())["exact"][arm]
+
+
+def steps(csv: Path) -> str:
+    """Figure 2a: means with intervals by t, and how far below the least t."""
+    part = scores(csv)
+    wide = part.pivot(index="seed", columns="slice", values="value")
+    rows = [
+        [
+            str(t),
+            percent((whole := mean(part, 1, t)).value),
+            ends(whole),
+            "" if t == wide.columns[0] else points(mean_difference(wide[t] - wide[wide.columns[0]])),
+        ]
+        for t in wide.columns
+    ]
+    return markdown(["t", "right, mean over seeds", "95 % interval", f"points from t = {wide.columns[0]}"], rows)
+
+
+def depo(folder: Path) -> str:
+    """The controls on Depo: over all hops, and at 8."""
+    found = json.loads((folder / "controls.json").read_text())["verdicts"]
+    part = scores(folder / "arms_depo.csv")
+    eight = part[part.slice == 8].groupby("model").value.mean()
+    rows = [["N = 4 (`n4`)", percent(read_exact(folder, "n4", "arms_depo")), percent(eight["n4"]), "", ""]]
+    rows += [
+        [
+            r["question"].removesuffix(" (Depo)"),
+            percent(r["exact"]),
+            percent(eight[r["arm"]]),
+            words.points(r["value"], r["low"], r["high"]),
+            r["verdict"],
+        ]
+        for r in found
+        if r["figure"] == "arms_depo"
+    ]
+    return markdown(["question", "right", "at 8 hops", "points above N = 4, paired by seed", "verdict"], rows)
+
+
+def probe(figure: Path) -> str:
+    """What is read in S after the wake pass and after pass 4, by N of the training."""
+    found = json.loads(figure.read_text())
+    at = {(r["figure"], r["n_passes"], r["read"], r["pass"]): r["value"] for r in found["probe"]}
+    rows = []
+    for r in found["verdicts"]:
+        key, trained = (
+            (r["figure"], r["n_passes"], r["read"]),
+            f"N = {r['n_passes']}" if r["n_passes"] else "first weights",
+        )
+        task, what = {"fig2b": "Rule 110", "fig3": "Depo"}[r["figure"]], r["read"].replace("_", " ")
+        apart = words.points(r["value"], r["low"], r["high"])
+        rows.append([task, trained, what, percent(at[*key, 1]), percent(at[*key, r["passes"]]), apart, r["verdict"]])
+    header = [
+        "task",
+        "trained with",
+        "read",
+        "after pass 1",
+        "after pass 4",
+        "points apart, paired by seed",
+        "more passes",
+    ]
+    return markdown(header, rows)
 
 
 def scored(csv: Path, unit: str) -> str:

@@ -207,3 +207,10 @@ def test_arms_have_a_line_each_in_the_panel_of_their_group_and_n4_in_both(monkey
     for lines, own in zip(drawn, ("no sleep, N = 1", "S reset"), strict=True):
         assert lines == {title: pytest.approx([0.15, 0.25]) for title in ("sleep, N = 4", own)}
     assert numbers == {"exact": {"n4": 0.125, "reset": 0.125}}
+
+
+def test_a_group_without_arms_has_no_panel(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = [("arms_depo", arm, 1, 0, "8", 10, "val_exact", 0.5) for arm in ("n4", "n1")]
+    fig, _ = arms(pd.DataFrame(rows, columns=COLUMNS), Path(), "gpu")
+    assert [ax.get_title() for ax in fig.axes] == ["controls"]

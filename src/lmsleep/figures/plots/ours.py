@@ -90,14 +90,17 @@ def at_other_passes(table: pd.DataFrame) -> pd.DataFrame:
 
 def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Exact accuracy on held-out rows against training tokens, a panel for each group, a line for each arm; what each
-    ends at. The verdicts are in the figures of the groups, see `compared`."""
-    known, groups = settings.arms(), ("controls", "ablations")
-    exact = table[(table.metric == "val_exact") & (table.slice != "all")]
-    fig, axes = style.subplots(2, columns=2, width=9.5, height=4.6)
+    ends at; the legends begin with the best. The verdicts are in the figures of the groups, see `compared`."""
+    known = settings.arms()
+    exact = table[(table.metric == "val_exact") & (table.slice != "all") & table.model.isin(known)]
+    present = {known[name].group for name in exact.model.unique()}
+    groups = [group for group in ("controls", "ablations") if group in present] or ["controls"]
+    fig, axes = style.subplots(len(groups), columns=2, width=4.75 * len(groups), height=4.6, share_x=False)
     for ax, group in zip(axes, groups, strict=True):
-        shown = [name for name, arm in known.items() if arm.group in (None, group) and name in set(exact.model)]
-        for name, color in zip(shown, style.shades(len(shown)), strict=True):
-            style.means(ax, exact[exact.model == name], "tokens", color=color, label=known[name].title, linewidth=1.4)
+        last = exact[exact.tokens == exact.groupby("model").tokens.transform("max")].groupby("model").value.mean()
+        shown = [name for name in last.sort_values(ascending=False).index if known[name].group in (None, group)]
+        for name, look in zip(shown, style.categories(len(shown)), strict=True):
+            style.means(ax, exact[exact.model == name], "tokens", label=known[name].title, linewidth=1.4, **look)
         style.percent_axis(ax)
         style.token_axis(ax)
         ax.set_title(group, fontsize=10)
@@ -117,10 +120,11 @@ def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
         if record["low"] is not None:
             ax.plot([record["low"], record["high"]], [i, i], color=color, linewidth=1.4)
         ax.plot(record["value"], i, color=color, marker="o")
-    ax.set_yticks(range(len(found)), [f"{r['title']} (against {r['against']})" for r in found], fontsize=8)
+    others = ["" if r["against"] == "n4" else f", against {r['against']}" for r in found]
+    ax.set_yticks(range(len(found)), [r["title"] + other for r, other in zip(found, others, strict=True)], fontsize=8)
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_title("difference in answers right", fontsize=10)
+    ax.set_title("difference to N = 4 in answers right", fontsize=10)
     return found
 
 

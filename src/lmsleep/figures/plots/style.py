@@ -116,6 +116,12 @@ def colors(passes: Sequence[int]) -> dict[int, str]:
     return {n: PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N)) for n in passes}
 
 
+def categories(n: int) -> list[dict[str, str]]:
+    """Colour and dashes of n lines without an order."""
+    tones = [to_hex(color) for color in mpl.colormaps["tab10"].colors]
+    return [{"color": tones[i % 10], "linestyle": ("-", "--", ":")[i // 10 % 3]} for i in range(n)]
+
+
 def shades(n: int) -> list[str]:
     """n colours from dark to light, for an ordered quantity."""
     return [to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, n)]
