@@ -1,4 +1,4 @@
-"""The settings that the paper prints (section 6) against the configurations of its scale."""
+"""The settings that the paper prints (section 6) against the configurations of its scale, and budgets against texts."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,9 @@ import yaml
 
 from lmsleep.training.graphs import check_trainer
 
-PAPER = Path(__file__).parents[1] / "configs/experiment/paper"
+CONFIGS = Path(__file__).parents[1] / "configs"
+PAPER = CONFIGS / "experiment/paper"
+GSM = ("fig4a", "fig4b", "fig5")
 NAMES = sorted(path.stem for path in PAPER.glob("*.yaml"))
 # task -> Muon's rate, sequences a step
 PRINTED = {"Rule110": (2e-3, 512), "Depo": (2e-3, 128), "GSMInfinite": (1e-3, 256)}
@@ -39,3 +41,15 @@ def test_every_run_whose_step_can_be_a_graph_is_one(name):
 def test_every_task_of_the_paper_has_a_configuration():
     configs = [yaml.safe_load(path.read_text()) for path in PAPER.glob("*.yaml")]
     assert {config["data"]["task"]["class_path"].rpartition(".")[2] for config in configs} == PRINTED.keys()
+
+
+def test_a_run_at_scale_gpu_reads_no_problem_twice():
+    scale = yaml.safe_load((CONFIGS / "scale/gpu.yaml").read_text())
+    rows = yaml.safe_load((CONFIGS / "dataset/gsm_terse.yaml").read_text())["train"]
+    runs = [(scale["figures"][name]["data"]["config"], scale["figures"][name]["max_steps"]) for name in GSM]
+    pretrained = [(one["config"], one["max_steps"]) for one in scale["pretrained"].values()]
+    for path, steps in runs + pretrained:
+        config = yaml.safe_load((CONFIGS.parent / path).read_text())
+        assert config["trainer"]["max_steps"] == steps
+        assert steps * config["data"]["batch_size"] <= rows
+    assert {steps for _, steps in pretrained} == {max(steps for _, steps in runs)}
