@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.documents.document import Document
 from tests.documents.sources import (
@@ -19,10 +20,11 @@ from tests.documents.sources import (
 )
 
 from lmsleep.figures import words
+from lmsleep.figures.plots.text import OPERATIONS, STEPS
 from lmsleep.figures.stats import mean_difference
 from lmsleep.figures.words import percent
 
-FIGURES = {"fig3": "hops", "fig2b": "t"}
+FIGURES = {"fig3": "hops", "fig2b": "t"} | dict.fromkeys(("fig4a", "fig4b", "fig5"), "operations")
 SEEDS = (100, 101, 102)  # of the arms
 OWN = (r"torch 2\.\d+", r"95 % interval", r"88\.7 %")  # the last: pretraining, of which no table is kept
 
@@ -32,11 +34,13 @@ def documents(root: Path) -> list[Document]:
     folder = root / "results/gpu"
     if not (folder / "README.md").exists():
         return []
-    tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in FIGURES.items()}
+    made = {name: unit for name, unit in FIGURES.items() if (folder / f"{name}.csv").exists()}
+    tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in made.items()}
+    tables |= {"text": natural_text(folder / "text.json")} if (folder / "text.json").exists() else {}
     tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder / "fig2b_earlier.csv")}
     tables |= {name: arms(folder / f"{name}.json") for name in ("controls", "ablations")}
     tables |= {"fig2a": steps(folder / "fig2a.csv"), "depo": depo(folder), "probe": probe(folder / "probe.json")}
-    spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*FIGURES, "fig2a")]
+    spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*made, "fig2a")]
     return [Document("results/gpu/README.md", tables, (*spans, *said(folder)), OWN)]
 
 
@@ -136,6 +140,25 @@ def scored(csv: Path, unit: str) -> str:
             rows.append([str(level), str(n), percent(whole.value), ends(whole), apart])
     header = [unit, "N", "right, mean over seeds", "95 % interval", "points above N = 1, paired by seed"]
     return markdown(header, rows)
+
+
+def natural_text(figure: Path) -> str:
+    """Losses of unseen files of each N after equal steps, of N = 1 after the operations of others, and differences."""
+    found, rows = json.loads(figure.read_text()), []
+    apart = {(r["n_passes"], r["trained_as"], r["against"]): r for r in found["text"]}
+    for r in (r for r in found["losses"] if r["metric"] == "test_loss"):
+        run = r["n_passes"], r["trained_as"]
+        name = f"N = {run[0]}" + (f", operations of N = {run[1]}" if run[0] != run[1] else "")
+        beside = [apart.get((*run, against)) for against in (STEPS, OPERATIONS)]
+        spans = [f"{d['value']:+.4f} ({between(d, '+.4f')})" if d else "" for d in beside]
+        rows.append([name, millions(r["tokens"], 1), f"{r['value']:.4f}", between(r, ".4f"), *spans])
+    against = ["less N = 1 at equal steps", "less N = 1 at equal operations"]
+    return markdown(["run", "tokens", "nats a byte", "95 % interval", *against], rows)
+
+
+def between(record: dict[str, Any], form: str) -> str:
+    """The ends of an interval; one seed has none."""
+    return "–" if record["low"] is None else f"{record['low']:{form}} to {record['high']:{form}}"
 
 
 def rates(csv: Path) -> str:

@@ -1,6 +1,7 @@
 """The numbers of README.md and results/ against their tables, the headlines worked out with scipy alone."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from tests.documents import gpu
 from tests.documents.__main__ import documents, main
 from tests.documents.document import Document, faults, renewed
 from tests.documents.sources import millions, points, read
@@ -27,6 +29,24 @@ def test_every_number_follows_from_a_table(path):
 def test_every_page_with_results_is_held():
     pages = [ROOT / "README.md", ROOT / "results/README.md", *ROOT.glob("results/*/README.md")]
     assert {str(path.relative_to(ROOT)) for path in pages} <= DOCUMENTS.keys()
+
+
+def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations(tmp_path):
+    loss = {"metric": "test_loss", "slice": 0, "low": 0.9, "high": 1.1}
+    losses = [
+        loss | {"n_passes": n, "trained_as": as_n, "tokens": tokens, "value": value}
+        for n, as_n, tokens, value in ((1, 1, 105e6, 1.0), (1, 4, 380e6, 0.875), (4, 4, 105e6, 0.9375))
+    ]
+    apart = [
+        {"n_passes": 4, "trained_as": 4, "against": against, "value": value, "low": value - 0.5, "high": value + 0.5}
+        for against, value in (("equal steps", -0.0625), ("equal operations", 0.0625))
+    ]
+    (tmp_path / "text.json").write_text(json.dumps({"losses": losses, "text": apart}))
+    table = gpu.natural_text(tmp_path / "text.json").splitlines()
+    assert table[3].startswith("| N = 1, operations of N = 4 | 380.0 M | 0.8750 |")
+    assert table[4] == (
+        "| N = 4 | 105.0 M | 0.9375 | 0.9000 to 1.1000 | -0.0625 (-0.5625 to +0.4375) | +0.0625 (-0.4375 to +0.5625) |"
+    )
 
 
 def rows(path, **where):
