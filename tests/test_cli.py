@@ -83,6 +83,14 @@ def test_the_list_is_there_without_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("words", [[], ["doctor"]])
+def test_a_program_whose_output_nobody_reads_ends_quietly_as_if_by_sigpipe(words):
+    program = [sys.executable, "-m", "lmsleep", *words]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # long before the first line, as `lmsleep | true` does
+        assert (process.stderr.read(), process.wait()) == (b"", 128 + signal.SIGPIPE)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

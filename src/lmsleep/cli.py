@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from lmsleep.errors import Help, Parser, one_sentence
+from lmsleep.errors import Help, Parser, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -39,6 +39,7 @@ COMMANDS = {
 CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 
 
+@quiet_at_closed_pipe()
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
     one sentence and 1, arguments that cannot be parsed with 2."""

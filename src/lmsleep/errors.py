@@ -2,7 +2,9 @@
 
 import argparse
 import inspect
+import os
 import re
+import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
@@ -109,6 +111,19 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
         sys.exit(f"error: {sentence(error)}")
     finally:
         warnings.formatwarning = written
+
+
+@contextmanager
+def quiet_at_closed_pipe() -> Iterator[None]:
+    """Ends the program with 141, as if by SIGPIPE, where nobody reads its output any more: `lmsleep | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # rich and `one_sentence` exit within the handler of theirs
+        if BrokenPipeError not in (type(error), type(error.__context__)):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed once more at the end
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def sentence(error: Exception) -> str:
