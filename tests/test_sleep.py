@@ -393,7 +393,7 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
         ({"loss_windows": []}, "loss_windows must say of 1 windows if they carry loss, got 0"),
         (
             {"n_passes": 3, "on_overflow": lambda blocks, h, S: (h, S)},
-            "n_passes must be left out beside on_overflow, which says how often, got 3",
+            "n_passes must be left out beside on_overflow, got 3",
         ),
         ({"tokens": torch.zeros(2, 0)}, r"tokens must be \(B, T\) with at least one row and one token, got \(2, 0\)"),
     ],

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, a look at whether they still are, and folders of one process at a time."""
+"""Atomic writes, a check of files of `torch.save`, and folders that one process at a time may use."""
 
 import fcntl
 import glob
@@ -16,10 +16,10 @@ from uuid import uuid4
 
 @contextmanager
 def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends and vanishes if the block raises.
+    """Yields a temporary path beside `path`; it replaces `path` when the block ends and is deleted if the block raises.
 
     Args:
-        keep: a path beside it, by which the file that was at `path` is then known.
+        keep: a path in the same folder, under which the previous file of `path` is kept.
 
     Raises:
         ValueError: if the folder of `path` does not exist.
@@ -41,7 +41,11 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             if keep is not None and path.exists():
-                _keep(path, keep)
+                keep.unlink(missing_ok=True)
+                try:
+                    os.link(path, keep)  # not moved: a process killed here must leave a file at `path`
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, keep)
             temporary.replace(path)
         except OSError as error:
             if error.errno and error.filename in (None, str(temporary), temporary):  # a full disk names no file
@@ -52,35 +56,24 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all, in a folder that is made if need be."""
+    """Writes a text atomically; makes the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def save_json(path: Path, values: Any) -> None:
-    """The same of values as JSON for people."""
+    """Writes values atomically as indented JSON."""
     save_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
-    """The same of a pandas DataFrame."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=float_format)
-
-
-def _keep(path: Path, keep: Path) -> None:
-    """Gives a file a second name. It is not moved: whoever is killed here leaves a file at `path`."""
-    keep.unlink(missing_ok=True)
-    try:
-        os.link(path, keep)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, keep)
+    """Writes a pandas DataFrame atomically as CSV, without its index."""
+    save_text(path, frame.to_csv(index=False, float_format=float_format))
 
 
 def sweep(path: Path) -> None:
-    """Removes the temporary files that killed writers of `path` left: those that nobody holds."""
+    """Removes the temporary files of `atomic_write(path)` whose writers were killed: those that no process locks."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +81,7 @@ def sweep(path: Path) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Makes the folder if there is none; raises OSError if no file can be written in it."""
+    """Makes the folder if it is missing. Raises OSError if no file can be written in it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
         TemporaryFile(dir=folder).close()
@@ -97,7 +90,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_free(folder: str | Path) -> None:
-    """Raises ValueError if a file is in the place of the folder or of one above it."""
+    """Raises ValueError if `folder` or one of its parents is a file."""
     folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -105,8 +98,8 @@ def check_free(folder: str | Path) -> None:
 
 
 def claim(folder: Path) -> IO[bytes]:
-    """A file `.lock` in the folder, which is locked until it is closed or the process ends. Raises ValueError if
-    another run has it."""
+    """Locks the folder by a file `.lock` in it, until that is closed or the process ends. Raises ValueError if another
+    run holds the lock."""
     file = (folder / ".lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,8 +112,8 @@ def claim(folder: Path) -> IO[bytes]:
 
 
 def check_checkpoint_file(path: str | Path) -> None:
-    """Reads a file of `torch.save`, which is a zip archive, against the checksums in it: torch itself looks at none.
-    Raises ValueError if it is there but cut off, changed, or something else; OSError if it may not be read."""
+    """Verifies the checksums of a file of `torch.save`, a zip archive; torch itself verifies none. Raises ValueError if
+    the file is truncated, changed or no such archive, OSError if it cannot be read; a missing file passes."""
     if Path(path).is_file():
         Path(path).open("rb").close()
     reason = "it is no archive of torch.save"

@@ -1,4 +1,4 @@
-"""What commands say: help as it was written, and one sentence for an error that a user can put right."""
+"""Help and error messages of the command line: one sentence for an error that a user can put right."""
 
 import argparse
 import inspect
@@ -20,14 +20,14 @@ from yaml import YAMLError
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Leaves the lines of a description, which shows commands, as they are."""
+    """Keeps the line breaks of a description, which shows commands."""
 
 
 class OneSentence(argparse.ArgumentParser):
-    """A parser that says what is wrong with an argument in one sentence, without the list of all others."""
+    """A parser that reports a bad argument in one sentence, without its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exits with 2, unless it is the parser of a part of another's arguments."""
+        """Exits with 2; a nested parser raises ArgumentError instead."""
         if not getattr(self, "exit_on_error", True):
             raise argparse.ArgumentError(None, message) from ex
         self.exit(2, f"error: {argument_sentence(message, options_of(self))}\n")
@@ -38,13 +38,13 @@ class Parser(OneSentence, ArgumentParser):
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """What may be given, to a parser or one of its commands."""
+    """The option strings of a parser and of its subcommands."""
     inner = [p for a in parser._actions if isinstance(a.choices, dict) for p in a.choices.values()]
     return set(parser._option_string_actions).union(*map(options_of, inner))
 
 
 def argument_sentence(message: str, options: Collection[str]) -> str:
-    """What argparse and jsonargparse say in many lines, and the options that were perhaps meant."""
+    """A message of argparse or jsonargparse in one sentence, with the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
         return no_option(unknown[1] or f"--{unknown[2]}", options)
     if own := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
@@ -69,20 +69,19 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
     got, kinds = re.search(r"(?:Given|Got) value: (.*)", said), dict.fromkeys(_EXPECTED.findall(said))
     if not (got and kinds):
         return f"{key}: {' '.join(said.split())}"
-    return (
-        f"{key} must be {' or '.join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))}, got {got[1] or 'nothing'}"
-    )
+    allowed = " or ".join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))
+    return f"{key} must be {allowed}, got {got[1] or 'nothing'}"
 
 
 TASK = "data.task.init_args"
-# A key, and of the message what is said of it: the lines below that stand further in.
+# A key, and its message: the rest of the line and the lines below it with a deeper indentation.
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
 _SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
 
 
 def no_option(name: str, options: Collection[str]) -> str:
-    """A sentence on an option that does not exist."""
+    """The sentence for an option that does not exist, with the closest ones of `options`."""
     start, _, last = name.rpartition(".")
     beside = [option.removeprefix(f"{start}.") for option in options if option.startswith(f"{start}.")]
     near = [f"{start}.{found}" for found in get_close_matches(last, beside)] if start else []
@@ -92,16 +91,9 @@ def no_option(name: str, options: Collection[str]) -> str:
 
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
-    """Ends the program with `error: <what is wrong>` and exit code 1 where a value cannot be used, a file cannot be
-    read or written, or a loss is not finite. Any other error is a mistake of ours and keeps its traceback. A warning is
-    one line meanwhile.
-
-    Args:
-        others: further exceptions that speak to the user.
-
-    Raises:
-        SystemExit: with the sentence.
-    """
+    """Turns errors that a user can cause into SystemExit with `error: <sentence>` and exit code 1: bad values, files
+    that cannot be read or written, a loss that is not finite, and `others`. Any other error is a bug and keeps its
+    traceback. Within the block a warning takes one line."""
     written, warnings.formatwarning = warnings.formatwarning, lambda message, *rest: f"warning: {message}\n"
     try:
         yield
@@ -127,7 +119,7 @@ def quiet_at_closed_pipe() -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str:
-    """What an error says to a user."""
+    """The message of an error, worded for a user."""
     if key := getattr(error, "full_key", None):  # of OmegaConf, whose keys begin with the command
         return f"--{key.partition('.')[2]} refers to what cannot be had: {str(error).splitlines()[0]}"
     if not isinstance(error, OSError) or error.strerror is None:

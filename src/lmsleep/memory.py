@@ -1,7 +1,5 @@
-"""What a model remembers: fast weights, which cross a window boundary, and the attention cache, which eviction empties.
-
-Both are values: every operation returns a new one and leaves the old as it was.
-"""
+"""The two memories of a model: fast weights, which cross a window boundary, and the attention cache, which eviction
+empties. Both are immutable values: every operation returns a new one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ def check_eviction(eviction: str) -> None:
 
 
 def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
-    """Raises ValueError unless `n_passes` is a number of passes: one too large would never end."""
+    """Raises ValueError unless `n_passes` is an integer from 1 to 10,000."""
     check_integer(name, n_passes, 1, 10_000, " (the wake pass counts)")
 
 
@@ -88,41 +86,41 @@ class FastWeights:
 
 
 class KV(NamedTuple):
-    """What attention keeps of the visible tokens: keys and values (B, H, m, K), oldest first."""
+    """Keys and values (B, H, m, K) of the m visible tokens, oldest first."""
 
     keys: Tensor
     values: Tensor
 
     def keep(self, n: int) -> "KV":
-        """Those of the newest n tokens."""
+        """The keys and values of the newest n tokens."""
         start = self.keys.shape[2] - n
         return KV(self.keys[:, :, start:], self.values[:, :, start:])
 
 
 class ConvTail(NamedTuple):
-    """What a short convolution keeps: its last inputs (B, w, D), as many for any number of tokens."""
+    """The last inputs (B, w, D) of a short convolution, w = its width - 1."""
 
     inputs: Tensor
 
     def keep(self, n: int) -> "ConvTail":
-        """The same: it belongs to the newest token."""
+        """Itself: it belongs to the newest token."""
         return self
 
 
-Left = KV | ConvTail | None  # what a block keeps of earlier tokens
+Left = KV | ConvTail | None  # the cache entry of one block
 
 
 @dataclass(frozen=True)
 class AttentionCache:
-    """What the wake pass left of the tokens that are still visible.
+    """The cache entries of the tokens that are still visible.
 
     Args:
         capacity: L, the tokens that attention can see together.
         position: position of the next token; restarts at 0 after a hard eviction.
-        fresh: tokens of the current window, those read since the last eviction.
-        held: all visible tokens in the cache, m.
-        layers: per block what its mixer needs of earlier tokens; empty before the first.
-        mask: (B, m) bool, False for tokens that must leave no trace; None if all count.
+        fresh: tokens of the current window: those read since the last eviction.
+        held: m, all tokens in the cache.
+        layers: one entry a block; empty before the first token.
+        mask: (B, m) bool, False for masked tokens; None if there are none.
     """
 
     capacity: int
@@ -134,7 +132,7 @@ class AttentionCache:
 
     @property
     def full(self) -> bool:
-        """The next token would not fit: an overflow."""
+        """Whether the next token overflows the window."""
         return self.fresh >= self.capacity
 
     @property
@@ -143,11 +141,11 @@ class AttentionCache:
         return self.capacity - self.fresh
 
     def layer(self, index: int) -> Left:
-        """What a block keeps of earlier tokens."""
+        """The entry of a block."""
         return self.layers[index] if self.layers else None
 
     def joined_mask(self, mask: Tensor | None, h: Tensor) -> Tensor | None:
-        """The mask (B, m + n) over the cached tokens and those of h (B, n, D); None if all count."""
+        """The mask (B, m + n) over the cached tokens and those of h (B, n, D); None if nothing is masked."""
         if mask is None and self.mask is None:
             return None
         everyone = torch.ones(len(h), self.held + h.shape[1], dtype=torch.bool, device=h.device)
@@ -170,11 +168,11 @@ class AttentionCache:
         return replace(self, fresh=0, held=kept, layers=layers, mask=mask)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "AttentionCache":
-        """The same cache with every tensor changed, the mask last."""
+        """The cache with `change` applied to every tensor, the mask last."""
         layers = tuple(left and left._make(map(change, left)) for left in self.layers)
         return replace(self, layers=layers, mask=None if self.mask is None else change(self.mask))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what the blocks keep; the mask is not counted."""
+        """Bytes of all entries, without the mask."""
         return sum(entry.nbytes for left in self.layers for entry in left or ())

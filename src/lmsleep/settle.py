@@ -1,4 +1,4 @@
-"""Other answers to an overflow than Algorithm 1: a sleep until S settles, each row by itself, and oblivion."""
+"""Alternatives to Algorithm 1's sleep, for `on_overflow`: a sleep until S converges, and S set to zero."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from lmsleep.sleep import Pass
 def settle(
     blocks: Pass, h: Tensor, S: FastWeights, *, threshold: float, most: int, made: list[Tensor] | None = None
 ) -> tuple[Tensor, FastWeights]:
-    """Passes 2, 3, ... until one changes S by less than `threshold`; to be given to `read_windows` as `on_overflow`.
+    """Passes 2, 3, ... until one changes S by less than `threshold`, for each row by itself.
 
     The change is |S_n - S_(n-1)| / |S_n|, averaged over layers. At least two passes are made, and at most `most`; rows
     that have settled wait, unchanged, for the others of their batch.
@@ -20,7 +20,7 @@ def settle(
         h, S: what the wake pass left.
         threshold: 0 never stops before `most`.
         most: passes at most, the wake pass included.
-        made: gets the passes that each row took, (B,).
+        made: the passes that each row took, (B,), are appended to it.
 
     Raises:
         ValueError: if `most` is below 1.
@@ -45,6 +45,5 @@ def settle(
 
 
 def forget(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-    """The control in place of `sleep`: S is emptied, h (B, L, D) stays, and nothing crosses the end of a window that is
-    evicted whole."""
+    """The control: S is set to zero, so that nothing crosses a hard eviction. Shapes as in `settle`."""
     return h, FastWeights(tuple(torch.zeros_like(state) for state in S.states))

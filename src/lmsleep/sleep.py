@@ -17,11 +17,9 @@ The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the 
 A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 
-An ordinary looped language model takes line 8 several times in every window, each time from the S before it:
-`wake_passes`, by default 1.
-
-Line 5 keeps a window with loss awake, and where every window has loss, as in plain language modelling, nothing sleeps.
-`after_loss` lets such a window go on from line 9 with passes 2..N, before line 10; by default it does not.
+Two options go beyond it. `wake_passes` (default 1) repeats line 8 in every window, each time from the S before the
+window, as a looped language model does. `after_loss` (default off) lets a window with loss sleep between lines 9 and
+10; otherwise nothing sleeps where every window has loss, as in plain language modelling.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -78,26 +76,31 @@ def read_windows(
         targets: (B, T), `IGNORE` where there is no loss; which windows sleep follows from them, see `Windows`.
         n_passes: N.
         mask: (B, T) bool, False for tokens that must leave no trace.
-        on_overflow: answers an overflow in place of `sleep(..., n_passes)`.
-        loss_windows: which windows carry loss, where that is known before the targets reach the device.
+        on_overflow: called at an overflow in place of `sleep(..., n_passes)`.
+        loss_windows: which windows carry loss, if that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
-        wake_passes: causal passes over every window before anything is taken from it, see `loop_awake`.
-        scored_only: leaves out what neither loss nor S depends on, where nothing sleeps: a window without loss is read
-            as far as the last fast weights. `Reading.hidden` then has windows with loss alone.
+        wake_passes: passes over every window before its outputs are used, see `loop_awake`.
+        scored_only: where nothing sleeps, skips computation that neither loss nor S depends on; `Reading.hidden` then
+            has the windows with loss alone.
 
     Raises:
-        ValueError: if n_passes or wake_passes is below 1, or n_passes above 1 beside `on_overflow`, or eviction or a
+        ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
             shape does not fit.
     """
     check_n_passes(n_passes)
     check_n_passes(wake_passes, "wake_passes")
     check_eviction(eviction)
-    _check_shapes(tokens, targets=targets, mask=mask)
+    shape = tuple(tokens.shape)
+    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
+    for name, other in (("targets", targets), ("mask", mask)):
+        if other is not None:
+            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
+            require(name != "mask" or other.dtype == torch.bool, "mask must be bool", other.dtype)
     plain = on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
     if on_overflow is None:
         on_overflow = partial(sleep, n_passes=n_passes)
     else:
-        require(n_passes == 1, "n_passes must be left out beside on_overflow, which says how often", n_passes)
+        require(n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
     if loss_windows is None and targets is not None:
         windows = Windows.of(targets, model.window_size, after_loss)
     else:
@@ -127,11 +130,10 @@ def read_windows(
 
 
 def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
-    """The same, had the looped blocks read the window `wake_passes` times, and those behind them once.
+    """The wake pass with `wake_passes` passes of the looped blocks and one of the coda: a looped language model.
 
-    A looped language model, or the control for a sleep: it costs as much in every window, and a sleep adds its passes
-    2..N. Unlike a sleep, every pass starts from the S that was there before the window: that behind it knows the tokens
-    that are to be predicted. Tokens kept of earlier windows are seen as their first pass left them, as in a sleep.
+    Unlike in a sleep, every pass starts from the S before the window: a later one would know the tokens that are to be
+    predicted. Cached tokens are seen as their first pass left them, as in a sleep.
     """
     if wake_passes == 1:
         return wake
@@ -145,11 +147,8 @@ def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
 
 
 def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run | None = None) -> FastWeights:
-    """The fast weights after a sleep on the window that `wake` has read; `run` makes passes in place of `Blocks.run`.
-
-    Only the looped blocks repeat. If they did, those behind them read the new h once, from the S they had before the
-    window.
-    """
+    """The fast weights after a sleep on the window that `wake` has read: the looped blocks repeat, then the coda reads
+    the new h once, from the S it had before the window. `run` takes the place of `Blocks.run`."""
     made = 0
 
     def one_more(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
@@ -162,7 +161,7 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run 
 
 
 def recorded(blocks: Pass, changes: list[Tensor]) -> Pass:
-    """The same pass, which adds to `changes` by how much it changed S, (n_layers,): see `FastWeights.change`."""
+    """The same pass, which also appends `FastWeights.change` of S, (n_layers,), to `changes`."""
 
     def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         h, after = blocks(h, S)
@@ -181,7 +180,7 @@ class Windows:
     Args:
         length: T. size: L.
         carry_loss: for each window whether it carries loss; empty: none does.
-        after_loss: a full window with loss sleeps too, if tokens follow that can profit from it.
+        after_loss: a full window with loss sleeps too, if tokens follow it.
     """
 
     length: int
@@ -194,14 +193,14 @@ class Windows:
 
     @classmethod
     def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
-        """Those of targets (B, T)."""
+        """The windows of targets (B, T)."""
         # One transfer for the whole sequence: a loop over windows must not wait for the device.
         scored = (targets != IGNORE).any(dim=0).tolist()
         carry_loss = tuple(any(scored[i : i + size]) for i in range(0, len(scored), size))
         return cls(len(scored), size, carry_loss, after_loss)
 
     def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
-        """Of each window: its place, whether it carries loss, whether it sleeps."""
+        """For each window: its slice, whether it carries loss, whether it sleeps."""
         for start, loss in zip_longest(range(0, self.length, self.size), self.carry_loss, fillvalue=False):
             stop = start + self.size
             sleeps = self.after_loss and stop < self.length if loss else stop <= self.length
@@ -213,15 +212,14 @@ class Windows:
         return sum(sleeps for _, _, sleeps in self)
 
     def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
-        """Tokens of a row, each counted as often as the looped blocks read it."""
+        """Tokens of a row, each counted once for every pass of the looped blocks over it."""
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a sequence gave: its `windows`, wake-pass outputs `hidden` (B, T, D) of those that were read to the
-    end, the final S, the mean loss over all targets, and the logits (B, P, V) and targets (B, P) of the loss-bearing
-    windows."""
+    """The result of `read_windows`: `windows`, wake-pass outputs `hidden` (B, T, D), final S, mean loss over all
+    targets, and logits (B, P, V) and targets (B, P) of the windows with loss."""
 
     model: HybridLM
     windows: Windows
@@ -233,12 +231,12 @@ class Reading:
 
     @property
     def logits(self) -> Tensor:
-        """(B, T, V), computed when asked for: training needs those of the loss-bearing windows alone."""
+        """(B, T, V), computed on demand."""
         return self.model.logits(self.hidden)
 
     @classmethod
     def of(cls, model: HybridLM, windows: Windows, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
-        """From the outputs of each window, and logits and targets of each window with loss."""
+        """Joins the outputs of all windows, and (logits, targets) of those with loss."""
         whole = torch.cat(hidden, dim=1) if len(hidden) > 1 else hidden[0]
         if not scored:
             return cls(model, windows, whole, S, None, None, None)
@@ -246,12 +244,3 @@ class Reading:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
         return cls(model, windows, whole, S, loss, logits, targets)
-
-
-def _check_shapes(tokens: Tensor, **others: Tensor | None) -> None:
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, other in others.items():
-        if other is not None:
-            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
-            require(name != "mask" or other.dtype == torch.bool, "mask must be bool", other.dtype)

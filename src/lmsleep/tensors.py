@@ -1,4 +1,4 @@
-"""Files of tensors that are there whole or not at all, and are read only if they still are what was written."""
+"""Safetensors files, written atomically and verified against a digest in their header."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lmsleep.atomic import atomic_write
 
-_BLANK = "0" * 64  # where the digest will stand, which is itself digested so
+_BLANK = "0" * 64  # stands in the place of the digest while the digest is computed
 _DIGEST = re.compile(rb'(?<=\\"sha256\\": \\")[^"]{64}(?=\\")')  # in JSON that is a string within JSON
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, header: Mapping[str, Any]) -> None:
-    """Writes a safetensors file, whole or not at all, with a digest of it and what else `header` says, as JSON in one
-    entry of its metadata: the library writes several in an order that changes from run to run.
+    """Writes a safetensors file atomically; the metadata `entry` holds the file's digest and `header` as JSON. One
+    entry only: the library writes several in an order that changes from run to run.
 
     Raises:
         ValueError: if the folder of `path` does not exist, the header does not fit into JSON, or tensors share memory.
@@ -43,11 +43,10 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, he
 
 
 def read_tensors(path: str | Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. It is checked against its digest, if it has one: files of
-    other programs, and ours of before, have none.
+    """The tensors and the metadata of a safetensors file, which is verified against its digest if it has one.
 
     Raises:
-        ValueError: if the file is no safetensors file, or not what was written.
+        ValueError: if the file is no safetensors file or differs from its digest.
         OSError: if it cannot be opened.
     """
     path = Path(path)
@@ -63,8 +62,8 @@ def read_tensors(path: str | Path, device: torch.device | str) -> tuple[dict[str
 
 
 def _digest(path: Path) -> tuple[int, bytes, bytes]:
-    """Where the digest of a safetensors file stands in it, which one stands there, and that of the file; nothing and
-    nothing if none stands there."""
+    """Offset of the digest in a safetensors file, the digest found there, and the file's actual one; two empty ones if
+    the header has none."""
     with path.open("rb") as file:
         length = file.read(8)
         header = file.read(min(int.from_bytes(length, "little"), 10**8))  # the format allows no more

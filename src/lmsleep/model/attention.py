@@ -19,18 +19,16 @@ from lmsleep.ops.window_attention.sdpa import attend, rotate
 
 @dataclass(frozen=True)
 class Span:
-    """Where the tokens of a pass stand.
+    """Positions, visibility and options of the n tokens of a pass, the same for every mixer.
 
     Args:
         rotary: cos and sin (n, head_dim / 2) of their positions.
-        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens, or None where plain causality says
-            it all.
-        mask: (B, n) bool, False for tokens that must leave no trace, or None.
-        near: as `visible`, for sliding attention, which sees fewer of them.
-        slot: (1,) where a single token overwrites cached keys and values, which then stand in buffers of
-            fixed size; None: the cache grows.
-        keep: whether later tokens of the window will ask for what these leave behind.
-        ends: whether anybody will ask for the h that the blocks leave; without it they stop at the last fast weights.
+        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens; None: causal.
+        mask: (B, n) bool, False for masked tokens, which change neither S nor what other tokens see; None: no mask.
+        near: as `visible`, for sliding attention.
+        slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
+        keep: whether mixers return their cache entries.
+        ends: whether the pass returns h; without it the blocks stop at the last fast weights.
     """
 
     rotary: tuple[Tensor, Tensor]
@@ -43,9 +41,9 @@ class Span:
 
 
 class Rotary(nn.Module):
-    """Rotary positions: a table for the first ones; angles in float64, so that endless streams keep exact ones.
+    """Rotary position embeddings: a table for the first positions; angles in float64, exact in endless streams.
 
-    Args: as `head_dim`, `rope_theta`, `rotary_dim` and `rope_scaling` of `HybridConfig`; table_size: positions kept.
+    Args: as `head_dim`, `rope_theta`, `rotary_dim` and `rope_scaling` of `HybridConfig`; table_size: rows of the table.
     """
 
     cos: Tensor
@@ -66,7 +64,7 @@ class Rotary(nn.Module):
         self.fill()
 
     def fill(self, like: Tensor | None = None) -> None:
-        """Makes the tables (table_size, head_dim / 2) anew, in dtype and on the device of `like`; None: as they are."""
+        """Computes the tables (table_size, head_dim / 2), with dtype and device of `like`; None: those they have."""
         like = self.cos if like is None else like
         self.cos, self.sin = self.at(torch.arange(len(self.cos), device=like.device), like)
 
@@ -82,7 +80,7 @@ class Rotary(nn.Module):
         return self.cos[start : start + n], self.sin[start : start + n]
 
     def at(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for any positions (n,)."""
+        """As `forward`, for any positions (n,)."""
         exponents = torch.arange(0, self.rotary_dim, 2, device=positions.device, dtype=torch.float64) / self.rotary_dim
         rates = self.theta**-exponents
         if self.scaling is not None:
@@ -97,10 +95,10 @@ class Attention(nn.Module):
     """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
 
     Args:
-        d_model: D. heads: of the queries. kv_heads: of keys and values, each for heads / kv_heads of the queries'.
-        head_dim: width of a head. bias: on q, k, v.
-        reach: tokens that a token sees of the visible ones, itself included (sliding attention); None: all.
-        norm_eps: epsilon of the norms of q and k; None: no norms. gate: multiplies the output by sigmoid(W_g x).
+        d_model: D. heads: query heads. kv_heads: key/value heads (grouped-query attention).
+        head_dim: K, width of a head. bias: on q, k, v.
+        reach: tokens that a token sees, itself included (sliding attention); None: all that are visible.
+        norm_eps: epsilon of the RMS norms of q and k; None: no norms. gate: multiply the output by sigmoid(W_g x).
     """
 
     state_shape = None
@@ -126,8 +124,8 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = (None if norm_eps is None else RMSNorm(head_dim, norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, state: None, left: KV | None, span: Span) -> tuple[Tensor, None, KV | None]:
-        """x (B, n, D), left: of the m cached tokens. Returns y (B, n, D), None and the keys and values of the m + n
-        tokens, or the buffers that `span.slot` wrote to; nothing unless `span.keep`."""
+        """x (B, n, D), keys and values of m cached tokens -> y (B, n, D), None, keys and values of m + n tokens (the
+        same buffers with `span.slot`; None unless `span.keep`)."""
         q, k, v, *gate = project(x, self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ()))
         if self.q_norm and self.k_norm:
             q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)
@@ -144,7 +142,7 @@ class Attention(nn.Module):
         return self._output(rearrange(o, "b h n k -> b n (h k)"), gate), None, KV(k, v)
 
     def _output(self, o: Tensor, gate: list[Tensor]) -> Tensor:
-        """(B, n, H K), which a gate may scale -> (B, n, D)."""
+        """(B, n, H K) -> (B, n, D)."""
         return project(o * gate[0].sigmoid() if gate else o, self.o_proj)[0]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
@@ -152,5 +150,5 @@ class Attention(nn.Module):
         return attend(q, k, v, visible)
 
     def flops_per_token(self, window_size: int) -> int:
-        """Scores and values against all that a token sees; the projections are counted by the block."""
+        """Scores and weighted values over all visible tokens; the block counts the projections."""
         return 4 * min(window_size, self.reach or window_size) * self.q_proj.out_features

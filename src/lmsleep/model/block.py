@@ -1,4 +1,4 @@
-"""A block, what it asks of its mixer, and the residual stream between two of them."""
+"""The block: a mixer and an MLP on the residual stream."""
 
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,13 +11,12 @@ from lmsleep.model.layers import RMSNorm, SwiGLU
 
 
 class Mixer(Protocol):
-    """What a block asks of its mixer, a `torch.nn.Module`.
+    """The interface of a mixer, a `torch.nn.Module`.
 
-    Called with x (B, n, D), the fast weights (B, *state_shape) that the tokens before left (None without fast weights),
-    what it asked to keep of those tokens in the same window (`left`: a `ConvTail`, a `KV`, None for nothing) and where
-    the tokens stand (`span`), it returns y (B, n, D), the new fast weights and the new `left`, and changes none of its
-    inputs. Unless `span.keep`, nobody will ask for the new `left`, and it may be None. Reading tokens in groups must
-    equal reading them in one go, and a token with `span.mask` False must leave no trace.
+    Called with x (B, n, D), fast weights (B, *state_shape) or None, its cache entry of earlier tokens of the window
+    (`left`: a `ConvTail`, a `KV` or None) and a `Span`, it returns y (B, n, D), the new fast weights and the new cache
+    entry (which may be None unless `span.keep`), and changes none of its inputs. Reading tokens in groups must equal
+    reading them at once, and a token with `span.mask` False must change neither state nor cache.
 
     `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
     linear layers, which the block counts.
@@ -34,25 +33,24 @@ class Mixer(Protocol):
 
 
 class Sum(NamedTuple):
-    """h + y (B, n, D) between two blocks: the next norm adds them up, in the kernel that it is anyway."""
+    """h + y (B, n, D) between two blocks, added by the next norm in one fused kernel."""
 
     h: Tensor
     y: Tensor | None = None
 
 
 class Block(nn.Module):
-    """A mixer and an MLP, each added to the stream that it read from.
+    """A pre-norm residual block.
 
         h --+-- mixer_norm -- mixer -- mixer_post_norm --(+)--+-- mlp_norm -- mlp -- mlp_post_norm --(+)-- h
             |                                             |   |                                       |
             +---------------------------------------------+   +---------------------------------------+
 
-    The post norms are there with `sandwich` alone. A block without MLP, as is inserted between those of a
-    pretrained model, ends at the first (+) and has no post norm: that would blow up the first step away from an output
-    projection of zero.
+    Post norms exist only with `sandwich`. A block without MLP, as inserted into a pretrained model, ends at the first
+    (+) and has no post norm, which would blow up the first step away from an output projection of zero.
 
     Args:
-        mlp_hidden: hidden width of the MLP; None: there is none.
+        mlp_hidden: hidden width of the MLP; None: no MLP.
     """
 
     def __init__(self, mixer: Mixer, d_model: int, mlp_hidden: int | None, norm_eps: float, sandwich: bool) -> None:
@@ -66,8 +64,8 @@ class Block(nn.Module):
     def forward(
         self, h: Tensor | Sum, state: Tensor | None, left: Left, span: Span
     ) -> tuple[Tensor | Sum, Tensor | None, Left]:
-        """h (B, n, D), the mixer's fast weights (None for attention), left context -> the same three after n tokens.
-        For a `Sum` the h after them is one too."""
+        """h (B, n, D), the mixer's fast weights and cache entry -> the same three after n tokens. A `Sum` gives a
+        `Sum`."""
         s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
         y, state, left = self.mixer(x, state, left, span)
         y = self.mixer_post_norm(y)
@@ -77,6 +75,6 @@ class Block(nn.Module):
         return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
 
     def flops_per_token(self, window_size: int) -> int:
-        """Matrix products of one token: every projection, and what the mixer does along the sequence."""
+        """Matrix products of one token: all projections, and the mixer's own."""
         projections = sum(2 * m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         return projections + self.mixer.flops_per_token(window_size)

@@ -1,4 +1,4 @@
-"""The gated delta layer, the rule that the paper's experiments run (section 3.1; arXiv 2412.06464)."""
+"""The gated delta layer (Gated DeltaNet, arXiv 2412.06464), the rule of the paper's experiments (section 3.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,7 @@ from lmsleep.ops import delta_layer
 
 
 class DeltaRule(nn.Module):
-    """What the layers of the gated delta rule share: their projections, the size of their states and its costs.
-
-    Args: as those of `GatedDelta`.
-    """
+    """Base of the layers with a gated delta rule: projections, state shape, FLOPs. Args: as in `GatedDelta`."""
 
     def __init__(
         self, d_model: int, heads: int, key_dim: int, value_dim: int, allow_neg_eigval: bool, key_heads: int
@@ -30,11 +27,11 @@ class DeltaRule(nn.Module):
         self.g_proj = nn.Linear(d_model, heads * value_dim, bias=False)
 
     def projected(self, x: Tensor) -> Tensor:
-        """q, k, v, gate, decay and writing strength of x (B, n, D) side by side, before any non-linearity."""
+        """q, k, v, gate, decay and writing strength of x (B, n, D), concatenated, before any non-linearity."""
         return project_side_by_side(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
 
     def flops_per_token(self, window_size: int) -> int:
-        """Recall of k, write, and read by q: three K x V products a head, whatever the window."""
+        """Recall of k, write, read by q: three K x V products a head, for any window."""
         H, K, V = self.state_shape
         return 6 * H * K * V
 
@@ -47,8 +44,8 @@ class GatedDelta(DeltaRule):
 
     Args:
         d_model: D. heads, key_dim, value_dim: H, K and V; the fast weights of a head are a (K, V) matrix.
-        key_heads: G heads of q and k, each for H / G heads of v, one after the other (Qwen3-Next); None: H.
-        conv_size: taps of the convolution.
+        key_heads: G heads of q and k, each shared by H / G consecutive heads of v (Qwen3-Next); None: H.
+        conv_size: width of the convolution.
         decay_rates: as in `HybridConfig`; None: those of fla's GatedDeltaNet, (0, 16).
     """
 
@@ -78,7 +75,7 @@ class GatedDelta(DeltaRule):
     def forward(
         self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
-        """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context."""
+        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
         projected, taps = self.projected(x), self.conv_weight
         if self.key_heads < self.state_shape[0]:
             projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()
@@ -87,7 +84,7 @@ class GatedDelta(DeltaRule):
         return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
 
     def _spread(self, x: Tensor) -> Tensor:
-        """Columns (..., 2 G K + rest), those of q and k first, as if every head of v had a q and k of its own."""
+        """Repeats the q and k columns of (..., 2 G K + rest) for every head of v: (..., 2 H K + rest)."""
         (H, K, _), G = self.state_shape, self.key_heads
         shared, rest = x.split([2 * G * K, x.shape[-1] - 2 * G * K], dim=-1)
         return torch.cat([shared.unflatten(-1, (2 * G, K)).repeat_interleave(H // G, dim=-2).flatten(-2), rest], dim=-1)

@@ -1,4 +1,4 @@
-"""The hybrid model on one page: its configuration, the table of mixers, the stack, the language model."""
+"""The hybrid model on one page: configuration, table of mixers, stack of blocks, language model."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
 
-MAX_TABLE = 8192  # rotary positions kept; those of windows beyond are worked out in every pass
-MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # beyond, a configuration is a mistake that would not end in a sentence
+MAX_TABLE = 8192  # rows of the rotary table; later positions are computed in every pass
+MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # a larger value is a mistake
 
 
 @dataclass(frozen=True)
@@ -39,38 +39,36 @@ class HybridConfig:
             those of `register_mixer`. Lower case: a block without MLP.
         window_size: L, tokens that attention can see together. None until a task sets it.
         n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
-        sliding_window: tokens that a W block sees, itself included, of those that attention can see.
-        n_kv_heads: key/value heads of grouped-query attention; None: n_heads.
+        sliding_window: visible tokens that a token of a W block sees, itself included.
+        n_kv_heads: key/value heads (grouped-query attention); None: n_heads.
         head_dim: width of an attention head; None: d_model / n_heads.
         fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
         fast_key_heads: heads of q and k in G blocks, each for H / fast_key_heads states; None: H.
         conv_size: width of the short convolution of fast-weight layers.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
-        decay_rates: range that the initial decay rates A are drawn from; per token a state keeps exp(-A dt) of itself,
-            with steps dt from 0.001 to 0.1. Smaller rates remember longer from the start. None: the rule's own, (0, 16)
-            for gated delta and Jet, (1, 16) for Mamba-2.
-        delta: extend Mamba-2's update by the delta correction.
+        decay_rates: range of the initial decay rates A: a token multiplies the state by exp(-A dt), dt from 0.001 to
+            0.1. None: (0, 16) for gated delta and Jet, (1, 16) for Mamba-2.
+        delta: add the delta correction to Mamba-2's update.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
-        rope_scaling: (factor, low, high, length): rotations that turn less than `low` times in `length` tokens turn
-            `factor` times slower, those of more than `high` as ever, between them something between (Llama 3).
-        rotary_dim: channels of a head that turn with the position: channel j together with j + head_dim / 2, for
-            j < rotary_dim / 2; None: all.
+        rope_scaling: (factor, low, high, length) of Llama 3: frequencies of fewer than `low` turns in `length` tokens
+            are divided by `factor`, those of more than `high` kept, others interpolated.
+        rotary_dim: channels of a head that are rotated: j and j + head_dim / 2 for j < rotary_dim / 2; None: all.
         attention_bias: biases on q, k, v (Qwen2).
-        attention_gate: what attention gives is multiplied by sigmoid(W_g x) (Qwen3-Next).
-        qk_norm: an RMS norm of each head of q and k before they turn (Qwen3).
+        attention_gate: multiply the output of attention by sigmoid(W_g x) (Qwen3-Next).
+        qk_norm: an RMS norm on each head of q and k before the rotation (Qwen3).
         norm_eps: epsilon of the RMS norms.
-        fast_norm_eps: epsilon of the norm inside a fast-weight layer of rule `jet`; None: norm_eps.
+        fast_norm_eps: epsilon of the norm inside a Jet layer; None: norm_eps.
         sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
-        norm_between_passes: the final norm closes every pass and its output starts the next (Ouro).
+        norm_between_passes: every pass ends with the final norm, and the next starts from its output (Ouro).
         between_passes: what a pass of a sleep starts from, see `BETWEEN`; `carry` is Algorithm 1, others are ablations.
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
-        embedding_std: standard deviation of the embeddings at the start; of the output projection it is 0.02.
+        embedding_std: initial standard deviation of the embeddings; that of the output projection is 0.02.
         zero_init: output projections of mixers and MLPs start at zero, so that every block starts as the identity.
 
     Raises:
-        ValueError: if a value is out of range; the sentence names field, value and what is allowed.
+        ValueError: if a value is out of range.
     """
 
     vocab_size: int | None = None
@@ -178,9 +176,9 @@ class HybridConfig:
         return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
 
     def for_task(self, vocab_size: int, window_size: int, row: int | None = None) -> "HybridConfig":
-        """The same configuration with the sizes of a task. A larger vocabulary than the task's stays: pretrained models
-        pad theirs. So does a window that holds a whole `row` of so many tokens: full attention, and no eviction. Raises
-        ValueError if the configuration already names another window or a smaller vocabulary."""
+        """The configuration with the sizes of a task. A larger vocabulary is kept (pretrained models pad theirs), and
+        so is a window of at least `row` tokens: full attention, no eviction. Raises ValueError if the configuration has
+        another window or a smaller vocabulary."""
         mine = self.window_size or window_size
         whole = f" (or {row} and more: a whole row)" if row else ""
         said = f"window_size of the model must be the task's {window_size}{whole} or left out"
@@ -201,12 +199,12 @@ class HybridConfig:
         return sum(p.numel() for p in self.build("meta").parameters())
 
     def flops_per_token(self, n_passes: int = 1, kind: Literal["forward", "training"] = "forward") -> int:
-        """Operations of one token of a full window that is read N times, and of its logits.
+        """FLOPs of one token of a full window that is read N times, and of its logits.
 
-        Counted are matrix products, two operations per multiply-add: projections, attention over the whole window (the
-        masked half included), and the reads and writes of the fast weights. Element-wise work and the short convolution
-        are left out. A sleep repeats the looped blocks N - 1 times and those behind them once. `training` is three
-        times `forward`. Raises ValueError if n_passes is below 1.
+        Counts matrix products, two operations per multiply-add: projections, attention over the whole window (the
+        masked half included), reads and writes of the fast weights; not element-wise work and the short convolution. A
+        sleep repeats the looped blocks N - 1 times and the coda once. `training` is three times `forward`. Raises
+        ValueError if n_passes is below 1.
         """
         check_n_passes(n_passes)
         model = self.build("meta")
@@ -221,7 +219,7 @@ class HybridConfig:
         return [(letter.upper(), letter.isupper()) for letter in self.pattern]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name; `HybridConfig(**fields)` is the same configuration."""
+        """All fields by name."""
         return asdict(self)
 
 
@@ -245,7 +243,7 @@ def _delta_rule(c: HybridConfig, layer: Callable[..., Mixer], norm_eps: float) -
 
 
 def _mamba2(c: HybridConfig) -> Mixer:
-    H, N, P = c.fast_shape  # what is a key elsewhere is called a state there
+    H, N, P = c.fast_shape  # Mamba-2 calls the key dimension the state dimension
     return Mamba2(c.d_model, H, P, N, d_conv=c.conv_size, delta=c.delta, decay_rates=c.decay_rates)
 
 
@@ -260,15 +258,15 @@ BUILT_IN = frozenset(MIXERS)
 
 
 def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
-    """Lets `letter` in a pattern stand for a mixer of one's own; a second call with the same letter replaces the first.
+    """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first.
 
-    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`, as those of the built-in mixers.
-    Muon trains the weights of its `nn.Linear` modules and of their subclasses, AdamW all its other parameters.
+    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`. Muon trains the weights of
+    `nn.Linear` modules and of their subclasses, AdamW all other parameters.
 
     Args:
         letter: an upper-case letter, A to Z; its lower case is a block without MLP.
-        name: what messages call the mixer.
-        factory: makes it from the configuration, such as a class that takes one.
+        name: of the mixer, for messages.
+        factory: makes the mixer from a `HybridConfig`.
 
     Raises:
         ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer.
@@ -284,10 +282,10 @@ def _block(c: HybridConfig, letter: str, has_mlp: bool) -> Block:
 
 
 class Blocks(nn.Module):
-    """The stack. `blocks(h, S)` is one pass over one window; nothing is mutated.
+    """The stack of blocks. `blocks(h, S)` is one pass over one window; nothing is mutated.
 
-    Args:
-        checkpointing: recompute a pass in the backward instead of keeping its activations; same gradients, less memory.
+    Attributes:
+        checkpointing: recompute a pass in the backward instead of storing its activations.
     """
 
     def __init__(self, config: HybridConfig, norm: nn.Module) -> None:
@@ -301,7 +299,7 @@ class Blocks(nn.Module):
         self.pass_norm = norm
         shapes = {i: layer.mixer.state_shape for i, layer in enumerate(self.layers)}
         fast = {i: shape for i, shape in shapes.items() if shape is not None}
-        self.state_shapes = list(fast.values())  # of one row's fast weights, a fast-weight layer each
+        self.state_shapes = list(fast.values())  # of one row
         self.state_index = {block: index for index, block in enumerate(fast)}
 
     def forward(
@@ -310,8 +308,8 @@ class Blocks(nn.Module):
         """One pass over the n <= L tokens of a window: (B, n, D), S -> (B, n, D), S.
 
         Args:
-            cache: the tokens before them that attention still sees; None: none.
-            mask: (B, n) bool, False for tokens that must leave no trace.
+            cache: of the tokens before them; None: there are none.
+            mask: (B, n) bool, False for masked tokens.
         """
         cache = cache or AttentionCache(self.config.window_size or 1)
         return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
@@ -319,8 +317,8 @@ class Blocks(nn.Module):
     def span(
         self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True, ends: bool = True
     ) -> Span:
-        """Where the n tokens of h stand behind the cached ones, and whether others will stand behind them. Raises
-        ValueError if nothing was kept of the cached ones."""
+        """The `Span` of the n tokens of h (B, n, D) after the cached ones. Raises ValueError if the cache has no
+        entries of these."""
         n, cached, reach = h.shape[1], cache.held, self.config.sliding_window
         if cached and not cache.layers:
             raise ValueError(f"cache must hold what the {cached} tokens before left: they were read with keep=False")
@@ -333,8 +331,8 @@ class Blocks(nn.Module):
     def run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
-        """Blocks first .. last - 1, and the norm that closes a pass if they end the stack. Returns h, S and what each
-        block keeps of the tokens, of no use unless `span.keep`. Without `span.ends` h is empty."""
+        """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (empty without
+        `span.ends`), S and the cache entry of each block (of no use unless `span.keep`)."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return self._run(first, last, h, S, cache, span)
         shared = shared_weights()
@@ -373,14 +371,14 @@ Run = Callable[
 
 @dataclass(frozen=True)
 class Wake:
-    """What a wake pass leaves.
+    """The result of a wake pass.
 
     Args:
-        h: (B, n, D) output of the last block. core: the same after the looped blocks, where a sleep starts.
+        h: (B, n, D) output of the last block. core: (B, n, D) output of the looped blocks, where a sleep starts.
         before, S: fast weights before and after.
-        past, cache: visible tokens before and after.
+        past, cache: attention cache before and after.
         mask: (B, n) or None.
-        embedded: (B, n, D) what the first block read; None where it was not kept.
+        embedded: (B, n, D) input of the first block; None if it was not kept.
     """
 
     h: Tensor
@@ -399,13 +397,13 @@ def _embedded(wake: Wake) -> Tensor:
     return wake.embedded
 
 
-# What the next pass of a sleep starts from, h (B, n, D) and S, given those that the pass before left.
+# h (B, n, D) and S that the next pass of a sleep starts from, given those that the last one returned.
 BETWEEN: dict[str, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
     "carry": lambda h, S, wake: (h, S),  # Algorithm 1
-    "reset": lambda h, S, wake: (h, wake.before),  # the S from before the window: only the last pass writes for good
-    "embed": lambda h, S, wake: (_embedded(wake), S),  # the tokens as they were embedded
+    "reset": lambda h, S, wake: (h, wake.before),  # S from before the window: only the last pass counts
+    "embed": lambda h, S, wake: (_embedded(wake), S),  # the embedded tokens
     "cut_h": lambda h, S, wake: (h.detach(), S),  # no gradient through h
-    "cut": lambda h, S, wake: (h.detach(), S.detach()),  # none at all, so that only the last sleep is trained
+    "cut": lambda h, S, wake: (h.detach(), S.detach()),  # no gradient at all: only the last sleep is trained
 }
 
 
@@ -417,8 +415,8 @@ class HybridLM(nn.Module):
     h (B, n, D)
       |  blocks 0 .. first - 1       once a window
       |  blocks first .. last - 1    N times if the window sleeps (`loop`; by default all blocks)
-      |  blocks last .. depth - 1    the coda: with the wake pass, and once more after a sleep
-      |  norm                        (or as the end of every pass, if `norm_between_passes`)
+      |  blocks last .. depth - 1    the coda: in the wake pass, and once more after a sleep
+      |  norm                        (at the end of every pass with `norm_between_passes`)
       |  head
     logits (B, n, V)
 
@@ -443,7 +441,7 @@ class HybridLM(nn.Module):
             self.head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Draws the first weights of all that is an `nn.Linear` and no subclass, and of the embedding.
+        """Initialises every `nn.Linear` (not its subclasses) and the embedding.
 
         | weight | start |
         |---|---|
@@ -452,7 +450,7 @@ class HybridLM(nn.Module):
         | `o_proj`, `out_proj`, `down_proj` under `zero_init` | zero |
         | every other projection | normal, fan_in ** -0.5 |
         | biases | zero |
-        | norms, convolutions, decay | as their modules made them |
+        | norms, convolutions, decay | as in their modules |
         """
         for name, module in self.named_modules():
             if type(module) is nn.Linear:
@@ -497,17 +495,16 @@ class HybridLM(nn.Module):
         keep: bool = True,
         ends: bool = True,
     ) -> Wake:
-        """The wake pass over n tokens (B, n) of the current window, all of them or one: embed, every block once.
+        """The wake pass over tokens (B, n) of the current window: embedding, then every block once.
 
         Args:
-            mask: (B, n) bool, False for tokens that must leave no trace.
-            span: where the tokens stand, for decoding in buffers of fixed size; None: behind those of the cache.
-            keep: without it the cache after them counts the tokens and holds nothing else, which is enough where a hard
-                eviction follows, or nothing at all.
-            ends: without it nobody may ask for the h that it leaves.
+            mask: (B, n) bool, False for masked tokens.
+            span: for decoding with a static cache; None: the tokens follow those of the cache.
+            keep: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
+            ends: False: h of the result is not computed.
 
         Raises:
-            ValueError: if the tokens do not fit into the window, or those in the cache were read without `keep`.
+            ValueError: if the tokens do not fit into the window, or the cache has no entries of those before.
         """
         n, depth, last = tokens.shape[1], self.config.depth, self.config.looped[1]
         require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
@@ -522,15 +519,14 @@ class HybridLM(nn.Module):
         return Wake(h, core, S, after, cache, extended, mask, embedded)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
-        """One more pass of the looped blocks over the window that `wake` has read, seeing the same tokens before it.
-        `run` makes it in place of `Blocks.run`."""
+        """One more pass of the looped blocks over the window of `wake`; `run` takes the place of `Blocks.run`."""
         h, S = BETWEEN[self.config.between_passes](h, S, wake)
         span = self.blocks.span(h, wake.past, wake.mask, keep=False)
         return (run or self.blocks.run)(*self.config.looped, h, S, wake.past, span)[:2]
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
-        """h and S after the blocks behind the loop have read the refined h once, from the S they had before the window,
-        as if the wake pass had not yet reached them; `run` as in `loop_pass`."""
+        """h and S after one pass of the blocks behind the loop, from their S before the window; `run` as in
+        `loop_pass`."""
         depth, last = self.config.depth, self.config.looped[1]
         if last == depth:
             return h, S
@@ -538,7 +534,7 @@ class HybridLM(nn.Module):
         return (run or self.blocks.run)(last, depth, h, S, wake.past, span)[:2]
 
     def as_before(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
-        """S with the states of blocks first .. last - 1 as they were before the window that `wake` has read."""
+        """S with the states of blocks first .. last - 1 reset to those before the window of `wake`."""
         chosen = [i for block, i in self.blocks.state_index.items() if first <= block < last]
         return S.with_layers({i: wake.before[i] for i in chosen})
 
@@ -549,18 +545,17 @@ class HybridLM(nn.Module):
         trained: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
-        """Writes model.safetensors, config.json and the model card README.md, each of them whole or not at all.
-        Adapters are merged into the weights.
+        """Writes model.safetensors, config.json and the model card README.md, each atomically. Adapters are merged.
 
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
-            trained: kept in config.json; `n_passes`, `eviction` and `task` are read by others.
-            files: further ones by name, such as `lmsleep.hub.tokenizer.tokenizer_files`.
+            trained: metadata of the training for config.json; `n_passes`, `eviction` and `task` are read by others.
+            files: contents of further files by name, such as `lmsleep.hub.tokenizer.tokenizer_files`.
 
         Raises:
-            ValueError: if `trained` does not fit into JSON, or a file is in the place of the folder.
+            ValueError: if `trained` does not fit into JSON, or `folder` is a file.
         """
-        weights, tied = self.state_dict(), self.head.weight is self.embedding.weight  # by hand, too
+        weights, tied = self.state_dict(), self.head.weight is self.embedding.weight
         weights = weights if self.lora is None else merged(weights, self.lora.scale)
         if tied:
             del weights["head.weight"]
@@ -571,16 +566,15 @@ class HybridLM(nn.Module):
     def from_pretrained(
         cls, source: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> "HybridLM":
-        """The model of a folder that `save_pretrained` wrote, in evaluation mode; safetensors and JSON only.
+        """Loads a model of `save_pretrained`, in evaluation mode; only safetensors and JSON are read.
 
         Args:
             source: the folder, or `owner/model` on the Hugging Face hub, optionally with `@revision`.
-            dtype: None: as saved.
-            device: None: the CPU.
+            dtype: None: as saved. device: None: the CPU.
 
         Raises:
-            ValueError: if there is no such model or device, a file is damaged, or a tensor is missing, unknown,
-                misshaped or not finite.
+            ValueError: if there is no such model or device, a file is damaged, or a tensor is missing, unknown, not
+                finite or of a wrong shape.
         """
         known = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
         require(known, "dtype must be a floating-point dtype of torch or None", dtype)

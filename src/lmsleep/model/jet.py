@@ -1,4 +1,4 @@
-"""The Jet layer of Jet-Nemotron (arXiv 2508.15884): the gated delta rule with a convolution that every token shapes."""
+"""The Jet layer of Jet-Nemotron (arXiv 2508.15884): the gated delta rule with a dynamic convolution."""
 
 from collections import OrderedDict
 
@@ -19,11 +19,8 @@ class Jet(DeltaRule):
     """q, k = silu(W x), L2-normalised; v = silu(conv_x(W x)) with a kernel made from x; S written by the gated delta
     rule; y = W_o (norm(S^T q) * silu(W_g x)).
 
-    Gates per head as in the gated delta layer: decay exp(-exp(A_log) softplus(W_a x + dt_bias)), writing strength
-    sigmoid(W_b x), doubled under `allow_neg_eigval`. Parameters are named and shaped as in the released layer. Nothing
-    depends on the length of the window or on train or eval mode.
-
-    Args: as those of `GatedDelta`; the decay rates of the released layer are (0, 16) too.
+    Gates and arguments as in `GatedDelta`. Parameters are named and shaped as in the released layer. Unlike there,
+    nothing depends on the length of the window or on train or eval mode.
     """
 
     def __init__(
@@ -49,8 +46,7 @@ class Jet(DeltaRule):
     def forward(
         self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
-        """x (B, n, D), state (B, H, K, V), left context -> y (B, n, D), the new state, the new left context. A masked
-        token leaves no trace in them."""
+        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
         inputs, before = (self.projected(x), self.dynamic_conv1d(x)), left.inputs if left else None
         gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (span.mask, self.beta_scale, self.o_norm.eps)
         y, state, tail = jet_layer(*inputs, *gates, state, before, *how)
@@ -58,10 +54,9 @@ class Jet(DeltaRule):
 
 
 class DynamicConv(nn.Module):
-    """The kernels of a causal depthwise convolution, which a small MLP makes from each token.
+    """The kernels of a causal depthwise convolution, W_2 silu(W_1 x) + b for each token x; W_1 reduces the width by 8.
 
-    The kernel is W_2 silu(W_1 x) + b with W_1 reducing by 8. W_2 starts at zero, so the kernel starts as b, one for all
-    tokens; W_1 does not, for then no gradient would ever reach either of them.
+    W_2 starts at zero, so that the kernel starts as b for all tokens; W_1 does not, or neither would get a gradient.
     """
 
     def __init__(self, d_model: int, dim: int, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Parts that blocks and mixers share: norm, MLP, and the decay of the fast weights."""
+"""Layers that blocks and mixers share: RMS norm, SwiGLU MLP, and the decay of fast weights."""
 
 import math
 
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
     def of_sum(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """h + y (..., D) in h's dtype, and its norm in the dtype of products."""
+        """h + y (..., D) in h's dtype, and its norm in the dtype of matrix products (autocast)."""
         return add_norm(h, y, self.weight, self.eps, product_dtype(h))
 
 
@@ -43,7 +43,7 @@ class SwiGLU(nn.Module):
 
 
 def draw_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:
-    """Draws, in place, rates A (H,) uniformly from `rates` and steps softplus(dt_bias) (H,) log-uniformly from
+    """Initialises, in place, exp(A_log) (H,) uniformly in `rates` and softplus(dt_bias) (H,) log-uniformly in
     (0.001, 0.1)."""
     with torch.no_grad():
         A_log.uniform_(*rates).clamp_(min=2**-24 * rates[1]).log_()  # a rate of 0, which a draw may give, has no log
@@ -52,6 +52,6 @@ def draw_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> No
 
 
 def step_size(logits: Tensor, dt_bias: Tensor, mask: Tensor | None) -> Tensor:
-    """dt = softplus(logits + dt_bias), (B, n, H), in the parameter's dtype; 0 for tokens that must leave no trace."""
+    """dt = softplus(logits + dt_bias), (B, n, H), in the parameter's dtype; 0 for masked tokens."""
     dt = F.softplus(logits.to(dt_bias.dtype) + dt_bias)
     return dt if mask is None else dt * mask[..., None]

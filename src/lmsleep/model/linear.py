@@ -1,7 +1,7 @@
-"""Linear layers, and the embedding, in a step that uses them many times, once in every pass over every window.
+"""Linear layers and the embedding of a training step, which uses them once in every pass over every window.
 
-Within `sharing_weights` the weights of the layers that read one input are joined and cast once, so that they are one
-product, and their gradients are summed in float32 by the products that make them.
+Within `sharing_weights`, weights of layers with the same input are concatenated and cast once, so that they take one
+matrix product, and their gradients are accumulated in float32 by the products that compute them.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
-FEW_WORDS = 128  # the gradient of a table of so many rows is a product
-_open = False  # whether anything is shared: compiled code can ask this, and not a context variable
+FEW_WORDS = 128  # rows of the largest embedding whose gradient is a matrix product
+_open = False  # whether weights are shared: compiled code can read this, but no context variable
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -28,27 +28,27 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
 
 
 def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
-    """What `project` gives, in one tensor (..., sum of D_i)."""
+    """The outputs of `project`, concatenated: (..., sum of D_i)."""
     if not _sharing(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
     return _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
 
 
 def look_up(table: nn.Embedding, tokens: Tensor) -> Tensor:
-    """The rows (B, n, D) of `table` at tokens (B, n). Within `sharing_weights` the gradient of a small table is made
-    by a product: torch sorts the tokens for it, in a dozen launches."""
+    """The embeddings (B, n, D) of tokens (B, n). Within `sharing_weights` the gradient of a small table is one matrix
+    product: torch would sort the tokens, in a dozen launches."""
     if _open and table.num_embeddings <= FEW_WORDS and _plain(table):
         return _Rows.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
     return table(tokens)
 
 
 def _sharing(layers: tuple[nn.Module, ...]) -> bool:
-    """Whether the weights of these layers are shared here."""
+    """Whether the weights of these layers are shared now."""
     return _open and all(_plain(layer) and layer.bias is None for layer in layers)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a linear layer takes x: that of autocast, which leaves float64 alone, or x's."""
+    """The dtype in which a linear layer reads x: that of autocast, which does not cast float64, or x's."""
     device = x.device.type
     narrow = torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return torch.get_autocast_dtype(device) if narrow else x.dtype
@@ -56,7 +56,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 @contextmanager
 def casting_anew(device: str) -> Iterator[None]:
-    """Autocast as it is here, but for casts that are kept: one made outside of a CUDA graph would stay as it is now."""
+    """Autocast as outside, without its cache: a cast made before the capture of a CUDA graph would be frozen in it."""
     torch.clear_autocast_cache()
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     with torch.autocast(device, dtype, enabled, cache_enabled=False):
@@ -68,13 +68,13 @@ def _narrow(x: Tensor) -> Tensor:
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether the layer is torch's own with a dense weight, for which nobody has put in something else."""
+    """Whether the layer is torch's own, with a dense weight and without hooks."""
     forward = layer._forward_hooks or layer._forward_pre_hooks
     hooked = forward or layer._backward_hooks or layer._backward_pre_hooks
     return type(layer) in (nn.Linear, nn.Embedding) and type(layer.weight) is nn.Parameter and not hooked
 
 
-# A break in compiled graphs: what is compiled are the parts between products.
+# Breaks compiled graphs: only the parts between products are compiled.
 @torch.compiler.disable
 def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     shared = _SHARED.get()
@@ -84,22 +84,22 @@ def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
 
 @torch.compiler.disable
 def _split_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
-    """The same in its parts."""
+    """As `_one_product`, split by layer."""
     y = _one_product(x, layers)  # pyright: ignore[reportCallIssue]
     return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 
 @contextmanager
 def sharing_weights(enabled: bool = True) -> Iterator[None]:
-    """Within, `project` shares weights; back-propagation may follow outside. Joining costs more than it gives on a CPU,
-    where no launch is saved."""
+    """Lets `project` share weights; the backward may follow outside. Not worth it on a CPU, where no launch is
+    saved."""
     with sharing(Shared() if enabled else None):
         yield
 
 
 @contextmanager
 def sharing(shared: "Shared | None") -> Iterator[None]:
-    """Goes on with what `shared_weights` gave elsewhere: passes computed anew in the backward must share the same."""
+    """Shares the weights of `shared_weights()` elsewhere: passes recomputed in the backward must use the same."""
     global _open
     before, _open = _open, shared is not None
     token = _SHARED.set(shared)
@@ -111,12 +111,12 @@ def sharing(shared: "Shared | None") -> Iterator[None]:
 
 
 def shared_weights() -> "Shared | None":
-    """What `project` shares here; None outside of `sharing_weights`."""
+    """The weights shared now; None outside of `sharing_weights`."""
     return _SHARED.get()
 
 
 class Shared:
-    """Joined weights by the layers they belong to."""
+    """Concatenated weights and their gradients, by layers."""
 
     def __init__(self) -> None:
         self.joined: dict[tuple[Any, ...], tuple[Tensor, Total]] = {}
@@ -132,7 +132,7 @@ class Shared:
 
 
 class Total:
-    """The sum of the gradients of a joined weight so far, float32 or wider."""
+    """Accumulates the gradient of a concatenated weight, in float32 or wider."""
 
     def __init__(self) -> None:
         self.sum: Tensor | None = None
@@ -141,24 +141,20 @@ class Total:
         """dy (n, O), x (n, D): adds dy^T x."""
         if self.sum is None:
             self.sum = x.new_zeros(dy.shape[1], x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-        _add_product(self.sum, dy.mT, x)
+        total = self.sum
+        if total.is_cuda and total.dtype != x.dtype:  # narrow operands, float32 output
+            torch.ops.aten.addmm.dtype_out(total, dy.mT, x, total.dtype, out=total)
+        else:
+            total.addmm_(dy.mT.to(total.dtype), x.to(total.dtype))
 
     def take(self) -> Tensor | None:
-        """The sum; the next one starts at zero."""
+        """Returns the sum and resets it."""
         found, self.sum = self.sum, None
         return found
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, summed in total's dtype whatever that of a and b."""
-    if total.is_cuda and total.dtype != b.dtype:  # narrow operands, and a product that leaves as float32
-        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, out=total)
-    else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))
-
-
 class _Join(torch.autograd.Function):
-    """Weights (O_i, D) -> (sum of O_i, D) in the dtype of products. Its gradient comes by way of `total`."""
+    """Weights (O_i, D) -> (sum of O_i, D) in `dtype`. Its gradient arrives through `total`."""
 
     @staticmethod
     def forward(ctx: Any, total: Total, dtype: torch.dtype, *weights: Tensor) -> Tensor:
@@ -176,8 +172,8 @@ class _Join(torch.autograd.Function):
 
 
 class _Split(torch.autograd.Function):
-    """y (..., D) -> its parts (..., D_i). Gradients that lie side by side already, as kernels leave them, are one
-    tensor again without a copy."""
+    """y (..., D) -> parts (..., D_i). Gradients that are already adjacent in memory, as kernels leave them, are joined
+    without a copy."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
@@ -209,7 +205,7 @@ class _Product(torch.autograd.Function):
         ctx: Any, dy: Tensor
     ) -> tuple[Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        # The flag says that the weight trains; whether this backward asks for its gradient, only the engine knows.
+        # needs_input_grad says that the weight trains; only the engine knows whether this backward wants its gradient.
         if ctx.needs_input_grad[1] and torch._C._will_engine_execute_node(ctx.next_functions[1][0]):
             ctx.total.add(dy.flatten(0, -2), x.flatten(0, -2))
         return (dy @ weight if ctx.needs_input_grad[0] else None), None, None
@@ -231,5 +227,5 @@ class _Rows(torch.autograd.Function):
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         words = torch.arange(ctx.words, device=dy.device)
         with torch.autocast(dy.device.type, enabled=False):
-            found = (tokens[..., None] == words).to(dy.dtype).mT @ dy  # (B, V, D): one long product would fill no card
+            found = (tokens[..., None] == words).to(dy.dtype).mT @ dy  # (B, V, D): batched, to occupy a GPU
         return None, found.sum(0).to(ctx.dtype)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685), which peft puts beside the weights of a pretrained model."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685), put beside the weights of a pretrained model by peft."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from torch import Tensor
 from lmsleep.hub import check_integer
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ADAPTER = "default"  # peft's name of the only one
+ADAPTER = "default"  # peft's name for a single adapter
 
 
 @dataclass(frozen=True)
 class Lora:
-    """Trains W + alpha / rank B A in place of a weight W (O, D) that stays as it was; A (rank, D), B (O, rank).
+    """Trains W + alpha / rank B A with W (O, D) frozen; A (rank, D), B (O, rank).
 
-    Inserted fast-weight layers have no weights worth keeping and train whole, and so does what is no target in those of
-    the checkpoint (gates, decay, taps), which is small and decides what a sleep writes and forgets. The rest is frozen.
+    Inserted fast-weight layers train whole, and so do the parts of the checkpoint's fast-weight layers that are no
+    targets (gates, decay, taps), which are small and decide what a sleep writes and forgets. The rest is frozen.
 
     Args:
         rank: of B A.
-        alpha: of the scale; None: twice the rank.
-        targets: the linear layers of blocks, by the last part of their names, of the default those that there are.
+        alpha: numerator of the scale; None: twice the rank.
+        targets: names of linear layers in blocks; of the default, those that exist.
 
     Raises:
         ValueError: if a number is out of range or there is no target.
@@ -41,12 +41,12 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """Of B A."""
+        """alpha / rank."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
 def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """The weights of a model with adapters, named as those of one without: W + scale B A where there are A and B."""
+    """The weights of a model with adapters merged, W + scale B A, under the names of a model without."""
     found = {}
     for name, value in weights.items():
         layer, adapted, kind = name.partition(".base_layer.")

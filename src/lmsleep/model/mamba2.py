@@ -1,10 +1,11 @@
-"""The Mamba-2 layer (arXiv 2405.21060; the rule of the paper's eq. 3), from a state to a state, and its delta form."""
+"""The Mamba-2 layer (arXiv 2405.21060; the paper's eq. 3) with initial and final state, and its delta form."""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lmsleep.hub import require
 from lmsleep.memory import ConvTail
 from lmsleep.model.attention import Span
 from lmsleep.model.layers import draw_decay, step_size
@@ -17,15 +18,14 @@ class Mamba2(nn.Module):
 
     Parameters are named and shaped as in `mamba_ssm.modules.mamba2.Mamba2` at its defaults, so that a state_dict of one
     loads into the other: `expand` there is nheads * headdim / d_model here, which need not be whole. With `delta`
-    there is one more, `correction_log` (H,), and a token writes what the memory gets wrong of x instead of x: see
-    `lmsleep.ops.ssd_delta`. Then the layer shares its op with the gated delta layer; what differs is where keys, values
-    and writing strength come from.
+    there is one more, `correction_log` (H,), and a token writes the error of the memory about x instead of x: see
+    `lmsleep.ops.ssd_delta`.
 
     Args:
         d_model: D.
         nheads: H. headdim: P. d_state: N; the fast weights of a head are a (P, N) matrix.
-        ngroups: heads share B and C in this many groups.
-        d_conv: taps of the convolution.
+        ngroups: groups of heads that share B and C.
+        d_conv: width of the convolution.
         decay_rates: as in `HybridConfig`; None: those of mamba-ssm, (1, 16).
         delta: the delta correction; its strength λ = exp(correction_log) starts at 1, the delta rule.
 
@@ -46,8 +46,7 @@ class Mamba2(nn.Module):
         decay_rates: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        if nheads % ngroups:
-            raise ValueError(f"ngroups must divide nheads={nheads}, got {ngroups}")
+        require(nheads % ngroups == 0, f"ngroups must divide nheads={nheads}", ngroups)
         self.state_shape = (nheads, headdim, d_state)
         self.ngroups, self.delta = ngroups, delta
         d_inner = nheads * headdim
@@ -64,8 +63,7 @@ class Mamba2(nn.Module):
         draw_decay(self.A_log, self.dt_bias, decay_rates or (1.0, 16.0))
 
     def forward(self, u: Tensor, state: Tensor, left: ConvTail | None, span: Span) -> tuple[Tensor, Tensor, ConvTail]:
-        """u (B, n, D), state (B, H, P, N), left context -> y (B, n, D), the new state, the new left context. A masked
-        token leaves no trace in them."""
+        """u (B, n, D), state (B, H, P, N), last inputs of the convolution -> y (B, n, D) and the new ones."""
         H, before = self.state_shape[0], left.inputs if left else None
         z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
         dt = step_size(dt, self.dt_bias, span.mask)
@@ -85,7 +83,7 @@ class Mamba2(nn.Module):
         return self.out_proj(y), state, ConvTail(conv_tail(xBC, before, weight.shape[1]))
 
     def flops_per_token(self, window_size: int) -> int:
-        """Write, read by C and, with the delta correction, recall of B: one P x N product a head each."""
+        """Write, read by C and, with `delta`, recall of B: a P x N product a head each."""
         H, P, N = self.state_shape
         return (6 if self.delta else 4) * H * P * N
 
