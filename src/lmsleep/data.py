@@ -1,4 +1,4 @@
-"""One data module for all tasks: rows drawn by (seed, split, step), whatever workers, ranks and resuming do."""
+"""The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,14 +12,14 @@ from lmsleep.hub import check_integer, require
 from lmsleep.tasks import Batch, Task
 
 TEST_SEED = 0  # held-out rows are the same for every run
-MAX_ROWS, MAX_WORKERS = 1 << 24, 1024  # more is a mistake that would not end in a sentence
+MAX_ROWS, MAX_WORKERS = 1 << 24, 1024  # a larger value is a mistake
 
 
 class RowsDataModule(L.LightningDataModule):
     """Feeds a task to the trainer.
 
     Args:
-        task: where the rows come from.
+        task: makes the rows.
         batch_size: rows of a training step, over all ranks.
         seed: of the training rows; validation and test rows are the same for every seed.
         eval_rows: rows of the validation and test sets, as `Task.held_out_steps` rounds them.
@@ -78,8 +78,7 @@ class RowsDataModule(L.LightningDataModule):
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
     def _batches_done(self) -> int:
-        """Training batches consumed so far, which a resumed trainer takes from its checkpoint; under `overfit_batches`,
-        which reads the same few in every epoch, those of this epoch."""
+        """Training batches consumed so far, also before a resume; with `overfit_batches`, those of this epoch."""
         if self.trainer is None:
             return 0
         done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)  # pyright: ignore

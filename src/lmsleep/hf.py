@@ -1,5 +1,5 @@
-"""Saved models in transformers: `import lmsleep.hf` makes its Auto classes, `generate`, `pipeline` and what is built on
-them, such as the `hf` model of lm-evaluation-harness, read a folder that `save_pretrained` or `lmsleep export` wrote.
+"""Saved models in transformers: after `import lmsleep.hf`, its Auto classes, `generate`, `pipeline` and what is built
+on them, such as lm-evaluation-harness, read a folder of `save_pretrained` or `lmsleep export`.
 
     import lmsleep.hf
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, push, typed
+from lmsleep.hub import checkpoint_folder, push, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -35,8 +35,8 @@ class SleepConfig(PreTrainedConfig):
     """The config.json of a saved model.
 
     Args:
-        model: the fields of its `HybridConfig`. trained: what is known of its training.
-        n_passes, eviction: how it sleeps; None: as it was trained.
+        model: the fields of its `HybridConfig`. trained: metadata of its training.
+        n_passes, eviction: None: as it was trained.
     """
 
     model_type = MODEL_TYPE
@@ -57,11 +57,7 @@ class SleepConfig(PreTrainedConfig):
 
 
 class SleepCache(Cache):
-    """S and the window of every row, as a `Session` holds them: it sleeps on overflow.
-
-    Args:
-        session: what it reads with.
-    """
+    """A `Session` as the cache of transformers: it holds S and the window of every row, and sleeps on overflow."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(layers=[])
@@ -69,7 +65,7 @@ class SleepCache(Cache):
 
     def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
         """Reads tokens (B, n): logits (B, n, V), or (B, 1, V) of each row's last one. Padding, where mask (B, n) is 0,
-        is not read at all, so that the windows of a row are those that it has alone; its logits are NaN."""
+        is skipped, so that it does not shift the windows of a row; its logits are NaN."""
         self.seen += tokens.shape[1]
         if mask is None or mask.all():
             logits = self.session.feed(tokens, last_only=last_only)
@@ -85,28 +81,28 @@ class SleepCache(Cache):
         return self.seen
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Goes on with rows `beam_idx` (B,), or with one of them several times, as beam search asks for."""
+        """Selects the rows `beam_idx` (B,), for beam search."""
         self.session.reorder(beam_idx.tolist())
 
 
 def packed(mask: Tensor) -> Tensor:
-    """The order (B, n) that puts the tokens that count first."""
+    """The order (B, n) that moves padding behind the tokens."""
     return (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
 
 
 def unpacked(logits: Tensor, order: Tensor) -> Tensor:
-    """Logits (B, m, V) of tokens in this order (B, n), at their own places; NaN behind the first m."""
+    """Undoes the `order` (B, n) on logits (B, m, V): (B, n, V), NaN where there are none."""
     B, n = order.shape
     whole = torch.cat([logits, logits.new_full((B, n - logits.shape[1], logits.shape[2]), torch.nan)], dim=1)
     return whole.gather(1, order.argsort(1)[:, :, None].expand_as(whole))
 
 
 class SleepForCausalLM(PreTrainedModel, GenerationMixin):
-    """A `HybridLM` as transformers calls it. Every window that overflows sleeps, with loss or without."""
+    """A `HybridLM` in transformers. Every window that overflows sleeps, with loss or without."""
 
     config_class = SleepConfig
     base_model_prefix = "model"
-    folder: Path | None = None  # that it was read from
+    folder: Path | None = None  # that it was loaded from
     _is_stateful = True  # a sleep cannot be undone, as speculative decoding would
 
     def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
@@ -118,7 +114,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """The model has drawn its own."""
+        """Nothing to do: `HybridLM` initialises its weights."""
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.model.embedding
@@ -128,7 +124,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         return False  # `forward` makes its own
 
     def new_cache(self) -> SleepCache:
-        """The memory before the first token."""
+        """An empty cache."""
         return SleepCache(Session(self.model, self.config.n_passes, self.config.eviction))
 
     def forward(
@@ -145,11 +141,10 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             attention_mask: (B, n), or (B, m + n) with the m tokens in the cache; 0 for padding, on either side.
-            past_key_values: goes on from there, and is changed by it.
-            labels: (B, n), -100 where there is no loss; the label of a token is what stands there, as ever in
-                transformers.
-            use_cache: return a cache. Reading with one keeps no gradient.
-            logits_to_keep: of the last tokens alone; 0: of all.
+            past_key_values: the cache to continue from; it is changed in place.
+            labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers.
+            use_cache: return a cache; then there is no gradient.
+            logits_to_keep: number of last tokens whose logits are returned; 0: all.
         """
         mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
         if use_cache or past_key_values is not None:
@@ -164,7 +159,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     def _read(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Algorithm 1 over whole rows, with gradient; padding goes behind them for it."""
+        """Algorithm 1 over whole rows, with gradient; padding is moved behind the tokens meanwhile."""
         order = None if mask is None or mask.all() else packed(mask)
         if order is not None and mask is not None:
             tokens, mask = tokens.gather(1, order), mask.gather(1, order).bool()
@@ -174,17 +169,18 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
-        """The model of a folder or a name on the hub, as `HybridLM.from_pretrained` reads it: safetensors and JSON.
+        """Loads a folder or a name on the hub, as `HybridLM.from_pretrained`.
 
         Args:
-            config: how it sleeps, if not as it was trained; so do `n_passes` and `eviction`.
-            kwargs: `dtype` (or `torch_dtype`), `device_map` with one device, `revision`; others are left unused.
+            config: None: as the model was trained.
+            kwargs: `n_passes`, `eviction`, `dtype` (or `torch_dtype`), `device_map` with one device, `revision`; others
+                are ignored.
 
         Raises:
-            ValueError: as `HybridLM.from_pretrained`, and if the weights are to be quantized or spread over devices.
+            ValueError: as `HybridLM.from_pretrained`, and for quantization or several devices.
         """
-        if kwargs.get("quantization_config") is not None:
-            raise ValueError(f"quantization_config must be None, got {kwargs['quantization_config']!r:.99}")
+        quantized = kwargs.get("quantization_config")
+        require(quantized is None, "quantization_config must be None", quantized)
         source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
         if not isinstance(config, SleepConfig):
@@ -198,7 +194,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Writes the folder that `HybridLM.save_pretrained` writes; with `push_to_hub` sends it to `repo_id`, too."""
+        """As `HybridLM.save_pretrained`; with `push_to_hub` also uploads the folder to `repo_id`."""
         trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
         beside = [path for name in TOKENIZER if self.folder and (path := self.folder / name).is_file()]
         files = {path.name: path.read_text(encoding="utf-8") for path in beside}
@@ -209,20 +205,20 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def push_to_hub(  # pyright: ignore
         self, repo_id: str, *, private: bool | None = None, **kwargs: Any
     ) -> str:
-        """Sends the folder of `save_pretrained` to the Hugging Face hub and returns its address there."""
+        """Uploads the folder of `save_pretrained` to the Hugging Face hub and returns its address."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push(folder, repo_id, private)
 
 
 def dtype_of(kwargs: dict[str, Any]) -> torch.dtype | None:
-    """The dtype that `from_pretrained` was asked for; None, as saved, for `auto`. Raises ValueError if it is none."""
+    """The dtype of the arguments of `from_pretrained`; None (as saved) for `auto`."""
     dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
     return None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype  # pyright: ignore
 
 
 def device_of(device_map: Any) -> Any:
-    """The one device of a device_map. Raises ValueError if it has several."""
+    """The only device of a device_map. Raises ValueError if it has several."""
     if device_map == "auto":
         return "cuda" if torch.cuda.is_available() else None
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}

@@ -1,4 +1,4 @@
-"""What others wrote: folders of checkpoints, here or on the Hugging Face hub, and typed values out of JSON and YAML."""
+"""Checkpoint folders, local or on the Hugging Face hub, and checks of values from JSON, YAML and callers."""
 
 import json
 import re
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
-CONTEXT, QUESTION = "{context}", "{question}"  # their places in the words around them
+CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 
 
 def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
@@ -28,7 +28,7 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
     Args:
         source: a folder, or `owner/model`, optionally with `@revision`.
         files: patterns of the files to download.
-        field: what the caller calls `source`.
+        field: the caller's name of `source`, for messages.
 
     Raises:
         ValueError: if it is neither a folder nor a name that the hub knows.
@@ -37,10 +37,8 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
     if path.is_dir():
         return path
     if not HUB_NAME.fullmatch(str(source)):
-        raise ValueError(
-            f"{field} must be a folder or a name on the Hugging Face hub (owner/model), and there is no folder "
-            f"{str(source)!r}"
-        )
+        allowed = f"{field} must be a folder or a name on the Hugging Face hub (owner/model)"
+        raise ValueError(f"{allowed}, and there is no folder {str(source)!r}")
     from huggingface_hub import snapshot_download
 
     name, _, revision = str(source).partition("@")
@@ -53,15 +51,8 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
 
 
 def push(folder: str | Path, name: str, private: bool | None = None) -> str:
-    """Sends the files of a folder to a model of the Hugging Face hub, which is made if need be, with the token that `hf
-    auth login` left.
-
-    Args:
-        name: `owner/model`. private: None: as the owner's models are by default.
-
-    Returns:
-        The address of the model.
-    """
+    """Uploads a folder as the model `name` (`owner/model`) of the Hugging Face hub, with the token of `hf auth login`.
+    Returns the address of the model; `private` None is the owner's default."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -71,15 +62,14 @@ def push(folder: str | Path, name: str, private: bool | None = None) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint. Raises ValueError if there is no such file, or it holds something
-    else."""
+    """The JSON object in a file. Raises ValueError if there is no such file, or it holds anything else."""
     check_there(path)
     return parse_object(path.read_bytes(), str(path))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON of others holds. Raises json.JSONDecodeError, a ValueError, if it is none or nested too deep, and
-    ValueError if an object has a key twice, of which a reader would take one."""
+    """Parses JSON. Raises json.JSONDecodeError, a ValueError, if it is invalid or nested too deep, and ValueError if an
+    object has a key twice."""
     try:
         return json.loads(text, object_pairs_hook=_keys_once)
     except RecursionError as error:
@@ -95,7 +85,7 @@ def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
-    """A JSON object. Raises ValueError, which says `name`, if it is none."""
+    """Parses a JSON object. Raises ValueError, which says `name`, if it is none."""
     try:
         values = parse_json(text)
     except ValueError as error:
@@ -107,8 +97,8 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
 
 @contextmanager
 def content_of(path: object, *others: str) -> Iterator[None]:
-    """Raises ValueError, which begins with the path, where what is done within fails on what a file holds; it stays as
-    it is if it names one of `others`."""
+    """Turns errors that the content of a file causes within the block into ValueError beginning with the path; messages
+    that already name the path or one of `others` stay as they are."""
     try:
         yield
     except (*_OF_CONTENT, OSError) as error:
@@ -124,13 +114,13 @@ _OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeEr
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:
-    """A plain value, as JSON and YAML hold it, as a `kind`: lists become tuples, objects dataclasses, and an integer
-    will do for a float. Nothing else is converted.
+    """Converts a value from JSON or YAML to a type: lists to tuples, objects to dataclasses, integers to float where a
+    float is wanted, and nothing else.
 
     Args:
-        kind: int, float, bool, str, a literal, a tuple, dict[str, ...] or a dataclass made of these, or None beside one
-            of them. Of any other kind the value is not checked.
-        name: of the value, for whoever gave it.
+        kind: int, float, bool, str, a literal, a tuple, dict[str, ...], a dataclass of these, or one of them or None;
+            values of any other type are not checked.
+        name: of the value, for messages.
 
     Raises:
         ValueError: if the value is of another type, a number is not finite, or a dataclass refuses its fields.
@@ -160,19 +150,18 @@ def typed(kind: Any, value: Any, name: str) -> Any:
     if origin is Literal and any(type(value) is type(one) and value == one for one in args):
         return value
     if kind in _KINDS or origin in (tuple, dict, Literal) or is_dataclass(kind):
-        raise ValueError(
-            f"{name} must be {_KINDS.get(origin or kind) or formatannotation(kind)}, got {shortened(value)}"
-        )
+        allowed = _KINDS.get(origin or kind) or formatannotation(kind)
+        raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
     return tuple(value) if isinstance(value, list) else value
 
 
-_LARGEST = sys.float_info.max  # nan and inf are not below it, and no integer beyond it becomes a float
+_LARGEST = sys.float_info.max  # excludes nan, inf and integers that no float can hold
 _KINDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
 _KINDS |= {str: "a string", list: "a list", dict: "an object"}
 
 
 def check_integer(name: str, value: Any, low: int, high: int, note: str = "") -> None:
-    """Raises ValueError unless `value` is an integer from `low` to `high`; `note` stands behind the lowest."""
+    """Raises ValueError unless `value` is an integer from `low` to `high`; `note` follows `low` in the message."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be an integer, got {shortened(value)}")
     if not low <= int(value) <= high:
@@ -181,14 +170,13 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
 
 
 def require(allowed: object, said: str, got: object) -> None:
-    """Raises ValueError unless a value is allowed: `said` names it and what is allowed, as in "steps must be 0 or
-    more"."""
+    """Raises ValueError unless `allowed`; `said` names the value and what is allowed: "steps must be 0 or more"."""
     if not allowed:
         raise ValueError(f"{said}, got {got!r}")
 
 
 def usable_device(name: Any) -> "torch.device":
-    """A device of this machine; the CPU for None. Raises ValueError if it is none."""
+    """A device by name; the CPU for None. Raises ValueError if torch cannot use it here."""
     import torch  # slow to import
 
     try:
@@ -199,11 +187,11 @@ def usable_device(name: Any) -> "torch.device":
 
 
 def check_there(path: Path) -> None:
-    """Raises ValueError if there is no such file of a checkpoint."""
+    """Raises ValueError if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path.parent} must hold {path.name}, found none")
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, without colours; its kind if it says nothing."""
+    """The first line of an error's message, without colours; its type if the message is empty."""
     return (re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or [type(error).__name__])[0]

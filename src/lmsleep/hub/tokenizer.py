@@ -1,4 +1,4 @@
-"""Tokenizers in files: opened, and written as others read them."""
+"""Tokenizer files: reading, and writing them as transformers reads them."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":
-    """The tokenizer in a tokenizer.json. Raises ValueError if there is no such file, or it holds something else."""
+    """Reads a tokenizer.json. Raises ValueError if there is no such file, or it holds anything else."""
     from tokenizers import Tokenizer  # slow to import
 
     check_there(path)
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
 
 
@@ -30,8 +30,8 @@ def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: object = "to
 
 
 def open_tokenizer(source: str | Path) -> "Tokenizer":
-    """The tokenizer of a tokenizer.json, of a folder that holds one or of a name on the Hugging Face hub, or `bytes`: a
-    token for each byte of UTF-8, 256 and `<eos>`. Raises ValueError if there is none."""
+    """The tokenizer of a tokenizer.json, a folder that holds one, or a name on the Hugging Face hub; `bytes`: a token
+    for each byte of UTF-8, and `<eos>`. Raises ValueError if there is none."""
     if source != "bytes":
         path = Path(source)
         return read_tokenizer(path if path.is_file() else tokenizer_folder(source) / "tokenizer.json")
@@ -46,7 +46,7 @@ def open_tokenizer(source: str | Path) -> "Tokenizer":
 
 
 def named_eos(source: str | Path) -> str | None:
-    """The token that ends a text, as the tokenizer_config.json beside a tokenizer names it; None: none does."""
+    """The end-of-sequence token in the tokenizer_config.json beside a tokenizer; None if there is none."""
     if source == "bytes":
         return "<eos>"
     named = tokenizer_config(source).get("eos_token")
@@ -55,19 +55,15 @@ def named_eos(source: str | Path) -> str | None:
 
 
 def default_eos(source: str) -> str:
-    """The token that ends a text. Raises ValueError if nothing names it."""
+    """As `named_eos`; raises ValueError if there is none."""
     if (token := named_eos(source)) is None:
         raise ValueError(f"eos_token must be given, since no tokenizer_config.json of {source} names it")
     return token
 
 
 def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[str, str]:
-    """tokenizer.json, tokenizer_config.json and, where there is one, chat_template.jinja as others read them,
-    transformers among them: name -> text.
-
-    Args:
-        source: as in `open_tokenizer`. eos_token: ends a text; None: as the source says.
-    """
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja (if there is one) as transformers reads them: name
+    -> text. `source` as in `open_tokenizer`; `eos_token` None: that of the source."""
     eos_token = eos_token or named_eos(source)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {"pad_token": eos_token} if eos_token else {}
@@ -79,19 +75,19 @@ def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[st
 
 
 def tokenizer_folder(source: str | Path) -> Path:
-    """The folder of a tokenizer.json, or of what is beside one."""
+    """The folder of a tokenizer."""
     if Path(source).is_file():
         return Path(source).parent
     return checkpoint_folder(source, TOKENIZER, "tokenizer")
 
 
 def tokenizer_config(source: str | Path) -> dict[str, Any]:
-    """What the tokenizer_config.json beside a tokenizer says; nothing if there is none."""
+    """The tokenizer_config.json beside a tokenizer; empty if there is none."""
     path = tokenizer_folder(source) / "tokenizer_config.json"
     return read_object(path) if path.is_file() else {}
 
 
 def template_file(source: str | Path) -> str | None:
-    """The chat_template.jinja beside a tokenizer; None: there is none."""
+    """The chat_template.jinja beside a tokenizer; None if there is none."""
     path = tokenizer_folder(source) / TOKENIZER[2]
     return path.read_text(encoding="utf-8") if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: the backbones Jet-Nemotron and Ouro, and our own models from Lightning checkpoints."""
+"""Weights to start from: Llama, Qwen, Jet-Nemotron, Ouro, and our own models from Lightning checkpoints."""
 
 from lmsleep.pretrained.export import from_lightning
 from lmsleep.pretrained.loading import load_pretrained, load_tokenizer, load_weights, pretrained_config

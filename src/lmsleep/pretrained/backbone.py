@@ -1,4 +1,4 @@
-"""What a family of pretrained models has to say about itself, and the reading of its config.json."""
+"""The description of a family of pretrained models, and the reading of its config.json."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 class HFConfig:
-    """A config.json in the format of Hugging Face transformers, whose keys are asked for loudly."""
+    """A config.json in the format of transformers; reading a bad key raises ValueError."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values, self.source = values, source
 
     @classmethod
     def read(cls, folder: Path) -> "HFConfig":
-        """Raises ValueError if the folder has no readable config.json."""
+        """Reads the config.json of a folder."""
         path = folder / "config.json"
         return cls(read_object(path), str(path))
 
     def take(self, name: str, kind: type[T]) -> T:
-        """The value of a key. Raises ValueError if it is absent or of another type; a float may be written as a string,
-        as YAML's 1e-5 is."""
+        """The value of a key. Raises ValueError if it is absent or of another type; a float may be a string, as YAML
+        reads 1e-5."""
         value = self.values.get(name)
         if kind is float and isinstance(value, str):
             with suppress(ValueError):
@@ -38,33 +38,33 @@ class HFConfig:
         return typed(kind, value, f"{name} in {self.source}")
 
     def count(self, name: str, most: int = MAX_SIZE) -> int:
-        """The value of a key. Raises ValueError if it is no whole number from 1 to `most`."""
+        """The value of a key, an integer from 1 to `most`."""
         value = self.take(name, int)
         check_integer(f"{name} in {self.source}", value, 1, most)
         return value
 
     def section(self, *names: str) -> "HFConfig":
-        """A nested object. Raises ValueError if it is absent."""
+        """A nested object."""
         inner = self
         for name in names:
             inner = HFConfig(inner.take(name, dict), f"{name} of {inner.source}")
         return inner
 
     def demand(self, name: str, *allowed: Any) -> None:
-        """Raises ValueError unless the key is absent or has one of the values that our model can express."""
+        """Raises ValueError unless the key is absent or has an allowed value."""
         if name in self.values and self.values[name] not in allowed:
             choices = " or ".join(repr(value) for value in allowed)
             raise ValueError(f"{name} in {self.source} must be {choices}, got {self.values[name]!r}")
 
 
 def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
-    """Fields of `HybridConfig` that a transformer of the family of Llama and Qwen has under the same keys.
+    """Fields of `HybridConfig` that all families have under the same keys.
 
     Args:
-        turning: part of a head's channels that positions turn, where config.json does not say; None: always all.
+        turning: default share of a head's channels that are rotated; None: always all.
 
     Raises:
-        ValueError: if a key is missing or says what our model cannot express.
+        ValueError: if a key is missing or has a value that our model does not support.
     """
     hf.demand("hidden_act", "silu")
     hf.demand("attention_dropout", 0, 0.0)
@@ -105,11 +105,8 @@ def _rotary(hf: HFConfig, head_dim: int, turning: float | None) -> dict[str, Any
 
 
 def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] | None = None) -> str:
-    """The pattern that `layer_types` spells, by our letter `of` a type; where it is absent, that of `default` types.
-
-    Raises:
-        ValueError: if it is no such list, or a layer is of a type that we do not have.
-    """
+    """The pattern of `layer_types`, by our letter `of` each type; if the key is absent, of the `default` types by
+    layer. Raises ValueError if it is no such list, or a type is not in `of`."""
     depth, absent = hf.count("num_hidden_layers", MAX_DEPTH), hf.values.get("layer_types") is None
     types = [default(i) for i in range(depth)] if default and absent else hf.take("layer_types", list)
     if len(types) != depth or not set(map(str, types)) <= set(of):
@@ -118,11 +115,11 @@ def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] |
 
 
 def with_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
-    """The fields of a model with a Jet layer after every fourth block of `pattern`; of fewer, after the last.
+    """Inserts a Jet layer after every fourth block of `pattern` (with fewer blocks, after the last).
 
     A Jet layer has half as many heads as attention, of the same key width and twice the value width. In Ouro 1.4B that
     is six layers of 8 heads x 128 x 256, 8.1 % more parameters; Jet-Nemotron's own shape would exceed the 10 % that the
-    paper states. Their output projections are zero, so that the model starts as it was.
+    paper states. Output projections are zero, so that the model starts unchanged.
     """
     head_dim = fields["head_dim"] or fields["d_model"] // fields["n_heads"]
     every = min(4, len(pattern))
@@ -137,8 +134,8 @@ def with_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def middle(pattern: str) -> tuple[int, int]:
-    """The loop over the middle half of the blocks (section 6.3 of the paper), and on to the nearest with fast weights
-    where it has none: without, passes would write nothing that the next one reads."""
+    """The loop over the middle half of the blocks (section 6.3 of the paper), extended to the nearest block with fast
+    weights if it has none."""
     first, last = len(pattern) // 4, len(pattern) - len(pattern) // 4
     writers = [block for block, letter in enumerate(pattern) if letter.upper() not in "AW"]
     nearest = min(writers, key=lambda block: max(first - block, block - last + 1, 0), default=first)
@@ -146,13 +143,13 @@ def middle(pattern: str) -> tuple[int, int]:
 
 
 class Origin(NamedTuple):
-    """A module or tensor of the checkpoint, and what a parameter is of it; None: all, as it stands."""
+    """A module or tensor of the checkpoint, and how it becomes a parameter; None: unchanged."""
 
     name: str
     convert: Callable[[Tensor, HybridConfig], Tensor] | None = None
 
     def part_of(self, tensor: Tensor, config: HybridConfig) -> Tensor:
-        """The parameter. Raises RuntimeError if a size of the tensor does not fit."""
+        """The parameter. Raises RuntimeError if the shape of the tensor does not fit."""
         return tensor if self.convert is None else self.convert(tensor, config)
 
 
@@ -160,14 +157,14 @@ class Origin(NamedTuple):
 class Backbone:
     """A family of pretrained models.
 
-    The blocks with an MLP are the checkpoint's layers in their order; blocks without one are inserted, and keep the
-    weights they were initialised with.
+    The blocks with an MLP are the checkpoint's layers in their order; blocks without one are inserted, and keep their
+    initial weights.
 
     Args:
         config: from config.json to ours; window_size is left open.
-        parts: our name of a module or parameter, in a block or beside the blocks -> the checkpoint's. A mixer is called
-            by its letter, and of two entries for a parameter the longer counts: `A` and `A.q_proj`.
-        unused: names, `*` for anything, of tensors that we know and do not need.
+        parts: our name of a module or parameter, in or outside of blocks -> the checkpoint's. A mixer is called by its
+            letter; the longest match counts: `A.q_proj` before `A`.
+        unused: patterns of tensor names that are ignored.
     """
 
     config: Callable[[HFConfig], HybridConfig]
@@ -175,14 +172,14 @@ class Backbone:
     unused: tuple[str, ...] = ()
 
     def stored(self, config: HybridConfig) -> str:
-        """The blocks that the checkpoint has, of those that its `config` names."""
+        """The blocks of `config` that are in the checkpoint."""
         return re.sub("[a-z]", "", config.pattern)
 
     def origins(
         self, config: HybridConfig, names: Iterable[str], prefix: str = "model.", stored: str | None = None
     ) -> dict[str, Origin]:
-        """Our parameter name -> where it comes from, for all parameters that come from the checkpoint, which has the
-        blocks `stored` and whose names but the head's have this prefix."""
+        """Our parameter name -> its origin, for all parameters that are in the checkpoint, which has the blocks
+        `stored`; `prefix` begins all its names but the head's."""
         blocks = config.layers()
         layer_of, found = layers_of(config.pattern, stored or self.stored(config)) or {}, {}
         for name in names:
@@ -193,7 +190,7 @@ class Backbone:
         return found
 
     def origin(self, prefix: str, name: str, layer: int | None = None, letter: str = "") -> Origin:
-        """Of one parameter: in a layer, whose mixer has this letter, or beside the layers."""
+        """The origin of one parameter: in a layer whose mixer has this letter, or outside of the layers."""
         if layer is not None:
             prefix, name = f"{prefix}layers.{layer}.", re.sub(r"^mixer\.", f"{letter}.", name)
         parts, words = {**_OUTSIDE, **self.parts}, name.split(".")
@@ -204,8 +201,8 @@ class Backbone:
 
 
 def layers_of(pattern: str, stored: str) -> dict[int, int] | None:
-    """Block of `pattern` -> layer of the checkpoint, whose blocks are `stored`; the other blocks, without MLP, are
-    inserted. None if they are not in it in their order, or one that is put in has an MLP."""
+    """Block of `pattern` -> layer of the checkpoint, whose blocks are `stored`; the other blocks are inserted. None if
+    the order differs or an inserted block has an MLP."""
     found: dict[int, int] = {}
     for block, letter in enumerate(pattern):
         if stored[len(found) : len(found) + 1] == letter:

@@ -1,4 +1,4 @@
-"""From a Lightning checkpoint to a folder that `HybridLM.from_pretrained` reads.
+"""Export a Lightning checkpoint as a folder that `HybridLM.from_pretrained` reads.
 
 lmsleep export --ckpt runs/mini/fig2b/n4-s0/last.ckpt --out sleeper --dtype bfloat16
 """
@@ -19,21 +19,14 @@ from lmsleep.model.folder import check_finite
 from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
-PLAIN: dict[str, Any] = {
-    "n_passes": 1,
-    "eviction": "hard",
-    "after_loss": False,
-    "wake_passes": 1,
-}  # a run without SleepCallback
+# The settings of a run without SleepCallback.
+PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def from_lightning(checkpoint: str | Path) -> HybridLM:
-    """The language model of a Lightning checkpoint, in evaluation mode. Tensors and plain values are read, no code.
-
-    Raises:
-        ValueError: if the file cannot be read or was not written by a `SleepModule`.
-    """
+    """The language model of a Lightning checkpoint, in evaluation mode; only tensors and plain values are read. Raises
+    ValueError if the file cannot be read or was not written by a `SleepModule`."""
     return _model(_read(Path(checkpoint)), Path(checkpoint))
 
 
@@ -49,16 +42,15 @@ def export(
     config: str | Path | None = None,
     card: str | None = None,
 ) -> None:
-    """Writes the model of a Lightning checkpoint with `save_pretrained`, and the tokenizer of its task beside it.
+    """Writes the model of a Lightning checkpoint with `save_pretrained`, and the tokenizer of its task.
 
     Args:
-        config: the run's config.yaml, which names its task; None: the one beside the checkpoint, or else the task that
-            the checkpoint holds.
+        config: the run's config.yaml, which names its task; None: the one beside the checkpoint, or else the task in
+            the checkpoint.
         card: Markdown that opens the model card.
 
     Raises:
-        ValueError: if a file cannot be read or was not written by a `SleepModule`, or a file is in the place of the
-            folder.
+        ValueError: if a file cannot be read or was not written by a `SleepModule`, or `folder` is a file.
     """
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
@@ -67,7 +59,10 @@ def export(
     if path.is_file():
         said = content.get("task") or {}
         around = {name: said[name] for name in ("role", "ahead", "behind") if name in said}
-        trained["task"] = {**_task(path), **around}  # which the file does not say
+        try:
+            trained["task"] = {**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"], **around}
+        except (yaml.YAMLError, KeyError, TypeError):
+            raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
     elif "task" in content:
@@ -84,9 +79,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
-        ) from None
+        said = f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
+        raise ValueError(said) from None
     if not isinstance(content, dict) or not content.keys() >= {"model_config", "state_dict"}:
         raise ValueError(f"ckpt must be a checkpoint of a SleepModule; {str(path)!r} holds something else")
     return content
@@ -108,12 +102,11 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    said = typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
-    return PLAIN | said
+    return PLAIN | typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
 
 
 def _tokenizer(task: Any) -> dict[str, str]:
-    """The files of the tokenizer that a task names; none, with a warning, where it is no longer there."""
+    """The files of a task's tokenizer; none, with a warning, if it is gone."""
     said = (task.get("init_args") or {}) if isinstance(task, dict) else {}
     if not isinstance(source := said.get("tokenizer"), str):
         return {}
@@ -122,14 +115,6 @@ def _tokenizer(task: Any) -> dict[str, str]:
     except ValueError as error:
         warnings.warn(f"no tokenizer is written: {error}", stacklevel=2)
         return {}
-
-
-def _task(path: Path) -> dict[str, Any]:
-    """The task of a run, as LightningCLI wrote it."""
-    try:
-        return {**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"]}
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
 
 
 def main(

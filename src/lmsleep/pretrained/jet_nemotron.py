@@ -1,4 +1,4 @@
-"""Jet-Nemotron (arXiv 2508.15884): Qwen2.5's blocks, most of them with a Jet layer in place of attention.
+"""Jet-Nemotron (arXiv 2508.15884): Qwen2.5 with Jet layers in place of most attention layers.
 
 The tensors and the keys of config.json are those of `jet-ai/Jet-Nemotron-2B` and `-4B` on the Hugging Face hub.
 """
@@ -11,11 +11,8 @@ from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, m
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
-    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper).
-
-    Raises:
-        ValueError: if a key is missing or says what our model cannot express.
-    """
+    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper). Raises
+    ValueError if a key is missing or has a value that our model does not support."""
     pattern = letters(hf, {"jet": "J", "attn": "A", "swa": "W"})
     return HybridConfig(
         **transformer(hf),

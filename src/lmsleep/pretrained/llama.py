@@ -1,4 +1,4 @@
-"""Llama 3, Qwen2 (and 2.5) and Qwen3: one transformer in three settings, with inserted Jet layers to sleep on.
+"""Llama 3, Qwen2 (and 2.5) and Qwen3, with inserted Jet layers, so that there are fast weights.
 
 The tensors and the keys of config.json are those that transformers' `LlamaForCausalLM` and its like write.
 """
@@ -13,11 +13,8 @@ SETTINGS: dict[str, dict[str, Any]] = {"llama": {}, "qwen2": {"attention_bias": 
 
 
 def hybrid_config(settings: dict[str, Any], hf: HFConfig) -> HybridConfig:
-    """The model of a config.json; a sleep repeats the middle half of the blocks.
-
-    Raises:
-        ValueError: if a key is missing or says what our model cannot express.
-    """
+    """The model of a config.json; a sleep repeats the middle half of the blocks. Raises ValueError if a key is
+    missing or has a value that our model does not support."""
     hf.demand("attention_bias", False)  # of Llama and Qwen3, where it would be on the output projection too
     hf.demand("mlp_bias", False)
 

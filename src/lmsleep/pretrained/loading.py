@@ -1,4 +1,4 @@
-"""From a folder or a name on the Hugging Face hub to our model. Only safetensors and JSON are read: no code is run."""
+"""Loads pretrained weights from a folder or a name on the Hugging Face hub; only safetensors and JSON are read."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -26,31 +26,18 @@ if TYPE_CHECKING:
 
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS, **SAVED}
 INDEX = "model.safetensors.index.json"
-BESIDE_VISION = "model.language_model."  # names of a language model that was saved with one that sees, or comes from it
+BESIDE_VISION = "model.language_model."  # prefix of the language model in a vision-language checkpoint
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 
-# What may differ from the checkpoint's configuration: what a sleep and a task decide. All else is part of the weights.
+# Fields that may differ from the checkpoint's configuration; the second set only if it has no fast-weight layers.
 _FREE = {"window_size", "pattern", "loop", "zero_init", "embedding_std", "decay_rates", "delta"}
-_FREE_WHERE_INSERTED = {
-    "fast_heads",
-    "fast_key_dim",
-    "fast_value_dim",
-    "fast_key_heads",
-    "fast_norm_eps",
-    "conv_size",
-    "allow_neg_eigval",
-}
+_FREE_WHERE_INSERTED = {"fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "fast_norm_eps"}
+_FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
 
 
 def pretrained_config(source: str | Path) -> HybridConfig:
-    """The configuration of a checkpoint, window_size left open.
-
-    Args:
-        source: a folder, or a name on the Hugging Face hub, optionally with `@revision`.
-
-    Raises:
-        ValueError: if there is none, or it is of no known family or not expressible.
-    """
+    """The configuration of a checkpoint (a folder, or a name on the hub, optionally with `@revision`), with window_size
+    left open. Raises ValueError if there is none, or it is of no known family or not supported."""
     return _configured(_folder(source))[1]
 
 
@@ -67,11 +54,11 @@ def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> Hyb
 
 
 def load_weights(model: HybridLM, source: str | Path) -> None:
-    """Copies a checkpoint into a model; inserted blocks keep their weights. All is checked before the first copy.
+    """Copies a checkpoint into a model; inserted blocks keep their weights. Nothing is copied unless all checks pass.
 
     Raises:
-        ValueError: if the model is built otherwise than the checkpoint, a file is missing or damaged, or a tensor is
-            missing, unknown, of another shape, not floating point or not finite.
+        ValueError: if the model does not fit the checkpoint, a file is missing or damaged, or a tensor is missing,
+            unknown, of another shape, not floating point or not finite.
     """
     folder = _folder(source)
     backbone, config = _configured(folder)
@@ -90,14 +77,8 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
 
 
 def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokenizer":
-    """The tokenizer.json of a checkpoint.
-
-    Args:
-        vocab_size: rows of the model's embedding, which the tokenizer must not exceed; None: that of config.json.
-
-    Raises:
-        ValueError: if there is none, it does not read, or it has more tokens than the model.
-    """
+    """The tokenizer.json of a checkpoint. Raises ValueError if there is none, it cannot be read, or it has more than
+    `vocab_size` tokens (None: that of config.json)."""
     folder = _folder(source)
     path = folder / "tokenizer.json"
     tokenizer = read_tokenizer(path)
@@ -117,7 +98,8 @@ def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
 
 
 def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder: Path) -> None:
-    """Our blocks must be those that the checkpoint has and inserted ones, and every field that is not free the same."""
+    """Raises ValueError unless our blocks are the checkpoint's and inserted ones, and all fields that are not free
+    agree."""
     between = "between them none but blocks without MLP (lower case)"
     allowed = f"pattern of the model must have the blocks {stored} of {folder}, and {between}"
     require(layers_of(ours.pattern, stored) is not None, allowed, ours.pattern)
@@ -164,13 +146,11 @@ def _check_tensors(
     config: HybridConfig,
     folder: Path,
 ) -> None:
-    """Every parameter has its tensor, every tensor its use, and all values are fit to be copied."""
+    """Raises ValueError unless parameters and tensors match one to one and all values are finite."""
     used = {origin.name for origin in origins.values()}
-    missing = sorted(used - set(tensors))
-    if missing:
+    if missing := sorted(used - set(tensors)):
         raise ValueError(f"{folder} lacks {_some(missing)}")
-    unknown = sorted(name for name in set(tensors) - used if not any(fnmatchcase(name, u) for u in unused))
-    if unknown:
+    if unknown := sorted(name for name in set(tensors) - used if not any(fnmatchcase(name, u) for u in unused)):
         raise ValueError(f"{folder} has {_some(unknown)}, which the model does not know")
     for ours, origin in origins.items():
         shape, wanted = tuple(tensors[origin.name].get_slice(origin.name).get_shape()), tuple(targets[ours].shape)

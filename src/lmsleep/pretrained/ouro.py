@@ -1,5 +1,5 @@
-"""Ouro (arXiv 2510.25741): a looped transformer with sandwich norms, whose final norm closes every pass; Jet layers
-without MLP are inserted, so that there are fast weights to sleep on (section 6.3 of the paper).
+"""Ouro (arXiv 2510.25741): a looped transformer with sandwich norms and a norm after every pass; Jet layers without MLP
+are inserted, so that there are fast weights (section 6.3 of the paper).
 
 The tensors and the keys of config.json are those of `ByteDance/Ouro-1.4B` and `-2.6B` on the Hugging Face hub.
 """
@@ -9,11 +9,8 @@ from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, t
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
-    """The model of a config.json, with inserted Jet layers; a sleep repeats all blocks.
-
-    Raises:
-        ValueError: if a key is missing or says what our model cannot express.
-    """
+    """The model of a config.json, with inserted Jet layers; a sleep repeats all blocks. Raises ValueError if a key is
+    missing or has a value that our model does not support."""
     hf.demand("use_sliding_window", False)
     pattern = letters(hf, {"full_attention": "A"}, lambda layer: "full_attention")
     return HybridConfig(**with_jets(transformer(hf), pattern), sandwich_norm=True, norm_between_passes=True)
@@ -22,6 +19,6 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
 OURO = Backbone(
     config=hybrid_config,
     parts=PRE_NORM | {"mixer_post_norm": "input_layernorm_2", "mlp_post_norm": "post_attention_layernorm_2"},
-    # The gate decides when pretraining's loops may end. Here N is given and a prediction is one pass.
+    # The gate ends the loops of the pretrained model early. Here N is given and a prediction is one pass.
     unused=("model.early_exit_gate.*",),
 )

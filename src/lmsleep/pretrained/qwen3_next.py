@@ -1,4 +1,4 @@
-"""Qwen3.5 and Qwen3-Next without experts: gated delta layers, and gated attention after every three of them.
+"""Qwen3.5 and Qwen3-Next without experts: gated delta layers, with gated attention after every three of them.
 
 The tensors and the keys of config.json are those that transformers' `Qwen3_5ForConditionalGeneration`, of which the
 language model is read, `Qwen3_5ForCausalLM` and `Qwen3NextForCausalLM` write.
@@ -14,11 +14,8 @@ from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, letters, mid
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
-    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper).
-
-    Raises:
-        ValueError: if a key is missing or says what our model cannot express, such as experts.
-    """
+    """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper). Raises
+    ValueError if a key is missing or has a value that our model does not support, such as experts."""
     if "text_config" in hf.values:  # beside the part that sees; that embeddings are tied is said outside
         text = hf.section("text_config")
         outside = {name: value for name, value in hf.values.items() if name == "tie_word_embeddings"}
@@ -47,25 +44,25 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
 
 
 def _scale(weight: Tensor, config: HybridConfig) -> Tensor:
-    """Theirs is what a scale differs by from 1."""
+    """Their norms store the scale minus 1."""
     return 1 + weight
 
 
 def _paired(rows: Tensor, config: HybridConfig) -> Tensor:
-    """Of a head's K channels theirs turn j with j + R / 2, in the first R; ours j with j + K / 2. What stands still may
-    stand anywhere."""
+    """Reorders the K channels of each head: they rotate channel j with j + R / 2 among the first R, we j with j + K /
+    2; the order of the others is free."""
     K, R = config.attention_head_dim, config.rotary_dim or config.attention_head_dim
     a, b, c, d = rows.unflatten(0, (-1, K)).split([R // 2, R // 2, (K - R) // 2, (K - R) // 2], dim=1)
     return torch.cat([a, c, b, d], dim=1).flatten(0, 1)
 
 
 def _of_queries(part: int) -> Callable[[Tensor, HybridConfig], Tensor]:
-    """Of the rows of each head the queries (0) or the gates (1)."""
+    """The query rows (part 0) or gate rows (part 1) of each head."""
     return lambda rows, c: rows.unflatten(0, (-1, 2, c.attention_head_dim))[:, part].flatten(0, 1)
 
 
 def _rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig], Tensor]:
-    """The rows of one of the letters `of`, which stand one after the other, or so in the group of every key head."""
+    """The rows of projection `which` among the concatenated ones `of`, `grouped` by key head or not."""
 
     def part_of(rows: Tensor, c: HybridConfig) -> Tensor:
         (H, K, V), G = c.fast_shape, c.fast_key_heads or c.fast_shape[0]
@@ -78,7 +75,7 @@ def _rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig]
 
 
 def _parts(gated_delta: dict[str, str | Origin]) -> dict[str, str | Origin]:
-    """Names of the parts of a model with those of a gated delta layer."""
+    """The names of all parts, given those of the gated delta projections."""
     return {
         "norm": Origin("norm", _scale),
         "mixer_norm": Origin("input_layernorm", _scale),
@@ -98,7 +95,7 @@ def _parts(gated_delta: dict[str, str | Origin]) -> dict[str, str | Origin]:
 
 
 def _projections(of: str, grouped: bool) -> dict[str, str | Origin]:
-    """Those of a gated delta layer that are parts of one of the checkpoint's."""
+    """Our gated delta projections that are parts of one projection of the checkpoint."""
     names = {letter: "g" if letter == "z" else letter for letter in of}
     return {
         f"G.{ours}_proj": Origin(f"linear_attn.in_proj_{of}", _rows(letter, of, grouped))

@@ -1,7 +1,4 @@
-"""A model of our own to start from, as `HybridLM.save_pretrained` writes it: every weight under its own name.
-
-Blocks without MLP may be put in between its blocks: a transformer saved as AAAA becomes AjAA.
-"""
+"""A model of `HybridLM.save_pretrained` to start from. Blocks without MLP may be inserted: AAAA becomes AjAAA."""
 
 from dataclasses import replace
 
@@ -12,17 +9,13 @@ from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
-    """The model of a config.json.
-
-    Raises:
-        ValueError: if it is of another version, or has no such model.
-    """
+    """The model of a config.json. Raises ValueError if it has another version or no such model."""
     hf.demand("version", VERSION)
     return replace(typed(HybridConfig, hf.take("model", dict), f"model in {hf.source}"), window_size=None)
 
 
 class Saved(Backbone):
-    """A model of ours, whose blocks and names are those that were saved."""
+    """The family of our own models: all blocks are stored, under our names."""
 
     def stored(self, config: HybridConfig) -> str:
         return config.pattern

@@ -1,4 +1,4 @@
-"""What every task shares: the batch, the contract, and counter-based random streams."""
+"""The interface of tasks: batches, the abstract class, and counter-based random streams."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lmsleep.hub import require
 from lmsleep.memory import IGNORE
 
 SPLITS = ("train", "val", "test")
-MAX_LENGTH = 1 << 20  # tokens of a window or a row: more is a mistake that would fill the memory
+MAX_LENGTH = 1 << 20  # tokens of a window or a row: a larger value is a mistake
 
 
 class Batch(NamedTuple):
@@ -22,12 +22,12 @@ class Batch(NamedTuple):
 
     tokens: Tensor  # (B, T) int64
     targets: Tensor  # (B, T) int64
-    slice: Tensor  # (B,) int64: difficulty level of the row; 0 where a row mixes levels
-    mask: Tensor | None = None  # (B, T) bool: False where a token must leave no trace (padding); None means all True
+    slice: Tensor  # (B,) int64: difficulty level of the row; 0 if the row mixes levels
+    mask: Tensor | None = None  # (B, T) bool: False on masked tokens (padding); None: no mask
 
 
 class Task(ABC):
-    """The contract of a task: sizes, difficulty levels and rows drawn by counter. Subclasses are frozen dataclasses.
+    """The interface of a task: sizes, difficulty levels and rows. Subclasses are frozen dataclasses.
 
     `slices` are the difficulty levels reported on their own. In the splits `val` and `test` of a task with several of
     them, step i draws rows of slice `slices[i % len(slices)]`, so that any multiple of `len(slices)` steps is balanced.
@@ -58,29 +58,21 @@ class Task(ABC):
         """`batch_size` rows that depend on (seed, split, step) alone."""
 
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
-        """Steps that show `n_rows` rows of `val` or `test`, rounded up to as many whole batches of every slice. A task
-        with a stored set of rows shows each of them once instead, in batches of at most `batch_size`."""
+        """Batches with `n_rows` rows of `val` or `test`, rounded up to equally many of every slice. A task with stored
+        rows shows each of them once instead, in batches of at most `batch_size`."""
         return len(self.slices) * -(-n_rows // (batch_size * len(self.slices)))
 
     def epoch_steps(self, batch_size: int) -> int | None:
-        """Training batches that show each row once; None where there is no end of rows."""
+        """Training batches of one epoch; None: the rows are endless."""
         return None
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Scores on test rows, known beforehand, of one who has read nothing or a part: name -> slice -> score."""
+        """Scores on test rows of predictors that read nothing or a part of the row: name -> slice -> score."""
         return {}
 
     def answers(self, targets: Tensor) -> Tensor:
-        """Which answer of its row each target token belongs to; by default a row is one answer.
-
-        An answer is exact when all of its tokens are right.
-
-        Args:
-            targets: (B, T).
-
-        Returns:
-            (B, T) int64: 0, 1, ... within a row, -1 where the position belongs to no answer.
-        """
+        """The answer that each of the targets (B, T) belongs to: (B, T) int64, 0, 1, ... within a row, -1 for none. By
+        default a row is one answer; an answer is exact if all of its tokens are right."""
         return torch.where(targets == IGNORE, -1, 0)
 
 
@@ -88,8 +80,8 @@ def stream(seed: int, split: str, step: int) -> np.random.Generator:
     """Random numbers that depend on (seed, split, step) alone.
 
     Philox is counter-based: seed and split form the key, the step the highest word of the counter. Two steps are 2^192
-    draws apart and two splits use different keys, so the streams are disjoint by construction, whoever draws them in
-    whatever order. Raises ValueError for an unknown split, or a seed or step that is negative or has more than 64 bits.
+    draws apart and splits have different keys, so the streams are disjoint. Raises ValueError for an unknown split, or
+    a seed or step that is negative or has more than 64 bits.
     """
     require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
     for name, value in (("seed", seed), ("step", step)):

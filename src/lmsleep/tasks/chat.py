@@ -1,4 +1,4 @@
-"""Conversations as a model's own tokenizer writes them: by the chat template beside it, in Jinja's sandbox."""
+"""Chat templates of tokenizers, rendered in Jinja's sandbox."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -12,23 +12,17 @@ Write = Callable[..., str]
 
 @lru_cache(maxsize=4)
 def chat_template(source: str) -> Write | None:
-    """write(messages, asking=False): a conversation in text, with `asking` up to where the answer begins. It is told no
-    date, so that rows are the same every day.
-
-    Args:
-        source: as in `Text.tokenizer`.
-
-    Returns:
-        None if there is no template.
-
-    Raises:
-        ValueError: if it is none of Jinja; what is returned raises it if the template refuses the messages.
-    """
+    """The chat template of a tokenizer (as in `Text.tokenizer`) as a function write(messages, asking=False) -> text;
+    `asking` appends the generation prompt. None if there is no template. The template gets no date, so that rows do not
+    depend on it. Raises ValueError if it is not valid Jinja; the function raises it if the template refuses the
+    messages."""
     if source == "bytes":
         return None
     config = tokenizer_config(source)
-    text = template_file(source) or _template(config)
-    if text is None:
+    text = template_file(source) or config.get("chat_template")
+    if isinstance(text, list):
+        text = next((named.get("template") for named in text if named.get("name") == "default"), None)
+    if not isinstance(text, str):
         return None
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -43,7 +37,8 @@ def chat_template(source: str) -> Write | None:
         template = environment.from_string(text, {"raise_exception": refuse})
     except TemplateError as error:
         raise ValueError(f"the chat template of {source} cannot be read: {first_line(error)}") from None
-    tokens = {name: _token(value) for name, value in config.items() if name.endswith("_token")}
+    tokens = {name: value for name, value in config.items() if name.endswith("_token")}
+    tokens = {name: value.get("content") if isinstance(value, Mapping) else value for name, value in tokens.items()}
 
     def write(messages: Sequence[Mapping[str, Any]], asking: bool = False) -> str:
         try:
@@ -55,36 +50,18 @@ def chat_template(source: str) -> Write | None:
 
 
 def read_asked_said(write: Write, messages: Sequence[Mapping[str, Any]], end: str) -> tuple[str, str, str]:
-    """A conversation in three texts: what comes before the last question, the question and the answer.
-
-    Args:
-        write: of `chat_template`. messages: with the text `content`. end: of an answer, which is left out.
-
-    Raises:
-        ValueError: if the template does not write the question as it stands.
-    """
+    """Splits a conversation into the text before the last question, the question and the answer without its `end`
+    token; `write` as of `chat_template`. Raises ValueError if the template does not write the question verbatim."""
     *before, asked, answer = messages
     prompt, whole = write(messages[:-1], asking=True), write(messages)
     said = whole.removeprefix(prompt).partition(end)[0] if whole.startswith(prompt) else answer["content"]
     try:
         read = write(before)
-    except ValueError:  # some want a question in it
+    except ValueError:  # some templates require a question
         read = None
-    if read is None or not prompt.startswith(read):  # the head of the question is then read with the rest
+    if read is None or not prompt.startswith(read):  # then the head of the question is read with the rest
         place = prompt.rfind(asked["content"].strip())
         if place < 0:
             raise ValueError("the chat template must write what is asked as it stands")
         read = prompt[:place]
     return read, prompt[len(read) :], said
-
-
-def _template(config: Mapping[str, Any]) -> str | None:
-    """That of a tokenizer_config.json: a text, or the `default` of a list of named ones."""
-    found = config.get("chat_template")
-    if isinstance(found, list):
-        found = next((one.get("template") for one in found if one.get("name") == "default"), None)
-    return found if isinstance(found, str) else None
-
-
-def _token(value: Any) -> Any:
-    return value.get("content") if isinstance(value, Mapping) else value

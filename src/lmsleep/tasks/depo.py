@@ -12,14 +12,14 @@ from lmsleep.hub import check_integer, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
 from lmsleep.tasks.names import Names
 
-MAX_NAMES = 1 << 15  # every row draws from all possible names at once
-MAX_WORD = 16  # tokens of a name: two symbols make more names of 16 than are allowed
-FLOOR_ROWS = 512  # sampled rows behind the mean name length in `Depo.baselines`
+MAX_NAMES = 1 << 15  # a row draws from an array over all possible names
+MAX_WORD = 16  # tokens of a name
+FLOOR_ROWS = 512  # rows sampled for the mean name length in `Depo.baselines`
 
 
 @dataclass(frozen=True)
 class Depo(Task):
-    """Name the node k hops after a given node of a directed cycle, in the layout that section 6.2 prints.
+    """Name the node k hops after a given node of a directed cycle, in the layout of section 6.2.
 
     Row at the paper's sizes; a name is one token, an edge four, a question six:
 
@@ -126,7 +126,7 @@ class Depo(Task):
 
     @property
     def marker(self) -> int:
-        """The token that precedes an answer, `:` or A; names lie below it, hop counts k at `marker + k`."""
+        """The token before an answer, `:` or A; names have smaller ids, hop count k has the id `marker + k`."""
         return 1 + self._names.n_tokens
 
     @property
@@ -142,7 +142,7 @@ class Depo(Task):
         return self.test_hops
 
     def _draw_row(self, rng: np.random.Generator, n: np.ndarray, hops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cycles of n (B,) nodes, questions of `hops` (B, Q) -> tokens (B, T) and whether they count for the loss."""
+        """Cycles of n (B,) nodes, questions of `hops` (B, Q) -> tokens (B, T), and which of them carry loss (B, T)."""
         width, names = self.max_nodes, self._names
         cycle = np.take_along_axis(names.draw(rng, len(n), width), _shuffle(rng, n, width), axis=1)
 
@@ -167,7 +167,6 @@ class Depo(Task):
         return np.concatenate([graph, asked], axis=1), np.pad(counted, ((0, 0), (self.graph_length, 0)))
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """`batch_size` rows drawn from (seed, split, step): see `Batch`."""
         rng, shape = stream(seed, split, step), (batch_size, self._n_questions)
         if split == "train":
             counts = np.arange(self.min_nodes, self.max_nodes + 1)
@@ -185,46 +184,45 @@ class Depo(Task):
         return Batch(tokens, torch.from_numpy(targets), torch.full((batch_size,), level), mask)
 
     def answers(self, targets: Tensor) -> Tensor:
-        """The tokens of an answer name carry the number of their question; markers are no part of an answer."""
+        """The question of each token of an answer; markers belong to no answer."""
         marks = targets == self.marker
         return torch.where(marks | (targets == IGNORE), -1, marks.cumsum(dim=1) - 1)
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """What one scores on test rows who knows a part of the cycle, by kind and number of hops.
+        """Scores on test rows of predictors that know a part of the cycle, by kind and number of hops.
 
-        `floor` and `answer_floor` are the losses in nats a target and a token of an answer of one who knows the names
-        alone: log n an answer, spread over its tokens. They are exact where all names are equally long; with words of
-        several lengths their mean length is that of `FLOOR_ROWS` sampled sets (standard error below 0.2 % at the
-        paper's sizes). Shares of right answers: `names` of the same; `neighbours` of one who also knows the node before
-        and the node after the one asked about, and which is which; `undirected` of one who knows who is whose neighbour
-        along the whole cycle, but not which way it goes.
+        `floor` and `answer_floor` are the losses, in nats a target and a token of an answer, of knowing the names only:
+        log n an answer, spread over its tokens. They are exact if all names are equally long; otherwise the mean length
+        is estimated from `FLOOR_ROWS` sets (standard error below 0.2 % at the paper's sizes). Shares of right answers:
+        `names` for the same knowledge; `neighbours` for also knowing the nodes before and after the one asked about;
+        `undirected` for knowing the whole cycle but not its direction.
         """
         n, names, hops = self.max_nodes, self._names, self.test_hops
         drawn = names.lengths[names.draw(stream(0, "test", 0), FLOOR_ROWS, n)]
         nats, length = float(np.log(n)), float(drawn.mean(axis=0).cumsum()[-1] / n)
         same = {"floor": nats / (length + 1), "answer_floor": nats / length, "names": 1 / n}  # at every number of hops
         return {name: dict.fromkeys(map(str, hops), score) for name, score in same.items()} | {
-            # k hops lead to a neighbour, or to one of those that are neither the node nor next to it.
+            # k hops lead to a neighbour, or to one of the n - 3 nodes that are neither the node nor its neighbours.
             "neighbours": {str(k): 1.0 if k in (1, n - 1) else 1 / (n - 3) for k in hops},
             "undirected": {str(k): 1.0 if 2 * k == n else 0.5 for k in hops},
         }
 
 
 def _shuffle(rng: np.random.Generator, n: np.ndarray, width: int) -> np.ndarray:
-    """A random order (B, width) of 0 .. n-1 in each row, followed by the places from n on."""
+    """A random permutation of 0 .. n-1 in each row, followed by n .. width-1: (B, width)."""
     keys = rng.random((len(n), width))
     keys[np.arange(width) >= n[:, None]] += 1
     return np.argsort(keys, axis=1)
 
 
 def _join(*parts: np.ndarray | int) -> np.ndarray:
-    """Phrases side by side: arrays (B, R, w) and single tokens -> (B, R, sum of w)."""
+    """Concatenates phrases: arrays (B, R, w) and single tokens -> (B, R, sum of w)."""
     shape = next(part.shape[:2] for part in parts if isinstance(part, np.ndarray))
     return np.concatenate([np.broadcast_to(p, (*shape, 1)) if isinstance(p, int) else p for p in parts], axis=2)
 
 
 def _pack(values: np.ndarray, present: np.ndarray, width: int, *, left_padded: bool = False) -> np.ndarray:
-    """The present values of (B, R, w), in order and without gaps: (B, width), zeros after or before them."""
+    """The present values of (B, R, w), in order and without gaps: (B, width), padded with zeros."""
     flat = present.reshape(len(present), -1)
     column = flat.cumsum(axis=1) - 1
     if left_padded:

@@ -1,4 +1,4 @@
-"""Tasks whose rows lie in text files, or in datasets of Hugging Face: whose turn a row is."""
+"""Base of the tasks on your own text: files, splits, and the order of rows."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmsleep.hub import check_integer
+from lmsleep.hub import check_integer, require
 from lmsleep.hub.tokenizer import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
 from lmsleep.tasks.records import Lines
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text(Task):
-    """What `TextQA` and `TextLM` share: files, tokens, and whose turn a row is.
+    """Base of `TextQA` and `TextLM`.
 
-    An epoch shows every row of a split once, in an order of its own that follows from (seed, epoch); rows of as many
-    windows go together. Batches of `train` are full, and leave out the few rows of an epoch that fill none.
+    An epoch shows every row of a split once, in an order that depends on (seed, epoch); a batch has rows of equally
+    many windows. Batches of `train` are full; the few rows that fill none are left out of the epoch.
 
     Args:
         train: a file, a pattern such as `books/*.txt`, or a dataset as `open_records` reads it. val, test: the same;
-            None: a share of the rows of `train`, drawn by `split_seed`, which are then not trained on.
-        tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: a token for
-            each byte of UTF-8, 256 and one to end with.
+            None: a random share of the rows of `train`, which are then not trained on.
+        tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: one token for
+            each byte of UTF-8, and `<eos>`.
         window_size: L.
-        held_out: the share that val takes, and test.
-        split_seed: of that draw.
+        held_out: the share of rows that val takes, and test.
+        split_seed: of that choice.
 
     Raises:
-        ValueError: if an argument is out of range, a file is missing, or a line cannot be used, which is then named.
+        ValueError: if an argument is out of range, a file is missing, or a line, which is named, cannot be used.
     """
 
     train: str
@@ -47,36 +47,31 @@ class Text(Task):
 
     def __post_init__(self) -> None:
         check_integer("window_size", self.window_size, 1, MAX_LENGTH)
-        if not 0 < self.held_out < 0.5:
-            raise ValueError(f"held_out must be above 0 and below 0.5, got {self.held_out}")
+        require(0 < self.held_out < 0.5, "held_out must be above 0 and below 0.5", self.held_out)
 
     @property
     def _column(self) -> str | None:
-        """The column of a dataset that is its text; None: all of them, as a line of JSON."""
+        """The text column of a dataset; None: all columns, as a line of JSON."""
         return None
 
     @abstractmethod
     def _measure(self, line: str) -> tuple[int, ...] | None:
-        """What is kept of a line; None: it is left out."""
+        """The numbers to keep of a line; None: the line is skipped."""
 
     @abstractmethod
     def _windows(self, lines: "Lines") -> np.ndarray:
-        """The windows of each row that the lines make, (n,)."""
+        """The number of windows of each row, (rows,)."""
 
     @abstractmethod
     def _batch(self, lines: "Lines", rows: np.ndarray) -> Batch:
-        """These rows."""
+        """The batch of these rows (B,)."""
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
         return open_tokenizer(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text. None is put around it: what a model wants there, write into the text.
-
-        Raises:
-            ValueError: if the text has half a surrogate pair, as JSON can write it.
-        """
+        """The tokens of a text, without special tokens around it. Raises ValueError if it has half a surrogate pair."""
         text.encode()
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -88,7 +83,7 @@ class Text(Task):
         return max(self._tokenizer.get_vocab().values()) + 1
 
     def _open(self) -> None:
-        """Opens what lines are read with, so that none of them is blamed for it."""
+        """Opens the tokenizer before the lines, so that its errors name no line."""
         _ = self._tokenizer
 
     @cached_property
@@ -106,10 +101,8 @@ class Text(Task):
         for name, rows in chosen.items():
             least = 1 + len(held) * (name == "train")
             apart = f", of which {' and '.join(held)} take one each unless they are given" if least > 1 else ""
-            if len(rows) < least:
-                raise ValueError(
-                    f"{name} must have {least} or more rows{apart}, got {len(rows)} in {getattr(self, name)!r}"
-                )
+            said = f"{name} {getattr(self, name)!r} must have {least} or more rows{apart}"
+            require(len(rows) >= least, said, len(rows))
         share = max(1, min(round(self.held_out * len(left)), (len(left) - 1) // max(1, len(held))))
         for name in held:
             chosen[name], left = left[:share], left[share:]
@@ -122,13 +115,11 @@ class Text(Task):
 
     @property
     def slices(self) -> tuple[int, ...]:
-        """Windows before the last."""
+        """The numbers of windows of context that rows have."""
         return tuple(np.unique(np.concatenate([rows.windows for rows in self._splits.values()])).tolist())
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """The rows of (seed, split, step): see `Batch` and the class."""
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
         rows = self._splits[split]
         epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
         return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])
@@ -140,7 +131,6 @@ class Text(Task):
         return epoch_steps(self._splits["train"], "train", batch_size)
 
     def __str__(self) -> str:
-        """What there is to learn from."""
         counts = {name: len(rows.rows) for name, rows in self._splits.items()}
         held = [f"{counts[name]:,} of {getattr(self, name) or 'the same, held out,'} for {name}" for name in SPLITS[1:]]
         return f"{type(self).__name__}: {counts['train']:,} rows of {self.train} to train on, {' and '.join(held)}"
@@ -148,7 +138,7 @@ class Text(Task):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of a split: numbers (n,) among the `made` ones that the lines make, and the windows of each (n,)."""
+    """The rows of a split: their numbers (n,) among the `made` rows of the lines, and the windows of each (n,)."""
 
     lines: Lines
     rows: np.ndarray
@@ -160,16 +150,15 @@ def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
     """Batches of an epoch. Raises ValueError if `train` does not fill one."""
     if split != "train":
         return -(-len(rows.rows) // batch_size)
-    if batch_size > len(rows.rows):
-        apart = rows.made - len(rows.rows)
-        told = f" (of {rows.made}: {apart} are held out)" if apart else ""
-        raise ValueError(f"batch_size must be at most the {len(rows.rows)} rows of train{told}, got {batch_size}")
-    return len(rows.rows) // batch_size
+    n, apart = len(rows.rows), rows.made - len(rows.rows)
+    told = f" (of {rows.made}: {apart} are held out)" if apart else ""
+    require(batch_size <= n, f"batch_size must be at most the {n} rows of train{told}", batch_size)
+    return n // batch_size
 
 
 @lru_cache(maxsize=4)
 def epoch_batches(rows: Rows, split: str, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
-    """Which rows (batch_size,) each batch of an epoch has."""
+    """The rows (batch_size,) of each batch of an epoch."""
     rng = stream(seed, split, epoch)
     order = rng.permutation(len(rows.rows))[: epoch_steps(rows, split, batch_size) * batch_size]
     order = order[np.argsort(rows.windows[order], kind="stable")]

@@ -1,4 +1,4 @@
-"""Names of one or several tokens, and draws of different ones (Physics of Language Models 4.1, appendix A.1)."""
+"""Names of one or several tokens for Depo's nodes (Physics of Language Models 4.1, appendix A.1)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Names:
-    """Every name of `shortest` to `longest` tokens over the symbols 1 to V.
-
-    The last symbol of a name is moved to V + 1 to 2V, which marks its end, unless all names have one token.
-    """
+    """All names of `shortest` to `longest` tokens over the symbols 1 to V. V is added to the last symbol of a name, to
+    mark its end, unless all names have one token."""
 
     n_symbols: int
     shortest: int = 1
@@ -22,12 +20,12 @@ class Names:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that names are made of: 1 to `n_tokens`."""
+        """Names are made of the tokens 1 to `n_tokens`."""
         return self.n_symbols * (2 if self.longest > 1 else 1)
 
     @cached_property
     def table(self) -> np.ndarray:
-        """All names, (names, longest), zeros behind the shorter ones."""
+        """All names, (names, longest), padded with zeros."""
         tables = []
         for length in range(self.shortest, self.longest + 1):
             symbols = np.indices((self.n_symbols,) * length).reshape(length, -1).T + 1
@@ -41,10 +39,10 @@ class Names:
         return (self.table > 0).sum(axis=1)
 
     def draw(self, rng: np.random.Generator, batch_size: int, n: int) -> np.ndarray:
-        """n different names a row, as indices (B, n) into `table`, in the order they were drawn.
+        """n different names a row, as indices (B, n) into `table`.
 
-        A draw is a uniform length, then uniform symbols; a name that the row has is drawn again. An exponential race:
-        arrival times with rate p(name) come in the order of such draws, so the first m of n are a draw of m names.
+        A draw is a uniform length, then uniform symbols, rejecting names that the row has. Sampled as an exponential
+        race: arrival times with rate p(name) come in the order of such draws.
         """
         times = rng.standard_exponential((batch_size, len(self)), dtype=np.float32)
         times *= (float(self.n_symbols) ** self.lengths).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Plain text as a task: language modelling."""
+"""Language modelling on plain text."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,19 +14,17 @@ from lmsleep.tasks.records import Lines
 
 @dataclass(frozen=True)
 class TextLM(Text):
-    """Say the next token of plain text, everywhere; rows are the text cut every `n_windows` windows.
+    """Language modelling: predict every next token of plain text, cut into rows of `n_windows` windows.
 
         tokens   Once upon a   | time there was
         targets  upon  a  time | there was  a
 
-    Every window carries loss, so that none sleeps unless with `--sleep.after_loss=true`. Each line is tokenised by
-    itself.
+    Every window carries loss, so that none sleeps without `--sleep.after_loss=true`. Each line is tokenised by itself.
 
     Args:
         n_windows: of a row.
-        join: files follow each other as one text; False: no row crosses from a file into the next, and what fills no
-            row at the end of a file is left out.
-        column: of a dataset, which holds the text.
+        join: concatenate the files; False: no row crosses files, and the rest of a file that fills no row is left out.
+        column: the text column of a dataset.
     """
 
     n_windows: int = 4
@@ -57,7 +55,7 @@ class TextLM(Text):
         return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1))
 
     def _stretch(self, lines: Lines, start: int) -> list[int]:
-        """T + 1 tokens from a place of the text on."""
+        """T + 1 tokens from position `start` of the text on."""
         line = int(np.searchsorted(lines.ends, start, side="right"))
         skip = start - int(lines.ends[line] - lines.table[line, 2])
         tokens: list[int] = []
@@ -69,7 +67,7 @@ class TextLM(Text):
 
 @lru_cache(maxsize=4)
 def row_starts(lines: Lines, length: int, join: bool) -> np.ndarray:
-    """Where rows of `length` tokens and a last target start, in tokens of the whole, (n,); see `TextLM`."""
+    """Positions (n,) in the whole text at which rows of `length` tokens and one more target start; see `TextLM`."""
     texts = np.zeros(len(lines.table), int) if join else lines.table[:, 0]
     totals = np.bincount(texts, lines.table[:, 2]).astype(int)
     firsts = np.cumsum(totals) - totals

@@ -1,7 +1,6 @@
-"""Lines of text files, and rows of Hugging Face datasets (a local table, a folder or a name) as such lines.
+"""An index of the lines of text files, or of the rows of a Hugging Face dataset.
 
-Files are read once at the start, for the places and lengths of their lines; these alone are held, and a line is read
-from disk when its turn comes.
+Files are read once to index their lines; a line is read from disk when it is asked for.
 """
 
 import json
@@ -21,14 +20,14 @@ TABLES = (".parquet", ".arrow")
 
 
 def open_records(source: str) -> Any:
-    """The dataset of `Text.train`, memory-mapped; None: it is a text file, or a pattern of them.
+    """Opens a dataset, memory-mapped; None: `source` is a text file or a pattern of these.
 
     Args:
-        source: .parquet or .arrow files, a folder, or a name on the hub, which has no extension; `:split` behind it
-            chooses one, `train` by default.
+        source: .parquet or .arrow files, a folder, or a name on the hub (no extension); `:split` after it chooses the
+            split, `train` by default.
 
     Raises:
-        ValueError: if it cannot be read, or the package is not installed.
+        ValueError: if it cannot be read, or the package datasets is not installed.
     """
     name, _, split = source.partition(":")
     path, files = Path(name), sorted(glob(name, recursive=True))
@@ -36,7 +35,7 @@ def open_records(source: str) -> Any:
     if not (path.suffix in TABLES or path.is_dir() or on_hub):
         return None
     if path.suffix in TABLES and not files:
-        return None  # refused as any file is that does not exist
+        return None  # refused later, as any missing file
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -57,8 +56,8 @@ def open_records(source: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Lines of text files; `table` (n, 2 + k) has of each the number of its file, its place in bytes, and what a
-    task measured of it."""
+    """Indexed lines of text files; a row of `table` (n, 2 + k) has the number of the file, the byte offset of the line,
+    and the k numbers that `measure` gave."""
 
     files: tuple[Path, ...]
     table: np.ndarray
@@ -67,8 +66,7 @@ class Lines:
     def of(
         cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None], column: str | None = None
     ) -> "Lines":
-        """Those of a dataset, a file or all files of a pattern. Raises ValueError if there is none, or naming a bad
-        line."""
+        """Indexes a dataset, a file or all files of a pattern. Raises ValueError if there is none or a line is bad."""
         files, records = (Path(pattern),), open_records(pattern)
         if records is None and not files[0].is_file():
             files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
@@ -90,7 +88,7 @@ class Lines:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """Where each line ends, in tokens of the whole, (n,)."""
+        """The end of each line, in tokens of the whole text, (n,)."""
         return np.cumsum(self.table[:, 2])
 
     def read(self, line: int) -> str:
@@ -102,7 +100,7 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Records(Lines):
-    """Rows of a dataset, as lines of JSON or as those of one column."""
+    """Rows of a dataset, as lines of JSON or the text of one column."""
 
     dataset: Any
     column: str | None

@@ -1,4 +1,4 @@
-"""Rule 110: store random states, simulate them, answer with their first cells (paper sections 4 and 6.1)."""
+"""Rule 110: remember random states, simulate them, answer with their first cells (paper sections 4 and 6.1)."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,8 @@ MAX_STEPS = 4096
 
 
 def rule110_step(states: np.ndarray, width: int) -> np.ndarray:
-    """One step of Rule 110 on rings of `width` cells, (...,) -> (...,), cell j being bit `width - 1 - j` of an unsigned
-    integer.
-
-    new = (c xor r) or (c and not l), with l and r the left and right neighbours: the eight rows of the rule's table.
-    """
+    """One step of Rule 110 on rings of `width` cells, (...,) -> (...,): cell j is bit `width - 1 - j` of an unsigned
+    integer; new = (c xor r) or (c and not l) with the left and right neighbours l and r."""
     kind = states.dtype.type
     one, top, full = kind(1), kind(width - 1), kind((1 << width) - 1)
     left = (states >> one) | ((states << top) & full)
@@ -75,9 +72,8 @@ class Rule110(Task):
         return (self.steps,)
 
     def majority(self) -> float | None:
-        """Share of all possible rows that the most frequent answer is right on: what a model scores that has read
-        nothing. By enumeration of the states of the cells that cell 0 can see in `steps` steps; None where there are
-        more than `ENUMERABLE` of these."""
+        """Exact score of always giving the most frequent answer, by enumerating the states of the cells that determine
+        cell 0 after `steps` steps; None if there are more than `ENUMERABLE` cells."""
         cells = min(self.width, 2 * self.steps + 1)
         if cells > ENUMERABLE:
             return None
@@ -91,12 +87,11 @@ class Rule110(Task):
         return max(share, 1 - share) ** self.n_states
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """`majority`, where it can be enumerated."""
+        """`majority`, if it can be enumerated."""
         share = self.majority()
         return {} if share is None else {"majority": {str(self.steps): share}}
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """`batch_size` rows drawn from (seed, split, step): see `Batch`."""
         states = stream(seed, split, step).integers(0, 1 << self.width, (batch_size, self.n_states), dtype=np.uint64)
         evolved = states
         for _ in range(self.steps):

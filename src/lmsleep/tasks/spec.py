@@ -1,4 +1,4 @@
-"""A task as plain values, in the form of LightningCLI's configuration files, and back."""
+"""Tasks as plain values, in the form of LightningCLI's configuration files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,26 +13,19 @@ PACKAGE = "lmsleep.tasks."
 
 
 def task_spec(task: Task) -> dict[str, Any]:
-    """class_path and init_args, from which `build_task` makes an equal task, and what stands around a document in a
-    task of conversations."""
+    """class_path and init_args, from which `build_task` makes an equal task, and `TextQA.around`."""
     spec = {"class_path": PACKAGE + type(task).__name__, "init_args": asdict(task)}  # pyright: ignore[reportArgumentType]
     return spec | getattr(task, "around", {})
 
 
 def is_ours(task: Task) -> bool:
-    """Whether it is a task of this package, which alone a spec can name."""
+    """Whether the task is a class of `lmsleep.tasks`."""
     return getattr(tasks, type(task).__name__, None) is type(task)
 
 
 def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) -> Task:
-    """The task of a spec, or of its class_path alone.
-
-    Args:
-        from_anywhere: import classes of other packages too. A spec that comes with somebody's model must not.
-
-    Raises:
-        ValueError: if it names no such task, or its arguments do not fit.
-    """
+    """The task of a spec, or of its class_path alone. `from_anywhere` also imports classes of other packages, which a
+    spec in a downloaded model must not. Raises ValueError if there is no such task, or its arguments do not fit."""
     given: dict[str, Any] = {"class_path": spec} if isinstance(spec, str) else typed(dict[str, Any], spec, "task")
     path = str(given.get("class_path"))
     kind = getattr(tasks, path.removeprefix(PACKAGE), None)

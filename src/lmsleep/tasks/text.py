@@ -1,11 +1,11 @@
-"""Your own text as a task: questions about contexts, one a line of JSON."""
+"""Questions about contexts, one a line of JSON: your own text as a task."""
 
 import json
 import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from lmsleep.tasks.lines import Text
 from lmsleep.tasks.records import Lines
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
-SEEN = 100  # rows that tell what stands around a document
+SEEN = 100  # rows that `TextQA.around` looks at
 CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
@@ -37,17 +37,17 @@ class TextQA(Text):
         mask      1   1      |    1   1   0   0  |  1    1     1  1  1    1   1   1   0
         window       0       |         1         |                  2
 
-    The context is padded to whole windows, and a row with fewer than others of its batch has empty windows before it;
-    padding leaves no trace. Question and answer are alone in the last window, which carries the loss.
+    The context is padded to whole windows, and a row with fewer windows than others of its batch has empty windows
+    first; padding is masked. Question and answer are alone in the last window, which carries the loss.
 
-    A line is a JSON object. What is read, asked and said are templates over its fields, so that these may have any
-    name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. What lies deeper
-    has dots: `answer=" {answers.text.0}"`. Numbers, true and false are read as JSON writes them: `1.5`, `true`. A line
-    with `messages`, a list of objects with `role` and `content`, is a conversation: the last message is said, the one
-    before it asked, those before that are read. To ask later, feed `encode` of the same texts.
+    A line is a JSON object. Context, question and answer are templates over its fields, so that these may have any
+    name, and the question may come first: `context="{question}\n{context}"`, `question="\nAnswer:"`. Nested fields
+    have dots: `answer=" {answers.text.0}"`. Numbers, true and false are read as JSON writes them: `1.5`, `true`. A line
+    with `messages`, a list of objects with `role` and `content`, is a conversation: the last message is the answer, the
+    one before it the question, those before that the context.
 
     Args:
-        context, question, answer: the templates. message: that of one message; None: the chat template of the
+        context, question, answer: the templates. message: the template of one message; None: the chat template of the
             tokenizer, or ChatML if it has none.
         eos_token: ends an answer; None: that of the tokenizer_config.json beside the tokenizer.
     """
@@ -60,7 +60,7 @@ class TextQA(Text):
 
     @cached_property
     def eos_id(self) -> int:
-        """The token that ends an answer. Raises ValueError if the vocabulary has it not."""
+        """The token that ends an answer. Raises ValueError if the vocabulary does not have it."""
         token = self.eos_token or default_eos(self.tokenizer)
         found = self._tokenizer.token_to_id(token)
         if found is None:
@@ -87,11 +87,8 @@ class TextQA(Text):
         return self.slices[-1] * self.window_size + self._tail
 
     def texts(self, line: str) -> tuple[str, str, str]:
-        """What is read, asked and said in a line of JSON.
-
-        Raises:
-            ValueError: if it is no object, or a field is missing or no text.
-        """
+        """Context, question and answer of a line of JSON. Raises ValueError if it is no object, or a field is missing
+        or no text."""
         try:
             row = parse_json(line)
         except json.JSONDecodeError as error:
@@ -113,13 +110,15 @@ class TextQA(Text):
 
     @cached_property
     def around(self) -> dict[str, Any]:
-        """Where the first line is a conversation: the `role` that says the document, and the messages `ahead` of it and
-        `behind` it, None where those of the first lines differ."""
+        """If the first line is a conversation: the `role` of the document's message, and the messages `ahead` of it and
+        `behind` it, None if those of the first lines differ; else empty."""
         lines = self._lines["train"]
         rows = [parse_json(lines.read(i)).get("messages") for i in range(min(SEEN, len(lines.table)))]
         if not rows or rows[0] is None:
             return {}
-        cut = [(row[: (at := _document(row[:-2]))], row[at], row[at + 1 : -2]) for row in rows if row]
+        # The document is the first message that is not the system's.
+        at = [next((i for i, m in enumerate(row[:-2]) if m.get("role") != "system"), 0) for row in rows if row]
+        cut = [(row[:i], row[i], row[i + 1 : -2]) for i, row in zip(at, filter(None, rows), strict=True)]
         ahead, document, behind = cut[0]
         alike = {"ahead": all(one[0] == ahead for one in cut), "behind": all(one[2] == behind for one in cut)}
         same = {name: part if alike[name] else None for name, part in (("ahead", ahead), ("behind", behind))}
@@ -127,8 +126,8 @@ class TextQA(Text):
 
     @property
     def asking(self) -> str:
-        """What stands around a question that is asked later, with `{question}` in its place; without it, if no field
-        is asked since it was read before; nothing, if several fields are."""
+        """The text around a question that is asked later, with `{question}` in it; without that if the question is part
+        of the context; `{question}` alone if its template has several fields."""
         rows = self._splits["train"]
         row = parse_json(rows.lines.read(int(rows.rows[0])))
         if row.get("messages") is None:
@@ -139,12 +138,12 @@ class TextQA(Text):
 
     @property
     def example(self) -> tuple[str, str, str]:
-        """`texts` of a row that is held out."""
+        """`texts` of a test row."""
         rows = self._splits["test"]
         return self.texts(rows.lines.read(int(rows.rows[0])))
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """`commonest`: for the test rows of each slice, and for `all`, how often the commonest answer is right."""
+        """`commonest`: how often the commonest answer is right, for the test rows of each slice and for `all`."""
         rows = self._splits["test"]
         said = np.array([self.texts(rows.lines.read(int(row)))[2] for row in rows.rows], dtype=object)
         groups = {str(n): said[rows.windows == n] for n in np.unique(rows.windows)} | {"all": said}
@@ -158,7 +157,7 @@ class TextQA(Text):
         return context, asked, [*said, self.eos_id]
 
     def _measure(self, line: str) -> tuple[int, int, int] | None:
-        """Windows of context, tokens read in the last window, tokens of context."""
+        """Windows of context, tokens read in the last window, tokens of context; None for an empty line."""
         if not line.strip():
             return None
         parts = self._parts(line)
@@ -166,10 +165,8 @@ class TextQA(Text):
             if len(part) < least:
                 raise ValueError(f"{name} must have a token, got none")
         context, asked, said = map(len, parts)
-        if asked + said - 1 > self.window_size:
-            raise ValueError(
-                f"question and answer must fit into a window of {self.window_size} tokens, got {asked} and {said - 1}"
-            )
+        if asked + said - 1 > (L := self.window_size):
+            raise ValueError(f"question and answer must fit into a window of {L} tokens, got {asked} and {said - 1}")
         return -(-context // self.window_size), asked + said - 1, context
 
     def _windows(self, lines: Lines) -> np.ndarray:
@@ -189,7 +186,7 @@ class TextQA(Text):
         targets, mask = np.full_like(tokens, IGNORE), np.zeros_like(tokens, dtype=bool)
         for i, row in enumerate(rows):
             context, asked, said = self._parts(lines.read(row))
-            read = asked + said[:-1]  # the end is said, never read
+            read = asked + said[:-1]  # the end of sequence is a target, never an input
             for first, part in ((start - windows[i] * L, context), (start, read)):
                 tokens[i, first : first + len(part)] = part
                 mask[i, first : first + len(part)] = True
@@ -198,8 +195,8 @@ class TextQA(Text):
 
 
 def one_document(context: str, question: str) -> tuple[str, str]:
-    """Two templates with the fields of the document and of the question as {context} and {question}, if there are two
-    such fields and no others. The question may stand in the first template alone, if one of them has its own name."""
+    """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
+    question may stand in the first template alone, if one of the fields has its own name."""
     found = set(_FIELD.findall(context))
     asked = set(_FIELD.findall(question)) or {"question"} & found or (found - {"context"} if len(found) > 1 else set())
     read = found - asked
@@ -210,14 +207,9 @@ def one_document(context: str, question: str) -> tuple[str, str]:
     return context, question
 
 
-def _document(read: Sequence[Mapping[str, Any]]) -> int:
-    """Which of the messages that are read is the document: the first that is not the system's, if there is one."""
-    return next((i for i, message in enumerate(read) if message.get("role") != "system"), 0)
-
-
 def filled(template: str, row: Mapping[str, Any]) -> str:
-    """A template with the fields of a row in place of `{name}`: text, or a number, true or false as JSON writes it.
-    Raises ValueError if one is missing or something else."""
+    """Fills `{name}` in a template with the fields of a row: text, or a number, true or false as JSON writes it. Raises
+    ValueError if a field is missing or anything else."""
 
     def value(match: re.Match[str]) -> str:
         found: Any = row

@@ -1,4 +1,4 @@
-"""Problems on disk: drawn in parallel, one file a split, checked whenever they are opened.
+"""Stored problems: drawn in parallel, one file a split, verified whenever they are opened.
 
 A folder holds, for each split that has rows, `<split>.safetensors` with the tensors
 
@@ -38,24 +38,18 @@ from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
 
 FORMAT = "lmsleep gsm-infinite dataset 3"
 METADATA = "lmsleep.gsm"
-MAX_ROWS = 1 << 24  # of a split: more would not end
-DTYPES = {
-    "tokens": np.int32,
-    "offsets": np.int64,
-    "start": np.int32,
-    "op": np.int32,
-    "answer": np.int32,
-    "fingerprint": np.uint64,
-}
+MAX_ROWS = 1 << 24  # of a split: a larger value is a mistake
+DTYPES = dict.fromkeys(("tokens", "offsets", "start", "op", "answer"), np.int32)
+DTYPES |= {"offsets": np.int64, "fingerprint": np.uint64}
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Everything the rows of a dataset depend on, beside the tokenizer's file.
+    """All that the rows of a dataset depend on, besides the tokenizer's file.
 
     Args:
         problem: what problems are drawn.
-        train, val, test: rows of each split, multiples of the number of operation counts, which are exactly balanced.
+        train, val, test: rows of each split, multiples of the number of operation counts, which are balanced exactly.
         seed: of the random streams.
         tokenizer: path of a tokenizer.json; None for the built-in vocabulary of words.
         eos_token: end of sequence in that tokenizer.
@@ -114,7 +108,7 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
 
 
 def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Problem]:
-    """The rows of a split, none of them twice: each is the first of its stream that no row before it has."""
+    """The rows of a split, without duplicates: each is the first of its own stream that no earlier row equals."""
     draw, rows = partial(_draw_row, config, split), range(config.rows(split))
     console, seen = Console(stderr=True), set()
     problems: list[Problem] = []
@@ -129,24 +123,24 @@ def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Prob
 
 
 def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] = ()) -> Problem:
-    """A row of a split: it has its own stream, and the operation count `row` modulo their number."""
+    """A row of a split: from its own stream, with the operation count `row` modulo their number."""
     op = config.problem.slices[row % len(config.problem.slices)]
     draws = Draws(stream(config.seed, split, row))
     problem = draw_problem(draws, config.problem, encoder_of(config), op=op, split=split, seen=seen)
-    return problem._replace(ids=np.asarray(problem.ids, np.int32))  # a tenth of the list's memory
+    return problem._replace(ids=np.asarray(problem.ids, np.int32))  # a tenth of the memory of a list
 
 
 @lru_cache(maxsize=1)
 def encoder_of(config: DatasetConfig) -> Encoder:
-    """The encoder of the tokenizer, or of the words of the templates; opening a large one takes a second."""
+    """The encoder of the tokenizer, or of the words of the templates; cached, since opening it takes a second."""
     return open_encoder(config.tokenizer, config.problem.templates, config.problem.max_value, config.eos_token)
 
 
 def _made_with(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
     ids: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
-    vocabulary = ids | {"sha256": encoder.sha256}  # in place of where the tokenizer lies
+    vocabulary = ids | {"sha256": encoder.sha256}  # in place of the tokenizer's path
     made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
-    return json.loads(json.dumps(made))  # as it is read back
+    return json.loads(json.dumps(made))  # tuples become lists, as in the file
 
 
 def _arrays(problems: list[Problem]) -> dict[str, Any]:
@@ -156,7 +150,7 @@ def _arrays(problems: list[Problem]) -> dict[str, Any]:
 
 
 def write_split(path: Path, made: dict[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Writes the file of a split, whole or not at all."""
+    """Writes the file of a split atomically."""
     typed = {name: np.asarray(arrays[name], dtype) for name, dtype in DTYPES.items()}
     # One entry only: the library writes several in an order that changes from run to run.
     header = {"made": made, "sha256": _checksum(path, made, typed)}
@@ -176,17 +170,17 @@ def _checksum(path: Path, made: dict[str, Any], arrays: Mapping[str, np.ndarray]
 
 
 class Dataset:
-    """A folder whose checksums have been verified; rows are read from disk when they are asked for.
+    """A stored dataset, verified against its checksums; rows are read from disk on demand.
 
     Args:
-        folder: what `make_dataset` wrote.
-        encoder: the tokenizer of the model, if its vocabulary is to be compared with that of the dataset.
+        folder: written by `make_dataset`.
+        encoder: the model's, to compare its vocabulary with that of the dataset; None: not compared.
 
     Attributes:
-        config, vocabulary: what it was made with, as plain values.
+        config, vocabulary: of the dataset, as plain values.
 
     Raises:
-        ValueError: if a file is missing, damaged or made otherwise than another, or the vocabulary is another one.
+        ValueError: if a file is missing, damaged or of another configuration, or the vocabularies differ.
     """
 
     def __init__(self, folder: str | Path, encoder: Encoder | None = None) -> None:
@@ -213,11 +207,11 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """Of all rows and what they were made with."""
+        """Hash of all rows and their configuration."""
         return hashlib.sha256("".join(split.sha256 for split in self._splits.values()).encode()).hexdigest()
 
     def split(self, split: str) -> "Split":
-        """Raises: ValueError: if the dataset has no row of this split."""
+        """The rows of a split. Raises ValueError if there are none."""
         require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
         if split not in self._splits:
             raise ValueError(f"split: {self.folder} has no row of {split!r}")

@@ -1,4 +1,4 @@
-"""What a sentence says of its parameter, drawn for what it depends on, and the value that it gives."""
+"""Definitions of parameters: drawn for given dependencies, with the value that they give."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Values = dict[Parameter, int]
 
 
 class Definition(NamedTuple):
-    """What a sentence says of its parameter: `constant operator join(names)`, any part of which may be missing."""
+    """The right side of a sentence: `constant operator join(names)`, any part of which may be missing."""
 
     names: tuple[Parameter, ...] = ()
     constant: int | None = None
@@ -28,7 +28,7 @@ def in_range(kind: str, value: int, max_value: int) -> bool:
 def draw_definition(
     draws: Draws, names: list[Parameter], values: Values, with_constant: bool
 ) -> tuple[Definition, int]:
-    """A random sentence form for the given dependencies, and the value it gives."""
+    """A random definition with the given dependencies, and its value."""
     if not names:
         constant = draws.between(1 + draws.coin(), MAX_CONSTANT)  # 1 is half as common as in "1 plus"
         return Definition(constant=constant), constant
@@ -50,8 +50,8 @@ def draw_definition(
 def draw_side(
     draws: Draws, kind: str, options: list[Parameter], values: Values, max_value: int
 ) -> tuple[Definition, int]:
-    """A definition that the question does not need: one to four dependencies, the constant being one of them in half
-    of the draws; a constant alone where three draws gave no value in range."""
+    """A definition that the question does not need, and its value: one to four dependencies, in half of the draws with
+    a constant among them; a constant alone if three draws gave no value in range."""
     for _ in range(3):
         dependencies, with_constant = 1, draws.coin()
         while dependencies < MAX_NAMES and draws.coin():

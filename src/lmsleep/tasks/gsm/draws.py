@@ -1,4 +1,4 @@
-"""Small random choices, many thousand a second, from one counter-based stream."""
+"""Fast random choices from one counter-based stream."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -10,12 +10,8 @@ _BLOCK = 512
 
 
 class Draws:
-    """Choices made from the uniform numbers of a generator.
-
-    Uniform numbers are taken in blocks, since one call of numpy for each choice would cost more than the problem it
-    builds; and everything is derived from them here, so that a choice does not depend on how numpy's own methods
-    consume a stream.
-    """
+    """Random choices from the uniform numbers of a generator, taken in blocks: a call of numpy for each choice would
+    be slower than all the rest, and results do not depend on how numpy's methods consume a stream."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng

@@ -1,4 +1,4 @@
-"""Text to token ids and back: any tokenizer.json, or a small vocabulary of whole words and whole numbers."""
+"""Text to token ids and back: with any tokenizer.json, or a vocabulary of whole words and numbers."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _PROBE = "Question: How many are 1208?\nProblem: The sum of 3 and 45. X, Y\nAnsw
 
 
 class _Vocabulary(ABC):
-    """Sizes that follow from the ids of all tokens."""
+    """Base of the encoders: what follows from the ids of all tokens."""
 
     @cached_property
     @abstractmethod
@@ -42,7 +42,7 @@ class _Vocabulary(ABC):
 
 @dataclass(frozen=True)
 class WordVocabulary(_Vocabulary):
-    """One token for each word, punctuation mark and whole number that the given templates can emit.
+    """One token for each word, punctuation mark and number that the given templates can emit.
 
     Ids: 0 padding, 1 end of sequence, then the words in alphabetical order, then the numbers 0 to `max_value`. A number
     is one token, so that an answer is one token and the end of sequence.
@@ -81,12 +81,12 @@ class WordVocabulary(_Vocabulary):
         return [*ids, *self._lookup(str(answer)), self.eos_id], len(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Words with a space between them, punctuation without; padding and end of sequence say nothing."""
+        """Words separated by spaces, none before punctuation; padding and end of sequence are left out."""
         words = " ".join(self._tokens[i] for i in ids if i > self.eos_id)
         return re.sub(r" ([.,?:])", r"\1", words)
 
     def length(self, piece: str) -> int:
-        """How many tokens a sentence adds to a prompt."""
+        """Tokens that a sentence adds to a prompt."""
         return len(_WORD.findall(piece))
 
 
@@ -99,7 +99,7 @@ class TokenizerFile(_Vocabulary):
         eos_token: the token that ends a sequence; it serves as padding too, which is masked anyway.
 
     Raises:
-        ValueError: if the file is no tokenizer, lacks `eos_token`, or does not give a text back after encoding it.
+        ValueError: if the file is no tokenizer, lacks `eos_token`, or does not decode what it encodes.
     """
 
     path: str
@@ -133,11 +133,8 @@ class TokenizerFile(_Vocabulary):
         return self.ids[self.eos_token]
 
     def encode(self, prompt: str, answer: int) -> tuple[list[int], int]:
-        """As `WordVocabulary.encode`; prompt and answer are encoded as one text, and so cut as in any other text.
-
-        The first answer token is the one with the first digit. The space may be part of it, as in " 12" of GPT-2 and of
-        Llama 2 (which writes it "▁12"), or be a token of the prompt.
-        """
+        """As `WordVocabulary.encode`; prompt and answer are encoded as one text. The first answer token is the one with
+        the first digit, which may include the space, as " 12" of GPT-2."""
         encoding = self._tokenizer.encode(prompt + str(answer), add_special_tokens=False)
         start = encoding.char_to_token(len(prompt))
         if start is None:
@@ -148,9 +145,7 @@ class TokenizerFile(_Vocabulary):
         return self._tokenizer.decode([i for i in ids if i != self.eos_id], skip_special_tokens=False)
 
     def length(self, piece: str) -> int:
-        """How many tokens a sentence adds to a prompt.
-
-        The sum over words, each counted once and remembered: exact where a tokenizer never joins two words."""
+        """Tokens that a sentence adds to a prompt: a cached sum over words, exact if no token spans two words."""
         return sum(map(self._word_length, piece.split()))
 
     @cached_property
@@ -158,7 +153,7 @@ class TokenizerFile(_Vocabulary):
         def count(text: str) -> int:
             return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-        # Behind another word: at the start of a text, tokenizers of Llama 2's kind put a space before the space.
+        # After another word: at the start of a text, tokenizers like Llama 2's add a space.
         return cache(lambda word: count(f". {word}") - count("."))
 
 

@@ -1,4 +1,4 @@
-"""What a problem asks, before it has words: its parameters, their values, and which depend on which.
+"""Problems without their words: parameters, values and dependencies.
 
 The graph follows iGSM (arXiv 2407.20311) as GSM-Infinite uses it. A problem asks for one parameter. Its operations are
 counted over the parameters needed for that one: an instance parameter counts its direct dependencies, a constant being
@@ -18,11 +18,11 @@ from lmsleep.tasks.gsm.world import Parameter, World
 MAX_EDGES = 20  # items of all places together
 QUESTIONS = yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 
-Links = dict[Parameter, list[Parameter]]  # the parameters that another one is made of, or depends on
+Links = dict[Parameter, list[Parameter]]  # parameter -> the parts of a total, or the dependencies of an instance
 
 
 class Core(NamedTuple):
-    """A solved problem without its words: `values` holds every defined parameter and every total that can be formed."""
+    """A solved problem without its words; `values` has every defined parameter and every total of these."""
 
     query: Parameter
     definitions: dict[Parameter, Definition]
@@ -30,19 +30,19 @@ class Core(NamedTuple):
 
     @property
     def answer(self) -> int:
-        """The value that the question asks for."""
+        """The value of the query."""
         return self.values[self.query]
 
 
 def draw_question(draws: Draws, layers: int, op: int) -> str:
-    """The kind of the parameter that a problem of `op` operations asks for."""
+    """The kind of parameter that a problem of `op` operations asks for."""
     return draws.weighted(QUESTIONS[layers][min(op, len(QUESTIONS[layers])) - 1])
 
 
 def draw_core(
     draws: Draws, world: World, *, op: int, layers: int, kind: str, width: tuple[int, int], max_value: int
 ) -> Core | None:
-    """A problem of exactly `op` operations that asks for a `kind`, or None where this draw leads to none."""
+    """A problem of exactly `op` operations that asks for a `kind`; None if the draw failed."""
     instances, parts = _draw_parameters(draws, world, layers, width)
     queries = [p for p in (*parts, *instances) if p.kind == kind and 2 * len(parts.get(p, ())) <= op]
     if not queries:
@@ -70,10 +70,10 @@ def draw_core(
 
 
 def _draw_parameters(draws: Draws, world: World, layers: int, width: tuple[int, int]) -> tuple[list[Parameter], Links]:
-    """What exists: the instance parameters, place by place, and what the abstract ones are made of.
+    """The instance parameters, place by place, and the parts of the abstract ones.
 
-    A bipartite graph: `width[0]` to `width[1]` places, as many items, and an item or more for each place. The number of
-    edges is the smaller of two draws up to `MAX_EDGES`, so that totals over one or two items, which small numbers of
+    A bipartite graph of `width[0]` to `width[1]` places, as many items, and at least one item for each place. The
+    number of edges is the smaller of two draws up to `MAX_EDGES`, so that totals over one or two items, which few
     operations need, are common. With three layers every item of a place also has an average.
     """
     places = draws.sample(world.places, max(draws.between(*width), draws.between(*width)))
@@ -95,7 +95,7 @@ def _draw_parameters(draws: Draws, world: World, layers: int, width: tuple[int, 
 
 
 def _total(parameter: Parameter, parts: list[Parameter], values: Values) -> int:
-    """The value of an abstract parameter, from those of its parts."""
+    """The value of an abstract parameter."""
     if parameter.kind == "total_count":
         return sum(values[part] for part in parts)
     half = len(parts) // 2
@@ -105,11 +105,8 @@ def _total(parameter: Parameter, parts: list[Parameter], values: Values) -> int:
 def _choose_needed(
     draws: Draws, query: Parameter, instances: list[Parameter], parts: Links, op: int
 ) -> dict[Parameter, None]:
-    """The query and what it adds up, then further totals with their parts and instance parameters.
-
-    About half of the operations go into parameters; the rest is left for dependencies and constants between them, as
-    in the published generator.
-    """
+    """The query with its parts, then further totals with theirs, and instance parameters: about half of the operations,
+    which leaves the rest for dependencies and constants, as in the published generator."""
 
     def least_operations(needed: dict[Parameter, None]) -> int:
         return sum(len(parts.get(parameter, (parameter,))) for parameter in needed)
@@ -129,11 +126,8 @@ def _choose_needed(
 
 
 def _link(draws: Draws, needed: dict[Parameter, None], parts: Links) -> tuple[list[Parameter], Links] | None:
-    """Order the needed parameters from the query down, so that each one is used by one before it.
-
-    Returns:
-        the order, and for each instance parameter the ones it depends on; None where the draw gets stuck.
-    """
+    """An order of the needed parameters from the query down, each used by an earlier one, and the dependencies of each
+    instance parameter; None if the draw gets stuck."""
     users: dict[Parameter, int] = dict.fromkeys(needed, 0)  # totals that add the parameter up
     for parameter in needed:
         for part in parts.get(parameter, ()):
@@ -162,11 +156,8 @@ def _link(draws: Draws, needed: dict[Parameter, None], parts: Links) -> tuple[li
 
 
 def _spend(draws: Draws, order: list[Parameter], names: Links, parts: Links, op: int) -> set[Parameter] | None:
-    """Add dependencies to `names`, and constants, until the problem has `op` operations.
-
-    Returns:
-        the parameters that have a constant beside names; None where `op` cannot be met.
-    """
+    """Adds dependencies to `names`, and constants, until the problem has `op` operations. Returns the parameters with a
+    constant besides their dependencies; None if `op` cannot be met."""
     constants: set[Parameter] = set()
     free = op - sum(len(parts[p]) if p in parts else max(1, len(names[p])) for p in order)
     while free > 0:
@@ -198,7 +189,7 @@ def _define_rest(
     values: Values,
     max_value: int,
 ) -> None:
-    """Define every instance parameter that the question does not need from parameters defined before it."""
+    """Defines the instance parameters that the question does not need, from parameters defined before."""
 
     def add_totals() -> None:
         for goal, goal_parts in parts.items():

@@ -1,4 +1,4 @@
-"""Problems as text and tokens: sentences, distractors, and the fit to a length and to the windows of a model."""
+"""Problems as text and tokens: sentences, distractors, and the fit to a length and to windows."""
 
 import hashlib
 from collections.abc import Container, Iterator
@@ -16,8 +16,8 @@ from lmsleep.tasks.gsm.world import WORLDS, Parameter, World
 
 Int = TypeVar("Int", int, np.ndarray)  # one row, or many at once
 
-MAX_ATTEMPTS = 20_000  # cores drawn for one problem before it counts as impossible ...
-MAX_WRITTEN = 1_000  # ... and how many of them are written out in full
+MAX_ATTEMPTS = 20_000  # cores drawn for one problem before it counts as impossible
+MAX_WRITTEN = 1_000  # of these, cores written as text
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,13 @@ class ProblemConfig:
 
     Args:
         ops: smallest and largest number of operations.
-        templates: the worlds problems are told in, drawn with equal probability; a name may come several times.
+        templates: names of worlds, drawn with equal probability; a name may come several times.
         layers: numbers of layers, drawn with equal probability: 2 (places, items) or 3 (and an average for each item).
         width: smallest and largest number of places, and of items.
         max_value: largest value that any parameter may have.
         length: smallest and largest number of tokens, end of sequence included.
         instruction: begin with a paragraph that says what a total is and how to answer.
-        window_sizes: for each of these window sizes, the answer of every problem falls into one window, and not the
-        first.
+        window_sizes: for each of these L, the answer of every problem falls into one window that is not the first.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -96,25 +95,21 @@ def sentence(world: World, parameter: Parameter, definition: Definition) -> str:
 
 
 def fingerprint(world: World, core: Core) -> int:
-    """64 bits that two problems share when their core sentences, in any order, and their questions are the same."""
+    """A 64-bit hash of the question and the set of core sentences."""
     lines = sorted(sentence(world, *pair) for pair in core.definitions.items())
     text = "\n".join([*lines, world.question(core.query)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def in_split(mark: int, split: str) -> bool:
-    """Which problems a split may draw: a tenth of all belongs to `test`, a tenth to `val` and the rest to `train`.
-
-    So no problem can be in two splits, whoever draws them, with whatever seed, stored or not.
-    """
+    """Whether a problem belongs to a split: a tenth of all to `test`, a tenth to `val`, the rest to `train`, so that no
+    problem is ever in two splits."""
     return {0: "test", 1: "val"}.get(mark % 10, "train") == split
 
 
 def distractors(draws: Draws, world: World, core: Core, layers: int) -> Iterator[str]:
-    """Sentences on other places and items that use core parameters; no core sentence uses them.
-
-    Right sides hold names alone: in 46 % of them one name, in the others two, by sum or by difference.
-    """
+    """Sentences on other places and items that depend on core parameters, while no core sentence depends on them. Right
+    sides have no constants: 46 % of them are one name, the others a sum or difference of two."""
     options = list(core.values)
     values = dict(core.values)
     totals: list[Parameter] = []  # of places that get no further sentence, so that no sentence defines itself
@@ -134,11 +129,12 @@ def distractors(draws: Draws, world: World, core: Core, layers: int) -> Iterator
 def draw_problem(
     draws: Draws, config: ProblemConfig, encoder: Encoder, *, op: int, split: str, seen: Container[int] = ()
 ) -> Problem:
-    """The first problem of the stream that belongs to the split, fits length and windows, and is not in `seen`.
+    """The first problem of the stream that belongs to the split, fits length and windows, and whose fingerprint is not
+    in `seen`.
 
-    Template, number of layers and kind of question are drawn once, so that what is hard to fit is not drawn less often.
-    One operation is asked of the most layers. `seen` holds fingerprints. Raises ValueError if none was found in
-    `MAX_ATTEMPTS` draws or among `MAX_WRITTEN` texts.
+    Template, number of layers and kind of question are drawn once, so that those that are hard to fit are not rarer.
+    One operation is asked with the most layers. Raises ValueError if none was found in `MAX_ATTEMPTS` draws or among
+    `MAX_WRITTEN` texts.
     """
     template = draws.choice(config.templates)
     layers = max(config.layers) if op == 1 else draws.choice(config.layers)
@@ -156,14 +152,14 @@ def draw_problem(
             continue
         prompt, length = _write(draws, config, encoder, world, core, layers)
         lengths.append(length)
-        # The length is an estimate, exact for most tokenizers: what is far off needs no encoding.
+        # `length` is an estimate, exact for most tokenizers: a text that is far off is not encoded.
         if not 0.9 * config.length[0] <= length <= 1.1 * config.length[1]:
             continue
         ids, start = encoder.encode(prompt, core.answer)
         lengths[-1] = len(ids)
         if config.length[0] <= len(ids) <= config.length[1] and fits_windows(start, len(ids), config.window_sizes):
             fitting += 1
-            # Asked last, so that what a row skips does not change how its stream goes on.
+            # Checked last, so that skipping a problem does not change the rest of the stream.
             if mark not in seen:
                 return Problem(ids, start, core.answer, op, mark)
     what = f"op {op}, {layers} layers, template {template}, question {kind}"
@@ -189,15 +185,13 @@ def _write(
 
 
 def loss_windows(start: Int, length: Int, window_size: int) -> tuple[Int, Int]:
-    """First and last window with loss of a row of `length` tokens whose answer begins at `start`.
-
-    The answer is said one position ahead of its tokens, and the end of sequence is never read.
-    """
+    """First and last window with loss of a row of `length` tokens whose answer begins at `start`: targets are one
+    position ahead, and the end of sequence is never read."""
     return (start - 1) // window_size, (length - 2) // window_size
 
 
 def fits_windows(start: int, length: int, window_sizes: tuple[int, ...]) -> bool:
-    """Whether all loss of a row falls into one window, not the first, at each of the sizes."""
+    """Whether all loss of a row falls into one window that is not the first, at each of the sizes."""
     return all(first == last > 0 for first, last in (loss_windows(start, length, size) for size in window_sizes))
 
 

@@ -1,8 +1,4 @@
-"""Solves a problem from its text alone, as a reader would.
-
-This is the check on the generator, so it shares nothing with it: it has its own grammar of the sentences, finds out by
-itself which items a place has, and counts operations by its own walk from the question.
-"""
+"""Solves a problem from its text alone: an independent check of the generator, with which it shares no code."""
 
 import re
 from collections import defaultdict
@@ -35,7 +31,7 @@ class Rule(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """What follows from a text."""
+    """The result of `solve`."""
 
     answer: int
     op: int  # operations needed
@@ -44,7 +40,7 @@ class Solution(NamedTuple):
 
 
 def parse_phrase(text: str) -> Quantity:
-    """The quantity a phrase names. Raises ValueError if it names none."""
+    """The quantity that a phrase names. Raises ValueError if it names none."""
     text = text.removeprefix("What is ").strip()
     if text.startswith("The "):
         text = "t" + text[1:]
@@ -55,7 +51,7 @@ def parse_phrase(text: str) -> Quantity:
 
 
 def parse_right(text: str) -> Rule:
-    """The rule behind " equals "."""
+    """Parses the text after " equals "."""
     match = _RIGHT.fullmatch(text)
     assert match is not None
     constant, rest = match["constant"], match["rest"]
@@ -86,7 +82,7 @@ class Reading:
         self.open: set[Quantity] = set()
 
     def value(self, quantity: Quantity) -> int:
-        """The value of a quantity; `values` then holds it and everything it needs. Raises ValueError if it is not
+        """The value of a quantity; it and all that it needs are added to `values`. Raises ValueError if it is not
         defined, or defined by itself."""
         if quantity in self.values:
             return self.values[quantity]
@@ -117,7 +113,7 @@ class Reading:
         return rule.constant * result if rule.operator == "times" else rule.constant + result
 
     def operations(self) -> int:
-        """Operations of everything in `values`: dependencies, a constant among them; two per item of a product."""
+        """Operations of all in `values`: dependencies, constants included; two for each item of a product."""
         count = 0
         for quantity in self.values:
             what, place, _ = quantity
@@ -130,8 +126,8 @@ class Reading:
 
 
 def solve(text: str) -> Solution:
-    """Solve a whole problem, from before its question to "Answer:" or the answer itself. Raises ValueError if the text
-    does not read as a problem, or does not determine the answer."""
+    """Solves the text of a problem, up to "Answer:" or with the answer. Raises ValueError if the text is no problem, or
+    does not determine the answer."""
     match = _TEXT.search(" ".join(text.split()))
     if match is None:
         raise ValueError(f"the text is not question, problem and answer: {text[:60]!r} ... {text[-60:]!r}")

@@ -42,25 +42,24 @@ class GSMInfinite(Task):
         mask        1     1    1    1    1   1    1    1   1   1   1     1    1  1 1   1    1   1    0   0
 
     The targets marked - are ignored by the loss, which counts the answer and the end of sequence (together one answer).
-    With `loss="text"` every target is the next token: language modelling, in which no window is free to sleep.
-    The prompt fills several windows, cut from the start of the row wherever they fall. A window with loss never sleeps,
-    so all rows of a batch must have their answer in the same windows:
+    With `loss="text"` every target is the next token: language modelling, in which no window can sleep. The prompt
+    fills several windows. A window with loss never sleeps, so all rows of a batch must have their answer in the same
+    windows:
 
     * with `path`, rows come from a dataset that `make_dataset` wrote, sorted into buckets by the windows of their
-      answer. A batch is taken from one bucket and padded to the end of its last window or to `sequence_length`. Batches
-      of `train` are full; rows that fill no batch are left out of that epoch, and each epoch has a new order that
-      follows from (seed, epoch) alone. `val` and `test` show every row once in `held_out_steps` steps, whatever
-      the seed, in batches of at most `batch_size` rows.
-    * without `path`, problems are drawn from (seed, split, step) in the built-in vocabulary of words. Their lengths are
-      such that every answer falls into the last window; all rows are padded to `sequence_length`.
+      answer. A batch comes from one bucket, padded to the end of its last window or to `sequence_length`. Batches of
+      `train` are full; rows that fill none are left out of the epoch, whose order depends on (seed, epoch). `val` and
+      `test` show every row once in `held_out_steps` steps, in batches of at most `batch_size` rows.
+    * without `path`, problems are drawn from (seed, split, step) in the built-in vocabulary of words, with every answer
+      in the last window; all rows are padded to `sequence_length`.
 
     No problem is in two splits, stored or drawn.
 
     Args:
-        path: a dataset; None to draw problems.
-        window_size: window size L.
+        path: a dataset; None: problems are drawn.
+        window_size: L.
         problem: what is drawn without `path`.
-        tokenizer: with `path`, the tokenizer.json of the model, whose vocabulary must be that of the dataset.
+        tokenizer: with `path`, the tokenizer.json of the model, which must have the vocabulary of the dataset.
         eos_token: end of sequence in that tokenizer.
         loss: `answer`, or `text` in the built-in vocabulary; scores are those of the answer.
 
@@ -116,12 +115,8 @@ class GSMInfinite(Task):
         return tuple(range(low, high + 1))
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """The rows of (seed, split, step), computed without the steps before: see `Batch` and the class.
-
-        Raises:
-            ValueError: for an unknown split or one without rows, a negative seed or step, or a batch that no bucket
-            fills.
-        """
+        """The rows of (seed, split, step). Raises ValueError for an unknown split or one without rows, a negative seed
+        or step, or a batch that no bucket fills."""
         for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
             require(value >= least, f"{name} must be {least} or more", value)
         if self.path is None:
@@ -147,13 +142,13 @@ class GSMInfinite(Task):
     def _batch(
         self, rows: Sequence[np.ndarray], starts: Sequence[int], ops: Sequence[int], width: int, pad_id: int
     ) -> Batch:
-        """Pads rows that end with answer and end of sequence, and moves what the loss counts, the text or all from
-        `starts` on, one position ahead into the targets."""
+        """Pads rows to `width`; the targets are the next tokens, from the answer at `starts` on or in the whole
+        text."""
         tokens = np.full((len(rows), width), pad_id, np.int64)
         targets = np.full_like(tokens, IGNORE)
         mask = np.zeros_like(tokens, bool)
         for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            n, first = len(row) - 1, 1 if self.loss == "text" else start  # the end of sequence is said, never read
+            n, first = len(row) - 1, 1 if self.loss == "text" else start  # the end of sequence is never an input
             tokens[i, :n] = row[:-1]
             targets[i, first - 1 : n] = row[first:]
             mask[i, :n] = True
@@ -161,7 +156,7 @@ class GSMInfinite(Task):
 
     def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         draws = Draws(stream(seed, split, step))
-        # Exactly balanced over steps in training; one slice a step elsewhere.
+        # Balanced over steps in training; one slice a step elsewhere.
         turns = range(step * batch_size, (step + 1) * batch_size) if split == "train" else [step] * batch_size
         ops = [self.slices[turn % len(self.slices)] for turn in turns]
         problems = [draw_problem(draws, self.problem, self.vocabulary, op=op, split=split) for op in ops]
@@ -209,10 +204,8 @@ def epoch_batch(split: Split, window_size: int, seed: int, step: int, batch_size
 
 @lru_cache(maxsize=8)
 def exact_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
-    """Row numbers (n,) of batches of at most `batch_size`, which show each row once, by operation count in turn.
-
-    An operation count that needs fewer batches than another gets as many by halving its largest ones.
-    """
+    """Row numbers (n,) of batches of at most `batch_size` that show each row once, the operation counts in turn; one
+    that needs fewer batches than others gets as many by halving its largest."""
     by_op = []
     for op in np.unique(split.ops):
         own = [rows[split.ops[rows] == op] for rows in buckets(split, window_size)]

@@ -1,4 +1,4 @@
-"""The worlds that problems are told in: names, phrases, questions, instruction and the names kept for distractors."""
+"""The worlds of problems: names, phrases, questions, instruction, and names reserved for distractors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ import yaml
 class Parameter(NamedTuple):
     """One quantity of a problem.
 
-    Instance parameters get a sentence each: `count` (how many of an item a place has) and `average` (of the third
-    layer, per item of a place). Abstract ones get none and have no item: `total_count` (all items of a place) and
-    `total_product` (over the items of a place, count times average).
+    Instance parameters have a sentence each: `count` (of an item in a place) and `average` (per item of a place, the
+    third layer). Abstract ones have none, and no item: `total_count` (all items of a place) and `total_product` (over
+    the items of a place, count times average).
     """
 
     kind: str
@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class World:
-    """What a template says; its words are in worlds.yaml.
+    """A world of worlds.yaml.
 
     Args:
         places, items: names that the question may need.
@@ -46,14 +46,14 @@ class World:
 
     @classmethod
     def read(cls, *, about: Mapping[str, str] = MappingProxyType({}), **words: Any) -> "World":
-        """A world of worlds.yaml, whose instruction may say what it is `about`, and its phrases as {total}, {below}."""
+        """An entry of worlds.yaml, whose instruction is a template over `about` and its phrases {total}, {below}."""
         totals = (words["phrases"][kind] for kind in ("total_count", "total_product"))
         total, below = (phrase.removeprefix("the ").removesuffix(" in {place}") for phrase in totals)
         words |= {key: tuple(value) for key, value in words.items() if isinstance(value, list)}
         return cls(**words | {"instruction": words["instruction"].format(total=total, below=below, **about)})
 
     def phrase(self, parameter: Parameter) -> str:
-        """A parameter's name within a sentence."""
+        """The name of a parameter within a sentence."""
         return self.phrases[parameter.kind].format(item=parameter.item, place=parameter.place)
 
     def question(self, parameter: Parameter) -> str:
@@ -62,7 +62,7 @@ class World:
         return form.format(phrase=self.phrase(parameter), item=parameter.item, place=parameter.place)
 
     def texts(self) -> tuple[str, ...]:
-        """Everything the world can say, apart from numbers and the words that join phrases."""
+        """All texts of the world, apart from numbers and the words that join phrases."""
         names = self.places + self.items + self.distractor_places + self.distractor_items
         nameless = [Parameter(kind, place="") for kind in self.phrases]
         forms = [*map(self.phrase, nameless), *map(self.question, nameless)]
