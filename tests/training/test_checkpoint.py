@@ -16,8 +16,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback, SleepModule
 from lmsleep.training import LastCheckpoint
-from lmsleep.training.checkpoint import RandomState, WholeFileIO
+from lmsleep.training.checkpoint import WholeFileIO
 from lmsleep.training.curve import LearningCurve
+from lmsleep.training.random_state import RandomState
 
 from .conftest import Recorder, fitted, weights
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.training import LastCheckpoint, LearningCurve
-from lmsleep.training.checkpoint import RandomState
+from lmsleep.training.random_state import RandomState
 
 from .conftest import TASK, Recorder, fitted, weights
 from .test_checkpoint import Drawing

@@ -1,4 +1,4 @@
-"""An answer while it comes: its tokens, their text, and what ends it."""
+"""A generated answer: its tokens, their text, and what ends it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,14 +13,15 @@ Stop = int | str | Iterable[int | str] | None
 
 
 class Stops(NamedTuple):
-    """What ends an answer: one of these tokens, or one of these texts in it."""
+    """What ends an answer: one of the tokens `ids`, or one of `texts` in it."""
 
     ids: frozenset[int] = frozenset()
     texts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, stop: Stop, vocab_size: int, speech: Speech | None) -> "Stops":
-        """Raises ValueError if one is no token, or an empty text, or a text where there is no tokenizer."""
+        """From the argument `stop`. Raises ValueError if one is no token, an empty text, or a text without
+        tokenizer."""
         given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
         several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
         given = [] if given is None else list(given) if several else [given]
@@ -35,7 +36,7 @@ class Stops(NamedTuple):
 
 
 class Answer:
-    """The new tokens of a row, and their text if somebody wants it, up to what ends it."""
+    """The new tokens of a row, and their text if `speech` is given, up to what ends it."""
 
     def __init__(self, stops: Stops, speech: Speech | None) -> None:
         self.stops, self.speech = stops, speech
@@ -43,7 +44,7 @@ class Answer:
         self.text, self.ended = "", False
 
     def add(self, token: int) -> None:
-        """A new token; what comes after the end is left out."""
+        """Adds a token, unless the answer has ended."""
         self.ended = self.ended or token in self.stops.ids
         if self.ended:
             return
@@ -56,7 +57,7 @@ class Answer:
 
     @property
     def settled(self) -> str:
-        """The text that no further token can change: not half a character, nor what may become the text of a stop."""
+        """The text that no further token can change: without a partial character or a partial stop text."""
         if self.ended:
             return self.text
         text = self.text.rstrip("\N{REPLACEMENT CHARACTER}")
@@ -66,7 +67,7 @@ class Answer:
 
 
 def pieces(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
-    """The text of an answer, piece by piece, while `steps` add its tokens."""
+    """Yields the text of an answer piece by piece, while `steps` add its tokens."""
     given = 0
     for _ in steps:
         if len(text := answer.settled) > given:
@@ -77,5 +78,5 @@ def pieces(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """A text without what a terminal would obey."""
+    """A text without control characters."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -30,8 +30,8 @@ def open_chat(
     device: str | None,
     templates: dict[str, str | None],
 ) -> Session:
-    """The session of the command line, with what `memory` holds if the file is there. Raises ValueError if there is no
-    tokenizer, or an option does not go with the model or the memory."""
+    """The session of the command line, from the file `memory` if it exists. Raises ValueError if there is no tokenizer,
+    or an option does not fit the model or the memory."""
     folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "--model")
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
     if session.speech is None:
@@ -73,26 +73,26 @@ def main(
     Args:
         model: folder of `lmsleep export`, `lmsleep finetune` or `save_pretrained`, or a name on the Hugging Face hub.
         read: documents to read first.
-        memory: file to go on from, if it is there; what was read is kept in it, questions are not.
+        memory: file to continue from, if it exists; it keeps what was read, but no questions.
         web: open a page in place of the terminal (extra [web]); GRADIO_SERVER_PORT is its port.
-        ask: one question; its answer alone goes to stdout.
+        ask: one question; only its answer is written to stdout.
         n_passes: N; by default that of the training.
         eviction: by default that of the training.
         tokenizer: folder, file, name on the hub, or `bytes`; by default that of the model's folder.
-        context: what stands around a document, with {context} in it; by default as in the training.
-        question: what stands around a question, with {question} in it; by default as in the training.
-        max_new_tokens: the most that an answer has.
+        context: template of a document, with {context} in it; by default that of the training.
+        question: template of a question, with {question} in it; by default that of the training.
+        max_new_tokens: largest length of an answer.
         temperature: 0 takes the most likely token.
-        top_k: draw from as many of the most likely tokens.
-        top_p: draw from the smallest set of these whose probabilities sum to top_p.
-        seed: of the draws.
+        top_k: sample from as many of the most likely tokens.
+        top_p: sample from the smallest set of these whose probabilities sum to top_p.
+        seed: of the sampling.
         device: such as cuda.
 
     Raises:
         ValueError: if an argument is out of range.
     """
     how = Drawing(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    sampler(**how)  # refuses before the model is loaded
+    sampler(**how)  # raises before the model is loaded
     check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
     for file in read:
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""The wake pass of one token in buffers of fixed size: nothing grows, and a CUDA graph can hold it."""
+"""Token-by-token decoding with a static cache, which a CUDA graph can capture."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,13 +14,13 @@ from lmsleep.runtime.memory import Memory
 
 
 class Decoder:
-    """Decodes token by token in place; `load` takes a memory in, `unload` gives it back as a value.
+    """Decodes token by token in buffers of fixed size; `load` copies a memory in, `unload` copies it out.
 
-    Keys and values stand in a ring of L slots: position p is kept in slot p mod L, so that a token overwrites the one
-    that has just left its reach. On CUDA the step is captured once as a graph and replayed.
+    Keys and values are a ring buffer of L slots, position p in slot p mod L. On CUDA the step is captured once as a
+    graph and replayed.
 
     Args:
-        model: whose weights are read in place; they may change, but not move.
+        model: whose weights may change in place, but not be replaced.
         batch_size: B.
     """
 
@@ -36,18 +36,17 @@ class Decoder:
             wake = model.wake(self.tokens, FastWeights(tuple(self.S)), model.init_cache())
             self.logits = model.logits(wake.h)
         self.core = wake.core.new_zeros(batch_size, self.size, wake.core.shape[2])
-        self.layers = tuple(self._buffers(left) for left in wake.cache.layers)
+        self.layers: tuple[Left, ...] = tuple(
+            KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in left))
+            if isinstance(left, KV)
+            else left and left._make(map(torch.zeros_like, left))
+            for left in wake.cache.layers
+        )
         self.replay = captured(self._step, device)
         self.load(Memory.start(model, batch_size))
 
-    def _buffers(self, left: Left) -> Left:
-        """Zeros for what a block keeps: a ring of L for keys and values, the same size for the rest."""
-        if isinstance(left, KV):
-            return KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in left))
-        return left and left._make(map(torch.zeros_like, left))
-
     def load(self, memory: Memory) -> None:
-        """Takes a memory of B rows into the buffers."""
+        """Copies a memory of B rows into the buffers."""
         cache = memory.cache
         self.began, self.n_read = replace(memory, cache=replace(cache, layers=()), core=()), 0
         self.position.fill_(cache.position)
@@ -69,11 +68,11 @@ class Decoder:
 
     @property
     def full(self) -> bool:
-        """The next token would not fit: an overflow."""
+        """Whether the next token overflows the window."""
         return self.n_read >= self.began.cache.room
 
     def unload(self) -> Memory:
-        """The memory after the tokens read since `load`, apart from the buffers."""
+        """A copy of the memory after the tokens read since `load`."""
         before = self.began.cache
         slots, n = self._slots()
         layers = tuple(left and left._make(x[_places(left, slots)].clone() for x in left) for left in self.layers)
@@ -84,13 +83,13 @@ class Decoder:
         return replace(self.began, S=S, cache=cache, core=(self.core[:, :fresh].clone(),))
 
     def _slots(self) -> tuple[Tensor, int]:
-        """The slots of the tokens held, oldest first, and their number."""
+        """The slots of the cached tokens, oldest first, and their number."""
         cache = self.began.cache
         n, end = min(cache.held + self.n_read, self.size), cache.position + self.n_read
         return torch.arange(end - n, end, device=self.slots.device) % self.size, n
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Reads one token a row, (B, 1), and returns its logits (B, 1, V). The window must have room."""
+        """Reads tokens (B, 1), for which the window must have room, and returns their logits (B, 1, V)."""
         assert not self.full, "the window is full"
         self.tokens.copy_(tokens)
         with torch.no_grad():
@@ -112,7 +111,7 @@ class Decoder:
         for buffer, state in zip(self.S, wake.S.states, strict=True):
             buffer.copy_(state)
         for buffers, left in zip(self.layers, wake.cache.layers, strict=True):
-            if buffers and left and not isinstance(buffers, KV):  # keys and values were written in place
+            if buffers and left and not isinstance(buffers, KV):  # attention writes keys and values in place
                 for buffer, entry in zip(buffers, left, strict=True):
                     buffer.copy_(entry)
         self.position += 1
@@ -120,5 +119,5 @@ class Decoder:
 
 
 def _places(left: Left, slots: Tensor) -> Any:
-    """Where the buffers of a block hold something: keys and values in these slots, others everywhere."""
+    """The index of used entries in the buffers of a block: keys and values in `slots`, others everywhere."""
     return (slice(None), slice(None), slots) if isinstance(left, KV) else ...

@@ -42,7 +42,7 @@ EXAMPLES = 6
 def show_reading(
     console: Console, model: HybridLM, task: Task, batch: Batch, n_passes: int, eviction: Eviction, pace: float
 ) -> None:
-    """Reads the context of one row window by window; a bar for every sleep, with the change of S at each pass."""
+    """Reads the context of one row window by window; a progress bar for every sleep shows the change of S."""
     session = Session(model, n_passes, eviction)
     asked = int((batch.targets != IGNORE).any(dim=0).nonzero()[0]) // model.window_size  # the first window of questions
     context = batch.tokens[:1, : asked * model.window_size]
@@ -68,8 +68,8 @@ def _show_pass(bar: Progress, pace: float, event: SleepEvent) -> None:
 def show_answers(
     console: Console, model: HybridLM, task: Task, readers: Mapping[str, OnOverflow], eviction: Eviction, rows: int
 ) -> None:
-    """Answers of the readers, by what they do at an overflow, side by side: for some rows one by one, and for all rows
-    as accuracy per slice with Wilson's 95 % interval over rows. What is said at last is of the first two readers."""
+    """Compares `readers`, which differ in `on_overflow`: the answers for some rows, the accuracy for each slice with
+    Wilson's 95 % interval over rows, and the difference between the first two."""
     examples = Table("answer", *readers, title="The same weights, three memories")
     scores = Table("slice", "rows", *readers, "commonest", title="Exact answers, with 95 % intervals over rows")
     per_slice, gains = -(-rows // len(task.slices)), []
@@ -90,13 +90,13 @@ def show_answers(
 
 
 def share(value: float, rows: int) -> str:
-    """A share with Wilson's interval; the answers of a row count as one."""
+    """A share with Wilson's 95 % interval over rows."""
     low, high = stats.binomtest(round(value * rows), rows).proportion_ci(method="wilson")
     return f"{value:.1%} ({low:.0%} to {high:.0%})"
 
 
 def verdict(gains: np.ndarray) -> str:
-    """What sleep gains, from each row's difference (R,) of shares of right answers, with a t interval over rows."""
+    """The gain of sleep, from the difference of right answers in each row (R,), with a 95 % t interval over rows."""
     said = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
     if len(gains) < 2 or not np.ptp(gains):
         return f"{said}, the same in each."
@@ -108,7 +108,7 @@ def verdict(gains: np.ndarray) -> str:
 def answered(
     model: HybridLM, task: Task, batch: Batch, on_overflow: OnOverflow, eviction: Eviction
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
-    """Every answer of the batch, what is said in its place, and its row."""
+    """For every answer of the batch: the true tokens, the predicted ones, and its row."""
     reading = read_windows(
         model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=on_overflow
     )
@@ -126,7 +126,7 @@ def answered(
 
 
 def words(task: Task, tokens: Sequence[int]) -> str:
-    """Tokens as text, for a task on texts, or as numbers."""
+    """Tokens as text, or as numbers if the task has no text."""
     decode = getattr(task, "decode", None)
     return escape(printable(decode(tokens))) if decode else " ".join(map(str, tokens))
 
@@ -164,11 +164,11 @@ def main(
         n_passes: N; by default that of the training, 3 for the small model.
         rows: test rows behind the accuracies.
         seed: of the training; by default 0.
-        pace: seconds that each pass stays visible.
+        pace: seconds for which each pass is shown.
         save: folder to keep the trained model in.
 
     Raises:
-        ValueError: if an argument is out of range, or speaks of a training that does not take place.
+        ValueError: if an argument is out of range, or concerns the training when there is a model.
     """
     require(rows >= 1, "rows must be 1 or more", rows)
     if not 0 <= pace < math.inf:

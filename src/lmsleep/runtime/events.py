@@ -1,4 +1,4 @@
-"""What a session tells its callbacks about a sleep."""
+"""Events of sleeps, for the callbacks of a session."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ from lmsleep.sleep import Pass, recorded, sleep
 
 @dataclass(frozen=True)
 class SleepEvent:
-    """A pass of a sleep has been made. A sleep gives N events: the first when it begins, with the wake pass as pass 1.
+    """A finished pass of a sleep. A sleep gives N events: the first when it begins, with the wake pass as pass 1.
 
     Args:
         rows: rows of the batch that sleep.
         n_tokens: tokens of their window.
         n_passes: N.
-        passes: passes made, the wake pass included.
+        passes: passes so far, the wake pass included.
         change: for each of the passes 2..`passes`, |S_n - S_(n-1)| / |S_n| of each fast-weight layer, mean over rows.
-        seconds: wall time since the sleep began; in the last event with the eviction.
+        seconds: wall time since the sleep began; the last event includes the eviction.
     """
 
     rows: tuple[int, ...]
@@ -32,12 +32,12 @@ class SleepEvent:
 
     @property
     def done(self) -> bool:
-        """The sleep is over."""
+        """Whether the sleep is over."""
         return self.passes == self.n_passes
 
     @property
     def changes(self) -> tuple[float, ...]:
-        """`change` as the mean over layers; none of a model without fast weights."""
+        """`change` averaged over layers; empty for a model without fast weights."""
         return tuple(sum(layers) / len(layers) for layers in self.change if layers)
 
     def __str__(self) -> str:
@@ -49,11 +49,7 @@ OnSleep = Callable[[SleepEvent], None]
 
 
 class Narrator:
-    """Sleeps with N passes and tells the callbacks after each pass.
-
-    Args:
-        rows, n_tokens, n_passes: as in `SleepEvent`.
-    """
+    """Sleeps with N passes and calls the callbacks after each pass; arguments as of `SleepEvent`."""
 
     def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
         self.callbacks, self.rows, self.n_tokens, self.n_passes = callbacks, rows, n_tokens, n_passes
@@ -61,7 +57,7 @@ class Narrator:
         self.start = time.perf_counter()
 
     def on_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        """The sleep, for `sleep_window`."""
+        """The sleep: `on_overflow` of `sleep_window`."""
         if not self.callbacks:  # the change of S costs time and, on CUDA, a wait
             return sleep(blocks, h, S, self.n_passes)
         watched = recorded(blocks, self.changes)
@@ -73,7 +69,7 @@ class Narrator:
         return sleep(one_pass, h, S, self.n_passes)
 
     def tell(self) -> None:
-        """The event of the last pass made."""
+        """Calls the callbacks with the event of the last pass."""
         seconds = time.perf_counter() - self.start
         change = tuple(tuple(layers.tolist()) for layers in self.changes)
         for callback in self.callbacks:

@@ -1,4 +1,4 @@
-"""CUDA graphs of what a session does again and again: one launch in place of hundreds."""
+"""CUDA graphs for the repeated work of a session."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -14,8 +14,7 @@ from lmsleep.model.linear import casting_anew, product_dtype
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """`step`, which works on tensors that stay where they are; on CUDA as one graph, after three steps in which kernels
-    compile and tune themselves."""
+    """`step`, which works on static tensors; on CUDA as a graph, captured after three warm-up steps."""
     if device.type != "cuda":
         return step
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -31,10 +30,10 @@ def captured(step: Callable[[], None], device: torch.device) -> Callable[[], Non
 
 
 class GraphedRun:
-    """`Blocks.run` for the passes of a sleep: values in, values out, and between them a graph for each form of values.
+    """`Blocks.run` for the passes of a sleep, with a graph for each combination of shapes and options.
 
     Args:
-        blocks: whose weights are read in place; they may change, but not move.
+        blocks: whose weights may change in place, but not be replaced.
     """
 
     def __init__(self, blocks: Blocks) -> None:
@@ -44,7 +43,7 @@ class GraphedRun:
     def __call__(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
     ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
-        """As `Blocks.run`, without a gradient and without what the blocks keep."""
+        """As `Blocks.run`, without gradient and cache entries."""
         seen = span.visible, span.mask, span.near
         given = _tensors(h, S, cache, span)
         form = first, last, product_dtype(h), *(x is None for x in seen), *((x.shape, x.dtype) for x in given)
@@ -61,7 +60,7 @@ class GraphedRun:
     def _capture(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
     ) -> tuple[list[Tensor], list[Tensor], Callable[[], None]]:
-        """Buffers for the arguments, where the results will be, and what makes them."""
+        """Buffers for the arguments, the list of results, and the function that computes them."""
         cos, sin = span.rotary
         visible, mask, near = (x if x is None else x.clone() for x in (span.visible, span.mask, span.near))
         span = replace(span, rotary=(cos.clone(), sin.clone()), visible=visible, mask=mask, near=near)

@@ -1,4 +1,4 @@
-"""Small tasks whose models a CPU trains in about a minute."""
+"""The models of `lmsleep demo`, which a CPU trains in about a minute."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from lmsleep.tasks.spec import task_spec
 
 
 class Mini(NamedTuple):
-    """A task, and how the small model is trained on it."""
+    """A task and the settings of its training."""
 
     task: Task
     steps: int
@@ -26,8 +26,8 @@ MINIS = {
 
 
 def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
-    """A model trained on one of `MINIS` with a progress bar, and what `save_pretrained` keeps of its training."""
-    # The trainer is slow to import, and whoever brings a model does not need it.
+    """Trains a model on one of `MINIS`; returns it and its metadata for `save_pretrained`."""
+    # Imported here since Lightning is slow to import.
     import lightning as L
 
     from lmsleep.data import RowsDataModule

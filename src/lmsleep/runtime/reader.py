@@ -1,4 +1,4 @@
-"""What a session holds, and how tokens get into it: awake by windows or one by one, asleep on overflow."""
+"""The core of a session: reads tokens by windows or one by one, and sleeps on overflow."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ One = TypeVar("One", bound="Reader")
 
 
 def one_thread(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate[One, P], R]:
-    """Lets other threads wait until the session's memory and decoder are left alone again."""
+    """Makes a method hold the session's lock."""
 
     @wraps(method)
     def alone(self: One, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -35,7 +35,7 @@ def one_thread(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate
 
 
 class Reader:
-    """A model, its memory of the rows read so far, and the buffers in which single tokens are read. See `Session`."""
+    """A model, the memory of the rows read so far, and the decoder of single tokens. See `Session`."""
 
     def __init__(
         self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
@@ -48,7 +48,7 @@ class Reader:
         self._groups: list[Memory] = []
         self._run = GraphedRun(model.blocks) if static else None
         self._decoder: Decoder | None = None
-        self._decoding = False  # the memory is in the decoder's buffers
+        self._decoding = False  # whether the decoder's buffers hold the memory
         self._lock = RLock()
 
     @property
@@ -59,7 +59,7 @@ class Reader:
     @property
     @one_thread
     def groups(self) -> list[Memory]:
-        """The memory, by rows at the same place of their window."""
+        """The memory, grouped by rows at the same place in their windows."""
         if self._decoding:
             assert self._decoder is not None
             self._groups, self._decoding = [self._decoder.unload()], False
@@ -77,24 +77,24 @@ class Reader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the memory: S, attention cache, and what a sleep needs of the window."""
+        """Bytes of the memory: S, attention cache, and outputs over the current window."""
         return sum(group.nbytes for group in self.groups)
 
     @one_thread
     @torch.no_grad()
     def sleep(self) -> None:
-        """Sleeps on the windows read so far, full or not, and evicts them. An empty window is not slept on."""
+        """Sleeps on the current windows, full or not, and evicts them. Empty windows do not sleep."""
         self._groups = regroup(self._asleep(group) if group.cache.fresh else group for group in self.groups)
 
     @one_thread
     def forget(self) -> None:
-        """Sets S to zero and keeps what attention sees: what is then known does not come from the fast weights."""
+        """Sets S to zero and keeps the attention cache."""
         zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
         self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
 
     @one_thread
     def reorder(self, rows: Sequence[int]) -> None:
-        """Goes on with the memories of other rows: that of row `rows[i]` becomes that of row i."""
+        """Replaces the memory of row i by that of row `rows[i]`."""
         chosen = []
         for group in self.groups:
             places = [(new, group.rows.index(old)) for new, old in enumerate(rows) if old in group.rows]
@@ -124,7 +124,7 @@ class Reader:
         return gathered(pieces, rows, last_only, self.model.head.weight)
 
     def _advance(self, memory: Memory, rows: Rows, last_only: bool) -> tuple[Memory, Tensor]:
-        """Reads tokens (b, n) of equally long rows by windows; logits (b, n, V), or (b, 1, V) with `last_only`."""
+        """Reads tokens (b, n) of rows of equal length; logits (b, n, V), or (b, 1, V) with `last_only`."""
         logits, start, n = [], 0, rows.tokens.shape[1]
         while start < n:
             if memory.cache.full:
@@ -137,16 +137,16 @@ class Reader:
         return memory, logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def _asleep(self, memory: Memory) -> Memory:
-        """The memory after a sleep on its window and the eviction."""
+        """The memory after a sleep and the eviction."""
         narrator = Narrator(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
-        # Parts of windows and of batches come in many forms, and each would be captured.
+        # Partial windows and batches have many shapes, each of which would be captured.
         run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
         memory = memory.sleep(self.model, narrator.on_overflow, self.eviction, run)
         narrator.tell()
         return memory
 
     def _decode(self, tokens: Tensor) -> Tensor:
-        """Reads one token a row, (B, 1), in the decoder's buffers; logits (B, 1, V)."""
+        """Reads tokens (B, 1) with the decoder; logits (B, 1, V)."""
         if not (self._decoding and self._decoder is not None and not self._decoder.full):
             memory = self.groups[0]
             if memory.cache.full:
@@ -154,6 +154,6 @@ class Reader:
             if self._decoder is None or self._decoder.batch_size != len(tokens):
                 self._decoder = Decoder(self.model, len(tokens))
             self._decoder.load(memory)
-            # The buffers hold the memory now; what stays here says which rows they are.
+            # The buffers hold the memory now; this one only has the rows.
             self._groups, self._decoding = [self._decoder.began], True
         return self._decoder.step(tokens)

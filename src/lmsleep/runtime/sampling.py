@@ -1,4 +1,4 @@
-"""Draws tokens from logits."""
+"""Samples tokens from logits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from lmsleep.runtime.tokens import Rows
 
 
 class Drawing(TypedDict, total=False):
-    """How tokens are drawn: see `Session.generate`."""
+    """Sampling options, see `Session.generate`."""
 
     temperature: float
     top_k: int | None
@@ -29,8 +29,8 @@ def sampler(
     device: torch.device | str = "cpu",
     top_k: int | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """A function from logits (B, V) to tokens (B,), whose draws go on from call to call. A temperature that float32
-    cannot divide by is 0: the most likely token.
+    """A function that samples tokens (B,) from logits (B, V), with one generator for all calls. A temperature below the
+    smallest float32 is 0: greedy.
 
     Raises:
         ValueError: if temperature is below 0 or infinite, top_p outside (0, 1], top_k below 1, or seed outside 64 bit.
@@ -53,16 +53,16 @@ def sampler(
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float, top_k: int | None = None) -> Tensor:
-    """Probabilities (B, V) of the smallest set of tokens that holds at least top_p of the top_k most likely ones, the
-    rest zero (arXiv 1904.09751). They are not normalised again."""
+    """Probabilities (B, V) for nucleus sampling (arXiv 1904.09751): zero outside of the smallest set with at least
+    top_p of the mass of the top_k most likely tokens; not normalised."""
     logits = logits.float()
-    # Below the largest, so that no quotient is plus infinity, which has no softmax.
+    # Relative to the maximum, so that no quotient is plus infinity.
     ordered, order = ((logits - logits.amax(dim=-1, keepdim=True)) / temperature).sort(dim=-1, descending=True)
     if top_k is not None:
         ordered[..., top_k:] = -torch.inf
     ordered = ordered.softmax(dim=-1)
     outside = ordered.cumsum(dim=-1) - ordered >= top_p
-    outside[..., 0] = False  # also of a top_p that is 0 in float32
+    outside[..., 0] = False  # top_p may be 0 in float32
     return torch.zeros_like(logits).scatter(-1, order, ordered.masked_fill(outside, 0))
 
 
@@ -73,10 +73,10 @@ def continued(
     max_new_tokens: int,
     answers: Sequence[Answer] = (),
 ) -> Iterator[Tensor]:
-    """Draws from the logits (B, V) of the last token, reads what was drawn, and so on: new tokens (B,) step by step.
+    """Samples from the logits (B, V) of the last token, reads the sampled tokens, and so on; yields new tokens (B,).
 
-    A row whose answer has ended reads no further, and its last token fills its output. The steps end when all rows
-    have. Without `answers` no row ends.
+    A row whose answer has ended reads no further and repeats its last token; the steps end when all rows have ended.
+    Without `answers` no row ends.
     """
     token = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     for _ in range(max_new_tokens):
@@ -87,7 +87,6 @@ def continued(
         token = torch.where(torch.tensor(ended, device=drawn.device), token, drawn) if any(ended) else drawn
         for answer, one in zip(answers, token.tolist() if answers else (), strict=True):
             answer.add(one)
-        logits = read(
-            Rows(token[:, None], [1 - end for end in ended], None), True
-        ).nan_to_num()  # an ended row has none
+        rows = Rows(token[:, None], [1 - end for end in ended], None)
+        logits = read(rows, True).nan_to_num()  # NaN where a row has ended
         yield token

@@ -1,4 +1,4 @@
-"""The memory of a session in one safetensors file, with what else is needed to go on in its JSON header."""
+"""The memory of a session in one safetensors file with a JSON header."""
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
@@ -15,22 +15,22 @@ from lmsleep.runtime.memory import Memory
 from lmsleep.tensors import read_tensors, save_tensors
 
 FORMAT, VERSION = "lmsleep.memory", 1
-# Fields of a configuration that two equal models may differ in: how first weights are drawn, and what weights tell.
+# Fields of a configuration in which equal models may differ: initialisation, and what the weights show.
 _NOT_COMPARED = {"decay_rates", "embedding_std", "zero_init", "tie_embeddings"}
 
 
 class Saved(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     n_passes: int
     eviction: Eviction
     groups: list[Memory]
-    before: tuple[dict[str, Any], ...] = ()  # the messages that questions follow
+    before: tuple[dict[str, Any], ...] = ()  # the messages before a question
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one model from another: its configuration, its dtype, and a digest over a sample of every weight."""
+    """Identifies a model: configuration, dtype, and a digest over a sample of every weight."""
 
     config: HybridConfig
     dtype: str
@@ -39,7 +39,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class CacheForm:
-    """An attention cache without its tensors. layers: how many each block keeps."""
+    """The structure of an attention cache. layers: number of tensors of each block."""
 
     position: int
     fresh: int
@@ -50,7 +50,7 @@ class CacheForm:
 
 @dataclass(frozen=True)
 class GroupForm:
-    """A memory without its tensors."""
+    """The structure of a memory."""
 
     rows: tuple[int, ...]
     cache: CacheForm
@@ -59,7 +59,7 @@ class GroupForm:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says beside its tensors."""
+    """The JSON header of a file."""
 
     version: int
     model: Identity
@@ -70,8 +70,8 @@ class Header:
 
 
 def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
-    """Writes the file; it is there whole or not at all."""
-    # Tensors of one memory may share storage, which the format does not know.
+    """Writes the file atomically."""
+    # Cloned, since tensors of a memory may share storage, which safetensors does not support.
     tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
     groups = tuple(GroupForm(group.rows, _described(group.cache), _described(group.past)) for group in saved.groups)
     header = Header(VERSION, identity(model), saved.n_passes, saved.eviction, groups, saved.before)
@@ -110,7 +110,7 @@ def load_memory(path: str | Path, model: HybridLM) -> Saved:
 
 
 def identity(model: HybridLM) -> Identity:
-    """That of a model."""
+    """The identity of a model."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.detach().flatten()
@@ -135,7 +135,7 @@ def _described(cache: AttentionCache) -> CacheForm:
 
 
 def _restored(group: GroupForm, tensors: dict[str, Tensor], prefix: str, like: Memory) -> Memory:
-    """A memory of the described form with the tensors under a prefix; `like`: the model's own of one row and token."""
+    """The memory of a group, from the tensors with a prefix, checked against `like`, a memory of one row and token."""
     B, fresh = len(group.rows), group.cache.fresh
 
     def shaped(x: Tensor, axis: int | None = None, n: int = 0) -> Tensor:

@@ -8,15 +8,5 @@ from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig
 from lmsleep.training.recipe import DrawPasses, WarmupStage
 
-__all__ = [
-    "DrawPasses",
-    "LastCheckpoint",
-    "LearningCurve",
-    "MuonAdamW",
-    "OptimizerConfig",
-    "RunReport",
-    "SleepCallback",
-    "SleepModule",
-    "StopOnNonFinite",
-    "WarmupStage",
-]
+__all__ = ["DrawPasses", "LastCheckpoint", "LearningCurve", "MuonAdamW", "OptimizerConfig"]
+__all__ += ["RunReport", "SleepCallback", "SleepModule", "StopOnNonFinite", "WarmupStage"]

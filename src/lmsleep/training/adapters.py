@@ -1,4 +1,4 @@
-"""Low-rank adapters put into a model by peft."""
+"""Low-rank adapters, put into a model by peft."""
 
 from typing import Any
 
@@ -9,11 +9,8 @@ from lmsleep.model.lora import TARGETS
 
 
 def add_lora(model: HybridLM, lora: Lora) -> None:
-    """Puts the adapters into a model, in place, and freezes what does not train.
-
-    Raises:
-        ValueError: if peft is not installed, or a target is no linear layer of the model.
-    """
+    """Puts adapters into a model, in place, and freezes what does not train. Raises ValueError if peft is not
+    installed, or a target is no linear layer of the model."""
     try:
         from peft import LoraConfig, inject_adapter_in_model  # pyright: ignore  # slow to import
     except ImportError:
@@ -28,13 +25,13 @@ def add_lora(model: HybridLM, lora: Lora) -> None:
         if isinstance(part, nn.Linear)
     }
     names = [name for name, target in found.items() if target in lora.targets]
-    if not names or set(lora.targets) - set(found.values()) - set(TARGETS):  # few models have all of the default
+    if not names or set(lora.targets) - set(found.values()) - set(TARGETS):  # few models have all default targets
         known = ", ".join(sorted(set(found.values())))
         raise ValueError(f"lora.targets must be linear layers of the model ({known}), got {', '.join(lora.targets)}")
     whole = [layers[i].get_submodule("" if i in inserted else "mixer") for i in model.blocks.state_index]
     trained = [p for part in whole for p in part.parameters()]
     adapted = {id(model.get_submodule(name).weight) for name in names}
-    alpha: Any = lora.scale * lora.rank  # said to be an int, but any number will do
+    alpha: Any = lora.scale * lora.rank  # annotated as int, but any number works
     inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=names), model)
     for p in trained:
         p.requires_grad_(id(p) not in adapted)

@@ -21,27 +21,25 @@ from lmsleep.training.optimizer import whole
 class SleepCallback(L.Callback):
     """Answers the overflow of the attention cache with a sleep: passes 2..N over the full window.
 
-    Without this callback a `SleepModule` is the plain hybrid, N = 1. A checkpoint remembers how it slept. A training
-    run with N > 1 in which no window sleeps is told so before its first step and at its end.
+    Without this callback a `SleepModule` is the plain hybrid, N = 1. A checkpoint stores these settings. A training run
+    with N > 1 in which no window sleeps warns before its first step and at its end.
 
     Args:
         n_passes: N, the total number of passes over a window that overflows; the wake pass is the first.
         eviction: `hard` empties the cache after a sleep, `sliding` keeps the newest L - 1 tokens.
-        allow_other_n: lets a checkpoint be used that was trained with another N or eviction, or slept elsewhere.
-        after_loss: lets a window with loss sleep once its loss is taken, where tokens follow it; Algorithm 1 does not.
-            Plain language modelling has loss in every window, and sleeps only so.
-        wake_passes: passes over every window, those with loss too, before anything is taken from it; a sleep adds its
-            N - 1. More than one is an ordinary looped language model.
+        allow_other_n: accept a checkpoint that was trained with other settings of this callback.
+        after_loss: a window with loss sleeps too, once its loss is taken, if tokens follow it. Algorithm 1 does not do
+            this; without it, plain language modelling never sleeps.
+        wake_passes: passes over every window, with loss or without, before its outputs are used; a sleep adds N - 1.
+            More than one is an ordinary looped language model.
 
     Attributes:
-        training_eviction, training_n_passes: take the place of `eviction` and `n_passes` for training batches, while a
-            recipe wants it.
-        n_sleeps: overflows of a batch answered since the start of the stage.
-        seconds_asleep: wall time spent on them (on CUDA: time to launch them).
-        sleeps_per_sequence, passes_per_sequence: of the rows read since then, the mean number of sleeps, and of passes
-            over the windows that slept.
-        change: per pass 2..N of the last recorded sleep, the mean over rows of |S_n - S_(n-1)| / |S_n| for each
-            fast-weight layer; recorded in validation, test and predict, where it costs nothing that counts.
+        training_eviction, training_n_passes: replace `eviction` and `n_passes` in training batches; set by recipes.
+        n_sleeps: sleeps since the start of the stage.
+        seconds_asleep: wall time of these (on CUDA: time to launch them).
+        sleeps_per_sequence, passes_per_sequence: mean number a row of sleeps, and of passes over windows that slept.
+        change: for each pass 2..N of the last sleep outside of training, the mean over rows of
+            |S_n - S_(n-1)| / |S_n| of each fast-weight layer.
 
     Raises:
         ValueError: if a number of passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
@@ -66,17 +64,17 @@ class SleepCallback(L.Callback):
         self.reset()
 
     def reset(self) -> None:
-        """Starts all counts anew."""
+        """Resets all counts."""
         self.n_sleeps, self.seconds_asleep = 0, 0.0
         self.n_sequences, self.n_sequence_sleeps = 0, 0
         self.change: list[list[float]] = []
 
     def eviction_for(self, module: L.LightningModule) -> Eviction:
-        """The eviction of the batch that the module reads now."""
+        """The eviction of the current batch."""
         return self.training_eviction or self.eviction if module.training else self.eviction
 
     def passes_for(self, module: L.LightningModule) -> int:
-        """N for the batch that the module reads now."""
+        """N of the current batch."""
         return self.training_n_passes or self.n_passes if module.training else self.n_passes
 
     @property
@@ -100,13 +98,13 @@ class SleepCallback(L.Callback):
         return h, S
 
     def count(self, n_sleeps: int, rows: int) -> None:
-        """Counts sleeps of a batch of so many rows."""
+        """Counts sleeps of a batch of `rows`."""
         self.n_sleeps += n_sleeps
         self.n_sequence_sleeps += n_sleeps * rows
 
     @contextmanager
     def counting(self, n_sleeps: int, rows: int) -> Iterator[None]:
-        """Counts the sleeps of a captured step, in which no overflow is raised, and not those of its capture."""
+        """Counts the sleeps of a CUDA graph, whose replay raises no overflow, and not those of its capture."""
         counts = self.n_sleeps + n_sleeps, self.n_sequence_sleeps + n_sleeps * rows, self.seconds_asleep
         yield
         self.n_sleeps, self.n_sequence_sleeps, self.seconds_asleep = counts
@@ -115,9 +113,8 @@ class SleepCallback(L.Callback):
         """Raises ValueError if there is another SleepCallback: both would answer an overflow."""
         count = sum(isinstance(c, SleepCallback) for c in trainer.callbacks)  # pyright: ignore
         if count > 1:
-            raise ValueError(
-                f"callbacks must hold one SleepCallback, got {count}; `lmsleep` brings one: set --sleep.n_passes"
-            )
+            said = f"callbacks must hold one SleepCallback, got {count}; `lmsleep` brings one: set --sleep.n_passes"
+            raise ValueError(said)
         self.reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -151,19 +148,19 @@ class SleepCallback(L.Callback):
 
 
 def sleeper_of(trainer: L.Trainer) -> SleepCallback | None:
-    """The trainer's SleepCallback; None: nobody answers an overflow, the plain hybrid."""
+    """The SleepCallback of a trainer; None: the plain hybrid, without sleeps."""
     return next((c for c in trainer.callbacks if isinstance(c, SleepCallback)), None)  # pyright: ignore
 
 
 def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
-    """n_passes, eviction, after_loss and wake_passes of a trainer's runs."""
+    """n_passes, eviction, after_loss and wake_passes of a trainer."""
     sleeper = sleeper_of(trainer)
     return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
 
 
 class RunReport(L.Callback):
-    """Says at the start what is run, and logs while it runs: tokens per second, sleeps per row, learning rates, norm of
-    the gradient before it is clipped and, after a validation, by how much each pass of a sleep changes S."""
+    """Prints task, model and settings at the start; logs tokens per second, sleeps per row, learning rates, the
+    gradient norm before clipping and, after a validation, by how much each pass of a sleep changes S."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore

@@ -1,11 +1,10 @@
-"""The checkpoint that a run can be resumed from, and the random numbers that it then draws."""
+"""The checkpoint that a run resumes from."""
 
 import os
 import pickle
 import signal
 import subprocess
 from pathlib import Path
-from reprlib import repr as shortened
 from typing import IO, Any
 
 import lightning as L
@@ -14,7 +13,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
 from lmsleep.hub import first_line, require
@@ -23,15 +21,12 @@ from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raised_by_all
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # in place of a folder, which torch reads with pickle
+ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, and are read only if they still are what was written.
-
-    Lightning's own are written to the folder for temporary files and moved; from another file system that is a copy,
-    which a kill cuts off after it has emptied the old file.
-    """
+    """Writes checkpoints atomically and verifies them before reading. Lightning's own IO writes to the folder for
+    temporary files and moves: from another file system that is a copy, which a kill can truncate."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if not is_local(path):
@@ -42,16 +37,16 @@ class WholeFileIO(TorchCheckpointIO):
         with atomic_write(path, keep) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch's own, on the way from the system's: a full disk
+            except RuntimeError as error:  # torch wraps the system's error, such as a full disk
                 raise error.__context__ or error from None
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises ValueError if the file is damaged, or holds other than the tensors and plain values of a run."""
+        """Raises ValueError if the file is damaged, or holds anything but the tensors and plain values of a run."""
         if is_local(path):
             check_checkpoint_file(path)
         try:
             content = super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
-        except RuntimeError as error:  # a directory of the archive that torch reads otherwise than others
+        except RuntimeError as error:  # an archive that only Python's zipfile can read
             raise ValueError(f"checkpoint {str(path)!r} is damaged: {first_line(error)}") from None
         except pickle.UnpicklingError:
             raise ValueError(f"checkpoint {str(path)!r} must hold tensors and plain values alone") from None
@@ -60,7 +55,7 @@ class WholeFileIO(TorchCheckpointIO):
 
 
 def read_whole(trainer: L.Trainer) -> None:
-    """Lets a trainer read checkpoints as `WholeFileIO` does, also where its strategy reads them by itself."""
+    """Makes a trainer use `WholeFileIO`, also if its strategy has its own way to read checkpoints."""
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = WholeFileIO()
@@ -75,22 +70,21 @@ def read_whole(trainer: L.Trainer) -> None:
 
 
 def is_local(path: str | Path) -> bool:
-    """Whether it is a file of this machine, and no URL."""
+    """Whether a path is no URL."""
     return "://" not in str(path)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps one checkpoint, `last.ckpt`: of the latest validation, of the end, or of the batch at which SIGTERM stopped
-    the run; and the one before it, `previous.ckpt`. They are written and read as `WholeFileIO` does. SLURM's SIGUSR1
-    does as SIGTERM, and has the job requeued.
+    """Keeps `last.ckpt`, saved after a validation, at the end, and when SIGTERM stops the run, and the one before it,
+    `previous.ckpt`. SLURM's SIGUSR1 acts as SIGTERM and requeues the job.
 
     Args:
         dirpath: their folder; None: that of the logger, or the trainer's `default_root_dir`.
-        every_n_train_steps: saves every so many steps instead of after validations.
-        overwrite: lets a run replace a checkpoint that it does not go on from.
+        every_n_train_steps: saves at this interval instead of after validations.
+        overwrite: lets a run replace the checkpoint of another one.
 
     Raises:
-        ValueError: when training starts, if the folder has a checkpoint of another run, or one that is at work.
+        ValueError: when training starts, if the folder has a checkpoint of another run or is in use by one.
         FloatingPointError: on saving weights that are not finite.
     """
 
@@ -117,13 +111,13 @@ class LastCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def _hear(self, signum: int, _: Any) -> None:
-        """SLURM's signal to requeue ends a run as SIGTERM does. Lightning would save wherever it finds the process,
-        within an update too, and wait for ever for what other processes do."""
+        """Handles SLURM's signal to requeue like SIGTERM. Lightning's handler would save within an update too, and
+        could deadlock with other processes."""
         self.requeue = True
         os.kill(os.getpid(), signal.SIGTERM)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes the folder for this run."""
+        """Locks the folder for this run."""
         if trainer.fast_dev_run or not is_local(self.dirpath or ""):  # pyright: ignore[reportAttributeAccessIssue]
             return
         with raised_by_all(trainer):
@@ -142,7 +136,7 @@ class LastCheckpoint(ModelCheckpoint):
         sweep(folder / LAST)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes a checkpoint and removes it: what cannot be saved is to be known before the first step."""
+        """Saves a checkpoint and removes it, so that a run that cannot save fails before its first step."""
         super().on_train_start(trainer, pl_module)
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             fresh = [optimizer for optimizer in trainer.optimizers if not optimizer.state]
@@ -150,7 +144,7 @@ class LastCheckpoint(ModelCheckpoint):
             with raised_by_all(trainer):
                 trainer.save_checkpoint(probe)
             trainer.strategy.remove_checkpoint(probe)
-            for optimizer in fresh:  # of a sharded model: to have a state to save, it took a step, which would count
+            for optimizer in fresh:  # torch takes a step to have a sharded state to save: it must not count
                 optimizer.state.clear()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
@@ -158,13 +152,13 @@ class LastCheckpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint holds no gradients: micro-batches of a step that is not complete are to be read again."""
+        """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again."""
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
         loops = checkpoint["loops"]["fit_loop"]
         progress, extra = loops["epoch_loop.batch_progress"], unfinished(trainer)
         epochs = loops["epoch_progress"]["current"]
-        if epochs["completed"] == epochs["ready"]:  # Lightning would take the next epoch's first batch for its last
+        if epochs["completed"] == epochs["ready"]:  # or Lightning would take the first batch of an epoch for its last
             progress["current"] = dict.fromkeys(progress["current"], 0)
             extra = 0
         for counts in (progress["total"], progress["current"]):
@@ -177,19 +171,18 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Gives the folder back."""
+        """Unlocks the folder."""
         if self.lock is not None:
             Path(self.lock.name).unlink(missing_ok=True)
             self.lock.close()
             self.lock = None
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Saves on SIGTERM, which Lightning raises between two batches; another exception may come within an update."""
+        """Saves on SIGTERM, raised between two batches; any other exception may come within an update."""
         try:
             if isinstance(exception, SIGTERMException):
                 if trainer.validating:
-                    # A resumed run repeats a validation in whose first batch it was stopped; others it takes for
-                    # complete.
+                    # A resumed run repeats a validation only if it was stopped in its first batch.
                     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
                     progress.reset()
                     progress.increment_ready()
@@ -202,66 +195,6 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def unfinished(trainer: L.Trainer) -> int:
-    """Batches that were read of a step which is not complete; that of the last batches of an epoch may have fewer."""
+    """Batches read of a step that is not complete; the last step of an epoch may have fewer batches."""
     read = trainer.fit_loop.batch_idx + 1
     return 0 if read == trainer.num_training_batches else read % trainer.accumulate_grad_batches
-
-
-def count_as_automatic(checkpoint: dict[str, Any]) -> None:
-    """Lets a run go on whose steps were counted as manual optimization: those with graphs once were."""
-    if checkpoint.get("captured") and "loops" in checkpoint:  # one of weights alone has none
-        loop = checkpoint["loops"]["fit_loop"]
-        steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
-        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = steps
-
-
-class RandomState(L.Callback):
-    """Lets torch's generators go on, at each training batch, from where the batch before left them.
-
-    Validation and the start of a data loader draw random numbers too. Without this a resumed run, and one that
-    validates at other steps, would draw others than a run in one go; it matters to models with dropout.
-    """
-
-    def __init__(self) -> None:
-        self.states: dict[str, Tensor] = {}  # after the last batch
-        self.saved: dict[str, Tensor] = {}  # after the last whole step, from which a resumed run reads on
-        self.disturbed = False
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self.disturbed and self.states:
-            torch.set_rng_state(self.states["cpu"])
-            if pl_module.device.type == "cuda" and "cuda" in self.states:
-                torch.cuda.set_rng_state(self.states["cuda"], pl_module.device)
-        self.disturbed = False
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.states = {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            self.states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        if not unfinished(trainer):
-            self.saved = self.states
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.disturbed = True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"states": self.saved}
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError if it holds other states than those of generators."""
-        states = checkpoint.get("callbacks", {}).get(self.state_key, {}).get("states")
-        try:
-            if states:
-                torch.Generator().set_state(states["cpu"].cpu())
-        except (AttributeError, KeyError, RuntimeError, TypeError):
-            where = f"states in {self.state_key} in callbacks in checkpoint {str(trainer.ckpt_path)!r}"
-            raise ValueError(f"{where} must be those of random numbers, got {shortened(states)}") from None
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Generators take their state from the CPU, wherever the checkpoint was loaded to.
-        self.states = self.saved = {name: state.cpu() for name, state in state_dict["states"].items()}
-        self.disturbed = True

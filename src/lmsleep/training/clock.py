@@ -1,4 +1,4 @@
-"""How long the batches and validations of a run take."""
+"""Times the batches and validations of a run."""
 
 import statistics
 import time
@@ -11,11 +11,11 @@ from lightning.pytorch import Callback
 
 
 class Clock(Callback):
-    """When batches and validations of a run ended.
+    """Records when batches and validations end.
 
     Attributes:
-        started: seconds, when training began. first: how long the first batch took, compilation and capture included.
-        validations: of each validation, with the checkpoint after it, start and end in seconds.
+        started: when training began, in seconds. first: seconds of the first batch, with compilation and capture.
+        validations: start and end, in seconds, of each validation and the checkpoint after it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Clock(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if not self.first:
             self.first = self._now(pl_module) - self.started
-        # On CUDA several steps are in flight, as in training: their ends are taken on the device.
+        # On CUDA several steps are in flight: their ends are measured on the device.
         mark = torch.cuda.Event(enable_timing=True) if pl_module.device.type == "cuda" else time.perf_counter()
         if isinstance(mark, torch.cuda.Event):
             mark.record()
@@ -37,7 +37,7 @@ class Clock(Callback):
         self._marks.append([])
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
-        if self.validations and len(self.validations[-1]) == 1:  # one that has ended, with the checkpoint after it
+        if self.validations and len(self.validations[-1]) == 1:
             self.validations[-1].append(self._now(pl_module))
 
     on_train_end = on_train_batch_start
@@ -48,7 +48,7 @@ class Clock(Callback):
         return time.perf_counter()
 
     def batches(self) -> list[float]:
-        """Seconds of each batch after the first validation; without one, of the second half."""
+        """Seconds of each batch after the first validation; without a validation, of the second half."""
         marks = [mark for marks in self._marks[1:] for mark in marks]
         marks = marks or self._marks[0][len(self._marks[0]) // 2 :]
         if marks and isinstance(marks[0], torch.cuda.Event):
@@ -62,8 +62,8 @@ class Clock(Callback):
         return self.validations[-1][1] - self.validations[-1][0] if self.validations else 0.0
 
     def run(self, batches: int, validations: int) -> float:
-        """Seconds of a run of so many batches and validations: what comes before the first batch that was timed, and
-        the rest at the pace of those."""
+        """Estimated seconds of a run of `batches` and `validations`: up to the first timed batch as measured, the rest
+        at the mean pace."""
         start, done, others = self.first, 1, validations
         if self.validations:
             start, done, others = self.validations[0][1] - self.started, len(self._marks[0]), validations - 1

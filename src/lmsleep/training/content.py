@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, so that nothing of it has to be restored to find that something else does."""
+"""Checks of a checkpoint's content, before any of it is restored."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lmsleep.hub import require, typed
 from lmsleep.model.folder import check_finite
 from lmsleep.training.optimizer import MuonAdamW
 
-# What is read of a checkpoint, each key where it is there.
+# The types of the keys that are read, each if it is there.
 CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
 CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
 CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
@@ -22,7 +22,7 @@ CONTENT |= {"epoch": int, "global_step": int, "lora": dict[str, Any] | None, "py
 
 
 def check_content(content: Any, name: str) -> None:
-    """Raises ValueError, which names the key, unless these are the values of a checkpoint."""
+    """Raises ValueError, which names the key, unless `content` is that of a checkpoint."""
     typed(dict[str, Any], content, name)
     for key in ("state_dict", "pytorch-lightning_version"):
         require(key in content, f"{name} must be of `lmsleep fit`, with {key}", ", ".join(content) or "nothing")
@@ -33,10 +33,8 @@ def check_content(content: Any, name: str) -> None:
 
 
 def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError, which names the place, unless what a trainer will restore is built as what it would save.
-
-    Of optimizers and schedulers that is known once the strategy has set them up: before, they are not looked at.
-    """
+    """Raises ValueError, which names the place, unless what a trainer will restore has the structure of what it would
+    save. Optimizers and schedulers are checked only once the strategy has set them up."""
     fn, callbacks = getattr(trainer.state.fn, "value", ""), content.get("callbacks", {})
     ours = [c for c in trainer.callbacks if type(c).__module__.startswith("lmsleep.")]  # pyright: ignore
     own: dict[str, Any] = {
@@ -44,7 +42,7 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
         "callbacks": {c.state_key: c.state_dict() for c in ours if c.state_key in callbacks},
     }
     module = trainer.lightning_module
-    if module.strict_loading and "state_dict" in content:  # which a strategy may have read by itself
+    if module.strict_loading and "state_dict" in content:  # absent if the strategy loads it
         own["state_dict"] = weights = module.state_dict()
         more = ", ".join(content["state_dict"].keys() - weights.keys())
         require(not more, f"state_dict in {name} must hold the weights of the model alone", more)
@@ -58,21 +56,18 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
 
 
 def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module, name: str) -> None:
-    """Raises ValueError unless it is the state of such an optimizer of the model: of a parameter all or nothing."""
+    """Raises ValueError unless `got` fits the optimizer; a parameter has all of its state or none."""
     check_alike(got, optimizer.state_dict() | {"state": {}}, name)
     if not isinstance(optimizer, MuonAdamW):
         return
     parts, numbers = {}, {id(p): i for i, p in enumerate(model.parameters())}
     for group, saved in zip(optimizer.param_groups, got["param_groups"], strict=True):
         params, ids = group["params"], saved["params"]
-        # A sharded run counts in the order of the model, and reads so; any other goes by the places in the groups.
+        # A sharded run numbers parameters in the order of the model, any other by their places in the groups.
         sharded = [numbers[id(p)] for p in params] if isinstance(params[0], DTensor) else ids
-        require(
-            ids == sharded, f"params in param_groups in {name} must be numbered as a sharded run does", shortened(ids)
-        )
-        require(
-            saved["muon"] == group["muon"], f"muon in param_groups in {name} must be {group['muon']}", saved["muon"]
-        )
+        where = f"in param_groups in {name} must be"
+        require(ids == sharded, f"params {where} numbered as a sharded run does", shortened(ids))
+        require(saved["muon"] == group["muon"], f"muon {where} {group['muon']}", saved["muon"])
         of_one = ("momentum",) if group["muon"] else ("exp_avg", "exp_avg_sq")
         step = {} if group["muon"] else {"step": torch.zeros(())}
         parts |= {i: dict.fromkeys(of_one, p) | step for i, p in zip(ids, params, strict=True)}
@@ -85,9 +80,9 @@ def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, mo
 
 
 def check_alike(got: Any, own: Any, name: str) -> None:
-    """Raises ValueError, which names the place, unless `got` is built as `own`: its keys, except private ones, which
-    differ between versions of a library; the kinds of its values; the shapes of its tensors. What is empty in `own`
-    may hold more, what is None a tensor."""
+    """Raises ValueError, which names the place, unless `got` has the structure of `own`: keys (except private ones,
+    which differ between versions of a library), types of values, shapes of tensors. Where `own` is empty, `got` may
+    hold more; where it is None, a tensor."""
     if isinstance(own, Tensor):
         found = tuple(got.shape) if isinstance(got, Tensor) else shortened(got)
         require(found == tuple(own.shape), f"{name} must be a tensor of shape {tuple(own.shape)}", found)

@@ -1,4 +1,4 @@
-"""The learning curve of a run, kept in its checkpoints so that a resumed run has all of it."""
+"""The learning curve of a run, kept in its checkpoints, so that a resumed run has all of it."""
 
 from pathlib import Path
 from reprlib import repr as shortened
@@ -12,11 +12,11 @@ from lmsleep.hub import require
 
 
 class LearningCurve(L.Callback):
-    """Records the validation scores against tokens seen and writes them as CSV.
+    """Writes the validation scores against tokens read as CSV.
 
     Args:
         path: the file, with columns step, tokens and one per score (`exact`, `loss`, `exact-<slice>`, ...).
-        label: prints a line after each validation that begins with it; for runs without a progress bar.
+        label: starts a line printed after each validation, for runs without a progress bar; None: no line.
     """
 
     def __init__(self, path: str = "curve.csv", label: str | None = None) -> None:
@@ -24,7 +24,7 @@ class LearningCurve(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lets a run that is shorter than the interval of validations have one at its end."""
+        """Gives a run that is shorter than the validation interval a validation at its end."""
         check_writable(self.path.parent)
         batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_batch
         if interval is not None and 0 < batches < interval:
@@ -34,7 +34,7 @@ class LearningCurve(L.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         scores = {k.removeprefix("val/"): float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        # A row a step: one that accumulates gradients may validate several times, and again where it is resumed.
+        # One row a step: with accumulated gradients, or after a resume, a step is validated several times.
         self.rows = [row for row in self.rows if row["step"] != trainer.global_step]
         self.rows.append({"step": trainer.global_step, "tokens": tokens_read(trainer), **scores})
         save_csv(self.path, pd.DataFrame(self.rows))
@@ -53,6 +53,6 @@ class LearningCurve(L.Callback):
 
 
 def tokens_read(trainer: L.Trainer) -> int:
-    """Tokens that a run has trained on."""
+    """Tokens that a run has read in training."""
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     return (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * data.task.sequence_length

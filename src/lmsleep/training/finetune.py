@@ -1,10 +1,10 @@
-"""Fine-tune a pretrained model on your own texts: train, test, and save a folder that holds all that asking takes.
+"""Fine-tune a pretrained model on your own texts: train, test, and save a folder for `lmsleep chat`.
 
 lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned
 lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned --n_passes 2 --lora.rank 16 --epochs 3
 
-DATA has a JSON object a line, with `context`, `question` and `answer` (docs/guide.md). It is `lmsleep fit` and `lmsleep
-test` with a preset: every option of `lmsleep fit --help` can follow, and takes the place of the preset's.
+DATA has a JSON object a line, with `context`, `question` and `answer` (docs/guide.md). The command is `lmsleep fit` and
+`lmsleep test` with a preset: every option of `lmsleep fit --help` can follow, and overrides the preset.
 """
 
 import json
@@ -27,7 +27,7 @@ from lmsleep.training.checkpoint import ONE_FILE
 from lmsleep.training.fit import SleepCLI, ending, run_trainer
 
 TASK = "data.task.init_args."
-# Option -> that of `lmsleep fit`, default, help. What has no default is left to `lmsleep fit`.
+# Option -> option of `lmsleep fit`, default (None: that of `lmsleep fit`), help.
 OPTIONS: dict[str, tuple[str, Any, str]] = {
     "val": (f"{TASK}val", None, "lines to validate on; without them, a tenth of DATA, which is then not trained on"),
     "test": (f"{TASK}test", None, "lines to test on; without them, another tenth"),
@@ -43,11 +43,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "adamw_lr": ("model.optimizer.adamw_lr", 5e-5, "learning rate of all else"),
     "lora.rank": ("model.lora.rank", None, "rank of adapters, which then train in place of the weights (needs peft)"),
     "lora.alpha": ("model.lora.alpha", None, "of their scale alpha / rank; without it, twice the rank"),
-    "lora.targets": (
-        "model.lora.targets",
-        None,
-        f"a list of the layers that have one; without it, [{','.join(TARGETS)}]",
-    ),
+    "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
 }
 PRESET = {
     "model.optimizer.warmup_steps": 10,
@@ -73,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
         folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
-    if any("ModelParallelStrategy" in word for word in others):  # what is exported is one file
+    if any("ModelParallelStrategy" in word for word in others):  # export reads one file
         others.append(f"--{ONE_FILE}")
     cli = run_trainer(["fit", *settings(vars(asked), folder), *others])
     with ending():
@@ -82,16 +78,14 @@ def main(args: Sequence[str] | None = None) -> None:
             return
         shown = by_windows(scores, cli.datamodule.task.baselines().get("commonest", {}))
         export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
-    print(
-        f"Answers on test rows:\n\n{shown}\n\n{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask"
-    )
+    print(f"Answers on test rows:\n\n{shown}\n")
+    print(f"{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask")
 
 
 def parser() -> OneSentence:
-    """Of the options that this command has of its own."""
-    found = OneSentence(
-        "lmsleep finetune", description=__doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of this command's own options."""
+    look = {"description": __doc__, "formatter_class": RawDescriptionHelpFormatter}
+    found = OneSentence("lmsleep finetune", allow_abbrev=False, **look)
     found.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
     found.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
     found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
@@ -104,14 +98,14 @@ def parser() -> OneSentence:
 
 
 def count(text: str) -> int:
-    """Raises ArgumentTypeError if a text is no whole number from 1 on."""
+    """A positive integer. Raises ArgumentTypeError if the text is none."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"must be an integer of 1 or more, got {text}")
     return int(text)
 
 
 def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
-    """The preset and what was asked for, as options of `lmsleep fit`."""
+    """The preset and the options given, as options of `lmsleep fit`."""
     given = {target: default if asked[name] is None else asked[name] for name, (target, default, _) in OPTIONS.items()}
     for name, most in (("val_check_interval", 100), ("log_every_n_steps", 10)):
         given[f"trainer.{name}"] = min(most, given["trainer.max_steps"])
@@ -127,7 +121,7 @@ def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
     if torch.cuda.is_available():
         given["trainer.precision"] = "bf16-mixed"
     given = {name: value for name, value in {**PRESET, **given}.items() if value is not None}
-    # By themselves, templates with a colon or braces would be read as YAML.
+    # In JSON, since templates with a colon or braces would be read as YAML.
     task = {name.removeprefix(TASK): value for name, value in given.items() if name.startswith(TASK)}
     task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": task})
     rest = (f"--{name}={value}" for name, value in given.items() if not name.startswith(TASK))
@@ -135,8 +129,7 @@ def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def by_windows(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
-    """Exact answers, those of one who always gives the commonest, and loss by the number of windows that were slept on,
-    in Markdown."""
+    """A Markdown table of exact answers, the share of the commonest answer, and loss, by windows of context."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     lines = ["| windows | rows | exact | commonest answer | loss |", "|---|---|---|---|---|"]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
@@ -147,7 +140,7 @@ def by_windows(scores: Mapping[str, float], commonest: Mapping[str, float]) -> s
 
 
 def card(out: Path, cli: SleepCLI, scores: str) -> str:
-    """What opens the model card: what it was made of, how well it answers and how it is asked."""
+    """The start of the model card: base model, scores, and how to ask."""
     task = cli.datamodule.task
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
     if not isinstance(task, TextQA):

@@ -23,20 +23,20 @@ from lmsleep.data import RowsDataModule
 from lmsleep.errors import Help, OneSentence, one_sentence
 from lmsleep.hub import require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import LAST, ONE_FILE, RandomState
+from lmsleep.training.checkpoint import LAST, ONE_FILE
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import Progress
 from lmsleep.training.quiet import plain
+from lmsleep.training.random_state import RandomState
 from lmsleep.training.ranks import raised_by_all
 
 
 class RunParser(OneSentence, LightningArgumentParser):
-    """Lightning's."""
+    """Lightning's parser with one-sentence errors."""
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml beside the checkpoint when training starts, so that a run that is refused before leaves that
-    of an earlier one."""
+    """Writes config.yaml beside the checkpoint, when training starts: a run that fails before keeps the old file."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pass
@@ -53,11 +53,8 @@ class SaveConfig(SaveConfigCallback):
 
 
 class SleepCLI(LightningCLI):
-    """LightningCLI whose model and data share one task and whose trainer sleeps.
-
-    `--sleep.n_passes=4` sets N; the task is given once, under `data.task`; `--checkpoint.dirpath` is where `last.ckpt`
-    goes, from which `--ckpt_path` resumes.
-    """
+    """LightningCLI with a `SleepCallback` (`--sleep.n_passes=4`), a `LastCheckpoint` (`--checkpoint.dirpath`, from
+    which `--ckpt_path` resumes), and one task for model and data (`--data.task`)."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(SleepCallback, "sleep")
@@ -74,14 +71,13 @@ class SleepCLI(LightningCLI):
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint gives weights and a position, and no settings, which Lightning would take from it."""
+        """Keeps Lightning from taking settings from the checkpoint."""
 
     def instantiate_classes(self) -> None:
-        """Raises ValueError with the constructor's own sentence where a value is out of range."""
+        """Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            # jsonargparse wraps what a constructor says; the first cause is the constructor's own sentence.
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -92,25 +88,25 @@ class SleepCLI(LightningCLI):
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
         self._count_epochs(config)
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
-        # The report is written before the line of progress is drawn, and the name of predictions when it is whole.
+        # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
         line = [] if bars or config.get("enable_progress_bar") is False else [Progress()]
         line += [PredictionWriter()] if self.subcommand == "predict" else []
         self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
         return super()._instantiate_trainer(config, callbacks)
 
     def after_fit(self) -> None:
-        """Says where the weights are, and how to score them."""
+        """Prints the command that scores the weights."""
         keeper = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
 
     def _count_epochs(self, config: dict[str, Any]) -> None:
-        """Puts steps in the place of `max_epochs` where the rows of a task have an end: its stream has none."""
+        """Replaces `max_epochs` by steps if the task has epochs: its stream of rows is endless."""
         if self.subcommand != "fit":
             return
         data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
-        batches = data.task.epoch_steps(data.batch_size)  # refuses a larger batch before anything is made
+        batches = data.task.epoch_steps(data.batch_size)  # raises for a batch that is too large
         if batches is None or epochs < 1 or isinstance(whole, int):
             return
         steps = -(-epochs * batches // config["accumulate_grad_batches"])
@@ -121,7 +117,7 @@ class SleepCLI(LightningCLI):
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Raises ValueError if there is no checkpoint at `path`, a damaged one, or one of the web."""
+    """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
     if path is not None and path.startswith(("http://", "https://")):
         raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
@@ -133,18 +129,15 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def run_trainer(args: list[str] | None) -> SleepCLI:
-    """Runs a command of Lightning's; None: that of the command line.
-
-    Raises:
-        SystemExit: as `ending`.
-    """
+    """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `ending`."""
     with ending():
         return parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
 
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """A run within ends the program with one sentence for a bad value, with 143 where SIGTERM stopped it."""
+    """Turns errors of a run into SystemExit: one sentence for a bad value, a missing package or too little memory, 143
+    for SIGTERM."""
     with plain(), one_sentence(MisconfigurationException):
         try:
             yield
@@ -158,16 +151,15 @@ def ending() -> Iterator[None]:
             full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
             if not full:
                 raise
-            raise ValueError(
-                "out of memory: lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a "
-                "step), data.eval_batch_size or sleep.n_passes, or set model.checkpointing"
-            ) from error
+            remedy = "lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a step), "
+            remedy += "data.eval_batch_size or sleep.n_passes, or set model.checkpointing"
+            raise ValueError(f"out of memory: {remedy}") from error
 
 
 def parse(
     cli: type[SleepCLI], args: list[str] | None, description: str | None, prog: str | None = None, **options: Any
 ) -> Any:
-    """The command line interface of a run, with what arguments and the configurations among them say."""
+    """The command line interface `cli` of a run, with its arguments and configurations parsed."""
     parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": Help}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(

@@ -1,10 +1,8 @@
-"""Faster ways to take a training step: compiled blocks, and forward and backward as a CUDA graph each.
-
-With small windows the time goes into launching kernels, and a graph needs one launch.
-"""
+"""Faster training steps: compiled blocks, and CUDA graphs of forward and backward, which save the launches of
+kernels."""
 
 from collections.abc import Callable, Hashable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -30,8 +28,8 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises ValueError for what graphs cannot do: their gradients lie where the next backward writes its own, and the
-    weights that they read must stay where they are."""
+    """Raises ValueError for accumulated gradients (the next backward overwrites those of a graph) and sharded models
+    (their weights move)."""
     batches = trainer.accumulate_grad_batches
     require(batches == 1, "trainer.accumulate_grad_batches must be 1 with accelerate='graph'", batches)
     if isinstance(trainer.strategy, ModelParallelStrategy):
@@ -39,18 +37,15 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def compile_blocks(model: HybridLM) -> None:
-    """Compiles every block in place; blocks of one kind share their code.
-
-    Each (kind of block, length of a window, with or without gradients) is a variant of its own.
-    """
+    """Compiles every block in place: a variant for each kind of block, window length, and with or without gradients."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in model.blocks.layers:
         block.compile(dynamic=False)
 
 
 class StepGraphs:
-    """Forward and backward of a training batch as graphs: captured at the first batch, and again when what they depend
-    on changes. Clipping and update are not in them.
+    """Forward and backward of a training batch as CUDA graphs, captured at the first batch and whenever their inputs'
+    shapes or `depends_on` change. Clipping and update are not part of them.
 
     Args:
         model: whose parameters train.
@@ -66,39 +61,37 @@ class StepGraphs:
         self.key: Hashable = None
 
     def observe(self, targets: Tensor, after_loss: bool = False) -> None:
-        """Takes which windows sleep from the targets (B, T) of the first batch, while they are still on the CPU.
-
-        Raises:
-            ValueError: if a later batch has its loss in other windows.
-        """
+        """Finds the windows with loss from targets (B, T) that are still on the CPU. Raises ValueError if they are not
+        those of the batches before."""
         found = Windows.of(targets, self.model.window_size, after_loss)
         if self.windows is not None and self.windows.carry_loss != found.carry_loss:
-            raise ValueError(
-                "accelerate='graph' needs batches that carry loss in the same windows, got "
-                f"{_places(found)} after {_places(self.windows)}; use 'compile' or 'none'"
-            )
+            new, old = ([i for i, loss in enumerate(w.carry_loss) if loss] for w in (found, self.windows))
+            needs = "accelerate='graph' needs batches that carry loss in the same windows"
+            raise ValueError(f"{needs}, got {new} after {old}; use 'compile' or 'none'")
         self.windows = found
 
     def __call__(self, step: Step, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
-        """What `step` returns for the batch.
+        """The result of `step` for the batch.
 
         Args:
-            step: batch -> the loss first, then what else it reports. It must not wait for the device, nor decide
-                anything by the values of a batch.
+            step: batch -> loss and other tensors. It must not wait for the device, nor branch on values of a batch.
             depends_on: what `step` depends on besides the batch and the parameters that train.
         """
         trained = tuple(p.requires_grad for p in self.model.parameters())
         key = (tuple(None if x is None else x.shape for x in batch), trained, depends_on)
         if key != self.key:
-            self.graphed = None  # its memory goes back before the next capture takes its own
-            self.graphed, self.key = _capture(_OfTensors(self.model, step, batch)), key
+            self.graphed = None  # frees its memory before the next capture
+            with casting_anew(batch.tokens.device.type):
+                module, example = _OfTensors(self.model, step, batch), tuple(x.clone() for x in _tensors(batch))
+                graphed: Any = torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)
+            self.graphed, self.key = graphed, key
         assert self.graphed is not None
-        # The next replay overwrites the graph's own outputs.
+        # The next replay overwrites the outputs of the graph.
         return tuple(x.clone() for x in self.graphed(*_tensors(batch)))
 
 
 class _OfTensors(nn.Module):
-    """A step as a module: its parameters are the model's, its arguments the tensors of a batch."""
+    """A step as a module with the parameters of the model, whose arguments are the tensors of a batch."""
 
     def __init__(self, model: HybridLM, step: Step, example: Batch) -> None:
         super().__init__()
@@ -109,16 +102,5 @@ class _OfTensors(nn.Module):
         return self.step(Batch(*(None if x is None else next(given) for x in self.example)))  # pyright: ignore
 
 
-def _capture(module: _OfTensors) -> Callable[..., tuple[Tensor, ...]]:
-    with casting_anew(module.example.tokens.device.type):
-        example = tuple(x.clone() for x in _tensors(module.example))
-        return torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)  # pyright: ignore
-
-
 def _tensors(batch: Batch) -> list[Tensor]:
     return [x for x in batch if x is not None]
-
-
-def _places(windows: Windows) -> list[int]:
-    """Which windows carry loss."""
-    return [i for i, loss in enumerate(windows.carry_loss) if loss]

@@ -1,4 +1,4 @@
-"""Scores of the answers, per slice."""
+"""Scores of answers, per slice."""
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,8 @@ class SliceScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`exact` over all rows, `exact-<slice>` for each slice that had rows, and so on for every score;
-        `count-<slice>` is the number of answers behind `exact-<slice>`, `rows-<slice>` that of rows with an answer.
-        With a slash, `exact` would be a file and a folder to loggers that keep a metric in a file."""
+        `count-<slice>` is the number of answers of `exact-<slice>`, `rows-<slice>` that of rows with an answer. (Not
+        with a slash: to loggers that keep a metric in a file, `exact` would be a file and a folder.)"""
         values: dict[str, Tensor] = {}
         for row, level in enumerate([*self.slices, None]):
             if not self.counts[row, 0]:

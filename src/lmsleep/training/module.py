@@ -1,4 +1,4 @@
-"""The LightningModule: reads a batch window by window, raises an overflow event, and knows no N."""
+"""The LightningModule: reads a batch window by window and raises an overflow event; it does not know N."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.training.adapters import add_lora
 from lmsleep.training.callbacks import SleepCallback, sleeper_of
-from lmsleep.training.checkpoint import count_as_automatic, read_whole
+from lmsleep.training.checkpoint import read_whole
 from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
@@ -31,24 +31,24 @@ from lmsleep.training.ranks import end_together, loss_windows_of_all, share_of_l
 from lmsleep.training.sharding import check_strategy, shard
 from lmsleep.training.start import check_resumed, check_tokenizer
 
-# The hook below looks at a batch while it is still on the CPU; the data modules have none that it could displace.
+# `SleepModule.on_before_batch_transfer` replaces no hook of the data module.
 warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
 
 
 class SleepModule(L.LightningModule):
-    """Trains a hybrid model to answer from what it kept in its fast weights.
+    """Trains a hybrid model with Algorithm 1.
 
     Args:
-        task: supplies vocabulary, window size, slices and what counts as an answer.
+        task: gives vocabulary, window size, slices and answers.
         model: the architecture; vocab_size and window_size may be left to the task. None: that of `init_from`, or the
             default.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
-        accelerate: `compile` compiles the blocks; `graph` makes forward and backward of a training step a CUDA graph
-            each, for batches of one shape that carry loss in the same windows; `compile+graph` does both.
-        init_from: a folder or a name on the Hugging Face hub with weights to start from: a pretrained model, or
-            one of `lmsleep export`, between whose blocks others without MLP may be put.
-        lora: train adapters beside those weights (`lora.rank`); None: all of them.
+        accelerate: `compile` compiles the blocks; `graph` captures forward and backward of a training step as CUDA
+            graphs, for batches of one shape that carry loss in the same windows; `compile+graph` does both.
+        init_from: a folder or a name on the Hugging Face hub with weights to start from: a pretrained model or one of
+            `lmsleep export`; blocks without MLP may be inserted.
+        lora: train adapters (`lora.rank`) instead of these weights; None: train all.
 
     Raises:
         ValueError: if model, task and weights do not fit together.
@@ -87,10 +87,10 @@ class SleepModule(L.LightningModule):
         read_whole(self.trainer)
 
     def configure_model(self) -> None:
-        """Takes the precision of the trainer, before weights of a checkpoint are read into what would round them, and
-        shards the model under ModelParallelStrategy."""
+        """Converts the model to the trainer's precision before a checkpoint is loaded, which would be rounded, and
+        shards it under ModelParallelStrategy."""
         self.trainer.precision_plugin.convert_module(self)
-        if self.device_mesh is not None and not isinstance(self.model.embedding.weight, DTensor):  # by an earlier stage
+        if self.device_mesh is not None and not isinstance(self.model.embedding.weight, DTensor):
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
@@ -105,7 +105,7 @@ class SleepModule(L.LightningModule):
         return batch
 
     def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
-        """Algorithm 1 over a batch; every overflow that somebody may answer goes to the callbacks."""
+        """Algorithm 1 over a batch; overflows go to `raise_overflow` if N > 1 or it is overridden."""
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         awake = not self._somebody_answers
@@ -128,20 +128,16 @@ class SleepModule(L.LightningModule):
         return reading
 
     def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        """The overflow event: the attention cache is full. Whoever sleeps answers with a new h and S."""
+        """The overflow event: the attention cache is full. The `SleepCallback` answers with a new h and S."""
         sleeper = self._sleeper
         return (h, S) if sleeper is None else sleeper.on_overflow(self, blocks, h, S)
 
     @property
     def _somebody_answers(self) -> bool:
-        """Whether the answer to an overflow may be another h or S: with N > 1, or an own `raise_overflow` of this
-        module or `on_overflow` of its callback, in a subclass or set on the object."""
+        """Whether an overflow may change h or S: with N > 1, or an overridden `raise_overflow` or `on_overflow`."""
         sleeper = self._sleeper
-        if overridden(self, SleepModule, "raise_overflow"):
-            return True
-        return sleeper is not None and (
-            sleeper.passes_for(self) > 1 or overridden(sleeper, SleepCallback, "on_overflow")
-        )
+        sleeps = sleeper and (sleeper.passes_for(self) > 1 or overridden(sleeper, SleepCallback, "on_overflow"))
+        return bool(sleeps) or overridden(self, SleepModule, "raise_overflow")
 
     @property
     def _sleeper(self) -> SleepCallback | None:
@@ -153,20 +149,20 @@ class SleepModule(L.LightningModule):
         return sleeper is not None and sleeper.after_loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Where no logger asks for them: metrics would be some 7 % of a mini model's step.
+        # Only for steps that are logged: metrics take some 7 % of a mini model's step.
         every: int = self.trainer.log_every_n_steps or 1  # pyright: ignore[reportAttributeAccessIssue]
         logs = self.global_step == 0 or (self.global_step + 1) % every == 0
         graphed = "graph" in self.accelerate
         loss, *exact = self._graphed(batch) if graphed else self._loss_and_exact(batch, exact=logs)
         if logs:
-            # Not with prog_bar: Lightning would turn them into numbers, and so wait for the device.
+            # Without prog_bar, for which Lightning would wait for the device.
             self.log_dict({"train/loss": loss, "train/exact": exact[0]}, batch_size=len(batch.tokens))
         return loss if self.trainer.world_size == 1 else loss * share_of_loss(batch.targets, self.trainer)
 
     def _loss_and_exact(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True
     ) -> tuple[Tensor, ...]:
-        # Sharded weights are whole for one block at a time: joined copies would keep them all.
+        # Sharded weights are gathered for one block at a time: shared copies would keep them all.
         with sharing_weights(batch.tokens.is_cuda and self.device_mesh is None):
             reading = self(batch, loss_windows)
         assert reading.loss is not None, "a training batch has targets"
@@ -192,7 +188,7 @@ class SleepModule(L.LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The most likely token at each position of the loss-bearing windows (B, P), and the targets there."""
+        """The most likely token at each position of the windows with loss (B, P), and the targets there."""
         reading = self(batch)
         logits, targets, _ = self._scored(reading)
         return {"predictions": logits.argmax(-1), "targets": targets}
@@ -231,11 +227,10 @@ class SleepModule(L.LightningModule):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another model, and one of another N, unless that was asked for."""
+        """Raises ValueError if the checkpoint does not fit the model, or was trained with another N."""
         if self._trainer is not None:
             check_resumed(self._trainer, self.model, checkpoint)
             check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
-            count_as_automatic(checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
@@ -244,10 +239,10 @@ class SleepModule(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         values = self.scores.compute()
         self.scores.reset()
-        # Equal on all ranks: the metric has gathered its counts.
+        # The metric has gathered its counts: values are equal on all ranks.
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
 
 def overridden(what: object, base: type, name: str) -> bool:
-    """Whether a method of `base` is another one here, by a subclass or as an attribute of the object."""
+    """Whether a method of `base` is overridden, by a subclass or on the object."""
     return name in vars(what) or getattr(type(what), name) is not getattr(base, name)

@@ -1,4 +1,4 @@
-"""The stop on a loss or a gradient that is not finite, and the folder from which the same step can be taken again."""
+"""Stops on a loss or a gradient that is not finite, and saves the step for `lmsleep replay`."""
 
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ BUNDLE, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step depends on, besides the weights and its batches."""
+    """What a training step depends on, besides its weights and batches."""
 
     step: int
     seed: int | None
@@ -39,21 +39,21 @@ class Step:
 
 
 class StopOnNonFinite(L.Callback):
-    """Stops when a loss or a gradient is not finite, before the update that it would spoil.
+    """Raises FloatingPointError when a loss or a gradient is not finite, and keeps the weights before that step.
 
-    On a CPU it raises before the update. On CUDA, waiting for the answer would leave the device idle in every step:
-    there the optimizer leaves the weights as they are from that step on, and the error comes as soon as the answer has
-    arrived, at the latest before the next validation, checkpoint or end.
+    On a CPU it raises before the update. On CUDA, waiting for the result would leave the device idle in every step:
+    there the optimizer skips its updates from that step on, and the error is raised when the result has arrived, at the
+    latest before the next validation, checkpoint or end.
 
-    Beside the checkpoint it leaves a folder that `lmsleep replay` reads: the model before the step, as
-    `HybridLM.save_pretrained` writes it, with the `Step` in its config.json, and the batches. Each rank leaves that of
-    its own rows; a sharded model leaves none.
+    Beside the checkpoint it writes a folder for `lmsleep replay`: the model before the step, as of
+    `HybridLM.save_pretrained`, with the `Step` in its config.json, and the batches. Each rank writes its own; a sharded
+    model writes none.
 
     Args:
-        first_step: how the first step of this trainer is called.
+        first_step: number of the first step of this trainer, for messages.
     """
 
-    MOST_PENDING = 32  # steps whose answers are under way
+    MOST_PENDING = 32  # steps whose results have not arrived
 
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
@@ -72,7 +72,6 @@ class StopOnNonFinite(L.Callback):
         self.losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Raises FloatingPointError that names what is not finite, the step, N and the seed."""
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])
         step, batches = self._step(trainer, pl_module), self.batches
@@ -132,7 +131,7 @@ class StopOnNonFinite(L.Callback):
 
 
 def _saved(step: Step, batches: list[Batch], trainer: L.Trainer, module: Any) -> str:
-    """Writes the folder, if the run keeps checkpoints; the end of the sentence that says so."""
+    """Writes the folder, if the run keeps checkpoints. Returns the end of the error message."""
     beside = getattr(trainer.checkpoint_callback, "dirpath", None)
     if beside is None or not is_local(beside) or module.device_mesh is not None:
         return ""

@@ -1,4 +1,4 @@
-"""One optimizer object for Muon and AdamW, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
+"""Muon and AdamW in one optimizer, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,22 +13,22 @@ from torch.optim.adamw import adamw
 
 from lmsleep.hub import check_integer, require
 
-MAX_RATE = 1e4  # of learning: more is a mistake, which no weights survive
+MAX_RATE = 1e4  # a larger learning rate is a mistake
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the weights of the linear layers inside the blocks, AdamW for all else: embeddings, head, norms, biases,
-    decays and the taps of convolutions.
+    """Muon for the weights of linear layers in blocks, AdamW for all else: embeddings, head, norms, biases, decays and
+    convolutions.
 
     Args:
-        muon_lr: step of an orthogonalised update (paper: 2e-3 from scratch, 1e-3 pretrained).
-        adamw_lr: (paper: 5e-5).
+        muon_lr: learning rate of Muon (paper: 2e-3 from scratch, 1e-3 pretrained).
+        adamw_lr: learning rate of AdamW (paper: 5e-5).
         weight_decay: decoupled, for both.
         momentum: of Muon, Nesterov.
         betas, eps: of AdamW.
-        warmup_steps: linear warm-up.
-        decay_fraction: last part of the steps, over which the rate falls linearly to `final_ratio` of its value.
+        warmup_steps: of the linear warm-up.
+        decay_fraction: final share of the steps, over which the rate decays linearly to `final_ratio` of its value.
         grad_clip: largest gradient norm; None: no clipping.
 
     Raises:
@@ -60,10 +60,8 @@ class OptimizerConfig:
         require(clips, "grad_clip must be finite and more than 0, or None", self.grad_clip)
 
     def build(self, blocks: nn.Module, model: nn.Module) -> "MuonAdamW":
-        """The optimizer for `model`, with Muon on the weights of `nn.Linear` and of its subclasses in `blocks`.
-
-        The module's type decides and not the parameter's shape: taps of a convolution may be a matrix too.
-        """
+        """The optimizer of `model`, with Muon on the weights of `nn.Linear` and its subclasses in `blocks`: the type of
+        the module decides, since weights of a convolution may be a matrix too."""
         hidden = {id(m.weight) for m in blocks.modules() if isinstance(m, nn.Linear)}
         trained = [p for p in model.parameters() if p.requires_grad]
         muon = {"muon": True, "lr": self.muon_lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
@@ -87,12 +85,8 @@ class OptimizerConfig:
 
 
 def steps_of(trainer: L.Trainer) -> int:
-    """Optimizer steps of a run, over which its learning rate is laid out; no data are read for it, as a loader that
-    starts before a checkpoint is restored would begin with the first batch.
-
-    Raises:
-        ValueError: if the trainer's settings give no number.
-    """
+    """Optimizer steps of a run, for the schedule, from the trainer's settings alone: a data loader started before a
+    checkpoint is restored would begin with the first batch. Raises ValueError if the settings give no number."""
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
     check_integer("accumulate_grad_batches of the trainer", accumulate := trainer.accumulate_grad_batches, 1, 2**31 - 1)
     every = getattr(trainer, "val_check_interval", 0)  # Lightning has none for {}
@@ -113,8 +107,8 @@ class MuonAdamW(torch.optim.Optimizer):
         self._healthy: float | Tensor = 1.0
 
     def hold_if(self, spoiled: Tensor) -> None:
-        """Lets the updates from now on leave all as it is if `spoiled`, a 0-dimensional bool on the device of the
-        parameters, is true: so nobody has to wait for the answer."""
+        """Skips all updates from now on if `spoiled`, a 0-dimensional bool on the device of the parameters, is true,
+        without waiting for its value."""
         self._healthy = 1 - spoiled.float()
 
     @torch.no_grad()
@@ -150,15 +144,14 @@ class MuonAdamW(torch.optim.Optimizer):
             torch._foreach_sub_([params[i] for i in same], parts)
 
     def _usable(self, grads: list[Tensor]) -> list[Tensor]:
-        """The gradients, or zeros where they must not be used."""
+        """The gradients, or zeros if the update is skipped."""
         if not isinstance(self._healthy, Tensor):
             return grads
-        flat = torch.cat([g.flatten() for g in grads])
-        flat = torch.where(self._healthy > 0, flat, 0.0)
+        flat = torch.where(self._healthy > 0, torch.cat([g.flatten() for g in grads]), 0.0)
         return [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        # The fused kernel reads its step count from the device, and skips where `found_inf` is 1.
+        # The fused kernel reads its step count from the device, and skips the update if `found_inf` is 1.
         fused = (params[0].is_cuda or isinstance(self._healthy, Tensor)) and not isinstance(params[0], DTensor)
         for p in params:
             step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
@@ -190,8 +183,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def _batch(p: Tensor) -> tuple[int, ...]:
-    """What the matrices of a batch have in common: on a card tall ones join wide ones, for fewer launches; on a CPU
-    that would gain nothing, and change the last bits."""
+    """The key of matrices that are orthogonalised together: on a GPU tall ones with transposed wide ones, for fewer
+    launches; on a CPU that would gain nothing, and change the last bits."""
     return tuple(sorted(p.shape)) if p.is_cuda else tuple(p.shape)
 
 
@@ -200,22 +193,22 @@ def _turn(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
 
 
 def _scale(rows: int, cols: int) -> float:
-    """Of an orthogonal step, so that all shapes change what they put out alike."""
+    """The scale of an orthogonal update, with which outputs change alike for all shapes."""
     return math.sqrt(max(1.0, rows / cols))
 
 
 def whole(x: Tensor) -> Tensor:
-    """The tensor itself where each rank keeps a part of it: a matrix is orthogonal only as a whole."""
+    """The full tensor of a sharded one."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def sum_of_norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
-    """A number that is finite only if all of these are, whether or not each rank keeps a part of them."""
+    """The sum of the norms of tensors, sharded or not: finite only if all of them are."""
     return whole(torch.stack(torch._foreach_norm(tensors, order)).sum())
 
 
 def part_of(x: Tensor, p: Tensor) -> Tensor:
-    """This rank's part of x, cut as `p` is."""
+    """This rank's shard of x, sharded like `p`."""
     if not isinstance(p, DTensor):
         return x
     return distribute_tensor(x.contiguous(), p.device_mesh, p.placements, src_data_rank=None)

@@ -1,7 +1,7 @@
-"""What a run will cost: time and memory by taking its first steps, or sizes alone where its device is not here.
+"""Estimate the cost of a run: time and memory from its first steps, or sizes alone if its device is not here.
 
-It takes the arguments of `lmsleep fit`. Measured are twice --steps steps as the run takes them, each time with a
-validation and a checkpoint, which goes to a temporary folder; callbacks of the configuration are left out.
+It takes the arguments of `lmsleep fit`. Twice --steps steps are measured, each time with a validation and a checkpoint
+in a temporary folder; callbacks of the configuration are left out.
 
 lmsleep plan --config configs/experiment/rule110.yaml --sleep.n_passes=4
 lmsleep plan --config configs/experiment/paper/rule110.yaml --device meta     parameters, state and operations alone
@@ -28,20 +28,20 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.checkpoint import RandomState
 from lmsleep.training.clock import Clock
 from lmsleep.training.fit import SleepCLI, parse
 from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.quiet import quiet
+from lmsleep.training.random_state import RandomState
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a step consists of, from shapes alone.
+    """The work of a training step, from shapes alone.
 
     Args:
         config: with vocab_size and window_size set.
-        batch: an example; its rows count, and where its loss is.
+        batch: an example, of whose rows and windows with loss the counts are taken.
         n_passes: N.
         accumulate: batches of a step.
         after_loss: whether windows with loss sleep too.
@@ -57,7 +57,7 @@ class Work:
 
     @property
     def windows(self) -> Windows:
-        """Those of a row."""
+        """The windows of a row."""
         return Windows.of(self.batch.targets, self.config.window_size or 1, self.after_loss)
 
     @property
@@ -72,13 +72,13 @@ class Work:
 
     @property
     def token_passes(self) -> int:
-        """The same, each counted as often as it is read."""
+        """Tokens of a step, each counted once for every pass over it."""
         return self.rows * self.windows.token_passes(self.n_passes, self.wake_passes)
 
     @property
     def flops(self) -> int:
-        """Operations of a step: matrix products forward, and twice as many backward. Those of a last window that is
-        not full are counted as if it were."""
+        """FLOPs of a step: matrix products forward, and twice as many backward. A last window that is not full counts
+        as if it were."""
         windows, head = self.windows, 2 * self.config.d_model * (self.config.vocab_size or 0)
         once, awake, often = (self.config.flops_per_token(n) for n in (1, self.wake_passes, self.n_passes))
         asleep = windows.n_sleeps * windows.size
@@ -90,7 +90,7 @@ CLI = TypeVar("CLI", bound="PlanCLI")
 
 
 class PlanCLI(SleepCLI):
-    """The arguments of `lmsleep fit`, for a look at the run before it starts."""
+    """The command line of `lmsleep fit`, for a shortened run."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -104,7 +104,7 @@ class PlanCLI(SleepCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Shortens the run to the steps that are measured; remembers what it was."""
+        """Shortens the run to the steps that are measured; the original settings are kept in `whole`."""
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
@@ -122,7 +122,7 @@ class PlanCLI(SleepCLI):
 
     @property
     def is_here(self) -> bool:
-        """Whether the run's device is here."""
+        """Whether this machine has the run's device."""
         on_gpu = self.config.trainer.accelerator in ("gpu", "cuda")
         return self.config.device == "own" and (torch.cuda.is_available() or not on_gpu)
 
@@ -134,7 +134,7 @@ class PlanCLI(SleepCLI):
         return super()._instantiate_trainer(config, [self.clock, *callbacks])
 
     def work(self) -> Work:
-        """A step of the run. Neither the model nor its data are made."""
+        """The work of a step; neither the model nor its data are built."""
         made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
         task, model, sleeps = made.data.task, made.model, self.config.sleep
         check_n_passes(sleeps.n_passes)
@@ -146,7 +146,7 @@ class PlanCLI(SleepCLI):
         return Work(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
 
     def measure(self) -> int:
-        """Takes the steps, with an eye on the `clock`; returns the most bytes held: on CUDA of the device, else of this
+        """Runs the steps, timed by `clock`. Returns the peak memory in bytes, on CUDA of the device, else of this
         process."""
         cuda = self.trainer.strategy.root_device.type == "cuda"
         if cuda:
@@ -157,7 +157,7 @@ class PlanCLI(SleepCLI):
         return torch.cuda.max_memory_allocated() if cuda else 1024 * kibibytes
 
     def validations(self) -> int:
-        """How many the run has."""
+        """Number of validations of the whole run."""
         batches = self.whole.max_steps * self.whole.accumulate_grad_batches
         every = self.whole.val_check_interval
         return int(batches // every) if isinstance(every, int) and self.whole.limit_val_batches != 0 else 0
@@ -176,12 +176,12 @@ def main(args: list[str] | None = None) -> None:
 
 
 def plan(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
-    """The run of a command line, ready for `work` and `measure`; its `folder` is for the caller to clean up."""
+    """Parses a command line for `work` and `measure`; the caller cleans up `folder`."""
     return parse(cli, args, description, prog, run=False, save_config_callback=None)
 
 
 def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
-    """The plan for a person, line by line; no times where nothing was measured."""
+    """The plan as a table, without times if nothing was measured."""
     whole, clock, eviction = cli.whole, cli.clock, cli.config.sleep.eviction
     state = work.config.build("meta").init_fast_weights(1).nbytes
     rows = [

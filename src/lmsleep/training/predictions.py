@@ -1,4 +1,4 @@
-"""What a checkpoint answers, as a table."""
+"""The answers of a checkpoint as a table."""
 
 import os
 from collections.abc import Sequence
@@ -20,12 +20,9 @@ COLUMNS = ["row", "slice", "expected", "answered", "right"]
 class PredictionWriter(BasePredictionWriter):
     """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows.
 
-    Columns: `row`, from 0 in the order of the rows; `slice`; `expected` and `answered`, token numbers with a space
-    between; `right`, 1 or 0; for a task on texts also `expected_text` and `answered_text`. The mean of `right` is the
-    `test/exact` of the same checkpoint.
-
-    Raises:
-        ValueError: if several devices share the rows.
+    Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0; for a
+    task on texts also `expected_text` and `answered_text`. The mean of `right` is `test/exact`. Raises ValueError if
+    there are several devices.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,8 +43,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keeps the answers of a batch: the file is written once, whole. Raises SIGTERMException where Lightning, which
-        looks for SIGTERM while it trains or evaluates alone, would go on."""
+        """Collects the answers of a batch. Raises SIGTERMException, which Lightning does not while it predicts."""
         if trainer.received_sigterm:
             raise SIGTERMException
         targets, task = prediction["targets"], pl_module.task
@@ -67,7 +63,7 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def answers_of(targets: list[int], said: list[int], answers: list[int]) -> list[tuple[str, str, int]]:
-    """expected, answered and right of each answer of a row; `answers` as `Task.answers` gives them."""
+    """expected, answered and right of each answer of a row; `answers` as of `Task.answers`."""
     found: list[tuple[str, str, int]] = []
     for answer in sorted(set(answers) - {-1}):
         places = [i for i, of in enumerate(answers) if of == answer]

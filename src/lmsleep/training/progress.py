@@ -1,4 +1,4 @@
-"""The progress of a run, in one line."""
+"""The progress bar of a run."""
 
 from shutil import get_terminal_size
 from typing import Any
@@ -8,11 +8,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 WIDTH = 100
-REFRESH_RATE = 20  # steps between two looks on CUDA: each reads the loss, and so waits for the device
+REFRESH_RATE = 20  # steps between updates on CUDA, each of which reads the loss and so waits for the device
 
 
 class Progress(TQDMProgressBar):
-    """Batches of all batches, the time they took and will take, loss and exact answers; at most 100 columns."""
+    """Batches, elapsed and remaining time, loss and exact answers in one line of at most 100 columns."""
 
     BAR_FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}"
 
@@ -23,13 +23,13 @@ class Progress(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """Those of the whole run."""
+        """The batches of the whole run."""
         steps = self.trainer.max_steps
         batches = self.trainer.num_training_batches
         return batches if steps < 0 else min(batches, steps * self.trainer.accumulate_grad_batches)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:  # pyright: ignore
-        """Read off the device only when the line is drawn."""
+        """Reads metrics off the device, only when the bar is drawn."""
         found, shown = trainer.callback_metrics, {}
         for name in ("loss", "exact"):
             if (train := f"train/{name}") in found:
@@ -56,8 +56,8 @@ class Progress(TQDMProgressBar):
 
 
 def named(bar: Tqdm, name: str) -> Tqdm:
-    """The same bar, no wider than the terminal and `WIDTH`, under one name: Lightning would add numbers of an epoch, of
-    which the data have none, and of a loader, of which there is one."""
+    """The bar with a fixed name, without Lightning's numbers of epochs and loaders, no wider than the terminal and
+    `WIDTH`."""
     bar.dynamic_ncols, bar.ncols = None, min(WIDTH, get_terminal_size().columns)
     bar.desc, bar.set_description = name, lambda *_: None
     return bar

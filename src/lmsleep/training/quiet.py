@@ -1,4 +1,4 @@
-"""Lightning's notices, kept back where they say nothing to a user."""
+"""Silences notices of Lightning that tell a user nothing."""
 
 import logging
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
-# What its own code causes, and what every run of ours is told.
+# Caused by Lightning's own code, or given in every run of ours.
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
@@ -23,7 +23,7 @@ NOTICES = re.compile(
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Meanwhile those are left out."""
+    """Within the block `WARNINGS` and `NOTICES` are dropped."""
     handlers = [handler for name in ("lightning", *LOGGERS) for handler in logging.getLogger(name).handlers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", WARNINGS)
@@ -37,13 +37,13 @@ def plain() -> Iterator[None]:
 
 
 def worth_saying(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's is none of the notices."""
+    """Whether a message of Lightning is none of `NOTICES`."""
     return not NOTICES.match(record.getMessage())
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Meanwhile Lightning says nothing but warnings, and of those none of `WARNINGS`."""
+    """Within the block Lightning logs only warnings, without `WARNINGS`."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     with plain():

@@ -1,4 +1,4 @@
-"""What processes that train together do alike: sleep in the same windows, and end after one batch, with one error."""
+"""Agreement between ranks: which windows sleep, when to stop, and which error to raise."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,32 +14,26 @@ from lmsleep.sleep import Windows
 
 
 def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
-    """Which windows carry loss in a row of any rank, of each rank's targets (B, T).
-
-    Ranks of a sharded model gather a block's weights together, and so make the same passes over the same windows; these
-    are those of a process that reads all rows.
-    """
+    """Which windows carry loss in a row of any rank, from each rank's targets (B, T). Ranks of a sharded model gather
+    weights together, and so must make the same passes over the same windows."""
     carry_loss = torch.tensor(Windows.of(targets, size).carry_loss, dtype=torch.uint8, device=targets.device)
     torch.distributed.all_reduce(carry_loss, torch.distributed.ReduceOp.MAX)
     return tuple(carry_loss.bool().tolist())
 
 
 def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor:
-    """What this rank's loss counts beside the others': with it the mean of their gradients is that of the mean loss
-    over all targets of the batch, wherever these are."""
+    """The weight of this rank's loss, with which the mean gradient over ranks is that of the mean loss over all targets
+    of the batch."""
     count = (targets != IGNORE).sum().float()
     total = count.clone()
-    torch.distributed.all_reduce(total)  # the strategy's own `reduce` lets the host wait for the device
+    torch.distributed.all_reduce(total)  # the strategy's own `reduce` would wait for the device
     return count * trainer.world_size / total
 
 
 def end_together(trainer: L.Trainer) -> None:
-    """Lets all ranks stop training after the same batch, with a checkpoint, where one of them gets SIGTERM, a batch
-    later than it would alone; one that does not train stops alone, and its launcher the others. To be called before the
-    trainer listens to signals.
-
-    Lightning's own handler starts to gather wherever the signal finds its rank, while the others gather something else.
-    """
+    """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM. To be
+    called before the trainer registers its handlers: Lightning's own starts a collective wherever the signal finds the
+    rank, while the others are in another one. Outside of training a rank stops alone."""
     signals, loop, heard = trainer._signal_connector, trainer.fit_loop.epoch_loop, []  # pyright: ignore
     said: Callable[[], bool] | None = None
 
@@ -48,7 +42,7 @@ def end_together(trainer: L.Trainer) -> None:
         signals.received_sigterm = trainer.state.fn != "fit"
 
     def agree() -> None:
-        # What all said at the batch before: by now the device has it, and the host goes on preparing steps.
+        # The result of the batch before, which has arrived by now, so that the host need not wait.
         nonlocal said
         before, said = said, _asked(len(heard), trainer.strategy.root_device)
         if before is not None and before():
@@ -59,7 +53,7 @@ def end_together(trainer: L.Trainer) -> None:
 
 
 def _asked(here: int, device: torch.device) -> Callable[[], bool]:
-    """Asks all ranks for their numbers; what comes back tells, when called, whether one of them is not zero."""
+    """Starts a maximum over the ranks; the function returned waits for it and tells whether it is not zero."""
     asked = torch.full((), here, device=device)  # and not `torch.tensor`, which would wait for the device
     torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
     if not asked.is_cuda:
@@ -77,7 +71,7 @@ def _asked(here: int, device: torch.device) -> Callable[[], bool]:
 
 @contextmanager
 def raised_by_all(trainer: L.Trainer) -> Iterator[None]:
-    """What rank 0, which alone writes, cannot do within is raised by all; the others wait for it there at a barrier."""
+    """Raises an error of rank 0 within the block, which alone writes, on all ranks; the block must end in a barrier."""
     error = None
     try:
         yield

@@ -1,5 +1,4 @@
-"""Recipes of training: that of section 6.4, one epoch of the fast-weight layers alone, then two of the whole model; and
-N drawn for every batch."""
+"""Training recipes: the warm-up stage of section 6.4, and a random N for every batch."""
 
 import re
 from typing import Any
@@ -17,19 +16,19 @@ from lmsleep.training.start import check_as_trained
 
 
 class WarmupStage(L.Callback):
-    """Trains some parameters alone for the first steps, under an eviction of their own; then the whole model trains.
+    """Trains only some parameters for the first steps, under an eviction of their own; then the whole model.
 
-    With a sliding attention cache, inserted fast-weight layers tend to be left unused. Under hard eviction the model
-    has nothing else to remember with, so they come into use before the rest may adapt: the paper calls that crucial for
-    N > 1. Its baseline, N = 1, warms up under the sliding cache it is run with. Validation always runs under the
-    eviction of the `SleepCallback`. A checkpoint remembers the stage: a run resumes within it, and only with the same.
+    With a sliding attention cache, inserted fast-weight layers tend to stay unused. Under hard eviction they are the
+    only memory, and are learnt before the rest adapts: the paper calls that crucial for N > 1. Its baseline, N = 1,
+    warms up under the sliding cache. Validation always uses the eviction of the `SleepCallback`. A run resumes within
+    the stage, and only with the same one.
 
     Args:
         steps: optimizer steps of the stage.
-        train: regular expression, searched for in the names of the model's parameters, of those that train; None: the
-            mixers with fast weights and the norms before them.
-        eviction: `hard` or `sliding`, for training batches of the stage; None: hard where N > 1, and that of the
-            `SleepCallback` where N = 1.
+        train: regular expression that names of the parameters to train contain; None: mixers with fast weights and the
+            norms before them.
+        eviction: of training batches in the stage, `hard` or `sliding`; None: hard if N > 1, and that of the
+            `SleepCallback` if N = 1.
 
     Raises:
         ValueError: if steps is below 1, `train` is no regular expression or matches no parameter, the eviction is
@@ -62,11 +61,7 @@ class WarmupStage(L.Callback):
             rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({eviction} eviction)")
 
     def trained(self, model: HybridLM) -> set[str]:
-        """Names of the parameters that train during the stage.
-
-        Raises:
-            ValueError: if there are none.
-        """
+        """Names of the parameters that train in the stage. Raises ValueError if there are none."""
         names = [name for name, _ in model.named_parameters()]
         if self.pattern is not None:
             found = {name for name in names if self.pattern.search(name)}
@@ -78,7 +73,7 @@ class WarmupStage(L.Callback):
         return found
 
     def eviction_under(self, sleeper: SleepCallback) -> Eviction:
-        """The eviction of training batches of the stage."""
+        """The eviction of training batches in the stage."""
         return self.eviction or ("hard" if sleeper.n_passes > 1 else sleeper.eviction)
 
     def running(self, trainer: L.Trainer) -> bool:
@@ -88,13 +83,13 @@ class WarmupStage(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         running = self.running(trainer)
         self.sleeper.training_eviction = self.eviction_under(self.sleeper) if running else None
-        # Without gradients the others cost less, but several processes fix from the start which there are.
+        # Without gradients the frozen ones cost less, but DDP fixes at the start which parameters have gradients.
         if trainer.world_size == 1:
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
                 p.requires_grad_(trainable and not running)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Drops the other gradients before clipping, so that the norm is that of the parameters that train."""
+        """Drops the gradients of frozen parameters before clipping."""
         if self.running(trainer):
             for p in self.frozen:
                 p.grad = None
@@ -114,13 +109,9 @@ class WarmupStage(L.Callback):
 
 
 class DrawPasses(L.Callback):
-    """Draws N for every training batch, evenly from `fewest` to that of the `SleepCallback`, with which all else runs.
-
-    A draw depends on the seed of the data and the step alone, so that processes agree, and runs that resume.
-
-    Raises:
-        ValueError: if `fewest` is not between 1 and N, or steps are graphs, each of which holds one N.
-    """
+    """Draws N for every training batch, uniformly from `fewest` to that of the `SleepCallback`, by the data seed and
+    the step, so that ranks and resumed runs agree. Raises ValueError if `fewest` is not between 1 and N, or steps are
+    CUDA graphs, which have a fixed N."""
 
     def __init__(self, fewest: int = 1) -> None:
         self.fewest = fewest

@@ -1,8 +1,8 @@
-"""Repeat the step at which a loss or a gradient was not finite, from what the run left beside its checkpoint.
+"""Repeat the step at which a loss or a gradient was not finite, from the folder that the run wrote.
 
 lmsleep replay runs/mine/nonfinite-step41
 
-It ends with the sentence of that run. If the step is finite now, code, packages or device made the difference.
+It ends with the error of that run. If the step is finite now, code, packages or device made the difference.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from lmsleep.training.quiet import quiet
 
 @dataclass(frozen=True)
 class Recorded(Task):
-    """Rows that were read before: step i is the i-th batch."""
+    """A task of given batches: step i is the i-th."""
 
     batches: tuple[Batch, ...]
     vocab_size: int = 1  # pyright: ignore[reportIncompatibleMethodOverride] (fields are properties)

@@ -1,4 +1,4 @@
-"""What a run may start from: a checkpoint of the same model and sleep, weights whose tokenizer is that of its task."""
+"""Checks of what a run starts from: model and sleep settings of a checkpoint, tokenizer of pretrained weights."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks.lines import Text
 from lmsleep.training.callbacks import PLAIN, how_it_sleeps, sleeper_of
 
-STARTS = {"zero_init", "embedding_std", "decay_rates"}  # settings of a model that only its first weights depend on
+STARTS = {"zero_init", "embedding_std", "decay_rates"}  # fields of a model that only its initial weights depend on
 
 
 def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
-    """Raises ValueError if a checkpoint is of another model, its weights are not finite, or it was trained with another
-    way to sleep and that was not asked for."""
+    """Raises ValueError if a checkpoint is of another model, has weights that are not finite, or was trained with other
+    sleep settings, unless `allow_other_n`."""
     config, trained = model.config.to_dict(), checkpoint.get("model_config", {})
     for name in sorted(trained.keys() - STARTS):
         check_as_trained(f"model.{name}", trained[name], config.get(name))
@@ -39,7 +39,7 @@ def check_as_trained(name: str, trained: Any, mine: Any, note: str = "") -> None
 
 
 def check_tokenizer(task: Text, init_from: str) -> None:
-    """Warns where a task's tokenizer is not that of the model, though its ids may fit."""
+    """Warns if the tokenizer of the task is not that of the model."""
     path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
     if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():
         warnings.warn(
