@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each a module whose `main` has its options as typed parameters."""
+"""The command line: a table of commands, each a module whose `main` takes the options as typed parameters."""
 
 import importlib
 import inspect
@@ -18,14 +18,14 @@ TRAINER = {
     "test": "score a checkpoint on the test rows",
     "predict": "write what a checkpoint answers on the test rows to predictions.csv",
 }
-# Commands that take the arguments of fit: (module with a `main` that reads them, what it does).
+# Commands that take the arguments of fit: (module whose `main` parses them, help).
 RUNS = {
     "finetune": ("lmsleep.training.finetune", "fine-tune a pretrained model on a file of questions and answers"),
     "plan": ("lmsleep.training.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
     "bench scale": ("lmsleep.bench.scale", "measure a training step over several devices, whole or sharded models"),
 }
-# The others: (module with a typed `main`, what it does). Modules are imported when their command is run.
+# All other commands: (module whose `main` has typed parameters, help). A module is imported when its command is run.
 COMMANDS = {
     "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
     "replay": ("lmsleep.training.replay", "repeat the step at which a loss or a gradient was not finite"),
@@ -35,17 +35,17 @@ COMMANDS = {
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
-# Options that read a configuration: a whole one or one of its parts.
+# Options that read a configuration file.
 CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 
 
 @quiet_at_closed_pipe()
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs one command; `args` default to the command line. A run that SIGTERM ended exits with 143, a bad value with
-    one sentence and 1, arguments that cannot be parsed with 2."""
+    """Runs one command; `args` default to the command line. Exit codes: 1 for a bad value, 2 for arguments that cannot
+    be parsed, 141 for a closed output, 143 for SIGTERM."""
     words = shipped(sys.argv[1:] if args is None else args)
     if args is None:
-        sys.argv[1:] = words  # which Lightning reads, and starts the processes of other devices with
+        sys.argv[1:] = words  # Lightning reads it, and starts the processes of other devices with it
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
     rest = words[len(name.split()) :]
     if name in TRAINER:
@@ -65,9 +65,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Calls a function with the values of a command line, by default this program's. Its signature gives names, types
-    and defaults of the options, its docstring their help, its module's docstring the help on the whole; an only one
-    needs no name. A ValueError ends it with one sentence."""
+    """Calls a function with options from `args`, by default the command line. Its signature gives their names, types
+    and defaults, its docstring their help, its module's docstring the description; a single one is positional. Errors
+    as of `one_sentence`."""
     description = inspect.getdoc(inspect.getmodule(function))
     parser = Parser(prog=prog, description=description, formatter_class=Help)
     alone = len(inspect.signature(function).parameters) == 1
@@ -75,15 +75,14 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     with one_sentence():
         words = gathered(function, sys.argv[1:] if args is None else args)
         values = vars(parser.instantiate(parser.parse_args(words)))
-        paths = {
-            k: Path(shipped([f"--{k}={v}"])[0].partition("=")[2]) for k, v in values.items() if isinstance(v, Path)
-        }
+        paths = {name: path for name, path in values.items() if isinstance(path, Path)}
+        paths = {name: Path(shipped([f"--{name}={path}"])[0].partition("=")[2]) for name, path in paths.items()}
         function(**values | paths)
 
 
 def shipped(words: Sequence[str]) -> list[str]:
-    """The arguments, with the file in place of the name of one of our configurations where the program runs elsewhere;
-    only behind options that read one, and not of what is written."""
+    """Replaces names under configs/ that do not exist here by the files in the package, after options that read
+    them."""
     found = []
     for before, word in zip(["", *words], words, strict=False):
         option, equals, name = word.rpartition("=")
@@ -95,8 +94,7 @@ def shipped(words: Sequence[str]) -> list[str]:
 
 
 def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
-    """The arguments, with the files behind an option of several, as in `--read a.txt b.txt`, in one list, and `true`
-    behind a switch that stands alone."""
+    """Joins the files of an option into one list, as of `--read a.txt b.txt`, and adds `true` to a switch alone."""
     kinds = {f"--{p.name}": p.annotation for p in inspect.signature(function).parameters.values()}
     words, todo = [], list(args)
     while todo:
@@ -113,7 +111,7 @@ def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
 
 
 def overview() -> str:
-    """What `lmsleep --help` says."""
+    """The text of `lmsleep --help`."""
     lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
     lines += [f"  {name:14}{what}" for name, what in TRAINER.items()]
     lines += ["", *(f"  {name:14}{what}" for name, (_, what) in {**RUNS, **COMMANDS}.items())]

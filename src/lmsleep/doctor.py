@@ -1,5 +1,5 @@
-"""Says in plain words what is installed, which backend every op uses and why, and how to install what is missing; in a
-checkout also what is not as the results were made: packages, stages of the pipeline.
+"""Report what is installed, which backend every op uses and why, and how to install what is missing; in a checkout also
+packages and pipeline stages that differ from those of the results.
 
 lmsleep doctor
 """
@@ -23,12 +23,12 @@ from rich.table import Column, Table
 from lmsleep.ops import describe
 from lmsleep.ops.backend import WINDOW
 
-NEEDED_GB = 1  # at scale mini: cells, data, DVC's cache
+NEEDED_GB = 1  # of scale mini: runs, data, DVC's cache
 FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
 
 
 class Package(NamedTuple):
-    """Something that makes training faster or tests possible."""
+    """An optional package."""
 
     name: str
     module: str  # what is imported to see whether it works
@@ -46,7 +46,7 @@ PACKAGES = (
 
 
 def main() -> None:
-    """Prints the report. It only looks: nothing is installed, and the exit code is 0 whatever is missing."""
+    """Prints the report. Nothing is installed; the exit code is 0 whatever is missing."""
     console = Console()
     console.print("\n".join([*machine(), disk(), *drift(), *pipeline()]), highlight=False, markup=False)
     console.print(packages())
@@ -68,28 +68,27 @@ def machine() -> list[str]:
 
 
 def disk() -> str:
-    """How much can be written in this folder."""
+    """Free disk space in this folder."""
     free = shutil.disk_usage(".").free / 1e9
     return f"disk: {free:,.1f} GB free here" + f"; `make repro` writes up to {NEEDED_GB} GB" * (free < NEEDED_GB)
 
 
 def drift() -> list[str]:
-    """In a checkout: which installed packages have another version than constraints.txt pins."""
+    """In a checkout: the installed packages whose version is not that in constraints.txt."""
     if not (path := Path("constraints.txt")).is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
     pins = dict(line.strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
-    # What follows a + is the build of a version, as in 2.13.0+cpu.
+    # Without the build after a +, as in 2.13.0+cpu.
     here = {one.metadata["Name"].lower(): one.version.partition("+")[0] for one in metadata.distributions()}
     found = [(name, here[name.lower()], pin) for name, pin in pins.items() if here.get(name.lower(), pin) != pin]
     other = ", ".join(f"{name} {version} (pinned {pin})" for name, version, pin in found)
-    return [
-        f"packages: {len(found)} of {len(pins)} pins of {path} differ: {other}" if found else f"packages: as {path}"
-    ]
+    differ = f"{len(found)} of {len(pins)} pins of {path} differ: {other}"
+    return [f"packages: {differ if found else f'as {path}'}"]
 
 
 def pipeline() -> list[str]:
-    """In a checkout: which stages were not run with the code, data and settings that are here."""
+    """In a checkout: the stages whose code, data or settings have changed since they were run."""
     if not Path("dvc.yaml").is_file():
         return []
     asked = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
@@ -108,13 +107,13 @@ def pipeline() -> list[str]:
 
 
 def _has_changed(change: str | dict[str, dict[str, str]]) -> bool:
-    """Of one change that DVC names: whether something is otherwise, and not merely absent."""
+    """Whether a change in `dvc status` is more than a missing file."""
     absent = {"deleted", "not in cache"}
     return isinstance(change, str) or any(str(how) not in absent for paths in change.values() for how in paths.values())
 
 
 def state(package: Package) -> tuple[str, str]:
-    """The installed version, or "-", and whether it works. A kernel package counts only if it can be imported."""
+    """The installed version, or "-", and whether the package can be imported."""
     try:
         version = metadata.version(package.name)
     except metadata.PackageNotFoundError:
@@ -129,13 +128,13 @@ def state(package: Package) -> tuple[str, str]:
 
 
 def packages() -> Table:
-    """For every optional package its version, whether it works, and what it serves."""
+    """Optional packages: version, state and use."""
     rows = [(package.name, *state(package), package.serves) for package in PACKAGES]
     return table("Optional packages", ("package", "version", "state", "serves"), rows)
 
 
 def backends() -> Table:
-    """For every op the backend in use; where long windows use another, a second row."""
+    """The backend of every op; a second row if long windows use another."""
     rows, long = [], describe(long=True)
     for op, choice in describe().items():
         rows.append((op, choice))
@@ -146,7 +145,7 @@ def backends() -> Table:
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Cells as they are, without markup."""
+    """A table of plain text."""
     made = Table(*(Column(name, overflow="fold") for name in header), title=title, title_justify="left")
     for row in rows:
         made.add_row(*map(escape, row))
@@ -154,19 +153,17 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def advice() -> list[str]:
-    """The next step: install lines on a CUDA machine, what to expect elsewhere."""
+    """What to install next."""
     if not torch.cuda.is_available():
-        return [
-            "Nothing is missing for the CPU. On a machine with an NVIDIA GPU, `make install` adds the CUDA kernels."
-        ]
+        on_gpu = "On a machine with an NVIDIA GPU, `make install` adds the CUDA kernels."
+        return [f"Nothing is missing for the CPU. {on_gpu}"]
     lines = []
     for package in PACKAGES:
         version, found = state(package)
         if found == "not installed":
             lines.append(f"{package.name} is missing; training works without it. Install it with: {package.install}")
         elif found != "works":
-            lines.append(
-                f"{package.name} {version} cannot be imported; it was probably built for another torch. "
-                f"Build it again: {FROM_SOURCE} --force-reinstall --no-deps {package.name}"
-            )
+            again = f"{FROM_SOURCE} --force-reinstall --no-deps {package.name}"
+            reason = "cannot be imported; it was probably built for another torch"
+            lines.append(f"{package.name} {version} {reason}. Build it again: {again}")
     return lines or ["All kernels are in place."]

@@ -1,8 +1,5 @@
-"""Python's standard library as text that every machine has, and what is asked of its unseen files.
-
-Tokens are bytes: there is no vocabulary to choose or to fit, any text can be said, and a loss is nats a byte whatever
-the words are.
-"""
+"""Python's standard library as a text corpus that every machine has, and the test rows of its unseen files. Tokens are
+bytes, so that there is no vocabulary to choose, and losses are nats a byte."""
 
 import hashlib
 import io
@@ -30,11 +27,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
-    """Copies the sources of the standard library (default: of this Python) to <out>/train, val and test, whole files
-    each, drawn by `seed`; <out>.json says what they are.
+    """Copies the source files of the standard library (default: of this Python) to <out>/train, val and test, split at
+    random by `seed`, and describes them in <out>.json.
 
-    Left out are packages installed beside it, files made when this Python was built, and what is not UTF-8. Its manual
-    is among them as pydoc_data/topics.py. Raises ValueError if there are no sources.
+    Without installed packages, files generated when this Python was built, and files that are not UTF-8. Raises
+    ValueError if there are no sources.
     """
     stdlib = stdlib or Path(sysconfig.get_path("stdlib"))
     names = sorted(path.relative_to(stdlib).as_posix() for path in stdlib.rglob("*.py"))
@@ -68,13 +65,13 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
-    """Writes what a run is tested on: rows.safetensors, the rows of the test files in <folder>, and needle.safetensors,
-    some of them with a needle.
+    """Writes the test rows of a run: rows.safetensors, from the test files in <folder>, and needle.safetensors, some of
+    these with a needle.
 
-    In the former `by_window`, `by_repeat`, `by_rare` and `by_new` (R, T) sort targets into groups whose losses are
-    reported apart, -1 for none: all by the window in which they are said; the bytes of a name that the row has had
-    before by the windows since then; those of them that no training file has; those of a name that is new to the row.
-    Raises ValueError if the task is not one of bytes in rows that cross no files.
+    `by_window`, `by_repeat`, `by_rare` and `by_new` (R, T) group targets whose losses are reported separately, -1 for
+    none: all, by their window; bytes of names that occurred before in the row, by the windows since then; those of
+    these names that are in no training file; bytes of names that are new in the row. Raises ValueError if the task does
+    not have bytes as tokens, or rows that cross files.
     """
     if not isinstance(task, TextLM) or task.tokenizer != "bytes" or task.join:
         raise ValueError(f"task must be a TextLM with tokenizer 'bytes' and join false beside a corpus, got {task!r}")
@@ -96,7 +93,7 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
 
 
 def texts(folder: Path) -> Iterator[str]:
-    """The files below a folder, in the order of their names, with the ends of lines as they are."""
+    """The texts of the Python files below a folder, in the order of their names."""
     for path in sorted(folder.rglob("*.py")):
         yield path.read_bytes().decode()
 
@@ -107,7 +104,7 @@ def _save(path: Path, task: TextLM, both: Tensor, targets: Tensor, levels: Tenso
 
 
 def names_of(text: str) -> list[tuple[int, int, str]]:
-    """First byte, byte behind the last and text of every identifier, as far as `tokenize` can read the file."""
+    """Start and end in bytes, and text, of every identifier, as far as `tokenize` can read the file."""
     found, starts = [], np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
     lines = io.StringIO(text, newline="\n")
     try:
@@ -117,22 +114,20 @@ def names_of(text: str) -> list[tuple[int, int, str]]:
                 first = int(starts[row - 1]) + len(token.line[:column].encode())
                 found.append((first, first + len(token.string.encode()), token.string))
     except (tokenize.TokenError, SyntaxError):
-        pass  # some of Python's own tests are not Python
+        pass  # some test files of Python are not valid Python
     return found
 
 
 def by_names(
     names: Iterable[tuple[int, int, str]], start: int, length: int, window: int, known: set[str]
 ) -> dict[str, Tensor]:
-    """The groups of `write_questions` by names, each (length,) int8, for the row that starts at byte `start`.
-
-    The distance of a name is the window in which its first byte is said less that in which the last byte of the same
-    name was last read, so that from 1 on attention sees it no more.
-    """
+    """The groups of `write_questions` by names, each (length,) int8, for the row that starts at byte `start`. The
+    distance of a name is the window of its first target minus that in which it was last read: from 1 on, attention does
+    not see it."""
     groups = {name: np.full(length, -1, np.int8) for name in ("by_repeat", "by_rare", "by_new")}
     read: dict[str, int] = {}  # the window in which the last byte of each name was read
     for first, end, name in names:
-        place = slice(first - start - 1, end - start - 1)  # of the targets; that of a row's first byte is in none
+        place = slice(first - start - 1, end - start - 1)  # of the targets
         if first < start or place.stop > length:
             continue
         if place.start >= 0:
@@ -147,11 +142,9 @@ def by_names(
 
 
 def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (R, T + 1) with a line `name = 'value'` written behind a line that ends in a window, and again at the end,
-    where only the letters of the value are targets (R, T); and how many windows lie between the two, (R,).
-
-    Name and value are random letters, so that the loss of one who has not read the line is log 26 nats a letter.
-    """
+    """Rows (R, T + 1) with a line `name = 'value'` inserted in a window and repeated at the end, where the letters of
+    the value are the only targets (R, T); and the number of windows between the two, (R,). Name and value are random
+    letters, so that the loss without memory is log 26 nats a letter."""
     T, L, n = task.sequence_length, task.window_size, task.n_windows
     distances = sorted({d for d in (0, 1, 2, 4, n - 1) if d < n})
     newline = task.encode("\n")[0]
@@ -162,7 +155,7 @@ def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tenso
         tokens, mine = both[row].tolist(), []
         for distance in distances:
             first = (n - 1 - distance) * L
-            # It must fit into its window, and before the question.
+            # The line must end in its window, and before the question.
             stop = min(first + L, T + 1 - len(asked)) - len(said)
             places = [i + 1 for i in range(first, stop) if tokens[i] == newline]
             if places:

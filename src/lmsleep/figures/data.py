@@ -1,4 +1,4 @@
-"""Stage `data`: the held-out rows that every run of a figure is tested on, and what answering without reading scores.
+"""Stage `data`: the test rows of a figure's runs, and the scores of answering without reading.
 
 python -m lmsleep.figures.data --figure fig2b --config configs/experiment/rule110.yaml --out data/mini/fig2b
 """
@@ -34,9 +34,9 @@ def main(
     Args:
         config: YAML file of an experiment.
         out: the folder. If the figure has a grid over Rule 110's steps t, a folder t<t> in it for each t.
-        figure: whose grid in params.yaml.
+        figure: its name, for its grid in params.yaml.
         dataset: YAML file of a GSM-Infinite dataset, written to <out>/problems first.
-        corpus: seed by which the files of Python's standard library are split, which go to <out>/corpus first.
+        corpus: seed of the split of Python's standard library, which is copied to <out>/corpus first.
     """
     settings = read_config([config])
     if corpus is not None:
@@ -56,9 +56,7 @@ def main(
 
 
 def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
-    """Asks before anything is drawn whether the weights that a run starts from know all tokens of the dataset; those
-    that are trained on the words of the templates come after it. Raises ValueError if they do not, or there are no such
-    weights."""
+    """Raises ValueError if the dataset's tokenizer has more tokens than the pretrained weights of a run."""
     source = config.get("model", {}).get("init_from")
     if source is None or dataset.tokenizer is None:
         return
@@ -68,7 +66,7 @@ def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
 
 
 def make_data(task: Task, out: Path, **data: int) -> None:
-    """Writes the test rows of `task` as (R, T) tensors and their baselines."""
+    """Writes the test rows of `task` as tensors (R, T), and their baselines."""
     rows = held_out(task, RowsDataModule(task, **data))
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
@@ -79,7 +77,7 @@ def make_data(task: Task, out: Path, **data: int) -> None:
 
 
 def held_out(task: Task, module: RowsDataModule) -> Batch:
-    """All test batches of a data module in one, as wide as the widest: what is added to a row is masked."""
+    """All test batches of a data module in one, with masked padding to the longest."""
     batches = [
         batch if batch.mask is not None else batch._replace(mask=torch.ones_like(batch.tokens, dtype=torch.bool))
         for batch in module.test_dataloader()
@@ -92,7 +90,7 @@ def held_out(task: Task, module: RowsDataModule) -> Batch:
 
 
 def majority(rows: Batch) -> dict[str, float]:
-    """For each slice, how often the most frequent answer is right: what a model scores that has read nothing."""
+    """For each slice, how often the most frequent answer is right."""
     shares = {}
     for level in rows.slice.unique().tolist():
         answers = [tuple(t[t != IGNORE].tolist()) for t in rows.targets[rows.slice == level]]
@@ -101,7 +99,7 @@ def majority(rows: Batch) -> dict[str, float]:
 
 
 def chance(rows: Batch) -> dict[str, float]:
-    """For each slice, how often a uniform guess is right, among the tokens that occur as first, second, ... target."""
+    """For each slice, how often a uniform guess is right among the tokens that occur as first, second, ... target."""
     shares = {}
     for level in rows.slice.unique().tolist():
         answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]

@@ -3,8 +3,8 @@ r"""Stage `figure`: draws a figure from its table.
 python -m lmsleep.figures.draw --figure fig2b --scale mini --table results/mini/fig2b.csv --data data/mini/fig2b \
     --out results/mini/fig2b
 
-Writes <out>.png, <out>.svg and <out>.json with the numbers that texts quote; for a figure drawn from the scores of
-others, also <out>.csv with the rows of them that it draws. Runs without test rows are compared by their validations.
+Writes <out>.png, <out>.svg and <out>.json with its numbers; a figure drawn from the scores of others also writes
+<out>.csv with the rows that it draws. Runs without test scores are compared by their validations.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
 
     Args:
         figure: its name.
-        scale: what the axes say.
-        table: the CSV; for `controls` and `ablations` the folder with the scores of the figures over N.
-        out: the pictures and numbers, without suffix.
+        scale: for the labels of axes.
+        table: the CSV; for `controls` and `ablations` the folder with the scores of other figures.
+        out: path of the files to write, without suffix.
         data: folder with baselines.json, or of such folders.
-        at: tokens at which runs without test rows are compared (default: the last that all were validated at).
+        at: tokens at which runs without test scores are compared (default: the last validation that all have).
     """
     require(figure in DRAW, f"figure must be one of {', '.join(DRAW)}", figure)
     require(not out.suffix, "out must be a name without suffix", str(out))
@@ -52,7 +52,7 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
 
 
 def read(table: Path) -> pd.DataFrame:
-    """A table, slices as text; of a folder, the scores of all figures over N and of the arms, as tables have them."""
+    """A table, slices as text; for a folder, the scores of all figures over N and of the arms."""
     if not table.is_dir():
         return tables.read(table)
     names = [name for name, grid in grids().items() if grid.get("n_passes") or grid.get("arms")]
@@ -62,7 +62,7 @@ def read(table: Path) -> pd.DataFrame:
 
 
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
-    """The figure of validations, and its numbers at each of the tokens `at`."""
+    """A figure from validations, with its numbers at each of the tokens `at`."""
     at = at or [last_common_tokens(table)]
     drawings = [DRAW[figure](as_tests(table, tokens), data, scale) for tokens in at]
     numbers: dict[str, list[dict[str, Any]]] = {}
@@ -83,8 +83,7 @@ def last_common_tokens(table: pd.DataFrame) -> int:
 
 
 def as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
-    """What figures draw of the table, with the validations at `tokens` as tests. Raises ValueError if no run was
-    validated there."""
+    """The table with the validations at `tokens` as test scores. Raises ValueError if no run was validated there."""
     tested = table[table.tokens == tokens]
     if tested.empty:
         there = ", ".join(f"{n:,}" for n in sorted(table.tokens.unique())[-5:])
@@ -93,7 +92,7 @@ def as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
 
 
 def shared(table: pd.DataFrame) -> pd.DataFrame:
-    """The validations that all seeds of a curve have: a mean over changing seeds would jump where one ends."""
+    """The validations that all seeds of a curve have, since the mean would jump where one ends."""
     curves = ["model", "n_passes", "slice"]
     seeds = table.groupby(curves).seed.transform("nunique")
     return table[table.groupby([*curves, "metric", "tokens"]).seed.transform("nunique") == seeds]
@@ -129,8 +128,8 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Depo: held-out loss over `:` and answers, loss over answers alone, and exact answers for each number of hops, one
-    curve for each N. Lines: what one scores who knows a part of the cycle (`Depo.baselines`)."""
+    """Depo: loss over `:` and answers, loss over answers, and exact answers for each number of hops, one curve for each
+    N. Lines: `Depo.baselines`."""
     exact = by_level(table, "val_exact")
     hops = sorted(exact.slice.unique())
     width = 2.2 * len(hops) + 1.6
@@ -157,7 +156,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 PASSES = "passes N over a full window"
-# Of each metric: what its axis says, and the baselines that are drawn with their names.
+# metric -> label of its axis, baselines and their labels.
 DEPO = {
     "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
     "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
@@ -169,7 +168,7 @@ GSM = {"val_exact": ("answers right", {"majority": "most frequent\nanswer"})}
 def by_difficulty(
     axes: list[Axes], table: pd.DataFrame, data: Path, levels: list[int], unit: str, drawn: dict[str, Any]
 ) -> None:
-    """A row of panels for each metric, in it a panel for each level and in that a curve for each N."""
+    """A row of panels for each metric, a panel for each level, a curve for each N."""
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
         curves, panels = by_level(table, metric), axes[row * len(levels) :]
         for ax, level in zip(panels, levels, strict=False):
@@ -192,21 +191,21 @@ def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
 
 
 def baselines(data: Path, kind: str) -> dict[str, float]:
-    """What answering without reading scores, by slice. Raises ValueError if `data` knows no such kind."""
+    """The baselines of a kind, by slice. Raises ValueError if `data` has no such kind."""
     known = read_object(data / "baselines.json")
     require(kind in known, f"data must hold the baseline {kind!r}", str(data))
     return typed(dict[str, float], known[kind], f"{kind} in {data / 'baselines.json'}")
 
 
 def tokens_label(scale: str, frame: pd.DataFrame) -> str:
-    """What the horizontal axis of a learning curve counts, and what its curves are."""
+    """The label of the horizontal axis of learning curves."""
     seeds = frame.seed.nunique()
     spread = f"{seeds} seeds: mean, its standard error, each seed" if seeds > 1 else "1 seed"
     return f"training tokens ({scale} scale, {spread})"
 
 
 def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame) -> None:
-    """Axes of accuracy against training tokens; up to one half, as the paper's figure 2b, where no run passes it."""
+    """Axes of accuracy against training tokens; up to 50 %, as in the paper's figure 2b, if no run exceeds it."""
     ax.set(xlabel=tokens_label(scale, frame), ylabel="all answers of a row right")
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
@@ -228,7 +227,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "controls": controls,
     "ablations": ablations,
 }
-# The figures that are drawn from the tables of others: which of their rows.
+# Figures drawn from the tables of others -> the rows that they draw.
 SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": cut_and_not, "ablations": at_other_passes}
 
 

@@ -1,4 +1,4 @@
-r"""Stage `evaluate`: the test scores of every run of a figure, and of the same weights under other ways to sleep.
+r"""Stage `evaluate`: the test scores of every run of a figure, as trained and under other ways to sleep.
 
 python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data data/mini/fig2b \
     --out runs/mini/scores/fig2b.csv
@@ -27,7 +27,7 @@ from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
 from lmsleep.training.metrics import SliceScores
 
-THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # changes of S below which a sleep stops
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `settle`
 
 
 def main(figure: str, runs: Path, data: Path, out: Path) -> None:
@@ -43,10 +43,8 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
-    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6.
-
-    Of an arm: to 8, and, where it sleeps, with sleeps that stop when S settles, and the passes that these took.
-    """
+    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6. For
+    an arm, with N to 8 and, if it sleeps, with sleeps that stop when S settles, and their mean number of passes."""
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,23 +74,18 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
 
 
 def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
-    """The tensors of a file of stage `data`. Raises ValueError if they are not rows for the model."""
+    """The test rows in a file of stage `data`. Raises ValueError if they do not fit the model."""
     with content_of(path):
         rows, _ = read_tensors(path, "cpu")
         tokens, targets, size = rows["tokens"], rows["targets"], len(model.embedding.weight)
         for name, value in rows.items():
             shape = tokens.shape[:1] if name == "slice" else tokens.shape
-            require(
-                value.shape == shape and not value.is_floating_point(),
-                f"{name} must be integers {[*shape]}",
-                f"{value.dtype} {[*value.shape]}",
-            )
+            fits = value.shape == shape and not value.is_floating_point()
+            require(fits, f"{name} must be integers {[*shape]}", f"{value.dtype} {[*value.shape]}")
         require(len(rows["slice"]) and "answers" in rows, "rows must be one or more, with answers", ", ".join(rows))
         for name, value in (("tokens", tokens), ("targets", targets[targets != IGNORE])):
-            inside = len(value) and value.min() >= 0 and value.max() < size
-            require(
-                inside, f"{name} must be from 0 to {size - 1}", f"{[*value.aminmax()] if value.numel() else 'none'}"
-            )
+            got = f"{[*value.aminmax()] if value.numel() else 'none'}"
+            require(len(value) and value.min() >= 0 and value.max() < size, f"{name} must be from 0 to {size - 1}", got)
         return rows
 
 
@@ -100,9 +93,9 @@ def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
 def scores(
     model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, batch_size: int, **sleeps: Any
 ) -> dict[str, float]:
-    """Scores per slice over held-out rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also
-    `<name>_loss-<group>` and `<name>_count-<group>`, the mean loss and the number of the targets of each of its groups
-    0, 1, ...; -1 is in none. `sleeps` as `read_windows` takes them."""
+    """Scores per slice over test rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also
+    `<name>_loss-<group>` and `<name>_count-<group>`, mean loss and number of targets of each group 0, 1, ... (-1: in no
+    group). `sleeps` are arguments of `read_windows`."""
     device = model.embedding.weight.device
     sizes = {name: int(value.max()) + 1 for name, value in rows.items() if name.startswith("by_")}
     sums = {name: torch.zeros(2, size, dtype=torch.float64, device=device) for name, size in sizes.items()}
@@ -131,10 +124,8 @@ def scores(
 
 
 def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """At most `batch_size` rows of (R, ...) at a time, all with loss in the same windows, cut behind the last of these.
-
-    A window with loss in one row would keep the others from sleeping on it.
-    """
+    """Batches of at most `batch_size` of the rows (R, ...), all with loss in the same windows, since a window with loss
+    in one row keeps the others from sleeping; cut behind the last of these."""
     scored = rows["targets"] != IGNORE
     windows = F.pad(scored, (0, -scored.shape[1] % window_size)).unflatten(1, (-1, window_size)).any(-1)
     kinds, kind = windows.unique(dim=0, return_inverse=True)

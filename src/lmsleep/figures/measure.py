@@ -1,8 +1,8 @@
-"""Stage `measure`: a benchmark's table, and where it was measured.
+"""Stage `measure`: the table of a benchmark, and its hardware.
 
 python -m lmsleep.figures.measure results/mini/latency.csv wake --device cpu
 
-All that follows the table goes to `lmsleep bench`. <table>.meta.json says where it was measured.
+The arguments after the table are those of `lmsleep bench`. <table>.meta.json has hardware, torch version and commit.
 """
 
 import sys
@@ -17,7 +17,7 @@ from lmsleep.figures.provenance import commit, hardware
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; a failure of what is measured ends it with its exit code."""
+    """The command; a failing benchmark ends it with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].startswith("-"):
         sys.exit(__doc__)

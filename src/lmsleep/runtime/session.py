@@ -28,24 +28,24 @@ Texts = TypeVar("Texts", str, list[str])
 
 
 class Session(Reader):
-    """Reads an endless stream at constant memory: weights, S and one window are all it holds.
+    """Reads an endless stream of tokens at constant memory.
 
-    A token is read by one ordinary pass. When the next token does not fit into the window, the model sleeps first:
-    passes 2..N over the window it has read, then eviction. So a window that has just become full is still awake;
-    `sleep()` puts it to sleep at once. In how many calls the tokens come makes no difference.
+    A token takes one ordinary pass. When the next token does not fit into the window, the model sleeps first: passes
+    2..N over the window, then eviction. A window that has just become full is still awake; `sleep()` makes it sleep at
+    once. The result does not depend on how tokens are split into calls.
 
-    Rows of a batch may differ in length: those at the same place of their window are read together, the others in turn.
-    Threads may share a session: each call waits for the one before. To ask side by side, each thread forks it.
+    Rows of a batch may differ in length: those at the same place in their windows are read together. A session is
+    thread-safe: calls wait for each other; threads that ask concurrently each need a fork.
 
     Args:
         model: no gradient is kept.
         n_passes: N, the total number of passes over a window that overflows.
         eviction: `hard` or `sliding`.
-        tokenizer: lets the session read and say text: one of `tokenizers` or transformers, a folder or a name on the
-            Hugging Face hub, `bytes`, or a `Speech`.
+        tokenizer: for text input and output: one of `tokenizers` or transformers, a folder or a name on the Hugging
+            Face hub, `bytes`, or a `Speech`.
         callbacks: called with a `SleepEvent` after every pass of a sleep.
-        static: read single tokens, and sleep on full windows, in buffers of fixed size, on CUDA as one graph each.
-            Building them takes a moment: it pays off for long streams.
+        static: read single tokens, and sleep on full windows, in static buffers, on CUDA as graphs. Worth it for long
+            streams.
 
     Raises:
         ValueError: if n_passes is below 1, the eviction is unknown, or the tokenizer has more tokens than the model.
@@ -66,16 +66,16 @@ class Session(Reader):
 
     @one_thread
     def feed(self, tokens: Fed, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
-        """Reads tokens, or text where the session has a tokenizer.
+        """Reads tokens, or text if the session has a tokenizer.
 
         Args:
-            tokens: (B, n) integers; (n,) or one number if B is 1; or a list of B lists of any lengths; or a text, or B
-                of them. The first call sets B.
-            mask: (B, n) bool, or zeros and ones, 0 for tokens that must leave no trace; (n,) if B is 1.
-            last_only: return the logits of each row's last token alone, at constant memory for any n.
+            tokens: (B, n) integers; (n,) or one number if B is 1; a list of B lists of any lengths; a text, or B of
+                them. The first call sets B.
+            mask: (B, n) bool, or zeros and ones, 0 for masked tokens; (n,) if B is 1.
+            last_only: return only the logits of each row's last token, at constant memory for any n.
 
         Returns:
-            Logits (B, n, V), or (B, V) with `last_only`; n is the longest length, NaN stands where a row has no token.
+            Logits (B, n, V), or (B, V) with `last_only`; n is the greatest length, NaN where a row has no token.
 
         Raises:
             ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.
@@ -83,23 +83,16 @@ class Session(Reader):
         return self._read(as_rows(encoded(tokens, self.speech), mask, self.batch_size, self.model), last_only)
 
     @one_thread
-    def generate(
-        self,
-        prompt: Fed,
-        max_new_tokens: int,
-        *,
-        stop: Stop = None,
-        **how: Unpack[Drawing],
-    ) -> Tensor:
-        """Reads a prompt, then draws tokens one by one and reads them too, the last included.
+    def generate(self, prompt: Fed, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Drawing]) -> Tensor:
+        """Reads a prompt, then samples tokens one by one and reads them, the last included.
 
         Args:
             prompt: as in `feed`, at least one token a row.
-            stop: a token or a text, or several, any of which ends a row; its last token fills the rest of its output.
+            stop: a token or a text, or several, any of which ends a row; the row then repeats its last token.
             temperature: 0 takes the most likely token; by default 1.
-            top_k: draw from as many of the most likely tokens; by default of all.
-            top_p: draw from the smallest set of these whose probabilities sum to top_p; by default 1.
-            seed: of the draws; None takes torch's global generator.
+            top_k: sample from as many of the most likely tokens; by default all.
+            top_p: sample from the smallest set of these whose probabilities sum to top_p; by default 1.
+            seed: of the sampling; None: torch's global generator.
 
         Returns:
             New tokens (B, n), n <= max_new_tokens.
@@ -121,12 +114,12 @@ class Session(Reader):
         stop: Stop = None,
         **how: Unpack[Drawing],
     ) -> Texts:
-        """Asks a text, or one in each row, and returns what is answered, without what ended it.
+        """Asks a question, or one in each row, and returns the answer, without what ended it.
 
         Args:
-            asleep: sleep first, so that the question has a window of its own, as in training.
-            stop: ends an answer beside the tokens that the tokenizer names; as in `generate`.
-            how: as in `generate`, but for the temperature, which is 0 here.
+            asleep: sleep first, so that the question has its own window, as in training.
+            stop: as in `generate`; the tokenizer's own end tokens always end an answer.
+            how: as in `generate`, but the default temperature is 0.
 
         Raises:
             ValueError: if an argument is out of range or there is no tokenizer; the memory is then as it was.
@@ -146,26 +139,20 @@ class Session(Reader):
         stop: Stop = None,
         **how: Unpack[Drawing],
     ) -> Iterator[str]:
-        """As `ask`, piece by piece: the question is read at once, a token whenever the next piece is asked for."""
+        """As `ask`, but yields the answer in pieces; the question is read at once."""
         answers, steps = self._asked([question], max_new_tokens, asleep, stop, how)
         return pieces(answers[0], steps)
 
     @contextmanager
     def fork(self, copies: int = 1) -> Iterator["Session"]:
-        """A session that goes on from this memory while this one stays as it is: ask many questions about one text.
-
-        Args:
-            copies: of every row, side by side in the batch, so that several questions can be asked at once.
-
-        Raises:
-            ValueError: if copies is below 1.
-        """
+        """A session that starts from a copy of this memory, to ask many questions about one text. It has `copies` of
+        every row, adjacent in the batch. Raises ValueError if copies is below 1."""
         check_integer("copies", copies, 1, 2**31 - 1)
         branch = Session(self.model, self.n_passes, self.eviction, tokenizer=self.speech, callbacks=self.callbacks)
         branch.static, branch._run = self.static, self._run
         with self._lock:
             branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
-            # Lent, since building one takes long; it holds nothing of this session now.
+            # Lent, since building one takes long.
             branch._decoder, self._decoder = self._decoder, None
         try:
             yield branch
@@ -175,21 +162,15 @@ class Session(Reader):
                 self._decoder, branch._decoder = self._decoder or branch._decoder, None
 
     def save(self, path: str | Path) -> None:
-        """Writes the memory to one file, whole or not at all; `load` goes on from it exactly.
-
-        Raises:
-            ValueError: if the folder of `path` does not exist.
-        """
+        """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
+        folder of `path` does not exist."""
         before = tuple(map(dict, self.speech.before)) if self.speech else ()
         save_memory(path, self.model, Saved(self.n_passes, self.eviction, self.groups, before))
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
-        """A session that goes on from a saved memory, with its N and eviction; `options` as of the class.
-
-        Raises:
-            ValueError: if the file cannot be read, is no saved memory, or was written by another model.
-        """
+        """A session that continues from a saved memory, with its N and eviction; `options` as of the class. Raises
+        ValueError if the file cannot be read, is no saved memory, or was written by another model."""
         n_passes, eviction, groups, before = load_memory(path, model)
         session = cls(model, n_passes, eviction, **options)
         if session.speech and before:
@@ -208,14 +189,8 @@ class Session(Reader):
         tokenizer: Any = None,
         **options: Any,
     ) -> "Session":
-        """A session of a saved model as it was trained: N, eviction, tokenizer and how it is asked are in its folder.
-
-        Args:
-            source, device: as of `HybridLM.from_pretrained`. tokenizer, options: of the class.
-
-        Raises:
-            ValueError: as `HybridLM.from_pretrained`.
-        """
+        """A session of a saved model, with N, eviction, tokenizer and templates of its training from its folder.
+        `source` and `device` as of `HybridLM.from_pretrained`, which raises ValueError; the rest as of the class."""
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
         _, trained = read_config(folder)
         check_streams(trained)
@@ -227,7 +202,7 @@ class Session(Reader):
     def _asked(
         self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Drawing
     ) -> tuple[list[Answer], Iterator[Tensor]]:
-        """As `_answers`, of questions in text."""
+        """As `_answers`, for questions in text."""
         if self.speech is None:
             raise ValueError("tokenizer must be given to a session that is asked in text, got None")
         stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
@@ -238,8 +213,8 @@ class Session(Reader):
     def _answers(
         self, prompt: Fed, max_new_tokens: int, stops: Stops, speech: Speech | None, asleep: bool, how: Drawing
     ) -> tuple[list[Answer], Iterator[Tensor]]:
-        """Reads the prompt: an answer a row, where something can end it or `speech` wants its text, and the steps
-        (B,) that add the new tokens to them. All is checked before."""
+        """Checks all arguments and reads the prompt. Returns an answer for each row (none if nothing can end them and
+        `speech` is None), and the iterator of new tokens (B,), which adds them to the answers."""
         check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
         draw = sampler(**how, device=self.model.embedding.weight.device)
         rows = as_rows(encoded(prompt, self.speech), None, self.batch_size, self.model)

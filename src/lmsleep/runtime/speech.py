@@ -1,4 +1,4 @@
-"""Text in and out of a session: what it reads becomes tokens, what it says becomes text while it comes."""
+"""Text in and out of a session: tokenizer, and templates of documents and questions."""
 
 import json
 import warnings
@@ -20,19 +20,19 @@ AS_CONVERSATION = (
     'to have others around it, give the document as a conversation, a .json file such as [{"role": "user", "content": '
     '"the document"}, {"role": "assistant", "content": "OK."}]'
 )
-RAW = TextQA("", question=QUESTION)  # nothing stands around what is read and asked
+RAW = TextQA("", question=QUESTION)  # no text around documents and questions
 
 
 @dataclass(frozen=True)
 class Speech:
-    """How a model reads text and is asked.
+    """How a model reads documents and questions.
 
     Args:
-        tokenizer: nothing is put around a text that is fed: what a model wants there is in `texts`.
-        task: whose rows documents and questions look like, by its templates over {context} and {question}.
-        role: of a document as a message, where rows are conversations; None: they are none.
-        around: the messages before a document and after it; None: they were not the same in all rows.
-        before: the messages that a question follows, if they are others than a document.
+        tokenizer: used without special tokens.
+        task: with templates over {context} and {question}, as in the training.
+        role: of a document's message, if rows were conversations; None: they were not.
+        around: the messages before and after a document; None: they differed between rows.
+        before: the messages before a question, if they are not a document.
         stop: tokens that end an answer.
     """
 
@@ -45,12 +45,9 @@ class Speech:
 
     @classmethod
     def of(cls, given: Any, vocab_size: int) -> "Speech":
-        """That of a tokenizer of `tokenizers` or transformers, of a folder, file or name, or of `bytes`, which also say
-        what ends an answer.
-
-        Raises:
-            ValueError: if there is no such tokenizer, or it has more tokens than the model.
-        """
+        """From a tokenizer of `tokenizers` or transformers, a folder, file or name, or `bytes`; the latter also give
+        the token that ends an answer. Raises ValueError if there is no such tokenizer, or it has more tokens than the
+        model."""
         if isinstance(given, str | Path):
             tokenizer = open_tokenizer(given)
             end = tokenizer.token_to_id(named_eos(given) or "")
@@ -64,11 +61,8 @@ class Speech:
 
     @classmethod
     def of_folder(cls, folder: Path, trained: Mapping[str, Any], vocab_size: int, given: Any = None) -> "Speech | None":
-        """That of a saved model and what is known of its training; None: it has no tokenizer.
-
-        Args:
-            given: a tokenizer in place of the folder's, as in `of`; a `Speech` is taken as it is.
-        """
+        """From a saved model and the metadata of its training; None if it has no tokenizer. `given` as in `of`, in
+        place of the folder's tokenizer."""
         if isinstance(given, cls):
             return cls.of(given, vocab_size)
         task = trained.get("task")
@@ -102,11 +96,11 @@ class Speech:
 
     @property
     def asked_first(self) -> bool:
-        """The question is read before the document, and must be known by then."""
+        """Whether the question is read before the document."""
         return not self.role and QUESTION in self.task.context
 
     def after(self, conversation: str) -> "Speech":
-        """That of questions which follow these messages, in JSON. Raises ValueError if they are no list of objects."""
+        """The same for questions after these messages, in JSON. Raises ValueError if they are no list of objects."""
         try:
             messages = parse_json(conversation)
         except ValueError:
@@ -116,8 +110,7 @@ class Speech:
         return replace(self, before=tuple(messages))
 
     def alone(self, text: str) -> "tuple[Speech, str | None]":
-        """For a text that is a document: that of questions on it, and the text. Warns if its row would have messages
-        around it that are not known."""
+        """For a document: the same without `before`, and the text. Warns if the messages around it are unknown."""
         unknown = [name for name, part in zip(("before", "after"), self.around, strict=True) if part is None]
         if self.role and unknown:
             rows = f"the rows of the training differ in the messages {' and '.join(unknown)} the document"
@@ -125,20 +118,14 @@ class Speech:
         return replace(self, before=()), text
 
     def opened(self, file: Path) -> "tuple[Speech, str | None]":
-        """For a file: that of questions on it, and the document for `texts`, None where it holds a conversation, as a
-        .json does for a model of conversations."""
+        """For a file: as `alone`; or as `after`, and None, if it is a conversation: a .json and `role` is set."""
         text = file.read_text(encoding="utf-8")
         return (self.after(text), None) if self.role and file.suffix == ".json" else self.alone(text)
 
     def texts(self, document: str | None, question: str = "...") -> tuple[str, str]:
-        """What is read of a document, and what is asked, as a row of the training has them.
-
-        Args:
-            document: None: that is `before`. question: may be any unless it is `asked_first`.
-
-        Raises:
-            ValueError: if the chat template refuses them, or a template has other fields.
-        """
+        """The texts of document and question as in a row of the training. `document` None: `before`; `question` matters
+        for the first text only if `asked_first`. Raises ValueError if the chat template refuses them, or a template
+        has other fields."""
         row: dict[str, Any] = {"context": document or "", "question": question, "answer": ""}
         whole = document is None and self.before
         if self.role:
@@ -154,17 +141,17 @@ class Speech:
             raise ValueError(f"{error}; {AS_CONVERSATION}") from None
 
     def rest(self, question: str) -> str:
-        """What is left to ask of a question that `texts` was given: nothing where it stands in what is read alone."""
+        """The question, or nothing if it has no place in the question template, but was read with the document."""
         return question if self.role or QUESTION in self.task.question else ""
 
     def asked(self, question: str) -> str:
-        """A question as the model is asked it. Raises ValueError if it has no place there."""
+        """A question in its template. Raises ValueError if it has no place there."""
         allowed = "question must be empty where it was read before the text in training or was always the same"
         require(not question.strip() or self.rest(question), allowed, question)
         return self.texts(None, question)[1]
 
     def prompts(self, question: Any) -> list[str]:
-        """A question, or one for each row, as `asked`. Raises ValueError if it is no text."""
+        """Questions, or one for each row, as of `asked`. Raises ValueError if one is no text."""
         questions = [question] if isinstance(question, str) else question
         if not (isinstance(questions, list | tuple) and questions and all(isinstance(one, str) for one in questions)):
             raise ValueError(f"question must be a text, or a list with a text for each row, got {question!r:.99}")
@@ -176,11 +163,7 @@ class Speech:
 
 
 def encoded(tokens: Any, speech: Speech | None) -> Any:
-    """What is fed, with the tokens of a text, or of a list of texts, in its place.
-
-    Raises:
-        ValueError: if it is text and there is no tokenizer.
-    """
+    """Replaces a text, or a list of texts, by its tokens. Raises ValueError if there is no tokenizer."""
     texts = [tokens] if isinstance(tokens, str) else tokens
     if not (isinstance(texts, Sequence) and len(texts) and all(isinstance(text, str) for text in texts)):
         return tokens

@@ -1,4 +1,4 @@
-"""A conversation in a terminal: documents with a bar, answers as they come, commands that begin with a slash."""
+"""The chat in a terminal: documents, questions, and commands that begin with a slash."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +27,7 @@ HELP = """/read FILE   read another document
 
 @dataclass
 class Counts:
-    """What a chat has read and slept, told by the events of its session."""
+    """Counts of tokens, sleeps and passes, updated as a callback of the session."""
 
     tokens: int = 0
     sleeps: int = 0
@@ -45,7 +45,7 @@ class Counts:
 
 @dataclass
 class Level:
-    """A session, and the documents that it reads again for each question, as name and text, if it is asked first."""
+    """A session or fork; and the documents (name, text) to read again for each question, if that is read first."""
 
     session: Session
     documents: list[tuple[str, str]] = field(default_factory=list)
@@ -53,10 +53,10 @@ class Level:
 
 
 class Chat:
-    """A conversation: the session, or the forks of it that are open, and where it is printed.
+    """A chat on a session and its open forks.
 
     Args:
-        how: tokens are drawn.
+        how: sampling options.
         out: for answers. log: for all else.
     """
 
@@ -70,7 +70,7 @@ class Chat:
         return self.levels[-1].session
 
     def read(self, file: Path) -> None:
-        """Reads a document, or a conversation where that is a .json file, as the model was trained to."""
+        """Reads a document or, from a .json file, a conversation, in the format of the training."""
         session = self.session
         assert session.speech is not None
         session.speech, text = session.speech.opened(file)
@@ -81,7 +81,7 @@ class Chat:
             self.show_reading(session, file.name, session.speech.texts(text)[0])
 
     def show_reading(self, session: Session, name: str, text: str) -> None:
-        """Reads a text by windows and sleeps on each; a bar shows windows, sleeps and passes."""
+        """Reads a text by windows and sleeps on each, with a progress bar."""
         assert session.speech is not None
         windows, slept = session.speech.windows(text, session.model.window_size), self.counts.sleeps
         columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
@@ -100,7 +100,7 @@ class Chat:
 
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
-        """Shows the passes of the sleeps within."""
+        """Calls `show` for the passes of sleeps within the block."""
         before, self.counts.show = self.counts.show, show
         try:
             yield
@@ -108,7 +108,7 @@ class Chat:
             self.counts.show = before
 
     def ask(self, question: str) -> None:
-        """Sleeps, asks, and prints the answer as it comes; Ctrl-C ends it."""
+        """Sleeps, asks, and streams the answer; Ctrl-C ends it."""
 
         def show(event: SleepEvent) -> None:
             if event.done:
@@ -129,7 +129,7 @@ class Chat:
         self.out.print()
 
     def command(self, word: str, rest: str) -> None:
-        """One that begins with a slash. Raises ValueError if there is none like it, or it lacks its file."""
+        """Runs a command that begins with a slash. Raises ValueError if it is unknown, or its file is missing."""
         if word in ("/read", "/save") and not rest:
             raise ValueError(f"{word} must name a file")
         if word == "/read":
@@ -156,7 +156,7 @@ class Chat:
             raise ValueError(f"there is no command {word} here; /help lists them")
 
     def stats(self) -> Table:
-        """What was read and what is held."""
+        """A table of counts and memory."""
         session, counts, table = self.session, self.counts, Table(show_header=False)
         fresh = session.groups[0].cache.fresh if session.groups else 0
         norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())

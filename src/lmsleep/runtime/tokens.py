@@ -1,4 +1,4 @@
-"""Checks what a session is fed."""
+"""Checks and converts the input of a session."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]
 
 
 class Rows(NamedTuple):
-    """Tokens (B, n) on the model's device, how many of each row count, and their mask (B, n) or None."""
+    """Tokens (B, n) on the model's device, the lengths of the rows, and their mask (B, n) or None."""
 
     tokens: Tensor
     lengths: list[int]
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
     @property
     def even(self) -> bool:
-        """All rows have all n tokens."""
+        """Whether all rows have n tokens."""
         return min(self.lengths) == self.tokens.shape[1]
 
     def part(self, rows: Sequence[int], start: int, stop: int) -> "Rows":
@@ -36,11 +36,8 @@ class Rows(NamedTuple):
 
 
 def as_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: HybridLM) -> Rows:
-    """Tokens in any accepted form as rows.
-
-    Raises:
-        ValueError: if a shape does not fit or a token is not in the vocabulary.
-    """
+    """Converts tokens in any accepted form. Raises ValueError if a shape does not fit or a token is not in the
+    vocabulary."""
     device = model.embedding.weight.device
     rows, lengths = _padded(tokens)
     if batch_size not in (None, len(lengths)):
@@ -48,15 +45,14 @@ def as_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: Hy
     vocab_size = model.embedding.num_embeddings
     if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < vocab_size:
         row, place = ((rows < 0) | (rows >= vocab_size)).nonzero()[0].tolist()
-        raise ValueError(
-            f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {rows[row, place]} (row {row}, token {place})"
-        )
+        got = f"{rows[row, place]} (row {row}, token {place})"
+        raise ValueError(f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
     seen = None if mask is None else _mask(mask, rows.shape).to(device)
     return Rows(rows.to(device), lengths, seen)
 
 
 def _mask(mask: Mask, shape: torch.Size) -> Tensor:
-    """(B, n) bool, from that, from zeros and ones, or from (n,) for one row."""
+    """A mask (B, n) from bool or zeros and ones, (B, n) or, for one row, (n,)."""
     seen = _tensor("mask", mask)
     seen = seen[None] if seen.ndim == 1 else seen
     if not seen.numel() or (not seen.is_floating_point() and ((seen == 0) | (seen == 1)).all()):
@@ -68,7 +64,7 @@ def _mask(mask: Mask, shape: torch.Size) -> Tensor:
 
 
 def _padded(tokens: Tokens) -> tuple[Tensor, list[int]]:
-    """(B, n) int64 and the lengths of the rows; shorter rows are filled with zeros."""
+    """(B, n) int64, padded with zeros, and the lengths of the rows."""
     if isinstance(tokens, Sequence) and len(tokens) and np.ndim(tokens[0]):  # pyright: ignore[reportArgumentType]
         parts = [_row(row) for row in tokens]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), [len(part) for part in parts]
@@ -88,7 +84,7 @@ def _row(tokens: object) -> Tensor:
 
 def _tensor(name: str, values: object) -> Tensor:
     try:
-        if isinstance(values, np.ndarray):  # a copy, which is writable, in the order of this machine and not reversed
+        if isinstance(values, np.ndarray):  # torch takes no foreign byte order, negative strides or read-only arrays
             values = np.array(values, values.dtype.newbyteorder("="))
         elif isinstance(values, Sequence) and any(isinstance(value, Tensor | np.generic) for value in values):
             values = [value.item() for value in values]
@@ -104,15 +100,9 @@ def _integers(tokens: Tensor) -> Tensor:
 
 
 def gathered(pieces: Sequence[tuple[Sequence[int], int, Tensor]], rows: Rows, last_only: bool, head: Tensor) -> Tensor:
-    """The logits of all rows, (B, n, V) or the last of each (B, V), from pieces in the order in which they were read.
-
-    Args:
-        pieces: rows, place of the first token, logits (b, m, V).
-        head: (V, D), whose dtype the logits have where nothing was read.
-
-    Returns:
-        Logits; NaN where a row has no token.
-    """
+    """Joins pieces (rows, position of the first token, logits (b, m, V)), in the order in which they were read, to the
+    logits (B, n, V), or the last of each row (B, V); NaN where a row has no token. `head` (V, D) gives dtype and device
+    if there are no pieces."""
     B, n = rows.tokens.shape
     if len(pieces) == 1 and len(pieces[0][0]) == B and rows.even:
         return pieces[0][2][:, -1] if last_only else pieces[0][2]

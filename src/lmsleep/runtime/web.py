@@ -47,15 +47,15 @@ class Pair:
         self.sessions = [Session(session.model, n, session.eviction, tokenizer=self.speech) for n in (1, n_passes)]
         self.sessions[1].callbacks = (self.slept,)
         self.windows: list[Window] = []
-        self.documents: list[str] = []  # read again for each question, if the model is asked first
+        self.documents: list[str] = []  # to read again for each question, if that is read first
         self.answers: tuple[str, str] = ("", "")
 
     def slept(self, event: SleepEvent) -> None:
-        """Keeps what a sleep did to S."""
+        """Records the change of S in a sleep."""
         self.windows[-1] = Window(self.windows[-1].text, event.changes)
 
     def read(self, document: str | Path) -> Iterator[None]:
-        """Reads a text or a file as the model was trained to. A step is a window that was read, or slept on."""
+        """Reads a text or a file in the format of the training; yields after each window and each sleep."""
         speech = self.speech
         self.speech, text = speech.opened(document) if isinstance(document, Path) else speech.alone(document)
         for session in self.sessions:
@@ -68,7 +68,7 @@ class Pair:
             yield from self.go_by(self.speech.texts(text)[0])
 
     def go_by(self, text: str) -> Iterator[None]:
-        """The windows of a text."""
+        """Reads the windows of a text; yields as `read`."""
         for tokens in self.speech.windows(text, self.sessions[1].model.window_size):
             self.windows.append(Window(self.speech.decode(tokens)))
             for session in self.sessions:
@@ -79,7 +79,7 @@ class Pair:
             yield
 
     def ask(self, question: str, max_new_tokens: int, how: Drawing) -> Iterator[None]:
-        """Asks both, without a trace in them; a step is a piece of the answers."""
+        """Asks both in forks; yields after each piece of the answers."""
         self.answers = ("", "")
         if self.speech.asked_first:
             fresh = Pair(self.sessions[1], self.sessions[1].n_passes)
@@ -88,19 +88,19 @@ class Pair:
                 yield from self.go_by(self.speech.texts(document, question)[0])
             question = self.speech.rest(question)
         with self.sessions[0].fork() as awake, self.sessions[1].fork() as asleep:
-            asleep.callbacks = ()  # long answers make it sleep, too
+            asleep.callbacks = ()  # it may sleep during a long answer
             streams = [session.stream(question, max_new_tokens, **how) for session in (awake, asleep)]
             for one, two in zip_longest(*streams, fillvalue=""):
                 self.answers = ((self.answers[0] + one).lstrip(), (self.answers[1] + two).lstrip())
                 yield
 
     def shown(self) -> tuple[str, ...]:
-        """The stream and the changes of S in HTML, and the two answers."""
+        """Windows and changes of S in HTML, and the two answers."""
         return stream_html(self.windows), changes_html(self.windows), *self.answers
 
 
 def stream_html(windows: Sequence[Window]) -> str:
-    """The text, window by window: what was slept on is grey, what is awake is framed."""
+    """The windows: grey after their sleep, framed while awake."""
     spans = [f"… {len(windows) - SHOWN:,} windows before"] if len(windows) > SHOWN else []
     for number, window in list(enumerate(windows, 1))[-SHOWN:]:
         state = ' class="awake"' if window.changes is None else ""
@@ -109,7 +109,7 @@ def stream_html(windows: Sequence[Window]) -> str:
 
 
 def changes_html(windows: Sequence[Window]) -> str:
-    """|S_n - S_(n-1)| / |S_n| of each pass, a row a window, the newest first; the larger, the darker."""
+    """A table of |S_n - S_(n-1)| / |S_n| by window, the newest first, and pass."""
     rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes][: -SHOWN - 1 : -1]
     if not rows:
         return "None was made: with N = 1, or before the first sleep, only the wake pass writes S."
@@ -123,7 +123,7 @@ def changes_html(windows: Sequence[Window]) -> str:
 
 
 def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Drawing) -> Any:
-    """The page as gradio's Blocks. Every visitor has memories of their own, in which `files` are read first."""
+    """The page as gradio's Blocks. Every visitor has their own `Pair`, which reads `files` first."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     def shown(pair: Pair, steps: Iterator[None]) -> Iterator[tuple[Any, ...]]:
@@ -171,7 +171,7 @@ def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Draw
             awake = gr.Textbox(label="Awake, N = 1", lines=3, interactive=False, min_width=280)
             asleep = gr.Textbox(label="Asleep, N passes", lines=3, interactive=False, min_width=280)
         outputs = [pair := gr.State(time_to_live=3600), stream, changes, awake, asleep]
-        one_by_one = {"concurrency_id": "pair", "concurrency_limit": 1}  # what two of them read would mingle
+        one_by_one = {"concurrency_id": "pair", "concurrency_limit": 1}  # concurrent events would mix their texts
         gr.on([blocks.load, anew.click, n_passes.release], begin, n_passes, outputs, **one_by_one)
         reads.click(read, [pair, text, uploaded], outputs, **one_by_one)
         question.submit(ask, [pair, question], outputs, **one_by_one)
@@ -182,5 +182,5 @@ def serve(session: Session, files: Sequence[Path], max_new_tokens: int, how: Dra
     """Shows the page until Ctrl-C."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    theme = gr.themes.Default(font="system-ui", font_mono="monospace")  # others are fetched from elsewhere
+    theme = gr.themes.Default(font="system-ui", font_mono="monospace")  # others are fetched from the web
     page(session, files, max_new_tokens, how).launch(css=CSS, theme=theme, footer_links=[])

@@ -101,8 +101,9 @@ class Text(Task):
         for name, rows in chosen.items():
             least = 1 + len(held) * (name == "train")
             apart = f", of which {' and '.join(held)} take one each unless they are given" if least > 1 else ""
-            said = f"{name} {getattr(self, name)!r} must have {least} or more rows{apart}"
-            require(len(rows) >= least, said, len(rows))
+            if len(rows) < least:
+                got = f"{len(rows)} in {getattr(self, name)!r}"
+                raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
         share = max(1, min(round(self.held_out * len(left)), (len(left) - 1) // max(1, len(held))))
         for name in held:
             chosen[name], left = left[:share], left[share:]

@@ -1,1 +1,1 @@
-"""What figures draw, and how it looks."""
+"""Plots of the figures, and their style."""

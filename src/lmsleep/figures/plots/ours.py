@@ -1,5 +1,4 @@
-"""Our figures: the arms of configs/arms.yaml, how each learns and what each ends at; and from the test scores of others
-the fast weights cut and other numbers of passes at test."""
+"""Our figures: controls (S cut) and ablations (other numbers of passes at test), and the arms of configs/arms.yaml."""
 
 import re
 from pathlib import Path
@@ -17,12 +16,12 @@ from lmsleep.figures.settings import ARMS, of_arms
 from lmsleep.figures.stats import HELPS, HURTS, NEITHER, mean_difference, plain, verdict
 
 TONES = {HELPS: "#009e73", HURTS: "#d55e00", NEITHER: "#4c566a"}
-AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # the arms that other passes at test are drawn for
+AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # arms drawn with other passes at test
 
 
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Test accuracy of each run as trained and with S set to zero at every window boundary: S is all that crosses; and
-    the arms that go another way than to sleep."""
+    """Test accuracy of each run as trained and with S set to zero at every overflow; and the arms of the group
+    `controls`."""
     names, fig, axes, more = panels(table, 1)
     tested, numbers = cut_and_not(table), []
     for ax, name in zip(axes, names, strict=True):
@@ -43,8 +42,8 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Test accuracy against the passes used at test time, one curve for each N used in training; and the arms that
-    sleep in another way."""
+    """Test accuracy against the passes at test, one curve for each N of the training; and the arms of the group
+    `ablations`."""
     names, fig, axes, more = panels(table, 2)
     means = at_other_passes(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=True):
@@ -66,7 +65,7 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes], list[Axes]]:
-    """The figures over N, and a panel for each; `more` panels for arms, the last one wide, if the table has some."""
+    """The figures over N with a panel each; and `more` panels for arms, if the table has any."""
     names = sorted(name for name in set(table.figure) if not of_arms(name))
     if len(names) == table.figure.nunique():
         fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
@@ -89,8 +88,8 @@ def at_other_passes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Exact accuracy on held-out rows against training tokens, a panel for each group, a line for each arm; what each
-    ends at; the legends begin with the best. The verdicts are in the figures of the groups, see `compared`."""
+    """Validation accuracy against training tokens, a panel for each group, a line for each arm, the best first in the
+    legend; and the final test accuracies."""
     known = settings.arms()
     exact = table[(table.metric == "val_exact") & (table.slice != "all") & table.model.isin(known)]
     present = {known[name].group for name in exact.model.unique()}
@@ -112,7 +111,7 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
-    """Draws each arm's difference to the one that it is compared with, and its interval; returns `verdicts`."""
+    """Draws each arm's difference from its reference arm with its interval; returns `verdicts`."""
     found = verdicts(table, group)
     ax.axvline(0, color="#8f98a8", linewidth=1)
     for i, record in enumerate(found):
@@ -129,8 +128,8 @@ def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
 
 
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
-    """A record for each arm of a group that the table has beside the one it is compared with: the mean over seeds of
-    its accuracy (`exact`), the difference to the other arm, paired by seed, with its interval, and the verdict."""
+    """A record for each arm of a group that is in the table with its reference arm: mean accuracy over seeds (`exact`),
+    difference paired by seed, with interval, and verdict."""
     exact = table[table.figure.map(of_arms) & (table.metric == "test_exact") & (table.slice == "all")]
     records = []
     for figure, part in exact.groupby("figure"):
@@ -146,8 +145,8 @@ def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
 
 
 def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Draws the accuracy of some arms against the passes at test, a fixed N and, dashed, as many as S takes to settle;
-    returns the means over seeds."""
+    """Draws the accuracy of some arms against the passes at test, with a fixed N and (dashed) until S settles; returns
+    the means over seeds."""
     part, records = table[(table.figure == ARMS) & (table.slice == "all")], []
     for name, color in AT_TEST.items():
         of_arm = part[part.model == name]

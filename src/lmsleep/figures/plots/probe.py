@@ -1,4 +1,4 @@
-"""What S holds after each pass, as a linear probe reads it."""
+"""The figure of linear probes of S after each pass."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
 
 
 def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Right answers of a probe of S against the passes made, a row of panels for each task, a column for each N of the
-    training (0: first weights), a line for each thing that is read."""
+    """Accuracy of probes of S against the passes made: a row of panels for each task, a column for each N of the
+    training (0: initial weights), a line for each probe."""
     read = table[table.metric.str.startswith("probe_")].assign(made=lambda t: t["slice"].astype(int))
     figures, passes, records = [f for f in TASKS if f in set(read.figure)], sorted(read.n_passes.unique()), []
     n = len(passes)
@@ -41,8 +41,8 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def gained(read: pd.DataFrame) -> list[dict]:
-    """What the passes up to the largest N of the training added to what the wake pass left in S: differences paired by
-    seed, with the verdict."""
+    """The gain of a probe from the wake pass to the largest N of the training: differences paired by seed, with the
+    verdict."""
     last, records = int(read.n_passes.max()), []
     keys = read[["figure", "n_passes", "metric"]].drop_duplicates().sort_values(["figure", "n_passes"])
     for figure, trained, metric in keys.itertuples(index=False):

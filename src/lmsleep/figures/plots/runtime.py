@@ -1,4 +1,4 @@
-"""Figures of what reading and training cost, from the tables of `lmsleep bench wake` and `lmsleep bench window`."""
+"""Figures of latency and throughput, from the tables of `lmsleep bench wake` and `lmsleep bench window`."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from lmsleep.figures.plots import style
 from lmsleep.figures.stats import plain
 from lmsleep.figures.words import readable
 
-DARK = "#1b1f27"  # full attention is dark and dashed, the passes have colours
+DARK = "#1b1f27"  # of full attention
 
 
 def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
-    """What a token costs while awake, and a pause, against context and N."""
+    """Latency and memory of a token while awake, against context, and the pause of a sleep, against N."""
     fig, (speed, memory, pause) = style.subplots(3, 3, 9.6, 3.9, share_x=False, share_y=False)
     hybrid, twin = frame[frame.model == "hybrid"], frame[frame.model != "hybrid"]
     shades = style.colors(sorted(hybrid.n_passes.unique()))
@@ -27,7 +27,7 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
         mine, others = hybrid[hybrid.metric == metric], twin[twin.metric == metric]
         look = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
         for n, color in shades.items():
-            color = color if ax is speed else DARK  # where the lines of all N lie on each other
+            color = color if ax is speed else DARK  # the memory is the same for all N
             style.means(ax, mine[mine.n_passes == n], "tokens", color=color, label=f"N = {n}", **look)
         style.means(ax, others, "tokens", color=DARK, label="full attention", linestyle="--", **look)
         ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=what)
@@ -45,7 +45,7 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     context, passes = (f"{100 * of['slope']:+.1f} ± {100 * of['half_width']:.1f} %" for of in flat.values())
     speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
     low, high = memory.get_ylim()
-    if high > 100 * low:  # labels at 2 and 5 as well would be crowded
+    if high > 100 * low:  # no labels at 2 and 5
         memory.yaxis.set_major_locator(LogLocator())
     _pauses(pause, hybrid, shades)
     handles, labels = speed.get_legend_handles_labels()
@@ -54,12 +54,8 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
 
 
 def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """How the hybrid's latency depends on context and N, from the table of `bench wake`.
-
-    Returns:
-        `per_tenfold_context` and `per_pass`: slope of the median latency over its mean, with the half width of its 95 %
-        interval (least squares over all contexts and N, t distribution).
-    """
+    """How the hybrid's latency depends on context and N: `per_tenfold_context` and `per_pass`, slopes of the median
+    latency over its mean (least squares), with half widths of 95 % t intervals."""
     points = frame[(frame.model == "hybrid") & (frame.metric == "latency_p50_ms")]
     columns = (np.log10(points.tokens.to_numpy(float)), points.n_passes.to_numpy(float), np.ones(len(points)))
     X, y = np.stack(columns, axis=1), points.value.to_numpy(float) / points.value.mean()
@@ -72,7 +68,7 @@ def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
-    """Training throughput against window size, sizes evenly spaced, and N."""
+    """Training throughput against window size and N."""
     fig, (left, right) = style.subplots(2, 2, 9.6, 3.9, share_x=False, share_y=False)
     speed = frame[frame.metric == "tokens_per_second"].astype({"slice": int})
     sizes = sorted(speed["slice"].unique())
@@ -109,7 +105,7 @@ def _label_log(ax: Axes, formatter: Formatter) -> None:
 
 
 def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
-    """Pause of a token that overflows, one dot for each context, and their median."""
+    """The pause of a token that overflows: a dot for each context, and the median."""
     for place, (n, color) in enumerate(shades.items()):
         values = hybrid[(hybrid.n_passes == n) & (hybrid.metric == "pause_ms")].value.to_numpy()
         spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))

@@ -1,4 +1,4 @@
-"""How every figure looks."""
+"""The common style of figures."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,9 +19,9 @@ from PIL import Image
 
 from lmsleep.figures.words import readable
 
-Drawing = tuple[Figure, dict[str, Any]]  # a figure, and its numbers
-# Okabe and Ito, with a neutral first.
-PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")  # of N = 1 to 6
+Drawing = tuple[Figure, dict[str, Any]]  # a figure and its numbers
+# For N = 1 to 6: the palette of Okabe and Ito after a neutral colour.
+PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
 RC: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -44,7 +44,7 @@ def subplots(
     share_x: bool = True,
     share_y: bool | Literal["row"] = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of `columns` that share their axes as `share_x` and `share_y` say."""
+    """A figure with n panels in rows of `columns`."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
         look = {"figsize": (width, height), "layout": "constrained"}
@@ -68,7 +68,7 @@ def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
 
 
 def means(ax: Axes, frame: pd.DataFrame, by: str, **look: Any) -> None:
-    """The means over seeds against the column `by`, and whatever else there is."""
+    """Plots means of `value` against the column `by`."""
     mean = frame.groupby(by).value.mean()
     ax.plot(mean.index, mean, **look)
 
@@ -76,13 +76,13 @@ def means(ax: Axes, frame: pd.DataFrame, by: str, **look: Any) -> None:
 def reference(
     ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center", color: str = "#8f98a8"
 ) -> None:
-    """A horizontal line, named at its right end outside the axes; `place` is the vertical alignment of the name."""
+    """A horizontal line with a label at its right end, outside the axes; `place` is the label's vertical alignment."""
     ax.axhline(value, color=color, linestyle=dashes, linewidth=1)
     ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va=place, fontsize=8, color="#5b6477")
 
 
 def legend(fig: Figure, ax: Axes, title: str) -> None:
-    """The legend above the axes, where it covers nothing."""
+    """A legend above the axes."""
     handles, labels = ax.get_legend_handles_labels()
     fig.legend(handles, labels, title=title, loc="outside upper center", ncols=min(6, len(labels)), frameon=False)
 
@@ -100,7 +100,7 @@ def percent_axis(ax: Axes, top: float = 1.0) -> None:
 
 
 def save(fig: Figure, stem: Path) -> None:
-    """Writes stem.png and stem.svg, the same bytes for the same figure; with 256 colours a PNG is a third as large."""
+    """Writes stem.png, with 256 colours, and stem.svg; the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(RC), BytesIO() as picture:
         fig.savefig(picture, format="png")

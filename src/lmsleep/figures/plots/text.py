@@ -1,4 +1,4 @@
-"""Our figure on natural text: losses of unseen files by what there was to remember."""
+"""Our figure on natural text: losses on unseen files, by distance of what must be remembered."""
 
 import math
 from pathlib import Path
@@ -23,8 +23,8 @@ STEPS, OPERATIONS = "equal steps", "equal operations"
 
 
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Losses of each N after equal steps, and of N = 1 after the operations of every larger N; below, how far they are
-    from N = 1 after equal steps, paired by seed, with 95 % intervals."""
+    """Losses of each N at equal steps, and of N = 1 at the FLOPs of every larger N; below, differences from N = 1 at
+    equal steps, paired by seed, with 95 % intervals."""
     scores = in_runs(table)
     loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
     ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric])]
@@ -59,10 +59,10 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def in_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The test scores, with the N as whose operations a run was trained in `trained_as`.
+    """The test scores, with the N whose FLOPs a run was trained with in `trained_as`.
 
-    A row of n windows has n - 1 sleeps, and the blocks read it 1 + (N - 1)(n - 1) / n times; N = 1 with more steps is
-    that N whose reading of the fewest tokens comes nearest to it.
+    A row of n windows has n - 1 sleeps, so that the blocks read it 1 + (N - 1)(n - 1) / n times; a run of N = 1 with
+    more steps belongs to the N whose FLOPs are nearest.
     """
     scores = table[~table.metric.str.startswith("val_")].copy()
     n = scores[scores.metric == "test_window_loss"].slice.astype(int).max() + 1
@@ -70,7 +70,7 @@ def in_runs(table: pd.DataFrame) -> pd.DataFrame:
     fewest = scores.tokens.min()
     nearest = {t: min(times, key=lambda N: abs(times[N] - t / fewest)) for t in scores.tokens.unique()}
     scores["trained_as"] = scores.n_passes.where(scores.tokens == fewest, scores.tokens.map(nearest))
-    # Of groups only, and of none with few bytes; for scores over all rows there is but one.
+    # Scores of groups with enough bytes; the metrics in `one` have no groups.
     one = scores.metric.isin(["test_loss", "cut_loss"])
     scores = scores[one == (scores.slice == "all")]
     scores = scores.assign(slice=scores.slice.where(~one, "0").astype(int))
@@ -86,7 +86,7 @@ def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def differences(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Of one metric: every run less N = 1 after equal steps, and each N less N = 1 after equal operations, by seed."""
+    """For one metric, paired by seed: every run minus N = 1 at equal steps, and each N minus N = 1 at equal FLOPs."""
     records = []
     for level, group in scores.groupby("slice"):
         runs = group.pivot(index="seed", columns=["n_passes", "trained_as"], values="value")
@@ -101,7 +101,7 @@ def differences(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def validations(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Where each run's validation loss was lowest and where it ended, means over seeds: epochs may be too many."""
+    """The lowest and the last validation loss of each run, means over seeds, to show overfitting."""
     curves = table[(table.metric == "val_loss") & (table.slice == "all")]
     mean = curves.groupby(["model", "n_passes", "tokens"]).value.mean().reset_index()
     records = []
