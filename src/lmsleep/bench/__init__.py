@@ -1,1 +1,1 @@
-"""What training and reading cost."""
+"""Benchmarks of training and reading."""

@@ -1,6 +1,6 @@
 """The fully parallel sliding window: a whole sequence in one pass, every token seeing the L - 1 before it.
 
-It is what reading by windows at N = 1 with sliding eviction computes, without the loop over windows.
+It computes the same as reading by windows at N = 1 with sliding eviction, without the loop over windows.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from lmsleep.ops.window_attention.sdpa import attend
 
 
 class ParallelSlidingAttention(Attention):
-    """Attention in which each of any number of tokens sees itself and the `reach - 1` before it."""
+    """Attention over any number of tokens, each of which sees the last L, itself included."""
 
     def __init__(self, config: HybridConfig) -> None:
         heads = config.n_heads, config.kv_heads, config.attention_head_dim
@@ -26,15 +26,16 @@ class ParallelSlidingAttention(Attention):
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-        """As `Attention.attend`; which tokens are visible follows from their places."""
+        """As `Attention.attend`; `visible` is ignored."""
         return flex(q, k, v, self.size) if q.is_cuda else banded(q, k, v, self.size)
 
 
 def banded(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
-    """Chunks of `reach` tokens, all at once, each against itself and the chunk before it. Shapes as in `attend`."""
+    """Chunks of `reach` tokens, each against itself and the chunk before it. Shapes as in `attend`."""
     batch, length = len(q), q.shape[2]
     q, k, v = (F.pad(x, (0, 0, 0, -length % reach)).unflatten(2, (-1, reach)) for x in (q, k, v))
-    k, v = (torch.cat([_before(x), x], dim=3) for x in (k, v))  # (B, H, chunks, 2 reach, K)
+    # (B, H, chunks, 2 reach, K), with zeros before the first chunk
+    k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))
     query, key = torch.arange(reach, device=q.device)[:, None], torch.arange(2 * reach, device=q.device)
     band = (key > query) & (key <= query + reach)
     first = band & (key >= reach)  # the first chunk has none before it
@@ -44,13 +45,8 @@ def banded(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
     return o.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
-def _before(chunks: Tensor) -> Tensor:
-    """For every chunk the one before it, zeros for the first."""
-    return F.pad(chunks, (0, 0, 0, 0, 1, 0))[:, :, :-1]
-
-
 def flex(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
-    """The same with torch's flex attention, which skips what nobody sees."""
+    """The same with torch's flex attention, which skips masked blocks."""
     attention, mask = _flex(q.shape[2], reach, str(q.device))
     return attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
@@ -66,7 +62,7 @@ def _flex(length: int, reach: int, device: str) -> tuple[Callable[..., Any], Any
 
 
 def parallel_twin(model: HybridLM) -> HybridLM:
-    """A model with the same parameters whose attention is parallel."""
+    """A model with the same parameters and `ParallelSlidingAttention`."""
     with torch.device("meta"):
         twin = HybridLM(model.config)
         for layer in twin.blocks.layers:
@@ -78,7 +74,7 @@ def parallel_twin(model: HybridLM) -> HybridLM:
 
 
 def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:
-    """Outputs of the last block (B, T, D) after one pass over all tokens (B, T); a checkpoint holds one block."""
+    """Outputs of the last block (B, T, D) after one pass over all tokens (B, T), checkpointed block by block."""
     h, S, cache = model.embed(tokens), model.init_fast_weights(len(tokens)), model.init_cache()
     span = Span(model.blocks.rotary(0, tokens.shape[1], h))
     for i in range(model.config.depth):

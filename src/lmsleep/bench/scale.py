@@ -1,7 +1,7 @@
-"""How a training step scales over devices: tokens a second, efficiency, memory, and its gradients beside one device's.
+"""Scaling of a training step over devices: tokens a second, efficiency, memory, and the error of its gradients.
 
-It takes the arguments of `lmsleep fit`, and measures as `lmsleep bench train` does, once for each number of devices.
-The rows of a step are those of the configuration under strong scaling, and as many for each device under weak scaling.
+It takes the arguments of `lmsleep fit`, and measures as `lmsleep bench train`, for each number of devices. The batch
+size of the configuration is that of a step under strong scaling, and that of each device under weak scaling.
 
 lmsleep bench scale --config configs/experiment/paper/rule110.yaml --counts=[1,2,4] --passes=[1,4]
 lmsleep bench scale --config configs/experiment/paper/depo_4block.yaml --how=fsdp --variants=[none]
@@ -36,12 +36,12 @@ from lmsleep.training.quiet import quiet
 Scaling = Literal["strong", "weak"]
 DEFAULT: list[Variant] = ["none"]
 SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
-# Nothing but steps: a checkpoint of a large model would take longer than all of them.
+# Without checkpoints, which take long for a large model.
 STEPS_ALONE = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0"]
 
 
 class FirstGradients(L.Callback):
-    """Writes the gradients of the first step, whole and averaged over the ranks, for `gradient_error`."""
+    """Writes the gradients of the first step, unsharded and averaged over ranks, for `gradient_error`."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class FirstGradients(L.Callback):
 
 
 class ScaleCLI(BenchCLI):
-    """The arguments of `lmsleep bench train`, and over what the step is spread."""
+    """The arguments of `lmsleep bench train`, and how the step is distributed."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -75,7 +75,7 @@ class ScaleCLI(BenchCLI):
 
 
 def main(args: list[str] | None = None) -> None:
-    """The command; within the processes that it starts, one rank of it."""
+    """The command; in the processes that it starts, one rank."""
     args = list(sys.argv[1:] if args is None else args)
     with one_sentence(MisconfigurationException):
         asked = plan(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
@@ -98,18 +98,17 @@ def main(args: list[str] | None = None) -> None:
 
 
 def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
-    """The rows that so many processes measure together, of which each has one device. Raises ValueError if one of them
-    fails."""
+    """Starts `count` ranks, a device each, and returns the rows that they measure. Raises ValueError if one fails."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     out = folder / f"{count}.json"
     command = [sys.executable, "-m", "lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}"]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "MASTER_PORT": port}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "scale"}  # what torchrun would set
+    shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "scale"}  # as torchrun sets them
     of_each = [shared | {"RANK": i, "LOCAL_RANK": i} for i in range(count)]
     ranks = [subprocess.Popen(command, env=os.environ | {k: str(v) for k, v in own.items()}) for own in of_each]
-    try:  # where one fails, the others would wait for it
+    try:  # if one fails, the others would wait for it
         while any(process.poll() is None for process in ranks) and not any(process.poll() for process in ranks):
             time.sleep(0.1)
     finally:
@@ -121,7 +120,7 @@ def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def rank(args: list[str], asked: Any) -> None:
-    """Measures with the other ranks, one setting after the other; the first writes the rows to --out."""
+    """Measures all settings, together with the other ranks; the first writes the rows to --out."""
     count, rows = int(os.environ["WORLD_SIZE"]), []
     options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
     if count > 1 and asked.how == "ddp":
@@ -139,26 +138,18 @@ def rank(args: list[str], asked: Any) -> None:
                 row = measure([*options, *more], variant, n_passes, ScaleCLI)
             rows.append({"devices": count, "scaling": scaling, "how": asked.how, "batch_size": batch_size, **row})
             if os.environ["RANK"] == "0":
-                print(
-                    f"{count} devices, {scaling}, {variant}, N={n_passes}: {row['ms_per_step']:.2f} ms", file=sys.stderr
-                )
+                setting = f"{count} devices, {scaling}, {variant}, N={n_passes}"
+                print(f"{setting}: {row['ms_per_step']:.2f} ms", file=sys.stderr)
     if os.environ["RANK"] == "0":
         asked.out.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def compare(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Adds to every row its `efficiency`, and its `gradient_error` where its rows are those of the smallest count.
-
-    Efficiency is tokens a second for each device, over those at the smallest count; the error is the largest over all
-    parameters of |g - g_1| / |g_1|.
-    """
+    """Adds `efficiency`, tokens a second and device relative to the smallest count, to every row, and `gradient_error`,
+    the maximum over parameters of |g - g_1| / |g_1|, to those with the batch of the smallest count."""
     for row in rows:
-        least = next(
-            r
-            for r in rows
-            if (r["variant"], r["n_passes"]) == (row["variant"], row["n_passes"])
-            and (r["devices"] == 1 or r["scaling"] == row["scaling"])
-        )
+        same = [r for r in rows if (r["variant"], r["n_passes"]) == (row["variant"], row["n_passes"])]
+        least = next(r for r in same if r["devices"] == 1 or r["scaling"] == row["scaling"])
         row["efficiency"] = row["tokens_per_second"] / row["devices"] / (least["tokens_per_second"] / least["devices"])
         one, mine = (folder / f"{r['devices']}-{r['variant']}-{r['n_passes']}.pt" for r in (least, row))
         if row is not least and row["scaling"] == "strong" and one.exists() and mine.exists():
@@ -166,7 +157,7 @@ def compare(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def gradient_error(grads: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
-    """max |g - w| / |w| over the parameters; infinite where one has gradients for others."""
+    """max |g - w| / |w| over parameters; infinite if the names differ."""
     if grads.keys() != wanted.keys():
         return float("inf")
     return max(float((grads[name] - w).norm() / w.norm().clamp(min=1e-30)) for name, w in wanted.items())

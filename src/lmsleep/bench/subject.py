@@ -1,4 +1,4 @@
-"""The model and the device that are measured."""
+"""The model and the device of a benchmark."""
 
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from lmsleep.model import HybridConfig
 
 
 def read_model(path: Path) -> HybridConfig:
-    """The model in a configuration of `lmsleep fit`: its sizes, since speed does not depend on weights. Raises
-    ValueError if the file names none."""
+    """The model in a configuration of `lmsleep fit`. Raises ValueError if there is none."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         return HybridConfig(**content["model"]["model"])
@@ -20,5 +19,5 @@ def read_model(path: Path) -> HybridConfig:
 
 
 def chosen_device(name: str | None) -> str:
-    """None: cuda where there is one, else cpu. Raises ValueError if torch cannot use it here."""
+    """A device by name; None: cuda if available, else cpu. Raises ValueError if torch cannot use it here."""
     return str(usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu")))

@@ -8,14 +8,14 @@ import pandas as pd
 
 from lmsleep.hub import content_of, require
 
-# Those of every results file.
+# Of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
 # model, n_passes, slice, tokens, metric, value
 Measurement = tuple[str, int, int, int, str, float]
 
 
 def check_distinct(**values: Sequence[int]) -> None:
-    """Raises ValueError if one of these is empty or has a value twice: a table has one row for each."""
+    """Raises ValueError if one of the lists is empty or has a value twice."""
     for name, those in values.items():
         if not those:
             raise ValueError(f"{name} must be one or more, got none")
@@ -30,13 +30,13 @@ def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.Data
 
 
 def check_out(path: Path) -> None:
-    """Raises ValueError, before anything is measured, if no file could be written there."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"out must be a file in a folder that exists, got {str(path)!r}")
+    """Raises ValueError if no file can be written there."""
+    there = path.parent.is_dir() and not path.is_dir()
+    require(there, "out must be a file in a folder that exists", str(path))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table of results, slices as text. Raises ValueError, with the path, if it holds something else."""
+    """A table of results, slices as text. Raises ValueError, with the path, if it is none."""
     with content_of(path):
         kinds = {"slice": str, "n_passes": int, "seed": int, "tokens": int, "value": float}
         frame = pd.read_csv(path, dtype=kinds)  # pyright: ignore[reportArgumentType]
@@ -46,7 +46,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def wide(frame: pd.DataFrame, **names: str) -> str:
-    """Metrics as columns, for the terminal; `names` renames columns."""
+    """The table as text with metrics as columns; `names` renames columns."""
     keys = ["model", "n_passes", "slice"]
     table = frame.pivot(index=keys, columns="metric", values="value").reset_index()
     return table.rename(columns=names).to_string(index=False, float_format=_number)

@@ -1,6 +1,6 @@
-"""What a training step costs: a run's own steps, for several N and ways to take them, beside others' gated delta rules.
+"""The speed of a training step of a run, at several N, with our implementations and those of other packages.
 
-It takes the arguments of `lmsleep fit`, and measures as `lmsleep plan` does.
+It takes the arguments of `lmsleep fit`, and measures as `lmsleep plan`.
 
 lmsleep bench train --config configs/experiment/rule110.yaml
 lmsleep bench train --config configs/experiment/paper/rule110.yaml --passes=[1,4] --variants=[compile+graph]
@@ -32,7 +32,7 @@ from lmsleep.training.quiet import quiet
 def gated_delta_transformers(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The torch function of transformers' Qwen3-Next layer, with its own chunk size of 64 tokens. Raises ValueError if
+    """The gated delta rule of transformers' Qwen3-Next in torch, with chunks of 64 tokens. Raises ValueError if
     transformers is not installed."""
     try:
         from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
@@ -49,14 +49,14 @@ def gated_delta_transformers(
 offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
 
 Variant = Literal["none", "compile", "graph", "compile+graph", "transformers", "fla"]
-PEERS = ("transformers", "fla")  # the same model with their gated delta rule; the other variants are `model.accelerate`
+PEERS = ("transformers", "fla")  # gated delta rules of other packages; other variants are values of `model.accelerate`
 DEFAULT: dict[str, list[Variant]] = {"cpu": ["none", "transformers"], "cuda": ["compile+graph", "graph", "none", "fla"]}
-# Dense bfloat16 operations a second, from the makers' data sheets.
+# Dense bfloat16 FLOP/s, from the data sheets.
 PEAK = {"rtx 4090": 165e12, "a6000": 155e12, "a100": 312e12, "h100": 989e12, "h200": 989e12}
 
 
 class BenchCLI(PlanCLI):
-    """The arguments of `lmsleep plan`, and what is measured."""
+    """The arguments of `lmsleep plan`, and the settings to measure."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -89,12 +89,11 @@ def main(args: list[str] | None = None) -> None:
 def measure(
     args: Sequence[str], variant: Variant, n_passes: int, cli_class: type[BenchCLI] = BenchCLI
 ) -> dict[str, Any]:
-    """A row: steps of the run that the arguments of `cli_class` describe, at this N and in this way.
+    """A row of measurements: steps of the run that `args` describe, at this N and with this variant.
 
-    `ms_spread` is the 90th less the 10th percentile; a token-pass is one token read once: those that a step sleeps on
-    count N times; `utilisation` is of the devices' dense bfloat16 rate, `peak_bytes` of its memory, None where that is
-    not known; `first_step_seconds` has compilation, tuning and capture. Raises ValueError for N below 1, a device that
-    is not here, or a variant that cannot run here.
+    `ms_spread` is the 90th minus the 10th percentile; a token-pass is one token in one pass; `utilisation` is relative
+    to the dense bfloat16 rate, None if that or `peak_bytes` is unknown; `first_step_seconds` includes compilation,
+    tuning and capture. Raises ValueError for N below 1, or a device or variant that cannot run here.
     """
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
@@ -105,7 +104,7 @@ def measure(
                 raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
             work, peak_bytes = cli.work(), cli.measure()
     device = cli.trainer.strategy.root_device.type
-    # Batches that are added up for one step cost about the same each.
+    # The batches of a step cost about the same.
     low, seconds, high = work.accumulate * np.percentile(cli.clock.batches(), [10, 50, 90])
     peak = next((rate for gpu, rate in PEAK.items() if gpu in device_name(device).lower()), None)
     return {
@@ -125,7 +124,7 @@ def measure(
 
 
 def device_kind(asked: Any) -> str:
-    """ "cuda" or "cpu", where the run that was asked for would be."""
+    """ "cuda" or "cpu", the device of the run."""
     return "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
 
 
@@ -135,5 +134,5 @@ def device_name(kind: str) -> str:
 
 
 def json_line(rows: Sequence[dict[str, Any]], device: str) -> str:
-    """All rows, and where they were measured."""
+    """All rows, with device and torch version, as JSON."""
     return json.dumps({"device": device_name(device), "torch": torch.__version__, "rows": list(rows)})

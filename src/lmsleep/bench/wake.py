@@ -1,5 +1,5 @@
-"""What reading costs, awake and asleep: latency of a token, pause at an overflow, and memory, against the length of the
-context and N; beside a transformer of the same size with a key-value cache.
+"""The cost of reading, awake and asleep: latency of a token, pause at an overflow, and memory, against context length
+and N; compared with a transformer of the same size with a key-value cache.
 
 lmsleep bench wake    a small model, about a minute on a CPU
 lmsleep bench wake --config configs/model/ouro_1_4b.yaml --window_size 1024 --contexts=[1,10,100]
@@ -28,19 +28,19 @@ from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.memory import Memory
 
 WARM_UP = 5  # tokens read before the clock starts
-BLOCK = 8  # tokens that one reader reads before the next has its turn
-SLEEPS = 8  # sleeps alone of each kind; the first of each is not timed
+BLOCK = 8  # tokens that a reader reads before the next one's turn
+SLEEPS = 8  # single sleeps of each kind; the first is not timed
 
 
 @dataclass
 class Reader:
-    """A session on the clock.
+    """A timed session.
 
     Args:
-        context: tokens read before the clock starts.
-        memory_bytes: all it holds beside the weights.
-        sleeps: where its sleep events go.
-        fit, over: milliseconds of the tokens that fitted into the window, and of those that overflowed.
+        context: tokens read before.
+        memory_bytes: of its memory, without weights.
+        sleeps: receives its sleep events.
+        fit, over: milliseconds of tokens that fit into the window, and of those that overflowed.
     """
 
     model: str
@@ -53,13 +53,13 @@ class Reader:
     over: list[float] = field(default_factory=list)
 
     def read(self, token: int) -> None:
-        """Reads a token and keeps how long it took."""
+        """Reads and times a token."""
         self.sleeps.clear()
         took = _milliseconds(partial(self.session.feed, token), self.session.model)
         (self.over if self.sleeps else self.fit).append(took)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of `measure`; no pause where no token overflowed."""
+        """The metrics of `measure`; no pause if no token overflowed."""
         values = {"latency_mean_ms": float(np.mean(self.fit)), "amortised_ms": float(np.mean(self.fit + self.over))}
         values |= {f"latency_p{q}_ms": float(np.percentile(self.fit, q)) for q in (50, 99)}
         values |= {"pause_ms": float(np.mean(self.over))} if self.over else {}
@@ -75,19 +75,19 @@ def measure(
     seed: int = 0,
     max_cache_bytes: float = 2e9,
 ) -> pd.DataFrame:
-    """Latency and memory after contexts of so many windows, for the hybrid at each N and for its full-attention twin.
+    """Latency and memory after contexts of several lengths, for the hybrid at each N and for its full-attention twin.
 
     Args:
-        contexts: numbers of windows read before the clock starts; half of the timed tokens less, and those of the
-            warm-up, if the timed ones are fewer than a window.
+        contexts: numbers of windows read before; if fewer tokens than a window are timed, somewhat less, so that one of
+            them overflows.
         n_tokens: tokens timed at each context, 2 or more.
-        max_cache_bytes: the twin is left out where its cache would be larger.
+        max_cache_bytes: the twin is left out if its cache would be larger.
 
     Returns:
         A tidy table; `slice` is the number of windows, `tokens` their tokens. Metrics: `latency_mean_ms`,
         `latency_p50_ms`, `latency_p99_ms` of tokens that fit into the window; `pause_ms`, mean time of a token that
-        overflows, sleep included; `amortised_ms`, mean over all; `memory_bytes`, all that is held beside the weights.
-        For N > 1, `sleep_ms`: median of sleeps on one full window and of nothing else, on CUDA by graphs and eagerly.
+        overflows, sleep included; `amortised_ms`, mean over all tokens; `memory_bytes`, without weights. For N > 1,
+        `sleep_ms`: median time of a sleep on one full window, with graphs (on CUDA) and eagerly.
 
     Raises:
         ValueError: if a number is out of range.
@@ -97,14 +97,14 @@ def measure(
     require(n_tokens >= 2, "tokens must be 2 or more", n_tokens)  # one fits and one overflows
     check_n_passes(min(passes))
     model = random_model(config, device, seed)
-    # The first sleep of all compiles kernels and captures passes: it must not be one that is timed.
+    # The first sleep compiles kernels and captures passes, and is not timed.
     first = Session(model, max(*passes, 2), static=True)
     first.feed(_tokens(config, model.window_size + 1), last_only=True)
     sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
     sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
     for session in sessions.values():
         session._run = first._run
-    # So many tokens before a window is full reading begins, for it to overflow in the middle of the timed tokens.
+    # The window overflows in the middle of the timed tokens.
     early = min(WARM_UP + n_tokens // 2, model.window_size - 1) if n_tokens < model.window_size else 0
     places = {windows * model.window_size - early: windows for windows in sorted(contexts)}
     tokens = _tokens(config, WARM_UP + n_tokens).tolist()
@@ -129,12 +129,9 @@ def measure(
 
 
 def _on_the_clock(readers: Sequence[Reader], tokens: list[int]) -> None:
-    """Every reader reads the tokens one by one, the first of them untimed.
-
-    All read in buffers of fixed size, on CUDA as one graph. They take turns, a block of tokens at a time, so that
-    whatever else the machine does, and how fast its clocks run by then, hits all contexts and all N. The twins read
-    after the others, since their large caches would slow whoever comes next.
-    """
+    """Every reader reads the tokens one by one, the first ones untimed. They take turns, a block of tokens at a time,
+    so that other load and clock rates affect all alike; twins read alone, since their large caches would slow the next
+    reader."""
     for reader in readers:
         for token in tokens[:WARM_UP]:
             reader.session.feed(token)
@@ -145,7 +142,7 @@ def _on_the_clock(readers: Sequence[Reader], tokens: list[int]) -> None:
 
 
 def _sleeps_alone(model: HybridLM, first: Session, passes: Sequence[int]) -> list[Measurement]:
-    """A sleep on one full window, in graphs and eagerly in turns; none of N = 1, which has no passes left to make."""
+    """Times sleeps on one full window, with graphs and eagerly in turns."""
     L = model.window_size
     awake = Session(model)
     awake.feed(_tokens(model.config, L), last_only=True)
@@ -159,7 +156,7 @@ def _sleeps_alone(model: HybridLM, first: Session, passes: Sequence[int]) -> lis
 
 
 def _milliseconds(work: Callable[[], object], model: HybridLM) -> float:
-    """Wall time of some work on the model's device."""
+    """Wall time of `work` on the model's device."""
     start = time.perf_counter()
     work()
     if model.embedding.weight.is_cuda:
@@ -170,10 +167,7 @@ def _milliseconds(work: Callable[[], object], model: HybridLM) -> float:
 def _twin(
     config: HybridConfig, context: int, n_tokens: int, device: str, seed: int, max_cache_bytes: float
 ) -> Reader | None:
-    """The full-attention twin with a cache of `context` tokens; None if that is too large.
-
-    The cache holds random numbers: speed does not depend on them, and a cache of any length is there at once.
-    """
+    """The full-attention twin with a cache of `context` random tokens; None if that is too large."""
     twin = full_attention_twin(config, context + n_tokens + WARM_UP)
     per_token = 2 * twin.kv_heads * twin.attention_head_dim * twin.depth
     if context * per_token * (2 if device.startswith("cuda") else 4) > max_cache_bytes:
@@ -196,8 +190,7 @@ def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
 
 
 def full_attention_twin(config: HybridConfig, window_size: int) -> HybridConfig:
-    """The same number of blocks and, to less than a percent, of parameters, all of them attention over `window_size`
-    tokens: a transformer with a key-value cache."""
+    """A transformer with as many blocks and, within a percent, parameters, and attention over `window_size` tokens."""
     pattern = "".join("A" if letter.isupper() else "a" for letter in config.pattern)
     twin = replace(config, pattern=pattern, window_size=window_size, loop=None)
     n_mlps = sum(letter.isupper() for letter in pattern)
@@ -206,7 +199,7 @@ def full_attention_twin(config: HybridConfig, window_size: int) -> HybridConfig:
 
 
 def random_model(config: HybridConfig, device: str, seed: int = 0) -> HybridLM:
-    """A model in evaluation, bfloat16 on CUDA and float32 elsewhere."""
+    """A model with random weights in evaluation mode, bfloat16 on CUDA and float32 elsewhere."""
     torch.manual_seed(seed)
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     with torch.device(device):

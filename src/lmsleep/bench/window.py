@@ -5,8 +5,8 @@ lmsleep bench window    a small model, about a minute on a CPU
 lmsleep bench window --config configs/model/ouro_1_4b.yaml --windows=[1000,2000,4000] --length 12000 \
     --batch_sizes=[1,2,4] --repeats 3    the paper's sizes with random weights, on a GPU
 
-Timed are forward and backward passes over sequences whose last window carries the loss. The optimizer's step is left
-out: it costs the same in every setting, and is shared by the batches that gradients are accumulated over.
+Forward and backward passes over sequences whose last window carries the loss are timed, without the optimizer's step,
+which costs the same in every setting.
 """
 
 import math
@@ -51,9 +51,8 @@ def measure(
     """Training throughput for every window size, in parallel and by windows at every N; arguments as of `main`.
 
     Yields:
-        After each batch size, since a machine may be gone before the last: the tidy table so far; `slice` is the window
-        size, `tokens` those of the fastest batch. Metrics: `tokens_per_second`, counting each token once whatever N; on
-        CUDA `peak_bytes`, the most memory allocated.
+        The tidy table so far, after each batch size; `slice` is the window size, `tokens` those of the fastest batch.
+        Metrics: `tokens_per_second`, counting each token once for any N; on CUDA `peak_bytes`, the peak memory.
 
     Raises:
         ValueError: if a number is out of range.
@@ -70,13 +69,13 @@ def measure(
         torch.manual_seed(seed)
         with torch.device(device):
             model = HybridLM(replace(config, window_size=window, zero_init=False))
-        model.blocks.checkpointing = True  # as for sequences of this length in earnest
+        model.blocks.checkpointing = True
         twin = parallel_twin(model)
         runners = [Runner(WINDOWED, n, model, partial(_by_windows, n, eviction)) for n in passes]
         runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
         here: list[Measurement] = []
         for batch_size in batch_sizes:
-            # Each in turn, again and again, so that whatever else the machine does hits all of them.
+            # In turns, so that other load affects all alike.
             for repeat, runner in product(range(1 + repeats), runners):
                 if runner.fits:
                     runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
@@ -88,7 +87,7 @@ def measure(
 
 @dataclass
 class Runner:
-    """A way to train, and its fastest step so far: seconds, tokens of the batch, and on CUDA the peak of memory."""
+    """A way to train, and its fastest step so far: seconds, tokens of the batch, and on CUDA the peak memory."""
 
     name: str
     n_passes: int
@@ -100,12 +99,12 @@ class Runner:
     fits: bool = True
 
     def step(self, tokens: Tensor, targets: Tensor, timed: bool) -> None:
-        """One forward and backward pass over (B, T) each; a batch that is too large ends the trials of this runner."""
+        """One forward and backward pass over (B, T) each; if memory does not suffice, `fits` becomes False."""
         if tokens.is_cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         try:
-            cuda = tokens.is_cuda  # where training shares weights, too
+            cuda = tokens.is_cuda  # where training shares weights
             with torch.autocast(tokens.device.type, torch.bfloat16, enabled=cuda), sharing_weights(cuda):
                 value = self.loss(self.model, tokens, targets)
             value.backward()
@@ -123,7 +122,7 @@ class Runner:
             self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
 
     def measurements(self, window: int) -> list[Measurement]:
-        """Empty if no batch fitted."""
+        """The results; empty if no batch fitted."""
         if math.isinf(self.seconds):
             return []
         metrics = {"tokens_per_second": self.tokens / self.seconds}
@@ -168,12 +167,12 @@ def main(
     """The command.
 
     Args:
-        config: YAML file that describes the model; its window is exchanged.
+        config: YAML file that describes the model; its window size is replaced.
         windows: window sizes L, each dividing the length.
         passes: values of N.
         length: tokens of a sequence, T.
         batch_sizes: tried in turn; the fastest counts.
-        repeats: timed steps. The fastest counts: others are slowed by what else the machine does.
+        repeats: timed steps, of which the fastest counts.
         eviction: of reading by windows.
         device: by default cuda where there is one.
         seed: of the weights.

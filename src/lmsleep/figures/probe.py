@@ -1,11 +1,11 @@
-r"""Stage `probe`: what a linear probe reads in S after each pass of a sleep.
+r"""Stage `probe`: linear probes of S after each pass of a sleep.
 
 python -m lmsleep.figures.probe --runs runs/gpu --out results/gpu/probe.csv --passes=[1,4] --seeds=[100,101,102]
 
-The last window that sleeps gets passes 1 to --most, those before it as many as the model was trained with. In S after
-each pass, ridge regression reads on Rule 110 the cells of that window's state, as they are and after 1, 2, 4 and 8
-steps of the automaton, and the label; on Depo the node 1, 2 and 4 hops after each node. The same is read in a model
-with its first weights (N = 0), and `majority` is what one scores who always says the most frequent value.
+The last window that sleeps gets passes 1 to --most, those before it as many as in the training. From S after each
+pass, ridge regression predicts on Rule 110 the cells of that window's state, as they are and after 1, 2, 4 and 8 steps,
+and the label; on Depo the node 1, 2 and 4 hops after each node. So it does for a model with initial weights (N = 0);
+`majority` is the score of the most frequent value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ from lmsleep.tasks.rule110 import rule110_step
 from lmsleep.tasks.spec import build_task
 
 STEPS, HOPS = (0, 1, 2, 4, 8), (1, 2, 4)
-PENALTIES = tuple(10.0**k for k in range(-4, 3))  # of the mean square of a row's features
+PENALTIES = tuple(10.0**k for k in range(-4, 3))  # relative to the mean square of a row's features
 READ = 512  # rows of a forward pass
-FEATURES = 4096  # of the rows, in one product
+FEATURES = 4096  # columns of a matrix product
 
 
 def main(
@@ -46,15 +46,15 @@ def main(
     rows: tuple[int, int, int] = (8192, 1024, 2048),
     figures: Sequence[str] = ("fig2b", "fig3"),
 ) -> None:
-    """Writes a row for each run, pass and what is read; the pass is in the column `slice`.
+    """Writes a row for each run, pass and probe; the pass is in the column `slice`.
 
     Args:
-        runs: folder with those of the figures.
+        runs: folder with the runs of all figures.
         out: the CSV.
-        passes: N of the runs that are read.
-        seeds: theirs.
+        passes: N of the runs.
+        seeds: of the runs.
         most: passes over the last window.
-        rows: that the probe is fitted on, chooses its penalty on, and is tested on.
+        rows: numbers of rows to fit on, to choose the penalty on, and to test on.
         figures: of Rule 110 and Depo.
     """
     records = []
@@ -73,8 +73,8 @@ def main(
 
 
 def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
-    """slice, metric and value of everything read in the S of a model: `probe_<what>` after each pass, `majority_<what>`
-    with slice 0."""
+    """slice, metric and value of all probes of a model: `probe_<what>` after each pass, `majority_<what>` with slice
+    0."""
     config = read_config([run / "config.yaml"])
     task, sleeps = build_task(config["data"]["task"], from_anywhere=True), how_it_sleeps(run / "last.ckpt")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,8 +95,8 @@ def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) ->
 
 @torch.no_grad()
 def after_each_pass(model: HybridLM, batch: Batch, most: int, n_passes: int, **sleeps: Any) -> list[FastWeights]:
-    """S after passes 1 .. `most` over the last window that sleeps, those before it having had N. `sleeps` as
-    `read_windows` takes them."""
+    """S after passes 1 .. `most` over the last window that sleeps, with N passes over those before. `sleeps` are
+    arguments of `read_windows`."""
     trace: list[FastWeights] = []
 
     def watched(blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
@@ -115,13 +115,13 @@ def after_each_pass(model: HybridLM, batch: Batch, most: int, n_passes: int, **s
 
 
 def flat(trace: list[FastWeights]) -> Tensor:
-    """(passes, B, F): all entries of S side by side."""
+    """All entries of S after each pass: (passes, B, F)."""
     return torch.stack([torch.cat([state.flatten(1) for state in S.states], dim=1) for S in trace])
 
 
 def known(task: Task, batch: Batch) -> dict[str, Tensor]:
-    """What a probe looks for, by name: classes (B, J) of J things that are read at once. Raises ValueError if the task
-    is another, or a Depo whose test rows have not all names."""
+    """The targets of the probes by name: classes (B, J) of J values. Raises ValueError for another task, or a Depo
+    whose test rows do not have all names."""
     if isinstance(task, Rule110):
         last = batch.tokens[:, : task.n_states * task.width].unflatten(1, (task.n_states, -1))[:, -1].numpy()
         cells = np.arange(task.width - 1, -1, -1, dtype=np.uint64)
@@ -142,16 +142,16 @@ def known(task: Task, batch: Batch) -> dict[str, Tensor]:
 
 
 def ridge(X: Tensor, truth: dict[str, Tensor], rows: tuple[int, int, int]) -> dict[str, float]:
-    """The share of `truth`, classes (R, J) by name, that ridge regression on features X (R, F) has right.
+    """The accuracy on `truth`, classes (R, J) by name, of ridge regression on features X (R, F).
 
-    Of the R rows it is fitted on the first, chooses its penalty by those behind them, and is tested on the last. The
-    features are brought to mean 0 and variance 1, the classes are one-hot, the highest output is the answer. Solved in
-    its dual, of the size of the rows: (K + penalty I) a = Y, with K = X X^T over the mean of its diagonal.
+    Fitted on the first of the R rows, with the penalty chosen on those after them, tested on the last. Features are
+    standardised, classes one-hot, the largest output is the answer. Solved in the dual: (K + penalty I) a = Y, with
+    K = X X^T over the mean of its diagonal.
     """
     n, chosen, tested = rows[0], slice(rows[0], rows[0] + rows[1]), slice(len(X) - rows[2], len(X))
     mean, spread = X[:n].mean(0), X[:n].std(0)
     X = (X - mean) / (spread + 1e-6 * spread.max())
-    # In float64: of many rows the product in float32 has negative eigenvalues beyond the weakest penalty.
+    # In float64: in float32, K has negative eigenvalues larger than the smallest penalty.
     K = reduce(torch.add, (part @ part[:n].T for part in map(Tensor.double, X.split(FEATURES, dim=1))))
     K = K / K[:n].diagonal().mean()
     sizes = {name: int(values.max()) + 1 for name, values in truth.items()}

@@ -1,4 +1,4 @@
-"""Where a number comes from: the class of machine and the commit."""
+"""The hardware and the commit of a result."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ import torch
 
 
 def hardware() -> str:
-    """The class of machine: the name of the GPU if this process used one, else the kind of CPU and its cores."""
+    """The name of the GPU if this process used one, else the architecture and the cores of the CPU."""
     if torch.cuda.is_initialized():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def commit() -> str | None:
-    """The commit checked out here, with a `+` where src or configs differ from it; None where there is no git."""
+    """The current commit, with a `+` if src or configs differ from it; None without git."""
     said = []
     for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "configs"]):
         try:

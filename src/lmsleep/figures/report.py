@@ -1,4 +1,4 @@
-"""Stage `report`: every figure at every scale on one self-contained page, the paper's numbers beside ours and verdicts.
+"""Stage `report`: all figures at all scales on one self-contained page, with verdicts and the paper's numbers.
 
 python -m lmsleep.figures.report --scales [mini,gpu,paper] --results results --out results/mini.html
 
@@ -27,10 +27,10 @@ from lmsleep.figures.tables import (
 from lmsleep.figures.words import readable
 from lmsleep.hub import content_of, require
 
-WIDE = 2.2  # width over height from which a picture takes the whole width of the page
-# The numbers with tables of their own.
+WIDE = 2.2  # aspect ratio from which a picture takes the whole width of the page
+# Numbers that have their own tables.
 SHOWN = ("test_exact", "difference", "overall", "controls", "text", "verdicts")
-# Colours of the pictures that change with the theme: text, page, grid, notes, N = 1 and 2, the first t of figure 2a.
+# Colours of pictures -> colours of the theme: text, page, grid, notes, N = 1 and 2, the first t of figure 2a.
 THEME = {"000000": "currentColor", "1b1f27": "currentColor", "ffffff": "var(--card)", "e5e9f0": "var(--line)"}
 THEME |= {"5b6477": "var(--soft)", "4c566a": "var(--open)", "0072b2": "var(--token)"}
 THEME |= {"440154": "var(--weight)", "3e4989": "var(--second)", "433d84": "var(--second)"}
@@ -50,30 +50,21 @@ def main(scales: list[str], results: Path, out: Path, paper: Path = Path("docs/p
     require(chosen, f"scales must be one or more of {', '.join(known)}", scales)
     more_seeds = {table.stem for table in results.glob("seeds/*.csv")}
     found = {scale: {r.caption.name: r for r in load(results / scale, scale)} for scale in scales}
-    text = page(found, paper_values(paper), more_seeds)
-    save_text(out, text)
+    save_text(out, page(found, paper_values(paper), more_seeds))
 
 
 def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: set[str]) -> str:
-    """The report on what was `found` by scale and figure; `paper` as `paper_values` reads it, `more_seeds` figures of
-    which results/seeds has more."""
+    """The page on results by scale and figure; `paper` as of `paper_values`, `more_seeds`: figures in results/seeds."""
     folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    strict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(folder), **strict)
     figures = []
     for caption in CAPTIONS:
         at = {scale: view(scale, of[caption.name]) for scale, of in found.items() if caption.name in of}
         printed = paper[paper.figure == caption.name]
-        beside = {
-            "paper": None if printed.empty else paper_table(caption, printed),
-            "notes": paper_notes(caption, printed),
-        }
-        figures += [{"caption": caption, "at": at} | beside] if at else []
+        table = None if printed.empty else paper_table(caption, printed)
+        notes = paper_notes(caption, printed)
+        figures += [{"caption": caption, "at": at, "paper": table, "notes": notes}] if at else []
     css, drawings = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "mechanism.svg"))
     return environment.get_template("report.html.j2").render(
         scales=list(found), figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
@@ -81,35 +72,31 @@ def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: s
 
 
 def view(scale: str, result: Result) -> dict[str, Any]:
-    """What the template shows of a figure at a scale. Raises ValueError if its numbers are of other shapes."""
+    """What the template shows of a figure at a scale. Raises ValueError if its numbers have another structure."""
     with content_of(f"{result.caption.name}.json at {scale} scale"):
-        return shown(scale, result)
-
-
-def shown(scale: str, result: Result) -> dict[str, Any]:
-    return {
-        "result": result,
-        "verdict": result.verdict,
-        "there": bool(result.svg or result.numbers),
-        "picture": picture(scale, result.caption.name, result.svg, alternative(result)) if result.svg else None,
-        "tables": tables(scale, result),
-        "overall": "; ".join(map(apart, result.numbers.get("overall", []))),
-        "folded": folded(scale, result),
-        "seeds": ", ".join(map(str, result.seeds)) or "–",
-        "tokens": tokens(result),
-        "recorded": recorded(result),
-    }
+        return {
+            "result": result,
+            "verdict": result.verdict,
+            "there": bool(result.svg or result.numbers),
+            "picture": picture(scale, result.caption.name, result.svg, alternative(result)) if result.svg else None,
+            "tables": tables(scale, result),
+            "overall": "; ".join(map(apart, result.numbers.get("overall", []))),
+            "folded": folded(scale, result),
+            "seeds": ", ".join(map(str, result.seeds)) or "–",
+            "tokens": tokens(result),
+            "recorded": recorded(result),
+        }
 
 
 def apart(record: dict[str, Any]) -> str:
-    """N = 2: +12.3 (+4.5 to +20.1), with its tokens where there are several."""
+    """N = 2: +12.3 (+4.5 to +20.1), with its tokens if the record has them."""
     at = f" at {readable(record['tokens'])} tokens" if "tokens" in record else ""
     return f"N = {record['n_passes']}{at}: {difference(record)}"
 
 
 def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
-    """The drawing of Matplotlib as a part of the page: names of its own, colours of the theme, lines as it sets them;
-    `least` pixels of width leave 10 point text 10 pixels high."""
+    """An SVG of Matplotlib as a part of the page: with unique ids, and colours of the theme; at `least` pixels of
+    width, 10 point text is 10 pixels high."""
     width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     inside = re.sub(r"^.*?<svg [^>]*>|<metadata>.*?</metadata>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.S)
     inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{scale}-{name}-", inside)
@@ -119,7 +106,7 @@ def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
 
 
 def alternative(result: Result) -> str:
-    """What the picture draws, and in words what it ends in."""
+    """The alternative text of a picture: what it shows, and its final values."""
     ends = []
     for record in result.numbers.get("test_exact", []):
         place = [result.caption.at(record["slice"])] if "slice" in record else []
@@ -129,7 +116,7 @@ def alternative(result: Result) -> str:
 
 
 def tables(scale: str, result: Result) -> list[Table]:
-    """Our numbers: accuracy, controls and verdicts in full."""
+    """The tables that are shown in full."""
     found, numbers = [], result.numbers
     if "test_exact" in numbers:
         found.append(accuracy_table(f"Ours at {scale} scale, test rows", result))
@@ -143,7 +130,7 @@ def tables(scale: str, result: Result) -> list[Table]:
 
 
 def folded(scale: str, result: Result) -> list[Table]:
-    """The other lists of records among our numbers."""
+    """The tables that are folded: all other lists of records."""
     return [
         plain_table(f"Ours at {scale} scale: {name.replace('_', ' ')}", records)
         for name, records in result.numbers.items()
@@ -152,14 +139,14 @@ def folded(scale: str, result: Result) -> list[Table]:
 
 
 def recorded(result: Result) -> dict[str, str]:
-    """Hardware, torch version and short commit of the runs, or that they were not recorded."""
+    """Hardware, torch versions and short commits of the runs."""
     commits = [value[:10] + "+" * value.endswith("+") for value in result.meta.get("commit", [])]
     lists = {key: result.meta.get(key, []) for key in ("hardware", "torch")} | {"commit": commits}
     return {key: ", ".join(values) or "not recorded" for key, values in lists.items()}
 
 
 def tokens(result: Result) -> str:
-    """3.33M, or from the smallest to the largest where runs differ."""
+    """Training tokens, such as 3.33M, or the range over runs."""
     ends = dict.fromkeys(result.tokens[:1] + result.tokens[-1:])
     return " to ".join(readable(float(f"{n:.3g}")) for n in ends) or "–"
 

@@ -1,4 +1,4 @@
-"""What a results folder holds of each figure, and the verdict on it."""
+"""The results of each figure in a folder, and the verdict on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
 TONE |= {HELPS: "good", COSTS: "", HARMS: "bad"}
-WRITTEN = tuple(TONE)[:3]  # the words of a person at paper scale
+WRITTEN = tuple(TONE)[:3]  # verdicts written by hand at paper scale
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The words around one figure, see captions.yaml."""
+    """An entry of captions.yaml."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ CAPTIONS = tuple(Caption(name, **entry) for name, entry in _ENTRIES.items())
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word of TONE, and the sentence that bears it out."""
+    """A word of TONE, and the sentence that supports it."""
 
     word: str
     sentence: str
@@ -63,14 +63,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Result:
-    """What there is of one figure.
+    """The results of one figure.
 
     Attributes:
-        numbers: the content of <figure>.json, or of <figure>.csv where a figure consists of measurements; else empty.
-        svg: the picture, None where there is none.
-        seeds, tokens: of the finished runs in <figure>.csv, sorted; tokens are those one run was trained on.
-        meta: the content of <figure>.meta.json, empty where there is none.
-        has_runs: whether it has a table of runs of its own, unlike figures drawn from the scores of others.
+        numbers: the content of <figure>.json, or of <figure>.csv for measurements; empty if there is no such file.
+        svg: the picture, or None.
+        seeds, tokens: of the runs in <figure>.csv, sorted; tokens a run was trained on.
+        meta: the content of <figure>.meta.json, or empty.
+        has_runs: whether it has its own runs, unlike figures drawn from the scores of others.
     """
 
     caption: Caption
@@ -84,20 +84,15 @@ class Result:
 
     @property
     def missing(self) -> list[str]:
-        """The files that a figure consists of and that are not there."""
+        """The files of the figure that do not exist."""
         there = {"svg": self.svg is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
         return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
 
 
 def load(folder: Path, scale: str) -> list[Result]:
-    """Every figure of CAPTIONS that the scale has, in that order, as far as `folder` holds it.
-
-    At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) takes the place of
-    the one on the direction.
-
-    Raises:
-        ValueError: if `folder` is none, or a verdict is not one of WRITTEN.
-    """
+    """The results of every figure of CAPTIONS at a scale. At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b:
+    {verdict: agrees, sentence: ...}`) replaces the computed one. Raises ValueError if there is no such folder, or a
+    verdict is not one of WRITTEN."""
     if not folder.is_dir():
         raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
     written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
@@ -105,7 +100,7 @@ def load(folder: Path, scale: str) -> list[Result]:
 
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
-    """What `folder` holds of a figure; a written verdict takes the place of the one on the direction."""
+    """The results of a figure; a `written` verdict replaces the computed one."""
     svg, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("svg", "csv", "json", "meta.json"))
     numbers, meta = (read_object(path) if path.exists() else {} for path in records)
     has_runs = csv.exists() and not caption.borrows
@@ -122,7 +117,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
 
 
 def read_drawing(path: Path) -> str:
-    """An SVG file. Raises ValueError if it is not whole, or would do something in the page that it becomes part of."""
+    """An SVG file. Raises ValueError if it is not well-formed, or has scripts, animations or event handlers."""
     with content_of(path):
         text = path.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
@@ -133,7 +128,7 @@ def read_drawing(path: Path) -> str:
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The seeds and the training tokens of the runs of a figure's table: as tested, or as last validated."""
+    """The seeds and the training tokens of the runs in a table: at the test, or at the last validation."""
     table = tables.read(csv)
     scored = table[table.metric == "test_exact"]
     if scored.empty:
@@ -143,7 +138,7 @@ def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
-    """The verdicts that a person wrote down, by figure; empty where there is no file."""
+    """The verdicts in a file by figure; empty if there is no file."""
     with content_of(path):
         entries = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         for figure, entry in entries.items():
@@ -153,11 +148,8 @@ def read_verdicts(path: Path) -> dict[str, Verdict]:
 
 
 def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
-    """Whether the effect points where the paper's does; None where there are no numbers or no direction to compare.
-
-    The one comparison that decides is fixed beforehand: the largest N (or t) against the smallest, over the answers of
-    all slices together.
-    """
+    """Whether the effect has the direction of the paper's; None without numbers or direction. The comparison is fixed
+    beforehand: the largest N (or t) against the smallest, over the answers of all slices together."""
     records = numbers.get("difference" if caption.compares == "slice" else "overall", [])
     if caption.compares is None or not records:
         return None
@@ -170,11 +162,8 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
 
 
 def on_text(records: list[dict[str, Any]]) -> Verdict:
-    """Whether the largest N loses less than N = 1 over all bytes, after equal steps and after equal operations.
-
-    Args:
-        records: `text` of text.json: differences of the loss, see `plots.text.differences`.
-    """
+    """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at equal FLOPs; `records`
+    are `text` of text.json, see `plots.text.differences`."""
     most = max(record["n_passes"] for record in records)
     ends = {record["against"]: record for record in records if record["n_passes"] == most}
     steps, work = (direction(ends[name]["low"], ends[name]["high"], -1) for name in ("equal steps", "equal operations"))
@@ -185,12 +174,12 @@ def on_text(records: list[dict[str, Any]]) -> Verdict:
 
 
 def paired(n: int) -> str:
-    """What an interval over n seeds is worth."""
+    """The number of seeds of an interval, in words."""
     return f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:
-    """SAME or OPPOSITE if the interval of a difference lies wholly on one side of zero, else UNDECIDED."""
+    """SAME or OPPOSITE if the interval of a difference excludes zero, else UNDECIDED."""
     sign = side(low, high)
     return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
 

@@ -1,4 +1,4 @@
-"""What files say that runs are made with: an experiment, the grids of params.yaml, the arms of configs/arms.yaml."""
+"""The settings of runs: experiment files, the grids of params.yaml, the arms of configs/arms.yaml."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from omegaconf import OmegaConf
 from lmsleep.hub import require, typed
 
 PARAMS, TABLE = Path("params.yaml"), Path("configs/arms.yaml")
-ARMS = "arms"  # the figure in params.yaml whose cells they are; `arms_depo` has those of another task
-# Of the axes of a grid, in the names of its cells.
+ARMS = "arms"  # the figure of arms in params.yaml; `arms_depo` is that on Depo
+# The letters of the axes of a grid in the names of its cells.
 LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
 
 
 def read_config(paths: Sequence[Path | str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """An experiment: later files and `key.sub=value` overrides win, as on the command line."""
+    """The merged configuration; later files and `key.sub=value` overrides win, as on the command line."""
     merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths), OmegaConf.from_dotlist(list(overrides)))
     return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
 
 
 def grids() -> dict[str, dict[str, list[Any]]]:
     """The grid of every figure in params.yaml: its axes (`n_passes`, `steps`, `runs` or `arms`, and `seeds`) and their
-    values, where a value of `runs` is several settings that go together."""
+    values; a value of `runs` is a combination of settings."""
     return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["grids"]
 
 
@@ -49,7 +49,7 @@ def _named(axis: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class Arm:
-    """One entry of configs/arms.yaml, which says what its fields mean."""
+    """An entry of configs/arms.yaml, which documents the fields."""
 
     title: str
     arguments: tuple[str, ...]
@@ -60,8 +60,7 @@ class Arm:
 
 
 def arms() -> dict[str, Arm]:
-    """All arms of our controls and ablations by name. Raises ValueError if an entry of the table is none, or is
-    compared with one that is not there."""
+    """All arms by name. Raises ValueError if an entry of the table is invalid, or its reference arm does not exist."""
     entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     found = {name: typed(Arm, entry, f"{name} in {TABLE}") for name, entry in entries.items()}
     for name, arm in found.items():
@@ -75,5 +74,5 @@ def of_arms(figure: str) -> bool:
 
 
 def arm_of(run: Path) -> str:
-    """The arm of a run folder: deep8 of deep8-s100."""
+    """The arm of a run folder, such as deep8 of deep8-s100."""
     return run.name.rpartition("-s")[0]

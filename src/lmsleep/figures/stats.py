@@ -1,13 +1,11 @@
-"""95 % intervals: of a mean share over seeds, of a share over the rows of one seed, of differences paired by seed.
+"""Means, paired differences and 95 % intervals.
 
-| of | interval | counts |
+| of | interval | over |
 |---|---|---|
 | a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
-| the share of a single seed | Wilson's (`wilson`) | rows: answers about one graph are right or wrong together |
-| a difference of shares, paired by seed | Student's t, cut to -1 to 1 (`mean_difference`) | seeds |
-| a loss | Student's t, cut at 0 (`mean_scores`) | seeds |
-
-None of them leaves the range that its quantity can have.
+| the share of a single seed | Wilson's (`wilson`) | rows, since the answers of a row are not independent |
+| a difference of shares, paired by seed | Student's t, clipped to -1 to 1 (`mean_difference`) | seeds |
+| a loss | Student's t, clipped at 0 (`mean_scores`) | seeds |
 """
 
 import math
@@ -42,7 +40,7 @@ def wilson(share: float, n: int) -> Estimate:
 
 
 def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds of values (n,) without ends, such as a loss; a single one has no interval."""
+    """Mean and t interval over seeds of unbounded values (n,); a single one has no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < 2:
@@ -52,12 +50,11 @@ def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
 
 
 def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
-    """Mean over seeds of shares (n,), with the t interval on the logit scale, as survey statistics has it for clusters.
+    """Mean over seeds of shares (n,), with the t interval on the logit scale, as in survey statistics for clusters.
 
     The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
-    freedom: always around m and between 0 and 1. Where all seeds agree, as at exactly 0 or 1, there is no spread to
-    see: the ends are Wilson's over the `rows` that every seed was tested on, not a number where these are unknown. A
-    single seed has no interval either.
+    freedom. If all seeds agree, as at exactly 0 or 1, the ends are Wilson's over the `rows` that every seed was tested
+    on, NaN if these are unknown. A single seed has no interval.
     """
     mean = over_seeds(shares)
     if mean.n < 2:
@@ -71,33 +68,33 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
 
 
 def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of differences of shares (n,), with the t interval cut to -1 to 1; none for one seed."""
+    """Mean over seeds of differences of shares (n,), with the t interval clipped to -1 to 1; NaN for one seed."""
     mean = over_seeds(differences)
     low, high = np.clip([mean.low, mean.high], -1, 1)
     return mean._replace(low=float(low), high=float(high))
 
 
 def side(low: float | None, high: float | None) -> int:
-    """1 or -1 if an interval lies wholly above or below zero, else 0, as where there is none."""
+    """1 or -1 if an interval lies above or below zero, else 0, also if there is none."""
     return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
 
 
 def verdict(low: float | None, high: float | None) -> str:
-    """Of the interval of a difference: whether it lies wholly on one side of zero."""
+    """HELPS, HURTS or NEITHER, by the interval of a difference."""
     return {1: HELPS, -1: HURTS, 0: NEITHER}[side(low, high)]
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
-    """value(by = x) - value(by = base) for each x, over the seeds that both have: the same seed saw the same batches.
+    """value(by = x) - value(by = base), paired by seed, since the same seed has the same batches.
 
     Args:
-        table: rows with columns `by`, seed, value and those of `within`, one row for each combination.
+        table: with columns `by`, seed, value and those of `within`, one row for each combination.
         by: the column compared, such as n_passes.
-        base: the value of `by` that others are compared with.
-        within: columns kept apart, such as slice.
+        base: the reference value of `by`.
+        within: columns of groups, such as slice.
 
     Returns:
-        One row for each other value of `by` (and group): value, low, high, n.
+        One row for each other value of `by` and group: value, low, high, n.
     """
     records = []
     for key, group in table.groupby(within) if within else [((), table)]:
@@ -109,19 +106,15 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
 
 
 def by_level(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
-    """The rows of metrics for single slices, these as numbers."""
+    """The rows of metrics for single slices, as numbers."""
     part = table[(table.slice != "all") & table.metric.isin(metrics)]
     return part.assign(slice=part.slice.astype(int))
 
 
 def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
-    """Exact accuracy on test rows for each combination of `keys`, slices as numbers.
-
-    Returns:
-        Records with the mean and its interval over seeds (value, low, high, n), and the Wilson interval over the rows
-        of a single seed (wilson_low, wilson_high), where the table counts rows: those of several models are no sample
-        of one proportion. `answers` counts over all seeds, `rows` those of one.
-    """
+    """Exact accuracy on test rows for each combination of `keys`, slices as numbers: records with the mean and its
+    interval over seeds (value, low, high, n), for a single seed the Wilson interval over rows (wilson_low, wilson_high;
+    the rows of several models are no sample of one proportion), `answers` of all seeds and `rows` of one."""
     names = ["test_exact", "test_count", "test_rows"]
     wide = by_level(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
     wide = wide.reindex(columns=names).reset_index()
@@ -138,20 +131,16 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
 
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """Mean and t interval over seeds, cut at 0, of each of the losses `metrics`, for each combination of `keys`, slices
-    as numbers."""
+    """Mean and t interval over seeds, clipped at 0, of losses, for each combination of `keys`, slices as numbers."""
     groups = by_level(table, *metrics).groupby(keys)
     means = [(dict(zip(keys, key, strict=True)), over_seeds(group.value)) for key, group in groups]
     return plain([names | mean._asdict() | {"low": np.maximum(mean.low, 0.0)} for names, mean in means])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
-    """What texts quote of a figure over N.
-
-    `test_exact` is `exact_accuracy`; `difference` holds the paired differences from the smallest N, by slice if
-    `by_slice`; `overall` the same over the answers of all slices together; `exact` and `ahead` are the means of these
-    and of that by N, as metrics of DVC.
-    """
+    """The numbers of a figure over N: `test_exact` is `exact_accuracy`, `difference` are paired differences from the
+    smallest N (by slice if `by_slice`), `overall` the same over all slices together; `exact` and `ahead` are mean
+    accuracy and `overall` by N, as metrics of DVC."""
     keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
     exact = table[table.metric == "test_exact"]
     overall, base = exact[exact.slice == "all"], int(exact.n_passes.min())
@@ -167,7 +156,7 @@ def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any
 
 
 def plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
-    """Numbers that JSON knows; not-a-number becomes null."""
+    """Records with plain Python values; NaN becomes None."""
     return [
         {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
     ]

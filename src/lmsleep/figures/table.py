@@ -1,11 +1,11 @@
-r"""Stage `table`: learning curves and test scores of a figure in one tidy CSV, and what its runs were made with.
+r"""Stage `table`: learning curves and test scores of a figure in one tidy CSV, and the provenance of its runs.
 
 python -m lmsleep.figures.table --figure fig2b --runs runs/mini/fig2b --scores runs/mini/scores/fig2b.csv \
     --out results/mini/fig2b.csv
 
-Beside <out> it writes <figure>.meta.json, which changes only when a run was trained anew:
+Beside <out> it writes <figure>.meta.json, which changes only when a run is trained again:
 {"runs": 9, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
-Without --scores it takes every run in --runs as far as it is, whatever the grid of params.yaml.
+Without --scores it takes all runs in --runs, finished or not, and ignores the grid of params.yaml.
 """
 
 import re
@@ -45,8 +45,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:
-    """The run folders of the cells of a figure's grid, whatever else `folder` holds. Raises ValueError if one is not
-    there."""
+    """The run folders of a figure's grid. Raises ValueError if one does not exist."""
     runs = [folder / name for name in cells(figure)]
     missing = [run.name for run in runs if not run.is_dir()]
     if missing or not runs:
@@ -64,9 +63,9 @@ def started(folder: Path) -> list[Path]:
 
 
 def run_columns(figure: str, run: Path) -> dict[str, Any]:
-    """figure, model (its pattern, or the name of the weights it started from; with the steps, if a cell's name has
-    them; the arm, where the figure has arms), n_passes, seed and tokens of a run, read from its config.yaml and
-    run.json; of one that has not ended, or of before, tokens are those of the last validation in curve.csv."""
+    """figure, model (its pattern, or the name of its pretrained weights; with the steps, if the cell's name has them;
+    or the arm), n_passes, seed and tokens of a run, from its config.yaml and run.json; for an unfinished run, tokens
+    are those of the last validation in curve.csv."""
     with content_of(run / "config.yaml"):
         config = read_config([run / "config.yaml"])
         model = config["model"]["model"]
@@ -82,7 +81,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
 
 
 def validations(run: Path) -> pd.DataFrame:
-    """curve.csv of a run: step, tokens and scores, all of them numbers. Raises ValueError if it holds other things."""
+    """curve.csv of a run: step, tokens and scores. Raises ValueError if it is invalid or empty."""
     path = run / "curve.csv"
     with content_of(path):
         frame = pd.read_csv(path, dtype=float).astype({"step": int, "tokens": int})
@@ -93,14 +92,14 @@ def validations(run: Path) -> pd.DataFrame:
 def curve(figure: str, run: Path) -> pd.DataFrame:
     """The validation curve of a run in tidy form, metrics prefixed `val_`."""
     wide = validations(run).drop(columns="step").melt(id_vars="tokens", var_name="name")
-    names = wide.pop("name").str.replace("/", "-").str.partition("-")  # runs of before have exact/4
+    names = wide.pop("name").str.replace("/", "-").str.partition("-")  # old runs have exact/4
     wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
     columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
     return wide.dropna(subset="value").assign(**columns)[COLUMNS]
 
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
-    """Number of runs, and every hardware class, torch version and commit that their run.json name."""
+    """Number of runs, and the hardware, torch versions and commits in their run.json."""
     records = [read_object(run / "run.json") for run in runs if (run / "run.json").exists()]
     names = ("hardware", "torch", "commit")
     return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}

@@ -1,4 +1,4 @@
-"""The tables of a report: the paper's numbers, and ours with their intervals."""
+"""The tables of the report: the paper's numbers, and ours with intervals."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,7 +13,7 @@ QUALIFIERS = ("about", ">")
 
 
 class Table(NamedTuple):
-    """What a table shows, as text."""
+    """A table of texts."""
 
     title: str
     header: Sequence[str]
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 def paper_table(caption: Caption, paper: pd.DataFrame) -> Table:
-    """A row for each metric and N, a column for each slice; values of which N is not known share a cell."""
+    """A row for each metric and N, a column for each slice; values of unknown N share a cell."""
     levels = sorted(paper["slice"].unique())
     rows = []
     for i, metric in enumerate(paper.metric.unique()):
@@ -37,13 +37,13 @@ def paper_table(caption: Caption, paper: pd.DataFrame) -> Table:
 
 
 def printed(row: Any) -> str:
-    """A value with as many digits as the paper gives it: about 10 %, > 30 %, 21.0 %."""
+    """A value with the digits of the paper: about 10 %, > 30 %, 21.0 %."""
     qualifier = next((f"{word} " for word in QUALIFIERS if row.note.startswith(word)), "")
     return f"{qualifier}{Decimal(row.value).scaleb(2)} %"
 
 
 def paper_notes(caption: Caption, paper: pd.DataFrame) -> list[str]:
-    """What the notes add to the values, each note once with the places that it is for."""
+    """The notes on the paper's values, each once with all its places."""
     places: dict[str, list[str]] = {}
     for row, known in zip(paper.to_dict("records"), paper.n_passes.notna(), strict=True):
         qualifier = next((word for word in QUALIFIERS if row["note"].startswith(word)), "")
@@ -54,7 +54,7 @@ def paper_notes(caption: Caption, paper: pd.DataFrame) -> list[str]:
 
 
 def accuracy_table(title: str, result: Result) -> Table:
-    """Test accuracy for each slice and N with its intervals, and the paired difference from the smallest N (or t)."""
+    """Test accuracy for each slice and N with intervals, and the paired difference from the smallest N (or t)."""
     numbers, compares = result.numbers, result.caption.compares
     keys = [key for key in ("slice", "n_passes") if key in numbers["test_exact"][0]]
     names = {"slice": result.caption.level, "n_passes": "N"}
@@ -73,40 +73,34 @@ def accuracy_table(title: str, result: Result) -> Table:
 
 
 def difference(record: dict[str, Any]) -> str:
-    """The value of a record with its interval, in percentage points."""
+    """A difference with its interval, in percentage points."""
     return points(record["value"], record["low"], record["high"])
 
 
 def controls_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """Accuracy as trained and with S cut, for each figure and N."""
-    wide = pd.DataFrame(records).pivot(index=["figure", "n_passes"], columns="metric", values="value").reset_index()
-    rows = [
-        [row["figure"], str(row["n_passes"]), percent(row["test_exact"]), percent(row["cut_exact"])]
-        for row in wide.to_dict("records")
-    ]
+    wide = pd.DataFrame(records).pivot(index=["figure", "n_passes"], columns="metric", values="value")
+    rows = [[figure, str(n), percent(row.test_exact), percent(row.cut_exact)] for (figure, n), row in wide.iterrows()]
     return Table(title, ["figure", "N", "as trained", "S cut"], rows)
 
 
 def verdicts_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
-    """What each record compares, the difference with its interval, and the verdict that follows."""
+    """The comparison of each record, its difference with interval, and its verdict."""
     names = [key for key in records[0] if key not in ("value", "low", "high", "n", "verdict", "exact")]
-    rows = [
-        [*(plain(r[name]) for name in names), points(r["value"], r["low"], r["high"]), str(r["n"]), r["verdict"]]
-        for r in records
-    ]
+    rows = [[*(plain(r[name]) for name in names), difference(r), str(r["n"]), r["verdict"]] for r in records]
     header = [{"n_passes": "N"}.get(name, name) for name in names]
     return Table(title, [*header, "points", "seeds", "verdict"], rows)
 
 
 def plain_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
-    """Records as they are, a column for each key."""
+    """All records, a column for each key."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     header = [{"n_passes": "N"}.get(key, key.replace("_", " ")) for key in keys]
     return Table(title, header, [[plain(record.get(key)) for key in keys] for record in records])
 
 
 def plain(value: Any) -> str:
-    """Any value, numbers with four digits; a dash for None."""
+    """A value as text, floats with four digits; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -2,11 +2,10 @@
 
 python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
 
-All that follows the folder goes to `lmsleep fit`, and behind it, for a folder <arm>-s<seed> where `--arm` comes first,
-what configs/arms.yaml says of the arm; the folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC
-empties an output folder before its stage starts, so the state to resume from lives elsewhere, under a name made of the
-arguments, the configuration files, their dataset, the weights that they start from and the code: a run that was stopped
-(`timeout -s TERM`, SIGTERM, or killed) goes on where it was last saved, a changed one starts afresh.
+The arguments after the folder are those of `lmsleep fit`; after `--arm`, those of configs/arms.yaml for the arm of a
+folder <arm>-s<seed> are appended. The folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC empties an output
+folder before its stage starts, so the state to resume from lives elsewhere, under a hash of arguments, configuration
+files, dataset, initial weights and code: a run that was stopped resumes, a changed one starts afresh.
 """
 
 import hashlib
@@ -49,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(out: Path, fit_args: list[str]) -> None:
-    """Runs `lmsleep fit` into `out`, from the saved state of an interrupted run of the same arguments and code."""
+    """Runs `lmsleep fit` into `out`, resuming an interrupted run with the same arguments and code."""
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
     started, code = time.time(), commit()
-    with nullcontext() if attended else quiet():  # one of many: a line for each validation is enough
+    with nullcontext() if attended else quiet():
         cli = run_trainer(
             [
                 "fit",
@@ -72,9 +71,9 @@ def train(out: Path, fit_args: list[str]) -> None:
     read = {"tokens": tokens_read(cli.trainer), "seconds": round(time.time() - started, 1)}
     record = {**read, "args": fit_args, **made_with}
     save_json(state / "run.json", record)
-    for needless in (*state.glob(".*"), state / PREVIOUS):  # the former is what `atomic_write` leaves if it is killed
+    for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
-    for bundle in state.glob(f"{BUNDLE}*"):  # of a failure that did not come again
+    for bundle in state.glob(f"{BUNDLE}*"):  # of an earlier failure
         shutil.rmtree(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
@@ -82,7 +81,7 @@ def train(out: Path, fit_args: list[str]) -> None:
 
 
 def arguments_of_arm(out: Path) -> tuple[str, ...]:
-    """What the table says of the arm that a folder is named after. Raises ValueError if it has none."""
+    """The arguments of the arm that a folder is named after. Raises ValueError if there is no such arm."""
     known = arms()
     require(arm_of(out) in known, f"the folder must be called <arm>-s<seed> with an arm of {TABLE}", str(out))
     arm = known[arm_of(out)]
@@ -90,7 +89,7 @@ def arguments_of_arm(out: Path) -> tuple[str, ...]:
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
-    """A name for a run: its place, arguments, configuration files, their dataset and first weights, and the code."""
+    """A hash of a run: its folder, arguments, configuration files, dataset, initial weights, and the code."""
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
     package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
     files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]

@@ -1,4 +1,4 @@
-"""How reports and texts write shares, differences and counts."""
+"""Formats of shares, differences and counts in texts."""
 
 import math
 
@@ -15,21 +15,21 @@ def signed(share: float) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """10.2 to 30.4 %; a dash where there is no interval."""
+    """10.2 to 30.4 %; a dash if there is no interval."""
     if low is None or high is None or math.isnan(low):
         return "–"
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def points(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A difference of shares, +12.3 (+4.5 to +20.1), in percentage points; alone where there is none."""
+    """A difference of shares in percentage points, +12.3 (+4.5 to +20.1); without interval, +12.3."""
     if low is None or high is None or math.isnan(low):
         return signed(value)
     return f"{signed(value)} ({signed(low)} to {signed(high)})"
 
 
 def nats(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A difference of losses, -0.0123 (-0.0145 to -0.0101); alone where there is no interval."""
+    """A difference of losses, -0.0123 (-0.0145 to -0.0101); without interval, -0.0123."""
     if low is None or high is None or math.isnan(low):
         return f"{value:+.4f}"
     return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
