@@ -121,7 +121,7 @@ def test_is_one_node_of_a_compiled_graph():
 
 def test_bad_input_is_named():
     h = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match=r"weight must have shape \(3,\) to fit h, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"weight must have shape \(3,\) to fit h \(2, 3\), got \(2,\)"):
         add_norm(h, None, torch.zeros(2))
-    with pytest.raises(ValueError, match=r"y must have shape \(2, 3\) to fit h, got \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"y must have shape \(2, 3\) to fit h \(2, 3\), got \(2, 2\)"):
         add_norm(h, h[:, :2], torch.zeros(3))

@@ -58,5 +58,5 @@ def test_the_gradients_are_parts_of_one_tensor():
 
 
 def test_shapes_that_differ_are_named():
-    with pytest.raises(ValueError, match=r"up must have shape \(2, 3\) to fit gate, got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"up must have shape \(2, 3\) to fit gate \(2, 3\), got \(2, 4\)"):
         swiglu(torch.zeros(2, 3), torch.zeros(2, 4))

@@ -9,9 +9,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,17 @@ _CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool], str] = {}
 _SAID: set[str] = set()
 
 
+def kernel(name: str, implementation: str, install: str, **limits: Any) -> Backend:
+    """A backend of CUDA kernels whose `implementation`, `package.module.function`, is imported when first needed;
+    `limits` are further fields of `Backend`."""
+    module, _, function = implementation.rpartition(".")
+
+    def load() -> Implementation:
+        return getattr(import_module(module), function)
+
+    return Backend(name, load, install, cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
+
+
 def register(op: str, *backends: Backend) -> None:
     """Declares the backends of an op, best first. At least one automatic backend must need nothing but torch."""
     _TABLES[op] = {backend.name: backend for backend in backends}
@@ -78,6 +91,15 @@ def register(op: str, *backends: Backend) -> None:
 def offer(op: str, backend: Backend) -> None:
     """Adds a backend behind those that an op has."""
     _TABLES[op][backend.name] = backend
+
+
+def check_shapes(like: str, tensor: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Raises ValueError unless all tensors have their expected shapes, those that fit `tensor`, which is called
+    `like`."""
+    for name, (x, shape) in expected.items():
+        if x.shape != shape:
+            fit = f"{tuple(shape)} to fit {like} {tuple(tensor.shape)}"
+            raise ValueError(f"{name} must have shape {fit}, got {tuple(x.shape)}")
 
 
 def resolve(

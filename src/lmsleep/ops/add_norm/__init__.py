@@ -5,25 +5,17 @@ from torch import Tensor
 
 from lmsleep.ops.add_norm.naive import add_norm_naive
 from lmsleep.ops.add_norm.plain import add_norm_torch
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
 
 MAX_CHANNELS = 8192  # a row is one tile
 
 
-def _load_triton() -> Implementation:
-    from lmsleep.ops.add_norm.fused import add_norm_triton
-
-    return add_norm_triton
-
-
 register(
     "add_norm",
-    Backend(
+    kernel(
         "triton",
-        _load_triton,
-        install="pip install triton",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
+        "lmsleep.ops.add_norm.fused.add_norm_triton",
+        "pip install triton",
         limit=f"{MAX_CHANNELS} channels",
     ),
     Backend("torch", lambda: add_norm_torch),
@@ -54,10 +46,7 @@ def add_norm(
     Raises:
         ValueError: if a shape does not fit, or the forced backend is unknown or cannot run here.
     """
-    if weight.shape != h.shape[-1:]:
-        raise ValueError(f"weight must have shape {tuple(h.shape[-1:])} to fit h, got {tuple(weight.shape)}")
-    if y is not None and y.shape != h.shape:
-        raise ValueError(f"y must have shape {tuple(h.shape)} to fit h, got {tuple(y.shape)}")
+    check_shapes("h", h, {"weight": (weight, h.shape[-1:])} | ({} if y is None else {"y": (y, h.shape)}))
     with torch.autocast(h.device.type, enabled=False):
         implementation = resolve("add_norm", h.device, h.dtype, backend, h.shape[-1] > MAX_CHANNELS)
         return implementation(h, y, weight, eps, dtype or h.dtype)

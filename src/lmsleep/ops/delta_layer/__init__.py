@@ -3,20 +3,13 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, is_forced, register, resolve
+from lmsleep.ops.backend import Backend, check_shapes, is_forced, kernel, register, resolve
 from lmsleep.ops.delta_layer.composed import delta_layer_torch
 from lmsleep.ops.delta_layer.naive import delta_layer_naive
 
-
-def _load_triton() -> Implementation:
-    from lmsleep.ops.delta_layer.fused import delta_layer_triton
-
-    return delta_layer_triton
-
-
 register(
     "delta_layer",
-    Backend("triton", _load_triton, install="pip install triton", cuda_only=True, dtypes=KERNEL_DTYPES),
+    kernel("triton", "lmsleep.ops.delta_layer.fused.delta_layer_triton", "pip install triton"),
     Backend("torch", lambda: delta_layer_torch),
     Backend("naive", lambda: delta_layer_naive, automatic=False),
 )
@@ -103,21 +96,13 @@ def _check(
 ) -> None:
     (taps, _), (B, n), (H, K, V) = next(iter(expected.values())), projected.shape[:2], state.shape[1:]
     expected = {"projected": (projected, (B, n, 2 * H * (K + V + 1))), **expected}
-    expected |= {
-        "A_log": (A_log, (H,)),
-        "dt_bias": (dt_bias, (H,)),
-        "weight": (weight, (V,)),
-        "state": (state, (B, H, K, V)),
-    }
+    expected |= {"A_log": (A_log, (H,)), "dt_bias": (dt_bias, (H,)), "weight": (weight, (V,))}
+    expected |= {"state": (state, (B, H, K, V))}
     if left is not None:
         expected["left"] = (left, (B, taps.shape[-1] - 1, columns))
     if mask is not None:
         expected["mask"] = (mask, (B, n))
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} to fit state {tuple(state.shape)}, got {tuple(tensor.shape)}"
-            )
+    check_shapes("state", state, expected)
 
 
 def _run(

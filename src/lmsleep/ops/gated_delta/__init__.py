@@ -3,40 +3,14 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, WINDOW, Backend, Implementation, register, resolve
+from lmsleep.ops.backend import WINDOW, Backend, check_shapes, kernel, register, resolve
 from lmsleep.ops.gated_delta.closed_form import gated_delta_torch
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 
-
-def _load_triton() -> Implementation:
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
-
-    return gated_delta_triton
-
-
-def _load_fla() -> Implementation:
-    from lmsleep.ops.gated_delta.fla import gated_delta_fla
-
-    return gated_delta_fla
-
-
 register(
     "gated_delta",
-    Backend(
-        "triton",
-        _load_triton,
-        install="pip install triton",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
-        short=True,
-    ),
-    Backend(
-        "fla",
-        _load_fla,
-        install="pip install flash-linear-attention",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
-    ),
+    kernel("triton", "lmsleep.ops.gated_delta.window.gated_delta_triton", "pip install triton", short=True),
+    kernel("fla", "lmsleep.ops.gated_delta.fla.gated_delta_fla", "pip install flash-linear-attention"),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),
 )
@@ -73,9 +47,7 @@ def gated_delta(
     if state is None:
         state = torch.zeros(B, H, K, v.shape[-1], device=v.device, dtype=torch.promote_types(v.dtype, torch.float32))
     expected["state"] = (state, (B, H, K, v.shape[-1]))
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to fit k {tuple(k.shape)}, got {tuple(tensor.shape)}")
+    check_shapes("k", k, expected)
     with torch.autocast(q.device.type, enabled=False):
         o, after = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW)(q, k, v, log_decay, beta, state)
     return o.to(v.dtype), after

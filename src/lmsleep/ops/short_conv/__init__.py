@@ -3,25 +3,16 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.backend import Backend, kernel, register, resolve
 from lmsleep.ops.short_conv.naive import dynamic_conv_naive, short_conv_naive
 from lmsleep.ops.short_conv.taps import dynamic_conv_torch, short_conv_torch
 
-
-def _load_causal_conv1d() -> Implementation:
-    from lmsleep.ops.short_conv.causal_conv1d import short_conv_causal_conv1d
-
-    return short_conv_causal_conv1d
-
-
 register(
     "short_conv",
-    Backend(
+    kernel(
         "causal_conv1d",
-        _load_causal_conv1d,
-        install="pip install --no-build-isolation --no-cache-dir causal-conv1d",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
+        "lmsleep.ops.short_conv.causal_conv1d.short_conv_causal_conv1d",
+        "pip install --no-build-isolation --no-cache-dir causal-conv1d",
         eager=True,
     ),
     Backend("torch", lambda: short_conv_torch),

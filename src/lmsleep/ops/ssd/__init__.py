@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
 from lmsleep.ops.gated_delta import gated_delta
 from lmsleep.ops.ssd.closed_form import ssd_torch
 from lmsleep.ops.ssd.naive import ssd_naive
@@ -11,21 +11,9 @@ from lmsleep.ops.ssd.naive import ssd_naive
 MIN_CORRECTION = 1e-6
 
 
-def _load_mamba() -> Implementation:
-    from lmsleep.ops.ssd.mamba import ssd_mamba
-
-    return ssd_mamba
-
-
 register(
     "ssd",
-    Backend(
-        "mamba_ssm",
-        _load_mamba,
-        install="pip install --no-build-isolation --no-cache-dir mamba-ssm",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
-    ),
+    kernel("mamba_ssm", "lmsleep.ops.ssd.mamba.ssd_mamba", "pip install --no-build-isolation --no-cache-dir mamba-ssm"),
     Backend("torch", lambda: ssd_torch),
     Backend("naive", lambda: ssd_naive, automatic=False),
 )
@@ -145,7 +133,5 @@ def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | N
     if state is None:
         state = x.new_zeros(batch, H, P, N, dtype=torch.promote_types(x.dtype, torch.float32))
     expected["state"] = (state, (batch, H, P, N))
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {tuple(shape)} to fit x and B, got {tuple(tensor.shape)}")
+    check_shapes("x", x, expected)
     return state.to(torch.promote_types(x.dtype, torch.float32))

@@ -3,13 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
-
-
-def _load_triton() -> Implementation:
-    from lmsleep.ops.swiglu.fused import swiglu_triton
-
-    return swiglu_triton
+from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
 
 
 def swiglu_torch(gate: Tensor, up: Tensor) -> Tensor:
@@ -24,7 +18,7 @@ def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
 
 register(
     "swiglu",
-    Backend("triton", _load_triton, install="pip install triton", cuda_only=True, dtypes=KERNEL_DTYPES),
+    kernel("triton", "lmsleep.ops.swiglu.fused.swiglu_triton", "pip install triton"),
     Backend("torch", lambda: swiglu_torch),
     Backend("naive", lambda: swiglu_naive, automatic=False),
 )
@@ -40,6 +34,5 @@ def swiglu(gate: Tensor, up: Tensor, backend: str | None = None) -> Tensor:
     Raises:
         ValueError: if the shapes differ, or the forced backend is unknown or cannot run here.
     """
-    if gate.shape != up.shape:
-        raise ValueError(f"up must have shape {tuple(gate.shape)} to fit gate, got {tuple(up.shape)}")
+    check_shapes("gate", gate, {"up": (up, gate.shape)})
     return resolve("swiglu", gate.device, gate.dtype, backend)(gate, up)

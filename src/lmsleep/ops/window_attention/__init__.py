@@ -3,26 +3,17 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import KERNEL_DTYPES, Backend, Implementation, register, resolve
+from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
 from lmsleep.ops.window_attention.limits import MAX_CHANNELS, MAX_TOKENS
 from lmsleep.ops.window_attention.naive import window_attention_naive
 from lmsleep.ops.window_attention.sdpa import window_attention_torch
 
-
-def _load_triton() -> Implementation:
-    from lmsleep.ops.window_attention.window import window_attention_triton
-
-    return window_attention_triton
-
-
 register(
     "window_attention",
-    Backend(
+    kernel(
         "triton",
-        _load_triton,
-        install="pip install triton",
-        cuda_only=True,
-        dtypes=KERNEL_DTYPES,
+        "lmsleep.ops.window_attention.window.window_attention_triton",
+        "pip install triton",
         limit=f"{MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),
     Backend("torch", lambda: window_attention_torch),
@@ -62,9 +53,7 @@ def window_attention(
     expected |= {name: (x, (n, K // 2)) for name, x in zip(("cos", "sin"), rotary, strict=True)}
     if mask is not None:
         expected["mask"] = (mask, (B, n))
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape} to fit q {tuple(q.shape)}, got {tuple(tensor.shape)}")
+    check_shapes("q", q, expected)
     beyond = n > MAX_TOKENS or MAX_CHANNELS.get(q.dtype.itemsize, 0) < K
     with torch.autocast(q.device.type, enabled=False):
         o = resolve("window_attention", q.device, q.dtype, backend, beyond)(q, k, v, rotary, mask)
