@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lmsleep.cli import main
 from lmsleep.model import HybridConfig, register_mixer
-from lmsleep.model.attention import Span
+from lmsleep.model.attention import PassContext
 
 
 class Hebbian(nn.Module):
-    """q, k, v = W x, q and k L2-normalised; S by the rule above; y = W_o o. No convolution, so nothing is `left`."""
+    """q, k, v = W x, q and k L2-normalised; S by the rule above; y = W_o o. No convolution, so no `cache`."""
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class Hebbian(nn.Module):
         self.decay_logit = nn.Parameter(torch.linspace(2.0, 6.0, H))
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, state: Tensor, left: None, span: Span) -> tuple[Tensor, Tensor, None]:
-        """x (B, n, D), state (B, H, K, V) -> y (B, n, D), the new state, nothing left. All n tokens in one go:
+    def forward(self, x: Tensor, state: Tensor, cache: None, ctx: PassContext) -> tuple[Tensor, Tensor, None]:
+        """x (B, n, D), state (B, H, K, V) -> y (B, n, D), the new state, no cache. All n tokens in one go:
 
         o_t = a^t S_0^T q_t + sum over s <= t of a^(t-s) (q_t k_s) v_s, with t counting unmasked tokens.
         """
@@ -39,7 +39,7 @@ class Hebbian(nn.Module):
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        counts = torch.ones(x.shape[:2], device=x.device) if span.mask is None else span.mask.float()
+        counts = torch.ones(x.shape[:2], device=x.device) if ctx.mask is None else ctx.mask.float()
         k = k * counts[:, None, :, None].to(k.dtype)  # a masked token writes nothing
         t = counts.cumsum(dim=1)[:, None].to(state.dtype)  # (B, 1, n); a masked token does not decay either
         log_a = F.logsigmoid(self.decay_logit).to(state.dtype)[:, None]  # (H, 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmsleep.atomic import atomic_write, check_writable, sweep
+from lmsleep.atomic import atomic_write, check_writable, remove_stale
 
 
 def test_a_file_of_safetensors_has_the_permissions_of_any_new_file(tmp_path):
@@ -89,7 +89,7 @@ def test_the_next_writer_removes_what_killed_ones_left_and_nothing_that_is_being
     with atomic_write(tmp_path / "file") as one, atomic_write(tmp_path / "file") as two:
         one.write_text("one")
         two.write_text("two")
-        sweep(tmp_path / "file")
+        remove_stale(tmp_path / "file")
         assert {path.name for path in tmp_path.iterdir()} == {one.name, two.name, *others}
     assert {path.name for path in tmp_path.iterdir()} == {"file", *others}
 

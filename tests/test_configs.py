@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from lmsleep.training.graphs import check_trainer
+from lmsleep.training.graphs import check_graph_trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "experiment/paper"
@@ -31,7 +31,7 @@ def test_every_run_whose_step_can_be_a_graph_is_one(name):
     config = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
     trainer = SimpleNamespace(**({"accumulate_grad_batches": 1, "strategy": "auto"} | config["trainer"]))
     try:
-        check_trainer(trainer)  # pyright: ignore[reportArgumentType]
+        check_graph_trainer(trainer)  # pyright: ignore[reportArgumentType]
     except ValueError:
         assert "graph" not in config["model"].get("accelerate", "none")
     else:

@@ -70,7 +70,7 @@ def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys
 
 
 def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "state", lambda package: ("1", "works"))
+    monkeypatch.setattr(doctor, "package_state", lambda package: ("1", "works"))
     doctor.main()
     words = capsys.readouterr().out
     assert "above 128" in words and "fla" in words and "All kernels are in place." in words
@@ -84,13 +84,15 @@ def test_a_disk_that_is_nearly_full_is_named(monkeypatch, free, enough):
 
 
 def test_packages_other_than_the_pinned_ones_are_named():
-    assert doctor.drift() == []
+    assert doctor.version_drift() == []
     here, other = metadata.version("torch").split("+")[0], metadata.version("numpy")
     pins = ["# exact", f"Torch=={here}", f"NumPy=={other}.1", "a-package-that-is-not-here==1"]
     Path("constraints.txt").write_text("\n".join(pins))
-    assert doctor.drift() == [f"packages: 1 of 3 pins of constraints.txt differ: NumPy {other} (pinned {other}.1)"]
+    assert doctor.version_drift() == [
+        f"packages: 1 of 3 pins of constraints.txt differ: NumPy {other} (pinned {other}.1)"
+    ]
     Path("constraints.txt").write_text(f"torch=={here}\n")
-    assert doctor.drift() == ["packages: as constraints.txt"]
+    assert doctor.version_drift() == ["packages: as constraints.txt"]
 
 
 def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart(tmp_path):

@@ -73,9 +73,9 @@ def test_hebbian_equals_the_loop_over_time(example, build, draw_tokens):
     model = build("AH", fast_value_dim=5)
     layer = model.blocks.layers[1].mixer
     mask = torch.tensor([[True] * L, [False, True, True, False, True, True]])
-    span = model.blocks.span(model.embed(draw_tokens(2, L)), model.init_cache(), mask)
+    ctx = model.blocks.context(model.embed(draw_tokens(2, L)), model.init_cache(), mask)
     x, S = torch.randn(2, L, 16).double(), torch.randn(2, *layer.state_shape).double()
-    y, after, left = layer(x, S, None, span)
+    y, after, left = layer(x, S, None, ctx)
     assert left is None
     for row in range(2):
         want, want_S = hebbian_loop(layer, x[row], S[row], mask[row])

@@ -142,7 +142,7 @@ def test_what_is_saved_is_a_folder_of_ours(folder, tmp_path):
     AutoModelForCausalLM.from_pretrained(folder, n_passes=5).save_pretrained(tmp_path / "again")
     assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in folder.iterdir()}
     again = Session.from_pretrained(tmp_path / "again")
-    assert (again.n_passes, again.eviction) == (5, "sliding") and again.speech.stop == (256,)
+    assert (again.n_passes, again.eviction) == (5, "sliding") and again.prompter.stop == (256,)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").config.n_passes == 5
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lmsleep
-from lmsleep.cli import shipped
+from lmsleep.cli import resolve_configs
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,12 +24,12 @@ def test_the_version_is_that_of_the_citation_and_of_the_newest_entry():
 @pytest.mark.parametrize("option", ["--config ", "--config=", "--trainer="])
 def test_a_configuration_of_ours_is_found_from_anywhere(option):
     name = "configs/experiment/rule110.yaml"
-    found = re.split("[ =]", " ".join(shipped(f"{option}{name}".split())))[-1]
+    found = re.split("[ =]", " ".join(resolve_configs(f"{option}{name}".split())))[-1]
     assert Path(found).read_text() == (ROOT / name).read_text()
-    assert shipped(["--config=configs/none.yaml"]) == ["--config=configs/none.yaml"]
+    assert resolve_configs(["--config=configs/none.yaml"]) == ["--config=configs/none.yaml"]
     Path(name).parent.mkdir(parents=True)
     Path(name).write_text("mine")
-    assert shipped(f"{option}{name}".split()) == f"{option}{name}".split(), "what is here comes first"
+    assert resolve_configs(f"{option}{name}".split()) == f"{option}{name}".split(), "what is here comes first"
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -38,7 +38,7 @@ def test_a_configuration_of_ours_is_found_from_anywhere(option):
 )
 @pytest.mark.parametrize("name", ["configs/model", "configs/model/mini.yaml"])
 def test_what_is_written_never_takes_the_place_of_a_configuration_of_ours(option, name):
-    assert shipped(f"{option}{name}".split()) == f"{option}{name}".split()
+    assert resolve_configs(f"{option}{name}".split()) == f"{option}{name}".split()
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_sliding_eviction_with_one_pass_is_one_masked_pass_over_everything(build
     mask = torch.ones(T, T, dtype=torch.bool).tril().triu(-(L - 1))
     long = build(pattern, window_size=T)
     h, cache = long.embed(tokens), long.init_cache()
-    span = replace(long.blocks.span(h, cache), visible=mask)
+    span = replace(long.blocks.context(h, cache), visible=mask)
     h, S, _ = long.blocks.run(0, long.config.depth, h, long.init_fast_weights(2), cache, span)
     torch.testing.assert_close(out.logits, long.logits(h))
     for state, wanted in zip(out.fast_weights.states, S.states, strict=True):
@@ -123,7 +123,7 @@ def test_a_sleep_with_sliding_eviction_sees_what_the_wake_pass_saw(build, draw_t
     S, cache = model.init_fast_weights(2), AttentionCache(L)
     for window in tokens.split(L, dim=1):
         h = model.embed(window)
-        span = model.blocks.span(h, cache)
+        span = model.blocks.context(h, cache)
         h, S, left = model.blocks.run(0, 4, h, S, cache, span)
         for _ in range(2):
             h, S, _ = model.blocks.run(0, 4, h, S, cache, span)
@@ -143,7 +143,7 @@ def test_partial_looping_repeats_the_middle_blocks(build, rows, pattern, loop, n
     S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
 
     def run(some, h):
-        span = blocks.span(h, model.init_cache())
+        span = blocks.context(h, model.init_cache())
         for b in some:
             h, S[b], _ = blocks.layers[b](h, S[b], None, span)
         return h
@@ -177,7 +177,7 @@ def test_a_model_that_loops_awake_takes_its_logits_from_the_last_loop(
         before = dict(S)
         for i in range(wake_passes + (n_passes - 1 if sleeps else 0)):
             S = dict(before) if i < wake_passes else S
-            span = model.blocks.span(h, model.init_cache())
+            span = model.blocks.context(h, model.init_cache())
             for b, block in enumerate(model.blocks.layers):
                 h, S[b], _ = block(h, S[b], None, span)
             h = model.blocks.pass_norm(h)
@@ -198,7 +198,7 @@ def test_blocks_behind_the_loop_read_once_what_it_leaves_awake(build, rows, patt
     S |= {b: model.init_fast_weights(5)[i] for b, i in blocks.state_index.items()}
     for window in windows(tokens):
         h, order = model.embed(window), [*range(first), *2 * [*range(first, last)], *range(last, len(pattern))]
-        before, span = dict(S), blocks.span(h, model.init_cache())
+        before, span = dict(S), blocks.context(h, model.init_cache())
         for b in order:
             h, S[b], _ = blocks.layers[b](h, before[b], None, span)
     out = read_windows(model, tokens, targets, wake_passes=2)

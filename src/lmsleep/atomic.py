@@ -28,7 +28,7 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
-    sweep(path)
+    remove_stale(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     with temporary.open("xb") as held:
         with suppress(OSError):  # a file system without locks
@@ -72,7 +72,7 @@ def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
     save_text(path, frame.to_csv(index=False, float_format=float_format))
 
 
-def sweep(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Removes the temporary files of `atomic_write(path)` whose writers were killed: those that no process locks."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
         with suppress(OSError), left.open("rb") as file:
@@ -89,7 +89,7 @@ def check_writable(folder: str | Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
-def check_free(folder: str | Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Raises ValueError if `folder` or one of its parents is a file."""
     folder = Path(folder)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -97,7 +97,7 @@ def check_free(folder: str | Path) -> None:
         raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
 
 
-def claim(folder: Path) -> IO[bytes]:
+def lock_folder(folder: Path) -> IO[bytes]:
     """Locks the folder by a file `.lock` in it, until that is closed or the process ends. Raises ValueError if another
     run holds the lock."""
     file = (folder / ".lock").open("ab")

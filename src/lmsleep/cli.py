@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from lmsleep.errors import Help, Parser, one_sentence, quiet_at_closed_pipe
+from lmsleep.errors import HelpFormatter, Parser, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -43,7 +43,7 @@ CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. Exit codes: 1 for a bad value, 2 for arguments that cannot
     be parsed, 141 for a closed output, 143 for SIGTERM."""
-    words = shipped(sys.argv[1:] if args is None else args)
+    words = resolve_configs(sys.argv[1:] if args is None else args)
     if args is None:
         sys.argv[1:] = words  # Lightning reads it, and starts the processes of other devices with it
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
@@ -69,18 +69,18 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     and defaults, its docstring their help, its module's docstring the description; a single one is positional. Errors
     as of `one_sentence`."""
     description = inspect.getdoc(inspect.getmodule(function))
-    parser = Parser(prog=prog, description=description, formatter_class=Help)
+    parser = Parser(prog=prog, description=description, formatter_class=HelpFormatter)
     alone = len(inspect.signature(function).parameters) == 1
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
-        words = gathered(function, sys.argv[1:] if args is None else args)
+        words = join_list_options(function, sys.argv[1:] if args is None else args)
         values = vars(parser.instantiate(parser.parse_args(words)))
         paths = {name: path for name, path in values.items() if isinstance(path, Path)}
-        paths = {name: Path(shipped([f"--{name}={path}"])[0].partition("=")[2]) for name, path in paths.items()}
+        paths = {name: Path(resolve_configs([f"--{name}={path}"])[0].partition("=")[2]) for name, path in paths.items()}
         function(**values | paths)
 
 
-def shipped(words: Sequence[str]) -> list[str]:
+def resolve_configs(words: Sequence[str]) -> list[str]:
     """Replaces names under configs/ that do not exist here by the files in the package, after options that read
     them."""
     found = []
@@ -93,7 +93,7 @@ def shipped(words: Sequence[str]) -> list[str]:
     return found
 
 
-def gathered(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
+def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
     """Joins the files of an option into one list, as of `--read a.txt b.txt`, and adds `true` to a switch alone."""
     kinds = {f"--{p.name}": p.annotation for p in inspect.signature(function).parameters.values()}
     words, todo = [], list(args)

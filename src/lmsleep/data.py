@@ -101,7 +101,7 @@ class TrainRows(IterableDataset):
         step = self.start() + offset
         while True:
             batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
-            yield share(batch, self.rank, self.ranks)
+            yield rank_rows(batch, self.rank, self.ranks)
             step += stride
 
 
@@ -119,9 +119,9 @@ class HeldOutRows(Dataset):
         batch = self.task.rows(split=self.split, seed=TEST_SEED, step=step, batch_size=self.batch_size)
         allowed = f"eval_batch_size must leave every batch of {self.split} a row for each of {self.ranks} ranks"
         require(len(batch.tokens) >= self.ranks, f"{allowed}, and not {len(batch.tokens)}", self.batch_size)
-        return share(batch, self.rank, self.ranks)
+        return rank_rows(batch, self.rank, self.ranks)
 
 
-def share(batch: Batch, rank: int, ranks: int) -> Batch:
+def rank_rows(batch: Batch, rank: int, ranks: int) -> Batch:
     """Every `ranks`-th row from `rank` on."""
     return Batch._make(None if field is None else field[rank::ranks] for field in batch)

@@ -48,7 +48,7 @@ PACKAGES = (
 def main() -> None:
     """Prints the report. Nothing is installed; the exit code is 0 whatever is missing."""
     console = Console()
-    console.print("\n".join([*machine(), disk(), *drift(), *pipeline()]), highlight=False, markup=False)
+    console.print("\n".join([*machine(), disk(), *version_drift(), *pipeline()]), highlight=False, markup=False)
     console.print(packages())
     console.print(backends())
     console.print("\n".join(advice()), highlight=False, markup=False, soft_wrap=True)
@@ -73,7 +73,7 @@ def disk() -> str:
     return f"disk: {free:,.1f} GB free here" + f"; `make repro` writes up to {NEEDED_GB} GB" * (free < NEEDED_GB)
 
 
-def drift() -> list[str]:
+def version_drift() -> list[str]:
     """In a checkout: the installed packages whose version is not that in constraints.txt."""
     if not (path := Path("constraints.txt")).is_file():
         return []
@@ -112,7 +112,7 @@ def _has_changed(change: str | dict[str, dict[str, str]]) -> bool:
     return isinstance(change, str) or any(str(how) not in absent for paths in change.values() for how in paths.values())
 
 
-def state(package: Package) -> tuple[str, str]:
+def package_state(package: Package) -> tuple[str, str]:
     """The installed version, or "-", and whether the package can be imported."""
     try:
         version = metadata.version(package.name)
@@ -129,7 +129,7 @@ def state(package: Package) -> tuple[str, str]:
 
 def packages() -> Table:
     """Optional packages: version, state and use."""
-    rows = [(package.name, *state(package), package.serves) for package in PACKAGES]
+    rows = [(package.name, *package_state(package), package.serves) for package in PACKAGES]
     return table("Optional packages", ("package", "version", "state", "serves"), rows)
 
 
@@ -159,7 +159,7 @@ def advice() -> list[str]:
         return [f"Nothing is missing for the CPU. {on_gpu}"]
     lines = []
     for package in PACKAGES:
-        version, found = state(package)
+        version, found = package_state(package)
         if found == "not installed":
             lines.append(f"{package.name} is missing; training works without it. Install it with: {package.install}")
         elif found != "works":

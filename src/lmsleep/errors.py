@@ -19,34 +19,34 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 
-class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the line breaks of a description, which shows commands."""
 
 
-class OneSentence(argparse.ArgumentParser):
+class OneSentenceParser(argparse.ArgumentParser):
     """A parser that reports a bad argument in one sentence, without its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exits with 2; a nested parser raises ArgumentError instead."""
         if not getattr(self, "exit_on_error", True):
             raise argparse.ArgumentError(None, message) from ex
-        self.exit(2, f"error: {argument_sentence(message, options_of(self))}\n")
+        self.exit(2, f"error: {argument_sentence(message, option_strings(self))}\n")
 
 
-class Parser(OneSentence, ArgumentParser):
+class Parser(OneSentenceParser, ArgumentParser):
     """jsonargparse's."""
 
 
-def options_of(parser: argparse.ArgumentParser) -> set[str]:
+def option_strings(parser: argparse.ArgumentParser) -> set[str]:
     """The option strings of a parser and of its subcommands."""
     inner = [p for a in parser._actions if isinstance(a.choices, dict) for p in a.choices.values()]
-    return set(parser._option_string_actions).union(*map(options_of, inner))
+    return set(parser._option_string_actions).union(*map(option_strings, inner))
 
 
 def argument_sentence(message: str, options: Collection[str]) -> str:
     """A message of argparse or jsonargparse in one sentence, with the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
-        return no_option(unknown[1] or f"--{unknown[2]}", options)
+        return unknown_option_sentence(unknown[1] or f"--{unknown[2]}", options)
     if own := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
         return f"{own[1]} {own[4] or f'must be {_SPOKEN.get(own[2], own[2])}, got {own[3]}'}"
     keys, said = [], message
@@ -59,7 +59,7 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
     start = f"--{TASK}." if key == "--data.task" else f"{key}."
     if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", said):
         known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
-        return no_option(start + unknown[2], [start + name for name in known])
+        return unknown_option_sentence(start + unknown[2], [start + name for name in known])
     if key in ("--model.task", "--data.task") and "Got value: None" in said:
         return "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
     if missing := re.search(r"the following arguments are required: (.*)", said):
@@ -80,7 +80,7 @@ _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(
 _SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
 
 
-def no_option(name: str, options: Collection[str]) -> str:
+def unknown_option_sentence(name: str, options: Collection[str]) -> str:
     """The sentence for an option that does not exist, with the closest ones of `options`."""
     start, _, last = name.rpartition(".")
     beside = [option.removeprefix(f"{start}.") for option in options if option.startswith(f"{start}.")]
@@ -100,7 +100,7 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError, YAMLError, OmegaConfBaseException, *others) as error:
         if type(error) is OSError and error.errno is None:
             raise
-        sys.exit(f"error: {sentence(error)}")
+        sys.exit(f"error: {error_sentence(error)}")
     finally:
         warnings.formatwarning = written
 
@@ -118,7 +118,7 @@ def quiet_at_closed_pipe() -> Iterator[None]:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def sentence(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """The message of an error, worded for a user."""
     if key := getattr(error, "full_key", None):  # of OmegaConf, whose keys begin with the command
         return f"--{key.partition('.')[2]} refers to what cannot be had: {str(error).splitlines()[0]}"

@@ -20,7 +20,7 @@ from lmsleep.hub import checkpoint_folder, push, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import MODEL_TYPE, check_streams
+from lmsleep.model.folder import MODEL_TYPE, check_streamable
 from lmsleep.runtime import Session
 from lmsleep.sleep import read_windows
 
@@ -70,11 +70,11 @@ class SleepCache(Cache):
         if mask is None or mask.all():
             logits = self.session.feed(tokens, last_only=last_only)
             return logits[:, None] if last_only else logits
-        order = packed(mask)
+        order = padding_last(mask)
         lengths = mask.sum(1).tolist()
         rows = [row[:n] for row, n in zip(tokens.gather(1, order), lengths, strict=True)]
         logits = self.session.feed(rows, last_only=last_only)
-        return logits[:, None] if last_only else unpacked(logits, order)
+        return logits[:, None] if last_only else undo_order(logits, order)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of input read so far, padding included."""
@@ -85,12 +85,12 @@ class SleepCache(Cache):
         self.session.reorder(beam_idx.tolist())
 
 
-def packed(mask: Tensor) -> Tensor:
+def padding_last(mask: Tensor) -> Tensor:
     """The order (B, n) that moves padding behind the tokens."""
     return (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
 
 
-def unpacked(logits: Tensor, order: Tensor) -> Tensor:
+def undo_order(logits: Tensor, order: Tensor) -> Tensor:
     """Undoes the `order` (B, n) on logits (B, m, V): (B, n, V), NaN where there are none."""
     B, n = order.shape
     whole = torch.cat([logits, logits.new_full((B, n - logits.shape[1], logits.shape[2]), torch.nan)], dim=1)
@@ -107,7 +107,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
         super().__init__(config)
-        check_streams(config.trained or {})
+        check_streamable(config.trained or {})
         check_n_passes(config.n_passes)  # pyright: ignore[reportArgumentType]
         check_eviction(str(config.eviction))
         self.model = model or typed(HybridConfig, config.model, "model in the configuration").build()
@@ -160,12 +160,12 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _read(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Algorithm 1 over whole rows, with gradient; padding is moved behind the tokens meanwhile."""
-        order = None if mask is None or mask.all() else packed(mask)
+        order = None if mask is None or mask.all() else padding_last(mask)
         if order is not None and mask is not None:
             tokens, mask = tokens.gather(1, order), mask.gather(1, order).bool()
         how = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
         logits = read_windows(self.model, tokens, mask=None if order is None else mask, **how).logits
-        return logits if order is None else unpacked(logits, order)
+        return logits if order is None else undo_order(logits, order)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":

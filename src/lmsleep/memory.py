@@ -107,7 +107,7 @@ class ConvTail(NamedTuple):
         return self
 
 
-Left = KV | ConvTail | None  # the cache entry of one block
+LayerCache = KV | ConvTail | None  # the cache entry of one block
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class AttentionCache:
     position: int = 0
     fresh: int = 0
     held: int = 0
-    layers: tuple[Left, ...] = ()
+    layers: tuple[LayerCache, ...] = ()
     mask: Tensor | None = None
 
     @property
@@ -140,7 +140,7 @@ class AttentionCache:
         """Tokens that still fit into the current window."""
         return self.capacity - self.fresh
 
-    def layer(self, index: int) -> Left:
+    def layer(self, index: int) -> LayerCache:
         """The entry of a block."""
         return self.layers[index] if self.layers else None
 
@@ -152,7 +152,7 @@ class AttentionCache:
         past = everyone[:, : self.held] if self.mask is None else self.mask
         return torch.cat([past, everyone[:, self.held :] if mask is None else mask], dim=1)
 
-    def extended(self, n: int, layers: tuple[Left, ...], mask: Tensor | None) -> "AttentionCache":
+    def extended(self, n: int, layers: tuple[LayerCache, ...], mask: Tensor | None) -> "AttentionCache":
         """The cache after `n` more tokens; `layers` and `mask` already hold them."""
         counts = {"position": self.position + n, "fresh": self.fresh + n, "held": self.held + n}
         return replace(self, **counts, layers=layers, mask=mask)
@@ -163,16 +163,16 @@ class AttentionCache:
         if eviction == "hard":
             return AttentionCache(self.capacity)
         kept = min(self.held, self.capacity - 1)
-        layers = tuple(left and left.keep(kept) for left in self.layers)
+        layers = tuple(entry and entry.keep(kept) for entry in self.layers)
         mask = None if self.mask is None else self.mask[:, self.held - kept :]
         return replace(self, fresh=0, held=kept, layers=layers, mask=mask)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "AttentionCache":
         """The cache with `change` applied to every tensor, the mask last."""
-        layers = tuple(left and left._make(map(change, left)) for left in self.layers)
+        layers = tuple(entry and entry._make(map(change, entry)) for entry in self.layers)
         return replace(self, layers=layers, mask=None if self.mask is None else change(self.mask))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all entries, without the mask."""
-        return sum(entry.nbytes for left in self.layers for entry in left or ())
+        return sum(entry.nbytes for entry in self.layers for entry in entry or ())

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lmsleep.hub import require
 from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
-from lmsleep.model import HybridLM, Run, Wake
+from lmsleep.model import HybridLM, RunFn, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
 OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -79,7 +79,7 @@ def read_windows(
         on_overflow: called at an overflow in place of `sleep(..., n_passes)`.
         loss_windows: which windows carry loss, if that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
-        wake_passes: passes over every window before its outputs are used, see `loop_awake`.
+        wake_passes: passes over every window before its outputs are used, see `repeat_wake_pass`.
         scored_only: where nothing sleeps, skips computation that neither loss nor S depends on; `Reading.hidden` then
             has the windows with loss alone.
 
@@ -110,13 +110,15 @@ def read_windows(
         require(len(loss_windows) == len(windows), said, len(loss_windows))
     brief = scored_only and plain and any(windows.carry_loss)
     S = model.init_fast_weights(len(tokens))  #                                           line 1
-    cache, keep = model.init_cache(), eviction == "sliding"
+    cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
     for span, carries_loss, sleeps in windows:  #                                         lines 2-3
         seen = None if mask is None else mask[:, span]
         read = carries_loss or not brief
-        wake = model.wake(tokens[:, span], S, cache, seen, keep=keep, ends=read)  #       lines 4, 8, pass 1 of line 6
-        wake = loop_awake(model, wake, wake_passes)
+        wake = model.wake(
+            tokens[:, span], S, cache, seen, use_cache=slides, need_h=read
+        )  #  lines 4, 8, pass 1 of line 6
+        wake = repeat_wake_pass(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
         if read:
             hidden.append(wake.h)
@@ -129,7 +131,7 @@ def read_windows(
     return Reading.of(model, windows, hidden, scored, S)
 
 
-def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
+def repeat_wake_pass(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
     """The wake pass with `wake_passes` passes of the looped blocks and one of the coda: a looped language model.
 
     Unlike in a sleep, every pass starts from the S before the window: a later one would know the tokens that are to be
@@ -139,14 +141,14 @@ def loop_awake(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
         return wake
 
     def again(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        return model.loop_pass(h, model.as_before(S, wake, *model.config.looped), wake)
+        return model.loop_pass(h, model.rewind(S, wake, *model.config.loop_range), wake)
 
     core, S = sleep(again, wake.core, wake.S, wake_passes)
     h, S = model.coda_pass(core, S, wake)
     return replace(wake, h=h, core=core, S=S)
 
 
-def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run | None = None) -> FastWeights:
+def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: RunFn | None = None) -> FastWeights:
     """The fast weights after a sleep on the window that `wake` has read: the looped blocks repeat, then the coda reads
     the new h once, from the S it had before the window. `run` takes the place of `Blocks.run`."""
     made = 0
@@ -160,7 +162,7 @@ def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: Run 
     return model.coda_pass(h, S, wake, run)[1] if made else S
 
 
-def recorded(blocks: Pass, changes: list[Tensor]) -> Pass:
+def record_changes(blocks: Pass, changes: list[Tensor]) -> Pass:
     """The same pass, which also appends `FastWeights.change` of S, (n_layers,), to `changes`."""
 
     def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:

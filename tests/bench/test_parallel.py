@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep import read_windows
-from lmsleep.bench.parallel import banded, parallel_hidden, parallel_twin
+from lmsleep.bench.parallel import banded_sliding, parallel_hidden, parallel_twin
 
 
 @pytest.mark.parametrize(("length", "reach"), [(1, 4), (4, 4), (5, 4), (23, 4), (12, 1), (7, 30)])
@@ -16,7 +16,7 @@ def test_banded_attention_equals_a_dense_mask(length, reach, kv_heads):
     k, v = (torch.randn(3, kv_heads, length, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     place = torch.arange(length)
     seen = (place <= place[:, None]) & (place > place[:, None] - reach)
-    got = banded(q, k, v, reach)
+    got = banded_sliding(q, k, v, reach)
     wanted = F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
     torch.testing.assert_close(got, wanted)
     grads = (torch.autograd.grad((o * o.detach()).sum(), (q, k, v)) for o in (got, wanted))

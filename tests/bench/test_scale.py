@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsleep.bench.scale import compare, gradient_error
+from lmsleep.bench.scale import add_comparisons, gradient_error
 from lmsleep.cli import main as lmsleep
 
 RULE110 = Path(__file__).parents[2] / "configs" / "experiment" / "smoke" / "rule110.yaml"
@@ -21,7 +21,7 @@ def row(devices, scaling, tokens_per_second, n_passes=1):
 def test_efficiency_is_each_device_s_share_beside_the_smallest_count(tmp_path):
     rows = [row(1, "strong", 100.0), row(1, "strong", 30.0, 4), row(2, "strong", 150.0), row(2, "weak", 190.0)]
     rows.append(row(2, "weak", 60.0, 4))
-    compare(rows, tmp_path)
+    add_comparisons(rows, tmp_path)
     assert [r["efficiency"] for r in rows] == pytest.approx([1, 1, 0.75, 0.95, 1])
     assert not any("gradient_error" in r for r in rows)
 
@@ -35,7 +35,7 @@ def test_gradients_are_compared_parameter_by_parameter(tmp_path):
     for devices, of in ((1, wanted), (2, grads)):
         torch.save(of, tmp_path / f"{devices}-none-1.pt")
     rows = [row(1, "strong", 1.0), row(2, "strong", 1.0), row(2, "weak", 1.0)]
-    compare(rows, tmp_path)
+    add_comparisons(rows, tmp_path)
     assert [r.get("gradient_error") for r in rows] == [None, pytest.approx(0.1), None]
 
 

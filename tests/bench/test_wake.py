@@ -10,7 +10,7 @@ import yaml
 
 from lmsleep import HybridConfig, Session
 from lmsleep.bench.subject import read_model
-from lmsleep.bench.wake import BLOCK, SLEEPS, WARM_UP, Reader, full_attention_twin, main, measure
+from lmsleep.bench.wake import BLOCK, SLEEPS, WARM_UP, TimedSession, full_attention_twin, main, measure
 from lmsleep.figures.table import COLUMNS
 from lmsleep.runtime.memory import Memory
 
@@ -59,8 +59,8 @@ def test_memory_is_flat_for_the_hybrid_and_grows_with_the_context_for_its_twin(f
 
 def test_the_first_sleep_of_all_is_not_timed(monkeypatch):
     events = []
-    read, sleep = Reader.read, Memory.sleep
-    monkeypatch.setattr(Reader, "read", lambda *args: (events.append("read"), read(*args)))
+    read, sleep = TimedSession.read, Memory.sleep
+    monkeypatch.setattr(TimedSession, "read", lambda *args: (events.append("read"), read(*args)))
     monkeypatch.setattr(Memory, "sleep", lambda *args: (events.append("sleep"), sleep(*args))[1])
     measure(replace(TINY, window_size=32), contexts=[1], passes=[3], n_tokens=20)  # overflows once while it is timed
     timed = events[events.index("read") : len(events) - events[::-1].index("read")]
@@ -69,8 +69,8 @@ def test_the_first_sleep_of_all_is_not_timed(monkeypatch):
 
 def test_hybrid_readers_of_all_contexts_take_turns_and_twins_read_after_them(monkeypatch):
     turns = []
-    read = Reader.read
-    monkeypatch.setattr(Reader, "read", lambda reader, token: (turns.append(reader), read(reader, token)))
+    read = TimedSession.read
+    monkeypatch.setattr(TimedSession, "read", lambda reader, token: (turns.append(reader), read(reader, token)))
     measure(TINY, contexts=[5, 2], passes=[1, 3], n_tokens=2 * BLOCK)
     blocks = [(reader.model, reader.n_passes, reader.context) for reader in turns[::BLOCK]]
     hybrid = [("hybrid", n, context) for context in (8, 20) for n in (1, 3)]

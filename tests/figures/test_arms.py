@@ -17,7 +17,7 @@ from lmsleep.figures.train import arguments_of_arm, main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses
 from lmsleep.training.callbacks import SleepCallback
-from lmsleep.training.fit import SleepCLI, parse
+from lmsleep.training.fit import SleepCLI, make_cli
 
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "configs/experiment/gpu/rule110.yaml"
@@ -82,7 +82,7 @@ def test_an_arm_is_the_base_but_for_what_its_name_says(at_root, monkeypatch, fig
     config, changes, steps, symbols = (GPU, CHANGES, 1170, 3) if figure == "arms" else (DEPO, ON_DEPO, 8000, None)
     arguments = arguments_of_arm(Path(f"runs/gpu/{figure}/{name}-s100"))
     words = [f"--config={config}", *arguments, "--trainer.accelerator=cpu", "--trainer.precision=32"]
-    cli = parse(Unstarted, words, None, run=False, save_config_callback=None)
+    cli = make_cli(Unstarted, words, None, run=False, save_config_callback=None)
     sleeper = next(c for c in cli.trainer.callbacks if isinstance(c, SleepCallback))
     fields, (n_passes, wake_passes, long) = changes[name]
     vocab = {"vocab_size": symbols or cli.datamodule.task.vocab_size}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lmsleep.cli import run
-from lmsleep.figures.corpus import by_names, names_of, write_corpus, write_questions
+from lmsleep.figures.corpus import group_by_names, identifiers, write_corpus, write_questions
 from lmsleep.figures.data import main
 from lmsleep.tasks import IGNORE, TextLM
 from lmsleep.tasks.spec import build_task
@@ -97,8 +97,8 @@ def test_names_are_the_words_of_code_that_are_no_keywords():
     text = "\fdef größe(x):\n    return 'no name' + x  # nor here\n" + source(3, 20)
     words = [m for m in re.finditer(r"[^\W\d]\w*", text) if m[0] not in ("def", "return", "no", "name", "nor", "here")]
     wanted = [(len(text[: m.start()].encode()), len(text[: m.end()].encode()), m[0]) for m in words]
-    assert names_of(text) == wanted
-    assert names_of(text + "broken = (\n") == [*wanted, (len(text.encode()), len(text.encode()) + 6, "broken")]
+    assert identifiers(text) == wanted
+    assert identifiers(text + "broken = (\n") == [*wanted, (len(text.encode()), len(text.encode()) + 6, "broken")]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -111,7 +111,7 @@ def test_groups_by_name_are_those_of_a_search_through_the_row(seed):
         place += len(name)
     window, length, distances = 16, 96, set()
     for start in (0, 100, 333):
-        groups = by_names(found, start, length, window, {"aa", "bb"})
+        groups = group_by_names(found, start, length, window, {"aa", "bb"})
         wanted = {name: [-1] * length for name in groups}
         for first, end, name in found:
             positions = [i - start - 1 for i in range(first, end)]  # where each byte is said

@@ -15,7 +15,7 @@ from lmsleep import HybridConfig
 from lmsleep.cli import COMMANDS
 from lmsleep.figures.results import CAPTIONS
 from lmsleep.tasks import Batch
-from lmsleep.training.plan import Work
+from lmsleep.training.plan import StepWork
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,8 @@ def test_n_1_takes_the_operations_of_the_larger_n_in_whole_intervals_of_validati
     model = HybridConfig(**config["model"]["model"]).for_task(257, 256)
     row = Batch(*torch.zeros(3, 1, 2048, dtype=torch.int64))
     operations = {
-        (run["n_passes"], run["max_steps"]): run["max_steps"] * Work(model, row, run["n_passes"], after_loss=True).flops
+        (run["n_passes"], run["max_steps"]): run["max_steps"]
+        * StepWork(model, row, run["n_passes"], after_loss=True).flops
         for run in runs
     }
     fewest = min(steps for _, steps in operations)

@@ -10,7 +10,7 @@ from lmsleep import HybridConfig
 from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.data import held_out, make_data
-from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, scores
+from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, score_rows
 from lmsleep.settle import forget, settle
 from lmsleep.sleep import Windows, read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
@@ -61,7 +61,7 @@ def test_scores_equal_those_of_the_batches_as_they_were_drawn(stored, name, n_pa
     torch.manual_seed(0)
     config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False)
     model = config.for_task(task.vocab_size, task.window_size).build()
-    found = scores(model, as_rows(task, module), partial(sleep, n_passes=n_passes), batch_size=7)
+    found = score_rows(model, as_rows(task, module), partial(sleep, n_passes=n_passes), batch_size=7)
     nats, n, exact, answers = 0.0, 0, 0, 0
     for batch in module.test_dataloader():
         with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_group_of_targets_has_the_mean_of_their_losses():
     rows["answers"] = torch.where(rows["targets"] == IGNORE, -1, 0)
     rows["by_place"] = torch.randint(-1, 3, (9, 12), dtype=torch.int8)
     rows["by_place"][rows["by_place"] == 1] = 3  # a group without targets
-    found = scores(model, rows, partial(sleep, n_passes=2), 2, after_loss=True)
+    found = score_rows(model, rows, partial(sleep, n_passes=2), 2, after_loss=True)
     nats, counts = dict.fromkeys((0, 2, 3), 0.0), dict.fromkeys((0, 2, 3), 0)
     for i in range(9):
         tokens, targets = rows["tokens"][i : i + 1], rows["targets"][i : i + 1]

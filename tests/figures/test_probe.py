@@ -8,8 +8,8 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.cli import run
 from lmsleep.figures import probe as module
-from lmsleep.figures.plots.probe import gained, probe
-from lmsleep.figures.probe import after_each_pass, known, main, ridge
+from lmsleep.figures.plots.probe import probe, probe_gains
+from lmsleep.figures.probe import main, probe_targets, ridge, states_after_passes
 from lmsleep.tasks import Batch, Depo, Rule110
 
 RULE110 = Rule110(steps=3, width=6, n_states=2)
@@ -35,7 +35,7 @@ def simulated(cells, steps):
 
 def test_of_rule_110_the_rows_of_the_last_state_and_its_label_are_looked_for():
     batch = RULE110.rows(split="test", seed=1, step=0, batch_size=20)
-    found = known(RULE110, batch)
+    found = probe_targets(RULE110, batch)
     assert list(found) == [*(f"after_{k}_steps" for k in (0, 1, 2, 4, 8)), "label"]
     for i, row in enumerate(batch.tokens.tolist()):
         for k in (0, 1, 2, 4, 8):
@@ -45,7 +45,7 @@ def test_of_rule_110_the_rows_of_the_last_state_and_its_label_are_looked_for():
 
 def test_of_depo_the_nodes_some_hops_after_each_node_are_looked_for():
     batch = DEPO.rows(split="test", seed=1, step=1, batch_size=20)
-    found = known(DEPO, batch)
+    found = probe_targets(DEPO, batch)
     for i, row in enumerate(batch.tokens.tolist()):
         after = {row[j]: row[j + 2] for j in range(0, 20, 4)}
         for k in (1, 2, 4):
@@ -59,13 +59,13 @@ def test_of_depo_the_nodes_some_hops_after_each_node_are_looked_for():
 def test_another_task_is_refused():
     words = Depo(naming="words", max_nodes=5, max_hops=4, test_hops=(1,), n_queries=2, graph_length=75)
     with pytest.raises(ValueError, match=r"^task must be Rule110, or Depo with a name for each node alone, got Depo"):
-        known(words, words.rows(split="test", seed=0, step=0, batch_size=1))
+        probe_targets(words, words.rows(split="test", seed=0, step=0, batch_size=1))
 
 
 @pytest.mark.parametrize("n_passes", [1, 2, 4])
 def test_states_are_those_after_each_pass_of_the_last_sleep(build, rows, n_passes):
     model, (tokens, targets) = build(), rows
-    found = after_each_pass(model, Batch(tokens, targets, tokens[:, 0]), 3, n_passes=n_passes)
+    found = states_after_passes(model, Batch(tokens, targets, tokens[:, 0]), 3, n_passes=n_passes)
     S = model.init_fast_weights(len(tokens))
     with torch.no_grad():
         h = model.embed(tokens[:, :6])
@@ -162,6 +162,6 @@ def test_what_passes_add_is_the_difference_paired_by_seed():
         {"figure": "fig2b", "n_passes": 2, "metric": "probe_label", "seed": s, "made": m, "value": v}
         for (m, s), v in values.items()
     ]
-    (record,) = gained(pd.DataFrame(rows))
+    (record,) = probe_gains(pd.DataFrame(rows))
     assert (record["read"], record["passes"], record["n"], record["verdict"]) == ("label", 2, 3, "helps")
     assert record["value"] == pytest.approx(0.2)

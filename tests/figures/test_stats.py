@@ -11,12 +11,12 @@ from scipy.optimize import brentq
 from lmsleep.figures.stats import (
     compare_passes,
     exact_accuracy,
+    jsonable,
     mean_difference,
     mean_scores,
     mean_share,
     over_seeds,
     paired_differences,
-    plain,
     wilson,
 )
 
@@ -193,7 +193,7 @@ def test_compare_passes_by_slice_and_overall(table):
 
 
 def test_plain_makes_numbers_that_json_knows():
-    assert plain([{"n": np.int64(3), "low": math.nan, "value": np.float64(0.5), 2: "x"}]) == [
+    assert jsonable([{"n": np.int64(3), "low": math.nan, "value": np.float64(0.5), 2: "x"}]) == [
         {"n": 3, "low": None, "value": 0.5, "2": "x"}
     ]
 

@@ -129,11 +129,11 @@ def test_attention_is_the_sum_written_out(build, options):
     for norm in filter(None, (attention.q_norm, attention.k_norm)):
         torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
     x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y, state, (k, v) = attention(x, None, None, model.blocks.span(x, model.init_cache(), None))
+    y, state, (k, v) = attention(x, None, None, model.blocks.context(x, model.init_cache(), None))
     assert state is None and k.shape == v.shape == (2, model.config.kv_heads, 6, attention.head_dim)
     for b in range(2):
         torch.testing.assert_close(y[b], attend(attention, x[b], [range(t + 1) for t in range(6)]))
-    alone, _, left = attention(x, None, None, model.blocks.span(x, model.init_cache(), None, keep=False))
+    alone, _, left = attention(x, None, None, model.blocks.context(x, model.init_cache(), None, use_cache=False))
     assert left is None
     torch.testing.assert_close(alone, y)
 
@@ -144,9 +144,9 @@ def test_cached_tokens_are_seen_up_to_the_reach(build):
     attention, blocks = model.blocks.layers[0].mixer, model.blocks
     x = torch.randn(1, 9, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cache = AttentionCache(6)
-    first, _, left = attention(x[:, :5], None, None, blocks.span(x[:, :5], cache, None))
+    first, _, left = attention(x[:, :5], None, None, blocks.context(x[:, :5], cache, None))
     cache = cache.extended(5, (left,), None)
-    second, _, _ = attention(x[:, 5:], None, left, blocks.span(x[:, 5:], cache, None))
+    second, _, _ = attention(x[:, 5:], None, left, blocks.context(x[:, 5:], cache, None))
     want = attend(attention, x[0], [range(max(0, t - 5), t + 1) for t in range(9)])
     torch.testing.assert_close(torch.cat([first, second], dim=1)[0], want)
 
@@ -158,7 +158,7 @@ def test_masked_tokens_are_not_seen(build):
     mask = torch.tensor([[False, True, False, True, True]])
     sees = [[s for s in range(t + 1) if mask[0, s] or s == t] for t in range(5)]
     for keep in (True, False):
-        y, _, _ = attention(x, None, None, model.blocks.span(x, model.init_cache(), mask, keep))
+        y, _, _ = attention(x, None, None, model.blocks.context(x, model.init_cache(), mask, keep))
         torch.testing.assert_close(y[0], attend(attention, x[0], sees))
 
 
@@ -168,10 +168,10 @@ def test_what_is_not_kept_changes_no_output(build):
     x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     S, blocks = model.init_fast_weights(2), model.blocks
     start = model.init_cache()
-    _, S, left = blocks.run(0, 3, x[:, :2], S, start, blocks.span(x[:, :2], start))
+    _, S, left = blocks.run(0, 3, x[:, :2], S, start, blocks.context(x[:, :2], start))
     for cache, tokens in ((start, x), (start.extended(2, left, None), x[:, 2:])):
-        spans = (blocks.span(tokens, cache, keep=keep) for keep in (True, False))
-        (kept, _, _), (alone, _, _) = (blocks.run(0, 3, tokens, S, cache, span) for span in spans)
+        contexts = (blocks.context(tokens, cache, use_cache=keep) for keep in (True, False))
+        (kept, _, _), (alone, _, _) = (blocks.run(0, 3, tokens, S, cache, ctx) for ctx in contexts)
         torch.testing.assert_close(alone, kept)
 
 

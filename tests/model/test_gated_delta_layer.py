@@ -7,13 +7,13 @@ from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextCon
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet, l2norm
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import Span
+from lmsleep.model.attention import PassContext
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.hybrid import MIXERS
-from lmsleep.model.layers import draw_decay
+from lmsleep.model.layers import init_decay
 from lmsleep.ops.delta_layer.composed import l2_normalise
 
-ALL = Span((torch.empty(0), torch.empty(0)))
+ALL = PassContext((torch.empty(0), torch.empty(0)))
 D, H, K, V = 16, 4, 6, 10
 
 
@@ -79,5 +79,5 @@ def test_every_rule_has_initial_decays_of_its_own(letter, low, high):
 def test_a_rate_is_never_zero():
     """In bfloat16 a draw is 0 once in 256 times."""
     A_log, dt_bias = torch.empty(2, 10_000, dtype=torch.bfloat16)
-    draw_decay(A_log, dt_bias, (0.0, 16.0))
+    init_decay(A_log, dt_bias, (0.0, 16.0))
     assert A_log.isfinite().all()

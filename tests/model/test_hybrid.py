@@ -96,9 +96,9 @@ def test_norm_between_passes_closes_every_pass(build, draw_tokens):
     torch.nn.init.uniform_(model.blocks.pass_norm.weight, 0.5, 2)
     h = model.embed(draw_tokens(2, 6))
     cache = model.init_cache()
-    span = model.blocks.span(h, cache)
-    raw, _, _ = model.blocks.run(0, 1, h, model.init_fast_weights(2), cache, span)
-    raw, _, _ = model.blocks.layers[1](raw, model.init_fast_weights(2)[0], None, span)
+    ctx = model.blocks.context(h, cache)
+    raw, _, _ = model.blocks.run(0, 1, h, model.init_fast_weights(2), cache, ctx)
+    raw, _, _ = model.blocks.layers[1](raw, model.init_fast_weights(2)[0], None, ctx)
     rms = raw.square().mean(-1, keepdim=True).add(1e-6).sqrt()
     normed = model.blocks(h, model.init_fast_weights(2))[0]
     torch.testing.assert_close(normed, raw / rms * model.blocks.pass_norm.weight)
@@ -147,8 +147,8 @@ def test_state_dict_round_trip(build, draw_tokens):
 
 def test_a_window_read_without_keeping_is_not_read_on(build, draw_tokens):
     model, tokens = build("AG"), draw_tokens(2, 4)
-    first = model.wake(tokens[:, :2], model.init_fast_weights(2), model.init_cache(), keep=False)
+    first = model.wake(tokens[:, :2], model.init_fast_weights(2), model.init_cache(), use_cache=False)
     with pytest.raises(
-        ValueError, match="cache must hold what the 2 tokens before left: they were read with keep=False"
+        ValueError, match="cache must hold what the 2 tokens before left: they were read with use_cache=False"
     ):
         model.wake(tokens[:, 2:], first.S, first.cache)

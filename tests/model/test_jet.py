@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import Span
+from lmsleep.model.attention import PassContext
 from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.jet import Jet
 from lmsleep.ops import dynamic_conv
 
-ALL = Span((torch.empty(0), torch.empty(0)))
+ALL = PassContext((torch.empty(0), torch.empty(0)))
 SIZES = {"d_model": 16, "heads": 2, "key_dim": 6, "value_dim": 12}
 CONFIG = HybridConfig(d_model=16, n_heads=2, fast_key_dim=6, fast_value_dim=12)
 
@@ -103,7 +103,7 @@ def test_a_masked_token_leaves_no_trace():
     made = layer()
     x, S = window(20, made)
     mask = torch.arange(20).expand(2, 20) >= 5
-    y, T, _ = made(x, S, None, Span(ALL.rotary, None, mask))
+    y, T, _ = made(x, S, None, PassContext(ALL.rotary, None, mask))
     z, U, _ = made(x[:, 5:], S, None, ALL)
     torch.testing.assert_close(y[:, 5:], z)
     torch.testing.assert_close(T, U)

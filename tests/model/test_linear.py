@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmsleep.model.linear import FEW_WORDS, Total, look_up, project, sharing_weights
+from lmsleep.model.linear import MAX_PRODUCT_ROWS, GradAccumulator, lookup_embedding, project, sharing_weights
 from lmsleep.ops import use_backend
 from lmsleep.sleep import read_windows
 
@@ -134,7 +134,7 @@ def test_a_total_sums_products_in_float32_or_wider(device, dtype):
     torch.manual_seed(0)
     parts = [(torch.randn(40, 5), torch.randn(40, 6)) for _ in range(8)]
     parts = [(dy.to(device, dtype), x.to(device, dtype)) for dy, x in parts]
-    total = Total()
+    total = GradAccumulator()
     for dy, x in parts:
         total.add(dy, x)
     got, want = total.take(), sum(dy.double().mT @ x.double() for dy, x in parts)
@@ -157,7 +157,7 @@ def test_on_a_card_narrow_products_are_added_to_a_float32_sum_without_casts(monk
         return out.copy_((start.double() + a.double() @ b.double()).to(dtype))
 
     monkeypatch.setattr(torch.ops.aten.addmm, "dtype_out", product)
-    total, parts = Total(), [(torch.randn(9, 5).bfloat16(), torch.randn(9, 6).bfloat16()) for _ in range(3)]
+    total, parts = GradAccumulator(), [(torch.randn(9, 5).bfloat16(), torch.randn(9, 6).bfloat16()) for _ in range(3)]
     for dy, x in parts:
         total.add(dy.as_subclass(OnCard), x.as_subclass(OnCard))
     want = sum(dy.double().mT @ x.double() for dy, x in parts)
@@ -226,7 +226,7 @@ def test_the_gradient_of_a_small_table_is_that_of_an_embedding_without_its_sorti
     tokens, upstream = torch.randint(5, (64, 9)), torch.randn(64, 9, 6).to(dtype)
     (want,) = torch.autograd.grad(table(tokens), table.weight, upstream)
     with sharing_weights():
-        rows = look_up(table, tokens)
+        rows = lookup_embedding(table, tokens)
     assert torch.equal(rows, table(tokens)) and "Embedding" not in rows.grad_fn.name()
     (got,) = torch.autograd.grad(rows, table.weight, upstream)
     exact = torch.zeros(5, 6).double().index_add_(0, tokens.flatten(), upstream.double().flatten(0, 1))
@@ -234,11 +234,11 @@ def test_the_gradient_of_a_small_table_is_that_of_an_embedding_without_its_sorti
 
 
 def test_a_large_table_and_one_with_a_hook_are_called():
-    large, hooked = nn.Embedding(FEW_WORDS + 1, 6), nn.Embedding(5, 6)
+    large, hooked = nn.Embedding(MAX_PRODUCT_ROWS + 1, 6), nn.Embedding(5, 6)
     called = []
     hooked.register_forward_hook(lambda *_: called.append(1))
     with sharing_weights():
-        out = [look_up(table, torch.ones(2, 3, dtype=torch.long)) for table in (large, hooked)]
+        out = [lookup_embedding(table, torch.ones(2, 3, dtype=torch.long)) for table in (large, hooked)]
     assert called == [1] and all("Embedding" in y.grad_fn.name() for y in out)
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import Span
+from lmsleep.model.attention import PassContext
 from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.mamba2 import Mamba2
 
 NO_ROTARY = (torch.empty(0), torch.empty(0))
-ALL = Span(NO_ROTARY)
+ALL = PassContext(NO_ROTARY)
 
 
 def layer(seed=0, **options):
@@ -87,7 +87,7 @@ def test_a_masked_token_leaves_no_trace(delta):
     made = layer(delta=delta).double()
     u, start = torch.randn(2, 20, 16, dtype=torch.float64), torch.randn(2, 4, 8, 6, dtype=torch.float64)
     mask = torch.arange(20).expand(2, 20) >= 5
-    y, S, _ = made(u, start, None, Span(NO_ROTARY, None, mask))
+    y, S, _ = made(u, start, None, PassContext(NO_ROTARY, None, mask))
     z, T, _ = made(u[:, 5:], start, None, ALL)
     torch.testing.assert_close(y[:, 5:], z)
     torch.testing.assert_close(S, T)

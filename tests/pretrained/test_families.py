@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lmsleep import HybridLM, read_windows
 from lmsleep.pretrained import load_pretrained, pretrained_config
-from lmsleep.pretrained.backbone import middle
+from lmsleep.pretrained.backbone import middle_loop
 
 L = 16
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -183,7 +183,7 @@ def test_settings_of_each_family(checkpoints):
 )
 def test_the_middle_half_repeats_and_reaches_a_layer_with_fast_weights(pattern, loop):
     """Without one in the loop a sleep would write nothing that its next pass reads."""
-    assert middle(pattern) == loop
+    assert middle_loop(pattern) == loop
 
 
 def edited(folder, tmp_path, **changes):

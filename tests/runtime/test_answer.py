@@ -1,15 +1,15 @@
-"""An answer piece by piece; what ends one is tested with the sessions that ask, in test_speech.py."""
+"""An answer piece by piece; what ends one is tested with the sessions that ask, in test_prompter.py."""
 
 from lmsleep.hub.tokenizer import open_tokenizer
-from lmsleep.runtime.answer import Answer, Stops, pieces, printable
-from lmsleep.runtime.speech import Speech
+from lmsleep.runtime.answer import Answer, StopCriteria, printable, stream_text
+from lmsleep.runtime.prompter import Prompter
 
 BYTES = open_tokenizer("bytes")
 EOS = BYTES.token_to_id("<eos>")
 
 
 def test_pieces_hold_back_half_a_character_and_what_may_become_a_stop():
-    answer = Answer(Stops(frozenset({EOS}), ("END",)), Speech(BYTES))
+    answer = Answer(StopCriteria(frozenset({EOS}), ("END",)), Prompter(BYTES))
     tokens = BYTES.encode("aü EN, ENEND more").ids
 
     def steps():
@@ -17,14 +17,14 @@ def test_pieces_hold_back_half_a_character_and_what_may_become_a_stop():
             answer.add(token)
             yield token
 
-    assert list(pieces(answer, steps())) == ["a", "ü", " ", "EN,", " ", "EN"]
+    assert list(stream_text(answer, steps())) == ["a", "ü", " ", "EN,", " ", "EN"]
     assert answer.ended
 
 
 def test_half_a_character_at_the_end_is_said_as_one_that_is_not_known():
-    answer = Answer(Stops(), Speech(BYTES))
+    answer = Answer(StopCriteria(), Prompter(BYTES))
     tokens = BYTES.encode("aü").ids[:-1]
-    said = list(pieces(answer, (answer.add(token) for token in tokens)))
+    said = list(stream_text(answer, (answer.add(token) for token in tokens)))
     assert said == ["a", "\N{REPLACEMENT CHARACTER}"]
 
 

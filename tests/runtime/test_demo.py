@@ -12,8 +12,8 @@ import torch
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub.tokenizer import tokenizer_files
-from lmsleep.runtime import mini
-from lmsleep.runtime.demo import answered, share, verdict
+from lmsleep.runtime import demo_models
+from lmsleep.runtime.demo import compare_answers, gain_text, share_text
 from lmsleep.settle import forget
 from lmsleep.sleep import sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task, TextQA
@@ -44,7 +44,7 @@ def test_answers_from_an_emptied_memory_know_nothing_of_the_context():
     same = Batch(torch.cat([batches[0].tokens[:, :12], batches[1].tokens[:, 12:]], dim=1), *batches[1][1:])
 
     def said(batch, on_overflow):
-        return answered(model, task, batch, on_overflow, "hard")[1]
+        return compare_answers(model, task, batch, on_overflow, "hard")[1]
 
     assert said(same, forget) == said(batches[1], forget)
     for n_passes in (1, 3):
@@ -64,7 +64,7 @@ def test_every_answer_of_a_row_is_told_apart():
             return torch.tensor([[0, 0, 1, -1], [0, 1, 1, 2]])
 
     task = TwoAnswers()
-    truth, says, rows = answered(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
+    truth, says, rows = compare_answers(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
     assert rows == [0, 0, 1, 1, 1]
     assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)]
     assert [len(answer) for answer in says] == [2, 1, 1, 2, 1]
@@ -88,25 +88,25 @@ def test_the_gain_of_sleep_has_an_interval_over_rows():
     rng = np.random.default_rng(0)
     gains = rng.choice([-0.5, 0.0, 0.5, 1.0], 300, p=[0.1, 0.5, 0.2, 0.2])
     low, high = np.quantile(rng.choice(gains, (4000, 300)).mean(1), [0.025, 0.975])
-    said = verdict(gains)
+    said = gain_text(gains)
     assert said.startswith("Asleep against awake, on the same 300 rows: ") and said.endswith(": better.")
     mean, *ends = (float(x) / 100 for x in re.findall(r"[+-]\d+\.\d", said))
     assert mean == pytest.approx(gains.mean(), abs=5e-4) and ends == pytest.approx([low, high], abs=6e-3)
-    assert verdict(-gains).endswith(": worse.") and verdict(gains - gains.mean()).endswith(": undecided.")
-    assert verdict(np.zeros(5)).endswith("on the same 5 rows: +0.0 points, the same in each.")
+    assert gain_text(-gains).endswith(": worse.") and gain_text(gains - gains.mean()).endswith(": undecided.")
+    assert gain_text(np.zeros(5)).endswith("on the same 5 rows: +0.0 points, the same in each.")
 
 
 @pytest.mark.parametrize(("right", "rows"), [(0, 20), (13, 20), (400, 400)])
 def test_a_share_has_wilsons_interval(right, rows):
     """Its ends are the shares p that lie 1.96 of their own standard errors from the one seen."""
-    low, high = (float(end) / 100 for end in re.findall(r"\((\d+)% to (\d+)%\)", share(right / rows, rows))[0])
+    low, high = (float(end) / 100 for end in re.findall(r"\((\d+)% to (\d+)%\)", share_text(right / rows, rows))[0])
     p = np.linspace(1e-6, 1 - 1e-6, 200_001)
     inside = p[abs(right / rows - p) <= 1.959964 * np.sqrt(p * (1 - p) / rows)]
     assert (low, high) == pytest.approx((inside[0], inside[-1]), abs=6e-3)
 
 
 def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(mini.MINIS, "depo", mini.MINIS["depo"]._replace(steps=2))
+    monkeypatch.setitem(demo_models.DEMO_TASKS, "depo", demo_models.DEMO_TASKS["depo"]._replace(steps=2))
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = lightning.level
     lmsleep(["demo", "--task", "depo", "--rows", "8", "--pace", "0", "--save", str(tmp_path / "model")])
@@ -118,14 +118,14 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", mini.MINIS)
+@pytest.mark.parametrize("name", demo_models.DEMO_TASKS)
 def test_the_small_models_need_their_sleep(name):
-    model, _ = mini.train_mini(name, n_passes=3)
-    task = mini.MINIS[name].task
+    model, _ = demo_models.train_demo(name, n_passes=3)
+    task = demo_models.DEMO_TASKS[name].task
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (
         sum(
-            np.mean([a == b for a, b, _ in zip(*answered(model, task, batch, on_overflow, "hard"), strict=True)])
+            np.mean([a == b for a, b, _ in zip(*compare_answers(model, task, batch, on_overflow, "hard"), strict=True)])
             for batch in batches
         )
         / len(batches)

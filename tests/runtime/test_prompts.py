@@ -8,6 +8,7 @@ import gsm_bpe
 import pytest
 import torch
 from checkpoints import ouro_shapes, random_weights, tiny_ouro, write
+from tasks.test_chat_template import CHAT_ML, HEADERS, MESSAGES, THINKING
 from transformers import PreTrainedTokenizerFast
 
 from lmsleep import Session
@@ -15,7 +16,6 @@ from lmsleep.cli import main
 from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.tasks import IGNORE, TextQA
 from lmsleep.tasks.spec import task_spec
-from tasks.test_chat_templates import CHAT_ML, HEADERS, MESSAGES, THINKING
 
 L = 90
 TALK = [{**message, "content": message["content"].strip()} for message in MESSAGES]
@@ -176,9 +176,9 @@ def test_a_memory_keeps_the_conversation_that_its_questions_follow(tuned, seen, 
     chat("--memory=kept", "--ask", QUESTION)
     assert seen[-1][:-1] == first
     assert first == wanted[-1]
-    assert Session.from_pretrained("model").speech.before == ()
+    assert Session.from_pretrained("model").prompter.before == ()
     again = Session.load("kept", Session.from_pretrained("model").model, tokenizer=tokenizer(None))
-    assert list(again.speech.before) == talk
+    assert list(again.prompter.before) == talk
 
 
 @pytest.mark.parametrize("template", [CHAT_ML, HEADERS, THINKING, None])
@@ -201,9 +201,9 @@ def test_the_role_of_a_document_goes_from_the_rows_into_the_exported_folder(tmp_
         if not beside:
             (tmp_path / "run/config.yaml").unlink()
         main(["export", "--ckpt=run/last.ckpt", f"--out=model{beside}"])
-        speech = Session.from_pretrained(tmp_path / f"model{beside}").speech
-        assert speech is not None and speech.role == "user"
-        assert speech.around == ((TALK[0],), (TALK[2],))
+        prompter = Session.from_pretrained(tmp_path / f"model{beside}").prompter
+        assert prompter is not None and prompter.role == "user"
+        assert prompter.around == ((TALK[0],), (TALK[2],))
 
 
 def test_a_fine_tuned_model_is_asked_in_chat_as_it_was_trained(tokenizer, seen, tmp_path, empty_folder):

@@ -8,7 +8,7 @@ import torch
 from feeding import L, close, feed_in
 
 from lmsleep import Session, read_windows
-from lmsleep.runtime.graphs import GraphedRun
+from lmsleep.runtime.graphs import GraphedBlocks
 
 SHAPES = {
     "AG": {},
@@ -141,8 +141,8 @@ def test_the_passes_of_a_sleep_as_cuda_graphs(build, draw_tokens, shape, evictio
 
 
 def test_the_passes_of_a_sleep_are_made_in_buffers_for_full_windows_alone(build, draw_tokens, monkeypatch):
-    lengths, run = [], GraphedRun.__call__
-    monkeypatch.setattr(GraphedRun, "__call__", lambda *args: (lengths.append(args[3].shape[1]), run(*args))[1])
+    lengths, run = [], GraphedBlocks.__call__
+    monkeypatch.setattr(GraphedBlocks, "__call__", lambda *args: (lengths.append(args[3].shape[1]), run(*args))[1])
     session = Session(build(), n_passes=3, static=True)
     session.feed(draw_tokens(2, L + 3))
     session.sleep()

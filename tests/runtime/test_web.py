@@ -9,7 +9,7 @@ from lmsleep import Session
 from lmsleep.cli import main
 from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.runtime import chat, web
-from lmsleep.runtime.web import Pair, Window, changes_html, page, stream_html
+from lmsleep.runtime.web import SessionPair, ShownWindow, changes_html, page, stream_html
 
 TEXT = "The wren by the mill is <b>blue</b>. ü"
 
@@ -34,7 +34,7 @@ def alone(session, n_passes, question):
 
 
 def test_a_pair_answers_as_two_sessions_do_and_questions_leave_no_trace(session):
-    pair = Pair(session, 3)
+    pair = SessionPair(session, 3)
     steps = [len(pair.windows) for _ in pair.read(TEXT)]
     n = -(-len(f"[{TEXT}]".encode()) // 6)
     assert steps == [at for at in range(1, n + 1) for _ in ("awake", "asleep")]
@@ -47,13 +47,13 @@ def test_a_pair_answers_as_two_sessions_do_and_questions_leave_no_trace(session)
 
 def test_a_file_is_read_as_the_text_in_it_and_where_the_question_comes_first_for_each_anew(session, tmp_path):
     (tmp_path / "one.txt").write_text(TEXT)
-    pair = Pair(session, 2)
+    pair = SessionPair(session, 2)
     list(pair.read(tmp_path / "one.txt"))
     list(pair.ask("Which", 9, {}))
     assert pair.answers == (alone(session, 1, "Which")[0], alone(session, 2, "Which")[0])
-    task = type(session.speech.task)("", context="{question} {context}", question=":")
-    session.speech = type(session.speech)(session.speech.tokenizer, task, stop=session.speech.stop)
-    pair = Pair(session, 2)
+    task = type(session.prompter.task)("", context="{question} {context}", question=":")
+    session.prompter = type(session.prompter)(session.prompter.tokenizer, task, stop=session.prompter.stop)
+    pair = SessionPair(session, 2)
     for part in (TEXT, tmp_path / "one.txt"):
         list(pair.read(part))
     for question in ("Which", "Where"):
@@ -68,17 +68,17 @@ def test_a_file_is_read_as_the_text_in_it_and_where_the_question_comes_first_for
 
 
 def test_the_stream_frames_the_window_that_is_awake_and_obeys_no_text():
-    html = stream_html([Window("<b>a</b>", (0.1,)), Window("b")])
+    html = stream_html([ShownWindow("<b>a</b>", (0.1,)), ShownWindow("b")])
     assert "<sup>1</sup>&lt;b&gt;a&lt;/b&gt;</span>" in html and '<span class="awake"><sup>2</sup>b</span>' in html
-    many = stream_html([Window("a", ())] * 1000)
-    assert many.count("<span") == web.SHOWN and f"{1000 - web.SHOWN} windows before" in many
+    many = stream_html([ShownWindow("a", ())] * 1000)
+    assert many.count("<span") == web.MAX_WINDOWS and f"{1000 - web.MAX_WINDOWS} windows before" in many
 
 
 def test_the_table_has_a_row_a_window_and_a_column_a_pass():
-    html = changes_html([Window("a", (0.4, 0.1)), Window("b", (0.2, 0.05)), Window("c")])
+    html = changes_html([ShownWindow("a", (0.4, 0.1)), ShownWindow("b", (0.2, 0.05)), ShownWindow("c")])
     cells = [re.findall(r">([^<>]+)</t[hd]>", row) for row in html.split("</tr>")[:-1]]
     assert cells == [["window", "pass 2", "pass 3"], ["2", "20.0%", "5.0%"], ["1", "40.0%", "10.0%"]]
-    assert changes_html([Window("a", ()), Window("b")]).startswith("None was made: with N = 1")
+    assert changes_html([ShownWindow("a", ()), ShownWindow("b")]).startswith("None was made: with N = 1")
 
 
 @pytest.mark.parametrize(

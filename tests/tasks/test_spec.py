@@ -9,8 +9,8 @@ import pytest
 
 from lmsleep.tasks import Depo, GSMInfinite, Rule110, TextLM, TextQA
 from lmsleep.tasks.gsm import MINI, DatasetConfig, ProblemConfig
-from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import build_task, is_ours, task_spec
+from lmsleep.tasks.text_base import TextTask
 
 PROBLEM = replace(MINI, length=(40, 60))
 
@@ -60,7 +60,7 @@ NUMBERS = (int, int | None, tuple[int, ...], tuple[int, int], tuple[int, int] | 
 )
 @pytest.mark.parametrize("value", [10**9, 10**18, 10**30])
 def test_a_number_that_no_memory_or_patience_holds_is_refused_by_name(kind, name, hint, value):
-    given = {"train": __file__} if issubclass(kind, Text) else {}
+    given = {"train": __file__} if issubclass(kind, TextTask) else {}
     given |= {"naming": "words"} if name == "word_lengths" else {}
     got = value if hint in (int, int | None) else (1, value)
     with pytest.raises(ValueError, match=rf"^{name} must [^\n]*{value}\)?$"):

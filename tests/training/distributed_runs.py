@@ -20,7 +20,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from lmsleep import HybridConfig
-from lmsleep.atomic import claim
+from lmsleep.atomic import lock_folder
 from lmsleep.cli import main
 from lmsleep.hub.tokenizer import tokenizer_files
 
@@ -238,7 +238,7 @@ if __name__ == "__main__":
         callback = "--trainer.callbacks+=distributed_runs.Terminate"
         ended(f"stopped{rank}", [callback, f"--trainer.callbacks.rank={rank}"])
     (OUT / "locked").mkdir()
-    with claim(OUT / "locked"):
+    with lock_folder(OUT / "locked"):
         ended("locked", [])
     whole = torch.save
     for name, from_save in (("full", 1), ("filled", 3)):  # the first looks whether it can save

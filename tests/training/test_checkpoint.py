@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback, SleepModule
 from lmsleep.training import LastCheckpoint
-from lmsleep.training.checkpoint import WholeFileIO
+from lmsleep.training.checkpoint import AtomicCheckpointIO
 from lmsleep.training.curve import LearningCurve
 from lmsleep.training.random_state import RandomState
 
@@ -286,11 +286,11 @@ def test_what_cannot_be_saved_is_known_before_the_first_step(run, tmp_path, monk
 def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_previous_checkpoint(tmp_path):
     """A limit on the size of files takes the disk's place."""
     path, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
-    WholeFileIO().save_checkpoint({"global_step": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"global_step": 1}, path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            WholeFileIO().save_checkpoint({"global_step": 2, "x": torch.zeros(10**6)}, path)
+            AtomicCheckpointIO().save_checkpoint({"global_step": 2, "x": torch.zeros(10**6)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {p.name: saved_steps(p) for p in tmp_path.iterdir()} == {"last.ckpt": 1}

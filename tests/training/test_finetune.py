@@ -126,7 +126,7 @@ def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_pat
     given = {"model": tmp_path / "model", "data": tmp_path / "chat.jsonl", "out": tmp_path / "tuned", "steps": 1}
     lmsleep(["finetune", *(f"--{name}={value}" for name, value in given.items()), *SHORT])
     session = Session.from_pretrained(tmp_path / "tuned")
-    assert session.speech.asked("{question}") == "<user>{question}\n<assistant>"
+    assert session.prompter.format_question("{question}") == "<user>{question}\n<assistant>"
     assert "session.ask('How many eggs?')" in (tmp_path / "tuned" / "README.md").read_text()
     assert (tmp_path / "tuned" / "chat_template.jinja").is_file()
 

@@ -11,7 +11,7 @@ from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
 from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.graphs import StepGraphs, check_accelerate, check_trainer
+from lmsleep.training.graphs import StepGraphs, check_accelerate, check_graph_trainer
 
 TASK = Rule110(steps=2, width=8, n_states=3)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -197,8 +197,8 @@ def test_a_graph_needs_batches_with_loss_in_the_same_windows():
 )
 def test_a_graph_s_gradients_are_not_added_up_and_its_weights_not_sharded(batches, strategy, message):
     with pytest.raises(ValueError, match=message):
-        check_trainer(SimpleNamespace(accumulate_grad_batches=batches, strategy=strategy))
-    check_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy()))
+        check_graph_trainer(SimpleNamespace(accumulate_grad_batches=batches, strategy=strategy))
+    check_graph_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy()))
 
 
 def test_a_run_goes_on_with_graphs_or_without(captured_on_cpu, tmp_path):

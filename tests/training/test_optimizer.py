@@ -104,7 +104,7 @@ def test_tall_matrices_in_a_batch_with_wide_ones_take_the_steps_of_their_own(mon
     options = {"muon": True, "lr": 2e-2, "momentum": 0.95, "weight_decay": 0.1}
     apart, together = (copies(draw(shapes, dtype=torch.float64)) for _ in range(2))
     train(MuonAdamW([{"params": apart, **options}]), apart, 3)
-    monkeypatch.setattr("lmsleep.training.optimizer._batch", lambda p: tuple(sorted(p.shape)))
+    monkeypatch.setattr("lmsleep.training.optimizer._batch_key", lambda p: tuple(sorted(p.shape)))
     train(MuonAdamW([{"params": together, **options}]), together, 3)
     torch.testing.assert_close(together, apart, rtol=1e-7, atol=1e-9)
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lmsleep import HybridConfig, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
 from lmsleep.tasks import Batch, Depo, Rule110
-from lmsleep.training.plan import Clock, PlanCLI, Work, main, plan
+from lmsleep.training.plan import PlanCLI, StepTimer, StepWork, main, plan_run
 
 TASK = Rule110(steps=2, width=24, n_states=2)
 RULE110 = [
@@ -29,7 +29,9 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 def work_of(pattern, n_passes, task=TASK, rows=8, wake_passes=1, **options):
     sizes = {"vocab_size": task.vocab_size, "window_size": task.window_size, "d_model": 64, "n_heads": 2}
     config = HybridConfig(pattern=pattern, zero_init=False, **(sizes | options))
-    return Work(config, task.rows(split="train", seed=0, step=0, batch_size=rows), n_passes, wake_passes=wake_passes)
+    return StepWork(
+        config, task.rows(split="train", seed=0, step=0, batch_size=rows), n_passes, wake_passes=wake_passes
+    )
 
 
 def test_token_passes_of_the_paper_s_runs():
@@ -42,7 +44,7 @@ def test_token_passes_of_the_paper_s_runs():
 def test_windows_with_loss_count_as_often_as_they_are_read():
     zeros = torch.zeros(2, 16, dtype=torch.long)
     batch, config = Batch(zeros, zeros, zeros[:, 0]), HybridConfig(vocab_size=3, window_size=6)
-    once, often = (Work(config, batch, 4, after_loss=after_loss) for after_loss in (False, True))
+    once, often = (StepWork(config, batch, 4, after_loss=after_loss) for after_loss in (False, True))
     assert (once.token_passes, often.token_passes) == (2 * 16, 2 * (12 * 4 + 4))
 
 
@@ -66,7 +68,7 @@ def test_operations_are_those_that_a_flop_counter_sees(pattern, n_passes, loop, 
 
 
 def test_batches_that_are_added_up_are_one_step():
-    one, two = (Work(work.config, work.batch, 3, n) for work in [work_of("AG", 3)] for n in (1, 2))
+    one, two = (StepWork(work.config, work.batch, 3, n) for work in [work_of("AG", 3)] for n in (1, 2))
     assert (two.tokens, two.token_passes, two.flops) == (2 * one.tokens, 2 * one.token_passes, 2 * one.flops)
 
 
@@ -89,10 +91,10 @@ def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     run = [*RULE110, f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.max_steps=30"]
     run += [f"--trainer.val_check_interval={5 * accumulate}", "--trainer.check_val_every_n_epoch=null"]
     quiet = ["--trainer.logger=false", "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false"]
-    cli = plan(PlanCLI, [*run, "--steps=5"])
+    cli = plan_run(PlanCLI, [*run, "--steps=5"])
     cli.measure()
-    seconds = cli.clock.run(30 * accumulate, cli.validations())
-    clock = Clock()
+    seconds = cli.clock.estimate(30 * accumulate, cli.validations())
+    clock = StepTimer()
     monkeypatch.setattr("lmsleep.training.fit.RunReport", lambda: clock)
     lmsleep(["fit", *run, *quiet, "--checkpoint.dirpath=run"])
     assert cli.validations() == len(clock.validations) == 6

@@ -4,13 +4,13 @@ import re
 
 from lmsleep.training import RunReport
 from lmsleep.training.fit import run_trainer
-from lmsleep.training.progress import WIDTH, Progress
+from lmsleep.training.progress import WIDTH, RunProgressBar
 
 
 def test_the_line_fits_and_says_batches_loss_and_answers(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     bar = {"enable_progress_bar": True, "accumulate_grad_batches": 2, "max_steps": 3, "val_check_interval": 2}
-    made = run(2, callbacks=[Progress()], **bar)
+    made = run(2, callbacks=[RunProgressBar()], **bar)
     made.trainer.fit(made.module, made.data)
     out = capsys.readouterr().out
     lines = [line for line in re.split(r"[\r\n]", out) if line.startswith("train ")]
@@ -26,10 +26,10 @@ def test_the_line_is_drawn_below_the_report(tmp_path, monkeypatch):
         given[f"trainer.{name}"] = value
     cli = run_trainer(["fit", *(f"--{name}={value}" for name, value in given.items())])
     kinds = [*map(type, cli.trainer.callbacks)]
-    assert kinds.index(RunReport) < kinds.index(Progress)
+    assert kinds.index(RunReport) < kinds.index(RunProgressBar)
 
 
 def test_a_logger_s_number_is_left_out(run):
-    made = run(1, callbacks=[Progress()], enable_progress_bar=True, logger=True)
+    made = run(1, callbacks=[RunProgressBar()], enable_progress_bar=True, logger=True)
     made.trainer.fit(made.module, made.data)
     assert "v_num" not in made.trainer.progress_bar_callback.get_metrics(made.trainer, made.module)

@@ -6,7 +6,7 @@ import warnings
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.training.quiet import plain, quiet, worth_saying
+from lmsleep.training.quiet import is_worth_saying, quiet, without_notices
 
 
 def test_only_warnings_are_heard_and_all_afterwards(caplog):
@@ -26,7 +26,7 @@ def test_one_s_own_warnings_are_heard(recwarn):
 
 
 def test_what_every_run_is_told_is_left_out(recwarn):
-    with plain():
+    with without_notices():
         warnings.warn("Checkpoint directory x exists and is not empty.", stacklevel=1)
         warnings.warn("It is recommended to use `self.log('change_of_S/pass-2', ..., sync_dist=True)`", stacklevel=1)
         warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
@@ -35,4 +35,4 @@ def test_what_every_run_is_told_is_left_out(recwarn):
     assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]
     said = {"GPU available: False, used: False": False, "[rank: 1] Seed set to 0": False, "warm-up: 3 parameters": True}
     for message, heard in said.items():
-        assert worth_saying(logging.LogRecord("", 0, "", 0, message, (), None)) == heard
+        assert is_worth_saying(logging.LogRecord("", 0, "", 0, message, (), None)) == heard

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.attention import Attention, Span
+from lmsleep.model.attention import Attention, PassContext
 from lmsleep.ops.window_attention.sdpa import attend
 
 
@@ -27,36 +27,36 @@ class ParallelSlidingAttention(Attention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """As `Attention.attend`; `visible` is ignored."""
-        return flex(q, k, v, self.size) if q.is_cuda else banded(q, k, v, self.size)
+        return flex_sliding(q, k, v, self.size) if q.is_cuda else banded_sliding(q, k, v, self.size)
 
 
-def banded(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
-    """Chunks of `reach` tokens, each against itself and the chunk before it. Shapes as in `attend`."""
+def banded_sliding(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Chunks of `window` tokens, each against itself and the chunk before it. Shapes as in `attend`."""
     batch, length = len(q), q.shape[2]
-    q, k, v = (F.pad(x, (0, 0, 0, -length % reach)).unflatten(2, (-1, reach)) for x in (q, k, v))
-    # (B, H, chunks, 2 reach, K), with zeros before the first chunk
+    q, k, v = (F.pad(x, (0, 0, 0, -length % window)).unflatten(2, (-1, window)) for x in (q, k, v))
+    # (B, H, chunks, 2 window, K), with zeros before the first chunk
     k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))
-    query, key = torch.arange(reach, device=q.device)[:, None], torch.arange(2 * reach, device=q.device)
-    band = (key > query) & (key <= query + reach)
-    first = band & (key >= reach)  # the first chunk has none before it
+    query, key = torch.arange(window, device=q.device)[:, None], torch.arange(2 * window, device=q.device)
+    band = (key > query) & (key <= query + window)
+    first = band & (key >= window)  # the first chunk has none before it
     visible = torch.stack([first] + [band] * (q.shape[2] - 1)).repeat(batch, 1, 1)[:, None]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B chunks, H, ...)
     o = attend(q, k, v, visible)
     return o.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, reach: int) -> Tensor:
+def flex_sliding(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """The same with torch's flex attention, which skips masked blocks."""
-    attention, mask = _flex(q.shape[2], reach, str(q.device))
+    attention, mask = _flex(q.shape[2], window, str(q.device))
     return attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 
 @cache
-def _flex(length: int, reach: int, device: str) -> tuple[Callable[..., Any], Any]:
+def _flex(length: int, window: int, device: str) -> tuple[Callable[..., Any], Any]:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (key > query - reach)
+        return (key <= query) & (key > query - window)
 
     return torch.compile(flex_attention), create_block_mask(seen, None, None, length, length, device=device)
 
@@ -76,7 +76,7 @@ def parallel_twin(model: HybridLM) -> HybridLM:
 def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:
     """Outputs of the last block (B, T, D) after one pass over all tokens (B, T), checkpointed block by block."""
     h, S, cache = model.embed(tokens), model.init_fast_weights(len(tokens)), model.init_cache()
-    span = Span(model.blocks.rotary(0, tokens.shape[1], h))
+    ctx = PassContext(model.blocks.rotary(0, tokens.shape[1], h))
     for i in range(model.config.depth):
-        h, S, _ = model.blocks.run(i, i + 1, h, S, cache, span)
+        h, S, _ = model.blocks.run(i, i + 1, h, S, cache, ctx)
     return h

@@ -29,8 +29,8 @@ from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
-from lmsleep.training.optimizer import whole
-from lmsleep.training.plan import plan
+from lmsleep.training.optimizer import full_tensor
+from lmsleep.training.plan import plan_run
 from lmsleep.training.quiet import quiet
 
 Scaling = Literal["strong", "weak"]
@@ -52,7 +52,7 @@ class FirstGradients(L.Callback):
         grads = {}
         for name, p in pl_module.named_parameters():
             if p.grad is not None:
-                grad = whole(p.grad)  # all ranks take part
+                grad = full_tensor(p.grad)  # all ranks take part
                 if trainer.is_global_zero:
                     grads[name] = grad.float().cpu()
         if trainer.is_global_zero:
@@ -78,26 +78,26 @@ def main(args: list[str] | None = None) -> None:
     """The command; in the processes that it starts, one rank."""
     args = list(sys.argv[1:] if args is None else args)
     with one_sentence(MisconfigurationException):
-        asked = plan(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
+        asked = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
         check_distinct(counts=asked.counts, passes=asked.passes)
         require(min(asked.counts) >= 1, "counts must be 1 or more", min(asked.counts))
         if asked.out:
             check_out(asked.out)
         if "RANK" in os.environ:
-            rank(args, asked)
+            run_rank(args, asked)
             return
         device = device_kind(asked)
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="lmsleep-scale-") as folder:
             for count in sorted(asked.counts):
-                rows += spread(args, count, Path(folder))
-                compare(rows, Path(folder))
+                rows += run_ranks(args, count, Path(folder))
+                add_comparisons(rows, Path(folder))
                 if asked.out:  # after every count: a machine may be gone before the last
                     save_text(asked.out, json_line(rows, device) + "\n")
         print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
 
 
-def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
+def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
     """Starts `count` ranks, a device each, and returns the rows that they measure. Raises ValueError if one fails."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ def spread(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def rank(args: list[str], asked: Any) -> None:
+def run_rank(args: list[str], asked: Any) -> None:
     """Measures all settings, together with the other ranks; the first writes the rows to --out."""
     count, rows = int(os.environ["WORLD_SIZE"]), []
     options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
@@ -144,7 +144,7 @@ def rank(args: list[str], asked: Any) -> None:
         asked.out.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def compare(rows: list[dict[str, Any]], folder: Path) -> None:
+def add_comparisons(rows: list[dict[str, Any]], folder: Path) -> None:
     """Adds `efficiency`, tokens a second and device relative to the smallest count, to every row, and `gradient_error`,
     the maximum over parameters of |g - g_1| / |g_1|, to those with the batch of the smallest count."""
     for row in rows:

@@ -18,6 +18,6 @@ def read_model(path: Path) -> HybridConfig:
         raise ValueError(f"config must name a model under model.model, {str(path)!r} does not ({error})") from None
 
 
-def chosen_device(name: str | None) -> str:
+def choose_device(name: str | None) -> str:
     """A device by name; None: cuda if available, else cpu. Raises ValueError if torch cannot use it here."""
     return str(usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu")))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.hub import content_of, require
+from lmsleep.hub import naming_file, require
 
 # Of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
@@ -37,7 +37,7 @@ def check_out(path: Path) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """A table of results, slices as text. Raises ValueError, with the path, if it is none."""
-    with content_of(path):
+    with naming_file(path):
         kinds = {"slice": str, "n_passes": int, "seed": int, "tokens": int, "value": float}
         frame = pd.read_csv(path, dtype=kinds)  # pyright: ignore[reportArgumentType]
         require(set(COLUMNS) <= set(frame), f"columns must be {', '.join(COLUMNS)}", ", ".join(map(str, frame)))
@@ -45,7 +45,7 @@ def read(path: Path) -> pd.DataFrame:
         return frame[COLUMNS]
 
 
-def wide(frame: pd.DataFrame, **names: str) -> str:
+def pivot_text(frame: pd.DataFrame, **names: str) -> str:
     """The table as text with metrics as columns; `names` renames columns."""
     keys = ["model", "n_passes", "slice"]
     table = frame.pivot(index=keys, columns="metric", values="value").reset_index()

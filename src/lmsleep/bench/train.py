@@ -25,7 +25,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offer
-from lmsleep.training.plan import PlanCLI, plan
+from lmsleep.training.plan import PlanCLI, plan_run
 from lmsleep.training.quiet import quiet
 
 
@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), one_sentence(MisconfigurationException):
-        asked = plan(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
+        asked = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         if asked.out:
             check_out(asked.out)
         device = device_kind(asked)
@@ -98,9 +98,9 @@ def measure(
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
     with use_backend(**{"gated_delta": variant} if variant in PEERS else {}):
-        cli = plan(cli_class, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
+        cli = plan_run(cli_class, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
         with cli.folder:
-            if not cli.is_here:
+            if not cli.device_available:
                 raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
             work, peak_bytes = cli.work(), cli.measure()
     device = cli.trainer.strategy.root_device.type

@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 
 from lmsleep.atomic import save_csv
-from lmsleep.bench.subject import chosen_device, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
+from lmsleep.bench.subject import choose_device, read_model
+from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.hub import require
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -33,7 +33,7 @@ SLEEPS = 8  # single sleeps of each kind; the first is not timed
 
 
 @dataclass
-class Reader:
+class TimedSession:
     """A timed session.
 
     Args:
@@ -109,26 +109,26 @@ def measure(
     places = {windows * model.window_size - early: windows for windows in sorted(contexts)}
     tokens = _tokens(config, WARM_UP + n_tokens).tolist()
     with ExitStack() as stack:
-        readers: list[Reader] = []
+        readers: list[TimedSession] = []
         for before, context in pairwise((0, *places)):
             for n, session in sessions.items():
                 session.feed(_tokens(config, context - before), last_only=True)
                 branch = stack.enter_context(session.fork())
-                readers.append(Reader("hybrid", n, context, branch, session.nbytes, sleeps[n]))
-        _on_the_clock(readers, tokens)
+                readers.append(TimedSession("hybrid", n, context, branch, session.nbytes, sleeps[n]))
+        _time_readers(readers, tokens)
     for context in places:
         if twin := _twin(config, context, n_tokens, device, seed, max_cache_bytes):
-            _on_the_clock([twin], tokens)
+            _time_readers([twin], tokens)
             readers.append(twin)
     measurements: list[Measurement] = [
         (reader.model, reader.n_passes, places[reader.context], reader.context, *metric)
         for reader in readers
         for metric in reader.metrics().items()
     ]
-    return tidy("latency", seed, measurements + _sleeps_alone(model, first, [n for n in passes if n > 1]))
+    return tidy("latency", seed, measurements + _time_sleeps(model, first, [n for n in passes if n > 1]))
 
 
-def _on_the_clock(readers: Sequence[Reader], tokens: list[int]) -> None:
+def _time_readers(readers: Sequence[TimedSession], tokens: list[int]) -> None:
     """Every reader reads the tokens one by one, the first ones untimed. They take turns, a block of tokens at a time,
     so that other load and clock rates affect all alike; twins read alone, since their large caches would slow the next
     reader."""
@@ -141,7 +141,7 @@ def _on_the_clock(readers: Sequence[Reader], tokens: list[int]) -> None:
                 reader.read(token)
 
 
-def _sleeps_alone(model: HybridLM, first: Session, passes: Sequence[int]) -> list[Measurement]:
+def _time_sleeps(model: HybridLM, first: Session, passes: Sequence[int]) -> list[Measurement]:
     """Times sleeps on one full window, with graphs and eagerly in turns."""
     L = model.window_size
     awake = Session(model)
@@ -166,7 +166,7 @@ def _milliseconds(work: Callable[[], object], model: HybridLM) -> float:
 
 def _twin(
     config: HybridConfig, context: int, n_tokens: int, device: str, seed: int, max_cache_bytes: float
-) -> Reader | None:
+) -> TimedSession | None:
     """The full-attention twin with a cache of `context` random tokens; None if that is too large."""
     twin = full_attention_twin(config, context + n_tokens + WARM_UP)
     per_token = 2 * twin.kv_heads * twin.attention_head_dim * twin.depth
@@ -182,7 +182,7 @@ def _twin(
     session = Session(model, static=True)
     empty = model.init_fast_weights(1)
     session._groups = [Memory((0,), empty, cache, empty, model.init_cache())]
-    return Reader("full attention", 1, context, session, cache.nbytes)
+    return TimedSession("full attention", 1, context, session, cache.nbytes)
 
 
 def _tokens(config: HybridConfig, n: int) -> torch.Tensor:
@@ -233,7 +233,7 @@ def main(
     check_out(out)
     model = read_model(config)
     model = replace(model, window_size=window_size or model.window_size)
-    frame = measure(model, contexts, passes, tokens, chosen_device(device), seed, 1e9 * max_cache_gb)
+    frame = measure(model, contexts, passes, tokens, choose_device(device), seed, 1e9 * max_cache_gb)
     save_csv(out, frame)
-    print(wide(frame, slice="windows"))
+    print(pivot_text(frame, slice="windows"))
     print(f"written to {out}")

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
-from lmsleep.bench.subject import chosen_device, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, tidy, wide
+from lmsleep.bench.subject import choose_device, read_model
+from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.hub import require
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
@@ -179,9 +179,9 @@ def main(
         out: tidy table.
     """
     check_out(out)
-    settings = (windows, passes, length, batch_sizes, repeats, eviction, chosen_device(device), seed)
+    settings = (windows, passes, length, batch_sizes, repeats, eviction, choose_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):
         save_csv(out, table)
-    print(wide(table, slice="window"))
+    print(pivot_text(table, slice="window"))
     print(f"written to {out}")

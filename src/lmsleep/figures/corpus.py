@@ -79,17 +79,17 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
     rows, groups = [], []
     for text in texts(folder / "test"):
         ids = np.array(task.encode(text))
-        names = names_of(text)
+        names = identifiers(text)
         for start in range(0, len(ids) - task.sequence_length, task.sequence_length):
             rows.append(ids[start : start + task.sequence_length + 1])
-            groups.append(by_names(names, start, task.sequence_length, task.window_size, known))
+            groups.append(group_by_names(names, start, task.sequence_length, task.window_size, known))
     both = torch.tensor(np.stack(rows))
     sorted_by = {name: torch.stack([group[name] for group in groups]) for name in groups[0]}
     window = (torch.arange(task.sequence_length) // task.window_size).to(torch.int8)
     sorted_by["by_window"] = window.expand_as(both[:, 1:]).contiguous()
     levels = torch.full((len(both),), task.n_windows - 1)
     _save(out / "rows.safetensors", task, both, both[:, 1:].clone(), levels, **sorted_by)
-    _save(out / "needle.safetensors", task, *needles(task, both, np.random.default_rng(seed)))
+    _save(out / "needle.safetensors", task, *insert_needles(task, both, np.random.default_rng(seed)))
 
 
 def texts(folder: Path) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _save(path: Path, task: TextLM, both: Tensor, targets: Tensor, levels: Tenso
     save_tensors(path, tensors | more, "lmsleep.rows", {})
 
 
-def names_of(text: str) -> list[tuple[int, int, str]]:
+def identifiers(text: str) -> list[tuple[int, int, str]]:
     """Start and end in bytes, and text, of every identifier, as far as `tokenize` can read the file."""
     found, starts = [], np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
     lines = io.StringIO(text, newline="\n")
@@ -118,7 +118,7 @@ def names_of(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def by_names(
+def group_by_names(
     names: Iterable[tuple[int, int, str]], start: int, length: int, window: int, known: set[str]
 ) -> dict[str, Tensor]:
     """The groups of `write_questions` by names, each (length,) int8, for the row that starts at byte `start`. The
@@ -141,7 +141,7 @@ def by_names(
     return {name: torch.from_numpy(group) for name, group in groups.items()}
 
 
-def needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def insert_needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (R, T + 1) with a line `name = 'value'` inserted in a window and repeated at the end, where the letters of
     the value are the only targets (R, T); and the number of windows between the two, (R,). Name and value are random
     letters, so that the loss without memory is log 26 nats a letter."""

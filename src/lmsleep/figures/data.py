@@ -21,7 +21,7 @@ from lmsleep.hub import require, typed
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
-from lmsleep.tasks.gsm.dataset import encoder_of
+from lmsleep.tasks.gsm.dataset import dataset_encoder
 from lmsleep.tasks.spec import build_task
 from lmsleep.tensors import save_tensors
 
@@ -60,7 +60,7 @@ def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
     source = config.get("model", {}).get("init_from")
     if source is None or dataset.tokenizer is None:
         return
-    size, rows = encoder_of(dataset).vocab_size, pretrained_config(source).vocab_size
+    size, rows = dataset_encoder(dataset).vocab_size, pretrained_config(source).vocab_size
     assert rows is not None
     require(size <= rows, f"tokenizer {dataset.tokenizer} must have at most the {rows} tokens of {source}", size)
 

@@ -17,14 +17,14 @@ from matplotlib.axes import Axes
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.ours import ablations, arms, at_other_passes, controls, cut_and_not
+from lmsleep.figures.plots.ours import ablations, arms, controls, select_ablations, select_controls
 from lmsleep.figures.plots.probe import probe
 from lmsleep.figures.plots.runtime import fig6, latency
 from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
-from lmsleep.figures.stats import by_level, compare_passes, exact_accuracy, mean_scores, paired_differences, plain
-from lmsleep.hub import content_of, read_object, require, typed
+from lmsleep.figures.stats import compare_passes, exact_accuracy, jsonable, mean_scores, paired_differences, per_slice
+from lmsleep.hub import naming_file, read_object, require, typed
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     require(figure in DRAW, f"figure must be one of {', '.join(DRAW)}", figure)
     require(not out.suffix, "out must be a name without suffix", str(out))
     frame = read(table)
-    with content_of(table, "baselines.json", "corpus.json"):
+    with naming_file(table, "baselines.json", "corpus.json"):
         untested = frame.metric.str.startswith("val_").all()
         drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
         selected = SELECT[figure](frame) if figure in SELECT else None
@@ -64,7 +64,7 @@ def read(table: Path) -> pd.DataFrame:
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
     """A figure from validations, with its numbers at each of the tokens `at`."""
     at = at or [last_common_tokens(table)]
-    drawings = [DRAW[figure](as_tests(table, tokens), data, scale) for tokens in at]
+    drawings = [DRAW[figure](validations_as_tests(table, tokens), data, scale) for tokens in at]
     numbers: dict[str, list[dict[str, Any]]] = {}
     for tokens, (_, found) in zip(at, drawings, strict=True):
         for key, records in found.items():
@@ -75,23 +75,23 @@ def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Pa
 
 def last_common_tokens(table: pd.DataFrame) -> int:
     """The last number of tokens at which every run was validated. Raises ValueError if there is none."""
-    runs = by_level(table, "val_exact").groupby(["model", "n_passes", "seed", "slice"])
+    runs = per_slice(table, "val_exact").groupby(["model", "n_passes", "seed", "slice"])
     common = set.intersection(*(set(run.tokens) for _, run in runs))
     if not common:
         raise ValueError("runs must have a validation at the same tokens, got none; name some with --at")
     return int(max(common))
 
 
-def as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
+def validations_as_tests(table: pd.DataFrame, tokens: int) -> pd.DataFrame:
     """The table with the validations at `tokens` as test scores. Raises ValueError if no run was validated there."""
     tested = table[table.tokens == tokens]
     if tested.empty:
         there = ", ".join(f"{n:,}" for n in sorted(table.tokens.unique())[-5:])
         raise ValueError(f"at must be tokens at which a run was validated (the last are {there}), got {tokens:,}")
-    return pd.concat([shared(table), tested.assign(metric=tested.metric.str.replace("val_", "test_"))])
+    return pd.concat([common_validations(table), tested.assign(metric=tested.metric.str.replace("val_", "test_"))])
 
 
-def shared(table: pd.DataFrame) -> pd.DataFrame:
+def common_validations(table: pd.DataFrame) -> pd.DataFrame:
     """The validations that all seeds of a curve have, since the mean would jump where one ends."""
     curves = ["model", "n_passes", "slice"]
     seeds = table.groupby(curves).seed.transform("nunique")
@@ -101,7 +101,7 @@ def shared(table: pd.DataFrame) -> pd.DataFrame:
 def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """The plain hybrid (N = 1) on Rule 110: exact accuracy against tokens, one curve for each number of steps t."""
     fig, (ax,) = style.subplots()
-    exact = by_level(table, "val_exact")
+    exact = per_slice(table, "val_exact")
     levels = sorted(exact.slice.unique())
     for t, color in zip(levels, style.shades(len(levels)), strict=True):
         style.curves(ax, exact[exact.slice == t], str(t), color)
@@ -109,7 +109,7 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.reference(ax, majority, "majority" if t == levels[-1] else "", ":", color=color)
     accuracy_axes(ax, scale, exact)
     style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
-    differences = plain(paired_differences(by_level(table, "test_exact"), "slice", levels[0]).to_dict("records"))
+    differences = jsonable(paired_differences(per_slice(table, "test_exact"), "slice", levels[0]).to_dict("records"))
     exact = exact_accuracy(table, ["slice"])
     means = {f"t={record['slice']}": record["value"] for record in exact}
     return fig, {"test_exact": exact, "difference": differences, "exact": means}
@@ -118,7 +118,7 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Sleep on Rule 110: exact accuracy against tokens, one curve for each N."""
     fig, (ax,) = style.subplots()
-    exact = by_level(table, "val_exact")
+    exact = per_slice(table, "val_exact")
     draw_passes(ax, exact)
     for name, dashes, place in (("majority", ":", "bottom"), ("chance", "--", "top")):
         style.reference(ax, next(iter(baselines(data, name).values())), name, dashes, place)
@@ -130,7 +130,7 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Depo: loss over `:` and answers, loss over answers, and exact answers for each number of hops, one curve for each
     N. Lines: `Depo.baselines`."""
-    exact = by_level(table, "val_exact")
+    exact = per_slice(table, "val_exact")
     hops = sorted(exact.slice.unique())
     width = 2.2 * len(hops) + 1.6
     fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.0, share_y="row")
@@ -145,7 +145,7 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """GSM-Infinite: exact answers for each number of operations, one curve for each N."""
-    exact = by_level(table, "val_exact")
+    exact = per_slice(table, "val_exact")
     ops = sorted(exact.slice.unique())
     fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.4 * -(-len(ops) // 4))
     by_difficulty(axes, table, data, ops, "operation", GSM)
@@ -170,7 +170,7 @@ def by_difficulty(
 ) -> None:
     """A row of panels for each metric, a panel for each level, a curve for each N."""
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
-        curves, panels = by_level(table, metric), axes[row * len(levels) :]
+        curves, panels = per_slice(table, metric), axes[row * len(levels) :]
         for ax, level in zip(panels, levels, strict=False):
             draw_passes(ax, curves[curves.slice == level])
             for name, text in lines.items():
@@ -228,7 +228,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "ablations": ablations,
 }
 # Figures drawn from the tables of others -> the rows that they draw.
-SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": cut_and_not, "ablations": at_other_passes}
+SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": select_controls, "ablations": select_ablations}
 
 
 if __name__ == "__main__":

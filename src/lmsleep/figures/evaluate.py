@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.figures.settings import of_arms, read_config
+from lmsleep.figures.settings import has_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
-from lmsleep.hub import content_of, require
+from lmsleep.hub import naming_file, require
 from lmsleep.model import HybridLM
-from lmsleep.pretrained.export import from_lightning, how_it_sleeps
+from lmsleep.pretrained.export import from_lightning, sleep_settings
 from lmsleep.settle import forget, settle
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
@@ -48,24 +48,24 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, sleeps = from_lightning(run / "last.ckpt").to(device), how_it_sleeps(run / "last.ckpt")
+    model, sleeps = from_lightning(run / "last.ckpt").to(device), sleep_settings(run / "last.ckpt")
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     trained = sleeps.pop("n_passes")
-    with content_of(run / "config.yaml"):
+    with naming_file(run / "config.yaml"):
         config = read_config([run / "config.yaml"])
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    most, made = (8 if of_arms(figure) else 6), []
+    most, made = (8 if has_arms(figure) else 6), []
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
-    if of_arms(figure) and trained > 1:
+    if has_arms(figure) and trained > 1:
         ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=made) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
         made.clear()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-            found = scores(model, rows, on_overflow, batch_size=batch_size, **sleeps)
+            found = score_rows(model, rows, on_overflow, batch_size=batch_size, **sleeps)
         found |= {"passes": float(torch.cat(made).double().mean())} if made else {}
         for name, value in found.items():
             metric, _, level = name.partition("-")
@@ -75,7 +75,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
 
 def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
     """The test rows in a file of stage `data`. Raises ValueError if they do not fit the model."""
-    with content_of(path):
+    with naming_file(path):
         rows, _ = read_tensors(path, "cpu")
         tokens, targets, size = rows["tokens"], rows["targets"], len(model.embedding.weight)
         for name, value in rows.items():
@@ -90,7 +90,7 @@ def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def scores(
+def score_rows(
     model: HybridLM, rows: dict[str, Tensor], on_overflow: OnOverflow, batch_size: int, **sleeps: Any
 ) -> dict[str, float]:
     """Scores per slice over test rows, see `SliceScores.compute`; for each tensor `by_<name>` (R, T) in `rows` also

@@ -25,7 +25,7 @@ from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.pretrained.export import from_lightning, how_it_sleeps
+from lmsleep.pretrained.export import from_lightning, sleep_settings
 from lmsleep.sleep import Pass, read_windows
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.rule110 import rule110_step
@@ -66,23 +66,23 @@ def main(
                 torch.manual_seed(columns["seed"])
                 models[0] = models[max(passes)].config.build().eval()
             for n, model in models.items():
-                for record in probed(model, run, most, rows):
+                for record in probe_run(model, run, most, rows):
                     records.append(columns | {"n_passes": n} | record)
             print(f"{run}: read", flush=True)
     save_csv(out, pd.DataFrame(records)[COLUMNS].round({"value": 6}))
 
 
-def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
+def probe_run(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
     """slice, metric and value of all probes of a model: `probe_<what>` after each pass, `majority_<what>` with slice
     0."""
     config = read_config([run / "config.yaml"])
-    task, sleeps = build_task(config["data"]["task"], from_anywhere=True), how_it_sleeps(run / "last.ckpt")
+    task, sleeps = build_task(config["data"]["task"], from_anywhere=True), sleep_settings(run / "last.ckpt")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)
     batches = [task.rows(split="test", seed=0, step=step, batch_size=READ) for step in range(count)]
-    truths = [known(task, batch) for batch in batches]
+    truths = [probe_targets(task, batch) for batch in batches]
     truth = {name: torch.cat([one[name] for one in truths]).to(model.embedding.weight.device) for name in truths[0]}
-    states = [flat(after_each_pass(model, batch, most, **sleeps)) for batch in batches]
+    states = [flatten_states(states_after_passes(model, batch, most, **sleeps)) for batch in batches]
     for made in range(1, most + 1):
         X = torch.cat([part[made - 1] for part in states])
         for name, value in ridge(X, truth, rows).items():
@@ -94,7 +94,7 @@ def probed(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) ->
 
 
 @torch.no_grad()
-def after_each_pass(model: HybridLM, batch: Batch, most: int, n_passes: int, **sleeps: Any) -> list[FastWeights]:
+def states_after_passes(model: HybridLM, batch: Batch, most: int, n_passes: int, **sleeps: Any) -> list[FastWeights]:
     """S after passes 1 .. `most` over the last window that sleeps, with N passes over those before. `sleeps` are
     arguments of `read_windows`."""
     trace: list[FastWeights] = []
@@ -114,12 +114,12 @@ def after_each_pass(model: HybridLM, batch: Batch, most: int, n_passes: int, **s
     return trace[:most]
 
 
-def flat(trace: list[FastWeights]) -> Tensor:
+def flatten_states(trace: list[FastWeights]) -> Tensor:
     """All entries of S after each pass: (passes, B, F)."""
     return torch.stack([torch.cat([state.flatten(1) for state in S.states], dim=1) for S in trace])
 
 
-def known(task: Task, batch: Batch) -> dict[str, Tensor]:
+def probe_targets(task: Task, batch: Batch) -> dict[str, Tensor]:
     """The targets of the probes by name: classes (B, J) of J values. Raises ValueError for another task, or a Depo
     whose test rows do not have all names."""
     if isinstance(task, Rule110):

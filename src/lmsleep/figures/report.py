@@ -21,11 +21,11 @@ from lmsleep.figures.tables import (
     difference,
     paper_notes,
     paper_table,
-    plain_table,
+    records_table,
     verdicts_table,
 )
 from lmsleep.figures.words import readable
-from lmsleep.hub import content_of, require
+from lmsleep.hub import naming_file, require
 
 WIDE = 2.2  # aspect ratio from which a picture takes the whole width of the page
 # Numbers that have their own tables.
@@ -60,7 +60,7 @@ def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: s
     environment = Environment(loader=FileSystemLoader(folder), **strict)
     figures = []
     for caption in CAPTIONS:
-        at = {scale: view(scale, of[caption.name]) for scale, of in found.items() if caption.name in of}
+        at = {scale: figure_view(scale, of[caption.name]) for scale, of in found.items() if caption.name in of}
         printed = paper[paper.figure == caption.name]
         table = None if printed.empty else paper_table(caption, printed)
         notes = paper_notes(caption, printed)
@@ -71,24 +71,24 @@ def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: s
     )
 
 
-def view(scale: str, result: Result) -> dict[str, Any]:
+def figure_view(scale: str, result: Result) -> dict[str, Any]:
     """What the template shows of a figure at a scale. Raises ValueError if its numbers have another structure."""
-    with content_of(f"{result.caption.name}.json at {scale} scale"):
+    with naming_file(f"{result.caption.name}.json at {scale} scale"):
         return {
             "result": result,
             "verdict": result.verdict,
             "there": bool(result.svg or result.numbers),
-            "picture": picture(scale, result.caption.name, result.svg, alternative(result)) if result.svg else None,
+            "picture": picture(scale, result.caption.name, result.svg, alt_text(result)) if result.svg else None,
             "tables": tables(scale, result),
-            "overall": "; ".join(map(apart, result.numbers.get("overall", []))),
+            "overall": "; ".join(map(difference_text, result.numbers.get("overall", []))),
             "folded": folded(scale, result),
             "seeds": ", ".join(map(str, result.seeds)) or "–",
             "tokens": tokens(result),
-            "recorded": recorded(result),
+            "recorded": provenance_of(result),
         }
 
 
-def apart(record: dict[str, Any]) -> str:
+def difference_text(record: dict[str, Any]) -> str:
     """N = 2: +12.3 (+4.5 to +20.1), with its tokens if the record has them."""
     at = f" at {readable(record['tokens'])} tokens" if "tokens" in record else ""
     return f"N = {record['n_passes']}{at}: {difference(record)}"
@@ -105,7 +105,7 @@ def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
     return shape | {"inside": inside, "alt": alt}
 
 
-def alternative(result: Result) -> str:
+def alt_text(result: Result) -> str:
     """The alternative text of a picture: what it shows, and its final values."""
     ends = []
     for record in result.numbers.get("test_exact", []):
@@ -123,7 +123,7 @@ def tables(scale: str, result: Result) -> list[Table]:
     if "controls" in numbers:
         found.append(controls_table(f"Ours at {scale} scale, mean over seeds", numbers["controls"]))
     if "text" in numbers:
-        found.append(plain_table(f"Ours at {scale} scale, nats a byte of unseen files from N = 1", numbers["text"]))
+        found.append(records_table(f"Ours at {scale} scale, nats a byte of unseen files from N = 1", numbers["text"]))
     if numbers.get("verdicts"):
         found.append(verdicts_table(f"Ours at {scale} scale, paired by seed", numbers["verdicts"]))
     return found
@@ -132,13 +132,13 @@ def tables(scale: str, result: Result) -> list[Table]:
 def folded(scale: str, result: Result) -> list[Table]:
     """The tables that are folded: all other lists of records."""
     return [
-        plain_table(f"Ours at {scale} scale: {name.replace('_', ' ')}", records)
+        records_table(f"Ours at {scale} scale: {name.replace('_', ' ')}", records)
         for name, records in result.numbers.items()
         if name not in SHOWN and isinstance(records, list) and records and isinstance(records[0], dict)
     ]
 
 
-def recorded(result: Result) -> dict[str, str]:
+def provenance_of(result: Result) -> dict[str, str]:
     """Hardware, torch versions and short commits of the runs."""
     commits = [value[:10] + "+" * value.endswith("+") for value in result.meta.get("commit", [])]
     lists = {key: result.meta.get(key, []) for key in ("hardware", "torch")} | {"commit": commits}

@@ -9,9 +9,9 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
-from lmsleep.figures.stats import plain, side
+from lmsleep.figures.stats import interval_sign, jsonable
 from lmsleep.figures.words import nats, points
-from lmsleep.hub import content_of, read_object, require
+from lmsleep.hub import naming_file, read_object, require
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
@@ -106,19 +106,19 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
-        with content_of(csv):
+        with naming_file(csv):
             keys = ["model", "n_passes", "slice", "tokens"]
             wide = tables.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
-            numbers = {"measurements": plain(wide.reset_index().to_dict("records"))}
+            numbers = {"measurements": jsonable(wide.reset_index().to_dict("records"))}
     picture = read_drawing(svg) if svg.exists() else None
-    with content_of(records[0]):
-        verdict = written or (on_text(numbers["text"]) if "text" in numbers else on_direction(caption, numbers))
+    with naming_file(records[0]):
+        verdict = written or (text_verdict(numbers["text"]) if "text" in numbers else effect_verdict(caption, numbers))
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
 
 
 def read_drawing(path: Path) -> str:
     """An SVG file. Raises ValueError if it is not well-formed, or has scripts, animations or event handlers."""
-    with content_of(path):
+    with naming_file(path):
         text = path.read_text(encoding="utf-8")
         root = ElementTree.fromstring(text)
         does = {e.tag.rpartition("}")[2] for e in root.iter()} & {"script", "foreignObject", "iframe", "animate", "set"}
@@ -139,7 +139,7 @@ def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """The verdicts in a file by figure; empty if there is no file."""
-    with content_of(path):
+    with naming_file(path):
         entries = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
         for figure, entry in entries.items():
             allowed = f"verdict of {figure} must be one of {', '.join(WRITTEN)}"
@@ -147,7 +147,7 @@ def read_verdicts(path: Path) -> dict[str, Verdict]:
         return {figure: Verdict(entry["verdict"], entry["sentence"]) for figure, entry in entries.items()}
 
 
-def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
+def effect_verdict(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     """Whether the effect has the direction of the paper's; None without numbers or direction. The comparison is fixed
     beforehand: the largest N (or t) against the smallest, over the answers of all slices together."""
     records = numbers.get("difference" if caption.compares == "slice" else "overall", [])
@@ -157,11 +157,11 @@ def on_direction(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     value, low, high = (last[key] for key in ("value", "low", "high"))
     symbol = "t" if caption.compares == "slice" else "N"
     compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
-    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {paired(last['n'])}."
+    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {seeds_in_words(last['n'])}."
     return Verdict(direction(low, high, caption.direction), sentence)
 
 
-def on_text(records: list[dict[str, Any]]) -> Verdict:
+def text_verdict(records: list[dict[str, Any]]) -> Verdict:
     """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at equal FLOPs; `records`
     are `text` of text.json, see `plots.text.differences`."""
     most = max(record["n_passes"] for record in records)
@@ -169,18 +169,18 @@ def on_text(records: list[dict[str, Any]]) -> Verdict:
     steps, work = (direction(ends[name]["low"], ends[name]["high"], -1) for name in ("equal steps", "equal operations"))
     word = {SAME: HELPS if work == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
     said = [f"{nats(r['value'], r['low'], r['high'])} after {name}" for name, r in sorted(ends.items(), reverse=True)]
-    reason = paired(ends["equal steps"]["n"])
+    reason = seeds_in_words(ends["equal steps"]["n"])
     return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {', '.join(said)}; {reason}.")
 
 
-def paired(n: int) -> str:
+def seeds_in_words(n: int) -> str:
     """The number of seeds of an interval, in words."""
     return f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:
     """SAME or OPPOSITE if the interval of a difference excludes zero, else UNDECIDED."""
-    sign = side(low, high)
+    sign = interval_sign(low, high)
     return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
 
 

@@ -38,11 +38,11 @@ def grid(figure: str) -> dict[str, list[Any]]:
 
 def cells(figure: str) -> list[str]:
     """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ..."""
-    axes = [[_named(axis, value) for value in values] for axis, values in grid(figure).items()]
+    axes = [[_cell_part(axis, value) for value in values] for axis, values in grid(figure).items()]
     return sorted("-".join(point) for point in product(*axes))
 
 
-def _named(axis: str, value: Any) -> str:
+def _cell_part(axis: str, value: Any) -> str:
     settings = value if isinstance(value, dict) else {axis: value}
     return "-".join(f"{letter}{settings[name]}" for name, letter in LETTERS.items() if name in settings)
 
@@ -68,7 +68,7 @@ def arms() -> dict[str, Arm]:
     return found
 
 
-def of_arms(figure: str) -> bool:
+def has_arms(figure: str) -> bool:
     """Whether the cells of a figure are arms."""
     return figure.partition("_")[0] == ARMS
 

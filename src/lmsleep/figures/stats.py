@@ -74,14 +74,14 @@ def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
     return mean._replace(low=float(low), high=float(high))
 
 
-def side(low: float | None, high: float | None) -> int:
+def interval_sign(low: float | None, high: float | None) -> int:
     """1 or -1 if an interval lies above or below zero, else 0, also if there is none."""
     return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
 
 
 def verdict(low: float | None, high: float | None) -> str:
     """HELPS, HURTS or NEITHER, by the interval of a difference."""
-    return {1: HELPS, -1: HURTS, 0: NEITHER}[side(low, high)]
+    return {1: HELPS, -1: HURTS, 0: NEITHER}[interval_sign(low, high)]
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
@@ -105,7 +105,7 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
     return pd.DataFrame(records)
 
 
-def by_level(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
+def per_slice(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     """The rows of metrics for single slices, as numbers."""
     part = table[(table.slice != "all") & table.metric.isin(metrics)]
     return part.assign(slice=part.slice.astype(int))
@@ -116,7 +116,7 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     interval over seeds (value, low, high, n), for a single seed the Wilson interval over rows (wilson_low, wilson_high;
     the rows of several models are no sample of one proportion), `answers` of all seeds and `rows` of one."""
     names = ["test_exact", "test_count", "test_rows"]
-    wide = by_level(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
+    wide = per_slice(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
     wide = wide.reindex(columns=names).reset_index()
     records = []
     for key, group in wide.groupby(keys):
@@ -127,14 +127,14 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         row = dict(zip(keys, key, strict=True)) | share._asdict()
         row |= {"wilson_low": single.low, "wilson_high": single.high}
         records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
-    return plain(records)
+    return jsonable(records)
 
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
     """Mean and t interval over seeds, clipped at 0, of losses, for each combination of `keys`, slices as numbers."""
-    groups = by_level(table, *metrics).groupby(keys)
+    groups = per_slice(table, *metrics).groupby(keys)
     means = [(dict(zip(keys, key, strict=True)), over_seeds(group.value)) for key, group in groups]
-    return plain([names | mean._asdict() | {"low": np.maximum(mean.low, 0.0)} for names, mean in means])
+    return jsonable([names | mean._asdict() | {"low": np.maximum(mean.low, 0.0)} for names, mean in means])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
@@ -144,18 +144,18 @@ def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any
     keys = ["slice", "n_passes"] if by_slice else ["n_passes"]
     exact = table[table.metric == "test_exact"]
     overall, base = exact[exact.slice == "all"], int(exact.n_passes.min())
-    differences = paired_differences(by_level(table, "test_exact"), "n_passes", base, ["slice"] if by_slice else None)
-    ahead = plain(paired_differences(overall, "n_passes", base).to_dict("records"))
+    differences = paired_differences(per_slice(table, "test_exact"), "n_passes", base, ["slice"] if by_slice else None)
+    ahead = jsonable(paired_differences(overall, "n_passes", base).to_dict("records"))
     return {
         "test_exact": exact_accuracy(table, keys),
-        "difference": plain(differences.to_dict("records")),
+        "difference": jsonable(differences.to_dict("records")),
         "overall": ahead,
         "exact": {f"N={n}": value for n, value in overall.groupby("n_passes").value.mean().items()},
         "ahead": {f"N={record['n_passes']}": record["value"] for record in ahead},
     }
 
 
-def plain(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
+def jsonable(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
     """Records with plain Python values; NaN becomes None."""
     return [
         {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records

@@ -18,8 +18,8 @@ import pandas as pd
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import COLUMNS
-from lmsleep.figures.settings import arm_of, cells, of_arms, read_config
-from lmsleep.hub import content_of, read_object, require
+from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
+from lmsleep.hub import naming_file, read_object, require
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 
@@ -33,7 +33,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
         out: the CSV.
         scores: what stage `evaluate` wrote.
     """
-    folders = run_folders(figure, runs) if scores else started(runs)
+    folders = run_folders(figure, runs) if scores else validated_runs(runs)
     tested = [tables.read(scores)] if scores else []
     table = pd.concat([*(curve(figure, run) for run in folders), *tested])
     table["slice"] = table["slice"].astype(str)
@@ -54,7 +54,7 @@ def run_folders(figure: str, folder: Path) -> list[Path]:
     return runs
 
 
-def started(folder: Path) -> list[Path]:
+def validated_runs(folder: Path) -> list[Path]:
     """The run folders that were validated at least once. Raises ValueError if there are none."""
     runs = sorted(path.parent for path in folder.glob("*/curve.csv"))
     if not runs:
@@ -66,7 +66,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     """figure, model (its pattern, or the name of its pretrained weights; with the steps, if the cell's name has them;
     or the arm), n_passes, seed and tokens of a run, from its config.yaml and run.json; for an unfinished run, tokens
     are those of the last validation in curve.csv."""
-    with content_of(run / "config.yaml"):
+    with naming_file(run / "config.yaml"):
         config = read_config([run / "config.yaml"])
         model = config["model"]["model"]
         name = model["pattern"] if model else Path(config["model"]["init_from"]).name
@@ -76,14 +76,14 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     tokens = tokens or int(validations(run)["tokens"].iloc[-1])
     if steps := re.search(r"-(k\d+)-", run.name):
         name = f"{name}-{steps[1]}"
-    name = arm_of(run) if of_arms(figure) else name
+    name = arm_of(run) if has_arms(figure) else name
     return {"figure": figure, "model": name, "n_passes": n_passes, "seed": seed, "tokens": tokens}
 
 
 def validations(run: Path) -> pd.DataFrame:
     """curve.csv of a run: step, tokens and scores. Raises ValueError if it is invalid or empty."""
     path = run / "curve.csv"
-    with content_of(path):
+    with naming_file(path):
         frame = pd.read_csv(path, dtype=float).astype({"step": int, "tokens": int})
         require(len(frame), "validations must be one or more", 0)
         return frame

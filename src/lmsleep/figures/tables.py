@@ -80,26 +80,27 @@ def difference(record: dict[str, Any]) -> str:
 def controls_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """Accuracy as trained and with S cut, for each figure and N."""
     wide = pd.DataFrame(records).pivot(index=["figure", "n_passes"], columns="metric", values="value")
-    rows = [[figure, str(n), percent(row.test_exact), percent(row.cut_exact)] for (figure, n), row in wide.iterrows()]
+    shares = zip(wide.index, wide.test_exact, wide.cut_exact, strict=True)
+    rows = [[figure, str(n), percent(tested), percent(cut)] for (figure, n), tested, cut in shares]
     return Table(title, ["figure", "N", "as trained", "S cut"], rows)
 
 
 def verdicts_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """The comparison of each record, its difference with interval, and its verdict."""
     names = [key for key in records[0] if key not in ("value", "low", "high", "n", "verdict", "exact")]
-    rows = [[*(plain(r[name]) for name in names), difference(r), str(r["n"]), r["verdict"]] for r in records]
+    rows = [[*(format_value(r[name]) for name in names), difference(r), str(r["n"]), r["verdict"]] for r in records]
     header = [{"n_passes": "N"}.get(name, name) for name in names]
     return Table(title, [*header, "points", "seeds", "verdict"], rows)
 
 
-def plain_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
+def records_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     """All records, a column for each key."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     header = [{"n_passes": "N"}.get(key, key.replace("_", " ")) for key in keys]
-    return Table(title, header, [[plain(record.get(key)) for key in keys] for record in records])
+    return Table(title, header, [[format_value(record.get(key)) for key in keys] for record in records])
 
 
-def plain(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as text, floats with four digits; a dash for None."""
     if value is None:
         return "–"

@@ -31,7 +31,7 @@ from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.curve import tokens_read
 from lmsleep.training.fit import run_trainer
-from lmsleep.training.nonfinite import BUNDLE
+from lmsleep.training.nonfinite import FOLDER_PREFIX
 from lmsleep.training.quiet import quiet
 
 RESUME = Path("runs/.resume")
@@ -73,7 +73,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     save_json(state / "run.json", record)
     for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
-    for bundle in state.glob(f"{BUNDLE}*"):  # of an earlier failure
+    for bundle in state.glob(f"{FOLDER_PREFIX}*"):  # of an earlier failure
         shutil.rmtree(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)

@@ -63,7 +63,7 @@ def push(folder: str | Path, name: str, private: bool | None = None) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError if there is no such file, or it holds anything else."""
-    check_there(path)
+    check_file(path)
     return parse_object(path.read_bytes(), str(path))
 
 
@@ -96,7 +96,7 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def content_of(path: object, *others: str) -> Iterator[None]:
+def naming_file(path: object, *others: str) -> Iterator[None]:
     """Turns errors that the content of a file causes within the block into ValueError beginning with the path; messages
     that already name the path or one of `others` stay as they are."""
     try:
@@ -186,7 +186,7 @@ def usable_device(name: Any) -> "torch.device":
         raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
 
 
-def check_there(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raises ValueError if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path.parent} must hold {path.name}, found none")

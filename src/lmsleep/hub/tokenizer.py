@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import check_there, checkpoint_folder, read_object, require
+from lmsleep.hub import check_file, checkpoint_folder, read_object, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -16,7 +16,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     """Reads a tokenizer.json. Raises ValueError if there is no such file, or it holds anything else."""
     from tokenizers import Tokenizer  # slow to import
 
-    check_there(path)
+    check_file(path)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more specific

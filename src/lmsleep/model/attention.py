@@ -18,26 +18,26 @@ from lmsleep.ops.window_attention.sdpa import attend, rotate
 
 
 @dataclass(frozen=True)
-class Span:
+class PassContext:
     """Positions, visibility and options of the n tokens of a pass, the same for every mixer.
 
     Args:
         rotary: cos and sin (n, head_dim / 2) of their positions.
         visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens; None: causal.
         mask: (B, n) bool, False for masked tokens, which change neither S nor what other tokens see; None: no mask.
-        near: as `visible`, for sliding attention.
-        slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
-        keep: whether mixers return their cache entries.
-        ends: whether the pass returns h; without it the blocks stop at the last fast weights.
+        visible_sliding: as `visible`, for sliding attention.
+        cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
+        use_cache: whether mixers return their cache entries.
+        need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
     """
 
     rotary: tuple[Tensor, Tensor]
     visible: Tensor | None = None
     mask: Tensor | None = None
-    near: Tensor | None = None
-    slot: Tensor | None = None
-    keep: bool = True
-    ends: bool = True
+    visible_sliding: Tensor | None = None
+    cache_slot: Tensor | None = None
+    use_cache: bool = True
+    need_h: bool = True
 
 
 class Rotary(nn.Module):
@@ -97,7 +97,7 @@ class Attention(nn.Module):
     Args:
         d_model: D. heads: query heads. kv_heads: key/value heads (grouped-query attention).
         head_dim: K, width of a head. bias: on q, k, v.
-        reach: tokens that a token sees, itself included (sliding attention); None: all that are visible.
+        sliding_window: tokens that a token sees, itself included (sliding attention); None: all that are visible.
         norm_eps: epsilon of the RMS norms of q and k; None: no norms. gate: multiply the output by sigmoid(W_g x).
     """
 
@@ -110,12 +110,12 @@ class Attention(nn.Module):
         kv_heads: int,
         head_dim: int,
         bias: bool = False,
-        reach: int | None = None,
+        sliding_window: int | None = None,
         norm_eps: float | None = None,
         gate: bool = False,
     ) -> None:
         super().__init__()
-        self.head_dim, self.reach = head_dim, reach
+        self.head_dim, self.sliding_window = head_dim, sliding_window
         self.q_proj = nn.Linear(d_model, heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
@@ -123,22 +123,22 @@ class Attention(nn.Module):
         self.g_proj = nn.Linear(d_model, heads * head_dim, bias=False) if gate else None
         self.q_norm, self.k_norm = (None if norm_eps is None else RMSNorm(head_dim, norm_eps) for _ in range(2))
 
-    def forward(self, x: Tensor, state: None, left: KV | None, span: Span) -> tuple[Tensor, None, KV | None]:
+    def forward(self, x: Tensor, state: None, cache: KV | None, ctx: PassContext) -> tuple[Tensor, None, KV | None]:
         """x (B, n, D), keys and values of m cached tokens -> y (B, n, D), None, keys and values of m + n tokens (the
-        same buffers with `span.slot`; None unless `span.keep`)."""
+        same buffers with `ctx.cache_slot`; None unless `ctx.use_cache`)."""
         q, k, v, *gate = project(x, self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ()))
         if self.q_norm and self.k_norm:
             q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)
             k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)
-        if not (left or span.keep) and (self.reach is None or x.shape[1] <= self.reach):
-            return self._output(window_attention(q, k, v, span.rotary, span.mask), gate), None, None
+        if not (cache or ctx.use_cache) and (self.sliding_window is None or x.shape[1] <= self.sliding_window):
+            return self._output(window_attention(q, k, v, ctx.rotary, ctx.mask), gate), None, None
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
-        q, k = rotate(q, span.rotary), rotate(k, span.rotary)
-        if left and span.slot is not None:
-            k, v = left.keys.index_copy_(2, span.slot, k), left.values.index_copy_(2, span.slot, v)
-        elif left:
-            k, v = torch.cat([left.keys, k], dim=2), torch.cat([left.values, v], dim=2)
-        o = self.attend(q, k, v, span.visible if self.reach is None else span.near)
+        q, k = rotate(q, ctx.rotary), rotate(k, ctx.rotary)
+        if cache and ctx.cache_slot is not None:
+            k, v = cache.keys.index_copy_(2, ctx.cache_slot, k), cache.values.index_copy_(2, ctx.cache_slot, v)
+        elif cache:
+            k, v = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
+        o = self.attend(q, k, v, ctx.visible if self.sliding_window is None else ctx.visible_sliding)
         return self._output(rearrange(o, "b h n k -> b n (h k)"), gate), None, KV(k, v)
 
     def _output(self, o: Tensor, gate: list[Tensor]) -> Tensor:
@@ -146,9 +146,9 @@ class Attention(nn.Module):
         return project(o * gate[0].sigmoid() if gate else o, self.o_proj)[0]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-        """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `Span`."""
+        """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `PassContext`."""
         return attend(q, k, v, visible)
 
     def flops_per_token(self, window_size: int) -> int:
         """Scores and weighted values over all visible tokens; the block counts the projections."""
-        return 4 * min(window_size, self.reach or window_size) * self.q_proj.out_features
+        return 4 * min(window_size, self.sliding_window or window_size) * self.q_proj.out_features

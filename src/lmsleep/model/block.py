@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from lmsleep.memory import Left
-from lmsleep.model.attention import Span
+from lmsleep.memory import LayerCache
+from lmsleep.model.attention import PassContext
 from lmsleep.model.layers import RMSNorm, SwiGLU
 
 
@@ -14,9 +14,9 @@ class Mixer(Protocol):
     """The interface of a mixer, a `torch.nn.Module`.
 
     Called with x (B, n, D), fast weights (B, *state_shape) or None, its cache entry of earlier tokens of the window
-    (`left`: a `ConvTail`, a `KV` or None) and a `Span`, it returns y (B, n, D), the new fast weights and the new cache
-    entry (which may be None unless `span.keep`), and changes none of its inputs. Reading tokens in groups must equal
-    reading them at once, and a token with `span.mask` False must change neither state nor cache.
+    (`cache`: a `ConvTail`, a `KV` or None) and a `PassContext`, it returns y (B, n, D), the new fast weights and the
+    new cache entry (which may be None unless `ctx.use_cache`), and changes none of its inputs. Reading tokens in groups
+    must equal reading them at once, and a token with `ctx.mask` False must change neither state nor cache.
 
     `state_shape` is that of one row's fast weights, None if there are none. `flops_per_token` leaves out the weights of
     linear layers, which the block counts.
@@ -26,13 +26,13 @@ class Mixer(Protocol):
     def state_shape(self) -> tuple[int, ...] | None: ...
 
     def __call__(
-        self, x: Tensor, state: Tensor | None, left: Any, span: Span
-    ) -> tuple[Tensor, Tensor | None, Left]: ...
+        self, x: Tensor, state: Tensor | None, cache: Any, ctx: PassContext
+    ) -> tuple[Tensor, Tensor | None, LayerCache]: ...
 
     def flops_per_token(self, window_size: int) -> int: ...
 
 
-class Sum(NamedTuple):
+class LazySum(NamedTuple):
     """h + y (B, n, D) between two blocks, added by the next norm in one fused kernel."""
 
     h: Tensor
@@ -62,17 +62,17 @@ class Block(nn.Module):
         self.mixer_post_norm, self.mlp_post_norm = post_norm(), post_norm()
 
     def forward(
-        self, h: Tensor | Sum, state: Tensor | None, left: Left, span: Span
-    ) -> tuple[Tensor | Sum, Tensor | None, Left]:
-        """h (B, n, D), the mixer's fast weights and cache entry -> the same three after n tokens. A `Sum` gives a
-        `Sum`."""
-        s, x = self.mixer_norm.of_sum(*(h if isinstance(h, Sum) else Sum(h)))
-        y, state, left = self.mixer(x, state, left, span)
+        self, h: Tensor | LazySum, state: Tensor | None, cache: LayerCache, ctx: PassContext
+    ) -> tuple[Tensor | LazySum, Tensor | None, LayerCache]:
+        """h (B, n, D), the mixer's fast weights and cache entry -> the same three after n tokens. A `LazySum` gives a
+        `LazySum`."""
+        s, x = self.mixer_norm.add_and_norm(*(h if isinstance(h, LazySum) else LazySum(h)))
+        y, state, cache = self.mixer(x, state, cache, ctx)
         y = self.mixer_post_norm(y)
-        if span.ends and self.mlp is not None and self.mlp_norm is not None:
-            s, x = self.mlp_norm.of_sum(s, y)
+        if ctx.need_h and self.mlp is not None and self.mlp_norm is not None:
+            s, x = self.mlp_norm.add_and_norm(s, y)
             y = self.mlp_post_norm(self.mlp(x))
-        return Sum(s, y) if isinstance(h, Sum) else s + y, state, left
+        return LazySum(s, y) if isinstance(h, LazySum) else s + y, state, cache
 
     def flops_per_token(self, window_size: int) -> int:
         """Matrix products of one token: all projections, and the mixer's own."""

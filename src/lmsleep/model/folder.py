@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import check_free, save_text
-from lmsleep.hub import check_there, read_object, require, typed
+from lmsleep.atomic import check_folder, save_text
+from lmsleep.hub import check_file, read_object, require, typed
 from lmsleep.tensors import read_tensors, save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -28,7 +28,7 @@ def write_folder(
     """Writes the folder, each file atomically: see `HybridLM.save_pretrained`; `model` are the fields of its
     configuration, `text` opens the model card."""
     folder = Path(folder)
-    check_free(folder)
+    check_folder(folder)
     header = {"model_type": MODEL_TYPE, "version": VERSION, "model": model} | ({"trained": trained} if trained else {})
     try:
         config = json.dumps(header, indent=2, allow_nan=False) + "\n"
@@ -53,7 +53,7 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return model, trained
 
 
-def check_streams(trained: Mapping[str, Any]) -> None:
+def check_streamable(trained: Mapping[str, Any]) -> None:
     """Raises ValueError unless the model was trained with one wake pass, as streaming makes."""
     awake = trained.get("wake_passes", 1)
     require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
@@ -63,7 +63,7 @@ def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:
     """The tensors of a saved model. Raises ValueError if the file is absent or damaged, or holds anything but finite
     floating-point numbers."""
     path = folder / WEIGHTS
-    check_there(path)
+    check_file(path)
     weights, _ = read_tensors(path, device)
     for name, weight in weights.items():
         if not weight.is_floating_point() or weight.dtype.itemsize < 2:

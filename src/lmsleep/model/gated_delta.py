@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import Span
-from lmsleep.model.layers import RMSNorm, draw_decay
-from lmsleep.model.linear import project, project_side_by_side
+from lmsleep.model.attention import PassContext
+from lmsleep.model.layers import RMSNorm, init_decay
+from lmsleep.model.linear import project, project_concat
 from lmsleep.ops import delta_layer
 
 
@@ -28,7 +28,7 @@ class DeltaRule(nn.Module):
 
     def projected(self, x: Tensor) -> Tensor:
         """q, k, v, gate, decay and writing strength of x (B, n, D), concatenated, before any non-linearity."""
-        return project_side_by_side(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
+        return project_concat(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, read by q: three K x V products a head, for any window."""
@@ -69,19 +69,19 @@ class GatedDelta(DeltaRule):
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.norm = RMSNorm(V, norm_eps)
         self.o_proj = nn.Linear(H * V, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
+        init_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
         nn.init.uniform_(self.conv_weight, -(conv_size**-0.5), conv_size**-0.5)
 
     def forward(
-        self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
+        self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
         projected, taps = self.projected(x), self.conv_weight
         if self.key_heads < self.state_shape[0]:
             projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()
-        weights, before = (taps, self.A_log, self.dt_bias, self.norm.weight), left.inputs if left else None
-        y, state, tail = delta_layer(projected, *weights, state, before, span.mask, self.beta_scale, self.norm.eps)
-        return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
+        weights, before = (taps, self.A_log, self.dt_bias, self.norm.weight), cache.inputs if cache else None
+        y, state, tail = delta_layer(projected, *weights, state, before, ctx.mask, self.beta_scale, self.norm.eps)
+        return project(y, self.o_proj)[0], state, ConvTail(tail) if ctx.use_cache else None
 
     def _spread(self, x: Tensor) -> Tensor:
         """Repeats the q and k columns of (..., 2 G K + rest) for every head of v: (..., 2 H K + rest)."""

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lmsleep.hub import check_integer, checkpoint_folder, require, typed, usable_device
-from lmsleep.memory import AttentionCache, FastWeights, Left, check_n_passes
-from lmsleep.model.attention import Attention, Rotary, Span
-from lmsleep.model.block import Block, Mixer, Sum
+from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
+from lmsleep.model.attention import Attention, PassContext, Rotary
+from lmsleep.model.block import Block, LazySum, Mixer
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm
-from lmsleep.model.linear import look_up, shared_weights, sharing
+from lmsleep.model.linear import lookup_embedding, shared_weights, sharing
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
@@ -61,7 +61,8 @@ class HybridConfig:
         fast_norm_eps: epsilon of the norm inside a Jet layer; None: norm_eps.
         sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
         norm_between_passes: every pass ends with the final norm, and the next starts from its output (Ouro).
-        between_passes: what a pass of a sleep starts from, see `BETWEEN`; `carry` is Algorithm 1, others are ablations.
+        between_passes: what a pass of a sleep starts from, see `BETWEEN_PASSES`; `carry` is Algorithm 1, others are
+            ablations.
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
         embedding_std: initial standard deviation of the embeddings; that of the output projection is 0.02.
@@ -137,10 +138,10 @@ class HybridConfig:
         check("decay_rates", rise, "must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None")
         within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= depth)
         check("loop", within, f"must be (first, last + 1) within the {depth} blocks")
-        check("between_passes", self.between_passes in BETWEEN, f"must be one of {', '.join(BETWEEN)}")
-        closed = not self.norm_between_passes or self.looped[1] == depth
+        check("between_passes", self.between_passes in BETWEEN_PASSES, f"must be one of {', '.join(BETWEEN_PASSES)}")
+        closed = not self.norm_between_passes or self.loop_range[1] == depth
         check("loop", closed, "must reach the last block with norm_between_passes")
-        opened = self.between_passes == "carry" or self.looped[0] == 0
+        opened = self.between_passes == "carry" or self.loop_range[0] == 0
         check("loop", opened, f"must start at the first block with between_passes={self.between_passes!r}")
 
     @property
@@ -149,7 +150,7 @@ class HybridConfig:
         return len(self.pattern)
 
     @property
-    def looped(self) -> tuple[int, int]:
+    def loop_range(self) -> tuple[int, int]:
         """(first, last + 1) of the blocks that a sleep repeats."""
         return (0, self.depth) if self.loop is None else (self.loop[0], self.loop[1])
 
@@ -208,7 +209,7 @@ class HybridConfig:
         """
         check_n_passes(n_passes)
         model = self.build("meta")
-        first, last = self.looped
+        first, last = self.loop_range
         costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]
         again = (n_passes - 1) * sum(costs[first:last]) + (sum(costs[last:]) if n_passes > 1 else 0)
         total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
@@ -229,13 +230,13 @@ _SIZES = (
 )
 
 
-MakeMixer = Callable[[HybridConfig], Mixer]
+MixerFactory = Callable[[HybridConfig], Mixer]
 
 
-def _attention(c: HybridConfig, reach: int | None = None) -> Mixer:
+def _attention(c: HybridConfig, sliding_window: int | None = None) -> Mixer:
     norm_eps = c.norm_eps if c.qk_norm else None
     sizes = c.d_model, c.n_heads, c.kv_heads, c.attention_head_dim
-    return Attention(*sizes, c.attention_bias, reach, norm_eps, c.attention_gate)
+    return Attention(*sizes, c.attention_bias, sliding_window, norm_eps, c.attention_gate)
 
 
 def _delta_rule(c: HybridConfig, layer: Callable[..., Mixer], norm_eps: float) -> Mixer:
@@ -247,7 +248,7 @@ def _mamba2(c: HybridConfig) -> Mixer:
     return Mamba2(c.d_model, H, P, N, d_conv=c.conv_size, delta=c.delta, decay_rates=c.decay_rates)
 
 
-MIXERS: dict[str, tuple[str, MakeMixer]] = {
+MIXERS: dict[str, tuple[str, MixerFactory]] = {
     "A": ("attention", _attention),
     "W": ("sliding attention", lambda c: _attention(c, c.sliding_window)),
     "G": ("gated delta", lambda c: _delta_rule(c, partial(GatedDelta, key_heads=c.fast_key_heads), c.norm_eps)),
@@ -257,7 +258,7 @@ MIXERS: dict[str, tuple[str, MakeMixer]] = {
 BUILT_IN = frozenset(MIXERS)
 
 
-def register_mixer(letter: str, name: str, factory: MakeMixer) -> None:
+def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
     """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first.
 
     Output projections called `o_proj` or `out_proj` start at zero under `zero_init`. Muon trains the weights of
@@ -312,51 +313,55 @@ class Blocks(nn.Module):
             mask: (B, n) bool, False for masked tokens.
         """
         cache = cache or AttentionCache(self.config.window_size or 1)
-        return self.run(0, self.config.depth, h, S, cache, self.span(h, cache, mask, keep=False))[:2]
+        return self.run(0, self.config.depth, h, S, cache, self.context(h, cache, mask, use_cache=False))[:2]
 
-    def span(
-        self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, keep: bool = True, ends: bool = True
-    ) -> Span:
-        """The `Span` of the n tokens of h (B, n, D) after the cached ones. Raises ValueError if the cache has no
+    def context(
+        self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, use_cache: bool = True, need_h: bool = True
+    ) -> PassContext:
+        """The `PassContext` of the n tokens of h (B, n, D) after the cached ones. Raises ValueError if the cache has no
         entries of these."""
-        n, cached, reach = h.shape[1], cache.held, self.config.sliding_window
+        n, cached, width = h.shape[1], cache.held, self.config.sliding_window
         if cached and not cache.layers:
-            raise ValueError(f"cache must hold what the {cached} tokens before left: they were read with keep=False")
+            raise ValueError(
+                f"cache must hold what the {cached} tokens before left: they were read with use_cache=False"
+            )
         everyone = cache.joined_mask(mask, h)
-        near = visible = visibility(n, cached, cache.capacity, everyone, h.device)
-        if reach is not None and reach < cache.capacity:
-            near = visibility(n, cached, reach, everyone, h.device)
-        return Span(self.rotary(cache.position, n, h), visible, mask, near, keep=keep, ends=ends)
+        visible_sliding = visible = visibility(n, cached, cache.capacity, everyone, h.device)
+        if width is not None and width < cache.capacity:
+            visible_sliding = visibility(n, cached, width, everyone, h.device)
+        return PassContext(
+            self.rotary(cache.position, n, h), visible, mask, visible_sliding, use_cache=use_cache, need_h=need_h
+        )
 
     def run(
-        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
-    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
+    ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (empty without
-        `span.ends`), S and the cache entry of each block (of no use unless `span.keep`)."""
+        `ctx.need_h`), S and the cache entry of each block (of no use unless `ctx.use_cache`)."""
         if not (self.checkpointing and torch.is_grad_enabled()):
-            return self._run(first, last, h, S, cache, span)
+            return self._run(first, last, h, S, cache, ctx)
         shared = shared_weights()
 
-        def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
             with sharing(shared):
                 return self._run(*args)
 
-        return checkpoint(run, first, last, h, S, cache, span, use_reentrant=False)  # pyright: ignore
+        return checkpoint(run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
 
     def _run(
-        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
-    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
+    ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         changed: dict[int, Tensor] = {}
-        kept: list[Left] = []
-        total, writers = Sum(h), [i for i in self.state_index if first <= i < last]
-        stop = last if span.ends else 1 + max(writers, default=first - 1)
+        kept: list[LayerCache] = []
+        total, writers = LazySum(h), [i for i in self.state_index if first <= i < last]
+        stop = last if ctx.need_h else 1 + max(writers, default=first - 1)
         for i in range(first, stop):
-            index, here = self.state_index.get(i), replace(span, ends=span.ends or i < stop - 1)
-            total, state, left = self.layers[i](total, None if index is None else S[index], cache.layer(i), here)
-            kept.append(left)
+            index, here = self.state_index.get(i), replace(ctx, need_h=ctx.need_h or i < stop - 1)
+            total, state, entry = self.layers[i](total, None if index is None else S[index], cache.layer(i), here)
+            kept.append(entry)
             if index is not None:
                 changed[index] = state
-        if not span.ends:
+        if not ctx.need_h:
             return h.new_empty(0), S.with_layers(changed), tuple(kept)
         h = total.h if total.y is None else total.h + total.y
         if last == self.config.depth:
@@ -364,8 +369,8 @@ class Blocks(nn.Module):
         return h, S.with_layers(changed), tuple(kept)
 
 
-Run = Callable[
-    [int, int, Tensor, FastWeights, AttentionCache, Span], tuple[Tensor, FastWeights, tuple[Left, ...]]
+RunFn = Callable[
+    [int, int, Tensor, FastWeights, AttentionCache, PassContext], tuple[Tensor, FastWeights, tuple[LayerCache, ...]]
 ]  # `Blocks.run`
 
 
@@ -398,7 +403,7 @@ def _embedded(wake: Wake) -> Tensor:
 
 
 # h (B, n, D) and S that the next pass of a sleep starts from, given those that the last one returned.
-BETWEEN: dict[str, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
+BETWEEN_PASSES: dict[str, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
     "carry": lambda h, S, wake: (h, S),  # Algorithm 1
     "reset": lambda h, S, wake: (h, wake.before),  # S from before the window: only the last pass counts
     "embed": lambda h, S, wake: (_embedded(wake), S),  # the embedded tokens
@@ -474,7 +479,7 @@ class HybridLM(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(B, n) -> (B, n, D)."""
-        return look_up(self.embedding, tokens)
+        return lookup_embedding(self.embedding, tokens)
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, V)."""
@@ -491,49 +496,49 @@ class HybridLM(nn.Module):
         S: FastWeights,
         cache: AttentionCache,
         mask: Tensor | None = None,
-        span: Span | None = None,
-        keep: bool = True,
-        ends: bool = True,
+        ctx: PassContext | None = None,
+        use_cache: bool = True,
+        need_h: bool = True,
     ) -> Wake:
         """The wake pass over tokens (B, n) of the current window: embedding, then every block once.
 
         Args:
             mask: (B, n) bool, False for masked tokens.
-            span: for decoding with a static cache; None: the tokens follow those of the cache.
-            keep: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
-            ends: False: h of the result is not computed.
+            ctx: for decoding with a static cache; None: the tokens follow those of the cache.
+            use_cache: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
+            need_h: False: h of the result is not computed.
 
         Raises:
             ValueError: if the tokens do not fit into the window, or the cache has no entries of those before.
         """
-        n, depth, last = tokens.shape[1], self.config.depth, self.config.looped[1]
+        n, depth, last = tokens.shape[1], self.config.depth, self.config.loop_range[1]
         require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
         embedded = self.embed(tokens)
-        span = span or self.blocks.span(embedded, cache, mask, keep, ends)
-        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(span, ends=ends or last < depth))
+        ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h)
+        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(ctx, need_h=need_h or last < depth))
         h, after = core, core_S
         if last < depth:
-            h, after, behind = self.blocks.run(last, depth, core, core_S, cache, span)
+            h, after, behind = self.blocks.run(last, depth, core, core_S, cache, ctx)
             kept = kept + behind
-        extended = cache.extended(n, kept if keep else (), cache.joined_mask(mask, embedded))
+        extended = cache.extended(n, kept if use_cache else (), cache.joined_mask(mask, embedded))
         return Wake(h, core, S, after, cache, extended, mask, embedded)
 
-    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
+    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window of `wake`; `run` takes the place of `Blocks.run`."""
-        h, S = BETWEEN[self.config.between_passes](h, S, wake)
-        span = self.blocks.span(h, wake.past, wake.mask, keep=False)
-        return (run or self.blocks.run)(*self.config.looped, h, S, wake.past, span)[:2]
+        h, S = BETWEEN_PASSES[self.config.between_passes](h, S, wake)
+        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        return (run or self.blocks.run)(*self.config.loop_range, h, S, wake.past, ctx)[:2]
 
-    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: Run | None = None) -> tuple[Tensor, FastWeights]:
+    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
         """h and S after one pass of the blocks behind the loop, from their S before the window; `run` as in
         `loop_pass`."""
-        depth, last = self.config.depth, self.config.looped[1]
+        depth, last = self.config.depth, self.config.loop_range[1]
         if last == depth:
             return h, S
-        S, span = self.as_before(S, wake, last, depth), self.blocks.span(h, wake.past, wake.mask, keep=False)
-        return (run or self.blocks.run)(last, depth, h, S, wake.past, span)[:2]
+        S, ctx = self.rewind(S, wake, last, depth), self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        return (run or self.blocks.run)(last, depth, h, S, wake.past, ctx)[:2]
 
-    def as_before(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
+    def rewind(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
         """S with the states of blocks first .. last - 1 reset to those before the window of `wake`."""
         chosen = [i for block, i in self.blocks.state_index.items() if first <= block < last]
         return S.with_layers({i: wake.before[i] for i in chosen})

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import Span
+from lmsleep.model.attention import PassContext
 from lmsleep.model.gated_delta import DeltaRule
-from lmsleep.model.layers import RMSNorm, draw_decay
+from lmsleep.model.layers import RMSNorm, init_decay
 from lmsleep.model.linear import project
 from lmsleep.ops import jet_layer
 
@@ -41,16 +41,16 @@ class Jet(DeltaRule):
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.o_norm = RMSNorm(V, norm_eps)
         self.o_proj = nn.Linear(H * V, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
+        init_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
 
     def forward(
-        self, x: Tensor, state: Tensor, left: ConvTail | None, span: Span
+        self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
-        inputs, before = (self.projected(x), self.dynamic_conv1d(x)), left.inputs if left else None
-        gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (span.mask, self.beta_scale, self.o_norm.eps)
+        inputs, before = (self.projected(x), self.dynamic_conv1d(x)), cache.inputs if cache else None
+        gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (ctx.mask, self.beta_scale, self.o_norm.eps)
         y, state, tail = jet_layer(*inputs, *gates, state, before, *how)
-        return project(y, self.o_proj)[0], state, ConvTail(tail) if span.keep else None
+        return project(y, self.o_proj)[0], state, ConvTail(tail) if ctx.use_cache else None
 
 
 class DynamicConv(nn.Module):

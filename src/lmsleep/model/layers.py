@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         """(..., D) -> (..., D) in x's dtype."""
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
-    def of_sum(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add_and_norm(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """h + y (..., D) in h's dtype, and its norm in the dtype of matrix products (autocast)."""
         return add_norm(h, y, self.weight, self.eps, product_dtype(h))
 
@@ -42,7 +42,7 @@ class SwiGLU(nn.Module):
         return project(swiglu(gate, up), self.down_proj)[0]
 
 
-def draw_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:
+def init_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:
     """Initialises, in place, exp(A_log) (H,) uniformly in `rates` and softplus(dt_bias) (H,) log-uniformly in
     (0.001, 0.1)."""
     with torch.no_grad():

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SHARED: ContextVar["Shared | None"] = ContextVar("shared", default=None)
-FEW_WORDS = 128  # rows of the largest embedding whose gradient is a matrix product
+_SHARED: ContextVar["SharedWeights | None"] = ContextVar("shared", default=None)
+MAX_PRODUCT_ROWS = 128  # rows of the largest embedding whose gradient is a matrix product
 _open = False  # whether weights are shared: compiled code can read this, but no context variable
 
 
@@ -24,27 +24,27 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
     if not _sharing(layers):
         return tuple(layer(x) for layer in layers)
-    return _split_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
+    return _split_product(_autocast(x), layers)  # pyright: ignore[reportCallIssue]
 
 
-def project_side_by_side(x: Tensor, *layers: nn.Module) -> Tensor:
+def project_concat(x: Tensor, *layers: nn.Module) -> Tensor:
     """The outputs of `project`, concatenated: (..., sum of D_i)."""
     if not _sharing(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return _one_product(_narrow(x), layers)  # pyright: ignore[reportCallIssue]
+    return _concat_product(_autocast(x), layers)  # pyright: ignore[reportCallIssue]
 
 
-def look_up(table: nn.Embedding, tokens: Tensor) -> Tensor:
+def lookup_embedding(table: nn.Embedding, tokens: Tensor) -> Tensor:
     """The embeddings (B, n, D) of tokens (B, n). Within `sharing_weights` the gradient of a small table is one matrix
     product: torch would sort the tokens, in a dozen launches."""
-    if _open and table.num_embeddings <= FEW_WORDS and _plain(table):
-        return _Rows.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
+    if _open and table.num_embeddings <= MAX_PRODUCT_ROWS and _is_plain(table):
+        return _EmbeddingByProduct.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
     return table(tokens)
 
 
 def _sharing(layers: tuple[nn.Module, ...]) -> bool:
     """Whether the weights of these layers are shared now."""
-    return _open and all(_plain(layer) and layer.bias is None for layer in layers)
+    return _open and all(_is_plain(layer) and layer.bias is None for layer in layers)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -55,7 +55,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 @contextmanager
-def casting_anew(device: str) -> Iterator[None]:
+def autocast_without_cache(device: str) -> Iterator[None]:
     """Autocast as outside, without its cache: a cast made before the capture of a CUDA graph would be frozen in it."""
     torch.clear_autocast_cache()
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -63,11 +63,11 @@ def casting_anew(device: str) -> Iterator[None]:
         yield
 
 
-def _narrow(x: Tensor) -> Tensor:
+def _autocast(x: Tensor) -> Tensor:
     return x.to(product_dtype(x))
 
 
-def _plain(layer: nn.Module) -> bool:
+def _is_plain(layer: nn.Module) -> bool:
     """Whether the layer is torch's own, with a dense weight and without hooks."""
     forward = layer._forward_hooks or layer._forward_pre_hooks
     hooked = forward or layer._backward_hooks or layer._backward_pre_hooks
@@ -76,7 +76,7 @@ def _plain(layer: nn.Module) -> bool:
 
 # Breaks compiled graphs: only the parts between products are compiled.
 @torch.compiler.disable
-def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
+def _concat_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     shared = _SHARED.get()
     assert shared is not None
     return shared.product(x, layers)
@@ -84,8 +84,8 @@ def _one_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
 
 @torch.compiler.disable
 def _split_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
-    """As `_one_product`, split by layer."""
-    y = _one_product(x, layers)  # pyright: ignore[reportCallIssue]
+    """As `_concat_product`, split by layer."""
+    y = _concat_product(x, layers)  # pyright: ignore[reportCallIssue]
     return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 
@@ -93,12 +93,12 @@ def _split_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ..
 def sharing_weights(enabled: bool = True) -> Iterator[None]:
     """Lets `project` share weights; the backward may follow outside. Not worth it on a CPU, where no launch is
     saved."""
-    with sharing(Shared() if enabled else None):
+    with sharing(SharedWeights() if enabled else None):
         yield
 
 
 @contextmanager
-def sharing(shared: "Shared | None") -> Iterator[None]:
+def sharing(shared: "SharedWeights | None") -> Iterator[None]:
     """Shares the weights of `shared_weights()` elsewhere: passes recomputed in the backward must use the same."""
     global _open
     before, _open = _open, shared is not None
@@ -110,28 +110,28 @@ def sharing(shared: "Shared | None") -> Iterator[None]:
         _open = before
 
 
-def shared_weights() -> "Shared | None":
+def shared_weights() -> "SharedWeights | None":
     """The weights shared now; None outside of `sharing_weights`."""
     return _SHARED.get()
 
 
-class Shared:
+class SharedWeights:
     """Concatenated weights and their gradients, by layers."""
 
     def __init__(self) -> None:
-        self.joined: dict[tuple[Any, ...], tuple[Tensor, Total]] = {}
+        self.joined: dict[tuple[Any, ...], tuple[Tensor, GradAccumulator]] = {}
 
     def product(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
         """(..., D) -> (..., sum of D_i)."""
         weights = [layer.weight for layer in layers]
         key = (x.dtype, torch.is_grad_enabled(), *map(id, weights))
         if key not in self.joined:
-            total = Total()
+            total = GradAccumulator()
             self.joined[key] = _Join.apply(total, x.dtype, *weights), total  # pyright: ignore[reportArgumentType]
         return _Product.apply(x, *self.joined[key])  # pyright: ignore[reportReturnType]
 
 
-class Total:
+class GradAccumulator:
     """Accumulates the gradient of a concatenated weight, in float32 or wider."""
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ class _Join(torch.autograd.Function):
     """Weights (O_i, D) -> (sum of O_i, D) in `dtype`. Its gradient arrives through `total`."""
 
     @staticmethod
-    def forward(ctx: Any, total: Total, dtype: torch.dtype, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, total: GradAccumulator, dtype: torch.dtype, *weights: Tensor) -> Tensor:
         ctx.total, ctx.sizes, ctx.dtype = total, [len(w) for w in weights], weights[0].dtype
         ctx.set_materialize_grads(False)
         return torch.cat([w.detach() for w in weights]).to(dtype)
@@ -194,7 +194,7 @@ class _Product(torch.autograd.Function):
     """x (..., D), weight (O, D) -> x weight^T (..., O); the weight's gradient is added to `total`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, total: Total) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, total: GradAccumulator) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.total = total
         return F.linear(x, weight)
@@ -211,7 +211,7 @@ class _Product(torch.autograd.Function):
         return (dy @ weight if ctx.needs_input_grad[0] else None), None, None
 
 
-class _Rows(torch.autograd.Function):
+class _EmbeddingByProduct(torch.autograd.Function):
     """tokens (B, n), weight (V, D) -> (B, n, D)."""
 
     @staticmethod

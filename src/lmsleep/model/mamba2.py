@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lmsleep.hub import require
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import Span
-from lmsleep.model.layers import draw_decay, step_size
+from lmsleep.model.attention import PassContext
+from lmsleep.model.layers import init_decay, step_size
 from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
 
 
@@ -58,17 +58,19 @@ class Mamba2(nn.Module):
         self.A_log = nn.Parameter(torch.empty(nheads))
         self.D = nn.Parameter(torch.ones(nheads))
         self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
-        self.norm = GateThenNorm(d_inner, ngroups, norm_eps)
+        self.norm = RMSNormGated(d_inner, ngroups, norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        draw_decay(self.A_log, self.dt_bias, decay_rates or (1.0, 16.0))
+        init_decay(self.A_log, self.dt_bias, decay_rates or (1.0, 16.0))
 
-    def forward(self, u: Tensor, state: Tensor, left: ConvTail | None, span: Span) -> tuple[Tensor, Tensor, ConvTail]:
+    def forward(
+        self, u: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
+    ) -> tuple[Tensor, Tensor, ConvTail]:
         """u (B, n, D), state (B, H, P, N), last inputs of the convolution -> y (B, n, D) and the new ones."""
-        H, before = self.state_shape[0], left.inputs if left else None
+        H, before = self.state_shape[0], cache.inputs if cache else None
         z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
-        dt = step_size(dt, self.dt_bias, span.mask)
-        if span.mask is not None:
-            xBC = xBC * span.mask[..., None]
+        dt = step_size(dt, self.dt_bias, ctx.mask)
+        if ctx.mask is not None:
+            xBC = xBC * ctx.mask[..., None]
         weight = self.conv1d.weight[:, 0]
         mixed = short_conv(xBC, weight, self.conv1d.bias, before, activation="silu")
         x, B, C = mixed.split(self.parts, dim=-1)
@@ -88,7 +90,7 @@ class Mamba2(nn.Module):
         return (6 if self.delta else 4) * H * P * N
 
 
-class GateThenNorm(nn.Module):
+class RMSNormGated(nn.Module):
     """RMS norm of y * silu(z) over each of `groups` parts of the last axis, in float32 under mixed precision."""
 
     def __init__(self, dim: int, groups: int, eps: float) -> None:

@@ -6,7 +6,7 @@ hand, and counts as installed only if that import works: one built without its k
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -93,7 +93,7 @@ def offer(op: str, backend: Backend) -> None:
     _TABLES[op][backend.name] = backend
 
 
-def check_shapes(like: str, tensor: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+def check_shapes(like: str, tensor: Tensor, expected: Mapping[str, tuple[Tensor, Sequence[int]]]) -> None:
     """Raises ValueError unless all tensors have their expected shapes, those that fit `tensor`, which is called
     `like`."""
     for name, (x, shape) in expected.items():

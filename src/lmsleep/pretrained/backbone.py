@@ -50,25 +50,25 @@ class HFConfig:
             inner = HFConfig(inner.take(name, dict), f"{name} of {inner.source}")
         return inner
 
-    def demand(self, name: str, *allowed: Any) -> None:
+    def expect(self, name: str, *allowed: Any) -> None:
         """Raises ValueError unless the key is absent or has an allowed value."""
         if name in self.values and self.values[name] not in allowed:
             choices = " or ".join(repr(value) for value in allowed)
             raise ValueError(f"{name} in {self.source} must be {choices}, got {self.values[name]!r}")
 
 
-def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
+def base_fields(hf: HFConfig, rotary_share: float | None = None) -> dict[str, Any]:
     """Fields of `HybridConfig` that all families have under the same keys.
 
     Args:
-        turning: default share of a head's channels that are rotated; None: always all.
+        rotary_share: default share of a head's channels that are rotated; None: always all.
 
     Raises:
         ValueError: if a key is missing or has a value that our model does not support.
     """
-    hf.demand("hidden_act", "silu")
-    hf.demand("attention_dropout", 0, 0.0)
-    hf.demand("use_mrope", False)
+    hf.expect("hidden_act", "silu")
+    hf.expect("attention_dropout", 0, 0.0)
+    hf.expect("use_mrope", False)
     heads, width = hf.count("num_attention_heads"), hf.count("hidden_size")
     head_dim = hf.count("head_dim") if hf.values.get("head_dim") is not None else None
     return {
@@ -80,31 +80,31 @@ def transformer(hf: HFConfig, turning: float | None = None) -> dict[str, Any]:
         "mlp_dim": hf.count("intermediate_size"),
         "norm_eps": hf.take("rms_norm_eps", float),
         "tie_embeddings": hf.take("tie_word_embeddings", bool),
-        **_rotary(hf, head_dim or width // heads, turning),
+        **_rotary(hf, head_dim or width // heads, rotary_share),
     }
 
 
-def _rotary(hf: HFConfig, head_dim: int, turning: float | None) -> dict[str, Any]:
+def _rotary(hf: HFConfig, head_dim: int, rotary_share: float | None) -> dict[str, Any]:
     """From `rope_parameters`, as transformers 5 writes it, or `rope_theta` and `rope_scaling`, as earlier ones did."""
     name = next((n for n in ("rope_parameters", "rope_scaling") if hf.values.get(n) is not None), None)
     beside = {n: hf.values[n] for n in ("rope_theta", "partial_rotary_factor") if n in hf.values}
     inner = hf.section(name) if name else hf
     rope = HFConfig({**beside, **inner.values}, inner.source)
     kind = "rope_type" if "rope_type" in rope.values else "type"
-    rope.demand(kind, "default", "llama3")
+    rope.expect(kind, "default", "llama3")
     stretch = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if turning is None:
-        rope.demand("partial_rotary_factor", None, 1.0)
+    if rotary_share is None:
+        rope.expect("partial_rotary_factor", None, 1.0)
     elif "partial_rotary_factor" in rope.values:
-        turning = rope.take("partial_rotary_factor", float)
+        rotary_share = rope.take("partial_rotary_factor", float)
     return {
         "rope_theta": rope.take("rope_theta", float),
         "rope_scaling": tuple(rope.take(n, float) for n in stretch) if rope.values.get(kind) == "llama3" else None,
-        "rotary_dim": None if turning is None else int(head_dim * turning),
+        "rotary_dim": None if rotary_share is None else int(head_dim * rotary_share),
     }
 
 
-def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] | None = None) -> str:
+def pattern_of(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] | None = None) -> str:
     """The pattern of `layer_types`, by our letter `of` each type; if the key is absent, of the `default` types by
     layer. Raises ValueError if it is no such list, or a type is not in `of`."""
     depth, absent = hf.count("num_hidden_layers", MAX_DEPTH), hf.values.get("layer_types") is None
@@ -114,7 +114,7 @@ def letters(hf: HFConfig, of: Mapping[str, str], default: Callable[[int], str] |
     return "".join(of[kind] for kind in types)
 
 
-def with_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
+def insert_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
     """Inserts a Jet layer after every fourth block of `pattern` (with fewer blocks, after the last).
 
     A Jet layer has half as many heads as attention, of the same key width and twice the value width. In Ouro 1.4B that
@@ -133,7 +133,7 @@ def with_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
     }
 
 
-def middle(pattern: str) -> tuple[int, int]:
+def middle_loop(pattern: str) -> tuple[int, int]:
     """The loop over the middle half of the blocks (section 6.3 of the paper), extended to the nearest block with fast
     weights if it has none."""
     first, last = len(pattern) // 4, len(pattern) - len(pattern) // 4
@@ -181,7 +181,7 @@ class Backbone:
         """Our parameter name -> its origin, for all parameters that are in the checkpoint, which has the blocks
         `stored`; `prefix` begins all its names but the head's."""
         blocks = config.layers()
-        layer_of, found = layers_of(config.pattern, stored or self.stored(config)) or {}, {}
+        layer_of, found = match_layers(config.pattern, stored or self.stored(config)) or {}, {}
         for name in names:
             if not name.startswith("blocks.layers."):
                 found[name] = self.origin("" if name.startswith("head.") else prefix, name)
@@ -200,7 +200,7 @@ class Backbone:
         return Origin(prefix + ".".join([theirs, *words[n:]]), convert)
 
 
-def layers_of(pattern: str, stored: str) -> dict[int, int] | None:
+def match_layers(pattern: str, stored: str) -> dict[int, int] | None:
     """Block of `pattern` -> layer of the checkpoint, whose blocks are `stored`; the other blocks are inserted. None if
     the order differs or an inserted block has an MLP."""
     found: dict[int, int] = {}

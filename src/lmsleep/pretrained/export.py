@@ -20,7 +20,7 @@ from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
 # The settings of a run without SleepCallback.
-PLAIN: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
+NO_SLEEP: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -30,7 +30,7 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
     return _model(_read(Path(checkpoint)), Path(checkpoint))
 
 
-def how_it_sleeps(checkpoint: str | Path) -> dict[str, Any]:
+def sleep_settings(checkpoint: str | Path) -> dict[str, Any]:
     """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with."""
     return _sleeps(_read(Path(checkpoint)))
 
@@ -102,7 +102,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    return PLAIN | typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
+    return NO_SLEEP | typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
 
 
 def _tokenizer(task: Any) -> dict[str, str]:

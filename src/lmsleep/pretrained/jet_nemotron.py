@@ -7,18 +7,18 @@ from typing import Any
 
 from lmsleep.model import HybridConfig
 from lmsleep.model.jet import REDUCTION
-from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, middle, transformer
+from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, base_fields, middle_loop, pattern_of
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
     """The model of a config.json; a sleep repeats the middle half of the blocks (section 6.3 of the paper). Raises
     ValueError if a key is missing or has a value that our model does not support."""
-    pattern = letters(hf, {"jet": "J", "attn": "A", "swa": "W"})
+    pattern = pattern_of(hf, {"jet": "J", "attn": "A", "swa": "W"})
     return HybridConfig(
-        **transformer(hf),
+        **base_fields(hf),
         pattern=pattern,
         attention_bias=True,
-        loop=middle(pattern),
+        loop=middle_loop(pattern),
         sliding_window=_section(hf, "swa").count("window_size") if "W" in pattern else None,
         **(_jet(_section(hf, "jet")) if "J" in pattern else {}),
     )
@@ -29,7 +29,7 @@ def _section(hf: HFConfig, layer: str) -> HFConfig:
 
 
 def _jet(hf: HFConfig) -> dict[str, Any]:
-    hf.demand("dconv_generator_reduction", REDUCTION)
+    hf.expect("dconv_generator_reduction", REDUCTION)
     key_dim = hf.count("head_dim")
     return {
         "fast_heads": hf.count("num_heads"),

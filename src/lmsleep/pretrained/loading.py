@@ -14,7 +14,7 @@ from lmsleep.hub import checkpoint_folder, read_object, require, typed
 from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, layers_of
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS, **SAVED}
 INDEX = "model.safetensors.index.json"
-BESIDE_VISION = "model.language_model."  # prefix of the language model in a vision-language checkpoint
+VISION_PREFIX = "model.language_model."  # prefix of the language model in a vision-language checkpoint
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 
 # Fields that may differ from the checkpoint's configuration; the second set only if it has no fast-weight layers.
@@ -38,7 +38,7 @@ _FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
 def pretrained_config(source: str | Path) -> HybridConfig:
     """The configuration of a checkpoint (a folder, or a name on the hub, optionally with `@revision`), with window_size
     left open. Raises ValueError if there is none, or it is of no known family or not supported."""
-    return _configured(_folder(source))[1]
+    return _family_and_config(_folder(source))[1]
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
@@ -48,7 +48,7 @@ def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> Hyb
         ValueError: as `pretrained_config` and `load_weights`.
     """
     folder = _folder(source)
-    model = replace(_configured(folder)[1], window_size=window_size, **changes).build()
+    model = replace(_family_and_config(folder)[1], window_size=window_size, **changes).build()
     load_weights(model, folder)
     return model
 
@@ -61,12 +61,12 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
             unknown, of another shape, not floating point or not finite.
     """
     folder = _folder(source)
-    backbone, config = _configured(folder)
+    backbone, config = _family_and_config(folder)
     stored = backbone.stored(config)
     _check_config(model.config, config, stored, folder)
     targets = dict(model.named_parameters())  # a tied head appears once, as the embedding
     tensors = _tensors(folder)
-    prefix = BESIDE_VISION if any(name.startswith(BESIDE_VISION) for name in tensors) else "model."
+    prefix = VISION_PREFIX if any(name.startswith(VISION_PREFIX) for name in tensors) else "model."
     origins = backbone.origins(model.config, targets, prefix, stored)
     unused = (*backbone.unused, *(("lm_head.weight",) if config.tie_embeddings else ()))
     _check_tensors(targets, origins, tensors, unused, model.config, folder)
@@ -82,7 +82,7 @@ def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokeni
     folder = _folder(source)
     path = folder / "tokenizer.json"
     tokenizer = read_tokenizer(path)
-    check_vocabulary(tokenizer, vocab_size or _configured(folder)[1].vocab_size or 0, path)
+    check_vocabulary(tokenizer, vocab_size or _family_and_config(folder)[1].vocab_size or 0, path)
     return tokenizer
 
 
@@ -90,7 +90,7 @@ def _folder(source: str | Path) -> Path:
     return checkpoint_folder(source, FILES, "init_from")
 
 
-def _configured(folder: Path) -> tuple[Backbone, HybridConfig]:
+def _family_and_config(folder: Path) -> tuple[Backbone, HybridConfig]:
     hf = HFConfig.read(folder)
     family = hf.take("model_type", str)
     require(family in BACKBONES, f"model_type in {hf.source} must be {' or '.join(BACKBONES)}", family)
@@ -102,7 +102,7 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder:
     agree."""
     between = "between them none but blocks without MLP (lower case)"
     allowed = f"pattern of the model must have the blocks {stored} of {folder}, and {between}"
-    require(layers_of(ours.pattern, stored) is not None, allowed, ours.pattern)
+    require(match_layers(ours.pattern, stored) is not None, allowed, ours.pattern)
     family = HFConfig.read(folder).take("model_type", str)
     free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
     for name in [field.name for field in fields(HybridConfig) if field.name not in free]:
@@ -149,9 +149,9 @@ def _check_tensors(
     """Raises ValueError unless parameters and tensors match one to one and all values are finite."""
     used = {origin.name for origin in origins.values()}
     if missing := sorted(used - set(tensors)):
-        raise ValueError(f"{folder} lacks {_some(missing)}")
+        raise ValueError(f"{folder} lacks {_first_names(missing)}")
     if unknown := sorted(name for name in set(tensors) - used if not any(fnmatchcase(name, u) for u in unused)):
-        raise ValueError(f"{folder} has {_some(unknown)}, which the model does not know")
+        raise ValueError(f"{folder} has {_first_names(unknown)}, which the model does not know")
     for ours, origin in origins.items():
         shape, wanted = tuple(tensors[origin.name].get_slice(origin.name).get_shape()), tuple(targets[ours].shape)
         try:
@@ -166,6 +166,6 @@ def _check_tensors(
             raise ValueError(f"{theirs} in {folder} must hold finite floating-point numbers, got others")
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{rest}"

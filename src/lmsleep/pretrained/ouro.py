@@ -5,15 +5,15 @@ The tensors and the keys of config.json are those of `ByteDance/Ouro-1.4B` and `
 """
 
 from lmsleep.model import HybridConfig
-from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, letters, transformer, with_jets
+from lmsleep.pretrained.backbone import PRE_NORM, Backbone, HFConfig, base_fields, insert_jets, pattern_of
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
     """The model of a config.json, with inserted Jet layers; a sleep repeats all blocks. Raises ValueError if a key is
     missing or has a value that our model does not support."""
-    hf.demand("use_sliding_window", False)
-    pattern = letters(hf, {"full_attention": "A"}, lambda layer: "full_attention")
-    return HybridConfig(**with_jets(transformer(hf), pattern), sandwich_norm=True, norm_between_passes=True)
+    hf.expect("use_sliding_window", False)
+    pattern = pattern_of(hf, {"full_attention": "A"}, lambda layer: "full_attention")
+    return HybridConfig(**insert_jets(base_fields(hf), pattern), sandwich_norm=True, norm_between_passes=True)
 
 
 OURO = Backbone(

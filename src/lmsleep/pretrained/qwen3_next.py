@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.model import HybridConfig
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, letters, middle, transformer
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, base_fields, middle_loop, pattern_of
 
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
@@ -20,19 +20,19 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
         text = hf.section("text_config")
         outside = {name: value for name, value in hf.values.items() if name == "tie_word_embeddings"}
         hf = HFConfig({**text.values, **outside}, text.source)
-    hf.demand("attention_bias", False)
-    hf.demand("attn_output_gate", True)
+    hf.expect("attention_bias", False)
+    hf.expect("attn_output_gate", True)
 
     def default(layer: int) -> str:
         return "linear_attention" if (layer + 1) % hf.count("full_attention_interval") else "full_attention"
 
-    pattern = letters(hf, {"linear_attention": "G", "full_attention": "A"}, default)
+    pattern = pattern_of(hf, {"linear_attention": "G", "full_attention": "A"}, default)
     if hf.values.get("mlp_only_layers") != [*range(len(pattern))]:
-        hf.demand("num_experts", 0)
+        hf.expect("num_experts", 0)
     return HybridConfig(
-        **transformer(hf, turning=0.25),
+        **base_fields(hf, rotary_share=0.25),
         pattern=pattern,
-        loop=middle(pattern),
+        loop=middle_loop(pattern),
         attention_gate=True,
         qk_norm=True,
         fast_heads=hf.count("linear_num_value_heads"),
@@ -43,12 +43,12 @@ def hybrid_config(hf: HFConfig) -> HybridConfig:
     )
 
 
-def _scale(weight: Tensor, config: HybridConfig) -> Tensor:
+def _norm_scale(weight: Tensor, config: HybridConfig) -> Tensor:
     """Their norms store the scale minus 1."""
     return 1 + weight
 
 
-def _paired(rows: Tensor, config: HybridConfig) -> Tensor:
+def _reorder_rotary(rows: Tensor, config: HybridConfig) -> Tensor:
     """Reorders the K channels of each head: they rotate channel j with j + R / 2 among the first R, we j with j + K /
     2; the order of the others is free."""
     K, R = config.attention_head_dim, config.rotary_dim or config.attention_head_dim
@@ -56,12 +56,12 @@ def _paired(rows: Tensor, config: HybridConfig) -> Tensor:
     return torch.cat([a, c, b, d], dim=1).flatten(0, 1)
 
 
-def _of_queries(part: int) -> Callable[[Tensor, HybridConfig], Tensor]:
+def _query_or_gate(part: int) -> Callable[[Tensor, HybridConfig], Tensor]:
     """The query rows (part 0) or gate rows (part 1) of each head."""
     return lambda rows, c: rows.unflatten(0, (-1, 2, c.attention_head_dim))[:, part].flatten(0, 1)
 
 
-def _rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig], Tensor]:
+def _packed_rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig], Tensor]:
     """The rows of projection `which` among the concatenated ones `of`, `grouped` by key head or not."""
 
     def part_of(rows: Tensor, c: HybridConfig) -> Tensor:
@@ -77,16 +77,16 @@ def _rows(which: str, of: str, grouped: bool) -> Callable[[Tensor, HybridConfig]
 def _parts(gated_delta: dict[str, str | Origin]) -> dict[str, str | Origin]:
     """The names of all parts, given those of the gated delta projections."""
     return {
-        "norm": Origin("norm", _scale),
-        "mixer_norm": Origin("input_layernorm", _scale),
-        "mlp_norm": Origin("post_attention_layernorm", _scale),
+        "norm": Origin("norm", _norm_scale),
+        "mixer_norm": Origin("input_layernorm", _norm_scale),
+        "mlp_norm": Origin("post_attention_layernorm", _norm_scale),
         "mlp": "mlp",
         "A": "self_attn",
-        "A.q_proj": Origin("self_attn.q_proj", lambda rows, c: _paired(_of_queries(0)(rows, c), c)),
-        "A.g_proj": Origin("self_attn.q_proj", _of_queries(1)),
-        "A.k_proj": Origin("self_attn.k_proj", _paired),
-        "A.q_norm": Origin("self_attn.q_norm", lambda weight, c: _paired(1 + weight, c)),
-        "A.k_norm": Origin("self_attn.k_norm", lambda weight, c: _paired(1 + weight, c)),
+        "A.q_proj": Origin("self_attn.q_proj", lambda rows, c: _reorder_rotary(_query_or_gate(0)(rows, c), c)),
+        "A.g_proj": Origin("self_attn.q_proj", _query_or_gate(1)),
+        "A.k_proj": Origin("self_attn.k_proj", _reorder_rotary),
+        "A.q_norm": Origin("self_attn.q_norm", lambda weight, c: _reorder_rotary(1 + weight, c)),
+        "A.k_norm": Origin("self_attn.k_norm", lambda weight, c: _reorder_rotary(1 + weight, c)),
         "G": "linear_attn",
         "G.conv_weight": Origin("linear_attn.conv1d.weight", lambda taps, c: taps.squeeze(1)),
         "G.o_proj": "linear_attn.out_proj",
@@ -98,7 +98,7 @@ def _projections(of: str, grouped: bool) -> dict[str, str | Origin]:
     """Our gated delta projections that are parts of one projection of the checkpoint."""
     names = {letter: "g" if letter == "z" else letter for letter in of}
     return {
-        f"G.{ours}_proj": Origin(f"linear_attn.in_proj_{of}", _rows(letter, of, grouped))
+        f"G.{ours}_proj": Origin(f"linear_attn.in_proj_{of}", _packed_rows(letter, of, grouped))
         for letter, ours in names.items()
     }
 

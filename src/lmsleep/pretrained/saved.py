@@ -10,7 +10,7 @@ from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin
 
 def hybrid_config(hf: HFConfig) -> HybridConfig:
     """The model of a config.json. Raises ValueError if it has another version or no such model."""
-    hf.demand("version", VERSION)
+    hf.expect("version", VERSION)
     return replace(typed(HybridConfig, hf.take("model", dict), f"model in {hf.source}"), window_size=None)
 
 

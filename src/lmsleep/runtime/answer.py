@@ -7,27 +7,27 @@ import numpy as np
 from torch import Tensor
 
 from lmsleep.hub import check_integer
-from lmsleep.runtime.speech import Speech
+from lmsleep.runtime.prompter import Prompter
 
 Stop = int | str | Iterable[int | str] | None
 
 
-class Stops(NamedTuple):
+class StopCriteria(NamedTuple):
     """What ends an answer: one of the tokens `ids`, or one of `texts` in it."""
 
     ids: frozenset[int] = frozenset()
     texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, stop: Stop, vocab_size: int, speech: Speech | None) -> "Stops":
+    def of(cls, stop: Stop, vocab_size: int, prompter: Prompter | None) -> "StopCriteria":
         """From the argument `stop`. Raises ValueError if one is no token, an empty text, or a text without
         tokenizer."""
         given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
         several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
         given = [] if given is None else list(given) if several else [given]
         texts = tuple(one for one in given if isinstance(one, str))
-        if texts and (speech is None or not all(texts)):
-            allowed = "texts of a character or more" if speech else "tokens where the session has no tokenizer"
+        if texts and (prompter is None or not all(texts)):
+            allowed = "texts of a character or more" if prompter else "tokens where the session has no tokenizer"
             raise ValueError(f"stop must be {allowed}, got {texts[0]!r}")
         ids = [one for one in given if not isinstance(one, str)]
         for one in ids:
@@ -36,10 +36,10 @@ class Stops(NamedTuple):
 
 
 class Answer:
-    """The new tokens of a row, and their text if `speech` is given, up to what ends it."""
+    """The new tokens of a row, and their text if `prompter` is given, up to what ends it."""
 
-    def __init__(self, stops: Stops, speech: Speech | None) -> None:
-        self.stops, self.speech = stops, speech
+    def __init__(self, stops: StopCriteria, prompter: Prompter | None) -> None:
+        self.stops, self.prompter = stops, prompter
         self.tokens: list[int] = []
         self.text, self.ended = "", False
 
@@ -49,14 +49,14 @@ class Answer:
         if self.ended:
             return
         self.tokens.append(token)
-        if self.speech:
-            self.text = self.speech.decode(self.tokens)
+        if self.prompter:
+            self.text = self.prompter.decode(self.tokens)
             ends = [place for stop in self.stops.texts if (place := self.text.find(stop)) >= 0]
             if ends:
                 self.text, self.ended = self.text[: min(ends)], True
 
     @property
-    def settled(self) -> str:
+    def stable_text(self) -> str:
         """The text that no further token can change: without a partial character or a partial stop text."""
         if self.ended:
             return self.text
@@ -66,11 +66,11 @@ class Answer:
         return text[: len(text) - held]
 
 
-def pieces(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
+def stream_text(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
     """Yields the text of an answer piece by piece, while `steps` add its tokens."""
     given = 0
     for _ in steps:
-        if len(text := answer.settled) > given:
+        if len(text := answer.stable_text) > given:
             yield text[given:]
             given = len(text)
     if len(answer.text) > given:

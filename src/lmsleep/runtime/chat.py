@@ -16,7 +16,7 @@ from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder, req
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model.folder import CONFIG, WEIGHTS
-from lmsleep.runtime.sampling import Drawing, sampler
+from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
 
@@ -34,20 +34,20 @@ def open_chat(
     or an option does not fit the model or the memory."""
     folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "--model")
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
-    if session.speech is None:
+    if session.prompter is None:
         raise ValueError(f"tokenizer must be given, since there is no tokenizer.json in {model}")
     if given := {name: text for name, text in templates.items() if text is not None}:
-        task = replace(session.speech.task, **given)
+        task = replace(session.prompter.task, **given)
         for name, place, where in (("context", CONTEXT, ""), ("question", QUESTION, task.context)):
             require(place in getattr(task, name) + where, f"{name} must have {place} in it", getattr(task, name))
-        session.speech = replace(session.speech, task=task, role=None)
-    if memory is not None and session.speech.asked_first:
+        session.prompter = replace(session.prompter, task=task, role=None)
+    if memory is not None and session.prompter.question_first:
         raise ValueError("memory must be left out with a model that reads its question before the document")
     if memory is None or not memory.is_file():
         return session
     for name, value in (("n_passes", n_passes), ("eviction", eviction)):
         require(value is None, f"{name} must be left out with a memory, which goes on as it was", value)
-    return Session.load(memory, session.model, tokenizer=session.speech)
+    return Session.load(memory, session.model, tokenizer=session.prompter)
 
 
 def main(
@@ -91,7 +91,7 @@ def main(
     Raises:
         ValueError: if an argument is out of range.
     """
-    how = Drawing(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     sampler(**how)  # raises before the model is loaded
     check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
     for file in read:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.memory import KV, AttentionCache, FastWeights, Left
+from lmsleep.memory import KV, AttentionCache, FastWeights, LayerCache
 from lmsleep.model import HybridLM
-from lmsleep.model.attention import Span
-from lmsleep.runtime.graphs import captured
+from lmsleep.model.attention import PassContext
+from lmsleep.runtime.graphs import capture
 from lmsleep.runtime.memory import Memory
 
 
@@ -36,13 +36,13 @@ class Decoder:
             wake = model.wake(self.tokens, FastWeights(tuple(self.S)), model.init_cache())
             self.logits = model.logits(wake.h)
         self.core = wake.core.new_zeros(batch_size, self.size, wake.core.shape[2])
-        self.layers: tuple[Left, ...] = tuple(
-            KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in left))
-            if isinstance(left, KV)
-            else left and left._make(map(torch.zeros_like, left))
-            for left in wake.cache.layers
+        self.layers: tuple[LayerCache, ...] = tuple(
+            KV(*(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in entry))
+            if isinstance(entry, KV)
+            else entry and entry._make(map(torch.zeros_like, entry))
+            for entry in wake.cache.layers
         )
-        self.replay = captured(self._step, device)
+        self.replay = capture(self._step, device)
         self.load(Memory.start(model, batch_size))
 
     def load(self, memory: Memory) -> None:
@@ -57,10 +57,10 @@ class Decoder:
         for buffer, state in zip(self.S, memory.S.states, strict=True):
             buffer.copy_(state)
         for i, buffers in enumerate(self.layers):
-            left = cache.layer(i)
+            entry = cache.layer(i)
             for j, buffer in enumerate(buffers or ()):
-                if left:
-                    buffer[_places(buffers, slots)] = left.keep(n)[j]
+                if entry:
+                    buffer[_places(buffers, slots)] = entry.keep(n)[j]
                 else:
                     buffer.zero_()
         if memory.core:
@@ -75,7 +75,7 @@ class Decoder:
         """A copy of the memory after the tokens read since `load`."""
         before = self.began.cache
         slots, n = self._slots()
-        layers = tuple(left and left._make(x[_places(left, slots)].clone() for x in left) for left in self.layers)
+        layers = tuple(entry and entry._make(x[_places(entry, slots)].clone() for x in entry) for entry in self.layers)
         mask = None if before.mask is None else self.visible[:, 0, 0, slots]
         fresh = before.fresh + self.n_read
         cache = AttentionCache(self.size, before.position + self.n_read, fresh, n, layers, mask)
@@ -100,24 +100,26 @@ class Decoder:
     def _step(self) -> None:
         slot = self.position % self.size
         self.visible.index_fill_(3, slot, True)
-        reach = self.model.config.sliding_window
-        near = self.visible if reach is None else self.visible & ((self.position - self.slots) % self.size < reach)
+        width = self.model.config.sliding_window
+        visible_sliding = (
+            self.visible if width is None else self.visible & ((self.position - self.slots) % self.size < width)
+        )
         rotary = self.model.blocks.rotary.at(self.position, self.model.embedding.weight)
-        span = Span(rotary, self.visible, None, near, slot)
+        ctx = PassContext(rotary, self.visible, None, visible_sliding, slot)
         cache = AttentionCache(self.size, layers=self.layers)
-        wake = self.model.wake(self.tokens, FastWeights(tuple(self.S)), cache, span=span)
+        wake = self.model.wake(self.tokens, FastWeights(tuple(self.S)), cache, ctx=ctx)
         self.logits.copy_(self.model.logits(wake.h))
         self.core.index_copy_(1, self.fresh, wake.core)
         for buffer, state in zip(self.S, wake.S.states, strict=True):
             buffer.copy_(state)
-        for buffers, left in zip(self.layers, wake.cache.layers, strict=True):
-            if buffers and left and not isinstance(buffers, KV):  # attention writes keys and values in place
-                for buffer, entry in zip(buffers, left, strict=True):
-                    buffer.copy_(entry)
+        for buffers, entry in zip(self.layers, wake.cache.layers, strict=True):
+            if buffers and entry and not isinstance(buffers, KV):  # attention writes keys and values in place
+                for buffer, x in zip(buffers, entry, strict=True):
+                    buffer.copy_(x)
         self.position += 1
         self.fresh += 1
 
 
-def _places(left: Left, slots: Tensor) -> Any:
+def _places(entry: LayerCache, slots: Tensor) -> Any:
     """The index of used entries in the buffers of a block: keys and values in `slots`, others everywhere."""
-    return (slice(None), slice(None), slots) if isinstance(left, KV) else ...
+    return (slice(None), slice(None), slots) if isinstance(entry, KV) else ...

@@ -21,15 +21,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from scipy import stats
 
-from lmsleep.atomic import check_free
+from lmsleep.atomic import check_folder
 from lmsleep.hub import checkpoint_folder, require
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streams, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streamable, read_config
 from lmsleep.runtime.answer import printable
+from lmsleep.runtime.demo_models import DEMO_TASKS, train_demo
 from lmsleep.runtime.events import SleepEvent
-from lmsleep.runtime.mini import MINIS, train_mini
 from lmsleep.runtime.session import Session
 from lmsleep.settle import forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
@@ -50,7 +50,7 @@ def show_reading(
     for i, (window, seen) in enumerate(
         zip(*(x.split(model.window_size, dim=1) for x in (context, mask)), strict=True), 1
     ):
-        console.print(f"[bold]awake[/]  window {i}: {words(task, window[seen].tolist())}")
+        console.print(f"[bold]awake[/]  window {i}: {tokens_text(task, window[seen].tolist())}")
         session.feed(window, mask=None if batch.mask is None else seen)
         with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
             bar.add_task("", total=n_passes, note="")
@@ -75,27 +75,27 @@ def show_answers(
     per_slice, gains = -(-rows // len(task.slices)), []
     for step, level in enumerate(task.slices):
         batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
-        given = [answered(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
+        given = [compare_answers(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
         truth, _, owners = given[0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
             marks = (_mark(task, says[row], truth[row]) for _, says, _ in given)
-            examples.add_row(words(task, truth[row]), *marks)
+            examples.add_row(tokens_text(task, truth[row]), *marks)
         right = [[*map(tuple.__eq__, says, truth)] for _, says, _ in given]
         commonest = Counter(truth).most_common(1)[0][1] / len(truth)
         n = len(batch.tokens)
-        scores.add_row(str(level), str(n), *(share(sum(one) / len(one), n) for one in right), f"{commonest:.1%}")
+        scores.add_row(str(level), str(n), *(share_text(sum(one) / len(one), n) for one in right), f"{commonest:.1%}")
         asleep, awake = (np.bincount(owners, one) for one in right[:2])
         gains.append((asleep - awake) / np.bincount(owners))
-    console.print(examples, scores, verdict(np.concatenate(gains)), sep="\n")
+    console.print(examples, scores, gain_text(np.concatenate(gains)), sep="\n")
 
 
-def share(value: float, rows: int) -> str:
+def share_text(value: float, rows: int) -> str:
     """A share with Wilson's 95 % interval over rows."""
     low, high = stats.binomtest(round(value * rows), rows).proportion_ci(method="wilson")
     return f"{value:.1%} ({low:.0%} to {high:.0%})"
 
 
-def verdict(gains: np.ndarray) -> str:
+def gain_text(gains: np.ndarray) -> str:
     """The gain of sleep, from the difference of right answers in each row (R,), with a 95 % t interval over rows."""
     said = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
     if len(gains) < 2 or not np.ptp(gains):
@@ -105,7 +105,7 @@ def verdict(gains: np.ndarray) -> str:
     return f"{said} (95 % interval over rows {100 * low:+.1f} to {100 * high:+.1f}): {decided}."
 
 
-def answered(
+def compare_answers(
     model: HybridLM, task: Task, batch: Batch, on_overflow: OnOverflow, eviction: Eviction
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
     """For every answer of the batch: the true tokens, the predicted ones, and its row."""
@@ -125,14 +125,14 @@ def answered(
     return truth, says, owners
 
 
-def words(task: Task, tokens: Sequence[int]) -> str:
+def tokens_text(task: Task, tokens: Sequence[int]) -> str:
     """Tokens as text, or as numbers if the task has no text."""
     decode = getattr(task, "decode", None)
     return escape(printable(decode(tokens))) if decode else " ".join(map(str, tokens))
 
 
 def _mark(task: Task, says: tuple[int, ...], truth: tuple[int, ...]) -> str:
-    text = words(task, says)
+    text = tokens_text(task, says)
     return f"[green]{text} ✓[/]" if says == truth else f"[red]{text} ✗[/]"
 
 
@@ -141,7 +141,7 @@ def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
     _, trained = read_config(folder)
     if "task" not in trained:
         raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
-    check_streams(trained)
+    check_streamable(trained)
     if (folder / TOKENIZER[0]).is_file() and "tokenizer" in trained["task"].get("init_args", {}):
         trained["task"]["init_args"]["tokenizer"] = str(folder)
     return HybridLM.from_pretrained(folder), trained
@@ -179,7 +179,7 @@ def main(
         if model and value is not None:
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
-        check_free(save)
+        check_folder(save)
     console = Console(highlight=False)
     reader, trained = _load(model) if model else _train(console, task or "rule110", n_passes, seed or 0, save)
     show(console, reader, trained, n_passes or trained.get("n_passes", 1), rows, pace)
@@ -188,8 +188,8 @@ def main(
 def _train(
     console: Console, task: str, n_passes: int | None, seed: int, save: Path | None
 ) -> tuple[HybridLM, dict[str, Any]]:
-    console.print(f"Training on {MINIS[task].task}, {MINIS[task].steps} steps")
-    model, trained = train_mini(task, 3 if n_passes is None else n_passes, seed=seed)
+    console.print(f"Training on {DEMO_TASKS[task].task}, {DEMO_TASKS[task].steps} steps")
+    model, trained = train_demo(task, 3 if n_passes is None else n_passes, seed=seed)
     if save:
         model.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
     return model, trained

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lmsleep.memory import FastWeights
-from lmsleep.sleep import Pass, recorded, sleep
+from lmsleep.sleep import Pass, record_changes, sleep
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SleepEvent:
 OnSleep = Callable[[SleepEvent], None]
 
 
-class Narrator:
+class SleepNotifier:
     """Sleeps with N passes and calls the callbacks after each pass; arguments as of `SleepEvent`."""
 
     def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
@@ -60,15 +60,15 @@ class Narrator:
         """The sleep: `on_overflow` of `sleep_window`."""
         if not self.callbacks:  # the change of S costs time and, on CUDA, a wait
             return sleep(blocks, h, S, self.n_passes)
-        watched = recorded(blocks, self.changes)
+        watched = record_changes(blocks, self.changes)
 
         def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-            self.tell()
+            self.notify()
             return watched(h, S)
 
         return sleep(one_pass, h, S, self.n_passes)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Calls the callbacks with the event of the last pass."""
         seconds = time.perf_counter() - self.start
         change = tuple(tuple(layers.tolist()) for layers in self.changes)

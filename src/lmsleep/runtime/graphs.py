@@ -7,19 +7,19 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from lmsleep.memory import AttentionCache, FastWeights, Left
+from lmsleep.memory import AttentionCache, FastWeights, LayerCache
 from lmsleep.model import Blocks
-from lmsleep.model.attention import Span
-from lmsleep.model.linear import casting_anew, product_dtype
+from lmsleep.model.attention import PassContext
+from lmsleep.model.linear import autocast_without_cache, product_dtype
 
 
-def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`step`, which works on static tensors; on CUDA as a graph, captured after three warm-up steps."""
     if device.type != "cuda":
         return step
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.no_grad(), casting_anew(device.type):
+    with torch.no_grad(), autocast_without_cache(device.type):
         with torch.cuda.stream(stream):
             for _ in range(3):
                 step()
@@ -29,7 +29,7 @@ def captured(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     return graph.replay
 
 
-class GraphedRun:
+class GraphedBlocks:
     """`Blocks.run` for the passes of a sleep, with a graph for each combination of shapes and options.
 
     Args:
@@ -41,15 +41,15 @@ class GraphedRun:
         self.graphs: dict[Hashable, tuple[list[Tensor], list[Tensor], Callable[[], None]]] = {}
 
     def __call__(
-        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
-    ) -> tuple[Tensor, FastWeights, tuple[Left, ...]]:
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
+    ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         """As `Blocks.run`, without gradient and cache entries."""
-        seen = span.visible, span.mask, span.near
-        given = _tensors(h, S, cache, span)
+        seen = ctx.visible, ctx.mask, ctx.visible_sliding
+        given = _tensors(h, S, cache, ctx)
         form = first, last, product_dtype(h), *(x is None for x in seen), *((x.shape, x.dtype) for x in given)
         with self.lock:
             if form not in self.graphs:
-                self.graphs[form] = self._capture(first, last, h, S, cache, span)
+                self.graphs[form] = self._capture(first, last, h, S, cache, ctx)
             buffers, out, replay = self.graphs[form]
             for buffer, x in zip(buffers, given, strict=True):
                 buffer.copy_(x)
@@ -58,24 +58,28 @@ class GraphedRun:
         return h, FastWeights(tuple(states)), ()
 
     def _capture(
-        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, span: Span
+        self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[list[Tensor], list[Tensor], Callable[[], None]]:
         """Buffers for the arguments, the list of results, and the function that computes them."""
-        cos, sin = span.rotary
-        visible, mask, near = (x if x is None else x.clone() for x in (span.visible, span.mask, span.near))
-        span = replace(span, rotary=(cos.clone(), sin.clone()), visible=visible, mask=mask, near=near)
+        cos, sin = ctx.rotary
+        visible, mask, visible_sliding = (
+            x if x is None else x.clone() for x in (ctx.visible, ctx.mask, ctx.visible_sliding)
+        )
+        ctx = replace(
+            ctx, rotary=(cos.clone(), sin.clone()), visible=visible, mask=mask, visible_sliding=visible_sliding
+        )
         h, S, cache = h.clone(), FastWeights(tuple(map(torch.clone, S.states))), cache.map(torch.clone)
         out: list[Tensor] = []
 
         def step() -> None:
-            after, S_after, _ = self.blocks.run(first, last, h, S, cache, span)
+            after, S_after, _ = self.blocks.run(first, last, h, S, cache, ctx)
             out[:] = after, *S_after.states
 
-        return _tensors(h, S, cache, span), out, captured(step, h.device)
+        return _tensors(h, S, cache, ctx), out, capture(step, h.device)
 
 
-def _tensors(h: Tensor, S: FastWeights, cache: AttentionCache, span: Span) -> list[Tensor]:
+def _tensors(h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext) -> list[Tensor]:
     """All tensors of the arguments of `Blocks.run`."""
-    maybe = (span.visible, span.mask, span.near)
-    layers = (x for left in cache.layers for x in left or ())
-    return [h, *S.states, *layers, *span.rotary, *(x for x in maybe if x is not None)]
+    maybe = (ctx.visible, ctx.mask, ctx.visible_sliding)
+    layers = (x for entry in cache.layers for x in entry or ())
+    return [h, *S.states, *layers, *ctx.rotary, *(x for x in maybe if x is not None)]

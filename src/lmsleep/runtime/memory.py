@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.memory import AttentionCache, Eviction, FastWeights
-from lmsleep.model import HybridLM, Run, Wake
+from lmsleep.model import HybridLM, RunFn, Wake
 from lmsleep.sleep import OnOverflow, sleep_window
 
 
@@ -48,7 +48,7 @@ class Memory:
         wake = model.wake(tokens, self.S, self.cache, mask)
         return wake.h, replace(self, S=wake.S, cache=wake.cache, core=(*self.core, wake.core))
 
-    def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction, run: Run | None = None) -> "Memory":
+    def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction, run: RunFn | None = None) -> "Memory":
         """The state after a sleep on the window so far, and eviction; `run` as in `sleep_window`."""
         core = torch.cat(self.core, dim=1)
         mask = None if self.cache.mask is None else self.cache.mask[:, self.cache.held - self.cache.fresh :]
@@ -63,18 +63,18 @@ class Memory:
         weights = {"S": self.S, "before": self.before}
         named = {f"{name}.{i}": state for name, S in weights.items() for i, state in enumerate(S.states)}
         for name, cache in (("cache", self.cache), ("past", self.past)):
-            named |= {f"{name}.{i}.{j}": x for i, left in enumerate(cache.layers) for j, x in enumerate(left or ())}
+            named |= {f"{name}.{i}.{j}": x for i, entry in enumerate(cache.layers) for j, x in enumerate(entry or ())}
             named |= {} if cache.mask is None else {f"{name}.mask": cache.mask}
         return named | ({"core": torch.cat(self.core, dim=1)} if self.core else {})
 
     def with_tensors(self, tensors: Iterable[Tensor], rows: Iterable[int]) -> "Memory":
         """The same structure with other tensors, in the order of `tensors()`, for these rows."""
-        left = iter(tensors)
-        S, before = (FastWeights(tuple(next(left) for _ in weights.states)) for weights in (self.S, self.before))
-        cache, past = (cache.map(lambda _: next(left)) for cache in (self.cache, self.past))
-        return Memory(tuple(rows), S, cache, before, past, tuple(left))
+        given = iter(tensors)
+        S, before = (FastWeights(tuple(next(given) for _ in weights.states)) for weights in (self.S, self.before))
+        cache, past = (cache.map(lambda _: next(given)) for cache in (self.cache, self.past))
+        return Memory(tuple(rows), S, cache, before, past, tuple(given))
 
-    def take(self, places: Tensor) -> "Memory":
+    def select(self, places: Tensor) -> "Memory":
         """The rows with these indices (n,)."""
         tensors = (tensor[places] for tensor in self.tensors().values())
         return self.with_tensors(tensors, (self.rows[place] for place in places.tolist()))
@@ -84,11 +84,11 @@ class Memory:
         if all(apart) or not any(apart):
             return (self, None) if all(apart) else (None, self)
         flags = torch.tensor(apart)
-        return self.take(flags.nonzero()[:, 0]), self.take((~flags).nonzero()[:, 0])
+        return self.select(flags.nonzero()[:, 0]), self.select((~flags).nonzero()[:, 0])
 
     def repeat(self, copies: int) -> "Memory":
         """Every row `copies` times, adjacent in the batch."""
-        repeated = self.take(torch.arange(len(self.rows)).repeat_interleave(copies))
+        repeated = self.select(torch.arange(len(self.rows)).repeat_interleave(copies))
         return replace(repeated, rows=tuple(row * copies + copy for row in self.rows for copy in range(copies)))
 
     @property
@@ -113,7 +113,7 @@ def _join(memories: Sequence[Memory]) -> Memory:
     columns = zip(*(memory.tensors().values() for memory in memories), strict=True)
     rows = [row for memory in memories for row in memory.rows]
     joined = memories[0].with_tensors((torch.cat(column) for column in columns), rows)
-    return joined.take(torch.tensor(rows).argsort())
+    return joined.select(torch.tensor(rows).argsort())
 
 
 def _with_masks(memory: Memory) -> Memory:

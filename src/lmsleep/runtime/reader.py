@@ -13,17 +13,17 @@ from torch import Tensor
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
-from lmsleep.runtime.events import Narrator, OnSleep
-from lmsleep.runtime.graphs import GraphedRun
+from lmsleep.runtime.events import OnSleep, SleepNotifier
+from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
-from lmsleep.runtime.tokens import Rows, gathered
+from lmsleep.runtime.tokens import TokenRows, gather_logits
 
 P = ParamSpec("P")
 R = TypeVar("R")
-One = TypeVar("One", bound="Reader")
+One = TypeVar("One", bound="StreamReader")
 
 
-def one_thread(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate[One, P], R]:
+def locked(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate[One, P], R]:
     """Makes a method hold the session's lock."""
 
     @wraps(method)
@@ -34,7 +34,7 @@ def one_thread(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate
     return alone
 
 
-class Reader:
+class StreamReader:
     """A model, the memory of the rows read so far, and the decoder of single tokens. See `Session`."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Reader:
         self.eviction: Eviction = eviction
         self.callbacks, self.static = tuple(callbacks), static
         self._groups: list[Memory] = []
-        self._run = GraphedRun(model.blocks) if static else None
+        self._run = GraphedBlocks(model.blocks) if static else None
         self._decoder: Decoder | None = None
         self._decoding = False  # whether the decoder's buffers hold the memory
         self._lock = RLock()
@@ -57,7 +57,7 @@ class Reader:
         return sum(len(group.rows) for group in self._groups) or None
 
     @property
-    @one_thread
+    @locked
     def groups(self) -> list[Memory]:
         """The memory, grouped by rows at the same place in their windows."""
         if self._decoding:
@@ -66,7 +66,7 @@ class Reader:
         return self._groups
 
     @property
-    @one_thread
+    @locked
     def fast_weights(self) -> FastWeights:
         """S of all rows; zeros before the first token."""
         if not self._groups:
@@ -80,19 +80,19 @@ class Reader:
         """Bytes of the memory: S, attention cache, and outputs over the current window."""
         return sum(group.nbytes for group in self.groups)
 
-    @one_thread
+    @locked
     @torch.no_grad()
     def sleep(self) -> None:
         """Sleeps on the current windows, full or not, and evicts them. Empty windows do not sleep."""
         self._groups = regroup(self._asleep(group) if group.cache.fresh else group for group in self.groups)
 
-    @one_thread
+    @locked
     def forget(self) -> None:
         """Sets S to zero and keeps the attention cache."""
         zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
         self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
 
-    @one_thread
+    @locked
     def reorder(self, rows: Sequence[int]) -> None:
         """Replaces the memory of row i by that of row `rows[i]`."""
         chosen = []
@@ -100,15 +100,21 @@ class Reader:
             places = [(new, group.rows.index(old)) for new, old in enumerate(rows) if old in group.rows]
             if places:
                 new, old = zip(*places, strict=True)
-                chosen.append(replace(group.take(torch.tensor(old)), rows=new))
+                chosen.append(replace(group.select(torch.tensor(old)), rows=new))
         self._groups = chosen
 
-    @one_thread
+    @locked
     @torch.no_grad()
-    def _read(self, rows: Rows, last_only: bool) -> Tensor:
+    def _read(self, rows: TokenRows, last_only: bool) -> Tensor:
         if not self._groups:
             self._groups = [Memory.start(self.model, len(rows.lengths))]
-        if self.static and rows.even and rows.tokens.shape[1] == 1 and rows.mask is None and len(self._groups) == 1:
+        if (
+            self.static
+            and rows.same_length
+            and rows.tokens.shape[1] == 1
+            and rows.mask is None
+            and len(self._groups) == 1
+        ):
             logits = self._decode(rows.tokens)
             return logits[:, -1] if last_only else logits
         groups, pieces = [], []
@@ -117,13 +123,13 @@ class Reader:
                 ended, group = group.split([rows.lengths[row] < stop for row in group.rows])
                 assert group is not None, "some row has `stop` tokens"
                 groups += [ended] if ended else []
-                group, logits = self._advance(group, rows.part(group.rows, start, stop), last_only)
+                group, logits = self._advance(group, rows.select(group.rows, start, stop), last_only)
                 pieces.append((group.rows, start, logits))
             groups.append(group)
         self._groups = regroup(groups)
-        return gathered(pieces, rows, last_only, self.model.head.weight)
+        return gather_logits(pieces, rows, last_only, self.model.head.weight)
 
-    def _advance(self, memory: Memory, rows: Rows, last_only: bool) -> tuple[Memory, Tensor]:
+    def _advance(self, memory: Memory, rows: TokenRows, last_only: bool) -> tuple[Memory, Tensor]:
         """Reads tokens (b, n) of rows of equal length; logits (b, n, V), or (b, 1, V) with `last_only`."""
         logits, start, n = [], 0, rows.tokens.shape[1]
         while start < n:
@@ -138,11 +144,11 @@ class Reader:
 
     def _asleep(self, memory: Memory) -> Memory:
         """The memory after a sleep and the eviction."""
-        narrator = Narrator(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
+        notifier = SleepNotifier(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
         # Partial windows and batches have many shapes, each of which would be captured.
         run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
-        memory = memory.sleep(self.model, narrator.on_overflow, self.eviction, run)
-        narrator.tell()
+        memory = memory.sleep(self.model, notifier.on_overflow, self.eviction, run)
+        notifier.notify()
         return memory
 
     def _decode(self, tokens: Tensor) -> Tensor:

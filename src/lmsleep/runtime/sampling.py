@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lmsleep.hub import check_integer, require
 from lmsleep.runtime.answer import Answer
-from lmsleep.runtime.tokens import Rows
+from lmsleep.runtime.tokens import TokenRows
 
 
-class Drawing(TypedDict, total=False):
+class Sampling(TypedDict, total=False):
     """Sampling options, see `Session.generate`."""
 
     temperature: float
@@ -66,8 +66,8 @@ def nucleus(logits: Tensor, temperature: float, top_p: float, top_k: int | None 
     return torch.zeros_like(logits).scatter(-1, order, ordered.masked_fill(outside, 0))
 
 
-def continued(
-    read: Callable[[Rows, bool], Tensor],
+def decode_steps(
+    read: Callable[[TokenRows, bool], Tensor],
     logits: Tensor,
     draw: Callable[[Tensor], Tensor],
     max_new_tokens: int,
@@ -87,6 +87,6 @@ def continued(
         token = torch.where(torch.tensor(ended, device=drawn.device), token, drawn) if any(ended) else drawn
         for answer, one in zip(answers, token.tolist() if answers else (), strict=True):
             answer.add(one)
-        rows = Rows(token[:, None], [1 - end for end in ended], None)
+        rows = TokenRows(token[:, None], [1 - end for end in ended], None)
         logits = read(rows, True).nan_to_num()  # NaN where a row has ended
         yield token

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.hub import check_integer, parse_object, require, typed
-from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, Left, check_n_passes
+from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, LayerCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime.memory import Memory
 from lmsleep.tensors import read_tensors, save_tensors
@@ -19,7 +19,7 @@ FORMAT, VERSION = "lmsleep.memory", 1
 _NOT_COMPARED = {"decay_rates", "embedding_std", "zero_init", "tie_embeddings"}
 
 
-class Saved(NamedTuple):
+class SavedMemory(NamedTuple):
     """The content of a file."""
 
     n_passes: int
@@ -29,7 +29,7 @@ class Saved(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Identity:
+class ModelIdentity:
     """Identifies a model: configuration, dtype, and a digest over a sample of every weight."""
 
     config: HybridConfig
@@ -38,7 +38,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class CacheForm:
+class CacheSpec:
     """The structure of an attention cache. layers: number of tensors of each block."""
 
     position: int
@@ -49,12 +49,12 @@ class CacheForm:
 
 
 @dataclass(frozen=True)
-class GroupForm:
+class GroupSpec:
     """The structure of a memory."""
 
     rows: tuple[int, ...]
-    cache: CacheForm
-    past: CacheForm
+    cache: CacheSpec
+    past: CacheSpec
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,23 @@ class Header:
     """The JSON header of a file."""
 
     version: int
-    model: Identity
+    model: ModelIdentity
     n_passes: int
     eviction: Eviction
-    groups: tuple[GroupForm, ...]
+    groups: tuple[GroupSpec, ...]
     before: tuple[dict[str, Any], ...] = ()
 
 
-def save_memory(path: str | Path, model: HybridLM, saved: Saved) -> None:
+def save_memory(path: str | Path, model: HybridLM, saved: SavedMemory) -> None:
     """Writes the file atomically."""
     # Cloned, since tensors of a memory may share storage, which safetensors does not support.
     tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
-    groups = tuple(GroupForm(group.rows, _described(group.cache), _described(group.past)) for group in saved.groups)
-    header = Header(VERSION, identity(model), saved.n_passes, saved.eviction, groups, saved.before)
+    groups = tuple(GroupSpec(group.rows, _cache_spec(group.cache), _cache_spec(group.past)) for group in saved.groups)
+    header = Header(VERSION, model_identity(model), saved.n_passes, saved.eviction, groups, saved.before)
     save_tensors(path, tensors, FORMAT, asdict(header))
 
 
-def load_memory(path: str | Path, model: HybridLM) -> Saved:
+def load_memory(path: str | Path, model: HybridLM) -> SavedMemory:
     """Reads the file onto the model's device.
 
     Raises:
@@ -98,28 +98,28 @@ def load_memory(path: str | Path, model: HybridLM) -> Saved:
         raise ValueError(f"version of the saved memory must be {VERSION}, got {values.get('version')!r:.99}")
     header: Header = typed(Header, values, "the header of the saved memory")
     check_n_passes(header.n_passes)
-    _check_model(header.model, identity(model))
+    _check_model(header.model, model_identity(model))
     rows = [row for group in header.groups for row in group.rows]
     if sorted(rows) != list(range(len(rows))) or not all(group.rows for group in header.groups):
         raise ValueError(f"rows of the saved memory must be 0..{len(rows) - 1}, each in one group, got {rows[:9]}")
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
     with torch.no_grad():
         _, like = Memory.start(model, 1).read(model, token)
-    groups = [_restored(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
-    return Saved(header.n_passes, header.eviction, groups, header.before)
+    groups = [_restore(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
+    return SavedMemory(header.n_passes, header.eviction, groups, header.before)
 
 
-def identity(model: HybridLM) -> Identity:
+def model_identity(model: HybridLM) -> ModelIdentity:
     """The identity of a model."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.detach().flatten()
         chosen = torch.linspace(0, len(flat) - 1, min(16, len(flat)), device=flat.device).long()
         digest.update(name.encode() + flat[chosen].double().cpu().numpy().tobytes())
-    return Identity(model.config, str(model.embedding.weight.dtype), digest.hexdigest())
+    return ModelIdentity(model.config, str(model.embedding.weight.dtype), digest.hexdigest())
 
 
-def _check_model(saved: Identity, own: Identity) -> None:
+def _check_model(saved: ModelIdentity, own: ModelIdentity) -> None:
     for name in sorted({field.name for field in fields(HybridConfig)} - _NOT_COMPARED):
         theirs, mine = getattr(saved.config, name), getattr(own.config, name)
         require(theirs == mine, f"model must be the one that wrote the memory: its {name} was {theirs!r}", mine)
@@ -129,12 +129,12 @@ def _check_model(saved: Identity, own: Identity) -> None:
         raise ValueError("model must be the one that wrote the memory: it has the same configuration but other weights")
 
 
-def _described(cache: AttentionCache) -> CacheForm:
-    layers = tuple(len(left or ()) for left in cache.layers)
-    return CacheForm(cache.position, cache.fresh, cache.held, layers, cache.mask is not None)
+def _cache_spec(cache: AttentionCache) -> CacheSpec:
+    layers = tuple(len(entry or ()) for entry in cache.layers)
+    return CacheSpec(cache.position, cache.fresh, cache.held, layers, cache.mask is not None)
 
 
-def _restored(group: GroupForm, tensors: dict[str, Tensor], prefix: str, like: Memory) -> Memory:
+def _restore(group: GroupSpec, tensors: dict[str, Tensor], prefix: str, like: Memory) -> Memory:
     """The memory of a group, from the tensors with a prefix, checked against `like`, a memory of one row and token."""
     B, fresh = len(group.rows), group.cache.fresh
 
@@ -142,18 +142,18 @@ def _restored(group: GroupForm, tensors: dict[str, Tensor], prefix: str, like: M
         shape = (B if i == 0 else n if i == axis else size for i, size in enumerate(x.shape))
         return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
 
-    def cache(form: CacheForm) -> AttentionCache:
-        own = _described(like.cache).layers
+    def cache(form: CacheSpec) -> AttentionCache:
+        own = _cache_spec(like.cache).layers
         check_integer("fresh in the saved memory", form.fresh, 0, like.cache.capacity)
         check_integer("held in the saved memory", form.held, form.fresh, 2 * like.cache.capacity)
         check_integer("position in the saved memory", form.position, form.held, 2**53)
         if form.layers != own and (form.layers or form.held):
             raise ValueError(f"layers in the saved memory must be {own}, got {form.layers}")
 
-        def left(one: Left) -> Left:
+        def entry(one: LayerCache) -> LayerCache:
             return one and one._make(shaped(x, 2 if isinstance(one, KV) else None, form.held) for x in one)
 
-        layers = tuple(map(left, like.cache.layers)) if form.layers else ()
+        layers = tuple(map(entry, like.cache.layers)) if form.layers else ()
         mask = torch.empty(B, form.held, dtype=torch.bool, device="meta") if form.mask else None
         return AttentionCache(like.cache.capacity, form.position, form.fresh, form.held, layers, mask)
 

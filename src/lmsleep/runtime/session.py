@@ -14,20 +14,20 @@ from lmsleep.hub import check_integer, checkpoint_folder
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CONFIG, WEIGHTS, check_streams, read_config
-from lmsleep.runtime.answer import Answer, Stop, Stops, pieces
+from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config
+from lmsleep.runtime.answer import Answer, Stop, StopCriteria, stream_text
 from lmsleep.runtime.events import OnSleep
-from lmsleep.runtime.reader import Reader, one_thread
-from lmsleep.runtime.sampling import Drawing, continued, sampler
-from lmsleep.runtime.saved import Saved, load_memory, save_memory
-from lmsleep.runtime.speech import Speech, encoded
-from lmsleep.runtime.tokens import Mask, Tokens, as_rows
+from lmsleep.runtime.prompter import Prompter, encode_input
+from lmsleep.runtime.reader import StreamReader, locked
+from lmsleep.runtime.sampling import Sampling, decode_steps, sampler
+from lmsleep.runtime.saved import SavedMemory, load_memory, save_memory
+from lmsleep.runtime.tokens import Mask, Tokens, to_rows
 
 Fed = Tokens | str | Sequence[str]
 Texts = TypeVar("Texts", str, list[str])
 
 
-class Session(Reader):
+class Session(StreamReader):
     """Reads an endless stream of tokens at constant memory.
 
     A token takes one ordinary pass. When the next token does not fit into the window, the model sleeps first: passes
@@ -42,7 +42,7 @@ class Session(Reader):
         n_passes: N, the total number of passes over a window that overflows.
         eviction: `hard` or `sliding`.
         tokenizer: for text input and output: one of `tokenizers` or transformers, a folder or a name on the Hugging
-            Face hub, `bytes`, or a `Speech`.
+            Face hub, `bytes`, or a `Prompter`.
         callbacks: called with a `SleepEvent` after every pass of a sleep.
         static: read single tokens, and sleep on full windows, in static buffers, on CUDA as graphs. Worth it for long
             streams.
@@ -62,9 +62,9 @@ class Session(Reader):
         static: bool = False,
     ) -> None:
         super().__init__(model, n_passes, eviction, callbacks, static)
-        self.speech = None if tokenizer is None else Speech.of(tokenizer, model.embedding.num_embeddings)
+        self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.embedding.num_embeddings)
 
-    @one_thread
+    @locked
     def feed(self, tokens: Fed, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
         """Reads tokens, or text if the session has a tokenizer.
 
@@ -80,10 +80,10 @@ class Session(Reader):
         Raises:
             ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.
         """
-        return self._read(as_rows(encoded(tokens, self.speech), mask, self.batch_size, self.model), last_only)
+        return self._read(to_rows(encode_input(tokens, self.prompter), mask, self.batch_size, self.model), last_only)
 
-    @one_thread
-    def generate(self, prompt: Fed, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Drawing]) -> Tensor:
+    @locked
+    def generate(self, prompt: Fed, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Sampling]) -> Tensor:
         """Reads a prompt, then samples tokens one by one and reads them, the last included.
 
         Args:
@@ -100,11 +100,11 @@ class Session(Reader):
         Raises:
             ValueError: if an argument is out of range; the memory is then as it was.
         """
-        stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
-        _, steps = self._answers(prompt, max_new_tokens, stops, self.speech if stops.texts else None, False, how)
+        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, self.prompter)
+        _, steps = self._answers(prompt, max_new_tokens, stops, self.prompter if stops.texts else None, False, how)
         return torch.stack(list(steps), dim=1)
 
-    @one_thread
+    @locked
     def ask(
         self,
         question: Texts,
@@ -112,7 +112,7 @@ class Session(Reader):
         *,
         asleep: bool = True,
         stop: Stop = None,
-        **how: Unpack[Drawing],
+        **how: Unpack[Sampling],
     ) -> Texts:
         """Asks a question, or one in each row, and returns the answer, without what ended it.
 
@@ -129,7 +129,7 @@ class Session(Reader):
         texts = [answer.text for answer in answers]
         return texts[0] if isinstance(question, str) else texts  # pyright: ignore[reportReturnType] (as the question)
 
-    @one_thread
+    @locked
     def stream(
         self,
         question: str,
@@ -137,18 +137,18 @@ class Session(Reader):
         *,
         asleep: bool = True,
         stop: Stop = None,
-        **how: Unpack[Drawing],
+        **how: Unpack[Sampling],
     ) -> Iterator[str]:
         """As `ask`, but yields the answer in pieces; the question is read at once."""
         answers, steps = self._asked([question], max_new_tokens, asleep, stop, how)
-        return pieces(answers[0], steps)
+        return stream_text(answers[0], steps)
 
     @contextmanager
     def fork(self, copies: int = 1) -> Iterator["Session"]:
         """A session that starts from a copy of this memory, to ask many questions about one text. It has `copies` of
         every row, adjacent in the batch. Raises ValueError if copies is below 1."""
         check_integer("copies", copies, 1, 2**31 - 1)
-        branch = Session(self.model, self.n_passes, self.eviction, tokenizer=self.speech, callbacks=self.callbacks)
+        branch = Session(self.model, self.n_passes, self.eviction, tokenizer=self.prompter, callbacks=self.callbacks)
         branch.static, branch._run = self.static, self._run
         with self._lock:
             branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
@@ -164,8 +164,8 @@ class Session(Reader):
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
-        before = tuple(map(dict, self.speech.before)) if self.speech else ()
-        save_memory(path, self.model, Saved(self.n_passes, self.eviction, self.groups, before))
+        before = tuple(map(dict, self.prompter.before)) if self.prompter else ()
+        save_memory(path, self.model, SavedMemory(self.n_passes, self.eviction, self.groups, before))
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
@@ -173,8 +173,8 @@ class Session(Reader):
         ValueError if the file cannot be read, is no saved memory, or was written by another model."""
         n_passes, eviction, groups, before = load_memory(path, model)
         session = cls(model, n_passes, eviction, **options)
-        if session.speech and before:
-            session.speech = replace(session.speech, before=before)
+        if session.prompter and before:
+            session.prompter = replace(session.prompter, before=before)
         session._groups = groups
         return session
 
@@ -193,34 +193,40 @@ class Session(Reader):
         `source` and `device` as of `HybridLM.from_pretrained`, which raises ValueError; the rest as of the class."""
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
         _, trained = read_config(folder)
-        check_streams(trained)
+        check_streamable(trained)
         model = HybridLM.from_pretrained(folder, device=device)
-        speech = Speech.of_folder(folder, trained, model.embedding.num_embeddings, tokenizer)
+        prompter = Prompter.from_folder(folder, trained, model.embedding.num_embeddings, tokenizer)
         passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
-        return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=speech, **options)
+        return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=prompter, **options)
 
     def _asked(
-        self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Drawing
+        self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Sampling
     ) -> tuple[list[Answer], Iterator[Tensor]]:
         """As `_answers`, for questions in text."""
-        if self.speech is None:
+        if self.prompter is None:
             raise ValueError("tokenizer must be given to a session that is asked in text, got None")
-        stops = Stops.of(stop, self.model.embedding.num_embeddings, self.speech)
-        stops = stops._replace(ids=stops.ids | set(self.speech.stop))
-        prompts, how = self.speech.prompts(question), Drawing(temperature=0.0) | how
-        return self._answers(prompts, max_new_tokens, stops, self.speech, asleep, how)
+        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, self.prompter)
+        stops = stops._replace(ids=stops.ids | set(self.prompter.stop))
+        prompts, how = self.prompter.prompts(question), Sampling(temperature=0.0) | how
+        return self._answers(prompts, max_new_tokens, stops, self.prompter, asleep, how)
 
     def _answers(
-        self, prompt: Fed, max_new_tokens: int, stops: Stops, speech: Speech | None, asleep: bool, how: Drawing
+        self,
+        prompt: Fed,
+        max_new_tokens: int,
+        stops: StopCriteria,
+        prompter: Prompter | None,
+        asleep: bool,
+        how: Sampling,
     ) -> tuple[list[Answer], Iterator[Tensor]]:
         """Checks all arguments and reads the prompt. Returns an answer for each row (none if nothing can end them and
-        `speech` is None), and the iterator of new tokens (B,), which adds them to the answers."""
+        `prompter` is None), and the iterator of new tokens (B,), which adds them to the answers."""
         check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
         draw = sampler(**how, device=self.model.embedding.weight.device)
-        rows = as_rows(encoded(prompt, self.speech), None, self.batch_size, self.model)
+        rows = to_rows(encode_input(prompt, self.prompter), None, self.batch_size, self.model)
         if not min(rows.lengths):
             raise ValueError("prompt must have at least one token in every row")
         if asleep:
             self.sleep()
-        answers = [Answer(stops, speech) for _ in rows.lengths] if speech or any(stops) else []
-        return answers, continued(self._read, self._read(rows, last_only=True), draw, int(max_new_tokens), answers)
+        answers = [Answer(stops, prompter) for _ in rows.lengths] if prompter or any(stops) else []
+        return answers, decode_steps(self._read, self._read(rows, last_only=True), draw, int(max_new_tokens), answers)

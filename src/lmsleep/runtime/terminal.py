@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lmsleep.errors import sentence
+from lmsleep.errors import error_sentence
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.events import SleepEvent
-from lmsleep.runtime.sampling import Drawing
+from lmsleep.runtime.sampling import Sampling
 from lmsleep.runtime.session import Session
 
 HELP = """/read FILE   read another document
@@ -44,7 +44,7 @@ class Counts:
 
 
 @dataclass
-class Level:
+class ChatLevel:
     """A session or fork; and the documents (name, text) to read again for each question, if that is read first."""
 
     session: Session
@@ -60,8 +60,14 @@ class Chat:
         out: for answers. log: for all else.
     """
 
-    def __init__(self, session: Session, max_new_tokens: int, how: Drawing, out: Console, log: Console) -> None:
-        self.levels, self.max_new_tokens, self.how, self.out, self.log = [Level(session)], max_new_tokens, how, out, log
+    def __init__(self, session: Session, max_new_tokens: int, how: Sampling, out: Console, log: Console) -> None:
+        self.levels, self.max_new_tokens, self.how, self.out, self.log = (
+            [ChatLevel(session)],
+            max_new_tokens,
+            how,
+            out,
+            log,
+        )
         self.counts = Counts()
         session.callbacks = (*session.callbacks, self.counts)
 
@@ -72,18 +78,18 @@ class Chat:
     def read(self, file: Path) -> None:
         """Reads a document or, from a .json file, a conversation, in the format of the training."""
         session = self.session
-        assert session.speech is not None
-        session.speech, text = session.speech.opened(file)
-        if text and session.speech.asked_first:
+        assert session.prompter is not None
+        session.prompter, text = session.prompter.open_file(file)
+        if text and session.prompter.question_first:
             self.levels[-1].documents.append((file.name, text))
             self.log.print(f"{file.name}: is read once its question is known", highlight=False)
         else:
-            self.show_reading(session, file.name, session.speech.texts(text)[0])
+            self.show_reading(session, file.name, session.prompter.texts(text)[0])
 
     def show_reading(self, session: Session, name: str, text: str) -> None:
         """Reads a text by windows and sleeps on each, with a progress bar."""
-        assert session.speech is not None
-        windows, slept = session.speech.windows(text, session.model.window_size), self.counts.sleeps
+        assert session.prompter is not None
+        windows, slept = session.prompter.split_windows(text, session.model.window_size), self.counts.sleeps
         columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.log) as bar:
             task = bar.add_task(name, total=max(1, len(windows)), note="")
@@ -115,12 +121,12 @@ class Chat:
                 self.log.print(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
 
         with ExitStack() as stack, suppress(KeyboardInterrupt):
-            session, speech = self.session, self.session.speech
-            if speech and speech.asked_first:
+            session, prompter = self.session, self.session.prompter
+            if prompter and prompter.question_first:
                 session = stack.enter_context(session.fork())
                 for name, text in self.levels[-1].documents:
-                    self.show_reading(session, name, speech.texts(text, question)[0])
-                question = speech.rest(question)
+                    self.show_reading(session, name, prompter.texts(text, question)[0])
+                question = prompter.remaining_question(question)
             stack.enter_context(self.showing(show))
             pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
             begun = next((text for piece in pieces if (text := piece.lstrip())), "")  # without the space before it
@@ -140,7 +146,7 @@ class Chat:
         elif word == "/fork":
             close = ExitStack()
             fork = close.enter_context(self.session.fork())
-            self.levels.append(Level(fork, [*self.levels[-1].documents], close))
+            self.levels.append(ChatLevel(fork, [*self.levels[-1].documents], close))
         elif word == "/back" and self.levels[1:]:
             self.levels.pop().close.close()
         elif word == "/forget":
@@ -191,4 +197,4 @@ class Chat:
                 elif line:
                     self.ask(line)
             except (ValueError, OSError) as error:
-                self.log.print(f"error: {sentence(error)}", style="red", markup=False, highlight=False)
+                self.log.print(f"error: {error_sentence(error)}", style="red", markup=False, highlight=False)

@@ -13,7 +13,7 @@ Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequenc
 Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Tokens (B, n) on the model's device, the lengths of the rows, and their mask (B, n) or None."""
 
     tokens: Tensor
@@ -21,21 +21,21 @@ class Rows(NamedTuple):
     mask: Tensor | None
 
     @property
-    def even(self) -> bool:
+    def same_length(self) -> bool:
         """Whether all rows have n tokens."""
         return min(self.lengths) == self.tokens.shape[1]
 
-    def part(self, rows: Sequence[int], start: int, stop: int) -> "Rows":
+    def select(self, rows: Sequence[int], start: int, stop: int) -> "TokenRows":
         """Tokens start .. stop - 1 of some rows, in their order."""
         whole = len(rows) == len(self.tokens)
         tokens, mask = (
             x if x is None else (x if whole else x[list(rows)])[:, start:stop] for x in (self.tokens, self.mask)
         )
         assert tokens is not None
-        return Rows(tokens, [stop - start] * len(rows), mask)
+        return TokenRows(tokens, [stop - start] * len(rows), mask)
 
 
-def as_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: HybridLM) -> Rows:
+def to_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: HybridLM) -> TokenRows:
     """Converts tokens in any accepted form. Raises ValueError if a shape does not fit or a token is not in the
     vocabulary."""
     device = model.embedding.weight.device
@@ -48,7 +48,7 @@ def as_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: Hy
         got = f"{rows[row, place]} (row {row}, token {place})"
         raise ValueError(f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
     seen = None if mask is None else _mask(mask, rows.shape).to(device)
-    return Rows(rows.to(device), lengths, seen)
+    return TokenRows(rows.to(device), lengths, seen)
 
 
 def _mask(mask: Mask, shape: torch.Size) -> Tensor:
@@ -99,12 +99,14 @@ def _integers(tokens: Tensor) -> Tensor:
     return tokens.long()
 
 
-def gathered(pieces: Sequence[tuple[Sequence[int], int, Tensor]], rows: Rows, last_only: bool, head: Tensor) -> Tensor:
+def gather_logits(
+    pieces: Sequence[tuple[Sequence[int], int, Tensor]], rows: TokenRows, last_only: bool, head: Tensor
+) -> Tensor:
     """Joins pieces (rows, position of the first token, logits (b, m, V)), in the order in which they were read, to the
     logits (B, n, V), or the last of each row (B, V); NaN where a row has no token. `head` (V, D) gives dtype and device
     if there are no pieces."""
     B, n = rows.tokens.shape
-    if len(pieces) == 1 and len(pieces[0][0]) == B and rows.even:
+    if len(pieces) == 1 and len(pieces[0][0]) == B and rows.same_length:
         return pieces[0][2][:, -1] if last_only else pieces[0][2]
     like = pieces[0][2] if pieces else head
     logits = like.new_full((B, len(head)) if last_only else (B, n, len(head)), torch.nan)

@@ -8,12 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lmsleep.errors import sentence
+from lmsleep.errors import error_sentence
 from lmsleep.runtime.events import SleepEvent
-from lmsleep.runtime.sampling import Drawing
+from lmsleep.runtime.sampling import Sampling
 from lmsleep.runtime.session import Session
 
-SHOWN = 60  # windows on the page, the newest
+MAX_WINDOWS = 60  # windows on the page, the newest
 CSS = """
 .windows {display: flex; flex-direction: column-reverse; max-height: 20rem; overflow-y: auto}  /* the newest in sight */
 .windows div {line-height: 1.8; overflow-wrap: anywhere; white-space: pre-wrap}
@@ -27,14 +27,14 @@ CSS = """
 
 
 @dataclass(frozen=True)
-class Window:
+class ShownWindow:
     """A window that was read. changes: of S by each pass of its sleep, mean over layers; None: it is awake."""
 
     text: str
     changes: tuple[float, ...] | None = None
 
 
-class Pair:
+class SessionPair:
     """The same weights with two empty memories of the same texts: one that is always awake (N = 1), one that sleeps.
 
     Args:
@@ -42,35 +42,37 @@ class Pair:
     """
 
     def __init__(self, session: Session, n_passes: int) -> None:
-        assert session.speech is not None
-        self.speech = session.speech
-        self.sessions = [Session(session.model, n, session.eviction, tokenizer=self.speech) for n in (1, n_passes)]
-        self.sessions[1].callbacks = (self.slept,)
-        self.windows: list[Window] = []
+        assert session.prompter is not None
+        self.prompter = session.prompter
+        self.sessions = [Session(session.model, n, session.eviction, tokenizer=self.prompter) for n in (1, n_passes)]
+        self.sessions[1].callbacks = (self.on_sleep,)
+        self.windows: list[ShownWindow] = []
         self.documents: list[str] = []  # to read again for each question, if that is read first
         self.answers: tuple[str, str] = ("", "")
 
-    def slept(self, event: SleepEvent) -> None:
+    def on_sleep(self, event: SleepEvent) -> None:
         """Records the change of S in a sleep."""
-        self.windows[-1] = Window(self.windows[-1].text, event.changes)
+        self.windows[-1] = ShownWindow(self.windows[-1].text, event.changes)
 
     def read(self, document: str | Path) -> Iterator[None]:
         """Reads a text or a file in the format of the training; yields after each window and each sleep."""
-        speech = self.speech
-        self.speech, text = speech.opened(document) if isinstance(document, Path) else speech.alone(document)
+        prompter = self.prompter
+        self.prompter, text = (
+            prompter.open_file(document) if isinstance(document, Path) else prompter.with_document(document)
+        )
         for session in self.sessions:
-            session.speech = self.speech
-        if text and speech.asked_first:
+            session.prompter = self.prompter
+        if text and prompter.question_first:
             self.documents.append(text)
-            self.windows.append(Window(f"{len(text):,} characters, to be read once the question is known"))
+            self.windows.append(ShownWindow(f"{len(text):,} characters, to be read once the question is known"))
             yield
         else:
-            yield from self.go_by(self.speech.texts(text)[0])
+            yield from self.read_text(self.prompter.texts(text)[0])
 
-    def go_by(self, text: str) -> Iterator[None]:
+    def read_text(self, text: str) -> Iterator[None]:
         """Reads the windows of a text; yields as `read`."""
-        for tokens in self.speech.windows(text, self.sessions[1].model.window_size):
-            self.windows.append(Window(self.speech.decode(tokens)))
+        for tokens in self.prompter.split_windows(text, self.sessions[1].model.window_size):
+            self.windows.append(ShownWindow(self.prompter.decode(tokens)))
             for session in self.sessions:
                 session.feed(tokens, last_only=True)
             yield
@@ -78,15 +80,15 @@ class Pair:
                 session.sleep()
             yield
 
-    def ask(self, question: str, max_new_tokens: int, how: Drawing) -> Iterator[None]:
+    def ask(self, question: str, max_new_tokens: int, how: Sampling) -> Iterator[None]:
         """Asks both in forks; yields after each piece of the answers."""
         self.answers = ("", "")
-        if self.speech.asked_first:
-            fresh = Pair(self.sessions[1], self.sessions[1].n_passes)
+        if self.prompter.question_first:
+            fresh = SessionPair(self.sessions[1], self.sessions[1].n_passes)
             self.sessions, self.windows = fresh.sessions, fresh.windows
             for document in self.documents:
-                yield from self.go_by(self.speech.texts(document, question)[0])
-            question = self.speech.rest(question)
+                yield from self.read_text(self.prompter.texts(document, question)[0])
+            question = self.prompter.remaining_question(question)
         with self.sessions[0].fork() as awake, self.sessions[1].fork() as asleep:
             asleep.callbacks = ()  # it may sleep during a long answer
             streams = [session.stream(question, max_new_tokens, **how) for session in (awake, asleep)]
@@ -94,23 +96,25 @@ class Pair:
                 self.answers = ((self.answers[0] + one).lstrip(), (self.answers[1] + two).lstrip())
                 yield
 
-    def shown(self) -> tuple[str, ...]:
+    def render(self) -> tuple[str, ...]:
         """Windows and changes of S in HTML, and the two answers."""
         return stream_html(self.windows), changes_html(self.windows), *self.answers
 
 
-def stream_html(windows: Sequence[Window]) -> str:
+def stream_html(windows: Sequence[ShownWindow]) -> str:
     """The windows: grey after their sleep, framed while awake."""
-    spans = [f"… {len(windows) - SHOWN:,} windows before"] if len(windows) > SHOWN else []
-    for number, window in list(enumerate(windows, 1))[-SHOWN:]:
+    spans = [f"… {len(windows) - MAX_WINDOWS:,} windows before"] if len(windows) > MAX_WINDOWS else []
+    for number, window in list(enumerate(windows, 1))[-MAX_WINDOWS:]:
         state = ' class="awake"' if window.changes is None else ""
         spans.append(f"<span{state}><sup>{number}</sup>{escape(window.text)}</span>")
     return f'<div class="windows"><div>{" ".join(spans) or "Nothing was read yet."}</div></div>'
 
 
-def changes_html(windows: Sequence[Window]) -> str:
+def changes_html(windows: Sequence[ShownWindow]) -> str:
     """A table of |S_n - S_(n-1)| / |S_n| by window, the newest first, and pass."""
-    rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes][: -SHOWN - 1 : -1]
+    rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes][
+        : -MAX_WINDOWS - 1 : -1
+    ]
     if not rows:
         return "None was made: with N = 1, or before the first sleep, only the wake pass writes S."
     largest = max(change for _, changes in rows for change in changes) or 1.0
@@ -122,28 +126,28 @@ def changes_html(windows: Sequence[Window]) -> str:
     return f'<div class="changes"><table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
 
 
-def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Drawing) -> Any:
-    """The page as gradio's Blocks. Every visitor has their own `Pair`, which reads `files` first."""
+def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Sampling) -> Any:
+    """The page as gradio's Blocks. Every visitor has their own `SessionPair`, which reads `files` first."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    def shown(pair: Pair, steps: Iterator[None]) -> Iterator[tuple[Any, ...]]:
+    def shown(pair: SessionPair, steps: Iterator[None]) -> Iterator[tuple[Any, ...]]:
         try:
             for _ in steps:
-                yield pair, *pair.shown()
+                yield pair, *pair.render()
         except (ValueError, OSError) as error:
-            raise gr.Error(sentence(error)) from None
+            raise gr.Error(error_sentence(error)) from None
 
     def begin(n_passes: int) -> Iterator[tuple[Any, ...]]:
-        pair = Pair(session, int(n_passes))
-        yield pair, *pair.shown()
+        pair = SessionPair(session, int(n_passes))
+        yield pair, *pair.render()
         for file in files:
             yield from shown(pair, pair.read(file))
 
-    def read(pair: Pair, text: str, uploaded: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
+    def read(pair: SessionPair, text: str, uploaded: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
         for document in (*([text] if text.strip() else []), *map(Path, uploaded or ())):
             yield from shown(pair, pair.read(document))
 
-    def ask(pair: Pair, question: str) -> Iterator[tuple[Any, ...]]:
+    def ask(pair: SessionPair, question: str) -> Iterator[tuple[Any, ...]]:
         yield from shown(pair, pair.ask(question.strip(), max_new_tokens, how))
 
     config = session.model.config
@@ -178,7 +182,7 @@ def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Draw
     return blocks
 
 
-def serve(session: Session, files: Sequence[Path], max_new_tokens: int, how: Drawing) -> None:
+def serve(session: Session, files: Sequence[Path], max_new_tokens: int, how: Sampling) -> None:
     """Shows the page until Ctrl-C."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 

@@ -3,8 +3,8 @@
 from lmsleep.tasks.base import IGNORE, Batch, Task
 from lmsleep.tasks.depo import Depo
 from lmsleep.tasks.gsm import GSMInfinite
-from lmsleep.tasks.plain import TextLM
 from lmsleep.tasks.rule110 import Rule110
-from lmsleep.tasks.text import TextQA
+from lmsleep.tasks.text_lm import TextLM
+from lmsleep.tasks.text_qa import TextQA
 
 __all__ = ["IGNORE", "Batch", "Depo", "GSMInfinite", "Rule110", "Task", "TextLM", "TextQA"]

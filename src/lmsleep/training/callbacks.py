@@ -13,9 +13,9 @@ from torch import Tensor
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.pretrained.export import PLAIN
-from lmsleep.sleep import Pass, Windows, recorded, sleep
-from lmsleep.training.optimizer import whole
+from lmsleep.pretrained.export import NO_SLEEP
+from lmsleep.sleep import Pass, Windows, record_changes, sleep
+from lmsleep.training.optimizer import full_tensor
 
 
 class SleepCallback(L.Callback):
@@ -90,7 +90,7 @@ class SleepCallback(L.Callback):
     ) -> tuple[Tensor, FastWeights]:
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
         start, changes = time.perf_counter(), []
-        h, S = sleep(blocks if module.training else recorded(blocks, changes), h, S, self.passes_for(module))
+        h, S = sleep(blocks if module.training else record_changes(blocks, changes), h, S, self.passes_for(module))
         self.count(1, len(h))
         self.seconds_asleep += time.perf_counter() - start
         if changes:
@@ -144,18 +144,18 @@ class SleepCallback(L.Callback):
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["sleep"] = how_it_sleeps(trainer)
+        checkpoint["sleep"] = sleep_settings(trainer)
 
 
-def sleeper_of(trainer: L.Trainer) -> SleepCallback | None:
+def find_sleep_callback(trainer: L.Trainer) -> SleepCallback | None:
     """The SleepCallback of a trainer; None: the plain hybrid, without sleeps."""
     return next((c for c in trainer.callbacks if isinstance(c, SleepCallback)), None)  # pyright: ignore
 
 
-def how_it_sleeps(trainer: L.Trainer) -> dict[str, Any]:
+def sleep_settings(trainer: L.Trainer) -> dict[str, Any]:
     """n_passes, eviction, after_loss and wake_passes of a trainer."""
-    sleeper = sleeper_of(trainer)
-    return dict(PLAIN if sleeper is None else {name: getattr(sleeper, name) for name in PLAIN})
+    sleeper = find_sleep_callback(trainer)
+    return dict(NO_SLEEP if sleeper is None else {name: getattr(sleeper, name) for name in NO_SLEEP})
 
 
 class RunReport(L.Callback):
@@ -165,7 +165,7 @@ class RunReport(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore
         data = trainer.datamodule  # pyright: ignore
-        sleeps, task = how_it_sleeps(trainer), data.task
+        sleeps, task = sleep_settings(trainer), data.task
         self.tokens_per_batch = data.batch_size * task.sequence_length
         windows = -(-task.sequence_length // model.window_size)
         parameters = f"{model.config.num_params():,} parameters"
@@ -189,7 +189,7 @@ class RunReport(L.Callback):
         if not every or (trainer.global_step + 1) % every:
             return
         norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
-        pl_module.log("grad_norm", whole(norm))
+        pl_module.log("grad_norm", full_tensor(norm))
         for group in optimizer.param_groups:
             pl_module.log("lr/muon" if group.get("muon") else "lr/adamw", group["lr"])
 
@@ -200,12 +200,12 @@ class RunReport(L.Callback):
             now = time.perf_counter()
             speed = self.batches * self.tokens_per_batch / (now - self.since)
             pl_module.log("tokens_per_second", speed)
-            if sleeper := sleeper_of(trainer):
+            if sleeper := find_sleep_callback(trainer):
                 pl_module.log("sleeps_per_row", sleeper.sleeps_per_sequence)
             self.since, self.batches = now, 0
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = sleeper_of(trainer)
+        sleeper = find_sleep_callback(trainer)
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
             pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
 

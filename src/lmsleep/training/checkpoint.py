@@ -14,17 +14,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmsleep.atomic import atomic_write, check_checkpoint_file, claim, sweep
+from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
 from lmsleep.hub import first_line, require
 from lmsleep.training.content import check_content
 from lmsleep.training.optimizer import sum_of_norms
-from lmsleep.training.ranks import raised_by_all
+from lmsleep.training.ranks import raise_on_all_ranks
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 
 
-class WholeFileIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically and verifies them before reading. Lightning's own IO writes to the folder for
     temporary files and moves: from another file system that is a copy, which a kill can truncate."""
 
@@ -54,11 +54,11 @@ class WholeFileIO(TorchCheckpointIO):
         return content
 
 
-def read_whole(trainer: L.Trainer) -> None:
-    """Makes a trainer use `WholeFileIO`, also if its strategy has its own way to read checkpoints."""
+def use_atomic_io(trainer: L.Trainer) -> None:
+    """Makes a trainer use `AtomicCheckpointIO`, also if its strategy has its own way to read checkpoints."""
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
-        strategy.checkpoint_io = WholeFileIO()
+        strategy.checkpoint_io = AtomicCheckpointIO()
     if isinstance(strategy, ModelParallelStrategy) and "load_checkpoint" not in vars(strategy):
         load = strategy.load_checkpoint
 
@@ -106,11 +106,11 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         shards = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
         require(stage != "fit" or not shards, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
-        read_whole(trainer)
-        trainer._signal_connector._slurm_sigusr_handler_fn = self._hear
+        use_atomic_io(trainer)
+        trainer._signal_connector._slurm_sigusr_handler_fn = self._on_requeue
         super().setup(trainer, pl_module, stage)
 
-    def _hear(self, signum: int, _: Any) -> None:
+    def _on_requeue(self, signum: int, _: Any) -> None:
         """Handles SLURM's signal to requeue like SIGTERM. Lightning's handler would save within an update too, and
         could deadlock with other processes."""
         self.requeue = True
@@ -120,20 +120,20 @@ class LastCheckpoint(ModelCheckpoint):
         """Locks the folder for this run."""
         if trainer.fast_dev_run or not is_local(self.dirpath or ""):  # pyright: ignore[reportAttributeAccessIssue]
             return
-        with raised_by_all(trainer):
+        with raise_on_all_ranks(trainer):
             if trainer.is_global_zero:
-                self._take(Path(os.path.realpath(self.dirpath or "")), trainer.ckpt_path)
+                self._claim_folder(Path(os.path.realpath(self.dirpath or "")), trainer.ckpt_path)
             trainer.strategy.barrier()
 
-    def _take(self, folder: Path, start: Any) -> None:
+    def _claim_folder(self, folder: Path, start: Any) -> None:
         if (folder / LAST).exists() and not self.overwrite and (not start or Path(start).resolve().parent != folder):
             raise ValueError(
                 f"dirpath must be a folder without {LAST}, got {str(folder)!r}; go on from it with --ckpt_path, or "
                 "replace it with --checkpoint.overwrite=true"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = claim(folder)
-        sweep(folder / LAST)
+        self.lock = lock_folder(folder)
+        remove_stale(folder / LAST)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves a checkpoint and removes it, so that a run that cannot save fails before its first step."""
@@ -141,14 +141,14 @@ class LastCheckpoint(ModelCheckpoint):
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             fresh = [optimizer for optimizer in trainer.optimizers if not optimizer.state]
             probe = f"{self.dirpath}/.probe.ckpt"
-            with raised_by_all(trainer):
+            with raise_on_all_ranks(trainer):
                 trainer.save_checkpoint(probe)
             trainer.strategy.remove_checkpoint(probe)
             for optimizer in fresh:  # torch takes a step to have a sharded state to save: it must not count
                 optimizer.state.clear()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        with raised_by_all(trainer):
+        with raise_on_all_ranks(trainer):
             super()._save_checkpoint(trainer, filepath)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class LastCheckpoint(ModelCheckpoint):
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
         loops = checkpoint["loops"]["fit_loop"]
-        progress, extra = loops["epoch_loop.batch_progress"], unfinished(trainer)
+        progress, extra = loops["epoch_loop.batch_progress"], pending_batches(trainer)
         epochs = loops["epoch_progress"]["current"]
         if epochs["completed"] == epochs["ready"]:  # or Lightning would take the first batch of an epoch for its last
             progress["current"] = dict.fromkeys(progress["current"], 0)
@@ -194,7 +194,7 @@ class LastCheckpoint(ModelCheckpoint):
             self.teardown(trainer, pl_module, "fit")
 
 
-def unfinished(trainer: L.Trainer) -> int:
+def pending_batches(trainer: L.Trainer) -> int:
     """Batches read of a step that is not complete; the last step of an epoch may have fewer batches."""
     read = trainer.fit_loop.batch_idx + 1
     return 0 if read == trainer.num_training_batches else read % trainer.accumulate_grad_batches

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 
-class Clock(Callback):
+class StepTimer(Callback):
     """Records when batches and validations end.
 
     Attributes:
@@ -61,7 +61,7 @@ class Clock(Callback):
         """Seconds of the last validation; 0 without one."""
         return self.validations[-1][1] - self.validations[-1][0] if self.validations else 0.0
 
-    def run(self, batches: int, validations: int) -> float:
+    def estimate(self, batches: int, validations: int) -> float:
         """Estimated seconds of a run of `batches` and `validations`: up to the first timed batch as measured, the rest
         at the mean pace."""
         start, done, others = self.first, 1, validations

@@ -49,7 +49,7 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
     if fn == "fit":
         own |= {"optimizer_states": [{} for _ in trainer.optimizers]}
         own |= {"lr_schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs]}
-    check_alike(content, {key: value for key, value in own.items() if fn == "fit" or key in content}, name)
+    check_structure(content, {key: value for key, value in own.items() if fn == "fit" or key in content}, name)
     for i, optimizer in enumerate(own.get("optimizer_states", []) and trainer.optimizers):
         place = f"item {i} of optimizer_states in {name}"
         check_optimizer(content["optimizer_states"][i], optimizer, module, place)
@@ -57,7 +57,7 @@ def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> N
 
 def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module, name: str) -> None:
     """Raises ValueError unless `got` fits the optimizer; a parameter has all of its state or none."""
-    check_alike(got, optimizer.state_dict() | {"state": {}}, name)
+    check_structure(got, optimizer.state_dict() | {"state": {}}, name)
     if not isinstance(optimizer, MuonAdamW):
         return
     parts, numbers = {}, {id(p): i for i, p in enumerate(model.parameters())}
@@ -75,11 +75,11 @@ def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, mo
     require(len(parts) == known, f"params in param_groups in {name} must be {known} numbers", len(parts))
     for p, state in got["state"].items():
         require(p in parts, f"state in {name} must be of {', '.join(map(str, parts))}", p)
-        check_alike(state, parts[p], f"{p} in state in {name}")
+        check_structure(state, parts[p], f"{p} in state in {name}")
         check_finite({key: state[key] for key in parts[p]}, f"{p} in state in {name}")
 
 
-def check_alike(got: Any, own: Any, name: str) -> None:
+def check_structure(got: Any, own: Any, name: str) -> None:
     """Raises ValueError, which names the place, unless `got` has the structure of `own`: keys (except private ones,
     which differ between versions of a library), types of values, shapes of tensors. Where `own` is empty, `got` may
     hold more; where it is None, a tensor."""
@@ -91,13 +91,13 @@ def check_alike(got: Any, own: Any, name: str) -> None:
         for key in own:
             require(key in got or key.startswith("_"), f"{name} must have {key}", ", ".join(map(str, got)) or "nothing")
         for key in own.keys() & got.keys():
-            check_alike(got[key], own[key], f"{key} in {name}")
+            check_structure(got[key], own[key], f"{key} in {name}")
     elif isinstance(own, list | tuple):
         fits = isinstance(got, list | tuple) and (not own or len(got) == len(own))
         fits = fits and all(mine is not None or its is None for mine, its in zip(own, got, strict=False))
         require(fits, f"{name} must be a list like {shortened(own)}", shortened(got))
         for i, item in enumerate(own):
-            check_alike(got[i], item, f"item {i} of {name}")
+            check_structure(got[i], item, f"item {i} of {name}")
     elif own is None:
         require(got is None or isinstance(got, Tensor), f"{name} must be null or a tensor", shortened(got))
     else:

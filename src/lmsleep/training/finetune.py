@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from lmsleep.atomic import check_free
-from lmsleep.errors import OneSentence, one_sentence
+from lmsleep.atomic import check_folder
+from lmsleep.errors import OneSentenceParser, one_sentence
 from lmsleep.hub import QUESTION, checkpoint_folder
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.model.lora import TARGETS
@@ -24,7 +24,7 @@ from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
 from lmsleep.training.checkpoint import ONE_FILE
-from lmsleep.training.fit import SleepCLI, ending, run_trainer
+from lmsleep.training.fit import SleepCLI, run_errors, run_trainer
 
 TASK = "data.task.init_args."
 # Option -> option of `lmsleep fit`, default (None: that of `lmsleep fit`), help.
@@ -65,46 +65,46 @@ def main(args: Sequence[str] | None = None) -> None:
     if missing := [f"--{name}" for name in ("model", "data") if getattr(asked, name) is None]:
         own.error(f"the following arguments are required: {' and '.join(missing)}")
     with one_sentence():
-        check_free(asked.out)
+        check_folder(asked.out)
         folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
     if any("ModelParallelStrategy" in word for word in others):  # export reads one file
         others.append(f"--{ONE_FILE}")
-    cli = run_trainer(["fit", *settings(vars(asked), folder), *others])
-    with ending():
+    cli = run_trainer(["fit", *fit_options(vars(asked), folder), *others])
+    with run_errors():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
-        shown = by_windows(scores, cli.datamodule.task.baselines().get("commonest", {}))
-        export(asked.out / "last.ckpt", asked.out, card=card(asked.out, cli, shown))
+        shown = scores_table(scores, cli.datamodule.task.baselines().get("commonest", {}))
+        export(asked.out / "last.ckpt", asked.out, card=card_text(asked.out, cli, shown))
     print(f"Answers on test rows:\n\n{shown}\n")
     print(f"{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask")
 
 
-def parser() -> OneSentence:
+def parser() -> OneSentenceParser:
     """The parser of this command's own options."""
     look = {"description": __doc__, "formatter_class": RawDescriptionHelpFormatter}
-    found = OneSentence("lmsleep finetune", allow_abbrev=False, **look)
+    found = OneSentenceParser("lmsleep finetune", allow_abbrev=False, **look)
     found.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
     found.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
     found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
         shown = "" if default is None else f" (default: {default!r})"
         words, kind = dict.fromkeys((f"--{name}", f"--{target}")), str if default is None else type(default)
-        kind = count if kind is int or name in ("epochs", "lora.rank") else kind
+        kind = positive_integer if kind is int or name in ("epochs", "lora.rank") else kind
         found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
     return found
 
 
-def count(text: str) -> int:
+def positive_integer(text: str) -> int:
     """A positive integer. Raises ArgumentTypeError if the text is none."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"must be an integer of 1 or more, got {text}")
     return int(text)
 
 
-def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
+def fit_options(asked: Mapping[str, Any], folder: Path) -> list[str]:
     """The preset and the options given, as options of `lmsleep fit`."""
     given = {target: default if asked[name] is None else asked[name] for name, (target, default, _) in OPTIONS.items()}
     for name, most in (("val_check_interval", 100), ("log_every_n_steps", 10)):
@@ -128,7 +128,7 @@ def settings(asked: Mapping[str, Any], folder: Path) -> list[str]:
     return [f"--data.task={task}", *rest]
 
 
-def by_windows(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
+def scores_table(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
     """A Markdown table of exact answers, the share of the commonest answer, and loss, by windows of context."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     lines = ["| windows | rows | exact | commonest answer | loss |", "|---|---|---|---|---|"]
@@ -139,14 +139,14 @@ def by_windows(scores: Mapping[str, float], commonest: Mapping[str, float]) -> s
     return "\n".join(lines)
 
 
-def card(out: Path, cli: SleepCLI, scores: str) -> str:
+def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
     """The start of the model card: base model, scores, and how to ask."""
     task = cli.datamodule.task
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
     if not isinstance(task, TextQA):
         return text
     read, asked, _ = task.example
-    before, _, after = task.asking.partition(QUESTION)
+    before, _, after = task.question_template.partition(QUESTION)
     text += f"""
 
 To ask a question of a text, as in training:

@@ -20,18 +20,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import Help, OneSentence, one_sentence
+from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import LAST, ONE_FILE
 from lmsleep.training.predictions import PredictionWriter
-from lmsleep.training.progress import Progress
-from lmsleep.training.quiet import plain
+from lmsleep.training.progress import RunProgressBar
+from lmsleep.training.quiet import without_notices
 from lmsleep.training.random_state import RandomState
-from lmsleep.training.ranks import raised_by_all
+from lmsleep.training.ranks import raise_on_all_ranks
 
 
-class RunParser(OneSentence, LightningArgumentParser):
+class RunParser(OneSentenceParser, LightningArgumentParser):
     """Lightning's parser with one-sentence errors."""
 
 
@@ -44,7 +44,7 @@ class SaveConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         keeper = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
         folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
-        with raised_by_all(trainer):
+        with raise_on_all_ranks(trainer):
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
                 path = f"{folder}/{self.config_filename}"
@@ -89,7 +89,7 @@ class SleepCLI(LightningCLI):
         self._count_epochs(config)
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
         # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
-        line = [] if bars or config.get("enable_progress_bar") is False else [Progress()]
+        line = [] if bars or config.get("enable_progress_bar") is False else [RunProgressBar()]
         line += [PredictionWriter()] if self.subcommand == "predict" else []
         self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
         return super()._instantiate_trainer(config, callbacks)
@@ -129,16 +129,16 @@ def check_checkpoint(path: str | None) -> None:
 
 
 def run_trainer(args: list[str] | None) -> SleepCLI:
-    """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `ending`."""
-    with ending():
-        return parse(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
+    """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `run_errors`."""
+    with run_errors():
+        return make_cli(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
 
 
 @contextmanager
-def ending() -> Iterator[None]:
+def run_errors() -> Iterator[None]:
     """Turns errors of a run into SystemExit: one sentence for a bad value, a missing package or too little memory, 143
     for SIGTERM."""
-    with plain(), one_sentence(MisconfigurationException):
+    with without_notices(), one_sentence(MisconfigurationException):
         try:
             yield
         except SIGTERMException:
@@ -156,11 +156,11 @@ def ending() -> Iterator[None]:
             raise ValueError(f"out of memory: {remedy}") from error
 
 
-def parse(
+def make_cli(
     cli: type[SleepCLI], args: list[str] | None, description: str | None, prog: str | None = None, **options: Any
 ) -> Any:
     """The command line interface `cli` of a run, with its arguments and configurations parsed."""
-    parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": Help}
+    parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": HelpFormatter}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         SleepModule,

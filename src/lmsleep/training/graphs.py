@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lmsleep.hub import require
 from lmsleep.model import HybridLM
-from lmsleep.model.linear import casting_anew
+from lmsleep.model.linear import autocast_without_cache
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 
 Accelerate = Literal["none", "compile", "graph", "compile+graph"]
-Step = Callable[[Batch], tuple[Tensor, ...]]
+StepFunction = Callable[[Batch], tuple[Tensor, ...]]
 
 
 def check_accelerate(accelerate: str, device: torch.device) -> None:
@@ -27,7 +27,7 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
         raise ValueError(f"accelerate={accelerate!r} needs a CUDA device, got {device.type}; use 'compile' or 'none'")
 
 
-def check_trainer(trainer: L.Trainer) -> None:
+def check_graph_trainer(trainer: L.Trainer) -> None:
     """Raises ValueError for accumulated gradients (the next backward overwrites those of a graph) and sharded models
     (their weights move)."""
     batches = trainer.accumulate_grad_batches
@@ -70,7 +70,7 @@ class StepGraphs:
             raise ValueError(f"{needs}, got {new} after {old}; use 'compile' or 'none'")
         self.windows = found
 
-    def __call__(self, step: Step, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
+    def __call__(self, step: StepFunction, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
         """The result of `step` for the batch.
 
         Args:
@@ -81,8 +81,8 @@ class StepGraphs:
         key = (tuple(None if x is None else x.shape for x in batch), trained, depends_on)
         if key != self.key:
             self.graphed = None  # frees its memory before the next capture
-            with casting_anew(batch.tokens.device.type):
-                module, example = _OfTensors(self.model, step, batch), tuple(x.clone() for x in _tensors(batch))
+            with autocast_without_cache(batch.tokens.device.type):
+                module, example = _StepModule(self.model, step, batch), tuple(x.clone() for x in _tensors(batch))
                 graphed: Any = torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)
             self.graphed, self.key = graphed, key
         assert self.graphed is not None
@@ -90,10 +90,10 @@ class StepGraphs:
         return tuple(x.clone() for x in self.graphed(*_tensors(batch)))
 
 
-class _OfTensors(nn.Module):
+class _StepModule(nn.Module):
     """A step as a module with the parameters of the model, whose arguments are the tensors of a batch."""
 
-    def __init__(self, model: HybridLM, step: Step, example: Batch) -> None:
+    def __init__(self, model: HybridLM, step: StepFunction, example: Batch) -> None:
         super().__init__()
         self.model, self.step, self.example = model, step, example
 

@@ -18,16 +18,16 @@ from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
-from lmsleep.tasks.lines import Text
 from lmsleep.tasks.spec import is_ours, task_spec
+from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.adapters import add_lora
-from lmsleep.training.callbacks import SleepCallback, sleeper_of
-from lmsleep.training.checkpoint import read_whole
+from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
+from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.content import check_states
-from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_trainer, compile_blocks
+from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
 from lmsleep.training.metrics import SliceScores, row_scores
-from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, steps_of
-from lmsleep.training.ranks import end_together, loss_windows_of_all, share_of_loss
+from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
+from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
 from lmsleep.training.start import check_resumed, check_tokenizer
 
@@ -67,7 +67,7 @@ class SleepModule(L.LightningModule):
         super().__init__()
         self.task = task
         config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
-        if init_from is not None and isinstance(task, Text):
+        if init_from is not None and isinstance(task, TextTask):
             check_tokenizer(task, init_from)
         self.model = config.for_task(task.vocab_size, task.window_size, task.sequence_length).build()
         if init_from is not None:
@@ -83,8 +83,8 @@ class SleepModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
-            end_together(self.trainer)
-        read_whole(self.trainer)
+            stop_together(self.trainer)
+        use_atomic_io(self.trainer)
 
     def configure_model(self) -> None:
         """Converts the model to the trainer's precision before a checkpoint is loaded, which would be rounded, and
@@ -110,7 +110,7 @@ class SleepModule(L.LightningModule):
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         awake = not self._somebody_answers
         if loss_windows is None and self.device_mesh is not None:
-            loss_windows = loss_windows_of_all(batch.targets, self.model.window_size)
+            loss_windows = gather_loss_windows(batch.targets, self.model.window_size)
         reading = read_windows(
             self.model,
             batch.tokens,
@@ -136,12 +136,12 @@ class SleepModule(L.LightningModule):
     def _somebody_answers(self) -> bool:
         """Whether an overflow may change h or S: with N > 1, or an overridden `raise_overflow` or `on_overflow`."""
         sleeper = self._sleeper
-        sleeps = sleeper and (sleeper.passes_for(self) > 1 or overridden(sleeper, SleepCallback, "on_overflow"))
-        return bool(sleeps) or overridden(self, SleepModule, "raise_overflow")
+        sleeps = sleeper and (sleeper.passes_for(self) > 1 or is_overridden(sleeper, SleepCallback, "on_overflow"))
+        return bool(sleeps) or is_overridden(self, SleepModule, "raise_overflow")
 
     @property
     def _sleeper(self) -> SleepCallback | None:
-        return None if self._trainer is None else sleeper_of(self._trainer)
+        return None if self._trainer is None else find_sleep_callback(self._trainer)
 
     @property
     def _after_loss(self) -> bool:
@@ -157,7 +157,7 @@ class SleepModule(L.LightningModule):
         if logs:
             # Without prog_bar, for which Lightning would wait for the device.
             self.log_dict({"train/loss": loss, "train/exact": exact[0]}, batch_size=len(batch.tokens))
-        return loss if self.trainer.world_size == 1 else loss * share_of_loss(batch.targets, self.trainer)
+        return loss if self.trainer.world_size == 1 else loss * loss_weight(batch.targets, self.trainer)
 
     def _loss_and_exact(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True
@@ -203,9 +203,9 @@ class SleepModule(L.LightningModule):
         check_strategy(self.trainer.strategy)
         check_accelerate(self.accelerate, self.device)
         if "graph" in self.accelerate:
-            check_trainer(self.trainer)
+            check_graph_trainer(self.trainer)
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
-        factor = self.optimizer_config.schedule(steps_of(self.trainer))
+        factor = self.optimizer_config.schedule(total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -243,6 +243,6 @@ class SleepModule(L.LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
 
-def overridden(what: object, base: type, name: str) -> bool:
+def is_overridden(what: object, base: type, name: str) -> bool:
     """Whether a method of `base` is overridden, by a subclass or on the object."""
     return name in vars(what) or getattr(type(what), name) is not getattr(base, name)

@@ -12,16 +12,16 @@ from torch import Tensor
 from lmsleep.memory import Eviction
 from lmsleep.tasks import Batch
 from lmsleep.tensors import save_tensors
-from lmsleep.training.callbacks import how_it_sleeps, sleeper_of
+from lmsleep.training.callbacks import find_sleep_callback, sleep_settings
 from lmsleep.training.checkpoint import is_local
 from lmsleep.training.graphs import Accelerate
 from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 
-BUNDLE, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
+FOLDER_PREFIX, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
 
 
 @dataclass(frozen=True)
-class Step:
+class StepRecord:
     """What a training step depends on, besides its weights and batches."""
 
     step: int
@@ -46,8 +46,8 @@ class StopOnNonFinite(L.Callback):
     latest before the next validation, checkpoint or end.
 
     Beside the checkpoint it writes a folder for `lmsleep replay`: the model before the step, as of
-    `HybridLM.save_pretrained`, with the `Step` in its config.json, and the batches. Each rank writes its own; a sharded
-    model writes none.
+    `HybridLM.save_pretrained`, with the `StepRecord` in its config.json, and the batches. Each rank writes its own; a
+    sharded model writes none.
 
     Args:
         first_step: number of the first step of this trainer, for messages.
@@ -57,7 +57,7 @@ class StopOnNonFinite(L.Callback):
 
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
-        self.pending: deque[tuple[Step, list[Batch], Tensor, torch.cuda.Event]] = deque()
+        self.pending: deque[tuple[StepRecord, list[Batch], Tensor, torch.cuda.Event]] = deque()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pending.clear()
@@ -81,19 +81,19 @@ class StopOnNonFinite(L.Callback):
             self._raise_if(spoiled, step, batches, trainer, pl_module)
             return
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
-        optimizer.hold_if(self.spoiled.any())
+        optimizer.skip_if(self.spoiled.any())
         answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
         self.pending.append((step, batches, answer, arrived))
         self._raise_for_arrived(trainer, pl_module)
 
-    def _step(self, trainer: L.Trainer, module: Any) -> Step:
-        sleeper, data = sleeper_of(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        sleeps: dict[str, Any] = how_it_sleeps(trainer)
+    def _step(self, trainer: L.Trainer, module: Any) -> StepRecord:
+        sleeper, data = find_sleep_callback(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        sleeps: dict[str, Any] = sleep_settings(trainer)
         if sleeper:
             sleeps |= {"n_passes": sleeper.passes_for(module), "eviction": sleeper.eviction_for(module)}
-        return Step(
+        return StepRecord(
             step=self.first_step + trainer.global_step,
             seed=getattr(data, "seed", None),
             **sleeps,
@@ -112,13 +112,13 @@ class StopOnNonFinite(L.Callback):
             self._raise_if(answer, step, batches, trainer, module)
 
     def _raise_if(
-        self, spoiled: Tensor, step: Step, batches: list[Batch], trainer: L.Trainer, module: L.LightningModule
+        self, spoiled: Tensor, step: StepRecord, batches: list[Batch], trainer: L.Trainer, module: L.LightningModule
     ) -> None:
         of_loss, of_gradient = spoiled.tolist()
         if of_loss or of_gradient:
             raise FloatingPointError(
                 f"{'loss' if of_loss else 'gradient'} is not finite at step {step.step} (n_passes={step.n_passes}, "
-                f"seed={step.seed}); the weights are those before this step{_saved(step, batches, trainer, module)}"
+                f"seed={step.seed}); the weights are those before this step{_save_step(step, batches, trainer, module)}"
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -130,13 +130,13 @@ class StopOnNonFinite(L.Callback):
         self._raise_for_arrived(trainer, pl_module, wait=True)
 
 
-def _saved(step: Step, batches: list[Batch], trainer: L.Trainer, module: Any) -> str:
+def _save_step(step: StepRecord, batches: list[Batch], trainer: L.Trainer, module: Any) -> str:
     """Writes the folder, if the run keeps checkpoints. Returns the end of the error message."""
     beside = getattr(trainer.checkpoint_callback, "dirpath", None)
     if beside is None or not is_local(beside) or module.device_mesh is not None:
         return ""
     rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-    folder = Path(beside) / f"{BUNDLE}step{step.step}{rank}"
+    folder = Path(beside) / f"{FOLDER_PREFIX}step{step.step}{rank}"
     named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in batch._asdict().items()}
     try:
         module.model.save_pretrained(folder, "The weights before a step that is not finite.", asdict(step))

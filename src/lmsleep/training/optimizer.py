@@ -84,7 +84,7 @@ class OptimizerConfig:
         return factor
 
 
-def steps_of(trainer: L.Trainer) -> int:
+def total_steps(trainer: L.Trainer) -> int:
     """Optimizer steps of a run, for the schedule, from the trainer's settings alone: a data loader started before a
     checkpoint is restored would begin with the first batch. Raises ValueError if the settings give no number."""
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
@@ -104,12 +104,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         super().__init__(list(groups), {})
-        self._healthy: float | Tensor = 1.0
+        self._keep_update: float | Tensor = 1.0
 
-    def hold_if(self, spoiled: Tensor) -> None:
+    def skip_if(self, spoiled: Tensor) -> None:
         """Skips all updates from now on if `spoiled`, a 0-dimensional bool on the device of the parameters, is true,
         without waiting for its value."""
-        self._healthy = 1 - spoiled.float()
+        self._keep_update = 1 - spoiled.float()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -126,33 +126,33 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any], params: list[Tensor]) -> None:
         momenta = [self._state(p, "momentum") for p in params]
-        grads = self._usable([p.grad for p in params if p.grad is not None])
-        lr, inflow = group["lr"] * self._healthy, 1 - group["momentum"]
-        torch._foreach_mul_(momenta, 1 - inflow * self._healthy)
+        grads = self._masked([p.grad for p in params if p.grad is not None])
+        lr, inflow = group["lr"] * self._keep_update, 1 - group["momentum"]
+        torch._foreach_mul_(momenta, 1 - inflow * self._keep_update)
         torch._foreach_add_(momenta, grads, alpha=inflow)
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for batch in dict.fromkeys(map(_batch, params)):
-            same = [i for i, p in enumerate(params) if _batch(p) == batch]
+        for batch in dict.fromkeys(map(_batch_key, params)):
+            same = [i for i, p in enumerate(params) if _batch_key(p) == batch]
             rows, cols = params[same[0]].shape
             turned = [params[i].shape != (rows, cols) for i in same]
-            upright = torch.stack(_turn((whole(updates[i]) for i in same), turned))
-            steps = lr * _scale(rows, cols) * orthogonalise(upright)
+            upright = torch.stack(_transpose((full_tensor(updates[i]) for i in same), turned))
+            steps = lr * _update_scale(rows, cols) * orthogonalise(upright)
             if others := [step for step, turn in zip(steps, turned, strict=True) if turn]:
-                torch._foreach_mul_(others, _scale(cols, rows) / _scale(rows, cols))
-            parts = [part_of(step, params[i]) for step, i in zip(_turn(steps, turned), same, strict=True)]
+                torch._foreach_mul_(others, _update_scale(cols, rows) / _update_scale(rows, cols))
+            parts = [local_shard(step, params[i]) for step, i in zip(_transpose(steps, turned), same, strict=True)]
             torch._foreach_sub_([params[i] for i in same], parts)
 
-    def _usable(self, grads: list[Tensor]) -> list[Tensor]:
+    def _masked(self, grads: list[Tensor]) -> list[Tensor]:
         """The gradients, or zeros if the update is skipped."""
-        if not isinstance(self._healthy, Tensor):
+        if not isinstance(self._keep_update, Tensor):
             return grads
-        flat = torch.where(self._healthy > 0, torch.cat([g.flatten() for g in grads]), 0.0)
+        flat = torch.where(self._keep_update > 0, torch.cat([g.flatten() for g in grads]), 0.0)
         return [x.view_as(g) for x, g in zip(flat.split([g.numel() for g in grads]), grads, strict=True)]
 
     def _adamw(self, group: dict[str, Any], params: list[Tensor]) -> None:
         # The fused kernel reads its step count from the device, and skips the update if `found_inf` is 1.
-        fused = (params[0].is_cuda or isinstance(self._healthy, Tensor)) and not isinstance(params[0], DTensor)
+        fused = (params[0].is_cuda or isinstance(self._keep_update, Tensor)) and not isinstance(params[0], DTensor)
         for p in params:
             step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
             self.state[p]["step"] = step.to(p.device) if fused else step
@@ -166,7 +166,7 @@ class MuonAdamW(torch.optim.Optimizer):
             [self.state[p]["step"] for p in params],
             foreach=not fused,
             fused=fused,
-            found_inf=1 - self._healthy if isinstance(self._healthy, Tensor) else None,
+            found_inf=1 - self._keep_update if isinstance(self._keep_update, Tensor) else None,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -182,32 +182,32 @@ class MuonAdamW(torch.optim.Optimizer):
         return self.state[p][name]
 
 
-def _batch(p: Tensor) -> tuple[int, ...]:
+def _batch_key(p: Tensor) -> tuple[int, ...]:
     """The key of matrices that are orthogonalised together: on a GPU tall ones with transposed wide ones, for fewer
     launches; on a CPU that would gain nothing, and change the last bits."""
     return tuple(sorted(p.shape)) if p.is_cuda else tuple(p.shape)
 
 
-def _turn(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
+def _transpose(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
     return [x.mT if turn else x for x, turn in zip(matrices, turned, strict=True)]
 
 
-def _scale(rows: int, cols: int) -> float:
+def _update_scale(rows: int, cols: int) -> float:
     """The scale of an orthogonal update, with which outputs change alike for all shapes."""
     return math.sqrt(max(1.0, rows / cols))
 
 
-def whole(x: Tensor) -> Tensor:
+def full_tensor(x: Tensor) -> Tensor:
     """The full tensor of a sharded one."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def sum_of_norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
     """The sum of the norms of tensors, sharded or not: finite only if all of them are."""
-    return whole(torch.stack(torch._foreach_norm(tensors, order)).sum())
+    return full_tensor(torch.stack(torch._foreach_norm(tensors, order)).sum())
 
 
-def part_of(x: Tensor, p: Tensor) -> Tensor:
+def local_shard(x: Tensor, p: Tensor) -> Tensor:
     """This rank's shard of x, sharded like `p`."""
     if not isinstance(p, DTensor):
         return x

@@ -28,15 +28,15 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.clock import Clock
-from lmsleep.training.fit import SleepCLI, parse
+from lmsleep.training.clock import StepTimer
+from lmsleep.training.fit import SleepCLI, make_cli
 from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.quiet import quiet
 from lmsleep.training.random_state import RandomState
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """The work of a training step, from shapes alone.
 
     Args:
@@ -104,14 +104,14 @@ class PlanCLI(SleepCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Shortens the run to the steps that are measured; the original settings are kept in `whole`."""
+        """Shortens the run to the steps that are measured; the original settings are kept in `full_run`."""
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, said = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
         require(isinstance(every, int | None), f"{said} to plan a run", every)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
-        self.whole, self.clock = trainer.clone(), Clock()
+        self.full_run, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps
         trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
@@ -121,19 +121,19 @@ class PlanCLI(SleepCLI):
         trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
 
     @property
-    def is_here(self) -> bool:
+    def device_available(self) -> bool:
         """Whether this machine has the run's device."""
         on_gpu = self.config.trainer.accelerator in ("gpu", "cuda")
         return self.config.device == "own" and (torch.cuda.is_available() or not on_gpu)
 
     def instantiate_classes(self) -> None:
-        if self.is_here:
+        if self.device_available:
             super().instantiate_classes()
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, [self.clock, *callbacks])
 
-    def work(self) -> Work:
+    def work(self) -> StepWork:
         """The work of a step; neither the model nor its data are built."""
         made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
         task, model, sleeps = made.data.task, made.model, self.config.sleep
@@ -143,7 +143,7 @@ class PlanCLI(SleepCLI):
         batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
         config = config.for_task(task.vocab_size, task.window_size, task.sequence_length)
         accumulate = self.config.trainer.accumulate_grad_batches
-        return Work(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
+        return StepWork(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
 
     def measure(self) -> int:
         """Runs the steps, timed by `clock`. Returns the peak memory in bytes, on CUDA of the device, else of this
@@ -158,46 +158,46 @@ class PlanCLI(SleepCLI):
 
     def validations(self) -> int:
         """Number of validations of the whole run."""
-        batches = self.whole.max_steps * self.whole.accumulate_grad_batches
-        every = self.whole.val_check_interval
-        return int(batches // every) if isinstance(every, int) and self.whole.limit_val_batches != 0 else 0
+        batches = self.full_run.max_steps * self.full_run.accumulate_grad_batches
+        every = self.full_run.val_check_interval
+        return int(batches // every) if isinstance(every, int) and self.full_run.limit_val_batches != 0 else 0
 
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
     with quiet(), one_sentence(MisconfigurationException):
-        cli = plan(PlanCLI, args, __doc__, "lmsleep plan")
-        if cli.whole.max_steps < 1:
-            raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.whole.max_steps}")
+        cli = plan_run(PlanCLI, args, __doc__, "lmsleep plan")
+        if cli.full_run.max_steps < 1:
+            raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.full_run.max_steps}")
         with cli.folder:
-            shown = table(cli, cli.work(), cli.measure() if cli.is_here else None)
-        if not cli.is_here or cli.trainer.is_global_zero:
+            shown = table(cli, cli.work(), cli.measure() if cli.device_available else None)
+        if not cli.device_available or cli.trainer.is_global_zero:
             Console().print(shown)
 
 
-def plan(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
+def plan_run(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
     """Parses a command line for `work` and `measure`; the caller cleans up `folder`."""
-    return parse(cli, args, description, prog, run=False, save_config_callback=None)
+    return make_cli(cli, args, description, prog, run=False, save_config_callback=None)
 
 
-def table(cli: PlanCLI, work: Work, peak_bytes: int | None) -> Table:
+def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
     """The plan as a table, without times if nothing was measured."""
-    whole, clock, eviction = cli.whole, cli.clock, cli.config.sleep.eviction
+    run, clock, eviction = cli.full_run, cli.clock, cli.config.sleep.eviction
     state = work.config.build("meta").init_fast_weights(1).nbytes
     rows = [
         ("parameters", f"{work.config.num_params():,}", ""),
         ("fast weights", _size(state), "a row, one copy"),
         ("tokens a step", f"{work.tokens:,}", f"{work.token_passes:,} token-passes"),
         ("operations a step", f"{work.flops:,.3g}", "matrix products forward and backward"),
-        ("steps", f"{whole.max_steps:,}", f"{whole.max_steps * work.tokens:,.4g} tokens"),
+        ("steps", f"{run.max_steps:,}", f"{run.max_steps * work.tokens:,.4g} tokens"),
     ]
     if peak_bytes is None:
         rows.append(("time", "not measured", "the run's device is not here"))
     else:
         step = statistics.fmean(clock.batches()) * work.accumulate
-        seconds = clock.run(whole.max_steps * whole.accumulate_grad_batches, cli.validations())
+        seconds = clock.estimate(run.max_steps * run.accumulate_grad_batches, cli.validations())
         place = cli.trainer.strategy.root_device.type
-        checkpoint = "" if whole.enable_checkpointing is False else ", each with a checkpoint"
+        checkpoint = "" if run.enable_checkpointing is False else ", each with a checkpoint"
         rows += [
             ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {place}"),
             ("first batch", f"{clock.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),

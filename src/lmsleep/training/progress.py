@@ -11,7 +11,7 @@ WIDTH = 100
 REFRESH_RATE = 20  # steps between updates on CUDA, each of which reads the loss and so waits for the device
 
 
-class Progress(TQDMProgressBar):
+class RunProgressBar(TQDMProgressBar):
     """Batches, elapsed and remaining time, loss and exact answers in one line of at most 100 columns."""
 
     BAR_FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}"
@@ -43,19 +43,19 @@ class Progress(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
-        return named(super().init_train_tqdm(), "train")
+        return fix_name(super().init_train_tqdm(), "train")
 
     def init_validation_tqdm(self) -> Tqdm:
-        return named(super().init_validation_tqdm(), "validate")
+        return fix_name(super().init_validation_tqdm(), "validate")
 
     def init_test_tqdm(self) -> Tqdm:
-        return named(super().init_test_tqdm(), "test")
+        return fix_name(super().init_test_tqdm(), "test")
 
     def init_predict_tqdm(self) -> Tqdm:
-        return named(super().init_predict_tqdm(), "predict")
+        return fix_name(super().init_predict_tqdm(), "predict")
 
 
-def named(bar: Tqdm, name: str) -> Tqdm:
+def fix_name(bar: Tqdm, name: str) -> Tqdm:
     """The bar with a fixed name, without Lightning's numbers of epochs and loaders, no wider than the terminal and
     `WIDTH`."""
     bar.dynamic_ncols, bar.ncols = None, min(WIDTH, get_terminal_size().columns)

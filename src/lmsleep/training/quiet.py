@@ -22,21 +22,21 @@ NOTICES = re.compile(
 
 
 @contextmanager
-def plain() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Within the block `WARNINGS` and `NOTICES` are dropped."""
     handlers = [handler for name in ("lightning", *LOGGERS) for handler in logging.getLogger(name).handlers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", WARNINGS)
         for handler in handlers:
-            handler.addFilter(worth_saying)
+            handler.addFilter(is_worth_saying)
         try:
             yield
         finally:
             for handler in handlers:
-                handler.removeFilter(worth_saying)
+                handler.removeFilter(is_worth_saying)
 
 
-def worth_saying(record: logging.LogRecord) -> bool:
+def is_worth_saying(record: logging.LogRecord) -> bool:
     """Whether a message of Lightning is none of `NOTICES`."""
     return not NOTICES.match(record.getMessage())
 
@@ -46,7 +46,7 @@ def quiet() -> Iterator[None]:
     """Within the block Lightning logs only warnings, without `WARNINGS`."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
-    with plain():
+    with without_notices():
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmsleep.training.checkpoint import unfinished
+from lmsleep.training.checkpoint import pending_batches
 
 
 class RandomState(L.Callback):
@@ -37,7 +37,7 @@ class RandomState(L.Callback):
         self.states = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             self.states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        if not unfinished(trainer):
+        if not pending_batches(trainer):
             self.saved = self.states
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -13,7 +13,7 @@ from lmsleep.memory import IGNORE
 from lmsleep.sleep import Windows
 
 
-def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
+def gather_loss_windows(targets: Tensor, size: int) -> tuple[bool, ...]:
     """Which windows carry loss in a row of any rank, from each rank's targets (B, T). Ranks of a sharded model gather
     weights together, and so must make the same passes over the same windows."""
     carry_loss = torch.tensor(Windows.of(targets, size).carry_loss, dtype=torch.uint8, device=targets.device)
@@ -21,7 +21,7 @@ def loss_windows_of_all(targets: Tensor, size: int) -> tuple[bool, ...]:
     return tuple(carry_loss.bool().tolist())
 
 
-def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor:
+def loss_weight(targets: Tensor, trainer: L.Trainer) -> Tensor:
     """The weight of this rank's loss, with which the mean gradient over ranks is that of the mean loss over all targets
     of the batch."""
     count = (targets != IGNORE).sum().float()
@@ -30,7 +30,7 @@ def share_of_loss(targets: Tensor, trainer: L.Trainer) -> Tensor:
     return count * trainer.world_size / total
 
 
-def end_together(trainer: L.Trainer) -> None:
+def stop_together(trainer: L.Trainer) -> None:
     """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM. To be
     called before the trainer registers its handlers: Lightning's own starts a collective wherever the signal finds the
     rank, while the others are in another one. Outside of training a rank stops alone."""
@@ -44,7 +44,7 @@ def end_together(trainer: L.Trainer) -> None:
     def agree() -> None:
         # The result of the batch before, which has arrived by now, so that the host need not wait.
         nonlocal said
-        before, said = said, _asked(len(heard), trainer.strategy.root_device)
+        before, said = said, _any_rank(len(heard), trainer.strategy.root_device)
         if before is not None and before():
             raise SIGTERMException
 
@@ -52,7 +52,7 @@ def end_together(trainer: L.Trainer) -> None:
     loop._broadcast_sigterm_tensor = agree
 
 
-def _asked(here: int, device: torch.device) -> Callable[[], bool]:
+def _any_rank(here: int, device: torch.device) -> Callable[[], bool]:
     """Starts a maximum over the ranks; the function returned waits for it and tells whether it is not zero."""
     asked = torch.full((), here, device=device)  # and not `torch.tensor`, which would wait for the device
     torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
@@ -70,7 +70,7 @@ def _asked(here: int, device: torch.device) -> Callable[[], bool]:
 
 
 @contextmanager
-def raised_by_all(trainer: L.Trainer) -> Iterator[None]:
+def raise_on_all_ranks(trainer: L.Trainer) -> Iterator[None]:
     """Raises an error of rank 0 within the block, which alone writes, on all ranks; the block must end in a barrier."""
     error = None
     try:

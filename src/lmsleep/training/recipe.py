@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lmsleep.hub import require
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
-from lmsleep.training.callbacks import SleepCallback, sleeper_of
+from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
 from lmsleep.training.start import check_as_trained
 
 
@@ -47,7 +47,7 @@ class WarmupStage(L.Callback):
         self.eviction: Eviction | None = eviction
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = sleeper_of(trainer)
+        sleeper = find_sleep_callback(trainer)
         if sleeper is None:
             raise ValueError("callbacks must hold a SleepCallback beside a WarmupStage, got none")
         self.sleeper = sleeper
@@ -57,7 +57,7 @@ class WarmupStage(L.Callback):
         self.was_trainable = [p.requires_grad for p in self.frozen]
         if self.running(trainer):
             count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in self.frozen)
-            eviction = self.eviction_under(self.sleeper)
+            eviction = self.stage_eviction(self.sleeper)
             rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({eviction} eviction)")
 
     def trained(self, model: HybridLM) -> set[str]:
@@ -72,7 +72,7 @@ class WarmupStage(L.Callback):
             raise ValueError(f"train must match the name of a parameter, got {self.train!r}, which matches none")
         return found
 
-    def eviction_under(self, sleeper: SleepCallback) -> Eviction:
+    def stage_eviction(self, sleeper: SleepCallback) -> Eviction:
         """The eviction of training batches in the stage."""
         return self.eviction or ("hard" if sleeper.n_passes > 1 else sleeper.eviction)
 
@@ -82,7 +82,7 @@ class WarmupStage(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         running = self.running(trainer)
-        self.sleeper.training_eviction = self.eviction_under(self.sleeper) if running else None
+        self.sleeper.training_eviction = self.stage_eviction(self.sleeper) if running else None
         # Without gradients the frozen ones cost less, but DDP fixes at the start which parameters have gradients.
         if trainer.world_size == 1:
             for p, trainable in zip(self.frozen, self.was_trainable, strict=True):
@@ -117,7 +117,7 @@ class DrawPasses(L.Callback):
         self.fewest = fewest
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = sleeper_of(trainer)
+        sleeper = find_sleep_callback(trainer)
         most = 1 if sleeper is None else sleeper.n_passes
         if sleeper is None or not 1 <= self.fewest <= most:
             raise ValueError(f"fewest must be between 1 and n_passes={most} of a SleepCallback, got {self.fewest}")

@@ -19,12 +19,12 @@ from lmsleep.tasks import Batch, Task
 from lmsleep.tensors import read_tensors
 from lmsleep.training.callbacks import SleepCallback
 from lmsleep.training.module import SleepModule
-from lmsleep.training.nonfinite import BATCHES, Step, StopOnNonFinite
+from lmsleep.training.nonfinite import BATCHES, StepRecord, StopOnNonFinite
 from lmsleep.training.quiet import quiet
 
 
 @dataclass(frozen=True)
-class Recorded(Task):
+class RecordedRows(Task):
     """A task of given batches: step i is the i-th."""
 
     batches: tuple[Batch, ...]
@@ -51,11 +51,11 @@ def main(bundle: Path) -> None:
         ValueError: if it is no such folder, or is damaged.
     """
     tensors, _ = read_tensors(bundle / BATCHES, "cpu")
-    step: Step = typed(Step, read_config(bundle)[1], f"trained in {bundle / CONFIG}")
+    step: StepRecord = typed(StepRecord, read_config(bundle)[1], f"trained in {bundle / CONFIG}")
     model = HybridLM.from_pretrained(bundle)
     count = len({name.partition(".")[0] for name in tensors})
     batches = tuple(Batch(*(tensors.get(f"{i}.{name}") for name in Batch._fields)) for i in range(count))  # pyright: ignore
-    task = Recorded(batches, model.embedding.num_embeddings, model.window_size)
+    task = RecordedRows(batches, model.embedding.num_embeddings, model.window_size)
     module = SleepModule(task, model.config, accelerate=step.accelerate)
     module.model = module.graphs.model = model
     model.blocks.checkpointing = step.checkpointing

@@ -12,22 +12,22 @@ from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import check_finite
 from lmsleep.pretrained.loading import FILES
-from lmsleep.tasks.lines import Text
-from lmsleep.training.callbacks import PLAIN, how_it_sleeps, sleeper_of
+from lmsleep.tasks.text_base import TextTask
+from lmsleep.training.callbacks import NO_SLEEP, find_sleep_callback, sleep_settings
 
-STARTS = {"zero_init", "embedding_std", "decay_rates"}  # fields of a model that only its initial weights depend on
+INIT_FIELDS = {"zero_init", "embedding_std", "decay_rates"}  # fields of a model that only its initial weights depend on
 
 
 def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
     """Raises ValueError if a checkpoint is of another model, has weights that are not finite, or was trained with other
     sleep settings, unless `allow_other_n`."""
     config, trained = model.config.to_dict(), checkpoint.get("model_config", {})
-    for name in sorted(trained.keys() - STARTS):
+    for name in sorted(trained.keys() - INIT_FIELDS):
         check_as_trained(f"model.{name}", trained[name], config.get(name))
     check_as_trained("lora", checkpoint.get("lora"), model.lora and asdict(model.lora))
-    sleeper, mine = sleeper_of(trainer), how_it_sleeps(trainer)
+    sleeper, mine = find_sleep_callback(trainer), sleep_settings(trainer)
     if not (sleeper and sleeper.allow_other_n):
-        for name, value in {**PLAIN, **checkpoint.get("sleep", {})}.items():
+        for name, value in {**NO_SLEEP, **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, mine[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
 
@@ -38,7 +38,7 @@ def check_as_trained(name: str, trained: Any, mine: Any, note: str = "") -> None
         raise ValueError(f"{name} must be {trained!r}, with which the checkpoint was trained, got {mine!r}{note}")
 
 
-def check_tokenizer(task: Text, init_from: str) -> None:
+def check_tokenizer(task: TextTask, init_from: str) -> None:
     """Warns if the tokenizer of the task is not that of the model."""
     path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
     if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():

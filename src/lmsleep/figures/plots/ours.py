@@ -12,8 +12,8 @@ from matplotlib.ticker import PercentFormatter
 from lmsleep.figures import settings
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.settings import ARMS, of_arms
-from lmsleep.figures.stats import HELPS, HURTS, NEITHER, mean_difference, plain, verdict
+from lmsleep.figures.settings import ARMS, has_arms
+from lmsleep.figures.stats import HELPS, HURTS, NEITHER, jsonable, mean_difference, verdict
 
 TONES = {HELPS: "#009e73", HURTS: "#d55e00", NEITHER: "#4c566a"}
 AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # arms drawn with other passes at test
@@ -23,7 +23,7 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every overflow; and the arms of the group
     `controls`."""
     names, fig, axes, more = panels(table, 1)
-    tested, numbers = cut_and_not(table), []
+    tested, numbers = select_controls(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
         for metric, label, color in (("test_exact", "as trained", "#0072b2"), ("cut_exact", "S cut", "#d55e00")):
@@ -38,14 +38,14 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "fast weights at the window boundary")
-    return fig, {"controls": numbers} | ({"verdicts": compared(more[0], table, "controls")} if more else {})
+    return fig, {"controls": numbers} | ({"verdicts": draw_verdicts(more[0], table, "controls")} if more else {})
 
 
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy against the passes at test, one curve for each N of the training; and the arms of the group
     `ablations`."""
     names, fig, axes, more = panels(table, 2)
-    means = at_other_passes(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
+    means = select_ablations(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=True):
         part = means[means.figure == name]
         for n, color in style.colors(sorted(part.n_passes.unique())).items():
@@ -58,15 +58,18 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.percent_axis(ax)
     axes[0].set_ylabel(f"answers right ({scale} scale)")
     style.legend(fig, axes[0], "")
-    numbers = {"passes_at_test": means[~means.figure.map(of_arms)].to_dict("records")}
+    numbers = {"passes_at_test": means[~means.figure.map(has_arms)].to_dict("records")}
     if more:
-        numbers |= {"arms_at_test": passes_at_test(more[0], table), "verdicts": compared(more[1], table, "ablations")}
+        numbers |= {
+            "arms_at_test": passes_at_test(more[0], table),
+            "verdicts": draw_verdicts(more[1], table, "ablations"),
+        }
     return fig, numbers
 
 
 def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes], list[Axes]]:
     """The figures over N with a panel each; and `more` panels for arms, if the table has any."""
-    names = sorted(name for name in set(table.figure) if not of_arms(name))
+    names = sorted(name for name in set(table.figure) if not has_arms(name))
     if len(names) == table.figure.nunique():
         fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
         return names, fig, axes, []
@@ -75,12 +78,12 @@ def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes
     return names, fig, axes[: len(names)], axes[len(names) :]
 
 
-def cut_and_not(table: pd.DataFrame) -> pd.DataFrame:
+def select_controls(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that `controls` draws: test accuracy over all slices, as trained and with S cut."""
     return table[(table.slice == "all") & table.metric.isin(["test_exact", "cut_exact"])]
 
 
-def at_other_passes(table: pd.DataFrame) -> pd.DataFrame:
+def select_ablations(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that `ablations` draws: test accuracy over all slices, with the passes used at test in `at_test`."""
     tested = table[(table.slice == "all") & table.metric.str.fullmatch(r"test(_n\d+)?_exact")]
     passes = tested.metric.str.extract(r"_n(\d+)_")[0].astype(float).fillna(tested.n_passes).astype(int)
@@ -110,7 +113,7 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     return fig, {"exact": {str(name): value for name, value in ends.items()}}
 
 
-def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
+def draw_verdicts(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
     """Draws each arm's difference from its reference arm with its interval; returns `verdicts`."""
     found = verdicts(table, group)
     ax.axvline(0, color="#8f98a8", linewidth=1)
@@ -130,7 +133,7 @@ def compared(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
     """A record for each arm of a group that is in the table with its reference arm: mean accuracy over seeds (`exact`),
     difference paired by seed, with interval, and verdict."""
-    exact = table[table.figure.map(of_arms) & (table.metric == "test_exact") & (table.slice == "all")]
+    exact = table[table.figure.map(has_arms) & (table.metric == "test_exact") & (table.slice == "all")]
     records = []
     for figure, part in exact.groupby("figure"):
         wide, task = part.pivot(index="seed", columns="model", values="value"), str(figure).partition("_")[2]
@@ -141,7 +144,7 @@ def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
                 record = {"arm": name, "title": f"{arm.title}{behind}", "question": f"{arm.question}{behind}"}
                 record |= {"figure": figure, "against": arm.against, "exact": wide[name].mean()} | apart._asdict()
                 records.append(record | {"verdict": verdict(apart.low, apart.high)})
-    return plain(records)
+    return jsonable(records)
 
 
 def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:

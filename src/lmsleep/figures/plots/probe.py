@@ -6,7 +6,7 @@ import pandas as pd
 
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import mean_difference, mean_share, plain, verdict
+from lmsleep.figures.stats import jsonable, mean_difference, mean_share, verdict
 
 TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
 
@@ -37,10 +37,10 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         axes[(i + 1) * n - 1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
         axes[i * n].set_ylabel("read right")
     fig.supxlabel(f"passes made over the window ({scale} scale; dotted: the most frequent value)", fontsize=10)
-    return fig, {"probe": plain(records), "verdicts": gained(read)}
+    return fig, {"probe": jsonable(records), "verdicts": probe_gains(read)}
 
 
-def gained(read: pd.DataFrame) -> list[dict]:
+def probe_gains(read: pd.DataFrame) -> list[dict]:
     """The gain of a probe from the wake pass to the largest N of the training: differences paired by seed, with the
     verdict."""
     last, records = int(read.n_passes.max()), []
@@ -51,4 +51,4 @@ def gained(read: pd.DataFrame) -> list[dict]:
         apart = mean_difference(wide[last] - wide[1])
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
         records.append(record | apart._asdict() | {"verdict": verdict(apart.low, apart.high)})
-    return plain(records)
+    return jsonable(records)

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 from scipy import stats
 
 from lmsleep.figures.plots import style
-from lmsleep.figures.stats import plain
+from lmsleep.figures.stats import jsonable
 from lmsleep.figures.words import readable
 
 DARK = "#1b1f27"  # of full attention
@@ -95,7 +95,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     _label_log(right, rate)
     largest = windowed[windowed["slice"] == windowed["slice"].max()]
     rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
-    return fig, {"throughput": plain(frame.to_dict("records")), "tokens_per_second": rates}
+    return fig, {"throughput": jsonable(frame.to_dict("records")), "tokens_per_second": rates}
 
 
 def _label_log(ax: Axes, formatter: Formatter) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import over_seeds, plain
+from lmsleep.figures.stats import jsonable, over_seeds
 from lmsleep.hub import read_object
 
 PANELS = {  # metric -> title, what a slice counts
@@ -25,7 +25,7 @@ STEPS, OPERATIONS = "equal steps", "equal operations"
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Losses of each N at equal steps, and of N = 1 at the FLOPs of every larger N; below, differences from N = 1 at
     equal steps, paired by seed, with 95 % intervals."""
-    scores = in_runs(table)
+    scores = with_trained_as(table)
     loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
     ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric])]
     bytes_of_all = [record for record in ahead if record["metric"] == "test_loss"]
@@ -55,10 +55,10 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     style.legend(fig, axes[0], "passes N over a full window")
     corpus = [read_object(data / "corpus.json")]
     found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
-    return fig, {name: plain(records) for name, records in found.items()} | {"corpus": corpus}
+    return fig, {name: jsonable(records) for name, records in found.items()} | {"corpus": corpus}
 
 
-def in_runs(table: pd.DataFrame) -> pd.DataFrame:
+def with_trained_as(table: pd.DataFrame) -> pd.DataFrame:
     """The test scores, with the N whose FLOPs a run was trained with in `trained_as`.
 
     A row of n windows has n - 1 sleeps, so that the blocks read it 1 + (N - 1)(n - 1) / n times; a run of N = 1 with

@@ -29,7 +29,7 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lmsleep.atomic import atomic_write, check_free
+from lmsleep.atomic import atomic_write, check_folder
 from lmsleep.hub import check_integer, parse_json, require
 from lmsleep.tasks.base import SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
@@ -92,9 +92,9 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
             of another configuration or cannot be one, or if a file in it is damaged.
     """
     require(workers >= 1, "workers must be 1 or more", workers)
-    check_free(folder)
-    encoder = encoder_of(config)
-    made = _made_with(config, encoder)
+    check_folder(folder)
+    encoder = dataset_encoder(config)
+    made = _provenance(config, encoder)
     paths = {split: _path(folder, split) for split in SPLITS}
     for path in filter(Path.exists, paths.values()):
         if Split(path).made != made:
@@ -126,17 +126,17 @@ def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] 
     """A row of a split: from its own stream, with the operation count `row` modulo their number."""
     op = config.problem.slices[row % len(config.problem.slices)]
     draws = Draws(stream(config.seed, split, row))
-    problem = draw_problem(draws, config.problem, encoder_of(config), op=op, split=split, seen=seen)
+    problem = draw_problem(draws, config.problem, dataset_encoder(config), op=op, split=split, seen=seen)
     return problem._replace(ids=np.asarray(problem.ids, np.int32))  # a tenth of the memory of a list
 
 
 @lru_cache(maxsize=1)
-def encoder_of(config: DatasetConfig) -> Encoder:
+def dataset_encoder(config: DatasetConfig) -> Encoder:
     """The encoder of the tokenizer, or of the words of the templates; cached, since opening it takes a second."""
     return open_encoder(config.tokenizer, config.problem.templates, config.problem.max_value, config.eos_token)
 
 
-def _made_with(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
+def _provenance(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
     ids: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
     vocabulary = ids | {"sha256": encoder.sha256}  # in place of the tokenizer's path
     made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}

@@ -47,7 +47,7 @@ def draw_definition(
     return Definition(tuple(names), constant, "times", join), constant * value
 
 
-def draw_side(
+def draw_unneeded(
     draws: Draws, kind: str, options: list[Parameter], values: Values, max_value: int
 ) -> tuple[Definition, int]:
     """A definition that the question does not need, and its value: one to four dependencies, in half of the draws with

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import yaml
 
-from lmsleep.tasks.gsm.definition import MAX_NAMES, Definition, Values, draw_definition, draw_side, in_range
+from lmsleep.tasks.gsm.definition import MAX_NAMES, Definition, Values, draw_definition, draw_unneeded, in_range
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.world import Parameter, World
 
@@ -52,7 +52,7 @@ def draw_core(
     if linked is None:
         return None
     order, names = linked
-    constants = _spend(draws, order, names, parts, op)
+    constants = _spend_ops(draws, order, names, parts, op)
     if constants is None:
         return None
     definitions: dict[Parameter, Definition] = {}
@@ -155,7 +155,7 @@ def _link(draws: Draws, needed: dict[Parameter, None], parts: Links) -> tuple[li
     return order, names
 
 
-def _spend(draws: Draws, order: list[Parameter], names: Links, parts: Links, op: int) -> set[Parameter] | None:
+def _spend_ops(draws: Draws, order: list[Parameter], names: Links, parts: Links, op: int) -> set[Parameter] | None:
     """Adds dependencies to `names`, and constants, until the problem has `op` operations. Returns the parameters with a
     constant besides their dependencies; None if `op` cannot be met."""
     constants: set[Parameter] = set()
@@ -201,7 +201,7 @@ def _define_rest(
     for parameter in draws.shuffled([p for p in instances if p not in definitions]):
         alone = draws.coin()
         options = independent if alone else list(values)
-        definitions[parameter], values[parameter] = draw_side(draws, parameter.kind, options, values, max_value)
+        definitions[parameter], values[parameter] = draw_unneeded(draws, parameter.kind, options, values, max_value)
         if alone:
             independent.append(parameter)
         add_totals()

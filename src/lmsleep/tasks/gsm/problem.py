@@ -101,13 +101,13 @@ def fingerprint(world: World, core: Core) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def in_split(mark: int, split: str) -> bool:
+def belongs_to_split(mark: int, split: str) -> bool:
     """Whether a problem belongs to a split: a tenth of all to `test`, a tenth to `val`, the rest to `train`, so that no
     problem is ever in two splits."""
     return {0: "test", 1: "val"}.get(mark % 10, "train") == split
 
 
-def distractors(draws: Draws, world: World, core: Core, layers: int) -> Iterator[str]:
+def draw_distractors(draws: Draws, world: World, core: Core, layers: int) -> Iterator[str]:
     """Sentences on other places and items that depend on core parameters, while no core sentence depends on them. Right
     sides have no constants: 46 % of them are one name, the others a sum or difference of two."""
     options = list(core.values)
@@ -148,7 +148,7 @@ def draw_problem(
             continue
         cores += 1
         mark = fingerprint(world, core)
-        if not in_split(mark, split):
+        if not belongs_to_split(mark, split):
             continue
         prompt, length = _write(draws, config, encoder, world, core, layers)
         lengths.append(length)
@@ -175,7 +175,7 @@ def _write(
     lines = [sentence(world, *pair) for pair in core.definitions.items()]
     length = len(encoder.encode(f"{head}{'. '.join(lines)}.{PROMPT_END}", core.answer)[0])
     target = draws.between(*config.length)
-    for line in distractors(draws, world, core, layers):
+    for line in draw_distractors(draws, world, core, layers):
         more = encoder.length(f"{line}.")
         if length + more > target:
             break

@@ -125,7 +125,7 @@ class GSMInfinite(Task):
         if split == "train":
             chosen = epoch_batch(source, self.window_size, seed, step, batch_size)
         else:
-            plan = exact_batches(source, self.window_size, batch_size)
+            plan = balanced_batches(source, self.window_size, batch_size)
             chosen = plan[step % len(plan)]
         starts, lengths, ops = (of[chosen].tolist() for of in (source.starts, source.lengths, source.ops))
         last = loss_windows(starts[0], lengths[0], self.window_size)[1]
@@ -166,7 +166,7 @@ class GSMInfinite(Task):
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         if self.path is None:
             return super().held_out_steps(split, batch_size, n_rows)
-        return len(exact_batches(self._dataset.split(split), self.window_size, batch_size))
+        return len(balanced_batches(self._dataset.split(split), self.window_size, batch_size))
 
 
 @lru_cache(maxsize=8)
@@ -203,7 +203,7 @@ def epoch_batch(split: Split, window_size: int, seed: int, step: int, batch_size
 
 
 @lru_cache(maxsize=8)
-def exact_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
+def balanced_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
     """Row numbers (n,) of batches of at most `batch_size` that show each row once, the operation counts in turn; one
     that needs fewer batches than others gets as many by halving its largest."""
     by_op = []

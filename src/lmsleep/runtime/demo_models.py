@@ -8,7 +8,7 @@ from lmsleep.tasks import Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
 
 
-class Mini(NamedTuple):
+class DemoTask(NamedTuple):
     """A task and the settings of its training."""
 
     task: Task
@@ -19,23 +19,23 @@ class Mini(NamedTuple):
 
 
 DEPO = Depo(max_nodes=6, max_hops=2, test_hops=(1, 2), n_queries=2, graph_length=24, question_length=12, window_size=12)
-MINIS = {
-    "rule110": Mini(Rule110(steps=3, width=8, n_states=2), steps=300),
-    "depo": Mini(DEPO, steps=900, batch_size=32, adamw_lr=1e-2, decay_rates=(0.005, 0.1)),
+DEMO_TASKS = {
+    "rule110": DemoTask(Rule110(steps=3, width=8, n_states=2), steps=300),
+    "depo": DemoTask(DEPO, steps=900, batch_size=32, adamw_lr=1e-2, decay_rates=(0.005, 0.1)),
 }
 
 
-def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
-    """Trains a model on one of `MINIS`; returns it and its metadata for `save_pretrained`."""
+def train_demo(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
+    """Trains a model on one of `DEMO_TASKS`; returns it and its metadata for `save_pretrained`."""
     # Imported here since Lightning is slow to import.
     import lightning as L
 
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
-    from lmsleep.training.progress import Progress
+    from lmsleep.training.progress import RunProgressBar
     from lmsleep.training.quiet import quiet
 
-    mini = MINIS[name]
+    mini = DEMO_TASKS[name]
     L.seed_everything(seed, verbose=False)
     model = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=mini.decay_rates)
     optimizer = OptimizerConfig(muon_lr=5e-3, adamw_lr=mini.adamw_lr, warmup_steps=20)
@@ -44,7 +44,7 @@ def train_mini(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
         trainer = L.Trainer(
             max_steps=mini.steps,
             accelerator="cpu",
-            callbacks=[SleepCallback(n_passes, eviction), Progress()],
+            callbacks=[SleepCallback(n_passes, eviction), RunProgressBar()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -16,17 +16,17 @@ import torch
 from lmsleep.hub import QUESTION, parse_json
 from lmsleep.hub.tokenizer import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
-from lmsleep.tasks.chat import chat_template, read_asked_said
-from lmsleep.tasks.lines import Text
-from lmsleep.tasks.records import Lines
+from lmsleep.tasks.chat_template import chat_template, split_conversation
+from lmsleep.tasks.line_index import LineIndex
+from lmsleep.tasks.text_base import TextTask
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
-SEEN = 100  # rows that `TextQA.around` looks at
+AROUND_ROWS = 100  # rows that `TextQA.around` looks at
 CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
 @dataclass(frozen=True)
-class TextQA(Text):
+class TextQA(TextTask):
     r"""Answer a question about a context that was read, slept on and forgotten. The slice of a row is the number of
     windows of its context.
 
@@ -96,24 +96,24 @@ class TextQA(Text):
         if not isinstance(row, dict):
             raise ValueError(f"must be a JSON object, got a {type(row).__name__}")
         if row.get("messages") is None:
-            return filled(self.context, row), filled(self.question, row), filled(self.answer, row)
+            return fill_template(self.context, row), fill_template(self.question, row), fill_template(self.answer, row)
         messages = row["messages"]
         if not isinstance(messages, list) or len(messages) < 3 or not all(isinstance(m, dict) for m in messages):
             raise ValueError("messages must be a list of three or more: what is read, what is asked, what is said")
-        messages = [message | {"content": filled("{content}", message)} for message in messages]
+        messages = [message | {"content": fill_template("{content}", message)} for message in messages]
         said = messages[-1]["content"]
         if self.message is None and (write := chat_template(self.tokenizer)):
-            return read_asked_said(write, messages, self._tokenizer.id_to_token(self.eos_id) or "")
+            return split_conversation(write, messages, self._tokenizer.id_to_token(self.eos_id) or "")
         template = self.message or CHAT_ML
-        *before, asked = (filled(template, message) for message in messages[:-1])
-        return "".join(before), asked + filled(template.partition("{content}")[0], messages[-1]), said
+        *before, asked = (fill_template(template, message) for message in messages[:-1])
+        return "".join(before), asked + fill_template(template.partition("{content}")[0], messages[-1]), said
 
     @cached_property
     def around(self) -> dict[str, Any]:
         """If the first line is a conversation: the `role` of the document's message, and the messages `ahead` of it and
         `behind` it, None if those of the first lines differ; else empty."""
         lines = self._lines["train"]
-        rows = [parse_json(lines.read(i)).get("messages") for i in range(min(SEEN, len(lines.table)))]
+        rows = [parse_json(lines.read(i)).get("messages") for i in range(min(AROUND_ROWS, len(lines.table)))]
         if not rows or rows[0] is None:
             return {}
         # The document is the first message that is not the system's.
@@ -125,7 +125,7 @@ class TextQA(Text):
         return {"role": str(document.get("role")), **same}
 
     @property
-    def asking(self) -> str:
+    def question_template(self) -> str:
         """The text around a question that is asked later, with `{question}` in it; without that if the question is part
         of the context; `{question}` alone if its template has several fields."""
         rows = self._splits["train"]
@@ -169,7 +169,7 @@ class TextQA(Text):
             raise ValueError(f"question and answer must fit into a window of {L} tokens, got {asked} and {said - 1}")
         return -(-context // self.window_size), asked + said - 1, context
 
-    def _windows(self, lines: Lines) -> np.ndarray:
+    def _windows(self, lines: LineIndex) -> np.ndarray:
         longest = int(lines.table[:, 4].max(initial=0))
         if 0 < longest < self.window_size:
             warnings.warn(
@@ -179,7 +179,7 @@ class TextQA(Text):
             )
         return lines.table[:, 2]
 
-    def _batch(self, lines: Lines, rows: np.ndarray) -> Batch:
+    def _batch(self, lines: LineIndex, rows: np.ndarray) -> Batch:
         windows, L = lines.table[rows, 2], self.window_size
         start = int(windows.max()) * L  # of the last window
         tokens = np.full((len(rows), start + self._tail), self.eos_id)
@@ -194,7 +194,7 @@ class TextQA(Text):
         return Batch(*map(torch.from_numpy, (tokens, targets, windows, mask)))
 
 
-def one_document(context: str, question: str) -> tuple[str, str]:
+def rename_fields(context: str, question: str) -> tuple[str, str]:
     """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
     question may stand in the first template alone, if one of the fields has its own name."""
     found = set(_FIELD.findall(context))
@@ -207,7 +207,7 @@ def one_document(context: str, question: str) -> tuple[str, str]:
     return context, question
 
 
-def filled(template: str, row: Mapping[str, Any]) -> str:
+def fill_template(template: str, row: Mapping[str, Any]) -> str:
     """Fills `{name}` in a template with the fields of a row: text, or a number, true or false as JSON writes it. Raises
     ValueError if a field is missing or anything else."""
 

@@ -8,12 +8,12 @@ import torch
 
 from lmsleep.hub import check_integer
 from lmsleep.tasks.base import MAX_LENGTH, Batch
-from lmsleep.tasks.lines import Text
-from lmsleep.tasks.records import Lines
+from lmsleep.tasks.line_index import LineIndex
+from lmsleep.tasks.text_base import TextTask
 
 
 @dataclass(frozen=True)
-class TextLM(Text):
+class TextLM(TextTask):
     """Language modelling: predict every next token of plain text, cut into rows of `n_windows` windows.
 
         tokens   Once upon a   | time there was
@@ -46,15 +46,15 @@ class TextLM(Text):
     def _measure(self, line: str) -> tuple[int]:
         return (len(self.encode(line)),)
 
-    def _windows(self, lines: Lines) -> np.ndarray:
+    def _windows(self, lines: LineIndex) -> np.ndarray:
         return np.full(len(row_starts(lines, self.sequence_length, self.join)), self.n_windows - 1)
 
-    def _batch(self, lines: Lines, rows: np.ndarray) -> Batch:
+    def _batch(self, lines: LineIndex, rows: np.ndarray) -> Batch:
         starts = row_starts(lines, self.sequence_length, self.join)[rows]
         both = torch.tensor([self._stretch(lines, start) for start in starts])
         return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1))
 
-    def _stretch(self, lines: Lines, start: int) -> list[int]:
+    def _stretch(self, lines: LineIndex, start: int) -> list[int]:
         """T + 1 tokens from position `start` of the text on."""
         line = int(np.searchsorted(lines.ends, start, side="right"))
         skip = start - int(lines.ends[line] - lines.table[line, 2])
@@ -66,7 +66,7 @@ class TextLM(Text):
 
 
 @lru_cache(maxsize=4)
-def row_starts(lines: Lines, length: int, join: bool) -> np.ndarray:
+def row_starts(lines: LineIndex, length: int, join: bool) -> np.ndarray:
     """Positions (n,) in the whole text at which rows of `length` tokens and one more target start; see `TextLM`."""
     texts = np.zeros(len(lines.table), int) if join else lines.table[:, 0]
     totals = np.bincount(texts, lines.table[:, 2]).astype(int)

@@ -185,14 +185,14 @@ def test_messages_are_read_asked_and_said(written):
     context, asked, answer = task.texts(json.dumps({"messages": messages}))
     assert context == "<system>Be short.\n<user>A wren is brown.\n<assistant>Good.\n"
     assert (asked, answer) == ("<user>Wren?\n<assistant>", "Brown.")
-    assert task.asking == "<user>{question}\n<assistant>"
+    assert task.question_template == "<user>{question}\n<assistant>"
 
 
 def test_what_stands_around_a_question_has_its_one_field_whatever_its_name(written, lines):
     task = TextQA(written([line | {"q": "Why?"} for line in lines[:20]]), window_size=L)
     named = {"Q: {q}?": "Q: {question}?", "Answer:": "Answer:", "{q} {question}": "{question}"}
-    assert task.asking == "\nQuestion: {question}\nAnswer:"
-    assert {said: replace(task, question=said).asking for said in named} == named
+    assert task.question_template == "\nQuestion: {question}\nAnswer:"
+    assert {said: replace(task, question=said).question_template for said in named} == named
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,21 @@ import numpy as np
 from lmsleep.hub import check_integer, require
 from lmsleep.hub.tokenizer import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
-from lmsleep.tasks.records import Lines
+from lmsleep.tasks.line_index import LineIndex
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class Text(Task):
+class TextTask(Task):
     """Base of `TextQA` and `TextLM`.
 
     An epoch shows every row of a split once, in an order that depends on (seed, epoch); a batch has rows of equally
     many windows. Batches of `train` are full; the few rows that fill none are left out of the epoch.
 
     Args:
-        train: a file, a pattern such as `books/*.txt`, or a dataset as `open_records` reads it. val, test: the same;
+        train: a file, a pattern such as `books/*.txt`, or a dataset as `open_dataset` reads it. val, test: the same;
             None: a random share of the rows of `train`, which are then not trained on.
         tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: one token for
             each byte of UTF-8, and `<eos>`.
@@ -59,11 +59,11 @@ class Text(Task):
         """The numbers to keep of a line; None: the line is skipped."""
 
     @abstractmethod
-    def _windows(self, lines: "Lines") -> np.ndarray:
+    def _windows(self, lines: "LineIndex") -> np.ndarray:
         """The number of windows of each row, (rows,)."""
 
     @abstractmethod
-    def _batch(self, lines: "Lines", rows: np.ndarray) -> Batch:
+    def _batch(self, lines: "LineIndex", rows: np.ndarray) -> Batch:
         """The batch of these rows (B,)."""
 
     @cached_property
@@ -87,13 +87,13 @@ class Text(Task):
         _ = self._tokenizer
 
     @cached_property
-    def _lines(self) -> dict[str, "Lines"]:
+    def _lines(self) -> dict[str, "LineIndex"]:
         self._open()
         files = {name: pattern for name in SPLITS if (pattern := getattr(self, name)) is not None}
-        return {name: Lines.of(pattern, name, self._measure, self._column) for name, pattern in files.items()}
+        return {name: LineIndex.of(pattern, name, self._measure, self._column) for name, pattern in files.items()}
 
     @cached_property
-    def _splits(self) -> dict[str, "Rows"]:
+    def _splits(self) -> dict[str, "SplitRows"]:
         counts = {name: self._windows(lines) for name, lines in self._lines.items()}
         chosen = {name: np.arange(len(windows)) for name, windows in counts.items()}
         left = np.random.default_rng(self.split_seed).permutation(chosen["train"])
@@ -110,7 +110,7 @@ class Text(Task):
         chosen["train"] = left
         files = {name: name if name in counts else "train" for name in SPLITS}
         return {
-            name: Rows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))
+            name: SplitRows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))
             for name, file in files.items()
         }
 
@@ -138,16 +138,16 @@ class Text(Task):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class SplitRows:
     """The rows of a split: their numbers (n,) among the `made` rows of the lines, and the windows of each (n,)."""
 
-    lines: Lines
+    lines: LineIndex
     rows: np.ndarray
     windows: np.ndarray
     made: int
 
 
-def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
+def epoch_steps(rows: SplitRows, split: str, batch_size: int) -> int:
     """Batches of an epoch. Raises ValueError if `train` does not fill one."""
     if split != "train":
         return -(-len(rows.rows) // batch_size)
@@ -158,7 +158,7 @@ def epoch_steps(rows: Rows, split: str, batch_size: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def epoch_batches(rows: Rows, split: str, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+def epoch_batches(rows: SplitRows, split: str, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
     """The rows (batch_size,) of each batch of an epoch."""
     rng = stream(seed, split, epoch)
     order = rng.permutation(len(rows.rows))[: epoch_steps(rows, split, batch_size) * batch_size]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lmsleep import HybridLM, Session, read_windows
 from lmsleep.hub.tokenizer import open_tokenizer, tokenizer_files
-from lmsleep.runtime.speech import Speech
+from lmsleep.runtime.prompter import Prompter
 
 BYTES = open_tokenizer("bytes")
 EOS = BYTES.token_to_id("<eos>")
@@ -167,11 +167,11 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     trained = {"n_passes": 3, "eviction": "sliding", "task": {"class_path": "lmsleep.tasks.TextQA", "init_args": {}}}
     trained["task"]["init_args"] = {"train": "gone.jsonl", "tokenizer": "gone", "question": "Q: {question} A:"}
     speaker.save_pretrained(tmp_path / "bare", trained=trained)
-    assert Session.from_pretrained(tmp_path / "bare").speech is None
+    assert Session.from_pretrained(tmp_path / "bare").prompter is None
     speaker.save_pretrained(tmp_path / "whole", trained=trained, files=tokenizer_files("bytes"))
     session = Session.from_pretrained(tmp_path / "whole")
     assert (session.n_passes, session.eviction) == (3, "sliding")
-    assert session.speech.stop == (EOS,) and session.speech.asked("Which?") == "Q: Which? A:"
+    assert session.prompter.stop == (EOS,) and session.prompter.format_question("Which?") == "Q: Which? A:"
     model = HybridLM.from_pretrained(tmp_path / "whole")
     plain = Session(model, 3, "sliding", tokenizer="bytes")
     for one in (session, plain):
@@ -186,15 +186,18 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     again = Session(model, 3, "sliding", tokenizer="bytes")
     again.feed(TEXT)
     assert before.ask("", 9) == again.ask("A:", 9)
-    assert Session.from_pretrained(tmp_path / "bare", tokenizer="bytes").speech.asked("Which?") == "Q: Which? A:"
-    assert Session.from_pretrained(tmp_path / "whole", tokenizer=Speech(BYTES)).speech == Speech(BYTES)
+    assert (
+        Session.from_pretrained(tmp_path / "bare", tokenizer="bytes").prompter.format_question("Which?")
+        == "Q: Which? A:"
+    )
+    assert Session.from_pretrained(tmp_path / "whole", tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
 
 
 def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):
     Tokenizer(models.WordLevel({str(i): i for i in range(7)}, "0")).save(str(tmp_path / "tokenizer.json"))
-    assert Speech.of(tmp_path, 7).stop == ()
+    assert Prompter.of(tmp_path, 7).stop == ()
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "3"}}')
-    assert Speech.of(str(tmp_path), 7).stop == (3,)
+    assert Prompter.of(str(tmp_path), 7).stop == (3,)
 
 
 def test_a_model_that_is_awake_for_several_passes_cannot_stream(speaker, tmp_path):

@@ -19,7 +19,7 @@ from lmsleep.hub import HUB_NAME, first_line
 TABLES = (".parquet", ".arrow")
 
 
-def open_records(source: str) -> Any:
+def open_dataset(source: str) -> Any:
     """Opens a dataset, memory-mapped; None: `source` is a text file or a pattern of these.
 
     Args:
@@ -55,7 +55,7 @@ def open_records(source: str) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class LineIndex:
     """Indexed lines of text files; a row of `table` (n, 2 + k) has the number of the file, the byte offset of the line,
     and the k numbers that `measure` gave."""
 
@@ -65,9 +65,9 @@ class Lines:
     @classmethod
     def of(
         cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None], column: str | None = None
-    ) -> "Lines":
+    ) -> "LineIndex":
         """Indexes a dataset, a file or all files of a pattern. Raises ValueError if there is none or a line is bad."""
-        files, records = (Path(pattern),), open_records(pattern)
+        files, records = (Path(pattern),), open_dataset(pattern)
         if records is None and not files[0].is_file():
             files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
         if not files:
@@ -84,7 +84,7 @@ class Lines:
         if not found:
             raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
         table = np.frombuffer(found, np.int64).reshape(-1, width)
-        return cls(files, table) if records is None else Records(files, table, records, column)
+        return cls(files, table) if records is None else DatasetIndex(files, table, records, column)
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -99,14 +99,14 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
-class Records(Lines):
+class DatasetIndex(LineIndex):
     """Rows of a dataset, as lines of JSON or the text of one column."""
 
     dataset: Any
     column: str | None
 
     def read(self, line: int) -> str:
-        return _record(self.dataset[int(self.table[line, 1])], self.column)
+        return _record_text(self.dataset[int(self.table[line, 1])], self.column)
 
 
 Place = tuple[int, int, int, Callable[[], str]]  # number of its file, place in it, number from 1, the line
@@ -123,10 +123,10 @@ def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
 
 def _rows_of(records: Any, column: str | None) -> Iterator[Place]:
     for row, record in enumerate(records):
-        yield 0, row, row + 1, partial(_record, record, column)
+        yield 0, row, row + 1, partial(_record_text, record, column)
 
 
-def _record(record: dict[str, Any], column: str | None) -> str:
+def _record_text(record: dict[str, Any], column: str | None) -> str:
     if column is None:
         return json.dumps(record, ensure_ascii=False, default=str)
     if not isinstance(text := record.get(column), str):

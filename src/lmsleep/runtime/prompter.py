@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsleep.hub import CONTEXT, QUESTION, parse_json, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER, check_vocabulary, named_eos, open_tokenizer
-from lmsleep.tasks.text import TextQA, one_document
+from lmsleep.tasks.text_qa import TextQA, rename_fields
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,11 +20,11 @@ AS_CONVERSATION = (
     'to have others around it, give the document as a conversation, a .json file such as [{"role": "user", "content": '
     '"the document"}, {"role": "assistant", "content": "OK."}]'
 )
-RAW = TextQA("", question=QUESTION)  # no text around documents and questions
+NO_TEMPLATES = TextQA("", question=QUESTION)  # no text around documents and questions
 
 
 @dataclass(frozen=True)
-class Speech:
+class Prompter:
     """How a model reads documents and questions.
 
     Args:
@@ -37,14 +37,14 @@ class Speech:
     """
 
     tokenizer: "Tokenizer"
-    task: TextQA = RAW
+    task: TextQA = NO_TEMPLATES
     role: str | None = None
     around: tuple[Messages, Messages] = ((), ())
     before: tuple[Message, ...] = ()
     stop: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, given: Any, vocab_size: int) -> "Speech":
+    def of(cls, given: Any, vocab_size: int) -> "Prompter":
         """From a tokenizer of `tokenizers` or transformers, a folder, file or name, or `bytes`; the latter also give
         the token that ends an answer. Raises ValueError if there is no such tokenizer, or it has more tokens than the
         model."""
@@ -60,7 +60,9 @@ class Speech:
         return given
 
     @classmethod
-    def of_folder(cls, folder: Path, trained: Mapping[str, Any], vocab_size: int, given: Any = None) -> "Speech | None":
+    def from_folder(
+        cls, folder: Path, trained: Mapping[str, Any], vocab_size: int, given: Any = None
+    ) -> "Prompter | None":
         """From a saved model and the metadata of its training; None if it has no tokenizer. `given` as in `of`, in
         place of the folder's tokenizer."""
         if isinstance(given, cls):
@@ -71,15 +73,15 @@ class Speech:
         own = folder if (folder / TOKENIZER[0]).is_file() else "bytes" if said.get("tokenizer") == "bytes" else None
         if (source := own if given is None else given) is None:
             return None
-        speech, role = cls.of(source, vocab_size), str(task["role"]) if "role" in task else None
-        context, question = one_document(said.get("context", CONTEXT), said.get("question", QUESTION))
+        prompter, role = cls.of(source, vocab_size), str(task["role"]) if "role" in task else None
+        context, question = rename_fields(said.get("context", CONTEXT), said.get("question", QUESTION))
         written = given if isinstance(given, str | Path) else own if own == "bytes" else folder.resolve()
         rows = TextQA("", None, None, str(written), context=context, question=question)
         rows = replace(rows, message=said.get("message"), eos_token=said.get("eos_token"))
-        end = speech.tokenizer.token_to_id(said.get("eos_token", ""))
+        end = prompter.tokenizer.token_to_id(said.get("eos_token", ""))
         said_around = [task.get(name, ()) for name in ("ahead", "behind")]
         around = typed(tuple[Messages, Messages], said_around, "what stands around a document")
-        return cls(speech.tokenizer, rows, role, around, stop=speech.stop if end is None else (end,))
+        return cls(prompter.tokenizer, rows, role, around, stop=prompter.stop if end is None else (end,))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Raises ValueError if it has half a surrogate pair."""
@@ -89,17 +91,17 @@ class Speech:
             raise ValueError(f"text must have no half of a surrogate pair, got {text!r:.99}") from None
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def windows(self, text: str, window_size: int) -> list[list[int]]:
+    def split_windows(self, text: str, window_size: int) -> list[list[int]]:
         """The tokens of a text, window by window."""
         tokens = self.encode(text)
         return [tokens[at : at + window_size] for at in range(0, len(tokens), window_size)]
 
     @property
-    def asked_first(self) -> bool:
+    def question_first(self) -> bool:
         """Whether the question is read before the document."""
         return not self.role and QUESTION in self.task.context
 
-    def after(self, conversation: str) -> "Speech":
+    def with_conversation(self, conversation: str) -> "Prompter":
         """The same for questions after these messages, in JSON. Raises ValueError if they are no list of objects."""
         try:
             messages = parse_json(conversation)
@@ -109,7 +111,7 @@ class Speech:
             raise ValueError(f"a conversation must be a list of messages in JSON, got {conversation!r:.99}")
         return replace(self, before=tuple(messages))
 
-    def alone(self, text: str) -> "tuple[Speech, str | None]":
+    def with_document(self, text: str) -> "tuple[Prompter, str | None]":
         """For a document: the same without `before`, and the text. Warns if the messages around it are unknown."""
         unknown = [name for name, part in zip(("before", "after"), self.around, strict=True) if part is None]
         if self.role and unknown:
@@ -117,14 +119,16 @@ class Speech:
             warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
 
-    def opened(self, file: Path) -> "tuple[Speech, str | None]":
+    def open_file(self, file: Path) -> "tuple[Prompter, str | None]":
         """For a file: as `alone`; or as `after`, and None, if it is a conversation: a .json and `role` is set."""
         text = file.read_text(encoding="utf-8")
-        return (self.after(text), None) if self.role and file.suffix == ".json" else self.alone(text)
+        return (
+            (self.with_conversation(text), None) if self.role and file.suffix == ".json" else self.with_document(text)
+        )
 
     def texts(self, document: str | None, question: str = "...") -> tuple[str, str]:
         """The texts of document and question as in a row of the training. `document` None: `before`; `question` matters
-        for the first text only if `asked_first`. Raises ValueError if the chat template refuses them, or a template
+        for the first text only if `question_first`. Raises ValueError if the chat template refuses them, or a template
         has other fields."""
         row: dict[str, Any] = {"context": document or "", "question": question, "answer": ""}
         whole = document is None and self.before
@@ -140,14 +144,14 @@ class Speech:
                 raise
             raise ValueError(f"{error}; {AS_CONVERSATION}") from None
 
-    def rest(self, question: str) -> str:
+    def remaining_question(self, question: str) -> str:
         """The question, or nothing if it has no place in the question template, but was read with the document."""
         return question if self.role or QUESTION in self.task.question else ""
 
-    def asked(self, question: str) -> str:
+    def format_question(self, question: str) -> str:
         """A question in its template. Raises ValueError if it has no place there."""
         allowed = "question must be empty where it was read before the text in training or was always the same"
-        require(not question.strip() or self.rest(question), allowed, question)
+        require(not question.strip() or self.remaining_question(question), allowed, question)
         return self.texts(None, question)[1]
 
     def prompts(self, question: Any) -> list[str]:
@@ -155,18 +159,18 @@ class Speech:
         questions = [question] if isinstance(question, str) else question
         if not (isinstance(questions, list | tuple) and questions and all(isinstance(one, str) for one in questions)):
             raise ValueError(f"question must be a text, or a list with a text for each row, got {question!r:.99}")
-        return [self.asked(one) for one in questions]
+        return [self.format_question(one) for one in questions]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without the special ones."""
         return self.tokenizer.decode(list(tokens))
 
 
-def encoded(tokens: Any, speech: Speech | None) -> Any:
+def encode_input(tokens: Any, prompter: Prompter | None) -> Any:
     """Replaces a text, or a list of texts, by its tokens. Raises ValueError if there is no tokenizer."""
     texts = [tokens] if isinstance(tokens, str) else tokens
     if not (isinstance(texts, Sequence) and len(texts) and all(isinstance(text, str) for text in texts)):
         return tokens
-    if speech is None:
+    if prompter is None:
         raise ValueError(f"tokens must be integers where the session has no tokenizer, got text {texts[0]!r:.99}")
-    return speech.encode(tokens) if isinstance(tokens, str) else [speech.encode(text) for text in texts]
+    return prompter.encode(tokens) if isinstance(tokens, str) else [prompter.encode(text) for text in texts]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmsleep.tasks import TextLM, TextQA
-from lmsleep.tasks.records import open_records
+from lmsleep.tasks.line_index import open_dataset
 
 LINES = [
     {"context": f"Bird {i} is blue. " * (1 + i % 3), "question": f"Bird {i}?", "answer": "blue"} for i in range(30)
@@ -42,7 +42,7 @@ def test_a_table_or_a_folder_gives_the_rows_of_the_same_lines(datasets, tmp_path
     wanted = TextQA(str(tmp_path / "lines.jsonl"), window_size=40)
     for name in ("all.parquet", "part-*.parquet", "saved", str(arrow), "splits", "splits:train", "plain"):
         assert same_rows(TextQA(str(tmp_path / name), window_size=40), wanted), name
-    assert len(open_records(f"{tmp_path}/splits:other")) == 1
+    assert len(open_dataset(f"{tmp_path}/splits:other")) == 1
 
 
 def test_a_column_of_text_is_a_text(datasets, tmp_path):
@@ -81,6 +81,6 @@ def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):
 def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"^owner/name needs the package datasets: pip install datasets$"):
-        open_records("owner/name")
+        open_dataset("owner/name")
     for name in ("data/train.jsonl", "train.jsonl", "books/*.txt"):
-        assert open_records(name) is None
+        assert open_dataset(name) is None

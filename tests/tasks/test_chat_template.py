@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lmsleep.tasks import TextQA
-from lmsleep.tasks.chat import chat_template, read_asked_said
+from lmsleep.tasks.chat_template import chat_template, split_conversation
 
 MESSAGES = [
     {"role": "system", "content": "Be short. "},
@@ -78,7 +78,7 @@ def test_a_conversation_is_written_as_transformers_writes_it(folder, template):
 def test_it_is_cut_before_the_last_question_and_before_the_answer(folder, template, asked, said):
     path, tokenizer = folder(template)
     end = "<|im_end|>" if template != HEADERS else gsm_bpe.EOS
-    parts = read_asked_said(chat_template(str(path)), MESSAGES, end)
+    parts = split_conversation(chat_template(str(path)), MESSAGES, end)
     assert parts[1:] == (asked.replace("<eos>", gsm_bpe.EOS), said)
     prompt = tokenizer.apply_chat_template(MESSAGES[:-1], tokenize=False, add_generation_prompt=True)
     assert parts[0] + parts[1] == prompt
@@ -86,7 +86,7 @@ def test_it_is_cut_before_the_last_question_and_before_the_answer(folder, templa
 
 def test_a_template_that_wants_a_question_has_the_rest_read_up_to_it(folder):
     path, _ = folder(THINKING)
-    read, asked, _ = read_asked_said(chat_template(str(path)), [MESSAGES[0], *MESSAGES[3:]], "<|im_end|>")
+    read, asked, _ = split_conversation(chat_template(str(path)), [MESSAGES[0], *MESSAGES[3:]], "<|im_end|>")
     assert read.endswith("<|im_start|>user\n ") and asked == "Wren? <|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from lmsleep.hub import first_line
 from lmsleep.hub.tokenizer import template_file, tokenizer_config
 
-Write = Callable[..., str]
+RenderMessages = Callable[..., str]
 
 
 @lru_cache(maxsize=4)
-def chat_template(source: str) -> Write | None:
-    """The chat template of a tokenizer (as in `Text.tokenizer`) as a function write(messages, asking=False) -> text;
-    `asking` appends the generation prompt. None if there is no template. The template gets no date, so that rows do not
-    depend on it. Raises ValueError if it is not valid Jinja; the function raises it if the template refuses the
+def chat_template(source: str) -> RenderMessages | None:
+    """The chat template of a tokenizer (as in `TextTask.tokenizer`) as a function write(messages, asking=False) ->
+    text; `asking` appends the generation prompt. None if there is no template. The template gets no date, so that rows
+    do not depend on it. Raises ValueError if it is not valid Jinja; the function raises it if the template refuses the
     messages."""
     if source == "bytes":
         return None
@@ -49,7 +49,7 @@ def chat_template(source: str) -> Write | None:
     return write
 
 
-def read_asked_said(write: Write, messages: Sequence[Mapping[str, Any]], end: str) -> tuple[str, str, str]:
+def split_conversation(write: RenderMessages, messages: Sequence[Mapping[str, Any]], end: str) -> tuple[str, str, str]:
     """Splits a conversation into the text before the last question, the question and the answer without its `end`
     token; `write` as of `chat_template`. Raises ValueError if the template does not write the question verbatim."""
     *before, asked, answer = messages
