@@ -13,7 +13,7 @@ RUN = [f"--config={ROOT / 'configs/experiment/smoke/rule110.yaml'}", "--steps=2"
 MODEL = [f"--config={ROOT / 'configs/model/mini.yaml'}"]
 OPTIONS = {"wake": MODEL, "window": [*MODEL, "--length=16", "--windows=[4,8]"], "train": RUN, "scale": RUN}
 # What measures, and so must not be called.
-MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "spread"}
+MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "run_ranks"}
 DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, got"
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 

@@ -8,7 +8,6 @@ import gsm_bpe
 import pytest
 import torch
 from checkpoints import ouro_shapes, random_weights, tiny_ouro, write
-from tasks.test_chat_template import CHAT_ML, HEADERS, MESSAGES, THINKING
 from transformers import PreTrainedTokenizerFast
 
 from lmsleep import Session
@@ -16,6 +15,7 @@ from lmsleep.cli import main
 from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.tasks import IGNORE, TextQA
 from lmsleep.tasks.spec import task_spec
+from tasks.test_chat_template import CHAT_ML, HEADERS, MESSAGES, THINKING
 
 L = 90
 TALK = [{**message, "content": message["content"].strip()} for message in MESSAGES]

@@ -137,7 +137,7 @@ def put(*keys, value):
         (put("more", value=1), "the header of the saved memory must hold the fields of .*'more'"),
         (
             put("groups", value={}),
-            r"groups in the header of .* must be tuple\[.*GroupForm, ...\], got {}",
+            r"groups in the header of .* must be tuple\[.*GroupSpec, ...\], got {}",
         ),
         (
             put("groups", 0, "rows", value=[0.0, 1]),

@@ -190,7 +190,11 @@ def forget(name):
         ("batches.safetensors", Path.unlink, "there is no file or folder '.*batches.safetensors'"),
         ("batches.safetensors", cut, "'.*batches.safetensors' is damaged"),
         ("model.safetensors", cut, "'.*model.safetensors' is damaged"),
-        ("config.json", forget("precision"), "trained in .*config.json must hold the fields of .*Step: .*'precision'"),
+        (
+            "config.json",
+            forget("precision"),
+            "trained in .*config.json must hold the fields of .*StepRecord.*'precision'",
+        ),
     ],
 )
 def test_what_was_left_is_read_only_if_it_is_whole(run, tmp_path, name, damage, sentence):

@@ -38,7 +38,7 @@ def lookup_embedding(table: nn.Embedding, tokens: Tensor) -> Tensor:
     """The embeddings (B, n, D) of tokens (B, n). Within `sharing_weights` the gradient of a small table is one matrix
     product: torch would sort the tokens, in a dozen launches."""
     if _open and table.num_embeddings <= MAX_PRODUCT_ROWS and _is_plain(table):
-        return _EmbeddingByProduct.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
+        return _LookupByProduct.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
     return table(tokens)
 
 
@@ -211,7 +211,7 @@ class _Product(torch.autograd.Function):
         return (dy @ weight if ctx.needs_input_grad[0] else None), None, None
 
 
-class _EmbeddingByProduct(torch.autograd.Function):
+class _LookupByProduct(torch.autograd.Function):
     """tokens (B, n), weight (V, D) -> (B, n, D)."""
 
     @staticmethod
