@@ -193,7 +193,7 @@ def forget(name):
         (
             "config.json",
             forget("precision"),
-            "trained in .*config.json must hold the fields of .*StepRecord.*'precision'",
+            "trained in .*config.json must hold the fields of .*Step.*'precision'",
         ),
     ],
 )
