@@ -256,6 +256,7 @@ MIXERS: dict[str, tuple[str, MixerFactory]] = {
     "J": ("Jet", lambda c: _delta_rule(c, Jet, c.fast_norm_eps or c.norm_eps)),
 }
 BUILT_IN = frozenset(MIXERS)
+INIT_FIELDS = frozenset({"zero_init", "embedding_std", "decay_rates"})  # that only the initial weights depend on
 
 
 def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:

@@ -14,6 +14,7 @@ from lmsleep.hub import checkpoint_folder, read_object, require, typed
 from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
+from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
@@ -30,7 +31,7 @@ VISION_PREFIX = "model.language_model."  # prefix of the language model in a vis
 FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 
 # Fields that may differ from the checkpoint's configuration; the second set only if it has no fast-weight layers.
-_FREE = {"window_size", "pattern", "loop", "zero_init", "embedding_std", "decay_rates", "delta"}
+_FREE = INIT_FIELDS | {"window_size", "pattern", "loop", "delta"}
 _FREE_WHERE_INSERTED = {"fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "fast_norm_eps"}
 _FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
 

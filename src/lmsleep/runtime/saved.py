@@ -11,12 +11,12 @@ from torch import Tensor
 from lmsleep.hub import check_integer, parse_object, require, typed
 from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, LayerCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.runtime.memory import Memory
 from lmsleep.tensors import read_tensors, save_tensors
 
 FORMAT, VERSION = "lmsleep.memory", 1
-# Fields of a configuration in which equal models may differ: initialisation, and what the weights show.
-_NOT_COMPARED = {"decay_rates", "embedding_std", "zero_init", "tie_embeddings"}
+_NOT_COMPARED = INIT_FIELDS | {"tie_embeddings"}  # fields in which equal models may differ
 
 
 class SavedMemory(NamedTuple):

@@ -11,11 +11,10 @@ from lmsleep.hub import checkpoint_folder
 from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import check_finite
+from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.callbacks import NO_SLEEP, find_sleep_callback, sleep_settings
-
-INIT_FIELDS = {"zero_init", "embedding_std", "decay_rates"}  # fields of a model that only its initial weights depend on
 
 
 def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
