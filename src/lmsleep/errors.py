@@ -114,7 +114,8 @@ def quiet_at_closed_pipe() -> Iterator[None]:
     except (BrokenPipeError, SystemExit) as error:  # rich and `one_sentence` exit within the handler of theirs
         if BrokenPipeError not in (type(error), type(error.__context__)):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed once more at the end
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # which is flushed once more at the end
         sys.exit(128 + signal.SIGPIPE)
 
 

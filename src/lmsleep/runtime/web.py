@@ -67,9 +67,9 @@ class SessionPair:
             self.windows.append(ShownWindow(f"{len(text):,} characters, to be read once the question is known"))
             yield
         else:
-            yield from self.read_text(self.prompter.texts(text)[0])
+            yield from self.read_by_windows(self.prompter.texts(text)[0])
 
-    def read_text(self, text: str) -> Iterator[None]:
+    def read_by_windows(self, text: str) -> Iterator[None]:
         """Reads the windows of a text; yields as `read`."""
         for tokens in self.prompter.split_windows(text, self.sessions[1].model.window_size):
             self.windows.append(ShownWindow(self.prompter.decode(tokens)))
@@ -87,7 +87,7 @@ class SessionPair:
             fresh = SessionPair(self.sessions[1], self.sessions[1].n_passes)
             self.sessions, self.windows = fresh.sessions, fresh.windows
             for document in self.documents:
-                yield from self.read_text(self.prompter.texts(document, question)[0])
+                yield from self.read_by_windows(self.prompter.texts(document, question)[0])
             question = self.prompter.remaining_question(question)
         with self.sessions[0].fork() as awake, self.sessions[1].fork() as asleep:
             asleep.callbacks = ()  # it may sleep during a long answer
