@@ -23,6 +23,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lmsleep import SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
 from lmsleep.training import LastCheckpoint
+from lmsleep.training.fit import SleepCLI
 
 CONFIG = Path(__file__).parents[1] / "configs" / "experiment" / "rule110.yaml"
 TINY = [
@@ -136,6 +137,13 @@ def test_print_config_is_a_configuration(capsys, tmp_path):
     assert config["sleep"]["n_passes"] == 3 and config["model"]["model"]["pattern"] == "AG"
     (tmp_path / "again.yaml").write_text(text)
     assert yaml.safe_load(printed(capsys, "fit", f"--config={tmp_path / 'again.yaml'}", "--print_config")) == config
+
+
+def test_a_command_learns_its_own_options_alone(monkeypatch, capsys):
+    learned, learn = [], SleepCLI.add_arguments_to_parser
+    monkeypatch.setattr(SleepCLI, "add_arguments_to_parser", lambda *args: learned.append(1) or learn(*args))
+    printed(capsys, "test", *TINY, "--print_config")
+    assert learned == [1]
 
 
 def test_n_passes_on_the_command_line_is_that_of_the_run(fit):
