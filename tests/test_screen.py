@@ -3,12 +3,13 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 import termios
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
+
+from tests.programs import start
 
 SMOKE = Path(__file__).parents[1] / "configs/experiment/smoke/rule110.yaml"
 RUN = ["--config", str(SMOKE), "--sleep.n_passes=2", "--trainer.accelerator=cpu"]
@@ -20,17 +21,14 @@ def seen(folder, *words):
     ours, its = pty.openpty()
     termios.tcsetwinsize(its, (30, 100))
     env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
-    run = subprocess.Popen([sys.executable, "-m", "lmsleep", *words], cwd=folder, env=env, stdout=its, stderr=its)
-    os.close(its)
-    said = b""
-    try:
-        while part := os.read(ours, 1 << 16):
-            said += part
-    except OSError:  # Linux's way to say that the other side is closed
-        pass
-    os.close(ours)
+    run, said = start("lmsleep", *words, folder=folder, env=env, output=os.ttyname(its)), b""
+    while ours in wait([ours, run.sentinel]):
+        said += os.read(ours, 1 << 16)
+    for side in (ours, its):
+        os.close(side)
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said.decode())
-    assert run.wait() == 0, text
+    run.join()
+    assert run.exitcode == 0, text
     return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 

@@ -1,4 +1,4 @@
-"""A callback for child processes of the tests: ends its own process as a time limit or a lost machine does."""
+"""A callback for processes of the tests: ends its own process as a time limit or a lost machine does."""
 
 import os
 import signal
@@ -8,11 +8,8 @@ import lightning as L
 
 
 class EndOnce(L.Callback):
-    """At a step, unless the file `mark` is there: lets the time of `timeout`, the parent process, be over, or dies. A
-    run that has the mark writes the step that it begins with into it.
-
-    `timeout` takes SIGALRM for the end of its time.
-    """
+    """At a step, unless the file `mark` is there: sends its process SIGTERM, or kills it. A run that has the mark
+    writes the step that it begins with into it."""
 
     def __init__(self, step: int, mark: str, kill: bool = False) -> None:
         self.step, self.mark, self.kill = step, Path(mark), kill
@@ -24,4 +21,4 @@ class EndOnce(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.step and not self.mark.exists():
             self.mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL) if self.kill else os.kill(os.getppid(), signal.SIGALRM)
+            os.kill(os.getpid(), signal.SIGKILL if self.kill else signal.SIGTERM)

@@ -1,14 +1,13 @@
 """A cell that is stopped on its way and run again ends as one that never was."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.programs import start
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--config=configs/experiment/smoke/rule110.yaml", "--trainer.max_steps=43", "--data.eval_rows=32"]
@@ -24,12 +23,10 @@ def equal(a, b):
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """train(name, n_passes, mark, kill): exit code of the stage, under `timeout -s TERM`, and its folder."""
+    """train(name, n_passes, mark, kill): exit code of the stage and its folder."""
     place = tmp_path_factory.mktemp("cells")
     (place / "configs").symlink_to(ROOT / "configs")
     (place / "src").symlink_to(ROOT / "src")
-    paths = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
-    env = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
     def train(name, n_passes, mark, kill=False):
         end = [
@@ -39,9 +36,9 @@ def train(tmp_path_factory):
         ]
         end.append(f"--trainer.callbacks.kill={kill}")
         more = ["--data.seed=3", "--seed_everything=3", f"--sleep.n_passes={n_passes}"]
-        command = [sys.executable, "-m", "lmsleep.figures.train", name, *OPTIONS, *more, *end]
-        code = subprocess.run(["timeout", "-s", "TERM", "600", *command], cwd=place, env=env).returncode
-        return code, place / name
+        run = start("lmsleep.figures.train", name, *OPTIONS, *more, *end, folder=place)
+        run.join()
+        return run.exitcode, place / name
 
     return train
 
@@ -56,7 +53,7 @@ def whole(request, train, tmp_path_factory):
     return request.param, folder
 
 
-@pytest.mark.parametrize(("kill", "stopped"), [(False, 124), (True, -signal.SIGKILL)], ids=["TERM", "KILL"])
+@pytest.mark.parametrize(("kill", "stopped"), [(False, 128 + signal.SIGTERM), (True, -signal.SIGKILL)], ids=["TERM", "KILL"])
 def test_a_stopped_run_that_is_run_again_is_one_in_one_go_bit_for_bit(whole, train, tmp_path, kill, stopped):
     n_passes, uncut = whole
     name = f"runs/{'killed' if kill else 'stopped'}-n{n_passes}"

@@ -1,0 +1,32 @@
+"""Programs in processes of their own, forked from one that has imported what they need and computed nothing."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["lmsleep.training.fit"])
+
+
+def start(*words: str, folder: Path, env: Mapping[str, str] = os.environ, output: str = os.devnull) -> ForkServerProcess:
+    """`python -m word ...` in a folder, which says what it says into a file or a terminal."""
+    process = FORKS.Process(target=become, args=(words, folder, dict(env), output))
+    process.start()
+    return process
+
+
+def become(words: tuple[str, ...], folder: Path, env: dict[str, str], output: str) -> None:
+    """Makes this process that program."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    place = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
+    os.dup2(place, 1)
+    os.dup2(place, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # one that knows whether this is a terminal
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
