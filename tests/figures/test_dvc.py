@@ -44,10 +44,10 @@ def made(repo):
 
 def test_every_dependency_exists_or_is_made_by_a_stage(pipeline):
     outs = made(pipeline)
+    built = outs | {folder for out in outs for folder in out.parents}
     for stage in pipeline.index.stages:
         for dep in (Path(dep.def_path) for dep in stage.deps):
-            built = dep in outs or any(dep in out.parents for out in outs)
-            assert built or dep.exists(), f"{stage.addressing} depends on {dep}"
+            assert dep in built or dep.exists(), f"{stage.addressing} depends on {dep}"
 
 
 def test_every_figure_has_its_table_numbers_and_pictures(pipeline):
@@ -129,7 +129,7 @@ def test_a_dry_run_plans_every_stage(pipeline):
         if dep.parts[0] in ("data", "runs", "results"):  # a dry run makes no outputs, and stops where one is missing
             dep.parent.mkdir(parents=True, exist_ok=True)
             dep.touch() if dep.suffix else dep.mkdir(exist_ok=True)
-    planned = pipeline.reproduce(dry=True)
+    planned = pipeline.reproduce(dry=True, run_cache=False)
     assert {stage.addressing for stage in planned} == {stage.addressing for stage in pipeline.index.stages}
     assert planned[-1].addressing == "report"
 

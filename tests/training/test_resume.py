@@ -37,10 +37,18 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def uncut():
+    """Setting -> what its run in one go, without workers, came to, once a test has made it."""
+    return {}
+
+
 @pytest.mark.parametrize(("workers", "stop"), [(0, 1), (2, 2), (0, 3), (2, 5)])
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_a_resumed_run_is_the_run_itself(run, tmp_path, setting, workers, stop):
-    def part(*callbacks, folder="resumed", ckpt_path=None):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, workers, stop):
+    setting = SETTINGS[name]
+
+    def part(*callbacks, folder="resumed", workers=workers, ckpt_path=None):
         curve, seen = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder()
         callbacks = [*callbacks, curve, seen, RandomState(), LastCheckpoint(str(tmp_path / folder))]
         options = {"module_class": Drawing, "data_options": {"num_workers": workers}, "enable_checkpointing": True}
@@ -52,7 +60,9 @@ def test_a_resumed_run_is_the_run_itself(run, tmp_path, setting, workers, stop):
             assert ckpt_path is None
         return cell, seen, curve.rows
 
-    whole, everything, curve = part(folder="whole")
+    if name not in uncut:
+        uncut[name] = part(folder="whole", workers=0)
+    whole, everything, curve = uncut[name]
     n = len(everything.tokens)
     for i, tokens in enumerate(everything.tokens):
         assert torch.equal(tokens, TASK.rows(split="train", seed=0, step=i, batch_size=8).tokens)

@@ -87,7 +87,8 @@ def check_structure(got: Any, own: Any, name: str) -> None:
         found = tuple(got.shape) if isinstance(got, Tensor) else shortened(got)
         require(found == tuple(own.shape), f"{name} must be a tensor of shape {tuple(own.shape)}", found)
     elif isinstance(own, Mapping):
-        require(isinstance(got, Mapping), f"{name} must be an object", shortened(got))
+        if not isinstance(got, Mapping):  # no `require`: to write out what is right, tensors too, takes long
+            raise ValueError(f"{name} must be an object, got {shortened(got)}")
         for key in own:
             require(key in got or key.startswith("_"), f"{name} must have {key}", ", ".join(map(str, got)) or "nothing")
         for key in own.keys() & got.keys():
@@ -95,10 +96,12 @@ def check_structure(got: Any, own: Any, name: str) -> None:
     elif isinstance(own, list | tuple):
         fits = isinstance(got, list | tuple) and (not own or len(got) == len(own))
         fits = fits and all(mine is not None or its is None for mine, its in zip(own, got, strict=False))
-        require(fits, f"{name} must be a list like {shortened(own)}", shortened(got))
+        if not fits:
+            raise ValueError(f"{name} must be a list like {shortened(own)}, got {shortened(got)}")
         for i, item in enumerate(own):
             check_structure(got[i], item, f"item {i} of {name}")
     elif own is None:
-        require(got is None or isinstance(got, Tensor), f"{name} must be null or a tensor", shortened(got))
+        if got is not None and not isinstance(got, Tensor):
+            raise ValueError(f"{name} must be null or a tensor, got {shortened(got)}")
     else:
         typed(type(own), got, name)
