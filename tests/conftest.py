@@ -10,9 +10,13 @@ if not torch.cuda.is_available():
     # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported.
     os.environ["TRITON_INTERPRET"] = "1"
 
-import lightning  # noqa: F401  (its logger keeps the stderr of its import: not one that pytest closes after a test)
-
 from lmsleep import HybridConfig
+
+
+def pytest_collection():
+    """Imports Lightning, slowly, before the tests, as its logger keeps the stderr of its import: not one that pytest
+    closes after a test. (A process that only hands tests to others collects none.)"""
+    import lightning  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import torch
+
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["lmsleep.training.fit"])
+FORKS.set_forkserver_preload(["lmsleep.training.finetune"])
 
 
-def start(*words: str, folder: Path, env: Mapping[str, str] = os.environ, output: str = os.devnull) -> ForkServerProcess:
+def start(
+    *words: str, folder: Path, env: Mapping[str, str] = os.environ, output: str = os.devnull
+) -> ForkServerProcess:
     """`python -m word ...` in a folder, which says what it says into a file or a terminal."""
     process = FORKS.Process(target=become, args=(words, folder, dict(env), output))
     process.start()
@@ -20,13 +24,15 @@ def start(*words: str, folder: Path, env: Mapping[str, str] = os.environ, output
 
 
 def become(words: tuple[str, ...], folder: Path, env: dict[str, str], output: str) -> None:
-    """Makes this process that program."""
+    """Makes this process that program, on one core."""
+    torch.set_num_threads(1)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     place = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
     os.dup2(place, 1)
     os.dup2(place, 2)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # one that knows whether this is a terminal
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # pyright: ignore[reportAttributeAccessIssue]
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -8,7 +8,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
-
 from tests.programs import start
 
 SMOKE = Path(__file__).parents[1] / "configs/experiment/smoke/rule110.yaml"

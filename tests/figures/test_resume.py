@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.programs import start
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +52,9 @@ def whole(request, train, tmp_path_factory):
     return request.param, folder
 
 
-@pytest.mark.parametrize(("kill", "stopped"), [(False, 128 + signal.SIGTERM), (True, -signal.SIGKILL)], ids=["TERM", "KILL"])
+@pytest.mark.parametrize(
+    ("kill", "stopped"), [(False, 128 + signal.SIGTERM), (True, -signal.SIGKILL)], ids=["TERM", "KILL"]
+)
 def test_a_stopped_run_that_is_run_again_is_one_in_one_go_bit_for_bit(whole, train, tmp_path, kill, stopped):
     n_passes, uncut = whole
     name = f"runs/{'killed' if kill else 'stopped'}-n{n_passes}"

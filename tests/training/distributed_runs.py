@@ -1,4 +1,4 @@
-"""Run as a script: `lmsleep fit` in one process, and in two by each strategy; writes first gradients and last weights.
+"""Run as a program: `lmsleep fit` in one process, and in two by each strategy; writes first gradients and last weights.
 Then in two of which one is told to end, or cannot write; writes to <run>.ends with which code and sentence each ended.
 
 The processes are forked from this one, which has not computed anything yet, so that what they need is imported once.
