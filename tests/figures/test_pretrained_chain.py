@@ -68,7 +68,7 @@ def shrink_configs():
                 config.trainer.callbacks[0].init_args.steps = STEPS - 1
     for name, window_sizes in (("gsm_qwen", [128]), ("gsm_ouro", [128, 96])):
         with edited(f"configs/dataset/{name}.yaml") as config:
-            config.update({"train": 32, "val": 8, "test": 24})
+            config.update({"train": 32, "val": 8, "test": 16})
             config.problem.update(PROBLEM | {"window_sizes": window_sizes})
 
 
@@ -129,7 +129,7 @@ def published(figure):
 def test_the_test_rows_are_problems_under_the_model_s_tokenizer(figure):
     tokenizer = Tokenizer.from_file(str(MODELS[figure] / "tokenizer.json"))
     rows = load_file(f"data/paper/{figure}/rows.safetensors")
-    assert len(rows["tokens"]) == 24
+    assert len(rows["tokens"]) == 16
     for tokens, kept, targets, op in zip(rows["tokens"], rows["mask"], rows["targets"], rows["slice"], strict=True):
         solution = solve(tokenizer.decode(tokens[kept].tolist(), skip_special_tokens=False))
         assert solution.op == op and solution.answer == solution.stated
@@ -194,7 +194,7 @@ def test_the_table_holds_every_operation_count_of_every_run(figure):
     table = pd.read_csv(f"results/paper/{figure}.csv", dtype={"slice": str})
     assert set(table.figure) == {figure} and set(table.n_passes) == {1, 2}
     for n_passes, part in table.groupby("n_passes"):
-        for metric, rows in (("test_count", 3), ("val_count", 1)):
+        for metric, rows in (("test_count", 2), ("val_count", 1)):
             counts = part[part.metric == metric].set_index("slice").value.to_dict()
             assert counts == {**{str(op): rows for op in range(1, 9)}, "all": 8 * rows}, (n_passes, metric)
         exact = part[part.metric == "test_exact"]
@@ -222,7 +222,7 @@ def test_the_figure_is_drawn_and_its_numbers_have_wilson_intervals(figure):
     for row in numbers:
         n, p, z = row["rows"], row["value"], 1.959964
         centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        assert n == 3
+        assert n == 2
         assert row["wilson_low"] == pytest.approx(max(0, (centre - half) / (1 + z**2 / n)), abs=1e-6)
         assert row["wilson_high"] == pytest.approx((centre + half) / (1 + z**2 / n), abs=1e-6)
 
