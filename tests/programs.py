@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["lmsleep.training.finetune"])
+FORKS.set_forkserver_preload(["lmsleep.training.fit"])
 
 
 def start(
@@ -33,6 +33,6 @@ def become(words: tuple[str, ...], folder: Path, env: dict[str, str], output: st
     place = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY)
     os.dup2(place, 1)
     os.dup2(place, 2)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -2,13 +2,13 @@
 
 import importlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from tests.programs import start
 
 from lmsleep import HybridConfig, read_windows
 from lmsleep.model import hybrid
@@ -119,8 +119,8 @@ def test_a_file_is_short(name):
 
 def test_both_train_by_the_command_line(tmp_path):
     """30 steps of the example task with the example rule; the loss falls."""
-    command = [sys.executable, EXAMPLES / "hebbian_rule.py", "fit", "--config", EXAMPLES / "copy_task.yaml"]
     options = [
+        f"--config={EXAMPLES / 'copy_task.yaml'}",
         "--model.model.pattern=AH",
         "--sleep.n_passes=2",
         "--trainer.max_steps=30",
@@ -135,9 +135,11 @@ def test_both_train_by_the_command_line(tmp_path):
         "--trainer.callbacks+=lmsleep.training.LearningCurve",
         f"--trainer.callbacks.path={tmp_path / 'curve.csv'}",
     ]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *options], cwd=EXAMPLES.parent, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    paths = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+    env, said = os.environ | {"PYTHONPATH": paths}, tmp_path / "said"
+    run = start("hebbian_rule", "fit", *options, folder=EXAMPLES.parent, env=env, output=str(said))
+    run.join()
+    assert run.exitcode == 0, said.read_text()[-2000:]
     curve = pd.read_csv(tmp_path / "curve.csv")
     assert list(curve.step) == [10, 20, 30] and {"exact-1", "exact-2"} <= set(curve.columns)
     assert curve.loss.iloc[-1] < curve.loss.iloc[0]
