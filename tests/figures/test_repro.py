@@ -183,15 +183,22 @@ def test_a_job_that_gets_a_signal_ends_when_its_cell_has_saved(start, tmp_path):
 
 PIPELINE = """stages:
   data: {cmd: sh -c 'echo made >>times; sleep 2; echo x >data', outs: [data]}
+  held: {cmd: sh -c 'echo made >>times; until test -e go; do sleep 0.1; done; echo x >held', outs: [held]}
   broken: {cmd: sh -c 'echo tried >>times; echo sorry >&2; exit 3'}
 """
 
 
 @pytest.fixture
 def repro(tmp_path):
-    """repro(stage): the script that waits, as a process, in a repository of its own."""
+    """repro(stage): the script that waits, as a process, in a repository of its own. The file `ended` is there when DVC
+    has ended once."""
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").write_text(
+        f'#!/bin/sh\n{Path(sys.executable).parent}/dvc "$@"; set $?; touch ended; exit $1'
+    )
+    (tmp_path / "bin/dvc").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
     subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=env, check=True)
     command, pipe = ["sh", str(ROOT / "configs/scale/wait-and-repro")], subprocess.PIPE
     return lambda *args: subprocess.Popen([*command, *args], cwd=tmp_path, env=env, stderr=pipe, text=True)
@@ -211,12 +218,18 @@ def test_a_stage_that_fails_is_not_tried_again_and_says_why(repro, tmp_path):
 
 
 def test_a_job_that_waits_ends_at_a_signal(repro, tmp_path):
-    working = repro("-s", "data")
-    while not (tmp_path / "times").exists():
-        assert working.poll() is None
-        time.sleep(0.01)
-    waiting = repro("-s", "data")
-    time.sleep(1)
+    (tmp_path / "ended").unlink(missing_ok=True)
+
+    def until_there(name):
+        while not (tmp_path / name).exists():
+            assert working.poll() is None
+            time.sleep(0.01)
+
+    working = repro("-s", "held")
+    until_there("times")
+    waiting = repro("-s", "held")
+    until_there("ended")  # DVC has found the stage at work
     waiting.terminate()
     assert "is busy" in waiting.communicate(timeout=60)[1] and waiting.returncode == 128 + signal.SIGTERM
+    (tmp_path / "go").touch()
     assert working.wait(timeout=60) == 0
