@@ -1,0 +1,72 @@
+"""What bench kernels says: every way is held against the definition, and what cannot run does not end it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmsleep.bench import kernels
+from lmsleep.bench.jobs import JOBS, Job, Subject, Way
+from lmsleep.cli import main as lmsleep
+from lmsleep.model import HybridConfig
+
+RULE110 = Path(__file__).parents[2] / "configs" / "experiment" / "smoke" / "rule110.yaml"
+CONFIG = HybridConfig(vocab_size=5, d_model=32, n_heads=2, window_size=6)
+SUBJECT = Subject(CONFIG, 3, torch.device("cpu"), torch.float32)
+
+
+def measured(monkeypatch, ways, end=float("inf")):
+    job = Job(lambda: [torch.rand(4, 3, requires_grad=True)], lambda x: [x * x], lambda x: [x.square()], ways)
+    monkeypatch.setitem(JOBS, "square", lambda _: job)
+    return {row["way"]: row for row in kernels.measure(SUBJECT, ["square"], 1, end)}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_our_ways_and_torch_compute_the_definition(name):
+    torch.manual_seed(0)
+    job = JOBS[name](SUBJECT)
+    for run in (job.torch, *(way.load() for key, way in job.ways.items() if key == "ours")):
+        error, moved = kernels.compare(job, run)
+        assert error < 1e-5
+        assert moved >= 2 * sum(x.nbytes for x in job.make())
+
+
+def test_a_wrong_way_is_not_timed_and_a_broken_one_does_not_end_the_table(monkeypatch):
+    def breaks(x):
+        raise RuntimeError("no such kernel\nand more")
+
+    ways = {"wrong": Way(lambda x: [x * x + x]), "nan": Way(lambda x: [x * x * torch.nan]), "broken": Way(breaks)}
+    ways |= {"wide": Way(lambda x: [(x * x)[None]]), "away": Way(lambda f, x: [f(x)], ("nowhere.ops:f",))}
+    rows = measured(monkeypatch, {**ways, "right": Way(lambda f, x: [f(x, 2)], ("torch:pow",))})
+    assert {way for way, row in rows.items() if row["both_us"]} >= {"torch", "right"}
+    assert all(row["both_us"] is None for way, row in rows.items() if way in ways)
+    assert rows["wrong"]["why_not"].startswith("ValueError: its error must be at most")
+    assert rows["nan"]["why_not"].startswith("ValueError: its error must be at most")
+    assert rows["wide"]["why_not"].startswith("RuntimeError: Mismatch in shape")
+    assert rows["broken"]["why_not"] == "RuntimeError: no such kernel"
+    assert rows["away"]["why_not"] == "not installed: nowhere"
+
+
+def test_nothing_is_begun_after_its_time(monkeypatch):
+    rows = measured(monkeypatch, {}, end=0.0)
+    assert {row["why_not"] for row in rows.values()} == {"TimeoutError: not begun, the seconds were over"}
+
+
+def test_prints_a_table_and_writes_where_and_what(tmp_path, capsys):
+    options = [f"--config={RULE110}", "--jobs=[norm,L2 norm]", "--repeats=1", f"--out={tmp_path / 'x.json'}"]
+    lmsleep(["bench", "kernels", *options])
+    said = json.loads((tmp_path / "x.json").read_text())
+    assert said["run"] == "rule110.yaml"
+    assert said["device"].startswith("CPU")
+    here = {name: version is not None for name, version in said["packages"].items()}
+    assert here["liger-kernel"] is (importlib.util.find_spec("liger_kernel") is not None)
+    rows = {(row["job"], row["way"]): row for row in said["rows"]}
+    assert {job for job, _ in rows} == {"norm", "L2 norm"}
+    ours = rows["norm", "ours"]
+    assert ours["timed"] == "clock"
+    assert min(ours["forward_us"], ours["both_us"]) > 0
+    if not here["liger-kernel"]:
+        assert rows["norm", "liger-kernel"]["why_not"] == "not installed: liger_kernel"
+    assert "not installed" in capsys.readouterr().out or all(here.values())
