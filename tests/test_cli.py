@@ -375,6 +375,10 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
         (["fit", *TINY, "--data.task.init_args.steps=x"], "--data.task.init_args.steps must be an integer, got x"),
         (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard', 'sliding', got soft"),
         (["fit", *TINY, "--data.task=nope"], "--data.task must be the name of a class, got nope"),
+        (
+            ["fit", *TINY, "--trainer.logger=nolive.Logger"],
+            "--trainer.logger must be a class that can be imported, got nolive.Logger: No module named 'nolive'",
+        ),
         (["demo", "--rws=1"], "there is no option --rws, but there is --rows"),
     ],
 )
@@ -382,6 +386,14 @@ def test_an_argument_that_does_not_parse_is_one_sentence(capsys, arguments, sent
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert re.fullmatch(f"error: {sentence}.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["", "- 1"])
+def test_a_configuration_without_settings_is_one_sentence(capsys, tmp_path, content):
+    (tmp_path / "empty.yaml").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", f"--config={tmp_path}/empty.yaml"])
+    assert capsys.readouterr().err.startswith("error: --config must name a file of settings, such as configs/")
 
 
 def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit, tmp_path):

@@ -12,7 +12,10 @@ from lmsleep.errors import one_sentence
     ("error", "sentence"),
     [
         (ValueError("n must be 1 or more, got 0"), "n must be 1 or more, got 0"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "'utf-8' codec can't decode .*"),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            "a file .* UTF-8: 'utf-8' codec can't decode .*",
+        ),
         (FileNotFoundError("no file x"), "no file x"),
         (FloatingPointError("loss is not finite"), "loss is not finite"),
     ],
@@ -20,6 +23,12 @@ from lmsleep.errors import one_sentence
 def test_what_a_user_can_put_right_is_a_sentence(error, sentence):
     with pytest.raises(SystemExit, match=f"^error: {sentence}$"), one_sentence():
         raise error
+
+
+def test_ctrl_c_ends_without_a_traceback_as_a_shell_expects():
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
 
 
 def test_a_missing_file_is_named(tmp_path):

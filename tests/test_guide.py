@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs/guide.md").read_text()
@@ -62,6 +63,21 @@ def test_no_section_stands_twice_and_the_list_names_all():
 def test_most_commands_are_run_here():
     assert sum(not elsewhere(command) for command in commands()) > 20
     assert all(any(re.match(pattern, command) for command in commands()) for pattern in ELSEWHERE)
+
+
+def test_a_module_of_ones_own_sleeps_as_the_page_says():
+    """Against its passes written out."""
+    code = next(block for block in blocks("python") if "torch.nn.GRU" in block)
+    torch.manual_seed(0)
+    exec(code, page := {})
+    torch.manual_seed(0)
+    rule, _ = torch.nn.GRU(16, 16, batch_first=True), torch.nn.Linear(16, 7)
+    S = torch.zeros(1, 2, 16)
+    for h in torch.randn(2, 18, 16).split(6, dim=1):
+        for _ in range(3):
+            h, S = rule(h, S)
+    torch.testing.assert_close(page["S"], S)
+    assert page["rule"].weight_hh_l0.grad.any()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """transformers on a saved model: what it generates is what a `Session` says."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, pipeline
 
 import lmsleep.hf
 from lmsleep import HybridLM, Session, read_windows
@@ -155,6 +156,7 @@ def test_what_is_saved_is_a_folder_of_ours(folder, tmp_path):
         ({"dtype": "much"}, "dtype must be a floating-point dtype of torch or None, got 'much'"),
         ({"device_map": {"a": "cpu", "b": "meta"}}, "device_map must name one device, got "),
         ({"quantization_config": {"bits": 4}}, "quantization_config must be None, got {'bits': 4}"),
+        ({"load_in_8bit": True}, "load_in_8bit must be None, got True"),
     ],
 )
 def test_what_it_cannot_do_is_one_sentence(folder, options, message):
@@ -244,3 +246,98 @@ def test_lm_evaluation_harness_scores_a_local_task(folder, loaded, tmp_path, mon
         assert [float(found[0]) for found in sample["filtered_resps"]] == pytest.approx(scores, rel=1e-4)
         said.append(choices[scores.index(max(scores))] == sample["doc"]["answer"])
     assert results["results"]["colours"]["acc,none"] == pytest.approx(sum(said) / len(said))
+
+
+def test_generate_ends_where_an_answer_does(folder, loaded, tmp_path):
+    """At whatever token the folder names as the end: here one that the model says."""
+    tokenizer = loaded[1]
+    prompt = tokenizer(PROMPTS[0]).input_ids
+    said = by_session(folder, prompt, 12, tokenizer)
+    shutil.copytree(folder, tmp_path / "other")
+    named = tmp_path / "other/tokenizer_config.json"
+    end = tokenizer.convert_ids_to_tokens(said[4])
+    named.write_text(json.dumps(json.loads(named.read_text()) | {"eos_token": end}))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "other")
+    got = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)
+    assert got[0, len(prompt) :].tolist() == said[: said.index(said[4]) + 1]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_last_logits_of_a_row_are_those_of_its_last_token_wherever_it_is_padded(loaded, use_cache):
+    """They are what `generate` draws from."""
+    model, tokenizer = loaded
+    tokens = torch.tensor([tokenizer(PROMPTS[0]).input_ids[:40]] * 2)
+    mask = torch.ones(2, 40)
+    mask[0, 30:], mask[1, 3:7], mask[1, 25:] = 0, 0, 0  # on the right, and within too
+    got = model(tokens, attention_mask=mask, use_cache=use_cache, logits_to_keep=1).logits
+    assert got.shape == (2, 1, 257)
+    for row in range(2):
+        alone = read_windows(model.model, tokens[row, mask[row] == 1][None], n_passes=3, eviction="sliding").logits
+        torch.testing.assert_close(got[row, 0], alone[0, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_of_a_cache_goes_on_apart_from_it(loaded):
+    """One prompt, several ends: as after each of them alone. Rows are chosen, repeated and forgotten as they are asked
+    to be, and what a cache cannot do, it says."""
+    model, tokenizer = loaded
+    start, *ends = (tokenizer(prompt, return_tensors="pt").input_ids for prompt in PROMPTS)
+    cache = model(start, use_cache=True).past_key_values
+    for end in ends:
+        branch = copy.deepcopy(cache)
+        got = model(end, past_key_values=branch).logits
+        wanted = model(torch.cat([start, end], dim=1)).logits[:, start.shape[1] :]
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        assert (cache.get_seq_length(), branch.get_seq_length()) == (start.shape[1], start.shape[1] + end.shape[1])
+    both = torch.cat([start, start.flip(1)])
+    cache, end = model(both, use_cache=True).past_key_values, ends[0].expand(3, -1)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([0, 2, 3]))
+    wanted = model(torch.cat([both[[0, 1, 1]], end], dim=1)).logits[:, start.shape[1] :]
+    torch.testing.assert_close(model(end, past_key_values=cache).logits, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="a cache that sleeps cannot lose 3 tokens"):
+        cache.crop(3)
+    with pytest.raises(ValueError, match=r"rows must be some of the 3 that were read, got \[3\]"):
+        cache.batch_select_indices(torch.tensor([3]))
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    torch.testing.assert_close(model(start, past_key_values=cache).logits, model(start).logits, rtol=1e-4, atol=1e-5)
+
+
+IDS = torch.ones(2, 4, dtype=torch.long)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"inputs_embeds": torch.zeros(1, 4, 16)}, "input_ids must be given, which alone can be read, got None"),
+        ({"input_ids": 300 * IDS}, r"tokens must lie in the vocabulary 0..256, got 300 \(row 0, token 0\)"),
+        ({"input_ids": -IDS}, "tokens must lie in the vocabulary 0..256, got -1"),
+        ({"input_ids": IDS.float()}, "tokens must be integers, got torch.float32"),
+        ({"input_ids": IDS, "attention_mask": IDS[:, :3]}, r"attention_mask must have the shape of input_ids \(2, 4\)"),
+        ({"input_ids": IDS, "attention_mask": IDS[:1]}, r"attention_mask must have .*, got \(1, 4\)"),
+        ({"input_ids": IDS, "attention_mask": IDS[:, None, None]}, r"attention_mask must have .*, got \(2, 1, 1, 4\)"),
+        ({"input_ids": IDS, "past_key_values": DynamicCache()}, "past_key_values must be .*, got 'DynamicCache'"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(loaded, use_cache, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        loaded[0](**inputs, use_cache=use_cache)
+
+
+def test_what_would_go_wrong_without_a_word_is_refused(loaded):
+    model = loaded[0]
+    with pytest.raises(ValueError, match=r"attention_mask must leave every row a token, got rows of \[4, 0\]"):
+        model.generate(IDS, attention_mask=torch.tensor([[1] * 4, [0] * 4]), max_new_tokens=2)
+    with pytest.raises(ValueError, match="the vocabulary must stay of 257 tokens"):
+        model.resize_token_embeddings(300)
+
+
+def test_logits_are_kept_of_the_places_asked_for(loaded):
+    model = loaded[0]
+    tokens = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
+    whole = model(tokens).logits
+    for keep, wanted in ((0, whole), (3, whole[:, -3:]), (torch.tensor([2, 7]), whole[:, [2, 7]])):
+        torch.testing.assert_close(model(tokens, logits_to_keep=keep).logits, wanted)
+    mask = torch.ones(2, 20).tril(15)
+    torch.testing.assert_close(model(tokens, attention_mask=mask, use_cache=True).logits[1, :17], whole[1, :17])

@@ -106,7 +106,7 @@ def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list
         if kinds.get(name) == list[Path] and file[:1] != "[":
             files = [file] if given else list(takewhile(lambda word: not word.startswith("-"), todo))
             del todo[: 0 if given else len(files)]
-            word = f"{name}={json.dumps(files)}"
+            word = f"{name}+={json.dumps(files)}"  # given again, it adds to them
         words.append(word)
     return words
 

@@ -52,6 +52,8 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
     keys, said = [], message
     while inner := _KEY.search(said):
         keys, said = [*keys, inner[2]], inner[3]
+    if message.startswith("Unexpected config"):
+        return "--config must name a file of settings, such as configs/experiment/rule110.yaml"
     if not keys:
         return " ".join(message.split())
     # A task is a class of several, whose arguments have a level of their own.
@@ -64,6 +66,8 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
         return "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
     if missing := re.search(r"the following arguments are required: (.*)", said):
         return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
+    if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", said):
+        return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
     if name := re.search(r"dot import path string: (.*)", said):
         return f"{key} must be the name of a class, got {name[1]}"
     got, kinds = re.search(r"(?:Given|Got) value: (.*)", said), dict.fromkeys(_EXPECTED.findall(said))
@@ -92,8 +96,8 @@ def unknown_option_sentence(name: str, options: Collection[str]) -> str:
 @contextmanager
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """Turns errors that a user can cause into SystemExit with `error: <sentence>` and exit code 1: bad values, files
-    that cannot be read or written, a loss that is not finite, and `others`. Any other error is a bug and keeps its
-    traceback. Within the block a warning takes one line."""
+    that cannot be read or written, a loss that is not finite, and `others`. Ctrl-C exits with 130. Any other error is a
+    bug and keeps its traceback. Within the block a warning takes one line."""
     written, warnings.formatwarning = warnings.formatwarning, lambda message, *rest: f"warning: {message}\n"
     try:
         yield
@@ -101,6 +105,8 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
         if type(error) is OSError and error.errno is None:
             raise
         sys.exit(f"error: {error_sentence(error)}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     finally:
         warnings.formatwarning = written
 
@@ -123,6 +129,8 @@ def error_sentence(error: Exception) -> str:
     """The message of an error, worded for a user."""
     if key := getattr(error, "full_key", None):  # of OmegaConf, whose keys begin with the command
         return f"--{key.partition('.')[2]} refers to what cannot be had: {str(error).splitlines()[0]}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file that is read must be text in UTF-8: {error}"
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
     if error.filename is None:

@@ -22,6 +22,8 @@ from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import MODEL_TYPE, check_streamable
 from lmsleep.runtime import Session
+from lmsleep.runtime.prompter import Prompter
+from lmsleep.runtime.tokens import to_rows
 from lmsleep.sleep import read_windows
 
 try:
@@ -66,6 +68,8 @@ class SleepCache(Cache):
     def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
         """Reads tokens (B, n): logits (B, n, V), or (B, 1, V) of each row's last one. Padding, where mask (B, n) is 0,
         is skipped, so that it does not shift the windows of a row; its logits are NaN."""
+        if last_only and not self.seen and mask is not None and not mask.any(1).all():
+            raise ValueError(f"attention_mask must leave every row a token, got rows of {mask.sum(1).tolist()}")
         self.seen += tokens.shape[1]
         if mask is None or mask.all():
             logits = self.session.feed(tokens, last_only=last_only)
@@ -83,6 +87,20 @@ class SleepCache(Cache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Selects the rows `beam_idx` (B,), for beam search."""
         self.session.reorder(beam_idx.tolist())
+
+    batch_select_indices = reorder_cache  # pyright: ignore[reportAssignmentType]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Goes on with every row several times."""
+        self.session.reorder([row for row in range(self.session.batch_size or 0) for _ in range(repeats)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises ValueError: a sleep cannot be undone. A copy, by `copy.deepcopy`, goes on from where it was made."""
+        raise ValueError(f"a cache that sleeps cannot lose {tokens_to_remove} tokens: take a copy.deepcopy before")
+
+    def reset(self) -> None:
+        """Forgets all."""
+        self.__init__(Session(self.session.model, self.session.n_passes, self.session.eviction))
 
 
 def padding_last(mask: Tensor) -> Tensor:
@@ -123,18 +141,22 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # `forward` makes its own
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError: transformers would change the embedding and not what else knows its size."""
+        raise ValueError(f"the vocabulary must stay of {self.config.vocab_size} tokens")
+
     def new_cache(self) -> SleepCache:
         """An empty cache."""
         return SleepCache(Session(self.model, self.config.n_passes, self.config.eviction))
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: SleepCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, n, V) of tokens (B, n).
@@ -144,28 +166,40 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values: the cache to continue from; it is changed in place.
             labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers.
             use_cache: return a cache; then there is no gradient.
-            logits_to_keep: number of last tokens whose logits are returned; 0: all.
+            logits_to_keep: number of last tokens, or places, whose logits are returned; 0: all, 1: each row's last.
+
+        Raises:
+            ValueError: if there are no tokens, as where embeddings are given, or an argument does not fit them.
         """
-        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
+        if input_ids is None:
+            raise ValueError("input_ids must be given, which alone can be read, got None")
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
+        if mask is not None and mask.shape != input_ids.shape:
+            allowed = f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)} or be wider"
+            raise ValueError(f"{allowed}, got {tuple(attention_mask.shape)}")  # pyright: ignore
+        last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
         if use_cache or past_key_values is not None:
             past_key_values = self.new_cache() if past_key_values is None else past_key_values
-            logits = past_key_values.read(input_ids, mask, last_only=logits_to_keep == 1)
+            own, kind = isinstance(past_key_values, SleepCache), type(past_key_values).__name__
+            require(own, "past_key_values must be of an earlier call or new_cache()", kind)
+            logits = past_key_values.read(input_ids, mask, last_only)
         else:
-            logits = self._read(input_ids, mask)
-        logits = logits[:, -logits_to_keep:]
+            to_rows(input_ids, None, None, self.model)  # checks them
+            logits = self._read(input_ids, mask, last_only)
+        logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
-    def _read(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def _read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
         """Algorithm 1 over whole rows, with gradient; padding is moved behind the tokens meanwhile."""
-        order = None if mask is None or mask.all() else padding_last(mask)
-        if order is not None and mask is not None:
-            tokens, mask = tokens.gather(1, order), mask.gather(1, order).bool()
         how = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
-        logits = read_windows(self.model, tokens, mask=None if order is None else mask, **how).logits
-        return logits if order is None else undo_order(logits, order)
+        if mask is None or mask.all():
+            return read_windows(self.model, tokens, **how).logits
+        order = padding_last(mask)
+        logits = read_windows(self.model, tokens.gather(1, order), mask=mask.gather(1, order), **how).logits
+        return logits[range(len(mask)), mask.sum(1) - 1][:, None] if last_only else undo_order(logits, order)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
@@ -179,8 +213,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: as `HybridLM.from_pretrained`, and for quantization or several devices.
         """
-        quantized = kwargs.get("quantization_config")
-        require(quantized is None, "quantization_config must be None", quantized)
+        for name in ("quantization_config", "load_in_8bit", "load_in_4bit"):
+            require(not kwargs.get(name), f"{name} must be None", kwargs.get(name))
         source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
         if not isinstance(config, SleepConfig):
@@ -189,6 +223,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         model = HybridLM.from_pretrained(folder, dtype_of(kwargs), device_of(kwargs.get("device_map")))
         whole = cls(config, model).eval()
         whole.config.dtype, whole.name_or_path, whole.folder = whole.dtype, str(source), folder
+        prompter = Prompter.from_folder(folder, config.trained or {}, model.embedding.num_embeddings)
+        if prompter and (stop := prompter.stop):
+            whole.generation_config.update(eos_token_id=list(stop), pad_token_id=stop[0])
         return whole
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -186,6 +186,15 @@ def test_the_middle_half_repeats_and_reaches_a_layer_with_fast_weights(pattern, 
     assert middle_loop(pattern) == loop
 
 
+def test_another_pattern_has_its_own_middle(tmp_path):
+    """Of five layers with one put in behind the last, where four and one behind each are the default."""
+    llama().save_pretrained(tmp_path)
+    assert load_pretrained(tmp_path, L).config.loop == (1, 5)
+    for pattern, loop in (("AAAAAj", (1, 6)), ("jAjAjAjAjA", (2, 8))):
+        assert load_pretrained(tmp_path, L, pattern=pattern).config.loop == loop
+    assert load_pretrained(tmp_path, L, pattern="AAAAAj", loop=(0, 6)).config.loop == (0, 6)
+
+
 def edited(folder, tmp_path, **changes):
     """A folder whose config.json differs; None takes a key out."""
     values = json.loads((folder / "config.json").read_text()) | changes

@@ -26,6 +26,7 @@ def folder(build, tmp_path, monkeypatch):
     model.save_pretrained("model", trained={"n_passes": 3, "task": task}, files=tokenizer_files("bytes"))
     (tmp_path / "one.txt").write_text(TEXT)
     (tmp_path / "two.txt").write_text(TEXT[::-1])
+    (tmp_path / "empty.txt").write_text("\n")
     return tmp_path / "model"
 
 
@@ -50,6 +51,13 @@ def test_one_question_prints_its_answer_alone(folder, capsys):
     # 47 tokens are seven windows and a rest, which is slept on too.
     for name in ("one.txt", "two.txt"):
         assert re.search(rf"{name} .* 100% 8 windows, 8 sleeps", said.err)
+
+
+def test_files_may_be_named_one_by_one(folder, capsys):
+    run("--read", "one.txt", "--read=two.txt", "--ask", "Which?")
+    said = capsys.readouterr()
+    assert said.out == answer(folder, "Which?", texts=(TEXT, TEXT[::-1])) + "\n"
+    assert "one.txt" in said.err and "two.txt" in said.err
 
 
 def test_a_memory_goes_on_from_what_was_read_and_keeps_no_question(folder, capsys):
@@ -80,6 +88,11 @@ def test_options_replace_those_of_the_training(folder, capsys):
         (["--n_passes=0"], "n_passes must be 1 or more"),
         (["--question=what?"], "question must have {question} in it, got 'what?'"),
         (["--memory=one.txt"], "path must be a saved memory"),
+        (["--read=one.txt", "--memory=no/where"], "memory must lie in a folder that exists, got 'no/where'"),
+        (["--read=one.txt", "--memory=model"], "memory must be a file, got 'model'"),
+        (["--read=model/model.safetensors"], "model/model.safetensors: 'utf-8' codec can't decode byte"),
+        (["--read=/dev/null"], "--read must name files, but there is none at '/dev/null'"),
+        (["--read=empty.txt"], "empty.txt: a document must have text in it, got '\\n'"),
         (["--tokenizer=gone"], "tokenizer must be a folder or a name"),
     ],
 )
@@ -144,6 +157,35 @@ def test_each_question_is_a_reading_of_its_own_where_it_comes_before_the_documen
         said.append(printable(session.ask("So:", 12).lstrip()))
     out, log, S = talk("Which?", "/fork", "/forget", "/back", "Where?")
     assert out == "\n".join([*said, ""]) and not S.any() and "one.txt: is read once its question is known" in log
+
+
+def test_a_sleep_within_an_answer_does_not_break_its_line(folder):
+    """In one terminal: the sleep before the answer is told before it, those within it behind."""
+    terminal, typed = Console(file=io.StringIO(), width=200), iter(["Which?", "/quit"])
+    Chat(Session.from_pretrained(folder), 12, {}, terminal, terminal).loop(lambda _: next(typed))
+    session = Session.from_pretrained(folder)
+    said = printable(session.ask("Which?", 12).lstrip())
+    lines = terminal.file.getvalue().splitlines()
+    assert said in lines and sum("slept on 6 tokens" in line for line in lines) == (len("Q: Which? A:") + 12 - 1) // 6
+
+
+def test_ctrl_c_within_a_reading_ends_that_alone(folder, talk, monkeypatch):
+    """Once at the prompt: what was read by then is kept. In a command: no traceback, and what a shell expects."""
+    feed, windows = Session.feed, iter(range(99))
+
+    def some(*args, **kwargs):
+        if next(windows) == 10:  # of one.txt all eight, of two.txt two
+            raise KeyboardInterrupt
+        return feed(*args, **kwargs)
+
+    monkeypatch.setattr(Session, "feed", some)
+    out, log, _ = talk("/read two.txt", "Which?")
+    assert "stopped; what was read by then is kept" in log
+    assert out == answer(folder, "Which?", texts=(TEXT, TEXT[:-13:-1])) + "\n"
+    windows = iter([10])
+    with pytest.raises(SystemExit) as ended:
+        run("--read=one.txt", "--ask=Which?")
+    assert ended.value.code == 130
 
 
 def test_forgetting_empties_S(folder, talk):

@@ -130,6 +130,11 @@ def test_tokenizers_of_both_libraries_read_the_same(speaker, wrap):
     assert torch.equal(by_name.feed([TEXT]), given.feed([tokens_of(TEXT)]))
 
 
+def test_a_tokenizer_of_transformers_names_what_ends_an_answer(speaker):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=open_tokenizer("bytes"), eos_token="e")
+    assert Session(speaker, tokenizer=tokenizer).speech.stop == (tokenizer.convert_tokens_to_ids("e"),)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -66,6 +66,9 @@ def test_a_session_before_its_first_token(build, tmp_path):
     Session(build(), n_passes=5).save(tmp_path / "memory")
     again = Session.load(tmp_path / "memory", build())
     assert (again.n_passes, again.batch_size) == (5, None)
+    for option in ({"n_passes": 2}, {"eviction": "hard"}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} must be left out with a memory, which goes on as"):
+            Session.load(tmp_path / "memory", build(), **option)
 
 
 @pytest.mark.parametrize(

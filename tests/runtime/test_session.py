@@ -1,5 +1,6 @@
 """Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -241,3 +242,27 @@ def test_bad_options_are_refused(build):
         Session(build(), eviction="soft")
     with pytest.raises(ValueError, match="copies must be 1 or more, got 0"), Session(build()).fork(0):
         pass
+    with pytest.raises(ValueError, match="model must be a HybridLM; from_pretrained reads a folder, got 'tuned'"):
+        Session("tuned")
+
+
+def test_rows_that_were_not_read_are_not_chosen(build, draw_tokens):
+    session = Session(build())
+    session.feed(draw_tokens(2, 9))
+    for rows in ([0, 2], [-1], []):
+        with pytest.raises(ValueError, match="rows must be some of the 2 that were read, got"):
+            session.reorder(rows)
+    assert session.batch_size == 2
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_copy_goes_on_apart(build, draw_tokens, static):
+    session, tokens = Session(build(), 3, "sliding", static=static), draw_tokens(1, 20)
+    wanted = Session(build(), 3, "sliding").feed(tokens)
+    for i in range(8):
+        session.feed(tokens[:, i])
+    twin = copy.deepcopy(session)
+    twin.feed(draw_tokens(1, 9, seed=1))
+    for one in (session, copy.deepcopy(session)):
+        got = torch.cat([one.feed(tokens[:, i]) for i in range(8, 20)], dim=1)
+        torch.testing.assert_close(got, wanted[:, 8:])

@@ -88,7 +88,7 @@ def test_two_processes_tune_as_one_and_leave_the_same_folder(runs, strategy):
     for name, value in weights.items():
         learned, again = value - before[name], tuned[name] - before[name]
         torch.testing.assert_close(again, learned, rtol=0, atol=2e-3 * float(learned.abs().max()), msg=name)
-    logged = (pd.read_csv(folder / "metrics.csv").filter(regex="test/(loss|rows)") for folder in (one, two))
+    logged = (pd.read_csv(folder / "version_0/metrics.csv").filter(regex="test/(loss|rows)") for folder in (one, two))
     tested, again = (table.iloc[-1] for table in logged)
     assert len(tested) >= 6
     pd.testing.assert_series_equal(again, tested, check_names=False, rtol=1e-5)

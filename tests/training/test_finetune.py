@@ -57,11 +57,14 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
         assert re.search(rf"\| {title} \| \d \| \d\.\d{{3}} \| {share:.3f} \| \d\.\d{{3}} \|", shown)
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert (trained["n_passes"], trained["steps"]) == (4, 3) and build_task(trained["task"]).train == str(data)
-    logged = pd.read_csv(out / "metrics.csv")
+    logged = pd.read_csv(out / "version_0/metrics.csv")
     assert {"lr/muon", "grad_norm", "tokens_per_second", "sleeps_per_row", "change_of_S/pass-4"} <= set(logged)
     model = HybridLM.from_pretrained(out)
     before = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     assert 0 < (model.embedding.weight - before).abs().max() < 1e-2  # three small steps from the pretrained weights
+    before = (out / "version_0/metrics.csv").read_bytes()
+    lmsleep(["test", f"--config={out}/config.yaml", f"--ckpt_path={out}/last.ckpt"])  # other lines, as the guide has it
+    assert (out / "version_0/metrics.csv").read_bytes() == before
     task = TextQA(str(data), tokenizer=str(out), window_size=L)
     session = Session(model, n_passes=4)
     session.feed(task.encode("The wren has 3 eggs. " * 9))
@@ -100,6 +103,8 @@ def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, dat
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 8 // 2
     logged = pd.read_csv(tmp_path / "metrics.csv")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 4 // 2
+    logged = pd.read_csv(tmp_path / "version_0/metrics.csv")
     assert {"lr/muon", "lr/adamw", "grad_norm", "tokens_per_second", "sleeps_per_row", "train/loss"} <= set(logged)
     assert {f"change_of_S/pass-{n}" for n in (2, 3, 4)} <= set(logged) and (logged["grad_norm"].dropna() > 0).all()
     assert {"val/exact-1", "val/loss-2", "test/exact-1", "test/loss-2"} <= set(logged)

@@ -16,6 +16,7 @@ def test_the_line_fits_and_says_batches_loss_and_answers(run, capsys, monkeypatc
     lines = [line for line in re.split(r"[\r\n]", out) if line.startswith("train ")]
     score = r"[\d.]+ \(val [\d.]+\)"
     assert re.match(rf"train 6/6 .*<00:00, loss={score}, exact={score}", lines[-1])
+    assert not any(line.startswith(f"train {n}/6") for line in lines for n in range(1, 6))  # a file is no terminal
     assert max(map(len, lines)) <= WIDTH and not re.search("v_num|Epoch|DataLoader", out)
 
 

@@ -15,7 +15,7 @@ from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
 from lmsleep.model.hybrid import INIT_FIELDS
-from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers
+from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers, middle_loop
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
@@ -43,13 +43,17 @@ def pretrained_config(source: str | Path) -> HybridConfig:
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
-    """The model of a checkpoint, in float32, with the given window; `changes` are fields of its `HybridConfig`.
+    """The model of a checkpoint, in float32, with the given window; `changes` are fields of its `HybridConfig`. With
+    another pattern, a sleep repeats the middle half of that, where it does of the checkpoint's.
 
     Raises:
         ValueError: as `pretrained_config` and `load_weights`.
     """
     folder = _folder(source)
-    model = replace(_family_and_config(folder)[1], window_size=window_size, **changes).build()
+    config = _family_and_config(folder)[1]
+    if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
+        changes = {"loop": middle_loop(changes["pattern"])} | changes
+    model = replace(config, window_size=window_size, **changes).build()
     load_weights(model, folder)
     return model
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lmsleep.atomic import check_writable
 from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder, require
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
@@ -97,6 +98,11 @@ def main(
     for file in read:
         if not file.is_file():
             raise ValueError(f"--read must name files, but there is none at {str(file)!r}")
+    if memory is not None:  # known before a long document is read
+        require(memory.absolute().parent.is_dir(), "memory must lie in a folder that exists", str(memory))
+        require(not memory.is_dir(), "memory must be a file", str(memory))
+        if read:
+            check_writable(memory.absolute().parent)
     if web:
         if find_spec("gradio") is None:
             raise ValueError('web needs gradio: pip install "lmsleep[web]"')

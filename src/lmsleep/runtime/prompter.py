@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import CONTEXT, QUESTION, parse_json, require, typed
+from lmsleep.hub import CONTEXT, QUESTION, naming_file, parse_json, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER, check_vocabulary, named_eos, open_tokenizer
 from lmsleep.tasks.text_qa import TextQA, rename_fields
 
@@ -45,15 +45,14 @@ class Prompter:
 
     @classmethod
     def of(cls, given: Any, vocab_size: int) -> "Prompter":
-        """From a tokenizer of `tokenizers` or transformers, a folder, file or name, or `bytes`; the latter also give
-        the token that ends an answer. Raises ValueError if there is no such tokenizer, or it has more tokens than the
+        """From a tokenizer of `tokenizers` or transformers, a folder, file or name, or `bytes`, which may also give the
+        token that ends an answer. Raises ValueError if there is no such tokenizer, or it has more tokens than the
         model."""
-        if isinstance(given, str | Path):
-            tokenizer = open_tokenizer(given)
-            end = tokenizer.token_to_id(named_eos(given) or "")
+        if not isinstance(given, cls):
+            named = isinstance(given, str | Path)
+            tokenizer = open_tokenizer(given) if named else getattr(given, "backend_tokenizer", given)
+            end = tokenizer.token_to_id(named_eos(given) or "") if named else getattr(given, "eos_token_id", None)
             given = cls(tokenizer, stop=() if end is None else (end,))
-        elif not isinstance(given, cls):
-            given = cls(getattr(given, "backend_tokenizer", given))
         if not hasattr(given.tokenizer, "token_to_id"):
             raise ValueError(f"tokenizer must be one of `tokenizers`, a folder or 'bytes', got {given.tokenizer!r:.99}")
         check_vocabulary(given.tokenizer, vocab_size)
@@ -120,11 +119,14 @@ class Prompter:
         return replace(self, before=()), text
 
     def open_file(self, file: Path) -> "tuple[Prompter, str | None]":
-        """For a file: as `alone`; or as `after`, and None, if it is a conversation: a .json and `role` is set."""
-        text = file.read_text(encoding="utf-8")
-        return (
-            (self.with_conversation(text), None) if self.role and file.suffix == ".json" else self.with_document(text)
-        )
+        """For a file: as `with_document`; or as `with_conversation`, and None, if it is a conversation: a .json and
+        `role` is set. Raises ValueError if it has no text."""
+        with naming_file(file):
+            text = file.read_text(encoding="utf-8")
+            require(text.strip(), "a document must have text in it", text)
+        if self.role and file.suffix == ".json":
+            return self.with_conversation(text), None
+        return self.with_document(text)
 
     def texts(self, document: str | None, question: str = "...") -> tuple[str, str]:
         """The texts of document and question as in a row of the training. `document` None: `before`; `question` matters

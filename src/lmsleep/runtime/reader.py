@@ -10,6 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from lmsleep.hub import require
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
@@ -40,6 +41,7 @@ class StreamReader:
     def __init__(
         self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
     ) -> None:
+        require(isinstance(model, torch.nn.Module), "model must be a HybridLM; from_pretrained reads a folder", model)
         check_n_passes(n_passes)
         check_eviction(eviction)
         self.model, self.n_passes = model, n_passes
@@ -94,7 +96,9 @@ class StreamReader:
 
     @locked
     def reorder(self, rows: Sequence[int]) -> None:
-        """Replaces the memory of row i by that of row `rows[i]`."""
+        """Replaces the memory of row i by that of row `rows[i]`. Raises ValueError if there is no such row."""
+        B = self.batch_size or 0
+        require(rows and 0 <= min(rows) <= max(rows) < B, f"rows must be some of the {B} that were read", rows)
         chosen = []
         for group in self.groups:
             places = [(new, group.rows.index(old)) for new, old in enumerate(rows) if old in group.rows]

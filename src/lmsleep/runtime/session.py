@@ -161,6 +161,13 @@ class Session(StreamReader):
             with self._lock:
                 self._decoder, branch._decoder = self._decoder or branch._decoder, None
 
+    def __deepcopy__(self, memo: Any) -> "Session":
+        """A session of its own that goes on from this memory; the model is the same."""
+        options = {"tokenizer": self.prompter, "callbacks": self.callbacks, "static": self.static}
+        copy = Session(self.model, self.n_passes, self.eviction, **options)
+        copy._groups = self.groups
+        return copy
+
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
@@ -170,7 +177,10 @@ class Session(StreamReader):
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
         """A session that continues from a saved memory, with its N and eviction; `options` as of the class. Raises
-        ValueError if the file cannot be read, is no saved memory, or was written by another model."""
+        ValueError if the file cannot be read, is no saved memory, or was written by another model, or `options` have
+        another N or eviction."""
+        for name in {"n_passes", "eviction"} & options.keys():
+            raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {options[name]!r}")
         n_passes, eviction, groups, before = load_memory(path, model)
         session = cls(model, n_passes, eviction, **options)
         if session.prompter and before:

@@ -22,7 +22,7 @@ HELP = """/read FILE   read another document
 /sleep       sleep on the window now
 /save FILE   keep the memory, for --memory FILE
 /stats       what was read and what is held
-/quit        or Ctrl-D; Ctrl-C ends an answer"""
+/quit        or Ctrl-D; Ctrl-C ends an answer or a reading"""
 
 
 @dataclass
@@ -118,8 +118,9 @@ class Chat:
 
         def show(event: SleepEvent) -> None:
             if event.done:
-                self.log.print(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
+                notes.append(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
 
+        notes: list[str] = []  # not within the line of an answer
         with ExitStack() as stack, suppress(KeyboardInterrupt):
             session, prompter = self.session, self.session.prompter
             if prompter and prompter.question_first:
@@ -130,9 +131,13 @@ class Chat:
             stack.enter_context(self.showing(show))
             pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
             begun = next((text for piece in pieces if (text := piece.lstrip())), "")  # without the space before it
+            while notes:
+                self.log.print(notes.pop(0))
             for piece in chain([begun], pieces):
                 self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
         self.out.print()
+        for note in notes:
+            self.log.print(note)
 
     def command(self, word: str, rest: str) -> None:
         """Runs a command that begins with a slash. Raises ValueError if it is unknown, or its file is missing."""
@@ -196,5 +201,7 @@ class Chat:
                     self.command(word, rest.strip())
                 elif line:
                     self.ask(line)
+            except KeyboardInterrupt:
+                self.log.print("\nstopped; what was read by then is kept")
             except (ValueError, OSError) as error:
                 self.log.print(f"error: {error_sentence(error)}", style="red", markup=False, highlight=False)

@@ -116,7 +116,7 @@ def fit_options(asked: Mapping[str, Any], folder: Path) -> list[str]:
     given |= {"checkpoint.dirpath": out, "trainer.default_root_dir": out}
     logger = "lightning.pytorch.loggers.CSVLogger"
     given |= {"trainer.logger": logger} | {
-        f"trainer.logger.init_args.{name}": value for name, value in (("save_dir", out), ("name", ""), ("version", ""))
+        f"trainer.logger.init_args.{name}": value for name, value in (("save_dir", out), ("name", ""))
     }
     if torch.cuda.is_available():
         given["trainer.precision"] = "bf16-mixed"

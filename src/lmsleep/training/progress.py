@@ -1,5 +1,6 @@
 """The progress bar of a run."""
 
+import sys
 from shutil import get_terminal_size
 from typing import Any
 
@@ -8,13 +9,17 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 WIDTH = 100
-REFRESH_RATE = 20  # steps between updates on CUDA, each of which reads the loss and so waits for the device
+# Steps between updates on CUDA, where each reads the loss and so waits for the device, and into a file.
+REFRESH_RATE = 20
 
 
 class RunProgressBar(TQDMProgressBar):
     """Batches, elapsed and remaining time, loss and exact answers in one line of at most 100 columns."""
 
     BAR_FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}"
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else REFRESH_RATE)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # pyright: ignore
         if pl_module.device.type == "cuda":
