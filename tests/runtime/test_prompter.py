@@ -132,7 +132,7 @@ def test_tokenizers_of_both_libraries_read_the_same(speaker, wrap):
 
 def test_a_tokenizer_of_transformers_names_what_ends_an_answer(speaker):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=open_tokenizer("bytes"), eos_token="e")
-    assert Session(speaker, tokenizer=tokenizer).speech.stop == (tokenizer.convert_tokens_to_ids("e"),)
+    assert Session(speaker, tokenizer=tokenizer).prompter.stop == (tokenizer.convert_tokens_to_ids("e"),)
 
 
 @pytest.mark.parametrize(

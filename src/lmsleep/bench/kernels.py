@@ -29,7 +29,7 @@ from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
-from lmsleep.training.plan import PlanCLI, plan
+from lmsleep.training.plan import PlanCLI, plan_run
 from lmsleep.training.quiet import quiet
 
 TOLERANCE = 0.1  # |x - definition| / |definition|, of outputs and gradients: bfloat16 gives 0.002 to 0.05
@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), one_sentence(MisconfigurationException):
-        cli = plan(KernelsCLI, [*args, "--device=meta"], __doc__, "lmsleep bench kernels")
+        cli = plan_run(KernelsCLI, [*args, "--device=meta"], __doc__, "lmsleep bench kernels")
         asked = cli.config
         with cli.folder:
             if asked.out:
