@@ -118,8 +118,8 @@ def colors(passes: Sequence[int]) -> dict[int, str]:
 
 def categories(n: int) -> list[dict[str, str]]:
     """Colour and dashes of n lines without an order."""
-    tones = [to_hex(color) for color in mpl.colormaps["tab10"].colors]
-    return [{"color": tones[i % 10], "linestyle": ("-", "--", ":")[i // 10 % 3]} for i in range(n)]
+    tones = mpl.colormaps["tab10"]
+    return [{"color": to_hex(tones(i % 10)), "linestyle": ("-", "--", ":")[i // 10 % 3]} for i in range(n)]
 
 
 def shades(n: int) -> list[str]:
