@@ -1,5 +1,7 @@
 """What several rooms need: a small model in float64, in which an error cannot hide behind rounding."""
 
+import gc
+import multiprocessing
 import os
 import sys
 
@@ -17,6 +19,19 @@ def pytest_collection():
     """Imports Lightning, slowly, before the tests, as its logger keeps the stderr of its import: not one that pytest
     closes after a test. (A process that only hands tests to others collects none.)"""
     import lightning  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def end_workers():
+    """Ends the processes of loaders that a test left in a reference cycle. Where the collector finds one, the queue
+    that would tell them to end is gone before the loader, which then waits five seconds for each."""
+    yield
+    if multiprocessing.active_children():
+        from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Workers
+
+        for found in gc.get_objects():
+            if type(found) is Workers:
+                found._shutdown_workers()
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,6 @@ def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):
         return {"run": "x", "variant": variant, "n_passes": n_passes, "ms_per_step": 1.0}
 
     monkeypatch.setattr("lmsleep.bench.train.measure", ends_at_2)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         main([*SMALL, "--passes=[1,2]", "--variants=[none]", f"--out={tmp_path / 'x.json'}"])
     assert [row["n_passes"] for row in json.loads((tmp_path / "x.json").read_text())["rows"]] == [1]

@@ -102,8 +102,6 @@ def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, dat
     args[args.index("--data.batch_size=4")] = "--data.batch_size=8"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 8 // 2
-    logged = pd.read_csv(tmp_path / "metrics.csv")
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 4 // 2
     logged = pd.read_csv(tmp_path / "version_0/metrics.csv")
     assert {"lr/muon", "lr/adamw", "grad_norm", "tokens_per_second", "sleeps_per_row", "train/loss"} <= set(logged)
     assert {f"change_of_S/pass-{n}" for n in (2, 3, 4)} <= set(logged) and (logged["grad_norm"].dropna() > 0).all()
