@@ -121,12 +121,12 @@ def test_missing_figures_are_said_to_be_missing(write_report):
 
 
 def test_a_verdict_on_an_arm_is_in_the_tables_of_its_figure(write_report, results):
-    arm = {"arm": "n1", "question": "What if nothing sleeps?", "against": "n4", "exact": 0.25}
+    arm = {"arm": "n1", "title": "no sleep", "question": "What if nothing sleeps?", "against": "n4", "exact": 0.25}
     arm |= {"value": -0.5, "low": -0.625, "high": -0.375, "n": 3, "verdict": "hurts"}
     (results / "probe.json").write_text(json.dumps({"verdicts": [arm]}))
     text = write_report("gpu")
     section = Page(text).section(text, "probe")
-    for cell in ("What if nothing sleeps?", "-50.0 (-62.5 to -37.5)", "3", "hurts"):
+    for cell in ("no sleep", "n4", "25.0 %", "-50.0 (-62.5 to -37.5)", "3", "hurts"):
         assert f"<td>{cell}</td>" in section
 
 
@@ -144,7 +144,7 @@ def test_what_every_figure_with_arms_gives_has_a_place_on_the_page(write_report,
         (results / f"{name}.json").write_text(json.dumps(draw(table, Path(), "gpu")[1]))
     text = write_report("gpu")
     section = {name: Page(text).section(text, name) for name in ("arms", "controls", "ablations")}
-    assert "What if nothing sleeps?" in section["controls"]
+    assert "no sleep, N = 1" in section["controls"]
     assert "no difference seen at this budget" in section["ablations"]
     assert "missing (no arms.json)" not in section["arms"]
 

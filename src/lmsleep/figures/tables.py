@@ -86,11 +86,17 @@ def controls_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
 
 
 def verdicts_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
-    """The comparison of each record, its difference with interval, and its verdict."""
+    """The comparison of each record, its difference with interval, and its verdict; of an arm its title, what it is
+    compared with and its accuracy."""
+    arms = "exact" in records[0]
     names = [key for key in records[0] if key not in ("value", "low", "high", "n", "verdict", "exact")]
-    rows = [[*(format_value(r[name]) for name in names), difference(r), str(r["n"]), r["verdict"]] for r in records]
-    header = [{"n_passes": "N"}.get(name, name) for name in names]
-    return Table(title, [*header, "points", "seeds", "verdict"], rows)
+    names = ["title", "against"] if arms else names
+    rows = []
+    for r in records:
+        right = [percent(r["exact"])] if arms else []
+        rows.append([*(format_value(r[name]) for name in names), *right, difference(r), str(r["n"]), r["verdict"]])
+    header = [{"n_passes": "N", "title": "arm"}.get(name, name) for name in names]
+    return Table(title, [*header, *(["right"] if arms else []), "points", "seeds", "verdict"], rows)
 
 
 def records_table(title: str, records: Sequence[dict[str, Any]]) -> Table:

@@ -126,7 +126,7 @@ def draw_verdicts(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, A
     ax.set_yticks(range(len(found)), [r["title"] + other for r, other in zip(found, others, strict=True)], fontsize=8)
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_title("difference to N = 4 in answers right", fontsize=10)
+    ax.set_title("difference to N = 4", fontsize=10)
     return found
 
 
