@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lmsleep.bench import kernels
-from lmsleep.bench.jobs import JOBS, Job, Subject, Way
+from lmsleep.bench.job import Job, Subject, Way
+from lmsleep.bench.jobs import JOBS
 from lmsleep.cli import main as lmsleep
 from lmsleep.model import HybridConfig
 

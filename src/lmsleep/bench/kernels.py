@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lmsleep.atomic import save_text
-from lmsleep.bench.jobs import JOBS, Job, Run, Subject, Way
+from lmsleep.bench.job import Job, Run, Subject, Way
+from lmsleep.bench.jobs import JOBS
 from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
 from lmsleep.errors import one_sentence
