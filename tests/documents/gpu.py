@@ -24,9 +24,10 @@ from lmsleep.figures.plots.text import OPERATIONS, STEPS
 from lmsleep.figures.stats import mean_difference
 from lmsleep.figures.words import percent
 
-FIGURES = {"fig3": "hops", "fig2b": "t"} | dict.fromkeys(("fig4a", "fig4b", "fig5"), "operations")
+FIGURES = {"fig3": "hops", "fig2b": "t"}
+GSM = ("fig4a", "fig4b", "fig5")
 SEEDS = (100, 101, 102)  # of the arms
-OWN = (r"torch 2\.\d+", r"95 % interval", r"88\.7 %")  # the last: pretraining, of which no table is kept
+OWN = (r"torch 2\.\d+", r"95 % interval")
 
 
 def documents(root: Path) -> list[Document]:
@@ -34,13 +35,15 @@ def documents(root: Path) -> list[Document]:
     folder = root / "results/gpu"
     if not (folder / "README.md").exists():
         return []
-    made = {name: unit for name, unit in FIGURES.items() if (folder / f"{name}.csv").exists()}
-    tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in made.items()}
+    tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in FIGURES.items()}
+    tables |= {name: by_operations(folder / f"{name}.csv") for name in GSM} | {"ways": ways(folder)}
     tables |= {"text": natural_text(folder / "text.json")} if (folder / "text.json").exists() else {}
     tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder / "fig2b_earlier.csv")}
     tables |= {name: arms(folder / f"{name}.json") for name in ("controls", "ablations")}
     tables |= {"fig2a": steps(folder / "fig2a.csv"), "depo": depo(folder), "probe": probe(folder / "probe.json")}
-    spans = [f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*made, "fig2a")]
+    spans = [
+        f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*FIGURES, *GSM, "fig2a")
+    ]
     return [Document("results/gpu/README.md", tables, (*spans, *said(folder)), OWN)]
 
 
@@ -60,7 +63,34 @@ def said(folder: Path) -> list[str]:
         f"from {100 * ends.min():.1f} to {percent(ends.max())}",
         f"right in {percent(mean(scores(folder / 'small.csv')).value)} of test rows",
         f"{percents([at[n] for n in (1, 2, 4, 8)])} with 1, 2, 4 and 8 passes at test",
+        f"{percent(at_the_end(folder / 'pretrained.csv').value.mean())} of answers right at its last validation",
     ]
+
+
+def ways(folder: Path) -> str:
+    """Figures 4a, 4b and 5: every run of N = 4, with S cut, and the models of N = 4 with other N at test."""
+    rows = []
+    for name in GSM:
+        csv = folder / f"{name}.csv"
+        four, cut = (scores(csv, metric, n_passes=4) for metric in ("test_exact", "cut_exact"))
+        others = [four if n == 4 else scores(csv, f"test_n{n}_exact", n_passes=4) for n in range(1, 7)]
+        by_seed = percents(list(four.groupby("seed").value.mean()))
+        rows.append([name.removeprefix("fig"), by_seed, *(percent(mean(part).value) for part in (cut, *others))])
+    header = ["figure", "N = 4, by seed", "with S cut", "1 pass at test", *(f"{n} passes" for n in range(2, 7))]
+    return markdown(header, rows)
+
+
+def by_operations(csv: Path) -> str:
+    """Means of each N by operations and over all, and how far N = 2 and N = 4 are above N = 1."""
+    part = scores(csv)
+    seeds = {n: part[part.n_passes == n].seed.nunique() for n in (1, 2, 4)}
+    rows = []
+    for level in (*sorted(part.slice.unique()), "all"):
+        near = part if level == "all" else part[part.slice == level]
+        shares = [percent(mean(near, n).value) for n in seeds]
+        rows.append([str(level), *shares, *(points(ahead(near, n)) for n in (2, 4))])
+    header = ["operations", *(f"N = {n}, {count} seeds" for n, count in seeds.items())]
+    return markdown([*header, *(f"N = {n} above N = 1, points, paired by seed" for n in (2, 4))], rows)
 
 
 def read_exact(folder: Path, arm: str, figure: str) -> float:

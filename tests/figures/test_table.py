@@ -28,9 +28,10 @@ def aggregated(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         config = {"model": {"model": {"pattern": "AG"}}, "data": {"seed": 0}, "sleep": {"n_passes": n_passes}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        (folder / "curve.csv").write_text(f"step,tokens,exact\n10,1000,0.{n_passes}\n")
+        (folder / "curve.csv").write_text(f"step,tokens,exact,count,rows-5\n10,1000,0.{n_passes},8,8\n")
         (folder / "run.json").write_text(json.dumps({"seconds": 1.0, "args": []} | record))
     scores = [("fig2b", "AG", n, 0, 5, 1000, "test_exact", 0.123456789) for n in (1, 2)]
+    scores += [("fig2b", "AG", n, 0, 5, 1000, f"{way}_count", 8) for n in (1, 2) for way in ("test", "cut", "test_n3")]
     pd.DataFrame(scores, columns=COLUMNS).to_csv(tmp_path / "scores.csv")
     out = tmp_path / "out" / "fig2b.csv"
     inputs = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv")]
@@ -41,9 +42,9 @@ def aggregated(tmp_path, monkeypatch):
 def test_curves_and_scores_of_the_grid_alone_are_in_one_sorted_table(aggregated):
     table = pd.read_csv(aggregated, dtype={"slice": str})
     assert list(table.columns) == COLUMNS
-    assert table.n_passes.tolist() == [1, 1, 2, 2]
-    assert table.metric.tolist() == ["test_exact", "val_exact"] * 2
-    assert table.value.tolist() == [0.123457, 0.1, 0.123457, 0.2]
+    assert table.n_passes.tolist() == [1, 1, 1, 2, 2, 2]
+    assert table.metric.tolist() == ["test_count", "test_exact", "val_exact"] * 2  # sizes of the test alone
+    assert table.value.tolist() == [8, 0.123457, 0.1, 8, 0.123457, 0.2]
 
 
 def test_the_runs_say_what_they_were_made_with(aggregated):

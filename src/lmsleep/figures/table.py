@@ -22,6 +22,8 @@ from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
 from lmsleep.hub import naming_file, read_object, require
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
+# Counts of answers and rows that a table with test scores does without: test_count and test_rows say the same.
+SIZES = r"(val|cut|settle_[^_]+|test_n\d+)_(\w+_)?(count|rows)"
 
 
 def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None:
@@ -39,6 +41,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     table["slice"] = table["slice"].astype(str)
     if table[table["slice"] != "all"].duplicated(ORDER).any():
         raise ValueError(f"runs in {str(runs)!r} must differ in model, N, slice or seed, got two that do not")
+    table = table[~table.metric.str.fullmatch(SIZES)] if scores else table
     made_with = provenance(folders)
     save_csv(out, table.sort_values(ORDER), float_format="%.6g")
     save_json(out.with_suffix(".meta.json"), made_with)
