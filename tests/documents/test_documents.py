@@ -201,4 +201,6 @@ def test_how_numbers_are_written():
     assert points(Estimate(0.1234, -0.0449, 0.3, 5)) == "+12.3 (-4.5 to +30.0)"
     assert points(Estimate(-0.02, np.nan, np.nan, 1)) == "-2.0"
     assert (signed(0.0004), signed(-0.0004), signed(0.0006)) == ("0.0", "0.0", "+0.1")
+    assert points(Estimate(0.263, 0.0003, 0.526, 6)) == "+26.3 (+0.03 to +52.6)"  # on which side of zero it lies shows
+    assert points(Estimate(0.0, -0.00004, 0.0, 6)) == "0.0 (-0.004 to 0.0)"
     assert (millions(138_240_000), millions(40_140_800, 1)) == ("138 M", "40.1 M")
