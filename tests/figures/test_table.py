@@ -29,7 +29,7 @@ def aggregated(tmp_path, monkeypatch):
         config = {"model": {"model": {"pattern": "AG"}}, "data": {"seed": 0}, "sleep": {"n_passes": n_passes}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         (folder / "curve.csv").write_text(f"step,tokens,exact\n10,1000,0.{n_passes}\n")
-        (folder / "run.json").write_text(json.dumps({"seconds": 1.0, "args": []} | record))
+        (folder / "run.json").write_text(json.dumps({"seconds": 1.4, "args": []} | record))
     scores = [("fig2b", "AG", n, 0, 5, 1000, "test_exact", 0.123456789) for n in (1, 2)]
     pd.DataFrame(scores, columns=COLUMNS).to_csv(tmp_path / "scores.csv")
     out = tmp_path / "out" / "fig2b.csv"
@@ -49,6 +49,7 @@ def test_curves_and_scores_of_the_grid_alone_are_in_one_sorted_table(aggregated)
 def test_the_runs_say_what_they_were_made_with(aggregated):
     assert json.loads(aggregated.with_suffix(".meta.json").read_text()) == {
         "runs": 2,
+        "seconds": 3,
         "hardware": ["GPU", "x86_64 CPU, 2 cores"],
         "torch": ["2.13.0"],
         "commit": ["abc"],
