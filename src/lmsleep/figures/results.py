@@ -15,9 +15,9 @@ from lmsleep.hub import naming_file, read_object, require
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
-TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
-TONE |= {HELPS: "good", COSTS: "", HARMS: "bad"}
-WRITTEN = tuple(TONE)[:3]  # verdicts written by hand at paper scale
+TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
+WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
+TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", HELPS: "good", COSTS: "", HARMS: "bad"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Caption:
     borrows: bool = False
     by_hand: bool = False
     scales: tuple[str, ...] = ("smoke", "mini", "gpu", "paper")
+
+    @property
+    def short(self) -> str:
+        """What stands before the colon of its title: Figure 2b."""
+        return self.title.partition(":")[0]
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
