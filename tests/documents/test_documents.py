@@ -86,6 +86,20 @@ def test_the_readme_s_figure_is_told_as_its_test_rows_say():
     assert stats.ttest_1samp(apart, 0).pvalue < 0.05 and "[same direction](results/gpu/README.md); t = 12" in page
 
 
+@pytest.mark.parametrize("arm", ["steps4", "deep16", "embed", "reset"])
+def test_an_arm_against_all_runs_with_n_4_is_welch_s_test_of_the_two(arm):
+    ours, ten = (
+        [float(r["value"]) for r in rows(f"results/gpu/{name}.csv", metric="test_exact", slice="12", **where)]
+        for name, where in (("arms", {"model": arm}), ("fig2b", {"n_passes": "4"}))
+    )
+    found = stats.ttest_ind(ours, ten, equal_var=False)
+    low, high = (100 * end for end in found.confidence_interval(0.95))
+    apart = f"{100 * (np.mean(ours) - np.mean(ten)):+.1f} ({low:+.1f} to {high:+.1f})"
+    p = "below 0.001" if 20 * found.pvalue < 0.001 else f"{min(1, 20 * found.pvalue):.1g}"
+    page = (ROOT / "results/gpu/README.md").read_text()
+    assert f"| `{arm}` | {100 * np.mean(ours):.1f} % | {apart} | {p} |" in page
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
