@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from tests.documents import rule110
 from tests.documents.document import Document
+from tests.documents.gpu import before
 from tests.documents.paper import BY_WINDOWS, PARALLEL, depo_csv, fig6_speeds, one_hop_begins, one_sequence
 from tests.documents.readme import cost, latency, pauses, slowdown, step_times, token_range, whole_runs
 from tests.documents.seeds import CHOSEN_ON
@@ -14,6 +15,7 @@ from tests.documents.sources import (
     ahead,
     answers,
     at_the_end,
+    average_runs,
     count_runs,
     depo_runs,
     ends,
@@ -69,11 +71,22 @@ def of_scale(root: Path, figure: str) -> dict[str, pd.DataFrame]:
 
 
 def across(scale: str, level: str, part: pd.DataFrame) -> list[str]:
-    """A row: means by N, and how far N = 2 and 4 are above N = 1, paired by seed."""
+    """A row: means by N, and how far N = 2 and 4 are above N = 1, paired by seed; nothing of an N that is not there."""
     there, seeds = passes(part), part.seed.nunique()
     means = [percent(mean(part, n).value) if n in there else "" for n in (1, 2, 3, 4)]
-    count = f"{seeds} ({count_runs(part)} runs)" if "again" in part else str(seeds)
-    return [scale, level, count, *means, *(points(ahead(part, n)) for n in (2, 4))]
+    return [scale, level, str(seeds), *means, *(points(ahead(part, n)) if n in there else "" for n in (2, 4))]
+
+
+def together(scale: str, level: str, *sets: pd.DataFrame) -> list[str]:
+    """The row of several sets of runs with the same seeds: a seed's runs are averaged first. Values of N that not every
+    set has are left out, since averages of more and of fewer runs are no pair."""
+    common = set.intersection(*(set(passes(part)) for part in sets))
+    runs = pd.concat(sets)
+    runs = runs[runs.n_passes.isin(common)]
+    counts = sorted({str(count) for count in runs.groupby("n_passes").size()})
+    row = across(scale, f"{level}, with earlier runs", average_runs(runs))
+    row[2] += f" ({' to '.join(counts)} runs)"
+    return row
 
 
 def fig2a(root: Path) -> str:
@@ -89,24 +102,31 @@ def fig2a(root: Path) -> str:
 
 def fig2b(root: Path) -> str:
     """Accuracy against N, at several numbers of steps."""
-    folder = root / "results/paper"
-    six, both = rule110.both_t12(folder)
-    first = rule110.first_set(folder, rule110.END_T12)
-    rows = [across(scale, f"t = {part.slice.iloc[0]}", part) for scale, part in of_scale(root, "fig2b").items()]
-    rows.insert(-1, across("paper", "t = 12", six))
-    again = f"{both.seed.nunique()} ({six.seed.nunique() + first.seed.nunique()} runs)"
-    pooled = ["paper", "t = 12, three seeds twice", again, *[""] * 4, points(ahead(both, 2)), ""]
-    rows.insert(-1, pooled)
-    return markdown(ACROSS, rows)
+    folder, gpu = root / "results/paper", root / "results/gpu"
+    mini, fresh, long = of_scale(root, "fig2b").values()
+    six = rule110.both_t12(folder)[0]
+    return markdown(
+        ACROSS,
+        [
+            across("mini", "t = 4", mini),
+            together("mini", "t = 4", mini, scores(root / "results/seeds/fig2b_earlier.csv")),
+            across("gpu", "t = 12", fresh),
+            together("gpu", "t = 12", at_the_end(gpu / "fig2b.csv"), before(gpu)),
+            across("paper", "t = 12", six),
+            together("paper", "t = 12", six, rule110.first_set(folder, rule110.END_T12)),
+            across("paper", "t = 32", long),
+        ],
+    )
 
 
 def fig3(root: Path) -> str:
     """Accuracy against N, at each number of hops; paper's sizes have seen too little."""
-    rows = [
-        across(scale, f"{k} hop{'s' if k > 1 else ''}", part[part.slice == k])
-        for scale, part in of_scale(root, "fig3").items()
-        for k in sorted(map(int, part.slice.unique()))
-    ]
+    rows = []
+    for scale, part in of_scale(root, "fig3").items():
+        for k in sorted(map(int, part.slice.unique())):
+            near, hops = part[part.slice == k], f"{k} hop{'s' if k > 1 else ''}"
+            rows.append(across(scale, hops, near[near.again == 0] if scale == "mini" else near))
+            rows += [together(scale, hops, near)] if scale == "mini" else []
     return markdown(ACROSS, rows)
 
 
