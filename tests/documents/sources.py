@@ -79,7 +79,7 @@ def paired_p(values: pd.Series, base: pd.Series) -> float:
 
 def average_runs(part: pd.DataFrame) -> pd.DataFrame:
     """One score for each slice, N and seed: the mean over the runs of a seed."""
-    return part.groupby(["slice", "n_passes", "seed"], as_index=False).value.mean()
+    return part.groupby(["slice", "n_passes", "seed"])[["value"]].mean().reset_index()
 
 
 def passes(part: pd.DataFrame) -> list[int]:

@@ -112,5 +112,5 @@ def test_a_figure_without_a_run_at_paper_scale_is_said_to_have_none(results, wri
 
 def test_an_unknown_verdict_is_refused(results):
     (results / "verdicts.yaml").write_text("fig2b: {verdict: great, sentence: ''}\n")
-    with pytest.raises(ValueError, match="verdict of fig2b must be one of agrees, .*, not run, .*, got 'great'"):
+    with pytest.raises(ValueError, match=r"verdict of fig2b must be one of agrees, .*, not run, .*, got 'great'"):
         load(results, "paper")
