@@ -37,11 +37,6 @@ class Caption:
     by_hand: bool = False
     scales: tuple[str, ...] = ("smoke", "mini", "gpu", "paper")
 
-    @property
-    def short(self) -> str:
-        """What stands before the colon of its title: Figure 2b."""
-        return self.title.partition(":")[0]
-
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
         if self.level == "t":
