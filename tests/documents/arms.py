@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from tests.documents.sources import markdown, mean, paired_p, percents, points, scores, welch
+from tests.documents.sources import in_words, markdown, mean, paired_p, percents, points, scores, welch
 
 from lmsleep.figures import words
 from lmsleep.figures.stats import mean_difference
@@ -94,6 +94,7 @@ def rule_110_sentences(folder: Path) -> tuple[str, ...]:
     }
     more = [Windows(length, 24, (False,) * 4 + (True,)).token_passes(4) / length for length in (100, 120)]
     return (
+        f"{in_words(len(again))} seeds so far ({again.index.min()} to {again.index.max()})",
         f"of the {asked} questions of this task",
         f"p = {steps4:.3f}, and {asked} times that is {asked * steps4:.2f}",
         f"{sum(p < 0.05 for p in corrected)} of {len(corrected)} stand among {asked} questions",

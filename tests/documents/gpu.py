@@ -13,6 +13,7 @@ from tests.documents.sources import (
     average_runs,
     each,
     ends,
+    in_words,
     listed,
     markdown,
     mean,
@@ -58,7 +59,9 @@ def sentences(folder: Path) -> tuple[str, ...]:
     tuned = sorted(read(folder / "fig3_rates.csv").exact)
     seconds = sum(json.loads(path.read_text())["seconds"] for path in folder.glob("*.meta.json"))
     above = [points(ahead(pooled, n)) for n in (2, 3, 4)]
+    unslept = scores(folder / "fig2a.csv")
     return (
+        f"Rule 110 without sleep, {in_words(unslept.seed.nunique())} of ten seeds",
         f"they took {seconds / 3600:.1f} hours",
         f"N = 4 is {points(ahead(rule, 4, 2))} points above N = 2 and {points(ahead(rule, 4, 3))} above N = 3",
         f"With all {len(now) + len(then)} runs, a seed's averaged first, N = 2, 3 and 4 are {listed(above)} points "

@@ -226,8 +226,8 @@ def speed_sentences(root: Path) -> tuple[str, ...]:
     return (
         f"{cost(paper)} slower than a parallel sliding window at most, in one measurement, the fastest of two steps",
         f"with one sequence {percent(alone, 0)} slower. N = 4 is {slowdown(paper)} times slower than N = 1",
-        f"by windows of {windows[0]} to {windows[-1]} tokens {100 * min(slower):.0f} to {percent(max(slower), 0)} slower, "
-        f"most with the smallest, and N = 4 {times:.1f} times with the largest",
+        f"by windows of {windows[0]} to {windows[-1]} tokens {100 * min(slower):.0f} to {percent(max(slower), 0)} "
+        f"slower, most with the smallest, and N = 4 {times:.1f} times with the largest",
         f"takes {token_range(paper)} ms a token on an H100",
         f"{percent(1 - far['100'] / far['10'], 0)} faster",
         f"a sleep over 1,024 tokens takes {pauses(paper)} ms for N = 2 to 6",

@@ -9,7 +9,7 @@ import pandas as pd
 from tests.documents import rule110
 from tests.documents.document import Document
 from tests.documents.paper import BY_WINDOWS, depo_csv, fig6_speeds, one_sequence
-from tests.documents.sources import ahead, at_the_end, listed, markdown, mean, passes, percents, read, scores
+from tests.documents.sources import ahead, at_the_end, in_words, listed, markdown, mean, passes, percents, read, scores
 
 from lmsleep.figures.results import CAPTIONS, direction, load_figure, paper_values, read_verdicts
 from lmsleep.figures.words import percent
@@ -38,11 +38,12 @@ def documents(root: Path) -> list[Document]:
     alone, *asleep = (mean(shown, n).value for n in passes(shown))
     found = json.loads((root / "results/gpu/controls.json").read_text())["verdicts"]
     arm = {r["arm"]: r["exact"] for r in found if r["figure"] == "arms"}
+    most = max(r["n"] for r in found if r["arm"] in ("steps4", "deep16"))
     said = (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed([str(n) for n in passes(shown)[1:]])} in {percents(asleep)}",
-        f"N = 1 has {percent(arm['steps4'])} after four times the steps, {percent(arm['deep16'])} with four times the "
-        "blocks (undecided)",
+        f"At equal operations, {in_words(most)} seeds, N = 1 has {percent(arm['steps4'])} after four times the steps, "
+        f"{percent(arm['deep16'])} with four times the blocks (undecided)",
         f"a narrower N = 4 has {percent(mean(scores(root / 'results/gpu/small.csv')).value)}",
         whole_runs(root),
     )

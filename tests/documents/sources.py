@@ -113,6 +113,11 @@ def points(estimate: Estimate) -> str:
     return words.points(estimate.value, estimate.low, estimate.high)
 
 
+def in_words(count: int) -> str:
+    """3 -> three."""
+    return ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[count]
+
+
 def listed(words: list[str]) -> str:
     """a, b and c."""
     return " and ".join(", ".join(words).rsplit(", ", 1))
