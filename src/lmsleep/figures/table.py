@@ -5,7 +5,7 @@ python -m lmsleep.figures.table --figure fig2b --runs runs/mini/fig2b --scores r
 
 Beside <out> it writes <figure>.meta.json, which changes only when a run is trained again:
 {"runs": 9, "seconds": 312, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
-where `seconds` is the time of all runs together, validations and compilation included.
+where `seconds` is the time of all runs together, with validations and compilation; a resumed run counts its last part.
 Without --scores it takes all runs in --runs, finished or not, and ignores the grid of params.yaml.
 """
 
