@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from tests.documents import arms
 from tests.documents.document import Document
 from tests.documents.sources import (
     ahead,
     at_the_end,
+    average_runs,
+    each,
     ends,
+    in_words,
+    listed,
     markdown,
     mean,
     millions,
@@ -19,15 +25,15 @@ from tests.documents.sources import (
     scores,
 )
 
-from lmsleep.figures import words
 from lmsleep.figures.plots.text import OPERATIONS, STEPS
 from lmsleep.figures.stats import mean_difference
 from lmsleep.figures.words import percent
 
 FIGURES = {"fig3": "hops", "fig2b": "t"}
 GSM = ("fig4a", "fig4b", "fig5")
-SEEDS = (100, 101, 102)  # of the arms
-OWN = (r"torch 2\.\d+", r"95 % interval")
+LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not
+SINGLE = 5  # seeds, up to which a table has every run's score
+OWN = (r"torch 2\.\d+", r"95 % (?:t )?interval", r"4\.0 times the operations")
 
 
 def documents(root: Path) -> list[Document]:
@@ -38,33 +44,37 @@ def documents(root: Path) -> list[Document]:
     tables = {name: scored(folder / f"{name}.csv", unit) for name, unit in FIGURES.items()}
     tables |= {name: by_operations(folder / f"{name}.csv") for name in GSM} | {"ways": ways(folder)}
     tables |= {"text": natural_text(folder / "text.json")} if (folder / "text.json").exists() else {}
-    tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder / "fig2b_earlier.csv")}
-    tables |= {name: arms(folder / f"{name}.json") for name in ("controls", "ablations")}
-    tables |= {"fig2a": steps(folder / "fig2a.csv"), "depo": depo(folder), "probe": probe(folder / "probe.json")}
-    spans = [
-        f"{millions(read(folder / f'{name}.csv').tokens.max(), 1)} tokens a run" for name in (*FIGURES, *GSM, "fig2a")
-    ]
-    return [Document("results/gpu/README.md", tables, (*spans, *said(folder)), OWN)]
+    tables |= {"rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder)}
+    tables |= {"fig2a": steps(folder / "fig2a.csv"), **arms.tables(folder)}
+    trained = (read(folder / f"{name}.csv").tokens.max() for name in (*FIGURES, *GSM, "fig2a"))
+    spans = [f"{millions(tokens, 1)} tokens a run" for tokens in trained]
+    return [Document("results/gpu/README.md", tables, (*spans, *sentences(folder), *arms.sentences(folder)), OWN)]
 
 
-def said(folder: Path) -> list[str]:
-    """What the sentences between the tables say of single scores."""
-    first, again = (scores(folder / f"{name}.csv") for name in ("fig2b", "arms"))
-    fours = [part[part.seed.isin(SEEDS) & (part.n_passes == 4)] for part in (first, again[again.model == "n4"])]
-    ends = fours[1].groupby("seed").value.mean()
-    at = {
-        r["passes"]: r["exact"]
-        for r in json.loads((folder / "ablations.json").read_text())["arms_at_test"]
-        if r["arm"] == "drawn" and not r["threshold"]
-    }
-    return [
-        f"{percent(mean(fours[0]).value)} in figure 2b's runs of these seeds, {percent(mean(fours[1]).value)} in those "
-        "here",
-        f"from {100 * ends.min():.1f} to {percent(ends.max())}",
-        f"right in {percent(mean(scores(folder / 'small.csv')).value)} of test rows",
-        f"{percents([at[n] for n in (1, 2, 4, 8)])} with 1, 2, 4 and 8 passes at test",
+def sentences(folder: Path) -> tuple[str, ...]:
+    """What the page says of figures 2b and 3."""
+    rule, now, then = (scores(folder / "fig2b.csv"), at_the_end(folder / "fig2b.csv"), before(folder))
+    pooled = average_runs(pd.concat([now, then]))
+    hops = scores(folder / "fig3.csv")
+    far = hops[hops.slice == hops.slice.max()]
+    over = [str((far[far.n_passes == n].value > LINE).sum()) for n in (1, 2, 4)]
+    alone = hops[hops.n_passes == 1].groupby("seed").value.mean()
+    tuned = sorted(read(folder / "fig3_rates.csv").exact)
+    seconds = sum(json.loads(path.read_text())["seconds"] for path in folder.glob("*.meta.json"))
+    above = [points(ahead(pooled, n)) for n in (2, 3, 4)]
+    unslept = scores(folder / "fig2a.csv")
+    return (
+        f"Rule 110 without sleep, {in_words(unslept.seed.nunique())} of ten seeds",
+        f"they took {seconds / 3600:.1f} hours",
+        f"N = 4 is {points(ahead(rule, 4, 2))} points above N = 2 and {points(ahead(rule, 4, 3))} above N = 3",
+        f"With all {len(now) + len(then)} runs, a seed's averaged first, N = 2, 3 and 4 are {listed(above)} points "
+        "above N = 1",
+        f"N = 4 is {points(ahead(hops, 4))} points above N = 1 over all hops, N = 2 {points(ahead(hops, 2))}",
+        f"above {percent(LINE, 0)} right there are {listed(over)} of {far.seed.nunique()} runs with N = 1, 2 and 4",
+        f"have a standard deviation of {100 * alone.std():.1f} points over all hops",
+        f"ahead by {100 * (tuned[-1] - tuned[-2]):.1f} points",
         f"{percent(at_the_end(folder / 'pretrained.csv').value.mean())} of answers right at its last validation",
-    ]
+    )
 
 
 def ways(folder: Path) -> str:
@@ -93,9 +103,10 @@ def by_operations(csv: Path) -> str:
     return markdown([*header, *(f"N = {n} above N = 1, points, paired by seed" for n in (2, 4))], rows)
 
 
-def read_exact(folder: Path, arm: str, figure: str) -> float:
-    """The mean of an arm over seeds and slices."""
-    return json.loads((folder / f"{figure}.json").read_text())["exact"][arm]
+def before(folder: Path) -> pd.DataFrame:
+    """The last validations of figure 2b's runs of earlier commits."""
+    then = read(folder / "fig2b_earlier.csv").rename(columns={"exact": "value"})
+    return then.assign(slice=int(at_the_end(folder / "fig2b.csv").slice.iloc[0]))
 
 
 def steps(csv: Path) -> str:
@@ -114,62 +125,19 @@ def steps(csv: Path) -> str:
     return markdown(["t", "right, mean over seeds", "95 % interval", f"points from t = {wide.columns[0]}"], rows)
 
 
-def depo(folder: Path) -> str:
-    """The controls on Depo: over all hops, and at 8."""
-    found = json.loads((folder / "controls.json").read_text())["verdicts"]
-    part = scores(folder / "arms_depo.csv")
-    eight = part[part.slice == 8].groupby("model").value.mean()
-    rows = [["N = 4 (`n4`)", percent(read_exact(folder, "n4", "arms_depo")), percent(eight["n4"]), "", ""]]
-    rows += [
-        [
-            r["question"].removesuffix(" (Depo)"),
-            percent(r["exact"]),
-            percent(eight[r["arm"]]),
-            words.points(r["value"], r["low"], r["high"]),
-            r["verdict"],
-        ]
-        for r in found
-        if r["figure"] == "arms_depo"
-    ]
-    return markdown(["question", "right", "at 8 hops", "points above N = 4, paired by seed", "verdict"], rows)
-
-
-def probe(figure: Path) -> str:
-    """What is read in S after the wake pass and after pass 4, by N of the training."""
-    found = json.loads(figure.read_text())
-    at = {(r["figure"], r["n_passes"], r["read"], r["pass"]): r["value"] for r in found["probe"]}
-    rows = []
-    for r in found["verdicts"]:
-        key, trained = (
-            (r["figure"], r["n_passes"], r["read"]),
-            f"N = {r['n_passes']}" if r["n_passes"] else "first weights",
-        )
-        task, what = {"fig2b": "Rule 110", "fig3": "Depo"}[r["figure"]], r["read"].replace("_", " ")
-        apart = words.points(r["value"], r["low"], r["high"])
-        rows.append([task, trained, what, percent(at[*key, 1]), percent(at[*key, r["passes"]]), apart, r["verdict"]])
-    header = [
-        "task",
-        "trained with",
-        "read",
-        "after pass 1",
-        "after pass 4",
-        "points apart, paired by seed",
-        "more passes",
-    ]
-    return markdown(header, rows)
-
-
 def scored(csv: Path, unit: str) -> str:
     """Means with intervals, and differences, by slice and N."""
     part, rows = scores(csv), []
+    few = part.seed.nunique() <= SINGLE
     for level in sorted(part.slice.unique()):
         near = part[part.slice == level]
         for n in passes(near):
             whole = mean(near, n)
             apart = points(ahead(near, n)) if n > 1 else ""
-            rows.append([str(level), str(n), percent(whole.value), ends(whole), apart])
-    header = [unit, "N", "right, mean over seeds", "95 % interval", "points above N = 1, paired by seed"]
-    return markdown(header, rows)
+            single = [each(near[near.n_passes == n].sort_values("seed").value)] if few else []
+            rows.append([str(level), str(n), percent(whole.value), *single, ends(whole), apart])
+    header = [unit, "N", "right, mean over seeds", *(["each seed"] if few else []), "95 % interval"]
+    return markdown([*header, "points above N = 1, paired by seed"], rows)
 
 
 def natural_text(figure: Path) -> str:
@@ -200,24 +168,14 @@ def rates(csv: Path) -> str:
     return markdown(header, [[f"{x:.0e}".replace("e-0", "e-") if isinstance(x, float) else x for x in r] for r in rows])
 
 
-def earlier(csv: Path) -> str:
-    """The last validation of the runs of earlier commits, by commit, N and seed, and how far those of now are above."""
-    then, now = read(csv), at_the_end(csv.parent / "fig2b.csv").set_index(["n_passes", "seed"]).value
-    seeds, rows = sorted(then.seed.unique()), []
-    for (commit, n), part in then.groupby(["commit", "n_passes"], sort=False):
-        exact = part.set_index("seed").exact
-        apart = mean_difference(now[n].reindex(exact.index) - exact)
-        rows.append([commit, str(n), *(percent(exact[s]) if s in exact else "" for s in seeds), points(apart)])
-    return markdown(["commit", "N", *(f"seed {s}" for s in seeds), "now above that, paired by seed"], rows)
-
-
-def arms(figure: Path) -> str:
-    """Each arm beside the one that it is compared with."""
-    found, whole = (json.loads(path.read_text()) for path in (figure, figure.with_name("arms.json")))
-    rows = [["N = 4 (`n4`)", "", percent(whole["exact"]["n4"]), "", ""]]
-    rows += [
-        [r["question"], r["against"], percent(r["exact"]), words.points(r["value"], r["low"], r["high"]), r["verdict"]]
-        for r in found["verdicts"]
-        if r.get("figure", "arms") == "arms"
-    ]
-    return markdown(["question", "against", "right", "points apart, paired by seed", "verdict"], rows)
+def earlier(folder: Path) -> str:
+    """How far the runs of now are above those of the same seeds at each earlier commit, by N."""
+    then, now = before(folder), at_the_end(folder / "fig2b.csv").set_index(["n_passes", "seed"]).value
+    rows = []
+    for commit, runs in then.groupby("commit", sort=False):
+        apart = []
+        for n, part in runs.groupby("n_passes"):
+            old = part.set_index("seed").value
+            apart.append(points(mean_difference(now[n].reindex(old.index) - old)))
+        rows.append([str(commit), str(len(runs)), *apart])
+    return markdown(["commit", "runs", *(f"N = {n}" for n in passes(then))], rows)

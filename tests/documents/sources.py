@@ -4,10 +4,12 @@ import math
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.stats import t, ttest_rel
 
 from lmsleep.figures import words
-from lmsleep.figures.stats import Estimate, mean_share, paired_differences
+from lmsleep.figures.stats import LEVEL, Estimate, mean_share, paired_differences
 
 DEPO_HOPS = 2  # where mini Depo's curves part; chosen after the runs, and the pages print all hops
 
@@ -29,8 +31,7 @@ def scores(path: Path, metric: str = "test_exact", tokens: int | None = None, **
 
 def depo_runs(root: Path) -> pd.DataFrame:
     """Test scores of mini Depo: every seed of results/seeds, and most of them once more at an earlier commit, where
-    another order of sums made them other runs. Column `again` tells them apart; a mean over seeds takes a seed's runs
-    together."""
+    another order of sums made them other runs, which column `again` tells apart."""
     now, earlier = (scores(root / f"results/seeds/{name}.csv") for name in ("fig3", "fig3_earlier"))
     return pd.concat([now.assign(again=0), earlier.assign(again=1)])
 
@@ -50,7 +51,7 @@ def mean(part: pd.DataFrame, n: int | None = None, level: int | None = None) -> 
     """Mean share over seeds, of one N and slice if given; over several slices, of their means."""
     part = part if n is None else part[part.n_passes == n]
     part = part if level is None else part[part.slice == level]
-    return mean_share(part.groupby("seed").value.mean())
+    return mean_share(part.groupby("seed").value.mean())  # a seed's runs are averaged first
 
 
 def ahead(part: pd.DataFrame, n: int, base: int = 1) -> Estimate:
@@ -59,6 +60,26 @@ def ahead(part: pd.DataFrame, n: int, base: int = 1) -> Estimate:
     records = paired_differences(whole, "n_passes", base).to_dict("records")
     record = next(r for r in records if r["n_passes"] == n)
     return Estimate(*(record[key] for key in ("value", "low", "high", "n")))
+
+
+def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
+    """How far the mean of `values` is above that of `base`, runs not paired, and the p of Welch's t test."""
+    apart = values.mean() - base.mean()
+    ours, theirs = (part.var() / len(part) for part in (values, base))
+    error = math.sqrt(ours + theirs)
+    freedom = error**4 / (ours**2 / (len(values) - 1) + theirs**2 / (len(base) - 1))
+    low, high = t.interval(LEVEL, freedom, apart, error)
+    return Estimate(apart, low, high, len(values)), float(2 * t.sf(abs(apart) / error, freedom))
+
+
+def paired_p(values: pd.Series, base: pd.Series) -> float:
+    """The p of the t test of differences paired by seed; 1 if no seed differs."""
+    return 1.0 if np.allclose(values, base) else float(ttest_rel(values, base).pvalue)
+
+
+def average_runs(part: pd.DataFrame) -> pd.DataFrame:
+    """One score for each slice, N and seed: the mean over the runs of a seed."""
+    return part.groupby(["slice", "n_passes", "seed"])[["value"]].mean().reset_index()
 
 
 def passes(part: pd.DataFrame) -> list[int]:
@@ -82,9 +103,19 @@ def ends(estimate: Estimate) -> str:
     return words.interval(estimate.low, estimate.high)
 
 
+def each(shares: pd.Series) -> str:
+    """Single scores, without digits: 95, 70 and 21 %."""
+    return f"{', '.join(f'{100 * share:.0f}' for share in shares)} %"
+
+
 def points(estimate: Estimate) -> str:
     """A difference with its interval."""
     return words.points(estimate.value, estimate.low, estimate.high)
+
+
+def in_words(count: int) -> str:
+    """3 -> three."""
+    return ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")[count]
 
 
 def listed(words: list[str]) -> str:

@@ -79,24 +79,41 @@ def test_the_readme_s_figure_is_told_as_its_test_rows_say():
     table = rows("results/gpu/fig2b.csv", metric="test_exact", slice="12")
     means = [f"{100 * np.mean([float(r['value']) for r in table if r['n_passes'] == n]):.1f}" for n in "1234"]
     page = " ".join((ROOT / "README.md").read_text().split())
-    assert f"right in {means[0]} % of rows, with N = 2, 3 and 4 in {means[1]}, {means[2]} and {means[3]} %" in page
-    assert f"t = 12, N 1 → 4: {means[0]} → {means[3]} %" in page
+    assert f"right in {means[0]} % of test rows, with N = 2, 3 and 4 in {means[1]}, {means[2]} and {means[3]} %" in page
+    assert f"t = 12, N 1→4: {means[0]}→{means[3]} %" in page
     value = {(r["n_passes"], r["seed"]): float(r["value"]) for r in table}
     apart = [value["4", seed] - value["1", seed] for n, seed in value if n == "4"]
     assert stats.ttest_1samp(apart, 0).pvalue < 0.05 and "[same direction](results/gpu/README.md); t = 12" in page
+
+
+@pytest.mark.parametrize("arm", ["steps4", "deep16", "embed", "reset"])
+def test_an_arm_against_all_runs_with_n_4_is_welch_s_test_of_the_two(arm):
+    ours, ten = (
+        [float(r["value"]) for r in rows(f"results/gpu/{name}.csv", metric="test_exact", slice="12", **where)]
+        for name, where in (("arms", {"model": arm}), ("fig2b", {"n_passes": "4"}))
+    )
+    found = stats.ttest_ind(ours, ten, equal_var=False)
+    low, high = (100 * end for end in found.confidence_interval(0.95))
+    apart = f"{100 * (np.mean(ours) - np.mean(ten)):+.1f} ({low:+.1f} to {high:+.1f})"
+    p = "below 0.001" if 20 * found.pvalue < 0.001 else f"{min(1, 20 * found.pvalue):.1g}"
+    page = (ROOT / "results/gpu/README.md").read_text()
+    assert f"| `{arm}` | {100 * np.mean(ours):.1f} % | {apart} | {p} |" in page
 
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
 
-def test_the_headline_at_t_12_is_that_of_both_sets():
+def test_the_headline_at_t_12_averages_the_runs_of_a_seed_first():
     six = rows("results/paper/rule110_t12.csv", metric="val_exact", slice="12", tokens="60006400")
     three = rows("results/paper/other_runs.csv", set="first set", tokens="60006400")
-    nine = six + [r | {"seed": f"first {r['seed']}"} for r in three]
-    assert len({r["seed"] for r in nine}) == 9
-    assert f"**N = 2 is {paired(nine, '2')} points above N = 1** over nine pairs" in overview()
-    assert f"six seeds give {paired(six, '2')}, an earlier set of three {paired(three, '2')}" in overview()
+    assert {r["seed"] for r in three} == {"0", "1", "2"}
+    averaged = []
+    for run in (r for r in six if r["n_passes"] in "12"):
+        again = [r for r in three if (r["n_passes"], r["seed"]) == (run["n_passes"], run["seed"])]
+        averaged.append(run | {"value": np.mean([float(r["value"]) for r in (run, *again)])})
+    assert f"**N = 2 is {paired(averaged, '2')} points above N = 1** over six seeds" in overview()
+    assert f"the six once each give {paired(six, '2')}" in overview()
 
 
 def test_a_run_leaves_the_majority_line_where_it_stays_above():
@@ -201,4 +218,6 @@ def test_how_numbers_are_written():
     assert points(Estimate(0.1234, -0.0449, 0.3, 5)) == "+12.3 (-4.5 to +30.0)"
     assert points(Estimate(-0.02, np.nan, np.nan, 1)) == "-2.0"
     assert (signed(0.0004), signed(-0.0004), signed(0.0006)) == ("0.0", "0.0", "+0.1")
+    assert points(Estimate(0.263, 0.0003, 0.526, 6)) == "+26.3 (+0.03 to +52.6)"  # on which side of zero it lies shows
+    assert points(Estimate(0.0, -0.00004, 0.0, 6)) == "0.0 (-0.004 to 0.0)"
     assert (millions(138_240_000), millions(40_140_800, 1)) == ("138 M", "40.1 M")

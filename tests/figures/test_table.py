@@ -30,6 +30,8 @@ def aggregated(tmp_path, monkeypatch):
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         (folder / "curve.csv").write_text(f"step,tokens,exact,count,rows-5\n10,1000,0.{n_passes},8,8\n")
         (folder / "run.json").write_text(json.dumps({"seconds": 1.0, "args": []} | record))
+        (folder / "curve.csv").write_text(f"step,tokens,exact\n10,1000,0.{n_passes}\n")
+        (folder / "run.json").write_text(json.dumps({"seconds": 1.4, "args": []} | record))
     scores = [("fig2b", "AG", n, 0, 5, 1000, "test_exact", 0.123456789) for n in (1, 2)]
     scores += [("fig2b", "AG", n, 0, 5, 1000, f"{way}_count", 8) for n in (1, 2) for way in ("test", "cut", "test_n3")]
     pd.DataFrame(scores, columns=COLUMNS).to_csv(tmp_path / "scores.csv")
@@ -50,6 +52,7 @@ def test_curves_and_scores_of_the_grid_alone_are_in_one_sorted_table(aggregated)
 def test_the_runs_say_what_they_were_made_with(aggregated):
     assert json.loads(aggregated.with_suffix(".meta.json").read_text()) == {
         "runs": 2,
+        "seconds": 3,
         "hardware": ["GPU", "x86_64 CPU, 2 cores"],
         "torch": ["2.13.0"],
         "commit": ["abc"],

@@ -104,7 +104,13 @@ def test_a_written_verdict_counts_at_paper_scale_alone(results, write_report):
     assert "Stopped at 0.1 B tokens." in write_report("paper")
 
 
+def test_a_figure_without_a_run_at_paper_scale_is_said_to_have_none(results, write_report):
+    (results / "verdicts.yaml").write_text("fig2b: {verdict: not run, sentence: The weights were never loaded.}\n")
+    assert verdicts(results, "paper")["fig2b"].tone == ""
+    assert "<strong class='badge '>not run</strong> The weights were never loaded." in write_report("paper")
+
+
 def test_an_unknown_verdict_is_refused(results):
     (results / "verdicts.yaml").write_text("fig2b: {verdict: great, sentence: ''}\n")
-    with pytest.raises(ValueError, match="verdict of fig2b must be one of agrees, disagrees, not reached, got 'great'"):
+    with pytest.raises(ValueError, match=r"verdict of fig2b must be one of agrees, .*, not run, .*, got 'great'"):
         load(results, "paper")

@@ -84,6 +84,7 @@ def figure_view(scale: str, result: Result) -> dict[str, Any]:
             "folded": folded(scale, result),
             "seeds": ", ".join(map(str, result.seeds)) or "–",
             "tokens": tokens(result),
+            "hours": f"{result.meta['seconds'] / 3600:.2f}" if "seconds" in result.meta else "–",
             "recorded": provenance_of(result),
         }
 

@@ -15,9 +15,9 @@ from lmsleep.hub import naming_file, read_object, require
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
-TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", SAME: "good", OPPOSITE: "bad", UNDECIDED: ""}
-TONE |= {HELPS: "good", COSTS: "", HARMS: "bad"}
-WRITTEN = tuple(TONE)[:3]  # verdicts written by hand at paper scale
+TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
+WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
+TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", HELPS: "good", COSTS: "", HARMS: "bad"}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ python -m lmsleep.figures.table --figure fig2b --runs runs/mini/fig2b --scores r
     --out results/mini/fig2b.csv
 
 Beside <out> it writes <figure>.meta.json, which changes only when a run is trained again:
-{"runs": 9, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
+{"runs": 9, "seconds": 312, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
+where `seconds` is the time of all runs together, with validations and compilation; a resumed run counts its last part.
 Without --scores it takes all runs in --runs, finished or not, and ignores the grid of params.yaml.
 """
 
@@ -102,10 +103,11 @@ def curve(figure: str, run: Path) -> pd.DataFrame:
 
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
-    """Number of runs, and the hardware, torch versions and commits in their run.json."""
+    """Number of runs, the sum of their seconds, and the hardware, torch versions and commits in their run.json."""
     records = [read_object(run / "run.json") for run in runs if (run / "run.json").exists()]
-    names = ("hardware", "torch", "commit")
-    return {"runs": len(runs)} | {name: sorted({r[name] for r in records if r.get(name)}) for name in names}
+    seconds = round(sum(record.get("seconds", 0) for record in records))
+    named = {name: sorted({r[name] for r in records if r.get(name)}) for name in ("hardware", "torch", "commit")}
+    return {"runs": len(runs), "seconds": seconds} | named
 
 
 if __name__ == "__main__":

@@ -8,10 +8,17 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def signed(share: float) -> str:
+def signed(share: float, digits: int = 1) -> str:
     """0.123 -> +12.3, in percentage points; zero has no sign."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text
+    text = f"{100 * share:+.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def end(share: float) -> str:
+    """The end of an interval in percentage points, with as many digits, up to three, as show on which side of zero it
+    lies: 0.0003 -> +0.03."""
+    texts = [signed(share, digits) for digits in (1, 2, 3)]
+    return next((text for text in texts if float(text)), texts[0])
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -25,7 +32,7 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
     """A difference of shares in percentage points, +12.3 (+4.5 to +20.1); without interval, +12.3."""
     if low is None or high is None or math.isnan(low):
         return signed(value)
-    return f"{signed(value)} ({signed(low)} to {signed(high)})"
+    return f"{signed(value)} ({end(low)} to {end(high)})"
 
 
 def nats(value: float, low: float | None = None, high: float | None = None) -> str:
