@@ -29,8 +29,6 @@ def aggregated(tmp_path, monkeypatch):
         config = {"model": {"model": {"pattern": "AG"}}, "data": {"seed": 0}, "sleep": {"n_passes": n_passes}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         (folder / "curve.csv").write_text(f"step,tokens,exact,count,rows-5\n10,1000,0.{n_passes},8,8\n")
-        (folder / "run.json").write_text(json.dumps({"seconds": 1.0, "args": []} | record))
-        (folder / "curve.csv").write_text(f"step,tokens,exact\n10,1000,0.{n_passes}\n")
         (folder / "run.json").write_text(json.dumps({"seconds": 1.4, "args": []} | record))
     scores = [("fig2b", "AG", n, 0, 5, 1000, "test_exact", 0.123456789) for n in (1, 2)]
     scores += [("fig2b", "AG", n, 0, 5, 1000, f"{way}_count", 8) for n in (1, 2) for way in ("test", "cut", "test_n3")]
