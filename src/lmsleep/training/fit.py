@@ -29,9 +29,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
-from lmsleep.hub import require
+from lmsleep.hub import LAST, require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import LAST, ONE_FILE
+from lmsleep.training.checkpoint import ONE_FILE
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import RunProgressBar
 from lmsleep.training.quiet import without_notices
