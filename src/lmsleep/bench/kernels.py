@@ -135,7 +135,8 @@ def compare(job: Job, run: Run) -> tuple[float, int]:
     upstream = [torch.randn_like(y) for y in expected]
     expected = [*expected, *torch.autograd.grad(list(expected), wide, upstream)]
     with torch.no_grad():
-        narrow = [u.to(y.dtype) for u, y in zip(upstream, run(*(x.clone() for x in inputs)), strict=True)]
+        outputs = run(*(x.clone() for x in inputs))
+    narrow = [u.to(y.dtype) for u, y in zip(upstream, outputs, strict=True)]
     got = _gradients(run, [x.detach().clone().requires_grad_() for x in inputs], [u.clone() for u in narrow])
     pairs = ((g.detach().float(), e.detach()) for g, e in zip(got, expected, strict=True))
     error = float(torch.stack([(g - e).norm() / e.norm() for g, e in pairs]).max())  # NaN goes before all numbers
@@ -177,7 +178,8 @@ def microseconds(
                 once()
             torch.cuda.synchronize()
         return sum(e.self_device_time_total for e in p.key_averages()) / repeats / len(sets), "kernels"
-    graph, start, stop = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph = torch.cuda.CUDAGraph()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.graph(graph):
         once()
     graph.replay()

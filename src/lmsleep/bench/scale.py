@@ -123,7 +123,8 @@ def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]
 
 def run_rank(args: list[str], asked: Any) -> None:
     """Measures all settings, together with the other ranks; the first writes the rows to --out."""
-    count, rows = int(os.environ["WORLD_SIZE"]), []
+    count = int(os.environ["WORLD_SIZE"])
+    rows = []
     options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
     if count > 1 and asked.how == "ddp":
         options += ["--trainer.strategy=ddp"]

@@ -112,7 +112,8 @@ def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
 def _tokenizer(task: Any) -> dict[str, str]:
     """The files of a task's tokenizer; none, with a warning, if it is gone."""
     said = (task.get("init_args") or {}) if isinstance(task, dict) else {}
-    if not isinstance(source := said.get("tokenizer"), str):
+    source = said.get("tokenizer")
+    if not isinstance(source, str):
         return {}
     try:
         return tokenizer_files(source, said.get("eos_token"))

@@ -66,7 +66,8 @@ def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, mo
     check_structure(got, optimizer.state_dict() | {"state": {}}, name)
     if not isinstance(optimizer, MuonAdamW):
         return
-    parts, numbers = {}, {id(p): i for i, p in enumerate(model.parameters())}
+    parts: dict[Any, dict[str, Tensor]] = {}
+    numbers = {id(p): i for i, p in enumerate(model.parameters())}
     for group, saved in zip(optimizer.param_groups, got["param_groups"], strict=True):
         params, ids = group["params"], saved["params"]
         # A sharded run numbers parameters in the order of the model, any other by their places in the groups.

@@ -93,8 +93,10 @@ def parser() -> OneSentenceParser:
     found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
         shown = "" if default is None else f" (default: {default!r})"
-        words, kind = dict.fromkeys((f"--{name}", f"--{target}")), str if default is None else type(default)
-        kind = positive_integer if kind is int or name in ("epochs", "lora.rank") else kind
+        words = dict.fromkeys((f"--{name}", f"--{target}"))
+        kind = str if default is None else type(default)
+        if kind is int or name in ("epochs", "lora.rank"):
+            kind = positive_integer
         found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
     return found
 

@@ -229,9 +229,12 @@ def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
 
 
 def _size(n: int) -> str:
-    return f"{n / 1e9:,.2f} GB" if n >= 1e8 else f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
+    if n >= 1e8:
+        return f"{n / 1e9:,.2f} GB"
+    return f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
 
 
 def _time(seconds: float) -> str:
-    size, unit = next(((s, u) for s, u in ((3600, "hours"), (60, "minutes")) if seconds >= s), (1, "seconds"))
-    return f"{seconds / size:,.3g} {unit}"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.3g} hours"
+    return f"{seconds / 60:,.3g} minutes" if seconds >= 60 else f"{seconds:,.3g} seconds"
