@@ -18,13 +18,8 @@ from lmsleep.training.optimizer import MuonAdamW
 CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
 CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
 CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
-CONTENT |= {
-    "epoch": int,
-    "global_step": int,
-    "max_steps": int,
-    "lora": dict[str, Any] | None,
-    "pytorch-lightning_version": str,
-}
+CONTENT |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)
+CONTENT |= {"lora": dict[str, Any] | None, "pytorch-lightning_version": str}
 
 
 def check_content(content: Any, name: str) -> None:
