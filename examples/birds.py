@@ -32,7 +32,8 @@ print(f"notes.txt: {Path('notes.txt').read_text(encoding='utf-8')}")
 
 tokenizer = Tokenizer(models.BPE())
 tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<eos>"], show_progress=False)
+letters = pre_tokenizers.ByteLevel.alphabet()  # all bytes: a question may have letters that no line has
+trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<eos>"], initial_alphabet=letters, show_progress=False)
 tokenizer.train(["train.jsonl"], trainer)
 PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained("tiny")
 sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}

@@ -65,6 +65,29 @@ def test_help_names_what_matters(capsys):
     assert "--model.model.pattern" in printed(capsys, "fit", "--model.model.help")
 
 
+@pytest.mark.parametrize("name", [*TRAINER, *RUNS, *COMMANDS])
+def test_ten_lines_of_help_show_how_a_command_is_used(name, capsys):
+    text = printed(capsys, *name.split(), "--help")
+    usage, *lines = text.splitlines()[:10]
+    assert usage.startswith(f"usage: lmsleep {name} ")
+    command = "test" if name in TRAINER else name
+    assert any(line.startswith(f"lmsleep {command}") for line in lines)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "finetune"])
+def test_what_measures_a_run_shows_its_own_options_alone_and_takes_those_of_the_run(name, capsys):
+    text = printed(capsys, *name.split(), "--help")
+    assert not re.search(r"^  --\w+\.", text, re.M) and "`lmsleep fit --help`" in text and "--config" in text
+    config = yaml.safe_load(printed(capsys, *name.split(), *TINY, "--trainer.max_steps=7", "--print_config"))
+    assert config["trainer"]["max_steps"] == 7
+
+
+def test_the_options_of_lightning_are_the_last_of_a_run(capsys):
+    groups = list(dict.fromkeys(re.findall(r"^  --(\w+)", printed(capsys, "fit", "--help"), re.M)))
+    assert {"model", "data", "sleep", "checkpoint", "ckpt_path"} <= set(groups[:-3])
+    assert set(groups[-3:]) == {"trainer", "optimizer", "lr_scheduler"}
+
+
 def test_commands_that_do_not_train_do_without_lightning():
     modules = [module for module, _ in COMMANDS.values() if not module.startswith("lmsleep.training")]
     code = f"import sys, lmsleep.cli, {', '.join(modules)}; print('lightning' in sys.modules)"

@@ -99,7 +99,7 @@ def test_every_command_exists(page):
     code += "\n" + "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))
     for command, sub in re.findall(r"(?<![\w./-])lmsleep (\w+)(?: (\w+))?", code):
         name = f"bench {sub}" if command == "bench" else command
-        assert name in [*TRAINER, *RUNS, *COMMANDS, "slices"], f"lmsleep {name}"
+        assert name in [*TRAINER, *RUNS, *COMMANDS], f"lmsleep {name}"
     for module in re.findall(r"python -m (lmsleep[\w.]*)", code):
         path = ROOT / "src" / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

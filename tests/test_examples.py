@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.programs import start
+from tokenizers import Tokenizer
 
 from lmsleep import HybridConfig, read_windows
 from lmsleep.model import hybrid
@@ -145,3 +147,11 @@ def test_both_train_by_the_command_line(tmp_path):
     assert curve.loss.iloc[-1] < curve.loss.iloc[0]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["model_config"]["pattern"] == "AH" and saved["sleep"]["n_passes"] == 2
+
+
+def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(tmp_path):
+    subprocess.run([sys.executable, EXAMPLES / "birds.py"], cwd=tmp_path, check=True, capture_output=True)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tiny/tokenizer.json"))
+    asked = "Où est le WREN?"
+    assert tokenizer.decode(tokenizer.encode(asked).ids) == f" {asked}"
+    assert len(tokenizer.encode("The wren by the mill is red.").ids) == 8, "words are tokens, of which 24 are a window"

@@ -69,9 +69,12 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     """Calls a function with options from `args`, by default the command line. Its signature gives their names, types
     and defaults, its docstring their help, its module's docstring the description; a single one is positional. Errors
     as of `one_sentence`."""
+    parameters = inspect.signature(function).parameters.values()
+    alone = len(parameters) == 1
+    needed = [p.name if alone else f"--{p.name} {p.name.upper()}" for p in parameters if p.default is p.empty]
+    usage = " ".join(["%(prog)s", *needed, "[options]"])
     description = inspect.getdoc(inspect.getmodule(function))
-    parser = Parser(prog=prog, description=description, formatter_class=HelpFormatter)
-    alone = len(inspect.signature(function).parameters) == 1
+    parser = Parser(prog=prog, usage=usage, description=description, formatter_class=HelpFormatter)
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
         words = join_list_options(function, sys.argv[1:] if args is None else args)

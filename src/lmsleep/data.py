@@ -45,7 +45,10 @@ class RowsDataModule(L.LightningDataModule):
             check_integer(name, value, 1, MAX_ROWS)
         check_integer("num_workers", num_workers, 0, MAX_WORKERS)
         require(0 <= seed < 2**64, "seed must be 0 or more and below 2^64", seed)
-        self.task, self.batch_size, self.seed, self.num_workers = task, batch_size, seed, num_workers
+        self.task = task
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
 
     def train_dataloader(self) -> DataLoader:
@@ -91,7 +94,10 @@ class TrainRows(IterableDataset):
     def __init__(
         self, task: Task, batch_size: int, seed: int, start: Callable[[], int], rank: int = 0, ranks: int = 1
     ) -> None:
-        self.task, self.batch_size, self.seed, self.start = task, batch_size, seed, start
+        self.task = task
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
         self.rank, self.ranks = rank, ranks
 
     def __iter__(self) -> Iterator[Batch]:
@@ -109,7 +115,10 @@ class HeldOutRows(Dataset):
     """The batches of a held-out split, or the rows r, r + ranks, ... of them."""
 
     def __init__(self, task: Task, split: str, batch_size: int, n_batches: int, rank: int = 0, ranks: int = 1) -> None:
-        self.task, self.split, self.batch_size, self.n_batches = task, split, batch_size, n_batches
+        self.task = task
+        self.split = split
+        self.batch_size = batch_size
+        self.n_batches = n_batches
         self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:

@@ -75,7 +75,8 @@ def disk() -> str:
 
 def version_drift() -> list[str]:
     """In a checkout: the installed packages whose version is not that in constraints.txt."""
-    if not (path := Path("constraints.txt")).is_file():
+    path = Path("constraints.txt")
+    if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
     pins = dict(line.strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
@@ -97,8 +98,9 @@ def pipeline() -> list[str]:
         return [f"pipeline: unknown ({said.splitlines()[0]})"]
     stages = json.loads(asked.stdout)
     changed = [name for name, changes in stages.items() if any(map(_has_changed, changes))]
-    names, lines = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5), []
+    lines = []
     if changed:
+        names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
         lines.append(f"pipeline: {len(changed)} stages have changed since their results were made: {names}")
         lines.append("  dvc status says how, make repro runs them again")
     if absent := len(stages) - len(changed):

@@ -51,7 +51,8 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
         return f"{own[1]} {own[4] or f'must be {_SPOKEN.get(own[2], own[2])}, got {own[3]}'}"
     keys, said = [], message
     while inner := _KEY.search(said):
-        keys, said = [*keys, inner[2]], inner[3]
+        keys.append(inner[2])
+        said = inner[3]
     if message.startswith("Unexpected config"):
         return "--config must name a file of settings, such as configs/experiment/rule110.yaml"
     if not keys:
@@ -70,7 +71,8 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
         return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
     if name := re.search(r"dot import path string: (.*)", said):
         return f"{key} must be the name of a class, got {name[1]}"
-    got, kinds = re.search(r"(?:Given|Got) value: (.*)", said), dict.fromkeys(_EXPECTED.findall(said))
+    got = re.search(r"(?:Given|Got) value: (.*)", said)
+    kinds = dict.fromkeys(_EXPECTED.findall(said))
     if not (got and kinds):
         return f"{key}: {' '.join(said.split())}"
     allowed = " or ".join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))

@@ -199,7 +199,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             return read_windows(self.model, tokens, **how).logits
         order = padding_last(mask)
         logits = read_windows(self.model, tokens.gather(1, order), mask=mask.gather(1, order), **how).logits
-        return logits[range(len(mask)), mask.sum(1) - 1][:, None] if last_only else undo_order(logits, order)
+        if last_only:
+            return logits[range(len(mask)), mask.sum(1) - 1][:, None]
+        return undo_order(logits, order)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
@@ -222,7 +224,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             config = SleepConfig.from_pretrained(folder, **sleeps)
         model = HybridLM.from_pretrained(folder, dtype_of(kwargs), device_of(kwargs.get("device_map")))
         whole = cls(config, model).eval()
-        whole.config.dtype, whole.name_or_path, whole.folder = whole.dtype, str(source), folder
+        whole.config.dtype = whole.dtype
+        whole.name_or_path = str(source)
+        whole.folder = folder
         prompter = Prompter.from_folder(folder, config.trained or {}, model.embedding.num_embeddings)
         if prompter and (stop := prompter.stop):
             whole.generation_config.update(eos_token_id=list(stop), pad_token_id=stop[0])
@@ -233,8 +237,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> None:
         """As `HybridLM.save_pretrained`; with `push_to_hub` also uploads the folder to `repo_id`."""
         trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
-        beside = [path for name in TOKENIZER if self.folder and (path := self.folder / name).is_file()]
-        files = {path.name: path.read_text(encoding="utf-8") for path in beside}
+        beside = [self.folder / name for name in TOKENIZER] if self.folder else []
+        files = {path.name: path.read_text(encoding="utf-8") for path in beside if path.is_file()}
         self.model.save_pretrained(save_directory, trained=trained, files=files)
         if push_to_hub:
             push(save_directory, kwargs.get("repo_id") or Path(save_directory).name, kwargs.get("private"))
@@ -251,7 +255,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 def dtype_of(kwargs: dict[str, Any]) -> torch.dtype | None:
     """The dtype of the arguments of `from_pretrained`; None (as saved) for `auto`."""
     dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-    return None if dtype == "auto" else getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype  # pyright: ignore
+    if dtype == "auto":
+        return None
+    return getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype  # pyright: ignore
 
 
 def device_of(device_map: Any) -> Any:

@@ -10,7 +10,7 @@ import yaml
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
-from lmsleep import HybridConfig, HybridLM, SleepCallback, SleepModule, read_windows
+from lmsleep import HybridConfig, HybridLM, Session, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
 from lmsleep.hub.tokenizer import named_eos, open_tokenizer
@@ -21,15 +21,13 @@ from lmsleep.tasks.spec import build_task
 TASK = Rule110(steps=1, width=4, n_states=2)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A trained module and the folder with its checkpoint and configuration."""
-    folder = tmp_path_factory.mktemp("run")
+def train(folder, max_steps, *callbacks):
+    """A trained module, whose checkpoint and configuration are then in the folder."""
     module = SleepModule(TASK, HybridConfig(d_model=16, pattern="AG", n_heads=2))
     trainer = pl.Trainer(
-        max_steps=2,
+        max_steps=max_steps,
         accelerator="cpu",
-        callbacks=[SleepCallback(3)],
+        callbacks=[SleepCallback(3), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -40,7 +38,14 @@ def run(tmp_path_factory):
     trainer.save_checkpoint(folder / "last.ckpt")
     task = {"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": 1, "width": 4, "n_states": 2}}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"task": task}}))
-    return module, folder
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained module and the folder of its run."""
+    folder = tmp_path_factory.mktemp("run")
+    return train(folder, 2), folder
 
 
 def logits(model):
@@ -88,6 +93,52 @@ def test_a_checkpoint_alone_names_its_task(run, tmp_path):
     export(tmp_path / "last.ckpt", tmp_path / "out")
     trained = json.loads((tmp_path / "out/config.json").read_text())["trained"]
     assert build_task(trained["task"]) == TASK
+
+
+class StopAfterThree(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == 3
+
+
+def test_a_model_whose_training_was_broken_off_says_so_where_it_is_exported_and_used(tmp_path, run, recwarn):
+    train(tmp_path, 5, StopAfterThree())
+    said = "^the training of the model ended after 3 of 5 steps$"
+    with pytest.warns(UserWarning, match=said):
+        export(tmp_path / "last.ckpt", tmp_path / "out")
+    with pytest.warns(UserWarning, match=said):
+        Session.from_pretrained(tmp_path / "out")
+    with pytest.warns(UserWarning, match=said):
+        lmsleep(["demo", f"--model={tmp_path / 'out'}", "--rows=2", "--pace=0"])
+    recwarn.clear()
+    export(run[1] / "last.ckpt", tmp_path / "whole")
+    Session.from_pretrained(tmp_path / "whole")
+    assert not [warned for warned in recwarn if "steps" in str(warned.message)]
+
+
+@pytest.mark.parametrize(
+    "command", ["chat --model={}", "demo --model={}", "export --out=out --ckpt={}", "finetune --data=d --model={}"]
+)
+def test_the_folder_of_a_run_in_place_of_a_model_is_one_sentence_that_says_what_is_there(
+    command, run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "begun").mkdir()
+    shutil.copy(run[1] / "config.yaml", "begun")
+    shutil.copytree(run[1], "kept")
+    with pytest.raises(
+        SystemExit, match=r"^error: .*; begun is of a run that was broken off before its first checkpoint"
+    ):
+        lmsleep(command.format("begun").split())
+    with pytest.raises(
+        SystemExit, match=r"^error: .*`lmsleep export --ckpt kept/last.ckpt --out OUT` makes a model of it"
+    ):
+        lmsleep(command.format("kept").split())
+
+
+def test_a_checkpoint_that_a_run_never_wrote_is_one_sentence_that_says_so(run, tmp_path):
+    shutil.copy(run[1] / "config.yaml", tmp_path)
+    with pytest.raises(ValueError, match=r"no file .*/last.ckpt'; .* was broken off before its first checkpoint"):
+        export(tmp_path / "last.ckpt", tmp_path / "out")
 
 
 def test_what_is_no_checkpoint_is_refused(run, tmp_path):

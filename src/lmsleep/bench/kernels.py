@@ -1,7 +1,8 @@
 """What our kernels gain over those of libraries: microseconds forward, and forward and backward, at a run's sizes.
 
-It takes the arguments of `lmsleep fit`. Every way is held against the definition before it is timed; what is not
-installed, fails or parts from the definition is said to, and the others go on.
+Every way is held against the definition before it is timed; what is not installed, fails or parts from the definition
+is said to, and the others go on. It takes the options of a run (`lmsleep fit --help`), of which those of the model, the
+task and the batch size count, and those below.
 
 lmsleep bench kernels --config configs/experiment/paper/rule110.yaml --out kernels.json
 """
@@ -30,7 +31,7 @@ from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
-from lmsleep.training.plan import PlanCLI, plan_run
+from lmsleep.training.plan import PlanCLI, hide, plan_run
 from lmsleep.training.quiet import quiet
 
 TOLERANCE = 0.1  # |x - definition| / |definition|, of outputs and gradients: bfloat16 gives 0.002 to 0.05
@@ -43,6 +44,7 @@ class KernelsCLI(PlanCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
+        hide(parser, "--steps", "--device")  # no step is taken
         parser.add_argument("--jobs", type=list[str], default=list(JOBS), help="what is computed")
         parser.add_argument("--repeats", type=int, default=20, help="timed rounds, of which the median counts")
         parser.add_argument("--seconds", type=float, default=150, help="after which no other way is begun")
@@ -133,7 +135,8 @@ def compare(job: Job, run: Run) -> tuple[float, int]:
     upstream = [torch.randn_like(y) for y in expected]
     expected = [*expected, *torch.autograd.grad(list(expected), wide, upstream)]
     with torch.no_grad():
-        narrow = [u.to(y.dtype) for u, y in zip(upstream, run(*(x.clone() for x in inputs)), strict=True)]
+        outputs = run(*(x.clone() for x in inputs))
+    narrow = [u.to(y.dtype) for u, y in zip(upstream, outputs, strict=True)]
     got = _gradients(run, [x.detach().clone().requires_grad_() for x in inputs], [u.clone() for u in narrow])
     pairs = ((g.detach().float(), e.detach()) for g, e in zip(got, expected, strict=True))
     error = float(torch.stack([(g - e).norm() / e.norm() for g, e in pairs]).max())  # NaN goes before all numbers
@@ -175,7 +178,8 @@ def microseconds(
                 once()
             torch.cuda.synchronize()
         return sum(e.self_device_time_total for e in p.key_averages()) / repeats / len(sets), "kernels"
-    graph, start, stop = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph = torch.cuda.CUDAGraph()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.graph(graph):
         once()
     graph.replay()

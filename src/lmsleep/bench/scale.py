@@ -1,7 +1,8 @@
 """Scaling of a training step over devices: tokens a second, efficiency, memory, and the error of its gradients.
 
-It takes the arguments of `lmsleep fit`, and measures as `lmsleep bench train`, for each number of devices. The batch
-size of the configuration is that of a step under strong scaling, and that of each device under weak scaling.
+It takes the options of a run (`lmsleep fit --help`) and those below, and measures as `lmsleep bench train`, for each
+number of devices. The batch size of the configuration is that of a step under strong scaling, and that of each device
+under weak scaling.
 
 lmsleep bench scale --config configs/experiment/paper/rule110.yaml --counts=[1,2,4] --passes=[1,4]
 lmsleep bench scale --config configs/experiment/paper/depo_4block.yaml --how=fsdp --variants=[none]
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +70,7 @@ class ScaleCLI(BenchCLI):
         parser.add_argument("--scaling", type=list[Scaling], default=["strong", "weak"], help="what a step's rows do")
         parser.add_argument("--how", type=Literal["ddp", "fsdp"], default="ddp", help="whole or sharded models")
         parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
-        parser.add_argument("--gradient_file", type=Path | None, help="where those of one run go")
+        parser.add_argument("--gradient_file", type=Path | None, help=SUPPRESS)  # where those of one rank go
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         return super()._instantiate_trainer(config, [FirstGradients(self.config.gradient_file), *callbacks])
@@ -121,7 +123,8 @@ def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]
 
 def run_rank(args: list[str], asked: Any) -> None:
     """Measures all settings, together with the other ranks; the first writes the rows to --out."""
-    count, rows = int(os.environ["WORLD_SIZE"]), []
+    count = int(os.environ["WORLD_SIZE"])
+    rows = []
     options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
     if count > 1 and asked.how == "ddp":
         options += ["--trainer.strategy=ddp"]

@@ -1,6 +1,6 @@
 """The speed of a training step of a run, at several N, with our implementations and those of other packages.
 
-It takes the arguments of `lmsleep fit`, and measures as `lmsleep plan`.
+It takes the options of a run (`lmsleep fit --help`) and those below, and measures as `lmsleep plan`.
 
 lmsleep bench train --config configs/experiment/rule110.yaml
 lmsleep bench train --config configs/experiment/paper/rule110.yaml --passes=[1,4] --variants=[compile+graph]
@@ -25,7 +25,7 @@ from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offer
-from lmsleep.training.plan import PlanCLI, plan_run
+from lmsleep.training.plan import PlanCLI, hide, plan_run
 from lmsleep.training.quiet import quiet
 
 
@@ -60,6 +60,7 @@ class BenchCLI(PlanCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
+        hide(parser, "--device")
         parser.add_argument("--passes", type=list[int], default=[1, 2, 4], help="values of N")
         parser.add_argument("--variants", type=list[Variant] | None, help="by default ours and the peer of the device")
         parser.add_argument("--out", type=Path | None, help="also write the JSON line here")

@@ -2,8 +2,8 @@
 N = 1, (b) reading by windows at N = 1..4.
 
 lmsleep bench window    a small model, about a minute on a CPU
-lmsleep bench window --config configs/model/ouro_1_4b.yaml --windows=[1000,2000,4000] --length 12000 \
-    --batch_sizes=[1,2,4] --repeats 3    the paper's sizes with random weights, on a GPU
+lmsleep bench window --config configs/model/ouro_1_4b.yaml --windows=[1000,2000,4000] --length 12000 --repeats 3
+                        the paper's sizes with random weights, on a GPU; batches of --batch_sizes=[1,2,4] as well
 
 Forward and backward passes over sequences whose last window carries the loss are timed, without the optimizer's step,
 which costs the same in every setting.

@@ -40,7 +40,8 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     if not texts:
         raise ValueError(f"stdlib must be a folder with the sources of Python's standard library, got {str(stdlib)!r}")
     order = [list(texts)[i] for i in np.random.default_rng(seed).permutation(len(texts))]
-    before = np.cumsum([0, *(len(texts[name]) for name in order)])[:-1] / sum(map(len, texts.values()))
+    sizes = np.array([len(texts[name]) for name in order])
+    before = (np.cumsum(sizes) - sizes) / sizes.sum()  # the share of all bytes that come before each file
     ends = np.cumsum(list(SHARES.values()))
     splits = [[*SHARES, "train"][np.searchsorted(ends, share, side="right")] for share in before]
     for name, split in zip(order, splits, strict=True):
@@ -105,7 +106,8 @@ def _save(path: Path, task: TextLM, both: Tensor, targets: Tensor, levels: Tenso
 
 def identifiers(text: str) -> list[tuple[int, int, str]]:
     """Start and end in bytes, and text, of every identifier, as far as `tokenize` can read the file."""
-    found, starts = [], np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
+    found = []
+    starts = np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
     lines = io.StringIO(text, newline="\n")
     try:
         for token in tokenize.generate_tokens(lines.readline):
@@ -152,7 +154,8 @@ def insert_needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tupl
     for row in rng.permutation(len(both)):
         name, value = ("".join(rng.choice(list(LETTERS), size)) for size in (8, 6))
         said, asked = (task.encode(text) for text in (f"{name} = '{value}'\n", f"\n{name} = '{value}"))
-        tokens, mine = both[row].tolist(), []
+        tokens = both[row].tolist()
+        mine = []
         for distance in distances:
             first = (n - 1 - distance) * L
             # The line must end in its window, and before the question.
@@ -168,7 +171,7 @@ def insert_needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tupl
             break
     if not made:
         raise ValueError("test files must have lines short enough for a needle in every window, got none")
-    rows, levels = torch.tensor([text for text, _ in made]), torch.tensor([distance for _, distance in made])
+    rows, levels = (torch.tensor(part) for part in zip(*made, strict=True))
     targets = rows[:, 1:].clone()
     targets[:, :-6] = IGNORE
     return rows, targets, levels

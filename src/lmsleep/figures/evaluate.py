@@ -48,7 +48,8 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, sleeps = from_lightning(run / "last.ckpt").to(device), sleep_settings(run / "last.ckpt")
+    model = from_lightning(run / "last.ckpt").to(device)
+    sleeps = sleep_settings(run / "last.ckpt")
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     trained = sleeps.pop("n_passes")
@@ -57,7 +58,8 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    most, made = (8 if has_arms(figure) else 6), []
+    most = 8 if has_arms(figure) else 6
+    made = []
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
     if has_arms(figure) and trained > 1:
         ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=made) for t in THRESHOLDS}
@@ -77,7 +79,8 @@ def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
     """The test rows in a file of stage `data`. Raises ValueError if they do not fit the model."""
     with naming_file(path):
         rows, _ = read_tensors(path, "cpu")
-        tokens, targets, size = rows["tokens"], rows["targets"], len(model.embedding.weight)
+        tokens, targets = rows["tokens"], rows["targets"]
+        size = len(model.embedding.weight)
         for name, value in rows.items():
             shape = tokens.shape[:1] if name == "slice" else tokens.shape
             fits = value.shape == shape and not value.is_floating_point()

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(words[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     lmsleep(["bench", *words[1:], "--out", str(out)])
-    made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if (code := commit()) else []}
+    code = commit()
+    made_with = {"hardware": [hardware()], "torch": [torch.__version__], "commit": [code] if code else []}
     save_json(out.with_suffix(".meta.json"), {"runs": 1, **made_with})
 
 

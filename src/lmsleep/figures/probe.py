@@ -76,7 +76,8 @@ def probe_run(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int])
     """slice, metric and value of all probes of a model: `probe_<what>` after each pass, `majority_<what>` with slice
     0."""
     config = read_config([run / "config.yaml"])
-    task, sleeps = build_task(config["data"]["task"], from_anywhere=True), sleep_settings(run / "last.ckpt")
+    task = build_task(config["data"]["task"], from_anywhere=True)
+    sleeps = sleep_settings(run / "last.ckpt")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)
     batches = [task.rows(split="test", seed=0, step=step, batch_size=READ) for step in range(count)]
@@ -125,7 +126,8 @@ def probe_targets(task: Task, batch: Batch) -> dict[str, Tensor]:
     if isinstance(task, Rule110):
         last = batch.tokens[:, : task.n_states * task.width].unflatten(1, (task.n_states, -1))[:, -1].numpy()
         cells = np.arange(task.width - 1, -1, -1, dtype=np.uint64)
-        states, rows = (last.astype(np.uint64) << cells).sum(axis=1), []
+        states = (last.astype(np.uint64) << cells).sum(axis=1)
+        rows = []
         for _ in range(max(*STEPS, task.steps) + 1):
             rows.append(torch.from_numpy(((states[:, None] >> cells) & np.uint64(1)).astype(np.int64)))
             states = rule110_step(states, task.width)
@@ -148,7 +150,8 @@ def ridge(X: Tensor, truth: dict[str, Tensor], rows: tuple[int, int, int]) -> di
     standardised, classes one-hot, the largest output is the answer. Solved in the dual: (K + penalty I) a = Y, with
     K = X X^T over the mean of its diagonal.
     """
-    n, chosen, tested = rows[0], slice(rows[0], rows[0] + rows[1]), slice(len(X) - rows[2], len(X))
+    n, n_chosen, n_tested = rows
+    chosen, tested = slice(n, n + n_chosen), slice(len(X) - n_tested, len(X))
     mean, spread = X[:n].mean(0), X[:n].std(0)
     X = (X - mean) / (spread + 1e-6 * spread.max())
     # In float64: in float32, K has negative eigenvalues larger than the smallest penalty.
@@ -156,7 +159,8 @@ def ridge(X: Tensor, truth: dict[str, Tensor], rows: tuple[int, int, int]) -> di
     K = K / K[:n].diagonal().mean()
     sizes = {name: int(values.max()) + 1 for name, values in truth.items()}
     Y = torch.cat([F.one_hot(values[:n], sizes[name]).flatten(1) for name, values in truth.items()], dim=1).double()
-    offset, eye = Y.mean(0), torch.eye(n, dtype=torch.double, device=X.device)
+    offset = Y.mean(0)
+    eye = torch.eye(n, dtype=torch.double, device=X.device)
     best: dict[str, tuple[float, float]] = {}
     for penalty in PENALTIES:
         a = torch.cholesky_solve(Y - offset, torch.linalg.cholesky(K[:n] + penalty * eye))

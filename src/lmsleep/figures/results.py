@@ -181,7 +181,9 @@ def seeds_in_words(n: int) -> str:
 def direction(low: float | None, high: float | None, expected: int) -> str:
     """SAME or OPPOSITE if the interval of a difference excludes zero, else UNDECIDED."""
     sign = interval_sign(low, high)
-    return UNDECIDED if sign == 0 else SAME if sign == expected else OPPOSITE
+    if sign == 0:
+        return UNDECIDED
+    return SAME if sign == expected else OPPOSITE
 
 
 def paper_values(path: Path) -> pd.DataFrame:

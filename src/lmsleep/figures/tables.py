@@ -94,7 +94,8 @@ def verdicts_table(title: str, records: Sequence[dict[str, Any]]) -> Table:
     rows = []
     for r in records:
         right = [percent(r["exact"])] if arms else []
-        rows.append([*(format_value(r[name]) for name in names), *right, difference(r), str(r["n"]), r["verdict"]])
+        said = [format_value(r[name]) for name in names]
+        rows.append([*said, *right, difference(r), str(r["n"]), r["verdict"]])
     header = [{"n_passes": "N", "title": "arm"}.get(name, name) for name in names]
     return Table(title, [*header, *(["right"] if arms else []), "points", "seeds", "verdict"], rows)
 

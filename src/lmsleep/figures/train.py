@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or words[0].startswith("-"):
         sys.exit(__doc__)
     with one_sentence():
-        out, rest = Path(words[0]), words[1:]
-        train(out, [*rest[1:], *arguments_of_arm(out)] if rest[:1] == ["--arm"] else rest)
+        out, args = Path(words[0]), words[1:]
+        if args[:1] == ["--arm"]:
+            args = [*args[1:], *arguments_of_arm(out)]
+        train(out, args)
 
 
 def train(out: Path, fit_args: list[str]) -> None:

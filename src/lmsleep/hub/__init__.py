@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
+LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
 
 
 def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
@@ -189,7 +190,16 @@ def usable_device(name: Any) -> "torch.device":
 def check_file(path: Path) -> None:
     """Raises ValueError if there is no such file."""
     if not path.is_file():
-        raise ValueError(f"{path.parent} must hold {path.name}, found none")
+        raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent)}")
+
+
+def left_by_run(folder: Path) -> str:
+    """The end of a message about a file that is missing in a folder: what a run of `lmsleep fit` left there."""
+    if (folder / LAST).is_file():
+        return f"; {folder} is of a run, and `lmsleep export --ckpt {folder / LAST} --out OUT` makes a model of it"
+    if (folder / "config.yaml").is_file():
+        return f"; {folder} is of a run that was broken off before its first checkpoint, and has no weights"
+    return ""
 
 
 def first_line(error: Exception) -> str:

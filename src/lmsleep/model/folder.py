@@ -1,6 +1,7 @@
 """Saved models: a folder with model.safetensors, config.json and a model card; no code in it."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,18 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_streamable(trained: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the model was trained with one wake pass, as streaming makes."""
+    """Raises ValueError unless the model was trained with one wake pass, as streaming makes. Warns as
+    `warn_if_broken_off`."""
     awake = trained.get("wake_passes", 1)
     require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
+    warn_if_broken_off(trained)
+
+
+def warn_if_broken_off(trained: Mapping[str, Any]) -> None:
+    """Warns if the training took fewer steps than it was to take."""
+    steps, wanted = trained.get("steps"), trained.get("max_steps")
+    if isinstance(steps, int) and isinstance(wanted, int) and steps < wanted:
+        warnings.warn(f"the training of the model ended after {steps:,} of {wanted:,} steps", stacklevel=3)
 
 
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line, require, typed
+from lmsleep.hub import first_line, left_by_run, require, typed
 from lmsleep.hub.tokenizer import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
-from lmsleep.model.folder import check_finite
+from lmsleep.model.folder import check_finite, warn_if_broken_off
 from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
@@ -54,7 +54,8 @@ def export(
     """
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
-    trained = _sleeps(content) | {"steps": content.get("global_step")}
+    trained = _sleeps(content) | {"steps": content.get("global_step"), "max_steps": content.get("max_steps")}
+    warn_if_broken_off(trained)
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
         said = content.get("task") or {}
@@ -71,10 +72,13 @@ def export(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir() and (left := left_by_run(path)):
+        raise ValueError(f"ckpt must be a file, got {str(path)!r}{left}")
     one_file = "ckpt must be one file, as --trainer.strategy.save_distributed_checkpoint=false makes it, and no folder"
     require(not path.is_dir(), one_file, str(path))
     if not path.is_file():
-        raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}")
+        left = left_by_run(path.parent)
+        raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}{left}")
     check_checkpoint_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -108,7 +112,8 @@ def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
 def _tokenizer(task: Any) -> dict[str, str]:
     """The files of a task's tokenizer; none, with a warning, if it is gone."""
     said = (task.get("init_args") or {}) if isinstance(task, dict) else {}
-    if not isinstance(source := said.get("tokenizer"), str):
+    source = said.get("tokenizer")
+    if not isinstance(source, str):
         return {}
     try:
         return tokenizer_files(source, said.get("eos_token"))

@@ -155,10 +155,12 @@ def _check_tensors(
     used = {origin.name for origin in origins.values()}
     if missing := sorted(used - set(tensors)):
         raise ValueError(f"{folder} lacks {_first_names(missing)}")
-    if unknown := sorted(name for name in set(tensors) - used if not any(fnmatchcase(name, u) for u in unused)):
+    left = set(tensors) - used
+    if unknown := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
         raise ValueError(f"{folder} has {_first_names(unknown)}, which the model does not know")
     for ours, origin in origins.items():
-        shape, wanted = tuple(tensors[origin.name].get_slice(origin.name).get_shape()), tuple(targets[ours].shape)
+        shape = tuple(tensors[origin.name].get_slice(origin.name).get_shape())
+        wanted = tuple(targets[ours].shape)
         try:
             fits = origin.part_of(torch.empty(shape, device="meta"), config).shape == wanted
         except RuntimeError:

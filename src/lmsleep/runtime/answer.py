@@ -23,8 +23,10 @@ class StopCriteria(NamedTuple):
         """From the argument `stop`. Raises ValueError if one is no token, an empty text, or a text without
         tokenizer."""
         given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
+        if given is None:
+            given = []
         several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
-        given = [] if given is None else list(given) if several else [given]
+        given = list(given) if several else [given]
         texts = tuple(one for one in given if isinstance(one, str))
         if texts and (prompter is None or not all(texts)):
             allowed = "texts of a character or more" if prompter else "tokens where the session has no tokenizer"
@@ -51,9 +53,10 @@ class Answer:
         self.tokens.append(token)
         if self.prompter:
             self.text = self.prompter.decode(self.tokens)
-            ends = [place for stop in self.stops.texts if (place := self.text.find(stop)) >= 0]
+            ends = [self.text.find(stop) for stop in self.stops.texts if stop in self.text]
             if ends:
-                self.text, self.ended = self.text[: min(ends)], True
+                self.text = self.text[: min(ends)]
+                self.ended = True
 
     @property
     def stable_text(self) -> str:
@@ -70,7 +73,8 @@ def stream_text(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
     """Yields the text of an answer piece by piece, while `steps` add its tokens."""
     given = 0
     for _ in steps:
-        if len(text := answer.stable_text) > given:
+        text = answer.stable_text
+        if len(text) > given:
             yield text[given:]
             given = len(text)
     if len(answer.text) > given:

@@ -47,9 +47,8 @@ def show_reading(
     asked = int((batch.targets != IGNORE).any(dim=0).nonzero()[0]) // model.window_size  # the first window of questions
     context = batch.tokens[:1, : asked * model.window_size]
     mask = torch.ones_like(context, dtype=torch.bool) if batch.mask is None else batch.mask[:1, : context.shape[1]]
-    for i, (window, seen) in enumerate(
-        zip(*(x.split(model.window_size, dim=1) for x in (context, mask)), strict=True), 1
-    ):
+    windows, masks = (x.split(model.window_size, dim=1) for x in (context, mask))
+    for i, (window, seen) in enumerate(zip(windows, masks, strict=True), 1):
         console.print(f"[bold]awake[/]  window {i}: {tokens_text(task, window[seen].tolist())}")
         session.feed(window, mask=None if batch.mask is None else seen)
         with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
@@ -72,7 +71,8 @@ def show_answers(
     Wilson's 95 % interval over rows, and the difference between the first two."""
     examples = Table("answer", *readers, title="The same weights, three memories")
     scores = Table("slice", "rows", *readers, "commonest", title="Exact answers, with 95 % intervals over rows")
-    per_slice, gains = -(-rows // len(task.slices)), []
+    per_slice = -(-rows // len(task.slices))
+    gains = []
     for step, level in enumerate(task.slices):
         batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
         given = [compare_answers(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
@@ -83,7 +83,8 @@ def show_answers(
         right = [[*map(tuple.__eq__, says, truth)] for _, says, _ in given]
         commonest = Counter(truth).most_common(1)[0][1] / len(truth)
         n = len(batch.tokens)
-        scores.add_row(str(level), str(n), *(share_text(sum(one) / len(one), n) for one in right), f"{commonest:.1%}")
+        shares = [share_text(sum(one) / len(one), n) for one in right]
+        scores.add_row(str(level), str(n), *shares, f"{commonest:.1%}")
         asleep, awake = (np.bincount(owners, one) for one in right[:2])
         gains.append((asleep - awake) / np.bincount(owners))
     console.print(examples, scores, gain_text(np.concatenate(gains)), sep="\n")
@@ -101,7 +102,9 @@ def gain_text(gains: np.ndarray) -> str:
     if len(gains) < 2 or not np.ptp(gains):
         return f"{said}, the same in each."
     low, high = stats.ttest_1samp(gains, 0).confidence_interval()
-    decided = "better" if low > 0 else "worse" if high < 0 else "undecided"
+    decided = "undecided"
+    if low > 0 or high < 0:
+        decided = "better" if low > 0 else "worse"
     return f"{said} (95 % interval over rows {100 * low:+.1f} to {100 * high:+.1f}): {decided}."
 
 
@@ -197,7 +200,8 @@ def _train(
 
 def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: int, rows: int, pace: float) -> None:
     """The demo of a model, from checked arguments."""
-    task, eviction = build_task(trained["task"]), trained.get("eviction", "hard")
+    task = build_task(trained["task"])
+    eviction = trained.get("eviction", "hard")
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
     console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
     batch = task.rows(split="test", seed=0, step=0, batch_size=1)

@@ -52,7 +52,10 @@ class SleepNotifier:
     """Sleeps with N passes and calls the callbacks after each pass; arguments as of `SleepEvent`."""
 
     def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
-        self.callbacks, self.rows, self.n_tokens, self.n_passes = callbacks, rows, n_tokens, n_passes
+        self.callbacks = callbacks
+        self.rows = rows
+        self.n_tokens = n_tokens
+        self.n_passes = n_passes
         self.changes: list[Tensor] = []
         self.start = time.perf_counter()
 

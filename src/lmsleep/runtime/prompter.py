@@ -69,12 +69,18 @@ class Prompter:
         task = trained.get("task")
         task = task if isinstance(task, Mapping) else {}
         said = {name: text for name, text in dict(task.get("init_args") or {}).items() if isinstance(text, str)}
-        own = folder if (folder / TOKENIZER[0]).is_file() else "bytes" if said.get("tokenizer") == "bytes" else None
-        if (source := own if given is None else given) is None:
+        own = "bytes" if said.get("tokenizer") == "bytes" else None
+        if (folder / TOKENIZER[0]).is_file():
+            own = folder
+        source = own if given is None else given
+        if source is None:
             return None
-        prompter, role = cls.of(source, vocab_size), str(task["role"]) if "role" in task else None
+        prompter = cls.of(source, vocab_size)
+        role = str(task["role"]) if "role" in task else None
         context, question = rename_fields(said.get("context", CONTEXT), said.get("question", QUESTION))
-        written = given if isinstance(given, str | Path) else own if own == "bytes" else folder.resolve()
+        written = own if own == "bytes" else folder.resolve()
+        if isinstance(given, str | Path):
+            written = given
         rows = TextQA("", None, None, str(written), context=context, question=question)
         rows = replace(rows, message=said.get("message"), eos_token=said.get("eos_token"))
         end = prompter.tokenizer.token_to_id(said.get("eos_token", ""))
@@ -136,7 +142,8 @@ class Prompter:
         whole = document is None and self.before
         if self.role:
             only = {"role": self.role, "content": CONTEXT if document is None else document}
-            read = self.before if whole else [*(self.around[0] or ()), only, *(self.around[1] or ())]
+            ahead, behind = (messages or () for messages in self.around)
+            read = self.before if whole else [*ahead, only, *behind]
             asked = {"role": "user", "content": question}
             row = {"messages": [*read, asked, {"role": "assistant", "content": "..."}]}
         try:

@@ -135,7 +135,8 @@ class StreamReader:
 
     def _advance(self, memory: Memory, rows: TokenRows, last_only: bool) -> tuple[Memory, Tensor]:
         """Reads tokens (b, n) of rows of equal length; logits (b, n, V), or (b, 1, V) with `last_only`."""
-        logits, start, n = [], 0, rows.tokens.shape[1]
+        n = rows.tokens.shape[1]
+        logits, start = [], 0
         while start < n:
             if memory.cache.full:
                 memory = self._asleep(memory)

@@ -139,8 +139,10 @@ def _restore(group: GroupSpec, tensors: dict[str, Tensor], prefix: str, like: Me
     B, fresh = len(group.rows), group.cache.fresh
 
     def shaped(x: Tensor, axis: int | None = None, n: int = 0) -> Tensor:
-        shape = (B if i == 0 else n if i == axis else size for i, size in enumerate(x.shape))
-        return torch.empty(tuple(shape), dtype=x.dtype, device="meta")
+        shape = [B, *x.shape[1:]]
+        if axis is not None:
+            shape[axis] = n
+        return torch.empty(shape, dtype=x.dtype, device="meta")
 
     def cache(form: CacheSpec) -> AttentionCache:
         own = _cache_spec(like.cache).layers

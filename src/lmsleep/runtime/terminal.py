@@ -38,8 +38,10 @@ class Counts:
 
     def __call__(self, event: SleepEvent) -> None:
         if event.done:
-            self.sleeps, self.passes = self.sleeps + 1, self.passes + event.n_passes
-            self.seconds, self.last = self.seconds + event.seconds, event
+            self.sleeps += 1
+            self.passes += event.n_passes
+            self.seconds += event.seconds
+            self.last = event
         self.show(event)
 
 
@@ -61,13 +63,11 @@ class Chat:
     """
 
     def __init__(self, session: Session, max_new_tokens: int, how: Sampling, out: Console, log: Console) -> None:
-        self.levels, self.max_new_tokens, self.how, self.out, self.log = (
-            [ChatLevel(session)],
-            max_new_tokens,
-            how,
-            out,
-            log,
-        )
+        self.levels = [ChatLevel(session)]
+        self.max_new_tokens = max_new_tokens
+        self.how = how
+        self.out = out
+        self.log = log
         self.counts = Counts()
         session.callbacks = (*session.callbacks, self.counts)
 
@@ -89,7 +89,8 @@ class Chat:
     def show_reading(self, session: Session, name: str, text: str) -> None:
         """Reads a text by windows and sleeps on each, with a progress bar."""
         assert session.prompter is not None
-        windows, slept = session.prompter.split_windows(text, session.model.window_size), self.counts.sleeps
+        windows = session.prompter.split_windows(text, session.model.window_size)
+        slept = self.counts.sleeps
         columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.log) as bar:
             task = bar.add_task(name, total=max(1, len(windows)), note="")
@@ -107,7 +108,8 @@ class Chat:
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
         """Calls `show` for the passes of sleeps within the block."""
-        before, self.counts.show = self.counts.show, show
+        before = self.counts.show
+        self.counts.show = show
         try:
             yield
         finally:
@@ -130,7 +132,7 @@ class Chat:
                 question = prompter.remaining_question(question)
             stack.enter_context(self.showing(show))
             pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
-            begun = next((text for piece in pieces if (text := piece.lstrip())), "")  # without the space before it
+            begun = next(filter(None, map(str.lstrip, pieces)), "")  # without the space before it
             while notes:
                 self.log.print(notes.pop(0))
             for piece in chain([begun], pieces):
@@ -168,7 +170,7 @@ class Chat:
 
     def stats(self) -> Table:
         """A table of counts and memory."""
-        session, counts, table = self.session, self.counts, Table(show_header=False)
+        session, counts = self.session, self.counts
         fresh = session.groups[0].cache.fresh if session.groups else 0
         norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
         rows = {
@@ -180,6 +182,7 @@ class Chat:
             "memory": f"{session.nbytes:,} bytes",
             "forks open": str(len(self.levels) - 1),
         }
+        table = Table(show_header=False)
         for name, value in rows.items():
             table.add_row(name, value)
         return table

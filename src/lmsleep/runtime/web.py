@@ -144,7 +144,8 @@ def page(session: Session, files: Sequence[Path], max_new_tokens: int, how: Samp
             yield from shown(pair, pair.read(file))
 
     def read(pair: SessionPair, text: str, uploaded: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
-        for document in (*([text] if text.strip() else []), *map(Path, uploaded or ())):
+        written = [text] if text.strip() else []
+        for document in (*written, *map(Path, uploaded or ())):
             yield from shown(pair, pair.read(document))
 
     def ask(pair: SessionPair, question: str) -> Iterator[tuple[Any, ...]]:

@@ -149,7 +149,8 @@ class Depo(Task):
         def spell(nodes: np.ndarray) -> np.ndarray:
             return names.table[np.take_along_axis(cycle, nodes % n[:, None], axis=1)]
 
-        edge, start = _shuffle(rng, n, width), _shuffle(rng, n, width)[:, : hops.shape[1]]
+        edge = _shuffle(rng, n, width)
+        start = _shuffle(rng, n, width)[:, : hops.shape[1]]
         ask = (self.marker + hops)[..., None]
         if self.naming == "text":
             arrow, comma, hops_word, after = range(self.marker + self.max_hops + 1, self.vocab_size)
@@ -199,7 +200,8 @@ class Depo(Task):
         """
         n, names, hops = self.max_nodes, self._names, self.test_hops
         drawn = names.lengths[names.draw(stream(0, "test", 0), FLOOR_ROWS, n)]
-        nats, length = float(np.log(n)), float(drawn.mean(axis=0).cumsum()[-1] / n)
+        nats = float(np.log(n))
+        length = float(drawn.mean(axis=0).cumsum()[-1] / n)
         same = {"floor": nats / (length + 1), "answer_floor": nats / length, "names": 1 / n}  # at every number of hops
         return {name: dict.fromkeys(map(str, hops), score) for name, score in same.items()} | {
             # k hops lead to a neighbour, or to one of the n - 3 nodes that are neither the node nor its neighbours.

@@ -32,7 +32,8 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
     if kind is None and from_anywhere:
         kind = locate(path)
     if not (isinstance(kind, type) and issubclass(kind, Task) and kind is not Task):
-        ours = [n for n in tasks.__all__ if isinstance(t := getattr(tasks, n), type) and issubclass(t, Task)]
-        allowed = ", ".join(PACKAGE + n for n in ours if n != "Task") + ", or a Task of another package" * from_anywhere
+        known = {name: getattr(tasks, name) for name in tasks.__all__ if name != "Task"}
+        ours = [PACKAGE + name for name, one in known.items() if isinstance(one, type) and issubclass(one, Task)]
+        allowed = ", ".join(ours) + (", or a Task of another package" if from_anywhere else "")
         raise ValueError(f"class_path of a task must be one of {allowed}, got {path!r}")
     return typed(kind, given.get("init_args", {}), f"init_args of {path}")

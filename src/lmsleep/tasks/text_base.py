@@ -104,7 +104,8 @@ class TextTask(Task):
             if len(rows) < least:
                 got = f"{len(rows)} in {getattr(self, name)!r}"
                 raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
-        share = max(1, min(round(self.held_out * len(left)), (len(left) - 1) // max(1, len(held))))
+        most = (len(left) - 1) // max(1, len(held))
+        share = max(1, min(round(self.held_out * len(left)), most))
         for name in held:
             chosen[name], left = left[:share], left[share:]
         chosen["train"] = left

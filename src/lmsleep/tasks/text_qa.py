@@ -116,13 +116,17 @@ class TextQA(TextTask):
         rows = [parse_json(lines.read(i)).get("messages") for i in range(min(AROUND_ROWS, len(lines.table)))]
         if not rows or rows[0] is None:
             return {}
-        # The document is the first message that is not the system's.
-        at = [next((i for i, m in enumerate(row[:-2]) if m.get("role") != "system"), 0) for row in rows if row]
-        cut = [(row[:i], row[i], row[i + 1 : -2]) for i, row in zip(at, filter(None, rows), strict=True)]
+        cut = []
+        for row in filter(None, rows):
+            # The document is the first message that is not the system's.
+            at = next((i for i, message in enumerate(row[:-2]) if message.get("role") != "system"), 0)
+            cut.append((row[:at], row[at], row[at + 1 : -2]))
         ahead, document, behind = cut[0]
-        alike = {"ahead": all(one[0] == ahead for one in cut), "behind": all(one[2] == behind for one in cut)}
-        same = {name: part if alike[name] else None for name, part in (("ahead", ahead), ("behind", behind))}
-        return {"role": str(document.get("role")), **same}
+        return {
+            "role": str(document.get("role")),
+            "ahead": ahead if all(other == ahead for other, _, _ in cut) else None,
+            "behind": behind if all(other == behind for _, _, other in cut) else None,
+        }
 
     @property
     def question_template(self) -> str:
@@ -198,7 +202,9 @@ def rename_fields(context: str, question: str) -> tuple[str, str]:
     """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
     question may stand in the first template alone, if one of the fields has its own name."""
     found = set(_FIELD.findall(context))
-    asked = set(_FIELD.findall(question)) or {"question"} & found or (found - {"context"} if len(found) > 1 else set())
+    asked = set(_FIELD.findall(question)) or {"question"} & found
+    if not asked and len(found) > 1:
+        asked = found - {"context"}
     read = found - asked
     if len(asked) > 1 or len(read) != 1:
         return context, question

@@ -172,7 +172,8 @@ class RunReport(L.Callback):
         if model.lora is not None:
             parameters += f" ({sum(p.numel() for p in model.parameters() if p.requires_grad):,} train)"
         passes = f"{sleeps['n_passes']} pass{'es' if sleeps['n_passes'] > 1 else ''}"
-        passes += f", {awake} of them awake in every window" if (awake := sleeps["wake_passes"]) > 1 else ""
+        if sleeps["wake_passes"] > 1:
+            passes += f", {sleeps['wake_passes']} of them awake in every window"
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"

@@ -15,12 +15,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
-from lmsleep.hub import first_line, require
+from lmsleep.hub import LAST, first_line, require
 from lmsleep.training.content import check_content
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raise_on_all_ranks
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+PREVIOUS = "previous.ckpt"
 ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 
 

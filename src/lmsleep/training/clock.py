@@ -64,7 +64,8 @@ class StepTimer(Callback):
     def estimate(self, batches: int, validations: int) -> float:
         """Estimated seconds of a run of `batches` and `validations`: up to the first timed batch as measured, the rest
         at the mean pace."""
-        start, done, others = self.first, 1, validations
+        start, done = self.first, 1
         if self.validations:
-            start, done, others = self.validations[0][1] - self.started, len(self._marks[0]), validations - 1
-        return start + max(0, batches - done) * statistics.fmean(self.batches()) + others * self.validation
+            start, done = self.validations[0][1] - self.started, len(self._marks[0])
+            validations -= 1
+        return start + max(0, batches - done) * statistics.fmean(self.batches()) + validations * self.validation

@@ -18,7 +18,8 @@ from lmsleep.training.optimizer import MuonAdamW
 CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
 CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
 CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
-CONTENT |= {"epoch": int, "global_step": int, "lora": dict[str, Any] | None, "pytorch-lightning_version": str}
+CONTENT |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)
+CONTENT |= {"lora": dict[str, Any] | None, "pytorch-lightning_version": str}
 
 
 def check_content(content: Any, name: str) -> None:
@@ -60,7 +61,8 @@ def check_optimizer(got: Mapping[str, Any], optimizer: torch.optim.Optimizer, mo
     check_structure(got, optimizer.state_dict() | {"state": {}}, name)
     if not isinstance(optimizer, MuonAdamW):
         return
-    parts, numbers = {}, {id(p): i for i, p in enumerate(model.parameters())}
+    parts: dict[Any, dict[str, Tensor]] = {}
+    numbers = {id(p): i for i, p in enumerate(model.parameters())}
     for group, saved in zip(optimizer.param_groups, got["param_groups"], strict=True):
         params, ids = group["params"], saved["params"]
         # A sharded run numbers parameters in the order of the model, any other by their places in the groups.

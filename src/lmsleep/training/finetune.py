@@ -85,14 +85,18 @@ def main(args: Sequence[str] | None = None) -> None:
 def parser() -> OneSentenceParser:
     """The parser of this command's own options."""
     look = {"description": __doc__, "formatter_class": RawDescriptionHelpFormatter}
-    found = OneSentenceParser("lmsleep finetune", allow_abbrev=False, **look)
+    found = OneSentenceParser(
+        "lmsleep finetune", "%(prog)s --model MODEL --data DATA [options]", allow_abbrev=False, **look
+    )
     found.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
     found.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
     found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
         shown = "" if default is None else f" (default: {default!r})"
-        words, kind = dict.fromkeys((f"--{name}", f"--{target}")), str if default is None else type(default)
-        kind = positive_integer if kind is int or name in ("epochs", "lora.rank") else kind
+        words = dict.fromkeys((f"--{name}", f"--{target}"))
+        kind = str if default is None else type(default)
+        if kind is int or name in ("epochs", "lora.rank"):
+            kind = positive_integer
         found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
     return found
 

@@ -1,5 +1,13 @@
-"""Fit, validate, test and predict on the command line: LightningCLI for a model that sleeps."""
+"""Train a model that sleeps, score it, write down what it answers.
 
+lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4 --checkpoint.dirpath=runs/mine
+lmsleep test --config runs/mine/config.yaml --ckpt_path runs/mine/last.ckpt     validate and predict alike
+lmsleep fit --data.task.help lmsleep.tasks.Depo                                 the arguments of a class
+
+An option overrides the configuration. Those of Lightning's Trainer come last.
+"""
+
+import argparse
 import os
 import signal
 import sys
@@ -21,9 +29,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
-from lmsleep.hub import require
+from lmsleep.hub import LAST, require
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import LAST, ONE_FILE
+from lmsleep.training.checkpoint import ONE_FILE
 from lmsleep.training.predictions import PredictionWriter
 from lmsleep.training.progress import RunProgressBar
 from lmsleep.training.quiet import without_notices
@@ -32,7 +40,15 @@ from lmsleep.training.ranks import raise_on_all_ranks
 
 
 class RunParser(OneSentenceParser, LightningArgumentParser):
-    """Lightning's parser with one-sentence errors."""
+    """Lightning's parser with one-sentence errors, and a help that leaves Lightning's own options to the end."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        groups = self._action_groups
+        self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
+        return super().format_help(formatter)
+
+
+LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # its groups of options
 
 
 class SaveConfig(SaveConfigCallback):
@@ -63,6 +79,10 @@ class SleepCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The command that is asked for alone: learning the options of all four takes longer than the rest."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in self.words[:1]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser of our looks for a subcommand too."""
+        return super().init_parser(**kwargs | self.parser_kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(SleepCallback, "sleep")
@@ -138,8 +158,9 @@ def check_checkpoint(path: str | None) -> None:
 
 def run_trainer(args: list[str] | None) -> SleepCLI:
     """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `run_errors`."""
+    prog = f"lmsleep {(sys.argv[1:] if args is None else args)[0]}"
     with run_errors():
-        return make_cli(SleepCLI, args, description=__doc__, save_config_callback=SaveConfig)
+        return make_cli(SleepCLI, args, __doc__, prog, save_config_callback=SaveConfig)
 
 
 @contextmanager
@@ -169,15 +190,15 @@ def make_cli(
 ) -> Any:
     """The command line interface `cli` of a run, with its arguments and configurations parsed."""
     parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": HelpFormatter}
+    parser["usage"] = f"{prog} --config FILE [options]"
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         SleepModule,
         RowsDataModule,
         args=args,
-        parser_class=RunParser,
         seed_everything_default=0,
         trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
         parser_kwargs=parser,
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
-        **options,
+        **{"parser_class": RunParser} | options,
     )

@@ -82,7 +82,8 @@ class StepGraphs:
         if key != self.key:
             self.graphed = None  # frees its memory before the next capture
             with autocast_without_cache(batch.tokens.device.type):
-                module, example = _StepModule(self.model, step, batch), tuple(x.clone() for x in _tensors(batch))
+                module = _StepModule(self.model, step, batch)
+                example = tuple(x.clone() for x in _tensors(batch))
                 graphed: Any = torch.cuda.make_graphed_callables(module, example, allow_unused_input=True)
             self.graphed, self.key = graphed, key
         assert self.graphed is not None

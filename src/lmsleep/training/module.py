@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -221,6 +222,8 @@ class SleepModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model.config.to_dict()
+        with suppress(ValueError):  # a training without end
+            checkpoint["max_steps"] = total_steps(self.trainer)
         if self.model.lora is not None:
             checkpoint["lora"] = asdict(self.model.lora)
         if is_ours(self.task):

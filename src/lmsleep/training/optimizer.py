@@ -88,7 +88,8 @@ def total_steps(trainer: L.Trainer) -> int:
     """Optimizer steps of a run, for the schedule, from the trainer's settings alone: a data loader started before a
     checkpoint is restored would begin with the first batch. Raises ValueError if the settings give no number."""
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
-    check_integer("accumulate_grad_batches of the trainer", accumulate := trainer.accumulate_grad_batches, 1, 2**31 - 1)
+    accumulate = trainer.accumulate_grad_batches
+    check_integer("accumulate_grad_batches of the trainer", accumulate, 1, 2**31 - 1)
     every = getattr(trainer, "val_check_interval", 0)  # Lightning has none for {}
     require(every != 0, "val_check_interval of the trainer must be more than 0, or null", every)
     counts = [steps] if steps >= 0 else []

@@ -1,7 +1,7 @@
 """Estimate the cost of a run: time and memory from its first steps, or sizes alone if its device is not here.
 
-It takes the arguments of `lmsleep fit`. Twice --steps steps are measured, each time with a validation and a checkpoint
-in a temporary folder; callbacks of the configuration are left out.
+Twice --steps steps are measured, each time with a validation and a checkpoint in a temporary folder; callbacks of the
+configuration are left out. It takes the options of a run (`lmsleep fit --help`) and those below.
 
 lmsleep plan --config configs/experiment/rule110.yaml --sleep.n_passes=4
 lmsleep plan --config configs/experiment/paper/rule110.yaml --device meta     parameters, state and operations alone
@@ -11,6 +11,7 @@ import resource
 import statistics
 import tempfile
 import time
+from argparse import SUPPRESS, HelpFormatter
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.clock import StepTimer
-from lmsleep.training.fit import SleepCLI, make_cli
+from lmsleep.training.fit import RunParser, SleepCLI, make_cli
 from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.quiet import quiet
 from lmsleep.training.random_state import RandomState
@@ -89,16 +90,31 @@ class StepWork:
 CLI = TypeVar("CLI", bound="PlanCLI")
 
 
+def hide(parser: LightningArgumentParser, *options: str) -> None:
+    """Leaves options out of the help of a command to which they are of no use."""
+    for option in options:
+        parser._option_string_actions[option].help = SUPPRESS
+
+
+class PlanParser(RunParser):
+    """Its help shows what `lmsleep fit` has not; the options of a run, all of which it takes, that of `fit` shows."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        self._action_groups = self._action_groups[:2]  # argparse's own: arguments with positions, options
+        return super().format_help(formatter)
+
+
 class PlanCLI(SleepCLI):
     """The command line of `lmsleep fit`, for a shortened run."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--ckpt_path", type=str | None, help="of the run; not read")
+        parser.add_argument("--ckpt_path", type=str | None, help=SUPPRESS)  # of the run; not read
         parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after as many to warm up")
         parser.add_argument(
             "--device", type=Literal["own", "meta"], default="own", help="own: the run's; meta: measure nothing"
         )
+        hide(parser, "--print_config", "--seed_everything")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -177,7 +193,7 @@ def main(args: list[str] | None = None) -> None:
 
 def plan_run(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
     """Parses a command line for `work` and `measure`; the caller cleans up `folder`."""
-    return make_cli(cli, args, description, prog, run=False, save_config_callback=None)
+    return make_cli(cli, args, description, prog, run=False, save_config_callback=None, parser_class=PlanParser)
 
 
 def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
@@ -213,9 +229,12 @@ def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
 
 
 def _size(n: int) -> str:
-    return f"{n / 1e9:,.2f} GB" if n >= 1e8 else f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
+    if n >= 1e8:
+        return f"{n / 1e9:,.2f} GB"
+    return f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
 
 
 def _time(seconds: float) -> str:
-    size, unit = next(((s, u) for s, u in ((3600, "hours"), (60, "minutes")) if seconds >= s), (1, "seconds"))
-    return f"{seconds / size:,.3g} {unit}"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.3g} hours"
+    return f"{seconds / 60:,.3g} minutes" if seconds >= 60 else f"{seconds:,.3g} seconds"

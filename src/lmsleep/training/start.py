@@ -40,7 +40,8 @@ def check_as_trained(name: str, trained: Any, mine: Any, note: str = "") -> None
 def check_tokenizer(task: TextTask, init_from: str) -> None:
     """Warns if the tokenizer of the task is not that of the model."""
     path = checkpoint_folder(init_from, FILES, "init_from") / "tokenizer.json"
-    if path.is_file() and open_tokenizer(task.tokenizer).to_str() != (own := read_tokenizer(path)).to_str():
+    own = read_tokenizer(path) if path.is_file() else None
+    if own is not None and open_tokenizer(task.tokenizer).to_str() != own.to_str():
         warnings.warn(
             f"tokenizer {task.tokenizer} ({task.vocab_size} tokens) is another than the model's own, {path} "
             f"({own.get_vocab_size()} tokens): the model knows the words by other ids",

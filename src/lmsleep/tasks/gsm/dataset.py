@@ -69,7 +69,8 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         n_ops = len(self.problem.slices)
         for split in SPLITS:
-            check_integer(split, rows := self.rows(split), 0, MAX_ROWS)
+            rows = self.rows(split)
+            check_integer(split, rows, 0, MAX_ROWS)
             require(rows % n_ops == 0, f"{split} must be a multiple of the {n_ops} operation counts", rows)
         if not any(map(self.rows, SPLITS)):
             raise ValueError(f"{', '.join(SPLITS)}: one of them must have rows, all are 0")
@@ -236,8 +237,9 @@ class Split:
             raise ValueError(f"{path} is damaged or not a {FORMAT!r}; delete it and make it again") from None
         self.made, self.sha256 = header["made"], header["sha256"]
         self._tokens = file.get_slice("tokens")  # read from disk when asked for
-        self._begin, self.lengths = arrays["offsets"][:-1], np.diff(arrays["offsets"])
-        self.starts, self.ops, self.answers = arrays["start"], arrays["op"], arrays["answer"]
+        self._begin = arrays["offsets"][:-1]
+        self.lengths = np.diff(arrays["offsets"])
+        self.starts, self.ops, self.answers = (arrays[name] for name in ("start", "op", "answer"))
         self.fingerprints = arrays["fingerprint"]
 
     def __len__(self) -> int:

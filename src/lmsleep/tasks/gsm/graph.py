@@ -138,7 +138,9 @@ def _link(draws: Draws, needed: dict[Parameter, None], parts: Links) -> tuple[li
     # A parameter that no total adds up is used by the newest instance: chains grow long.
     newest: Parameter | None = None
     while len(order) < len(needed):
-        ready = [p for p in waiting if not waiting[p] and (users[p] or newest)] if order else [next(iter(needed))]
+        ready = [next(iter(needed))]
+        if order:
+            ready = [p for p in waiting if not waiting[p] and (users[p] or newest)]
         if not ready:
             return None
         parameter = draws.choice(ready)
@@ -159,7 +161,8 @@ def _spend_ops(draws: Draws, order: list[Parameter], names: Links, parts: Links,
     """Adds dependencies to `names`, and constants, until the problem has `op` operations. Returns the parameters with a
     constant besides their dependencies; None if `op` cannot be met."""
     constants: set[Parameter] = set()
-    free = op - sum(len(parts[p]) if p in parts else max(1, len(names[p])) for p in order)
+    spent = [len(parts[p]) if p in parts else max(1, len(names[p])) for p in order]
+    free = op - sum(spent)
     while free > 0:
         bare = [p for p in order if names.get(p) and p not in constants]
         deeper = [

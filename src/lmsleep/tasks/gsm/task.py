@@ -85,7 +85,8 @@ class GSMInfinite(Task):
         if self.tokenizer is not None:
             raise ValueError("tokenizer needs path: without it problems are drawn in the built-in vocabulary of words")
         low, high = self.problem.length  # the answer and the end of sequence are the last two tokens
-        first, last = loss_windows(low - 2, low, self.window_size)[0], loss_windows(high - 2, high, self.window_size)[1]
+        first, _ = loss_windows(low - 2, low, self.window_size)
+        _, last = loss_windows(high - 2, high, self.window_size)
         said = f"windows of the answers must be one, and not window 0, under length {low}, {high} and window_size"
         require(0 < first == last, f"{said} {self.window_size}", (first, last))
 
