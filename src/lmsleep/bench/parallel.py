@@ -20,9 +20,7 @@ class ParallelSlidingAttention(Attention):
     """Attention over any number of tokens, each of which sees the last L, itself included."""
 
     def __init__(self, config: HybridConfig) -> None:
-        heads = config.n_heads, config.kv_heads, config.attention_head_dim
-        norm_eps = config.norm_eps if config.qk_norm else None
-        super().__init__(config.d_model, *heads, config.attention_bias, None, norm_eps, config.attention_gate)
+        super().__init__(config)
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:

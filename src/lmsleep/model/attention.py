@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.memory import KV
+from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
@@ -95,33 +96,23 @@ class Attention(nn.Module):
     """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
 
     Args:
-        d_model: D. heads: query heads. kv_heads: key/value heads (grouped-query attention).
-        head_dim: K, width of a head. bias: on q, k, v.
+        config: sizes, biases (`attention_bias`), norms of q and k (`qk_norm`), and `attention_gate`.
         sliding_window: tokens that a token sees, itself included (sliding attention); None: all that are visible.
-        norm_eps: epsilon of the RMS norms of q and k; None: no norms. gate: multiply the output by sigmoid(W_g x).
     """
 
     state_shape = None
 
-    def __init__(
-        self,
-        d_model: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        bias: bool = False,
-        sliding_window: int | None = None,
-        norm_eps: float | None = None,
-        gate: bool = False,
-    ) -> None:
+    def __init__(self, config: ModelConfig, sliding_window: int | None = None) -> None:
         super().__init__()
-        self.head_dim, self.sliding_window = head_dim, sliding_window
-        self.q_proj = nn.Linear(d_model, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
-        self.v_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, d_model, bias=False)
-        self.g_proj = nn.Linear(d_model, heads * head_dim, bias=False) if gate else None
-        self.q_norm, self.k_norm = (None if norm_eps is None else RMSNorm(head_dim, norm_eps) for _ in range(2))
+        D, K, bias = config.d_model, config.attention_head_dim, config.attention_bias
+        self.head_dim, self.sliding_window = K, sliding_window
+        self.q_proj = nn.Linear(D, config.n_heads * K, bias=bias)
+        self.k_proj = nn.Linear(D, config.kv_heads * K, bias=bias)
+        self.v_proj = nn.Linear(D, config.kv_heads * K, bias=bias)
+        self.o_proj = nn.Linear(config.n_heads * K, D, bias=False)
+        self.g_proj = nn.Linear(D, config.n_heads * K, bias=False) if config.attention_gate else None
+        self.q_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, state: None, cache: KV | None, ctx: PassContext) -> tuple[Tensor, None, KV | None]:
         """x (B, n, D), keys and values of m cached tokens -> y (B, n, D), None, keys and values of m + n tokens (the
