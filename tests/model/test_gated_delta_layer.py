@@ -7,7 +7,7 @@ from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextCon
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet, l2norm
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
+from lmsleep.model import PassContext
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.layers import init_decay

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
+from lmsleep.model import PassContext
 from lmsleep.model.jet import Jet
 from lmsleep.ops import dynamic_conv
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
+from lmsleep.model import PassContext
 from lmsleep.model.mamba2 import Mamba2
 
 NO_ROTARY = (torch.empty(0), torch.empty(0))

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.attention import Attention, PassContext
+from lmsleep.model import HybridConfig, HybridLM, PassContext
+from lmsleep.model.attention import Attention
 from lmsleep.ops.window_attention.sdpa import attend
 
 

@@ -1,8 +1,19 @@
 """The hybrid model."""
 
-from lmsleep.model.block import Mixer
+from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, register_mixer
 from lmsleep.model.lora import Lora
 
-__all__ = ["Blocks", "HybridConfig", "HybridLM", "Lora", "Mixer", "ModelConfig", "RunFn", "Wake", "register_mixer"]
+__all__ = [
+    "Blocks",
+    "HybridConfig",
+    "HybridLM",
+    "Lora",
+    "Mixer",
+    "ModelConfig",
+    "PassContext",
+    "RunFn",
+    "Wake",
+    "register_mixer",
+]

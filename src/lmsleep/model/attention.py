@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,34 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.memory import KV
+from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
 from lmsleep.ops.window_attention.sdpa import attend, rotate
-
-
-@dataclass(frozen=True)
-class PassContext:
-    """Positions, visibility and options of the n tokens of a pass, the same for every mixer.
-
-    Args:
-        rotary: cos and sin (n, head_dim / 2) of their positions.
-        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens; None: causal.
-        mask: (B, n) bool, False for masked tokens, which change neither S nor what other tokens see; None: no mask.
-        visible_sliding: as `visible`, for sliding attention.
-        cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
-        use_cache: whether mixers return their cache entries.
-        need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
-    """
-
-    rotary: tuple[Tensor, Tensor]
-    visible: Tensor | None = None
-    mask: Tensor | None = None
-    visible_sliding: Tensor | None = None
-    cache_slot: Tensor | None = None
-    use_cache: bool = True
-    need_h: bool = True
 
 
 class Rotary(nn.Module):

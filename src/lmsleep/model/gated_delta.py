@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import PassContext
+from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import RMSNorm, init_decay
 from lmsleep.model.linear import project, project_concat

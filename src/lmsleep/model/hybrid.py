@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lmsleep.hub import checkpoint_folder, require, typed, usable_device
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
-from lmsleep.model.attention import Attention, PassContext, Rotary
-from lmsleep.model.block import Block, LazySum, Mixer
+from lmsleep.model.attention import Attention, Rotary
+from lmsleep.model.block import Block, LazySum, Mixer, PassContext
 from lmsleep.model.config import BetweenPasses, ModelConfig
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 from lmsleep.model.gated_delta import GatedDelta

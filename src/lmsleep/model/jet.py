@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import PassContext
+from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.gated_delta import DeltaRule
 from lmsleep.model.layers import RMSNorm, init_decay

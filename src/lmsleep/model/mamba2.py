@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lmsleep.hub import require
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import PassContext
+from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import init_decay, step_size
 from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
