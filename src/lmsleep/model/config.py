@@ -1,6 +1,7 @@
 """The configuration of a model: its fields, what they may hold, and the sizes that follow from them."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
@@ -8,6 +9,7 @@ from lmsleep.hub import check_integer, require
 
 MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # a larger value is a mistake
 BetweenPasses = Literal["carry", "reset", "embed", "cut_h", "cut"]
+Check = tuple[str, object, object, str]  # field, its value, whether it is allowed, the rule
 
 
 @dataclass(frozen=True)
@@ -88,42 +90,61 @@ class ModelConfig:
     zero_init: bool = True
 
     def __post_init__(self) -> None:
-        def check(name: str, allowed: object, rule: str) -> None:
-            require(allowed, f"{name} {rule}", getattr(self, name))
+        for field, value, allowed, rule in self.checks():
+            require(allowed, f"{field} {rule}", value)
 
+    def checks(self) -> Iterator[Check]:
+        """What the values must fulfil, in an order in which each check may rely on those before it."""
         for name in _SIZES:
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), 1, MAX_SIZE)
+        yield "pattern", self.depth, self.depth <= MAX_DEPTH, f"must have at most {MAX_DEPTH} blocks"
+        yield from self._checks_of_numbers()
+        yield from self._checks_of_heads()
+        yield from self._checks_of_positions()
+        yield from self._checks_of_passes()
+
+    def _checks_of_numbers(self) -> Iterator[Check]:
         for name in ("norm_eps", "fast_norm_eps", "rope_theta"):
-            value = 1 if getattr(self, name) is None else getattr(self, name)
-            check(name, 0 < value < math.inf, "must be more than 0 and finite")
-        check("embedding_std", 0 <= self.embedding_std < math.inf, "must be 0 or more and finite")
-        letters, heads, depth = set(self.pattern.upper()), self.fast_heads or self.n_heads, self.depth
-        require(depth <= MAX_DEPTH, f"pattern must have at most {MAX_DEPTH} blocks", depth)
-        W = f"must be set for the W blocks of pattern {self.pattern!r}"
-        check("sliding_window", "W" not in letters or self.sliding_window is not None, W)
-        whole = self.head_dim is not None or self.d_model % self.n_heads == 0
-        check("n_heads", whole, f"must divide d_model={self.d_model} unless head_dim is given")
-        whole = letters <= set("AW") or self.fast_key_dim is not None or self.d_model % heads == 0
-        require(whole, f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given", heads)
-        head, turning = self.attention_head_dim, self.rotary_dim or 2
-        require(head % 2 == 0, "head_dim must be even for rotary positions", head)
-        check("n_kv_heads", self.n_heads % self.kv_heads == 0, f"must divide n_heads={self.n_heads}")
-        check("fast_key_heads", heads % (self.fast_key_heads or 1) == 0, f"must divide fast_heads={heads}")
-        require(turning % 2 == 0 and turning <= head, f"rotary_dim must be even and at most head_dim={head}", turning)
-        s, rates, loop = self.rope_scaling, self.decay_rates, self.loop
-        turns = s is None or (len(s) == 4 and s[0] >= 1 and 0 < s[1] < s[2] and s[3] > 0 and max(s) < math.inf)
-        check("rope_scaling", turns, "must be (factor >= 1, low < high, length), all above 0, or None")
-        rise = rates is None or (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9)
-        check("decay_rates", rise, "must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None")
-        within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= depth)
-        check("loop", within, f"must be (first, last + 1) within the {depth} blocks")
-        ways = get_args(BetweenPasses)
-        check("between_passes", self.between_passes in ways, f"must be one of {', '.join(ways)}")
-        closed = not self.norm_between_passes or self.loop_range[1] == depth
-        check("loop", closed, "must reach the last block with norm_between_passes")
-        opened = self.between_passes == "carry" or self.loop_range[0] == 0
-        check("loop", opened, f"must start at the first block with between_passes={self.between_passes!r}")
+            value = getattr(self, name)
+            yield name, value, value is None or 0 < value < math.inf, "must be more than 0 and finite"
+        yield "embedding_std", self.embedding_std, 0 <= self.embedding_std < math.inf, "must be 0 or more and finite"
+        rates = self.decay_rates
+        rising = rates is None or (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9)
+        yield "decay_rates", rates, rising, "must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None"
+
+    def _checks_of_heads(self) -> Iterator[Check]:
+        letters = set(self.pattern.upper())
+        slides = "W" not in letters or self.sliding_window is not None
+        yield "sliding_window", self.sliding_window, slides, f"must be set for the W blocks of pattern {self.pattern!r}"
+        divides = self.head_dim is not None or self.d_model % self.n_heads == 0
+        yield "n_heads", self.n_heads, divides, f"must divide d_model={self.d_model} unless head_dim is given"
+        grouped = self.n_heads % self.kv_heads == 0
+        yield "n_kv_heads", self.n_kv_heads, grouped, f"must divide n_heads={self.n_heads}"
+        heads = self.fast_heads or self.n_heads
+        divides = letters <= set("AW") or self.fast_key_dim is not None or self.d_model % heads == 0
+        yield "fast_heads", heads, divides, f"must divide d_model={self.d_model} unless fast_key_dim is given"
+        grouped = heads % (self.fast_key_heads or heads) == 0
+        yield "fast_key_heads", self.fast_key_heads, grouped, f"must divide fast_heads={heads}"
+
+    def _checks_of_positions(self) -> Iterator[Check]:
+        width, rotated, scaling = self.attention_head_dim, self.rotary_dim, self.rope_scaling
+        yield "head_dim", width, width % 2 == 0, "must be even for rotary positions"
+        fits = rotated is None or (rotated % 2 == 0 and rotated <= width)
+        yield "rotary_dim", rotated, fits, f"must be even and at most head_dim={width}"
+        stretches = scaling is None or _stretches(*scaling)
+        yield "rope_scaling", scaling, stretches, "must be (factor >= 1, low < high, length), all above 0, or None"
+
+    def _checks_of_passes(self) -> Iterator[Check]:
+        loop, ways = self.loop, get_args(BetweenPasses)
+        within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= self.depth)
+        yield "loop", loop, within, f"must be (first, last + 1) within the {self.depth} blocks"
+        yield "between_passes", self.between_passes, self.between_passes in ways, f"must be one of {', '.join(ways)}"
+        first, last = self.loop_range
+        closed = not self.norm_between_passes or last == self.depth
+        yield "loop", loop, closed, "must reach the last block with norm_between_passes"
+        opened = self.between_passes == "carry" or first == 0
+        yield "loop", loop, opened, f"must start at the first block with between_passes={self.between_passes!r}"
 
     @property
     def depth(self) -> int:
@@ -182,3 +203,11 @@ _SIZES = (
     *("vocab_size", "window_size", "d_model", "n_heads", "conv_size", "sliding_window", "n_kv_heads", "head_dim"),
     *("fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "mlp_dim", "rotary_dim"),
 )
+
+
+def _stretches(*scaling: float) -> bool:
+    """Whether these are (factor, low, high, length) as `rope_scaling` takes them."""
+    if len(scaling) != 4 or max(scaling) == math.inf:
+        return False
+    factor, low, high, length = scaling
+    return factor >= 1 and 0 < low < high and length > 0

@@ -1,6 +1,6 @@
 """The hybrid model on one page: table of mixers, stack of blocks, language model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from lmsleep.hub import checkpoint_folder, require, typed, usable_device
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.model.block import Block, LazySum, Mixer, PassContext
-from lmsleep.model.config import BetweenPasses, ModelConfig
+from lmsleep.model.config import BetweenPasses, Check, ModelConfig
 from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
@@ -34,11 +34,11 @@ class HybridConfig(ModelConfig):
         ValueError: as `ModelConfig`, or if a letter of the pattern has no mixer.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        letters = set(self.pattern.upper())
-        known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-        require(letters and letters <= MIXERS.keys(), f"pattern must be made of {known}", self.pattern)
+    def checks(self) -> Iterator[Check]:
+        """As `ModelConfig.checks`, and that every letter of the pattern has a mixer."""
+        letters, known = set(self.pattern.upper()), (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+        yield "pattern", self.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
+        yield from super().checks()
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
         """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing."""
