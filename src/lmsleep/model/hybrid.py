@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import checkpoint_folder, require, typed, usable_device
+from lmsleep.hub import require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.model.block import Block, LazySum, Mixer, PassContext
 from lmsleep.model.config import BetweenPasses, Check, ModelConfig
-from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
+from lmsleep.model.folder import load_folder, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm
@@ -407,19 +407,7 @@ class HybridLM(nn.Module):
         """
         known = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
         require(known, "dtype must be a floating-point dtype of torch or None", dtype)
-        device = usable_device(device)
-        folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
-        fields, _ = read_config(folder)
-        config: HybridConfig = typed(HybridConfig, fields, f"model in {folder / CONFIG}")
-        weights = read_weights(folder, device)
-        if config.tie_embeddings and "embedding.weight" in weights:
-            weights["head.weight"] = weights["embedding.weight"]
-        try:
-            model = config.build("meta")
-            model.load_state_dict(weights, assign=True)
-            model._tie()
-            model.blocks.rotary.fill(model.embedding.weight)
-        except RuntimeError as error:
-            problem = " ".join(str(error).split())
-            raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
+        model: HybridLM = load_folder(HybridConfig, source, device)
+        model._tie()
+        model.blocks.rotary.fill(model.embedding.weight)
         return model.to(dtype=dtype).eval()
