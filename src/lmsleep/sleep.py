@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lmsleep.hub import require
 from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
-from lmsleep.model import HybridLM, RunFn, Wake
+from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
 OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -68,6 +68,7 @@ def read_windows(
     after_loss: bool = False,
     wake_passes: int = 1,
     scored_only: bool = False,
+    shared: SharedWeights | None = None,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
@@ -81,6 +82,7 @@ def read_windows(
         wake_passes: passes over every window before its outputs are used, see `repeat_wake_pass`.
         scored_only: where nothing sleeps, skips computation that neither loss nor S depends on; `Reading.hidden` then
             has the windows with loss alone.
+        shared: joins the weights of a training step on a GPU, see `SharedWeights`.
 
     Raises:
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
@@ -101,7 +103,7 @@ def read_windows(
         seen = None if mask is None else mask[:, span]
         read = carries_loss or not brief
         # Lines 4 and 8, and pass 1 of line 6:
-        wake = model.wake(tokens[:, span], S, cache, seen, use_cache=slides, need_h=read)
+        wake = model.wake(tokens[:, span], S, cache, seen, use_cache=slides, need_h=read, shared=shared)
         wake = repeat_wake_pass(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
         if read:

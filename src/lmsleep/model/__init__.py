@@ -3,6 +3,7 @@
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, register_mixer
+from lmsleep.model.linear import SharedWeights
 from lmsleep.model.lora import Lora
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ModelConfig",
     "PassContext",
     "RunFn",
+    "SharedWeights",
     "Wake",
     "register_mixer",
 ]

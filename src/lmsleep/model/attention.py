@@ -94,12 +94,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, state: None, cache: KV | None, ctx: PassContext) -> tuple[Tensor, None, KV | None]:
         """x (B, n, D), keys and values of m cached tokens -> y (B, n, D), None, keys and values of m + n tokens (the
         same buffers with `ctx.cache_slot`; None unless `ctx.use_cache`)."""
-        q, k, v, *gate = project(x, self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ()))
+        layers = self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ())
+        q, k, v, *gate = project(x, *layers, shared=ctx.shared)
         if self.q_norm and self.k_norm:
             q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)
             k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)
         if not (cache or ctx.use_cache) and (self.sliding_window is None or x.shape[1] <= self.sliding_window):
-            return self._output(window_attention(q, k, v, ctx.rotary, ctx.mask), gate), None, None
+            return self._output(window_attention(q, k, v, ctx.rotary, ctx.mask), gate, ctx), None, None
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, ctx.rotary), rotate(k, ctx.rotary)
         if cache and ctx.cache_slot is not None:
@@ -107,11 +108,11 @@ class Attention(nn.Module):
         elif cache:
             k, v = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
         o = self.attend(q, k, v, ctx.visible if self.sliding_window is None else ctx.visible_sliding)
-        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate), None, KV(k, v)
+        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate, ctx), None, KV(k, v)
 
-    def _output(self, o: Tensor, gate: list[Tensor]) -> Tensor:
+    def _output(self, o: Tensor, gate: list[Tensor], ctx: PassContext) -> Tensor:
         """(B, n, H K) -> (B, n, D)."""
-        return project(o * gate[0].sigmoid() if gate else o, self.o_proj)[0]
+        return project(o * gate[0].sigmoid() if gate else o, self.o_proj, shared=ctx.shared)[0]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `PassContext`."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lmsleep.memory import LayerCache
 from lmsleep.model.layers import RMSNorm, SwiGLU
+from lmsleep.model.linear import SharedWeights
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PassContext:
         cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
         use_cache: whether mixers return their cache entries.
         need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
+        shared: weights that all passes of a reading use, for `project`; None: every layer computes by itself.
     """
 
     rotary: tuple[Tensor, Tensor]
@@ -31,6 +33,7 @@ class PassContext:
     cache_slot: Tensor | None = None
     use_cache: bool = True
     need_h: bool = True
+    shared: SharedWeights | None = None
 
 
 class Mixer(Protocol):
@@ -94,7 +97,7 @@ class Block(nn.Module):
         y = self.mixer_post_norm(y)
         if ctx.need_h and self.mlp is not None and self.mlp_norm is not None:
             s, x = self.mlp_norm.add_and_norm(s, y)
-            y = self.mlp_post_norm(self.mlp(x))
+            y = self.mlp_post_norm(self.mlp(x, ctx.shared))
         return LazySum(s, y) if isinstance(h, LazySum) else s + y, state, cache
 
     def flops_per_token(self, window_size: int) -> int:

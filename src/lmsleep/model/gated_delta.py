@@ -7,7 +7,7 @@ from lmsleep.memory import ConvTail
 from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import RMSNorm, init_decay
-from lmsleep.model.linear import project, project_concat
+from lmsleep.model.linear import SharedWeights, project, project_concat
 from lmsleep.ops import delta_layer
 
 
@@ -30,9 +30,10 @@ class DeltaRule(nn.Module):
         self.b_proj = nn.Linear(config.d_model, H, bias=False)
         self.g_proj = nn.Linear(config.d_model, H * V, bias=False)
 
-    def projected(self, x: Tensor) -> Tensor:
+    def projected(self, x: Tensor, shared: SharedWeights | None) -> Tensor:
         """q, k, v, gate, decay and writing strength of x (B, n, D), concatenated, before any non-linearity."""
-        return project_concat(x, self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj)
+        layers = self.q_proj, self.k_proj, self.v_proj, self.g_proj, self.a_proj, self.b_proj
+        return project_concat(x, *layers, shared=shared)
 
     def flops_per_token(self, window_size: int) -> int:
         """Recall of k, write, read by q: three K x V products a head, for any window."""
@@ -65,12 +66,13 @@ class GatedDelta(DeltaRule):
         self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
-        projected, taps = self.projected(x), self.conv_weight
+        projected, taps = self.projected(x, ctx.shared), self.conv_weight
         if self.key_heads < self.state_shape[0]:
             projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()
         weights, before = (taps, self.A_log, self.dt_bias, self.norm.weight), cache.inputs if cache else None
         y, state, tail = delta_layer(projected, *weights, state, before, ctx.mask, self.beta_scale, self.norm.eps)
-        return project(y, self.o_proj)[0], state, ConvTail(tail) if ctx.use_cache else None
+        (y,) = project(y, self.o_proj, shared=ctx.shared)
+        return y, state, ConvTail(tail) if ctx.use_cache else None
 
     def _spread(self, x: Tensor) -> Tensor:
         """Repeats the q and k columns of (..., 2 G K + rest) for every head of v: (..., 2 H K + rest)."""

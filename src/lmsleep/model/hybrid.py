@@ -18,7 +18,7 @@ from lmsleep.model.folder import load_folder, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm
-from lmsleep.model.linear import lookup_embedding, shared_weights, sharing
+from lmsleep.model.linear import SharedWeights, lookup_embedding
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
@@ -140,7 +140,13 @@ class Blocks(nn.Module):
         return self.run(0, self.config.depth, h, S, cache, self.context(h, cache, mask, use_cache=False))[:2]
 
     def context(
-        self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, use_cache: bool = True, need_h: bool = True
+        self,
+        h: Tensor,
+        cache: AttentionCache,
+        mask: Tensor | None = None,
+        use_cache: bool = True,
+        need_h: bool = True,
+        shared: SharedWeights | None = None,
     ) -> PassContext:
         """The `PassContext` of the n tokens of h (B, n, D) after the cached ones. Raises ValueError if the cache has no
         entries of these."""
@@ -153,24 +159,17 @@ class Blocks(nn.Module):
         visible_sliding = visible = visibility(n, cached, cache.capacity, everyone, h.device)
         if width is not None and width < cache.capacity:
             visible_sliding = visibility(n, cached, width, everyone, h.device)
-        return PassContext(
-            self.rotary(cache.position, n, h), visible, mask, visible_sliding, use_cache=use_cache, need_h=need_h
-        )
+        rotary = self.rotary(cache.position, n, h)
+        return PassContext(rotary, visible, mask, visible_sliding, None, use_cache, need_h, shared)
 
     def run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (empty without
         `ctx.need_h`), S and the cache entry of each block (of no use unless `ctx.use_cache`)."""
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return self._run(first, last, h, S, cache, ctx)
-        shared = shared_weights()
-
-        def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
-            with sharing(shared):
-                return self._run(*args)
-
-        return checkpoint(run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
+        return self._run(first, last, h, S, cache, ctx)
 
     def _run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
@@ -208,6 +207,7 @@ class Wake:
         past, cache: attention cache before and after.
         mask: (B, n) or None.
         embedded: (B, n, D) input of the first block; None if it was not kept.
+        shared: as in `PassContext`, for further passes too.
     """
 
     h: Tensor
@@ -218,6 +218,7 @@ class Wake:
     cache: AttentionCache
     mask: Tensor | None = None
     embedded: Tensor | None = None
+    shared: SharedWeights | None = None
 
 
 def _embedded(wake: Wake) -> Tensor:
@@ -301,9 +302,9 @@ class HybridLM(nn.Module):
         """The attention cache before the first token."""
         return AttentionCache(self.window_size)
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, shared: SharedWeights | None = None) -> Tensor:
         """(B, n) -> (B, n, D)."""
-        return lookup_embedding(self.embedding, tokens)
+        return lookup_embedding(self.embedding, tokens, shared)
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, V)."""
@@ -323,6 +324,7 @@ class HybridLM(nn.Module):
         ctx: PassContext | None = None,
         use_cache: bool = True,
         need_h: bool = True,
+        shared: SharedWeights | None = None,
     ) -> Wake:
         """The wake pass over tokens (B, n) of the current window: embedding, then every block once.
 
@@ -331,26 +333,27 @@ class HybridLM(nn.Module):
             ctx: for decoding with a static cache; None: the tokens follow those of the cache.
             use_cache: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
             need_h: False: h of the result is not computed.
+            shared: as in `PassContext`.
 
         Raises:
             ValueError: if the tokens do not fit into the window, or the cache has no entries of those before.
         """
         n, depth, last = tokens.shape[1], self.config.depth, self.config.loop_range[1]
         require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
-        embedded = self.embed(tokens)
-        ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h)
+        embedded = self.embed(tokens, shared)
+        ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h, shared)
         core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(ctx, need_h=need_h or last < depth))
         h, after = core, core_S
         if last < depth:
             h, after, behind = self.blocks.run(last, depth, core, core_S, cache, ctx)
             kept = kept + behind
         extended = cache.extended(n, kept if use_cache else (), cache.joined_mask(mask, embedded))
-        return Wake(h, core, S, after, cache, extended, mask, embedded)
+        return Wake(h, core, S, after, cache, extended, mask, embedded, shared)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window of `wake`; `run` takes the place of `Blocks.run`."""
         h, S = BETWEEN_PASSES[self.config.between_passes](h, S, wake)
-        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
         return (run or self.blocks.run)(*self.config.loop_range, h, S, wake.past, ctx)[:2]
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
@@ -359,7 +362,8 @@ class HybridLM(nn.Module):
         depth, last = self.config.depth, self.config.loop_range[1]
         if last == depth:
             return h, S
-        S, ctx = self.rewind(S, wake, last, depth), self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        S = self.rewind(S, wake, last, depth)
+        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
         return (run or self.blocks.run)(last, depth, h, S, wake.past, ctx)[:2]
 
     def rewind(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:

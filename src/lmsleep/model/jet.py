@@ -38,10 +38,11 @@ class Jet(DeltaRule):
         self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
-        inputs, before = (self.projected(x), self.dynamic_conv1d(x)), cache.inputs if cache else None
+        inputs, before = (self.projected(x, ctx.shared), self.dynamic_conv1d(x)), cache.inputs if cache else None
         gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (ctx.mask, self.beta_scale, self.o_norm.eps)
         y, state, tail = jet_layer(*inputs, *gates, state, before, *how)
-        return project(y, self.o_proj)[0], state, ConvTail(tail) if ctx.use_cache else None
+        (y,) = project(y, self.o_proj, shared=ctx.shared)
+        return y, state, ConvTail(tail) if ctx.use_cache else None
 
 
 class DynamicConv(nn.Module):
