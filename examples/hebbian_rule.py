@@ -13,8 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.cli import main
-from lmsleep.model import HybridConfig, register_mixer
-from lmsleep.model.attention import PassContext
+from lmsleep.model import HybridConfig, PassContext, register_mixer
 
 
 class Hebbian(nn.Module):

@@ -25,7 +25,6 @@ window, as a looped language model does. `after_loss` (default off) lets a windo
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from lmsleep.hub import require
 from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
-from lmsleep.model import HybridLM, RunFn, Wake
+from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
 OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -52,7 +51,7 @@ def sleep(blocks: Pass, h: Tensor, S: FastWeights, n_passes: int) -> tuple[Tenso
     """
     check_n_passes(n_passes)
     for _ in range(n_passes - 1):
-        h, S = blocks(h, S)  #                                                           line 6, both h and S go on
+        h, S = blocks(h, S)  # line 6: both h and S go on
     return h, S
 
 
@@ -69,6 +68,7 @@ def read_windows(
     after_loss: bool = False,
     wake_passes: int = 1,
     scored_only: bool = False,
+    shared: SharedWeights | None = None,
 ) -> "Reading":
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
@@ -82,6 +82,7 @@ def read_windows(
         wake_passes: passes over every window before its outputs are used, see `repeat_wake_pass`.
         scored_only: where nothing sleeps, skips computation that neither loss nor S depends on; `Reading.hidden` then
             has the windows with loss alone.
+        shared: joins the weights of a training step on a GPU, see `SharedWeights`.
 
     Raises:
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
@@ -90,44 +91,29 @@ def read_windows(
     check_n_passes(n_passes)
     check_n_passes(wake_passes, "wake_passes")
     check_eviction(eviction)
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, other in (("targets", targets), ("mask", mask)):
-        if other is not None:
-            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
-            require(name != "mask" or other.dtype == torch.bool, "mask must be bool", other.dtype)
+    require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
+    windows = checked_windows(model.window_size, tokens, targets, mask, loss_windows, after_loss)
     plain = on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
-    if on_overflow is None:
-        on_overflow = partial(sleep, n_passes=n_passes)
-    else:
-        require(n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
-    if loss_windows is None and targets is not None:
-        windows = Windows.of(targets, model.window_size, after_loss)
-    else:
-        windows = Windows(tokens.shape[1], model.window_size, tuple(loss_windows or ()), after_loss)
-    if loss_windows is not None:
-        said = f"loss_windows must say of {len(windows)} windows if they carry loss"
-        require(len(loss_windows) == len(windows), said, len(loss_windows))
     brief = scored_only and plain and any(windows.carry_loss)
-    S = model.init_fast_weights(len(tokens))  #                                           line 1
+    answer = on_overflow or partial(sleep, n_passes=n_passes)
+    S = model.init_fast_weights(len(tokens))  # line 1
     cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
-    for span, carries_loss, sleeps in windows:  #                                         lines 2-3
+    for span, carries_loss, sleeps in windows:  # lines 2-3
         seen = None if mask is None else mask[:, span]
         read = carries_loss or not brief
-        wake = model.wake(
-            tokens[:, span], S, cache, seen, use_cache=slides, need_h=read
-        )  #  lines 4, 8, pass 1 of line 6
+        # Lines 4 and 8, and pass 1 of line 6:
+        wake = model.wake(tokens[:, span], S, cache, seen, use_cache=slides, need_h=read, shared=shared)
         wake = repeat_wake_pass(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
         if read:
             hidden.append(wake.h)
-        if targets is not None and carries_loss:  #                                       line 7
-            scored.append((model.logits(wake.h), targets[:, span]))  #                    line 9
-        if sleeps:  #                                                                     line 5
-            S = sleep_window(model, wake, on_overflow)  #                                 line 6, passes 2..N
+        if targets is not None and carries_loss:  # line 7
+            scored.append((model.logits(wake.h), targets[:, span]))  # line 9
+        if sleeps:  # line 5
+            S = sleep_window(model, wake, answer)  # line 6, passes 2..N
         if cache.full:
-            cache = cache.evict(eviction)  #                                              line 10
+            cache = cache.evict(eviction)  # line 10
     return Reading.of(model, windows, hidden, scored, S)
 
 
@@ -181,17 +167,14 @@ class Windows:
 
     Args:
         length: T. size: L.
-        carry_loss: for each window whether it carries loss; empty: none does.
+        carry_loss: for each window whether it carries loss.
         after_loss: a full window with loss sleeps too, if tokens follow it.
     """
 
     length: int
     size: int
-    carry_loss: tuple[bool, ...] = ()
+    carry_loss: tuple[bool, ...]
     after_loss: bool = False
-
-    def __len__(self) -> int:
-        return -(-self.length // self.size)
 
     @classmethod
     def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
@@ -203,10 +186,11 @@ class Windows:
 
     def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
         """For each window: its slice, whether it carries loss, whether it sleeps."""
-        for start, loss in zip_longest(range(0, self.length, self.size), self.carry_loss, fillvalue=False):
-            stop = start + self.size
-            sleeps = self.after_loss and stop < self.length if loss else stop <= self.length
-            yield slice(start, stop), loss, sleeps
+        for index, carries_loss in enumerate(self.carry_loss):
+            span = slice(index * self.size, (index + 1) * self.size)
+            full = span.stop <= self.length
+            followed = span.stop < self.length
+            yield span, carries_loss, (self.after_loss and followed if carries_loss else full)
 
     @property
     def n_sleeps(self) -> int:
@@ -216,6 +200,32 @@ class Windows:
     def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
         """Tokens of a row, each counted once for every pass of the looped blocks over it."""
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
+
+
+def checked_windows(
+    size: int,
+    tokens: Tensor,
+    targets: Tensor | None,
+    mask: Tensor | None,
+    loss_windows: Sequence[bool] | None,
+    after_loss: bool,
+) -> Windows:
+    """The windows of tokens (B, T), `size` tokens each; the other arguments as in `read_windows`. Raises ValueError if
+    a shape, a dtype or the number of `loss_windows` does not fit."""
+    shape = tuple(tokens.shape)
+    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
+    for name, other in (("targets", targets), ("mask", mask)):
+        if other is not None:
+            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
+    if mask is not None:
+        require(mask.dtype == torch.bool, "mask must be bool", mask.dtype)
+    if loss_windows is None and targets is not None:
+        return Windows.of(targets, size, after_loss)
+    length = shape[1]
+    count = -(-length // size)
+    carry_loss = (False,) * count if loss_windows is None else tuple(loss_windows)
+    require(len(carry_loss) == count, f"loss_windows must say of {count} windows if they carry loss", len(carry_loss))
+    return Windows(length, size, carry_loss, after_loss)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lmsleep import HybridConfig
 from lmsleep.bench.parallel import parallel_twin
 from lmsleep.bench.window import PARALLEL, WINDOWED, Runner, _by_windows, _in_parallel, main, measure
 from lmsleep.figures.table import COLUMNS
-from lmsleep.model.linear import SharedWeights, sharing_weights
+from lmsleep.model import SharedWeights
 from lmsleep.sleep import IGNORE
 
 TINY = HybridConfig(vocab_size=7, d_model=16, pattern="AGa", window_size=4, n_heads=2)
@@ -39,7 +39,7 @@ def test_both_ways_of_reading_train_on_the_same_loss(build, draw_tokens):
 def test_a_step_shares_weights_as_training_does(monkeypatch):
     """On a GPU; here it is made to, and each way of reading joins the projections of its blocks once."""
     joined, product = [], SharedWeights.product
-    monkeypatch.setattr("lmsleep.bench.window.sharing_weights", lambda _: sharing_weights(True))
+    monkeypatch.setattr("lmsleep.bench.window._shared", lambda _: SharedWeights())
     monkeypatch.setattr(SharedWeights, "product", lambda self, *args: (joined.append(self), product(self, *args))[1])
     *_, frame = measure(TINY, **SETTING | {"windows": [4], "batch_sizes": [1]})
     assert len(set(map(id, joined))) == 6  # two steps, one of them timed, of each of the three ways

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lmsleep import AttentionCache
+from lmsleep import AttentionCache, HybridConfig
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.ops.window_attention.sdpa import rotate, visibility
 
@@ -184,4 +184,4 @@ def test_only_relative_positions_matter(build):
 
 
 def test_flops_count_the_whole_window():
-    assert Attention(32, heads=4, kv_heads=4, head_dim=8).flops_per_token(10) == 4 * 10 * 32
+    assert Attention(HybridConfig(d_model=32, n_heads=4)).flops_per_token(10) == 4 * 10 * 32

@@ -7,7 +7,7 @@ from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextCon
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet, l2norm
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
+from lmsleep.model import PassContext
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.layers import init_decay
@@ -20,7 +20,7 @@ D, H, K, V = 16, 4, 6, 10
 def both_layers(G):
     """Ours and theirs with the same parameters, in float32."""
     torch.manual_seed(0)
-    ours = GatedDelta(D, H, K, V, key_heads=G)
+    ours = GatedDelta(HybridConfig(d_model=D, n_heads=H, fast_key_dim=K, fast_value_dim=V, fast_key_heads=G))
     sizes = {"linear_num_key_heads": G, "linear_num_value_heads": H, "linear_key_head_dim": K}
     sizes |= {"linear_value_head_dim": V, "hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 1}
     theirs = Qwen3NextGatedDeltaNet(Qwen3NextConfig(**sizes, layer_types=["linear_attention"]), 0)

@@ -7,19 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
-from lmsleep.model.hybrid import MIXERS
+from lmsleep.model import PassContext
 from lmsleep.model.jet import Jet
 from lmsleep.ops import dynamic_conv
 
 ALL = PassContext((torch.empty(0), torch.empty(0)))
-SIZES = {"d_model": 16, "heads": 2, "key_dim": 6, "value_dim": 12}
 CONFIG = HybridConfig(d_model=16, n_heads=2, fast_key_dim=6, fast_value_dim=12)
 
 
 def layer(seed=0, config=CONFIG):
     torch.manual_seed(seed)
-    made = MIXERS["J"][1](config).double()
+    made = Jet(config).double()
     with torch.no_grad():  # away from the initial values, at which the kernel is the same for every token
         for p in made.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -111,7 +109,7 @@ def test_a_masked_token_leaves_no_trace():
 
 def test_starts_with_one_kernel_for_all_tokens_and_leaves_it():
     torch.manual_seed(0)
-    conv = Jet(**SIZES).dynamic_conv1d
+    conv = Jet(CONFIG).dynamic_conv1d
     x, values = torch.randn(2, 9, 16), torch.randn(2, 9, 24)
     static = conv.kernel_generator.w2.bias.view(24, 1, 4)
     want = F.silu(F.conv1d(F.pad(values.mT, (3, 0)), static, groups=24)).mT
@@ -127,7 +125,7 @@ def test_starts_with_one_kernel_for_all_tokens_and_leaves_it():
 
 def test_parameters_are_named_and_shaped_as_in_the_released_layer():
     H, K, V, D, hidden = 2, 6, 12, 16, 3
-    assert {name: tuple(p.shape) for name, p in Jet(**SIZES).state_dict().items()} == {
+    assert {name: tuple(p.shape) for name, p in Jet(CONFIG).state_dict().items()} == {
         "q_proj.weight": (H * K, D),
         "k_proj.weight": (H * K, D),
         "v_proj.weight": (H * V, D),

@@ -1,14 +1,16 @@
 """Weights that are joined and cast once a reading, against the layers one by one."""
 
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
 from torch import nn
 
-from lmsleep.model.linear import MAX_PRODUCT_ROWS, GradAccumulator, lookup_embedding, project, sharing_weights
+from lmsleep.model.linear import MAX_PRODUCT_ROWS, GradAccumulator, SharedWeights, lookup_embedding, project
 from lmsleep.ops import use_backend
-from lmsleep.sleep import read_windows
+from lmsleep.runtime import Session
+from lmsleep.sleep import read_windows, sleep
 
 CUDA = torch.cuda.is_available()
 
@@ -19,15 +21,8 @@ def layers(*sizes, width=6, dtype=torch.float64):
 
 
 def gradients(model, rows, n_passes, shared):
-    def reading():
-        return read_windows(model, *rows, n_passes=n_passes)
-
     model.zero_grad()
-    if shared:
-        with sharing_weights():
-            out = reading()
-    else:
-        out = reading()
+    out = read_windows(model, *rows, n_passes=n_passes, shared=SharedWeights() if shared else None)
     out.loss.backward()
     return out.loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
@@ -79,8 +74,7 @@ def test_gradients_that_lie_side_by_side_are_not_joined_again(monkeypatch):
     first, second = layers(3, 5)
     x = torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(2, 4, 8, dtype=torch.float64)
-    with sharing_weights():
-        parts = project(x, first, second)
+    parts = project(x, first, second, shared=SharedWeights())
     want = upstream @ torch.cat([first.weight, second.weight]).detach()
     apart = [part.clone() for part in upstream.split([3, 5], dim=-1)]
     swapped = upstream.roll(5, dims=-1).split([5, 3], dim=-1)[::-1]  # of one tensor, in another order
@@ -94,8 +88,8 @@ def test_gradients_that_lie_side_by_side_are_not_joined_again(monkeypatch):
 def test_several_layers_are_one_product_and_every_use_adds_to_their_gradients():
     first, second = layers(3, 5)
     x, y = torch.randn(2, 4, 6, dtype=torch.float64), torch.randn(7, 6, dtype=torch.float64)
-    with sharing_weights():
-        outs = [*project(x, first, second), *project(y, first, second)]
+    shared = SharedWeights()
+    outs = [*project(x, first, second, shared=shared), *project(y, first, second, shared=shared)]
     assert [tuple(out.shape) for out in outs] == [(2, 4, 3), (2, 4, 5), (7, 3), (7, 5)]
     assert outs[0]._base is outs[1]._base is not None
     upstream = [torch.randn_like(out) for out in outs]
@@ -108,8 +102,7 @@ def test_several_layers_are_one_product_and_every_use_adds_to_their_gradients():
 def test_a_second_backward_starts_from_nothing():
     (layer,) = layers(3)
     x = torch.randn(4, 6, dtype=torch.float64)
-    with sharing_weights():
-        (out,) = project(x, layer)
+    (out,) = project(x, layer, shared=SharedWeights())
     first, second = (torch.autograd.grad(out.sum(), layer.weight, retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(first, second)
 
@@ -117,8 +110,7 @@ def test_a_second_backward_starts_from_nothing():
 def test_a_gradient_of_the_input_alone_leaves_nothing_behind():
     (layer,) = layers(3)
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    with sharing_weights():
-        (out,) = project(x, layer)
+    (out,) = project(x, layer, shared=SharedWeights())
     (dx,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
     torch.testing.assert_close(dx, layer.weight.sum(0).detach().expand(4, 6))
     (dweight,) = torch.autograd.grad(out.sum(), layer.weight)
@@ -168,8 +160,9 @@ def test_on_a_card_narrow_products_are_added_to_a_float32_sum_without_casts(monk
 def test_sums_over_many_uses_in_bfloat16_keep_float32_accuracy():
     (layer,) = layers(8, dtype=torch.float32)
     uses = [torch.randn(16, 6) for _ in range(64)]
-    with torch.autocast("cpu", torch.bfloat16), sharing_weights():
-        total = sum(project(x, layer)[0].float().sum() for x in uses)
+    shared = SharedWeights()
+    with torch.autocast("cpu", torch.bfloat16):
+        total = sum(project(x, layer, shared=shared)[0].float().sum() for x in uses)
     total.backward()
     parts = [x.bfloat16().double().sum(0) for x in uses]
     want = torch.stack(parts).sum(0).expand(8, 6)
@@ -182,8 +175,7 @@ def test_layers_that_do_not_train_get_no_gradient_and_stop_none():
     first, second = layers(3, 5)
     second.weight.requires_grad_(False)
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    with sharing_weights():
-        a, b = project(x, first, second)
+    a, b = project(x, first, second, shared=SharedWeights())
     (a.sum() + 2 * b.sum()).backward()
     assert second.weight.grad is None
     torch.testing.assert_close(first.weight.grad, x.detach().sum(0).expand(3, 6))
@@ -194,8 +186,7 @@ def test_weights_that_change_between_readings_are_joined_anew():
     (layer,) = layers(3)
     x = torch.randn(4, 6, dtype=torch.float64)
     for _ in range(2):
-        with sharing_weights():
-            torch.testing.assert_close(project(x, layer)[0], layer(x))
+        torch.testing.assert_close(project(x, layer, shared=SharedWeights())[0], layer(x))
         with torch.no_grad():
             layer.weight.mul_(2)
 
@@ -203,8 +194,7 @@ def test_weights_that_change_between_readings_are_joined_anew():
 def test_layers_with_something_of_their_own_are_called():
     plain, biased = layers(3)[0], nn.Linear(6, 3, dtype=torch.float64)
     x = torch.randn(4, 6, dtype=torch.float64)
-    with sharing_weights():
-        got = project(x, plain, biased)
+    got = project(x, plain, biased, shared=SharedWeights())
     assert torch.equal(got[0], plain(x)) and torch.equal(got[1], biased(x))
 
 
@@ -213,9 +203,8 @@ def test_a_hook_on_a_layer_is_called(kind):
     (layer,) = layers(3)
     called = []
     getattr(layer, f"register_{kind}")(lambda *_: called.append(1))
-    with sharing_weights():
-        (y,) = project(torch.randn(4, 6, dtype=torch.float64, requires_grad=True), layer)
-        y.sum().backward()
+    (y,) = project(torch.randn(4, 6, dtype=torch.float64, requires_grad=True), layer, shared=SharedWeights())
+    y.sum().backward()
     assert called == [1]
 
 
@@ -225,8 +214,7 @@ def test_the_gradient_of_a_small_table_is_that_of_an_embedding_without_its_sorti
     table = nn.Embedding(5, 6, dtype=dtype)
     tokens, upstream = torch.randint(5, (64, 9)), torch.randn(64, 9, 6).to(dtype)
     (want,) = torch.autograd.grad(table(tokens), table.weight, upstream)
-    with sharing_weights():
-        rows = lookup_embedding(table, tokens)
+    rows = lookup_embedding(table, tokens, SharedWeights())
     assert torch.equal(rows, table(tokens)) and "Embedding" not in rows.grad_fn.name()
     (got,) = torch.autograd.grad(rows, table.weight, upstream)
     exact = torch.zeros(5, 6).double().index_add_(0, tokens.flatten(), upstream.double().flatten(0, 1))
@@ -237,27 +225,63 @@ def test_a_large_table_and_one_with_a_hook_are_called():
     large, hooked = nn.Embedding(MAX_PRODUCT_ROWS + 1, 6), nn.Embedding(5, 6)
     called = []
     hooked.register_forward_hook(lambda *_: called.append(1))
-    with sharing_weights():
-        out = [lookup_embedding(table, torch.ones(2, 3, dtype=torch.long)) for table in (large, hooked)]
+    tokens = torch.ones(2, 3, dtype=torch.long)
+    out = [lookup_embedding(table, tokens, SharedWeights()) for table in (large, hooked)]
     assert called == [1] and all("Embedding" in y.grad_fn.name() for y in out)
 
 
 def test_autocast_leaves_float64_alone():
     (layer,) = layers(3)
     x = torch.randn(4, 6, dtype=torch.float64)
-    with torch.autocast("cpu", torch.bfloat16), sharing_weights():
-        assert torch.equal(project(x, layer)[0], layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(project(x, layer, shared=SharedWeights())[0], layer(x))
 
 
 def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens):
     model, tokens = build("AG", torch.float32), draw_tokens(2, 4)
-    h, S = model.embed(tokens).detach(), model.init_fast_weights(2)
+    h, S, cache = model.embed(tokens).detach(), model.init_fast_weights(2), model.init_cache()
 
-    def breaks():
+    def breaks(shared):
         torch._dynamo.reset()
-        return torch._dynamo.explain(lambda h: model.blocks(h, S)[0])(h).graph_break_count
+        ctx = model.blocks.context(h, cache, use_cache=False, shared=shared)
+        return torch._dynamo.explain(lambda h: model.blocks.run(0, 2, h, S, cache, ctx)[0])(h).graph_break_count
 
-    alone = breaks()
-    with sharing_weights():
-        assert breaks() > alone
-    assert alone <= 1
+    assert breaks(None) <= 1
+    assert breaks(SharedWeights()) > breaks(None)
+
+
+def test_compiled_code_is_not_compiled_again_for_the_shared_weights_of_every_step(build, rows):
+    model, compiled = build("AG", torch.float32), []
+    torch._dynamo.reset()
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph
+
+    for block in model.blocks.layers:
+        block.compile(dynamic=False, backend=backend)
+    for step in range(3):
+        before = len(compiled)
+        read_windows(model, *rows, n_passes=2, shared=SharedWeights()).loss.backward()
+        assert (len(compiled) > before) == (step == 0)
+
+
+def test_a_session_reads_in_one_thread_while_a_training_step_shares_weights_in_another(build, rows, draw_tokens):
+    """And training goes on afterwards with the gradients that it has without that session."""
+    model, tokens = build("AG"), draw_tokens(1, 20)
+    alone, answers = Session(model, n_passes=2).feed(tokens), []
+
+    def sleep_while_another_reads(blocks, h, S):
+        session = Session(model, n_passes=2)
+        thread = Thread(target=lambda: answers.append(session.feed(tokens)))
+        thread.start()
+        thread.join()
+        return sleep(blocks, h, S, n_passes=2)
+
+    out = read_windows(model, *rows, on_overflow=sleep_while_another_reads, shared=SharedWeights())
+    got = torch.autograd.grad(out.loss, list(model.parameters()))
+    want = torch.autograd.grad(read_windows(model, *rows, n_passes=2).loss, list(model.parameters()))
+    torch.testing.assert_close(got, want)
+    assert len(answers) == 2
+    for answer in answers:
+        torch.testing.assert_close(answer, alone)

@@ -4,18 +4,22 @@ import pytest
 import torch
 
 from lmsleep import HybridConfig
-from lmsleep.model.attention import PassContext
-from lmsleep.model.hybrid import MIXERS
+from lmsleep.model import PassContext
 from lmsleep.model.mamba2 import Mamba2
 
 NO_ROTARY = (torch.empty(0), torch.empty(0))
 ALL = PassContext(NO_ROTARY)
 
 
-def layer(seed=0, **options):
+def config_of(d_model, nheads, headdim, d_state, **options):
+    """A configuration in the words of mamba-ssm."""
+    sizes = {"n_heads": 1, "fast_heads": nheads, "fast_key_dim": d_state, "fast_value_dim": headdim}
+    return HybridConfig(d_model=d_model, pattern="M", **sizes, **options)
+
+
+def layer(seed=0, ngroups=2, **options):
     torch.manual_seed(seed)
-    sizes = {"d_model": 16, "nheads": 4, "headdim": 8, "d_state": 6, "ngroups": 2} | options
-    made = Mamba2(**sizes)
+    made = Mamba2(config_of(16, nheads=4, headdim=8, d_state=6, **options), ngroups)
     with torch.no_grad():  # away from the initial values, at which D and the norm weights are all equal
         for p in made.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -54,7 +58,7 @@ def test_equals_transformers_mixer_in_values_and_gradients(groups, length):
 
 
 def test_parameters_are_named_and_shaped_as_mamba_ssm_has_them():
-    made = Mamba2(d_model=32, nheads=8, headdim=8, d_state=16, ngroups=2)
+    made = Mamba2(config_of(32, nheads=8, headdim=8, d_state=16), ngroups=2)
     d_inner, conv_dim = 64, 64 + 2 * 2 * 16
     assert {name: tuple(p.shape) for name, p in made.state_dict().items()} == {
         "dt_bias": (8,),
@@ -118,18 +122,17 @@ def test_what_shapes_the_state_learns_through_the_state_alone(delta):
 
 def test_config_gives_the_sizes():
     config = HybridConfig(d_model=32, fast_heads=2, fast_key_dim=8, fast_value_dim=24, conv_size=3, delta=True)
-    _, make = MIXERS["M"]
-    made = make(config)
+    made = Mamba2(config)
     assert made.state_shape == (2, 24, 8)
     assert made.conv1d.weight.shape == (2 * 24 + 2 * 8, 1, 3)
     assert made.correction_log is not None
-    assert make(HybridConfig()).correction_log is None
+    assert Mamba2(HybridConfig()).correction_log is None
     assert made.flops_per_token(24) == 6 * 2 * 24 * 8
 
 
 def test_groups_must_divide_heads():
-    with pytest.raises(ValueError, match="ngroups must divide nheads=4, got 3"):
-        Mamba2(d_model=16, nheads=4, ngroups=3)
+    with pytest.raises(ValueError, match=r"^ngroups must divide the 4 heads, got 3$"):
+        layer(ngroups=3)
 
 
 @pytest.mark.gpu
@@ -141,7 +144,7 @@ def test_equals_mamba_ssm_with_the_same_state_dict(groups):
 
     torch.manual_seed(0)
     upstream = Upstream(64, d_state=32, headdim=16, ngroups=groups, use_mem_eff_path=False).cuda()
-    made = Mamba2(64, nheads=8, headdim=16, d_state=32, ngroups=groups).cuda()
+    made = Mamba2(config_of(64, nheads=8, headdim=16, d_state=32), groups).cuda()
     made.load_state_dict(upstream.state_dict())
     u = torch.randn(2, 75, 64, device="cuda")
     got = made(u, torch.zeros(2, *made.state_shape, device="cuda"), None, ALL)[0]

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.attention import Attention, PassContext
+from lmsleep.model import HybridConfig, HybridLM, PassContext, SharedWeights
+from lmsleep.model.attention import Attention
 from lmsleep.ops.window_attention.sdpa import attend
 
 
@@ -20,9 +20,7 @@ class ParallelSlidingAttention(Attention):
     """Attention over any number of tokens, each of which sees the last L, itself included."""
 
     def __init__(self, config: HybridConfig) -> None:
-        heads = config.n_heads, config.kv_heads, config.attention_head_dim
-        norm_eps = config.norm_eps if config.qk_norm else None
-        super().__init__(config.d_model, *heads, config.attention_bias, None, norm_eps, config.attention_gate)
+        super().__init__(config)
         self.size = config.window_size or 1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
@@ -73,10 +71,10 @@ def parallel_twin(model: HybridLM) -> HybridLM:
     return twin
 
 
-def parallel_hidden(model: HybridLM, tokens: Tensor) -> Tensor:
+def parallel_hidden(model: HybridLM, tokens: Tensor, shared: SharedWeights | None = None) -> Tensor:
     """Outputs of the last block (B, T, D) after one pass over all tokens (B, T), checkpointed block by block."""
-    h, S, cache = model.embed(tokens), model.init_fast_weights(len(tokens)), model.init_cache()
-    ctx = PassContext(model.blocks.rotary(0, tokens.shape[1], h))
+    h, S, cache = model.embed(tokens, shared), model.init_fast_weights(len(tokens)), model.init_cache()
+    ctx = PassContext(model.blocks.rotary(0, tokens.shape[1], h), shared=shared)
     for i in range(model.config.depth):
         h, S, _ = model.blocks.run(i, i + 1, h, S, cache, ctx)
     return h

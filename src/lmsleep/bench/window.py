@@ -29,8 +29,7 @@ from lmsleep.bench.subject import choose_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.hub import require
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
-from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.linear import sharing_weights
+from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import IGNORE, read_windows
 
 PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
@@ -104,8 +103,7 @@ class Runner:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         try:
-            cuda = tokens.is_cuda  # where training shares weights
-            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=cuda), sharing_weights(cuda):
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
                 value = self.loss(self.model, tokens, targets)
             value.backward()
             value.item()  # waits for the device
@@ -139,15 +137,20 @@ def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tenso
     return tokens, targets
 
 
+def _shared(tokens: Tensor) -> SharedWeights | None:
+    """On a GPU, as in training."""
+    return SharedWeights() if tokens.is_cuda else None
+
+
 def _by_windows(n_passes: int, eviction: Eviction, model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
-    value = read_windows(model, tokens, targets, n_passes, eviction=eviction).loss
+    value = read_windows(model, tokens, targets, n_passes, eviction=eviction, shared=_shared(tokens)).loss
     assert value is not None, "the last window carries loss"
     return value
 
 
 def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
     last = slice(-model.window_size, None)
-    logits = model.logits(parallel_hidden(model, tokens)[:, last])
+    logits = model.logits(parallel_hidden(model, tokens, _shared(tokens))[:, last])
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide.flatten(0, 1), targets[:, last].flatten(), ignore_index=IGNORE)
 

@@ -1,7 +1,21 @@
 """The hybrid model."""
 
-from lmsleep.model.block import Mixer
+from lmsleep.model.block import Mixer, PassContext
+from lmsleep.model.config import ModelConfig
 from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, register_mixer
+from lmsleep.model.linear import SharedWeights
 from lmsleep.model.lora import Lora
 
-__all__ = ["Blocks", "HybridConfig", "HybridLM", "Lora", "Mixer", "RunFn", "Wake", "register_mixer"]
+__all__ = [
+    "Blocks",
+    "HybridConfig",
+    "HybridLM",
+    "Lora",
+    "Mixer",
+    "ModelConfig",
+    "PassContext",
+    "RunFn",
+    "SharedWeights",
+    "Wake",
+    "register_mixer",
+]

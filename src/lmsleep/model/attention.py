@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,33 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lmsleep.memory import KV
+from lmsleep.model.block import PassContext
+from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import project
 from lmsleep.ops import window_attention
 from lmsleep.ops.window_attention.sdpa import attend, rotate
-
-
-@dataclass(frozen=True)
-class PassContext:
-    """Positions, visibility and options of the n tokens of a pass, the same for every mixer.
-
-    Args:
-        rotary: cos and sin (n, head_dim / 2) of their positions.
-        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens; None: causal.
-        mask: (B, n) bool, False for masked tokens, which change neither S nor what other tokens see; None: no mask.
-        visible_sliding: as `visible`, for sliding attention.
-        cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
-        use_cache: whether mixers return their cache entries.
-        need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
-    """
-
-    rotary: tuple[Tensor, Tensor]
-    visible: Tensor | None = None
-    mask: Tensor | None = None
-    visible_sliding: Tensor | None = None
-    cache_slot: Tensor | None = None
-    use_cache: bool = True
-    need_h: bool = True
 
 
 class Rotary(nn.Module):
@@ -95,43 +73,34 @@ class Attention(nn.Module):
     """Softmax attention (paper eq. 2), 2 D^2 (1 + kv_heads / heads) parameters. It has no fast weights.
 
     Args:
-        d_model: D. heads: query heads. kv_heads: key/value heads (grouped-query attention).
-        head_dim: K, width of a head. bias: on q, k, v.
+        config: sizes, biases (`attention_bias`), norms of q and k (`qk_norm`), and `attention_gate`.
         sliding_window: tokens that a token sees, itself included (sliding attention); None: all that are visible.
-        norm_eps: epsilon of the RMS norms of q and k; None: no norms. gate: multiply the output by sigmoid(W_g x).
     """
 
     state_shape = None
 
-    def __init__(
-        self,
-        d_model: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        bias: bool = False,
-        sliding_window: int | None = None,
-        norm_eps: float | None = None,
-        gate: bool = False,
-    ) -> None:
+    def __init__(self, config: ModelConfig, sliding_window: int | None = None) -> None:
         super().__init__()
-        self.head_dim, self.sliding_window = head_dim, sliding_window
-        self.q_proj = nn.Linear(d_model, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
-        self.v_proj = nn.Linear(d_model, kv_heads * head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, d_model, bias=False)
-        self.g_proj = nn.Linear(d_model, heads * head_dim, bias=False) if gate else None
-        self.q_norm, self.k_norm = (None if norm_eps is None else RMSNorm(head_dim, norm_eps) for _ in range(2))
+        D, K, bias = config.d_model, config.attention_head_dim, config.attention_bias
+        self.head_dim, self.sliding_window = K, sliding_window
+        self.q_proj = nn.Linear(D, config.n_heads * K, bias=bias)
+        self.k_proj = nn.Linear(D, config.kv_heads * K, bias=bias)
+        self.v_proj = nn.Linear(D, config.kv_heads * K, bias=bias)
+        self.o_proj = nn.Linear(config.n_heads * K, D, bias=False)
+        self.g_proj = nn.Linear(D, config.n_heads * K, bias=False) if config.attention_gate else None
+        self.q_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, state: None, cache: KV | None, ctx: PassContext) -> tuple[Tensor, None, KV | None]:
         """x (B, n, D), keys and values of m cached tokens -> y (B, n, D), None, keys and values of m + n tokens (the
         same buffers with `ctx.cache_slot`; None unless `ctx.use_cache`)."""
-        q, k, v, *gate = project(x, self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ()))
+        layers = self.q_proj, self.k_proj, self.v_proj, *([self.g_proj] if self.g_proj else ())
+        q, k, v, *gate = project(x, *layers, shared=ctx.shared)
         if self.q_norm and self.k_norm:
             q = self.q_norm(q.unflatten(-1, (-1, self.head_dim))).flatten(-2)
             k = self.k_norm(k.unflatten(-1, (-1, self.head_dim))).flatten(-2)
         if not (cache or ctx.use_cache) and (self.sliding_window is None or x.shape[1] <= self.sliding_window):
-            return self._output(window_attention(q, k, v, ctx.rotary, ctx.mask), gate), None, None
+            return self._output(window_attention(q, k, v, ctx.rotary, ctx.mask), gate, ctx), None, None
         q, k, v = (rearrange(y, "b n (h k) -> b h n k", k=self.head_dim) for y in (q, k, v))
         q, k = rotate(q, ctx.rotary), rotate(k, ctx.rotary)
         if cache and ctx.cache_slot is not None:
@@ -139,11 +108,11 @@ class Attention(nn.Module):
         elif cache:
             k, v = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
         o = self.attend(q, k, v, ctx.visible if self.sliding_window is None else ctx.visible_sliding)
-        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate), None, KV(k, v)
+        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate, ctx), None, KV(k, v)
 
-    def _output(self, o: Tensor, gate: list[Tensor]) -> Tensor:
+    def _output(self, o: Tensor, gate: list[Tensor], ctx: PassContext) -> Tensor:
         """(B, n, H K) -> (B, n, D)."""
-        return project(o * gate[0].sigmoid() if gate else o, self.o_proj)[0]
+        return project(o * gate[0].sigmoid() if gate else o, self.o_proj, shared=ctx.shared)[0]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """q (B, H, n, K) against k and v (B, kv_heads, m + n, K): (B, H, n, K). `visible` as in `PassContext`."""

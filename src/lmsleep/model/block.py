@@ -1,13 +1,39 @@
-"""The block: a mixer and an MLP on the residual stream."""
+"""The block, a mixer and an MLP on the residual stream; the interface of a mixer and the context that it reads in."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from lmsleep.memory import LayerCache
-from lmsleep.model.attention import PassContext
 from lmsleep.model.layers import RMSNorm, SwiGLU
+from lmsleep.model.linear import SharedWeights
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """Positions, visibility and options of the n tokens of a pass, the same for every mixer.
+
+    Args:
+        rotary: cos and sin (n, head_dim / 2) of their positions.
+        visible: (B or 1, 1, n, m + n) bool over the m cached and the n own tokens; None: causal.
+        mask: (B, n) bool, False for masked tokens, which change neither S nor what other tokens see; None: no mask.
+        visible_sliding: as `visible`, for sliding attention.
+        cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
+        use_cache: whether mixers return their cache entries.
+        need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
+        shared: weights that all passes of a reading use, for `project`; None: every layer computes by itself.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    visible: Tensor | None = None
+    mask: Tensor | None = None
+    visible_sliding: Tensor | None = None
+    cache_slot: Tensor | None = None
+    use_cache: bool = True
+    need_h: bool = True
+    shared: SharedWeights | None = None
 
 
 class Mixer(Protocol):
@@ -71,7 +97,7 @@ class Block(nn.Module):
         y = self.mixer_post_norm(y)
         if ctx.need_h and self.mlp is not None and self.mlp_norm is not None:
             s, x = self.mlp_norm.add_and_norm(s, y)
-            y = self.mlp_post_norm(self.mlp(x))
+            y = self.mlp_post_norm(self.mlp(x, ctx.shared))
         return LazySum(s, y) if isinstance(h, LazySum) else s + y, state, cache
 
     def flops_per_token(self, window_size: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import check_folder, save_text
-from lmsleep.hub import check_file, read_object, require, typed
+from lmsleep.hub import check_file, checkpoint_folder, read_object, require, typed, usable_device
 from lmsleep.tensors import read_tensors, save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -40,6 +40,25 @@ def write_folder(
     size = sum(weight.numel() for weight in weights.values())
     for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
         save_text(folder / name, content)
+
+
+def load_folder(config_type: Any, source: str | Path, device: torch.device | str | None) -> Any:
+    """The model of a saved folder, built by `config_type`: see `HybridLM.from_pretrained`. Tensors that are not saved,
+    tables and tied weights, are left to the caller."""
+    device = usable_device(device)
+    folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
+    fields, _ = read_config(folder)
+    config = typed(config_type, fields, f"model in {folder / CONFIG}")
+    weights = read_weights(folder, device)
+    if config.tie_embeddings and "embedding.weight" in weights:
+        weights["head.weight"] = weights["embedding.weight"]
+    try:
+        model = config.build("meta")
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
+    return model
 
 
 def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,9 +1,7 @@
-"""The hybrid model on one page: configuration, table of mixers, stack of blocks, language model."""
+"""The hybrid model on one page: table of mixers, stack of blocks, language model."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,182 +9,36 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import check_integer, checkpoint_folder, require, typed, usable_device
+from lmsleep.hub import require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
-from lmsleep.model.attention import Attention, PassContext, Rotary
-from lmsleep.model.block import Block, LazySum, Mixer
-from lmsleep.model.folder import CONFIG, WEIGHTS, read_config, read_weights, write_folder
+from lmsleep.model.attention import Attention, Rotary
+from lmsleep.model.block import Block, LazySum, Mixer, PassContext
+from lmsleep.model.config import BetweenPasses, Check, ModelConfig
+from lmsleep.model.folder import load_folder, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm
-from lmsleep.model.linear import lookup_embedding, shared_weights, sharing
+from lmsleep.model.linear import SharedWeights, lookup_embedding
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.ops.window_attention.sdpa import visibility
 
 MAX_TABLE = 8192  # rows of the rotary table; later positions are computed in every pass
-MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # a larger value is a mistake
 
 
 @dataclass(frozen=True)
-class HybridConfig:
-    """A stack of blocks that mix attention and fast weights.
-
-    Args:
-        vocab_size: V. None until a task sets it.
-        d_model: D, width of the residual stream.
-        pattern: one letter a block: A attention, W sliding attention, G gated delta, M Mamba-2, J Jet, and
-            those of `register_mixer`. Lower case: a block without MLP.
-        window_size: L, tokens that attention can see together. None until a task sets it.
-        n_heads: attention heads, and fast-weight heads unless `fast_heads` says otherwise.
-        sliding_window: visible tokens that a token of a W block sees, itself included.
-        n_kv_heads: key/value heads (grouped-query attention); None: n_heads.
-        head_dim: width of an attention head; None: d_model / n_heads.
-        fast_heads, fast_key_dim, fast_value_dim: heads H and sizes K, V of a fast-weight state; None: as attention.
-        fast_key_heads: heads of q and k in G blocks, each for H / fast_key_heads states; None: H.
-        conv_size: width of the short convolution of fast-weight layers.
-        allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that a write can flip a direction.
-        decay_rates: range of the initial decay rates A: a token multiplies the state by exp(-A dt), dt from 0.001 to
-            0.1. None: (0, 16) for gated delta and Jet, (1, 16) for Mamba-2.
-        delta: add the delta correction to Mamba-2's update.
-        mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
-        rope_theta: base of the rotary positions.
-        rope_scaling: (factor, low, high, length) of Llama 3: frequencies of fewer than `low` turns in `length` tokens
-            are divided by `factor`, those of more than `high` kept, others interpolated.
-        rotary_dim: channels of a head that are rotated: j and j + head_dim / 2 for j < rotary_dim / 2; None: all.
-        attention_bias: biases on q, k, v (Qwen2).
-        attention_gate: multiply the output of attention by sigmoid(W_g x) (Qwen3-Next).
-        qk_norm: an RMS norm on each head of q and k before the rotation (Qwen3).
-        norm_eps: epsilon of the RMS norms.
-        fast_norm_eps: epsilon of the norm inside a Jet layer; None: norm_eps.
-        sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
-        norm_between_passes: every pass ends with the final norm, and the next starts from its output (Ouro).
-        between_passes: what a pass of a sleep starts from, see `BETWEEN_PASSES`; `carry` is Algorithm 1, others are
-            ablations.
-        loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
-        tie_embeddings: the output projection is the embedding.
-        embedding_std: initial standard deviation of the embeddings; that of the output projection is 0.02.
-        zero_init: output projections of mixers and MLPs start at zero, so that every block starts as the identity.
+class HybridConfig(ModelConfig):
+    """The configuration of a model and what follows from it: the model itself, its parameters and its operations.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: as `ModelConfig`, or if a letter of the pattern has no mixer.
     """
 
-    vocab_size: int | None = None
-    d_model: int = 256
-    pattern: str = "AGAG"
-    window_size: int | None = None
-    sliding_window: int | None = None
-    n_heads: int = 4
-    n_kv_heads: int | None = None
-    head_dim: int | None = None
-    fast_heads: int | None = None
-    fast_key_dim: int | None = None
-    fast_value_dim: int | None = None
-    fast_key_heads: int | None = None
-    conv_size: int = 4
-    allow_neg_eigval: bool = False
-    decay_rates: tuple[float, float] | None = None
-    delta: bool = False
-    mlp_dim: int | None = None
-    rope_theta: float = 10_000.0
-    rope_scaling: tuple[float, float, float, float] | None = None
-    rotary_dim: int | None = None
-    attention_bias: bool = False
-    attention_gate: bool = False
-    qk_norm: bool = False
-    norm_eps: float = 1e-6
-    fast_norm_eps: float | None = None
-    sandwich_norm: bool = False
-    norm_between_passes: bool = False
-    between_passes: Literal["carry", "reset", "embed", "cut_h", "cut"] = "carry"
-    loop: tuple[int, int] | None = None
-    tie_embeddings: bool = False
-    embedding_std: float = 0.02
-    zero_init: bool = True
-
-    def __post_init__(self) -> None:
-        def check(name: str, allowed: object, rule: str) -> None:
-            require(allowed, f"{name} {rule}", getattr(self, name))
-
-        for name in _SIZES:
-            if getattr(self, name) is not None:
-                check_integer(name, getattr(self, name), 1, MAX_SIZE)
-        for name in ("norm_eps", "fast_norm_eps", "rope_theta"):
-            value = 1 if getattr(self, name) is None else getattr(self, name)
-            check(name, 0 < value < math.inf, "must be more than 0 and finite")
-        check("embedding_std", 0 <= self.embedding_std < math.inf, "must be 0 or more and finite")
-        letters, heads, depth = set(self.pattern.upper()), self.fast_heads or self.n_heads, self.depth
-        require(depth <= MAX_DEPTH, f"pattern must have at most {MAX_DEPTH} blocks", depth)
-        known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-        check("pattern", letters and letters <= MIXERS.keys(), f"must be made of {known}")
-        W = f"must be set for the W blocks of pattern {self.pattern!r}"
-        check("sliding_window", "W" not in letters or self.sliding_window is not None, W)
-        whole = self.head_dim is not None or self.d_model % self.n_heads == 0
-        check("n_heads", whole, f"must divide d_model={self.d_model} unless head_dim is given")
-        whole = letters <= set("AW") or self.fast_key_dim is not None or self.d_model % heads == 0
-        require(whole, f"fast_heads must divide d_model={self.d_model} unless fast_key_dim is given", heads)
-        head, turning = self.attention_head_dim, self.rotary_dim or 2
-        require(head % 2 == 0, "head_dim must be even for rotary positions", head)
-        check("n_kv_heads", self.n_heads % self.kv_heads == 0, f"must divide n_heads={self.n_heads}")
-        check("fast_key_heads", heads % (self.fast_key_heads or 1) == 0, f"must divide fast_heads={heads}")
-        require(turning % 2 == 0 and turning <= head, f"rotary_dim must be even and at most head_dim={head}", turning)
-        s, rates, loop = self.rope_scaling, self.decay_rates, self.loop
-        turns = s is None or (len(s) == 4 and s[0] >= 1 and 0 < s[1] < s[2] and s[3] > 0 and max(s) < math.inf)
-        check("rope_scaling", turns, "must be (factor >= 1, low < high, length), all above 0, or None")
-        rise = rates is None or (len(rates) == 2 and 0 <= rates[0] <= rates[1] and 1e-9 <= rates[1] <= 1e9)
-        check("decay_rates", rise, "must be two rising numbers from 0 up, the second from 1e-9 to 1e9, or None")
-        within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= depth)
-        check("loop", within, f"must be (first, last + 1) within the {depth} blocks")
-        check("between_passes", self.between_passes in BETWEEN_PASSES, f"must be one of {', '.join(BETWEEN_PASSES)}")
-        closed = not self.norm_between_passes or self.loop_range[1] == depth
-        check("loop", closed, "must reach the last block with norm_between_passes")
-        opened = self.between_passes == "carry" or self.loop_range[0] == 0
-        check("loop", opened, f"must start at the first block with between_passes={self.between_passes!r}")
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.pattern)
-
-    @property
-    def loop_range(self) -> tuple[int, int]:
-        """(first, last + 1) of the blocks that a sleep repeats."""
-        return (0, self.depth) if self.loop is None else (self.loop[0], self.loop[1])
-
-    @property
-    def attention_head_dim(self) -> int:
-        """Width of an attention head."""
-        return self.head_dim or self.d_model // self.n_heads
-
-    @property
-    def kv_heads(self) -> int:
-        """Key/value heads of attention."""
-        return self.n_kv_heads or self.n_heads
-
-    @property
-    def fast_shape(self) -> tuple[int, int, int]:
-        """(H, K, V) of a fast-weight state."""
-        heads = self.fast_heads or self.n_heads
-        key = self.fast_key_dim or self.d_model // heads
-        return heads, key, self.fast_value_dim or key
-
-    @property
-    def mlp_hidden(self) -> int:
-        """Hidden width of the MLP."""
-        return self.mlp_dim or -(-8 * self.d_model // 3 // 16) * 16
-
-    def for_task(self, vocab_size: int, window_size: int, row: int | None = None) -> "HybridConfig":
-        """The configuration with the sizes of a task. A larger vocabulary is kept (pretrained models pad theirs), and
-        so is a window of at least `row` tokens: full attention, no eviction. Raises ValueError if the configuration has
-        another window or a smaller vocabulary."""
-        mine = self.window_size or window_size
-        whole = f" (or {row} and more: a whole row)" if row else ""
-        said = f"window_size of the model must be the task's {window_size}{whole} or left out"
-        require(mine == window_size or (row is not None and mine >= row), said, mine)
-        said = f"vocab_size of the model must be at least the task's {vocab_size} or left out"
-        require(self.vocab_size is None or self.vocab_size >= vocab_size, said, self.vocab_size)
-        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
+    def checks(self) -> Iterator[Check]:
+        """As `ModelConfig.checks`, and that every letter of the pattern has a mixer."""
+        letters, known = set(self.pattern.upper()), (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+        yield "pattern", self.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
+        yield from super().checks()
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
         """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing."""
@@ -215,45 +67,16 @@ class HybridConfig:
         total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
         return total * (3 if kind == "training" else 1)
 
-    def layers(self) -> list[tuple[str, bool]]:
-        """(mixer letter, has an MLP) of each block."""
-        return [(letter.upper(), letter.isupper()) for letter in self.pattern]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
-
-
-_SIZES = (
-    *("vocab_size", "window_size", "d_model", "n_heads", "conv_size", "sliding_window", "n_kv_heads", "head_dim"),
-    *("fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "mlp_dim", "rotary_dim"),
-)
-
 
 MixerFactory = Callable[[HybridConfig], Mixer]
 
 
-def _attention(c: HybridConfig, sliding_window: int | None = None) -> Mixer:
-    norm_eps = c.norm_eps if c.qk_norm else None
-    sizes = c.d_model, c.n_heads, c.kv_heads, c.attention_head_dim
-    return Attention(*sizes, c.attention_bias, sliding_window, norm_eps, c.attention_gate)
-
-
-def _delta_rule(c: HybridConfig, layer: Callable[..., Mixer], norm_eps: float) -> Mixer:
-    return layer(c.d_model, *c.fast_shape, c.conv_size, c.allow_neg_eigval, c.decay_rates, norm_eps)
-
-
-def _mamba2(c: HybridConfig) -> Mixer:
-    H, N, P = c.fast_shape  # Mamba-2 calls the key dimension the state dimension
-    return Mamba2(c.d_model, H, P, N, d_conv=c.conv_size, delta=c.delta, decay_rates=c.decay_rates)
-
-
 MIXERS: dict[str, tuple[str, MixerFactory]] = {
-    "A": ("attention", _attention),
-    "W": ("sliding attention", lambda c: _attention(c, c.sliding_window)),
-    "G": ("gated delta", lambda c: _delta_rule(c, partial(GatedDelta, key_heads=c.fast_key_heads), c.norm_eps)),
-    "M": ("Mamba-2", _mamba2),
-    "J": ("Jet", lambda c: _delta_rule(c, Jet, c.fast_norm_eps or c.norm_eps)),
+    "A": ("attention", Attention),
+    "W": ("sliding attention", lambda config: Attention(config, config.sliding_window)),
+    "G": ("gated delta", GatedDelta),
+    "M": ("Mamba-2", Mamba2),
+    "J": ("Jet", Jet),
 }
 BUILT_IN = frozenset(MIXERS)
 INIT_FIELDS = frozenset({"zero_init", "embedding_std", "decay_rates"})  # that only the initial weights depend on
@@ -317,7 +140,13 @@ class Blocks(nn.Module):
         return self.run(0, self.config.depth, h, S, cache, self.context(h, cache, mask, use_cache=False))[:2]
 
     def context(
-        self, h: Tensor, cache: AttentionCache, mask: Tensor | None = None, use_cache: bool = True, need_h: bool = True
+        self,
+        h: Tensor,
+        cache: AttentionCache,
+        mask: Tensor | None = None,
+        use_cache: bool = True,
+        need_h: bool = True,
+        shared: SharedWeights | None = None,
     ) -> PassContext:
         """The `PassContext` of the n tokens of h (B, n, D) after the cached ones. Raises ValueError if the cache has no
         entries of these."""
@@ -330,24 +159,17 @@ class Blocks(nn.Module):
         visible_sliding = visible = visibility(n, cached, cache.capacity, everyone, h.device)
         if width is not None and width < cache.capacity:
             visible_sliding = visibility(n, cached, width, everyone, h.device)
-        return PassContext(
-            self.rotary(cache.position, n, h), visible, mask, visible_sliding, use_cache=use_cache, need_h=need_h
-        )
+        rotary = self.rotary(cache.position, n, h)
+        return PassContext(rotary, visible, mask, visible_sliding, None, use_cache, need_h, shared)
 
     def run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (empty without
         `ctx.need_h`), S and the cache entry of each block (of no use unless `ctx.use_cache`)."""
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return self._run(first, last, h, S, cache, ctx)
-        shared = shared_weights()
-
-        def run(*args: Any) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
-            with sharing(shared):
-                return self._run(*args)
-
-        return checkpoint(run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(self._run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
+        return self._run(first, last, h, S, cache, ctx)
 
     def _run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
@@ -385,6 +207,7 @@ class Wake:
         past, cache: attention cache before and after.
         mask: (B, n) or None.
         embedded: (B, n, D) input of the first block; None if it was not kept.
+        shared: as in `PassContext`, for further passes too.
     """
 
     h: Tensor
@@ -395,6 +218,7 @@ class Wake:
     cache: AttentionCache
     mask: Tensor | None = None
     embedded: Tensor | None = None
+    shared: SharedWeights | None = None
 
 
 def _embedded(wake: Wake) -> Tensor:
@@ -404,7 +228,7 @@ def _embedded(wake: Wake) -> Tensor:
 
 
 # h (B, n, D) and S that the next pass of a sleep starts from, given those that the last one returned.
-BETWEEN_PASSES: dict[str, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
+BETWEEN_PASSES: dict[BetweenPasses, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
     "carry": lambda h, S, wake: (h, S),  # Algorithm 1
     "reset": lambda h, S, wake: (h, wake.before),  # S from before the window: only the last pass counts
     "embed": lambda h, S, wake: (_embedded(wake), S),  # the embedded tokens
@@ -478,9 +302,9 @@ class HybridLM(nn.Module):
         """The attention cache before the first token."""
         return AttentionCache(self.window_size)
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, shared: SharedWeights | None = None) -> Tensor:
         """(B, n) -> (B, n, D)."""
-        return lookup_embedding(self.embedding, tokens)
+        return lookup_embedding(self.embedding, tokens, shared)
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, V)."""
@@ -500,6 +324,7 @@ class HybridLM(nn.Module):
         ctx: PassContext | None = None,
         use_cache: bool = True,
         need_h: bool = True,
+        shared: SharedWeights | None = None,
     ) -> Wake:
         """The wake pass over tokens (B, n) of the current window: embedding, then every block once.
 
@@ -508,26 +333,27 @@ class HybridLM(nn.Module):
             ctx: for decoding with a static cache; None: the tokens follow those of the cache.
             use_cache: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
             need_h: False: h of the result is not computed.
+            shared: as in `PassContext`.
 
         Raises:
             ValueError: if the tokens do not fit into the window, or the cache has no entries of those before.
         """
         n, depth, last = tokens.shape[1], self.config.depth, self.config.loop_range[1]
         require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
-        embedded = self.embed(tokens)
-        ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h)
+        embedded = self.embed(tokens, shared)
+        ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h, shared)
         core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(ctx, need_h=need_h or last < depth))
         h, after = core, core_S
         if last < depth:
             h, after, behind = self.blocks.run(last, depth, core, core_S, cache, ctx)
             kept = kept + behind
         extended = cache.extended(n, kept if use_cache else (), cache.joined_mask(mask, embedded))
-        return Wake(h, core, S, after, cache, extended, mask, embedded)
+        return Wake(h, core, S, after, cache, extended, mask, embedded, shared)
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window of `wake`; `run` takes the place of `Blocks.run`."""
         h, S = BETWEEN_PASSES[self.config.between_passes](h, S, wake)
-        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
         return (run or self.blocks.run)(*self.config.loop_range, h, S, wake.past, ctx)[:2]
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
@@ -536,7 +362,8 @@ class HybridLM(nn.Module):
         depth, last = self.config.depth, self.config.loop_range[1]
         if last == depth:
             return h, S
-        S, ctx = self.rewind(S, wake, last, depth), self.blocks.context(h, wake.past, wake.mask, use_cache=False)
+        S = self.rewind(S, wake, last, depth)
+        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
         return (run or self.blocks.run)(last, depth, h, S, wake.past, ctx)[:2]
 
     def rewind(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
@@ -584,19 +411,7 @@ class HybridLM(nn.Module):
         """
         known = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
         require(known, "dtype must be a floating-point dtype of torch or None", dtype)
-        device = usable_device(device)
-        folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
-        fields, _ = read_config(folder)
-        config: HybridConfig = typed(HybridConfig, fields, f"model in {folder / CONFIG}")
-        weights = read_weights(folder, device)
-        if config.tie_embeddings and "embedding.weight" in weights:
-            weights["head.weight"] = weights["embedding.weight"]
-        try:
-            model = config.build("meta")
-            model.load_state_dict(weights, assign=True)
-            model._tie()
-            model.blocks.rotary.fill(model.embedding.weight)
-        except RuntimeError as error:
-            problem = " ".join(str(error).split())
-            raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
+        model: HybridLM = load_folder(HybridConfig, source, device)
+        model._tie()
+        model.blocks.rotary.fill(model.embedding.weight)
         return model.to(dtype=dtype).eval()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import PassContext
+from lmsleep.model.block import PassContext
+from lmsleep.model.config import ModelConfig
 from lmsleep.model.gated_delta import DeltaRule
 from lmsleep.model.layers import RMSNorm, init_decay
 from lmsleep.model.linear import project
@@ -19,38 +20,29 @@ class Jet(DeltaRule):
     """q, k = silu(W x), L2-normalised; v = silu(conv_x(W x)) with a kernel made from x; S written by the gated delta
     rule; y = W_o (norm(S^T q) * silu(W_g x)).
 
-    Gates and arguments as in `GatedDelta`. Parameters are named and shaped as in the released layer. Unlike there,
-    nothing depends on the length of the window or on train or eval mode.
+    Gates and initial decay rates as in `GatedDelta`; every head of v has its own of q and k. Parameters are named and
+    shaped as in the released layer. Unlike there, nothing depends on the length of the window or on train or eval mode.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        heads: int,
-        key_dim: int,
-        value_dim: int,
-        conv_size: int = 4,
-        allow_neg_eigval: bool = False,
-        decay_rates: tuple[float, float] | None = None,
-        norm_eps: float = 1e-6,
-    ) -> None:
-        H, V = heads, value_dim
-        super().__init__(d_model, H, key_dim, V, allow_neg_eigval, key_heads=H)
-        self.dynamic_conv1d = DynamicConv(d_model, H * V, conv_size)
+    def __init__(self, config: ModelConfig) -> None:
+        H, _, V = config.fast_shape
+        super().__init__(config, key_heads=H)
+        self.dynamic_conv1d = DynamicConv(config.d_model, H * V, config.conv_size)
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
-        self.o_norm = RMSNorm(V, norm_eps)
-        self.o_proj = nn.Linear(H * V, d_model, bias=False)
-        init_decay(self.A_log, self.dt_bias, decay_rates or (0.0, 16.0))
+        self.o_norm = RMSNorm(V, config.fast_norm_eps or config.norm_eps)
+        self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
+        init_decay(self.A_log, self.dt_bias, config.decay_rates or (0.0, 16.0))
 
     def forward(
         self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
         """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
-        inputs, before = (self.projected(x), self.dynamic_conv1d(x)), cache.inputs if cache else None
+        inputs, before = (self.projected(x, ctx.shared), self.dynamic_conv1d(x)), cache.inputs if cache else None
         gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (ctx.mask, self.beta_scale, self.o_norm.eps)
         y, state, tail = jet_layer(*inputs, *gates, state, before, *how)
-        return project(y, self.o_proj)[0], state, ConvTail(tail) if ctx.use_cache else None
+        (y,) = project(y, self.o_proj, shared=ctx.shared)
+        return y, state, ConvTail(tail) if ctx.use_cache else None
 
 
 class DynamicConv(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmsleep.model.linear import product_dtype, project
+from lmsleep.model.linear import SharedWeights, product_dtype, project
 from lmsleep.ops import add_norm, swiglu
 
 
@@ -36,10 +36,10 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(d_model, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shared: SharedWeights | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        gate, up = project(x, self.gate_proj, self.up_proj)
-        return project(swiglu(gate, up), self.down_proj)[0]
+        gate, up = project(x, self.gate_proj, self.up_proj, shared=shared)
+        return project(swiglu(gate, up), self.down_proj, shared=shared)[0]
 
 
 def init_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> None:

@@ -1,12 +1,11 @@
 """Linear layers and the embedding of a training step, which uses them once in every pass over every window.
 
-Within `sharing_weights`, weights of layers with the same input are concatenated and cast once, so that they take one
-matrix product, and their gradients are accumulated in float32 by the products that compute them.
+With `SharedWeights`, weights of layers with the same input are concatenated and cast once, so that they take one matrix
+product, and their gradients are accumulated in float32 by the products that compute them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import accumulate
 from typing import Any
 
@@ -15,36 +14,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SHARED: ContextVar["SharedWeights | None"] = ContextVar("shared", default=None)
 MAX_PRODUCT_ROWS = 128  # rows of the largest embedding whose gradient is a matrix product
-_open = False  # whether weights are shared: compiled code can read this, but no context variable
 
 
-def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
-    """The outputs (..., D_i) of linear layers of one input (..., D), as one product within `sharing_weights`."""
-    if not _sharing(layers):
+def project(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None) -> tuple[Tensor, ...]:
+    """The outputs (..., D_i) of linear layers of one input (..., D), as one product if their weights are shared."""
+    if shared is None or not _can_share(layers):
         return tuple(layer(x) for layer in layers)
-    return _split_product(_autocast(x), layers)  # pyright: ignore[reportCallIssue]
+    return _split_product(shared, _autocast(x), layers)  # pyright: ignore[reportCallIssue]
 
 
-def project_concat(x: Tensor, *layers: nn.Module) -> Tensor:
+def project_concat(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None) -> Tensor:
     """The outputs of `project`, concatenated: (..., sum of D_i)."""
-    if not _sharing(layers):
+    if shared is None or not _can_share(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return _concat_product(_autocast(x), layers)  # pyright: ignore[reportCallIssue]
+    return _concat_product(shared, _autocast(x), layers)  # pyright: ignore[reportCallIssue]
 
 
-def lookup_embedding(table: nn.Embedding, tokens: Tensor) -> Tensor:
-    """The embeddings (B, n, D) of tokens (B, n). Within `sharing_weights` the gradient of a small table is one matrix
+def lookup_embedding(table: nn.Embedding, tokens: Tensor, shared: "SharedWeights | None" = None) -> Tensor:
+    """The embeddings (B, n, D) of tokens (B, n). Where weights are shared, the gradient of a small table is one matrix
     product: torch would sort the tokens, in a dozen launches."""
-    if _open and table.num_embeddings <= MAX_PRODUCT_ROWS and _is_plain(table):
+    if shared is not None and table.num_embeddings <= MAX_PRODUCT_ROWS and _is_plain(table):
         return _LookupByProduct.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
     return table(tokens)
 
 
-def _sharing(layers: tuple[nn.Module, ...]) -> bool:
-    """Whether the weights of these layers are shared now."""
-    return _open and all(_is_plain(layer) and layer.bias is None for layer in layers)
+def _can_share(layers: tuple[nn.Module, ...]) -> bool:
+    return all(_is_plain(layer) and layer.bias is None for layer in layers)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -76,47 +72,20 @@ def _is_plain(layer: nn.Module) -> bool:
 
 # Breaks compiled graphs: only the parts between products are compiled.
 @torch.compiler.disable
-def _concat_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
-    shared = _SHARED.get()
-    assert shared is not None
+def _concat_product(shared: "SharedWeights", x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
     return shared.product(x, layers)
 
 
 @torch.compiler.disable
-def _split_product(x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
+def _split_product(shared: "SharedWeights", x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
     """As `_concat_product`, split by layer."""
-    y = _concat_product(x, layers)  # pyright: ignore[reportCallIssue]
+    y = shared.product(x, layers)
     return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 
-@contextmanager
-def sharing_weights(enabled: bool = True) -> Iterator[None]:
-    """Lets `project` share weights; the backward may follow outside. Not worth it on a CPU, where no launch is
-    saved."""
-    with sharing(SharedWeights() if enabled else None):
-        yield
-
-
-@contextmanager
-def sharing(shared: "SharedWeights | None") -> Iterator[None]:
-    """Shares the weights of `shared_weights()` elsewhere: passes recomputed in the backward must use the same."""
-    global _open
-    before, _open = _open, shared is not None
-    token = _SHARED.set(shared)
-    try:
-        yield
-    finally:
-        _SHARED.reset(token)
-        _open = before
-
-
-def shared_weights() -> "SharedWeights | None":
-    """The weights shared now; None outside of `sharing_weights`."""
-    return _SHARED.get()
-
-
 class SharedWeights:
-    """Concatenated weights and their gradients, by layers."""
+    """Concatenated weights and their gradients, by layers. It serves one reading, whose backward may follow later; on a
+    CPU, where no launch is saved, it is not worth it."""
 
     def __init__(self) -> None:
         self.joined: dict[tuple[Any, ...], tuple[Tensor, GradAccumulator]] = {}

@@ -7,9 +7,12 @@ from torch import Tensor, nn
 
 from lmsleep.hub import require
 from lmsleep.memory import ConvTail
-from lmsleep.model.attention import PassContext
+from lmsleep.model.block import PassContext
+from lmsleep.model.config import ModelConfig
 from lmsleep.model.layers import init_decay, step_size
 from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
+
+NORM_EPS = 1e-5  # that of mamba-ssm
 
 
 class Mamba2(nn.Module):
@@ -22,45 +25,33 @@ class Mamba2(nn.Module):
     `lmsleep.ops.ssd_delta`.
 
     Args:
-        d_model: D.
-        nheads: H. headdim: P. d_state: N; the fast weights of a head are a (P, N) matrix.
+        config: sizes; the fast weights of a head are a (P, N) matrix, which others call (V, K). `delta`: the delta
+            correction, whose strength λ = exp(correction_log) starts at 1, the delta rule. Initial decay rates: those
+            of mamba-ssm, (1, 16), or `decay_rates`.
         ngroups: groups of heads that share B and C.
-        d_conv: width of the convolution.
-        decay_rates: as in `HybridConfig`; None: those of mamba-ssm, (1, 16).
-        delta: the delta correction; its strength λ = exp(correction_log) starts at 1, the delta rule.
 
     Raises:
-        ValueError: if `ngroups` does not divide `nheads`.
+        ValueError: if `ngroups` does not divide the heads.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nheads: int,
-        headdim: int = 64,
-        d_state: int = 128,
-        ngroups: int = 1,
-        d_conv: int = 4,
-        delta: bool = False,
-        norm_eps: float = 1e-5,
-        decay_rates: tuple[float, float] | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, ngroups: int = 1) -> None:
         super().__init__()
-        require(nheads % ngroups == 0, f"ngroups must divide nheads={nheads}", ngroups)
-        self.state_shape = (nheads, headdim, d_state)
-        self.ngroups, self.delta = ngroups, delta
-        d_inner = nheads * headdim
-        self.parts = (d_inner, ngroups * d_state, ngroups * d_state)  # x, B, C
+        H, N, P = config.fast_shape
+        require(H % ngroups == 0, f"ngroups must divide the {H} heads", ngroups)
+        self.state_shape = (H, P, N)
+        self.ngroups, self.delta = ngroups, config.delta
+        d_inner, width = H * P, config.conv_size
+        self.parts = (d_inner, ngroups * N, ngroups * N)  # x, B, C
         conv_dim = sum(self.parts)
-        self.in_proj = nn.Linear(d_model, d_inner + conv_dim + nheads, bias=False)
-        self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, padding=d_conv - 1)
-        self.dt_bias = nn.Parameter(torch.empty(nheads))
-        self.A_log = nn.Parameter(torch.empty(nheads))
-        self.D = nn.Parameter(torch.ones(nheads))
-        self.correction_log = nn.Parameter(torch.zeros(nheads)) if delta else None
-        self.norm = RMSNormGated(d_inner, ngroups, norm_eps)
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        init_decay(self.A_log, self.dt_bias, decay_rates or (1.0, 16.0))
+        self.in_proj = nn.Linear(config.d_model, d_inner + conv_dim + H, bias=False)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, width, groups=conv_dim, padding=width - 1)
+        self.dt_bias = nn.Parameter(torch.empty(H))
+        self.A_log = nn.Parameter(torch.empty(H))
+        self.D = nn.Parameter(torch.ones(H))
+        self.correction_log = nn.Parameter(torch.zeros(H)) if config.delta else None
+        self.norm = RMSNormGated(d_inner, ngroups, NORM_EPS)
+        self.out_proj = nn.Linear(d_inner, config.d_model, bias=False)
+        init_decay(self.A_log, self.dt_bias, config.decay_rates or (1.0, 16.0))
 
     def forward(
         self, u: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext

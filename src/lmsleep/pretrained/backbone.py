@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmsleep.hub import check_integer, read_object, typed
 from lmsleep.model import HybridConfig
-from lmsleep.model.hybrid import MAX_DEPTH, MAX_SIZE
+from lmsleep.model.config import MAX_DEPTH, MAX_SIZE
 
 T = TypeVar("T")
 

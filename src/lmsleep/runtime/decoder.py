@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.memory import KV, AttentionCache, FastWeights, LayerCache
-from lmsleep.model import HybridLM
-from lmsleep.model.attention import PassContext
+from lmsleep.model import HybridLM, PassContext
 from lmsleep.runtime.graphs import capture
 from lmsleep.runtime.memory import Memory
 

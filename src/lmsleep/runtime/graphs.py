@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache
-from lmsleep.model import Blocks
-from lmsleep.model.attention import PassContext
+from lmsleep.model import Blocks, PassContext
 from lmsleep.model.linear import autocast_without_cache, product_dtype
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lmsleep.memory import Eviction, FastWeights
-from lmsleep.model import HybridConfig, Lora
-from lmsleep.model.linear import sharing_weights
+from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
 from lmsleep.tasks import Batch, Task
@@ -105,7 +104,9 @@ class SleepModule(L.LightningModule):
             self.graphs.observe(batch.targets, self._after_loss)
         return batch
 
-    def forward(self, batch: Batch, loss_windows: Sequence[bool] | None = None) -> Reading:
+    def forward(
+        self, batch: Batch, loss_windows: Sequence[bool] | None = None, shared: SharedWeights | None = None
+    ) -> Reading:
         """Algorithm 1 over a batch; overflows go to `raise_overflow` if N > 1 or it is overridden."""
         sleeper = self._sleeper
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
@@ -123,6 +124,7 @@ class SleepModule(L.LightningModule):
             after_loss=self._after_loss,
             wake_passes=1 if sleeper is None else sleeper.wake_passes,
             scored_only=self.training,
+            shared=shared,
         )
         if awake and sleeper is not None:
             sleeper.count(reading.windows.n_sleeps, len(batch.tokens))
@@ -164,8 +166,8 @@ class SleepModule(L.LightningModule):
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True
     ) -> tuple[Tensor, ...]:
         # Sharded weights are gathered for one block at a time: shared copies would keep them all.
-        with sharing_weights(batch.tokens.is_cuda and self.device_mesh is None):
-            reading = self(batch, loss_windows)
+        shared = SharedWeights() if batch.tokens.is_cuda and self.device_mesh is None else None
+        reading = self(batch, loss_windows, shared)
         assert reading.loss is not None, "a training batch has targets"
         if not exact:
             return (reading.loss,)
