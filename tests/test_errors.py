@@ -68,6 +68,12 @@ def test_everything_else_keeps_its_traceback(error):
         raise error
 
 
+def test_a_developer_sees_tracebacks_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setenv("LMSLEEP_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="x"), one_sentence():
+        raise ValueError("x")
+
+
 def test_a_caller_can_name_further_errors():
     with pytest.raises(SystemExit, match=r"^error: x$"), one_sentence(RuntimeError):
         raise RuntimeError("x")

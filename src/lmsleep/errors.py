@@ -99,12 +99,12 @@ def unknown_option_sentence(name: str, options: Collection[str]) -> str:
 def one_sentence(*others: type[Exception]) -> Iterator[None]:
     """Turns errors that a user can cause into SystemExit with `error: <sentence>` and exit code 1: bad values, files
     that cannot be read or written, a loss that is not finite, and `others`. Ctrl-C exits with 130. Any other error is a
-    bug and keeps its traceback. Within the block a warning takes one line."""
+    bug and keeps its traceback, as all do with LMSLEEP_TRACEBACK=1. Within the block a warning takes one line."""
     written, warnings.formatwarning = warnings.formatwarning, lambda message, *rest: f"warning: {message}\n"
     try:
         yield
     except (ValueError, FloatingPointError, OSError, YAMLError, OmegaConfBaseException, *others) as error:
-        if type(error) is OSError and error.errno is None:
+        if (type(error) is OSError and error.errno is None) or os.environ.get("LMSLEEP_TRACEBACK"):
             raise
         sys.exit(f"error: {error_sentence(error)}")
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
 from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.graphs import StepGraphs, check_accelerate, check_graph_trainer
+from lmsleep.training.graphs import StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
 
 TASK = Rule110(steps=2, width=8, n_states=3)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -68,6 +68,18 @@ def train(
     if folder:
         trainer.save_checkpoint(folder / "last.ckpt")
     return observed, sleeper, [p.detach().cpu() for p in module.parameters()]
+
+
+def test_what_torch_compiled_for_other_ops_is_not_taken(tmp_path, monkeypatch):
+    """A folder of compiled graphs that two commits shared had a custom op that returned another shape."""
+    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
+    monkeypatch.setattr("lmsleep.training.graphs.ops.__file__", str(tmp_path / "__init__.py"))
+    tags = []
+    for source in ("rows = 8", "rows = 16", "rows = 8"):
+        (tmp_path / "kernel.py").write_text(source)
+        compile_blocks(HybridConfig(vocab_size=3, d_model=8, n_heads=1, pattern="A", window_size=4).build())
+        tags.append(torch.compiler.config.cache_key_tag)
+    assert tags[0] == tags[2] != tags[1]
 
 
 @pytest.mark.slow

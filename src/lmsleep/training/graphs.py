@@ -1,7 +1,9 @@
 """Faster training steps: compiled blocks, and CUDA graphs of forward and backward, which save the launches of
 kernels."""
 
+import hashlib
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -9,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
+from lmsleep import ops
 from lmsleep.hub import require
 from lmsleep.model import HybridLM
 from lmsleep.model.linear import autocast_without_cache
@@ -38,9 +41,17 @@ def check_graph_trainer(trainer: L.Trainer) -> None:
 
 def compile_blocks(model: HybridLM) -> None:
     """Compiles every block in place: a variant for each kind of block, window length, and with or without gradients."""
+    # torch keeps what it compiled on disk and does not see it when the shapes that our custom ops return have changed.
+    torch.compiler.config.cache_key_tag = f"lmsleep {source_digest(Path(ops.__file__).parent)}"
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for block in model.blocks.layers:
         block.compile(dynamic=False)
+
+
+def source_digest(folder: Path) -> str:
+    """A hash of the Python files of a folder."""
+    files = sorted(folder.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 class StepGraphs:
