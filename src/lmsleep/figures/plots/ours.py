@@ -13,17 +13,17 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 from lmsleep.figures import settings
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
-from lmsleep.figures.plots.style import CURVES, Drawing
+from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
 from lmsleep.figures.stats import NEITHER, jsonable, mean_difference, verdict
 
 BASE = "n4"
 N1, N4 = style.looks([1, 4]).values()
-OTHER = {"color": style.DARK, "marker": "o"}  # of an arm, which has no N's colour
+OTHER: Look = {"color": style.DARK, "marker": "o"}  # of an arm, which has no N's colour
 ARM = OTHER | {"label": "the arm of the title"}
 BEHIND = N4 | {"linewidth": 3, "alpha": 0.7, "markevery": 0.4}
-COMPARED = {"color": style.SOFT, "marker": "s", "label": "the same with sleep, N = 4"}  # where it is another arm
-HOLLOW = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+COMPARED: Look = {"color": style.SOFT, "marker": "s", "label": "the same with sleep, N = 4"}  # where it is another arm
+HOLLOW: Look = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at the end of every window", HOLLOW)}
 KEY = {"interval without zero": {}, NEITHER: HOLLOW}
 AT_TEST = {"n4": N4, "n1": N1, "drawn": OTHER | {"marker": "*"}}  # arms drawn with other passes at test
@@ -36,7 +36,7 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     tested, numbers = select_controls(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
-        looks = style.looks(sorted(part.n_passes.unique()))
+        looks = style.looks(sorted(map(int, part.n_passes.unique())))
         for metric, (label, fill) in CUT.items():
             points = part[part.metric == metric]
             means = points.groupby("n_passes").value.mean()
@@ -45,7 +45,7 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
             for place, (n, look) in enumerate(looks.items()):
                 edge = fill and fill | {"markeredgecolor": look["color"]}
                 style.score(ax, place, points[points.n_passes == n].value, **look | {"label": None} | edge)
-            numbers += [{"figure": name, "n_passes": int(n), "metric": metric, "value": v} for n, v in means.items()]
+            numbers += [{"figure": name, "n_passes": n, "metric": metric, "value": means[n]} for n in looks]
         ax.set_xticks(range(len(looks)), list(map(str, looks)))
         ax.set_xlabel("passes N")
         ax.set_title(style.task(table, name), fontsize=10)
@@ -91,7 +91,7 @@ def panels(table: pd.DataFrame, extra: int) -> tuple[list[str], Figure, FigureBa
         return names, fig, fig, axes, None
     n = len(names) + extra
     fig = plt.figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
-    over, below = fig.subfigures(2, 1, hspace=0.06)
+    over, below = fig.subfigures(2, 1, squeeze=False, hspace=0.06).flat
     return names, fig, over, style.subplots(n, columns=n, share_x=False, parent=over)[1], below
 
 
@@ -116,8 +116,8 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     present = set(scores.model) - {BASE}
     shown = sorted((name for name in known if name in present), key=lambda name: known[name].group is None)
     columns = min(5, len(shown))
-    size = {"width": 1.85 * columns + 1.2, "height": 1.6 * -(-len(shown) // columns) + 1.2}
-    fig, axes = style.subplots(len(shown), columns, share_x=False, **size)
+    height = 1.6 * -(-len(shown) // columns) + 1.2
+    fig, axes = style.subplots(len(shown), columns, max(6.4, 1.85 * columns + 1.2), height, share_x=False)
     depo = table.figure.iloc[0] != ARMS
     guess = pd.Series(baselines(data, "names" if depo else "majority")).mean()
     for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
@@ -164,7 +164,7 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
         seeds = sorted({r["n"] for r in rows})
         count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
-        ax.set_title(f"{style.task(table, figure)}, {count} seeds", fontsize=10)
+        ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
     apart = "points of accuracy from sleep with N = 4 (or from the arm in brackets), paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)
     style.legend(below, axes, title)

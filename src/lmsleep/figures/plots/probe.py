@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.style import TASKS, Drawing
+from lmsleep.figures.plots.style import TASKS, Drawing, Look
 from lmsleep.figures.stats import LESS, MORE, jsonable, mean_difference, mean_share, verdict
 
 COLUMNS = 3
@@ -17,7 +17,7 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Accuracy of probes of S against the passes made: a panel for each thing that is read, a line for each N of the
     training (0: initial weights)."""
     read = table[table.metric.str.startswith("probe_")].assign(made=lambda t: t["slice"].astype(int))
-    looks = {0: {"color": style.DARK, "marker": "x", "linestyle": "--", "label": "first weights"}}
+    looks: dict[int, Look] = {0: {"color": style.DARK, "marker": "x", "linestyle": "--", "label": "first weights"}}
     looks |= style.looks(sorted(set(read.n_passes) - {0}))
     things = [(f, m) for f in TASKS for m in dict.fromkeys(read[read.figure == f].metric)]
     fig, axes = style.subplots(len(things), COLUMNS, width=9.6, height=2.2 * -(-len(things) // COLUMNS) + 1.2)

@@ -24,6 +24,7 @@ from lmsleep.figures.words import readable
 
 Drawing = tuple[Figure, dict[str, Any]]  # a figure and its numbers
 Mean = Callable[[pd.Series], Estimate]
+Look = dict[str, Any]  # colour, marker and label of a line, as Matplotlib takes them
 # For N = 1 to 6: the palette of Okabe and Ito after a neutral colour, and markers that tell them apart in grey.
 PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
 MARKERS = "osD^vP"
@@ -81,7 +82,8 @@ def curve(ax: Axes, frame: pd.DataFrame, by: str, mean: Mean = mean_share, **loo
     """Means over seeds of `value` against the column `by`, and their 95 % intervals as a band where there are any."""
     means = {x: mean(values) for x, values in frame.groupby(by).value}
     ends = pd.DataFrame(means.values(), index=list(means), columns=Estimate._fields)
-    ax.plot(ends.index, ends.value, **{"linewidth": 1.8, "markersize": 4.5, "markevery": 0.2} | look)
+    usual: Look = {"linewidth": 1.8, "markersize": 4.5, "markevery": 0.2}
+    ax.plot(ends.index, ends.value, **usual | look)
     if ends.low.notna().any():
         ax.fill_between(ends.index, ends.low, ends.high, color=look["color"], alpha=0.15, linewidth=0)
 
@@ -98,14 +100,13 @@ def score(ax: Axes, x: float, values: pd.Series, mean: Mean = mean_share, **look
     ax.errorbar(x, found.value, ends, **shape | look)
 
 
-def learning(
-    ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, dict[str, Any]], metric: str = "exact"
-) -> None:
+def learning(ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, Look], metric: str = "exact") -> None:
     """Learning curves: val_<metric> against training tokens, one for each of `looks` and its value of the column `by`;
     at their ends `score` of test_<metric>, side by side."""
     mean = mean_loss if "loss" in metric else mean_share
-    width = ax.get_figure(root=True).get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
-    side = 0.13 / width * table.tokens.max()  # some points
+    spec, figure = ax.get_subplotspec(), ax.get_figure(root=True)
+    assert spec is not None and figure is not None, "axes stand in a grid of a figure"
+    side = 0.13 / figure.get_figwidth() * spec.get_gridspec().ncols * table.tokens.max()  # some points
     for place, (key, look) in enumerate(looks.items(), start=1):
         of_key = table[table[by] == key]
         validated, tested = (of_key[of_key.metric == f"{split}_{metric}"] for split in ("val", "test"))
@@ -186,13 +187,13 @@ def colors(passes: Sequence[int]) -> dict[int, str]:
     return {n: PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N)) for n in passes}
 
 
-def looks(passes: Sequence[int]) -> dict[int, dict[str, Any]]:
+def looks(passes: Sequence[int]) -> dict[int, Look]:
     """Colour, marker and label of each N, the same in every figure."""
     markers = {n: MARKERS[(n - 1) % len(MARKERS)] for n in passes}
     return {n: {"color": c, "marker": markers[n], "label": f"N = {n}"} for n, c in colors(passes).items()}
 
 
-def shades(labels: Mapping[Hashable, str]) -> dict[Any, dict[str, Any]]:
+def shades(labels: Mapping[Hashable, str]) -> dict[Any, Look]:
     """Colours from dark to light, markers and the labels of the values of an ordered quantity."""
     tones = [to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, len(labels))]
     markers = [MARKERS[i % len(MARKERS)] for i in range(len(labels))]
