@@ -26,7 +26,7 @@ COMPARED: Look = {"color": style.SOFT, "marker": "s", "label": "the same with sl
 HOLLOW: Look = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at the end of every window", HOLLOW)}
 KEY = {"interval without zero": {}, NEITHER: HOLLOW}
-AT_TEST = {"n4": N4, "n1": N1, "drawn": OTHER | {"marker": "*"}}  # arms drawn with other passes at test
+AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn with other passes at test
 
 
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
@@ -113,11 +113,12 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     known, keys = settings.arms(), ["figure", "model", "n_passes", "seed", "tokens", "metric"]
     scores = table[table.metric.isin(["val_exact", "test_exact"]) & (table.slice != "all") & table.model.isin(known)]
     scores = scores.groupby(keys).value.mean().reset_index().assign(slice="all")
-    present = set(scores.model) - {BASE}
-    shown = sorted((name for name in known if name in present), key=lambda name: known[name].group is None)
-    columns = min(5, len(shown))
-    height = 1.6 * -(-len(shown) // columns) + 1.2
-    fig, axes = style.subplots(len(shown), columns, max(6.4, 1.85 * columns + 1.2), height, share_x=False)
+    present = [name for name in known if name != BASE and name in set(scores.model)] or [BASE]
+    shown = sorted(present, key=lambda name: known[name].group is None)
+    rows = -(-len(shown) // 5)
+    columns = -(-len(shown) // rows)
+    width = max(6.4, 1.85 * columns + 1.2)
+    fig, axes = style.subplots(len(shown), columns, width, 1.6 * rows + 1.2, share_x=False)
     depo = table.figure.iloc[0] != ARMS
     guess = pd.Series(baselines(data, "names" if depo else "majority")).mean()
     for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
