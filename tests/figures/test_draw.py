@@ -1,18 +1,21 @@
 """Figures drawn from the tables of others: the rows they keep and the means they draw, worked out by hand."""
 
+import io
 import itertools
 import json
 import math
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 
 from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
-from lmsleep.figures.draw import accuracy_axes, draw_passes, fig3, main
+from lmsleep.figures.draw import accuracy_axes, fig2a, fig3, main
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.ours import arms
+from lmsleep.figures.plots.ours import arms, controls
 from lmsleep.figures.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -86,22 +89,95 @@ def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
     ]
 
 
-def test_an_n_has_its_colour_whatever_is_drawn_beside_it():
+def curves(*runs):
+    """Validations of Rule 110: (N, seed, tokens, value)."""
+    return pd.DataFrame([("fig2b", "AG", n, seed, "12", t, "val_exact", v) for n, seed, t, v in runs], columns=COLUMNS)
+
+
+def test_an_n_has_its_colour_and_marker_whatever_is_drawn_beside_it():
     def drawn(*passes):
-        fig, (ax,) = style.subplots()
-        draw_passes(ax, pd.DataFrame({"n_passes": passes, "seed": 0, "tokens": 10, "value": 0.5}))
-        style.plt.close(fig)
-        return {line.get_label(): line.get_color() for line in ax.lines}
+        _, (ax,) = style.subplots()
+        style.learning(ax, curves(*((n, 0, 10, 0.5) for n in passes)), "n_passes", style.looks(passes))
+        return {line.get_label(): (line.get_color(), line.get_marker()) for line in ax.lines}
 
     every = drawn(1, 2, 3, 4, 5, 6, 7, 8, 12)
-    assert len(set(every.values())) == 9
+    assert len(set(every.values())) == 9 and len({marker for _, marker in list(every.values())[:6]}) == 6
     assert drawn(1, 4, 8).items() <= every.items() and drawn(4).items() <= every.items()
+
+
+def test_a_band_is_the_interval_over_three_seeds_and_two_have_none():
+    """By hand: 0.4, 0.5 and 0.6 have logit(m) = 0 and 4 t s = 4 * 4.30265 * 0.1 / sqrt(3)."""
+    _, (ax,) = style.subplots()
+    two = [(2, seed, tokens, 0.2 + seed / 10) for seed in (0, 1) for tokens in (10, 20)]
+    three = [(4, seed, tokens, 0.4 + seed / 10) for seed in (0, 1, 2) for tokens in (10, 20)]
+    style.learning(ax, curves(*two, *three), "n_passes", style.looks([2, 4]))
+    (band,) = ax.collections
+    low = 1 / (1 + math.exp(4 * 4.30265 * 0.1 / math.sqrt(3)))
+    wanted = {(10, low), (20, low), (10, 1 - low), (20, 1 - low)}
+    assert {(x, round(y, 5)) for x, y in band.get_paths()[0].vertices} == {(x, round(y, 5)) for x, y in wanted}
+
+
+def test_the_test_scores_stand_at_the_end_of_a_curve_that_stops_before(tmp_path):
+    """Figure 2a at 40 tokens, its last validation at 30: the mean with its interval, and a dot for each seed."""
+    for t in (8, 10):
+        (tmp_path / f"t{t}").mkdir()
+        (tmp_path / f"t{t}" / "baselines.json").write_text(json.dumps({"majority": {str(t): 0.09}}))
+    rows = [
+        ("fig2a", "AG", 1, seed, str(t), tokens, metric, 0.1 + seed / 10 + tokens / 100)
+        for seed in (0, 1, 2)
+        for t in (8, 10)
+        for tokens, metric in ((15, "val_exact"), (30, "val_exact"), (40, "test_exact"))
+    ]
+    fig, _ = fig2a(pd.DataFrame(rows, columns=COLUMNS), tmp_path, "gpu")
+    (ax,) = fig.axes
+    marks = {tuple(map(float, (bar[0].get_xdata()[0], bar[0].get_ydata()[0]))) for bar in ax.containers}
+    assert sorted(y for _, y in marks) == pytest.approx([0.6, 0.6]) and len({x for x, _ in marks}) == 2
+    assert all(40 < x < 43 for x, _ in marks)
+    dots = [dots.get_offsets()[:, 1].tolist() for dots in ax.collections if len(dots.get_offsets()) == 3]
+    assert dots == [pytest.approx([0.5, 0.6, 0.7])] * 2
+    assert "3 seeds" in fig.get_supxlabel() and "95 % interval" in fig.get_supxlabel()
+
+
+def test_a_drawing_made_small_is_the_same_drawing():
+    fig, (ax,) = style.subplots()
+    style.learning(ax, curves(*((4, seed, t, t / 90 + seed / 7) for seed in (0, 1, 2) for t in (10, 30))), "n_passes",
+                   style.looks([4]))  # fmt: skip
+    with io.StringIO() as written:
+        fig.savefig(written, format="svg")
+        svg = written.getvalue()
+    short = style.shorten(svg)
+    assert len(short) < 0.8 * len(svg)
+    before, after = (list(ElementTree.fromstring(text).iter()) for text in (svg, short))
+    assert [e.tag for e in before] == [e.tag for e in after]
+    for one, other in zip(before, after, strict=True):
+        for name in ("d", "x", "y", "transform"):
+            numbers = [[float(x) for x in re.findall(r"-?[\d.]+", e.get(name, ""))] for e in (one, other)]
+            assert numbers[0] == pytest.approx(numbers[1], abs=0.1)
+    ids = {e.get("id") for e in after}
+    used = {e.get("{http://www.w3.org/1999/xlink}href") for e in after} - {None}
+    assert used and {name[1:] for name in used} <= ids
+
+
+def test_panels_are_called_after_their_task(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    scores = [("fig2b", "12", 4), ("fig3", "8", 4), ("arms", "12", 4), ("arms_depo", "8", 4)]
+    rows = [
+        (figure, model, n, seed, level, 10, metric, 0.5)
+        for figure, slice_, n in scores
+        for model in (("n4", "n1") if figure.startswith("arms") else ("AG",))
+        for seed in (0, 1)
+        for level in (slice_, "all")
+        for metric in ("test_exact", "cut_exact")
+    ]
+    fig, _ = controls(pd.DataFrame(rows, columns=COLUMNS), Path(), "gpu")
+    titles = [ax.get_title() for ax in fig.axes]
+    assert titles == ["Rule 110, t = 12", "Depo", "Rule 110, t = 12, 2 seeds", "Depo, 2 seeds"]
 
 
 @pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])
 def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
-    _, (ax,) = style.subplots()
-    accuracy_axes(ax, "paper", pd.DataFrame({"seed": [0, 0], "value": [0.1, highest]}))
+    fig, (ax,) = style.subplots()
+    accuracy_axes(fig, ax, "paper", curves((1, 0, 10, 0.1), (1, 0, 20, highest)))
     assert ax.get_ylim() == (0, top)
 
 
@@ -124,7 +200,8 @@ def test_figure_3_shows_both_losses_and_what_is_known_without_following_the_cycl
     assert [ax.get_title() for ax in fig.axes[:2]] == ["1 hop", "2 hops"] and len(fig.axes) == 6
     lines = [sorted(line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":") for ax in fig.axes[1::2]]
     assert lines == [[math.log(75) / 2], [math.log(75)], [1 / 72, 0.5]]
-    drawn = [sorted(line.get_ydata()[-1] for line in ax.lines if line.get_linestyle() == "-") for ax in fig.axes[1::2]]
+    curves = [[line for line in ax.lines if line.get_label() in ("N = 1", "N = 4")] for ax in fig.axes[1::2]]
+    drawn = [sorted(line.get_ydata()[-1] for line in lines) for lines in curves]
     assert drawn == [[0.375, 1.5], [0.75, 3.0], [0.0625, 0.25]]
     found = {(r["metric"], r["slice"], r["n_passes"]): r["value"] for r in numbers["test_loss"]}
     assert len(found) == 8 and found["test_loss", 2, 4] == 0.375 and found["test_answer_loss", 1, 1] == 3.0
@@ -175,7 +252,7 @@ def test_controls_keep_arms_beside_figures_and_say_what_each_does(with_arms):
     (record,) = numbers["verdicts"]
     assert (record["arm"], record["against"], record["n"], record["verdict"]) == (
         *("n1", "n4", 2),
-        "no difference seen at this budget",  # -0.5 and -0.4: the interval of two seeds is wide
+        "undecided",  # two seeds have no interval
     )
     assert record["value"] == pytest.approx(-0.45)
 
@@ -190,27 +267,40 @@ def test_ablations_keep_arms_and_weigh_passes_against_accuracy(with_arms):
     assert {record["figure"] for record in numbers["passes_at_test"]} == {"fig2b", "fig3"}
 
 
-def test_arms_have_a_line_each_in_the_panel_of_their_group_and_n4_in_both(monkeypatch):
+@pytest.fixture
+def guess(tmp_path):
+    """A folder with what guessing scores."""
+    (tmp_path / "baselines.json").write_text(json.dumps({"majority": {"12": 0.0625}, "names": {"8": 0.03125}}))
+    return tmp_path
+
+
+def test_every_arm_has_a_panel_with_n4_behind_it_and_what_it_is_compared_with(monkeypatch, guess):
     monkeypatch.chdir(ROOT)
     table = pd.DataFrame(
         [
-            ("arms", arm, 4, seed, "12", tokens, "val_exact", tokens / 100 + seed / 10)
-            for arm in ("n4", "n1", "reset")
+            ("arms", arm, 4, seed, "12", tokens, "val_exact", tokens / 100 + seed / 10 + (arm == "mamba"))
+            for arm in ("n4", "n1", "mamba", "mamba_awake", "small")
             for seed in (0, 1)
             for tokens in (10, 20)
         ],
         columns=COLUMNS,
     )
-    ends = [("arms", arm, 4, seed, "all", 20, "test_exact", seed / 4) for arm in ("n4", "reset") for seed in (0, 1)]
-    fig, numbers = arms(pd.concat([table, pd.DataFrame(ends, columns=COLUMNS)]), Path(), "gpu")
-    drawn = [{line.get_label(): line.get_ydata().tolist() for line in ax.lines} for ax in fig.axes]
-    for lines, own in zip(drawn, ("no sleep, N = 1", "S reset"), strict=True):
-        assert lines == {title: pytest.approx([0.15, 0.25]) for title in ("sleep, N = 4", own)}
-    assert numbers == {"exact": {"n4": 0.125, "reset": 0.125}}
+    ends = [("arms", arm, 4, seed, "all", 20, "test_exact", seed / 4) for arm in ("n4", "mamba") for seed in (0, 1)]
+    fig, numbers = arms(pd.concat([table, pd.DataFrame(ends, columns=COLUMNS)]), guess, "gpu")
+    titles = ["no sleep, N = 1", "Mamba-2", "Mamba-2, N = 1", "d = 192, N = 4, four times the steps"]
+    assert [ax.get_title() for ax in fig.axes] == titles
+    drawn = [{line.get_label(): list(line.get_ydata()) for line in ax.lines} for ax in fig.axes]
+    low, high, behind = pytest.approx([0.15, 0.25]), pytest.approx([1.15, 1.25]), "sleep, N = 4"
+    arm, against, guessing = "the arm of the title", "the same with sleep, N = 4", [0.0625, 0.0625]
+    for lines, wanted in zip(drawn, ({arm: low}, {arm: high}, {arm: low, against: high}, {arm: low}), strict=True):
+        named = {label: values for label, values in lines.items() if not label.startswith("_")}
+        assert named == {behind: low} | wanted and guessing in lines.values()
+    assert numbers == {"exact": {"n4": 0.125, "mamba": 0.125}}
 
 
-def test_a_group_without_arms_has_no_panel(monkeypatch):
+def test_arms_on_depo_guess_among_the_names(monkeypatch, guess):
     monkeypatch.chdir(ROOT)
     rows = [("arms_depo", arm, 1, 0, "8", 10, "val_exact", 0.5) for arm in ("n4", "n1")]
-    fig, _ = arms(pd.DataFrame(rows, columns=COLUMNS), Path(), "gpu")
-    assert [ax.get_title() for ax in fig.axes] == ["controls"]
+    fig, _ = arms(pd.DataFrame(rows, columns=COLUMNS), guess, "gpu")
+    assert [ax.get_title() for ax in fig.axes] == ["no sleep, N = 1"]
+    assert [0.03125, 0.03125] in [list(line.get_ydata()) for line in fig.axes[0].lines]

@@ -163,5 +163,5 @@ def test_what_passes_add_is_the_difference_paired_by_seed():
         for (m, s), v in values.items()
     ]
     (record,) = probe_gains(pd.DataFrame(rows))
-    assert (record["read"], record["passes"], record["n"], record["verdict"]) == ("label", 2, 3, "helps")
+    assert (record["read"], record["passes"], record["n"], record["verdict"]) == ("label", 2, 3, "more")
     assert record["value"] == pytest.approx(0.2)

@@ -140,13 +140,20 @@ def test_what_every_figure_with_arms_gives_has_a_place_on_the_page(write_report,
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = pd.concat([table, table[table.metric == "val_exact"].assign(slice="12")])
+    (results / "baselines.json").write_text('{"majority": {"12": 0.1}}')
     for name, draw in (("arms", arms), ("controls", controls), ("ablations", ablations)):
-        (results / f"{name}.json").write_text(json.dumps(draw(table, Path(), "gpu")[1]))
+        (results / f"{name}.json").write_text(json.dumps(draw(table, results, "gpu")[1]))
     text = write_report("gpu")
     section = {name: Page(text).section(text, name) for name in ("arms", "controls", "ablations")}
     assert "no sleep, N = 1" in section["controls"]
-    assert "no difference seen at this budget" in section["ablations"]
+    assert "undecided" in section["ablations"]
     assert "missing (no arms.json)" not in section["arms"]
+
+
+def test_two_seeds_are_shown_by_their_scores(write_report, results):
+    record = {"n_passes": 1, "value": 0.5, "low": None, "high": None, "n": 2, "answers": 9, "scores": [0.25, 0.75]}
+    (results / "fig2b.json").write_text(json.dumps({"test_exact": [record], "overall": []}))
+    assert "<td>25.0 %, 75.0 %</td>" in Page(write_report()).section(write_report(), "fig2b")
 
 
 def test_a_picture_without_numbers_is_shown_and_says_so(write_report, results):

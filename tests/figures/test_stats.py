@@ -13,10 +13,12 @@ from lmsleep.figures.stats import (
     exact_accuracy,
     jsonable,
     mean_difference,
+    mean_loss,
     mean_scores,
     mean_share,
     over_seeds,
     paired_differences,
+    verdict,
     wilson,
 )
 
@@ -54,9 +56,8 @@ def test_wilson_of_nothing_is_refused():
 
 @pytest.mark.parametrize(
     ("values", "mean", "half"),
-    # quantiles of Student's t from tables: 12.7062 (1 degree of freedom), 4.30265 (2), 2.77645 (4)
+    # quantiles of Student's t from tables: 4.30265 (2 degrees of freedom), 2.77645 (4)
     [
-        ([0.0, 0.02], 0.01, 12.7062 * 0.01),
         ([0.1, 0.2, 0.3], 0.2, 4.30265 * 0.1 / math.sqrt(3)),
         ([-0.2, -0.4, -0.4, -0.4, -0.6], -0.4, 2.77645 * math.sqrt(0.02) / math.sqrt(5)),
     ],
@@ -70,7 +71,7 @@ def test_a_mean_difference_has_the_t_interval(values, mean, half):
 
 
 def test_a_mean_difference_ends_where_differences_end():
-    estimate = mean_difference(np.array([0.1, 0.7]))
+    estimate = mean_difference(np.array([-0.5, 0.1, 0.7]))
     assert (estimate.low, estimate.high) == (-1, 1)
 
 
@@ -83,7 +84,7 @@ def test_a_mean_share_has_the_t_interval_of_its_logit():
     assert estimate.high == pytest.approx(1 / (1 + math.exp(-half)), rel=1e-5)
 
 
-@pytest.mark.parametrize("shares", [(0.832, 0.460, 0.359), (1.0, 0.9996, 1.0), (0.0, 0.0, 0.01), (0.2, 0.21)])
+@pytest.mark.parametrize("shares", [(0.832, 0.460, 0.359), (1.0, 0.9996, 1.0), (0.0, 0.0, 0.01), (0.2, 0.21, 0.2, 0.2)])
 def test_a_mean_share_lies_in_its_interval_and_that_between_0_and_1(shares):
     """The oracle is scipy's t interval of a mean, taken through the derivative of the logit."""
     estimate, mean = mean_share(np.array(shares)), np.mean(shares)
@@ -112,29 +113,38 @@ def test_seeds_that_agree_have_the_interval_of_the_rows():
 
 
 def test_what_has_no_ends_keeps_its_t_interval():
-    estimate = over_seeds(np.array([1.0, 3.0]))
-    assert (estimate.low, estimate.high) == (pytest.approx(2 - 12.7062, rel=1e-5), pytest.approx(2 + 12.7062, rel=1e-5))
+    estimate, half = over_seeds(np.array([1.0, 2.0, 3.0])), 4.30265 / math.sqrt(3)
+    assert (estimate.low, estimate.high) == (pytest.approx(2 - half, rel=1e-5), pytest.approx(2 + half, rel=1e-5))
 
 
-@pytest.mark.parametrize("mean", [mean_share, mean_difference, over_seeds])
-def test_one_seed_has_no_interval(mean):
-    estimate = mean(np.array([0.25]))
-    assert estimate.value == 0.25
+@pytest.mark.parametrize("mean", [mean_share, mean_difference, mean_loss, over_seeds])
+@pytest.mark.parametrize("seeds", [(0.25,), (0.125, 0.375), (0.25, 0.25)])
+def test_fewer_than_three_seeds_have_no_interval(mean, seeds):
+    """One of two has t of one degree of freedom: runs at 100.0 and 99.9 % would lie in 0.6 to 100.0 %."""
+    estimate = mean(np.array(seeds))
+    assert (estimate.value, estimate.n) == (0.25, len(seeds))
     assert math.isnan(estimate.low)
     assert math.isnan(estimate.high)
+    assert verdict(estimate.low, estimate.high) == "undecided"
+
+
+def test_a_loss_has_the_t_interval_down_to_zero():
+    half = 4.30265 * 0.1 / math.sqrt(3)
+    for middle, low in ((1.0, 1.0 - half), (0.15, 0.0)):
+        estimate = mean_loss(np.array([middle - 0.1, middle, middle + 0.1]))
+        assert (estimate.low, estimate.high) == pytest.approx((low, middle + half), rel=1e-5)
 
 
 def test_paired_differences_use_the_seeds_that_both_have():
-    table = pd.DataFrame(
-        [(1, 0, 0.50), (1, 1, 0.60), (1, 2, 0.10), (4, 0, 0.70), (4, 1, 0.90)], columns=["n_passes", "seed", "value"]
-    )
+    ones, fours = [(1, 0, 0.50), (1, 1, 0.60), (1, 2, 0.10), (1, 3, 0.30)], [(4, 0, 0.70), (4, 1, 0.90), (4, 3, 0.70)]
+    table = pd.DataFrame(ones + fours, columns=["n_passes", "seed", "value"])
     (record,) = paired_differences(table, "n_passes", 1).to_dict("records")
-    # differences 0.2 and 0.3; seed 2 has no N = 4
-    half = 12.7062 * 0.05  # t times standard deviation 0.05 * sqrt(2) over sqrt(2)
-    assert (record["n_passes"], record["base"], record["n"]) == (4, 1, 2)
-    assert record["value"] == pytest.approx(0.25)
-    assert record["low"] == pytest.approx(0.25 - half, rel=1e-5)
-    assert record["high"] == pytest.approx(0.25 + half, rel=1e-5)
+    # differences 0.2, 0.3 and 0.4; seed 2 has no N = 4
+    half = 4.30265 * 0.1 / math.sqrt(3)
+    assert (record["n_passes"], record["base"], record["n"]) == (4, 1, 3)
+    assert record["value"] == pytest.approx(0.3)
+    assert record["low"] == pytest.approx(0.3 - half, rel=1e-5)
+    assert record["high"] == pytest.approx(0.3 + half, rel=1e-5)
 
 
 def test_paired_differences_keep_groups_apart_and_skip_those_without_the_base():
@@ -160,12 +170,12 @@ def table():
     return pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
 
 
-def test_exact_accuracy_has_the_interval_over_seeds_and_sorts_slices_as_numbers(table):
+def test_exact_accuracy_has_what_the_seeds_give_and_sorts_slices_as_numbers(table):
     records = exact_accuracy(table, ["slice", "n_passes"])
     assert [(r["slice"], r["n_passes"]) for r in records] == [(2, 1), (2, 4), (10, 1), (10, 4)]
     first = records[0]
     assert first["value"] == pytest.approx(0.55)
-    assert first["low"] == pytest.approx(1 / (1 + 0.45 / 0.55 * math.exp(12.7062 * 0.05 / (0.55 * 0.45))), rel=1e-5)
+    assert (first["low"], first["scores"]) == (None, [0.5, 0.6])  # of two seeds their scores, without an interval
     assert (first["answers"], first["rows"]) == (20, 5)
     assert first["wilson_low"] is None and first["wilson_high"] is None  # two models are no sample of one proportion
 
@@ -199,11 +209,12 @@ def test_plain_makes_numbers_that_json_knows():
 
 
 def test_mean_losses_are_those_over_seeds_for_each_level_and_not_below_zero():
-    rows = [("2", n, seed, "test_loss", value) for n, seed, value in [(1, 0, 3.0), (1, 1, 1.0), (4, 0, 0.5)]]
+    seeds = [(1, 0, 3.0), (1, 1, 1.0), (1, 2, 0.5), (4, 0, 0.5)]
+    rows = [("2", n, seed, "test_loss", value) for n, seed, value in seeds]
     rows += [("all", 1, 0, "test_loss", 9.0), ("2", 1, 0, "test_exact", 9.0), ("2", 1, 0, "val_loss", 9.0)]
     table = pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
     several, one = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
-    half = 12.7062 * math.sqrt(2) / math.sqrt(2)  # the quantile, the standard deviation and the root of two seeds
-    assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 2.0)
-    assert 2 - half < 0 and (several["low"], several["high"]) == pytest.approx((0.0, 2 + half), rel=1e-5)
+    half = 4.30265 * math.sqrt(1.75) / math.sqrt(3)  # the quantile, the standard deviation and the root of three seeds
+    assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 1.5)
+    assert 1.5 - half < 0 and (several["low"], several["high"]) == pytest.approx((0.0, 1.5 + half), rel=1e-5)
     assert one == {"metric": "test_loss", "slice": 2, "n_passes": 4, "value": 0.5, "low": None, "high": None, "n": 1}

@@ -54,10 +54,8 @@ def test_runs_are_compared_at_the_last_tokens_that_all_have(runs):
         (20_000, 1, pytest.approx(0.35), 200),
         (20_000, 2, pytest.approx(0.5), 200),
     ]
-    # seeds differ by 0.2 and 0.1; t of one degree of freedom is 12.706, and their standard error 0.05
-    (difference,) = numbers["overall"]
-    assert (difference["value"], difference["n"]) == (pytest.approx(0.15), 2)
-    assert difference["low"] == pytest.approx(0.15 - 0.6353, abs=1e-4)
+    (difference,) = numbers["overall"]  # seeds differ by 0.2 and 0.1
+    assert (difference["value"], difference["n"], difference["low"]) == (pytest.approx(0.15), 2, None)
     assert {path.name for path in (runs.parent / "out").iterdir()} == {
         f"fig2b.{suffix}" for suffix in ("csv", "json", "meta.json", "png", "svg")
     }

@@ -44,9 +44,17 @@ def test_one_seed_leaves_it_undecided(results):
     assert "one seed" in verdict.sentence
 
 
+def test_two_seeds_leave_it_undecided_too(results):
+    apart = {"n_passes": 4, "base": 1, "value": 0.4, "low": None, "high": None, "n": 2}
+    (results / "fig2b.json").write_text(json.dumps({"test_exact": [], "overall": [apart]}))
+    verdict = verdicts(results)["fig2b"]
+    assert verdict.word == UNDECIDED
+    assert "+40.0 points of accuracy, from 2 seeds, which give no interval" in verdict.sentence
+
+
 def test_the_largest_t_decides_figure_2a_and_fewer_right_is_the_papers_direction(results):
     steps = [
-        {"slice": t, "base": 2, "value": v, "low": v - 0.1, "high": v + 0.1, "n": 2} for t, v in ((10, -0.5), (4, 0.2))
+        {"slice": t, "base": 2, "value": v, "low": v - 0.1, "high": v + 0.1, "n": 3} for t, v in ((10, -0.5), (4, 0.2))
     ]
     (results / "fig2a.json").write_text(json.dumps({"test_exact": [], "difference": steps}))
     verdict = verdicts(results)["fig2a"]

@@ -13,18 +13,20 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.figures.plots import style
+from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.ours import ablations, arms, controls, select_ablations, select_controls
 from lmsleep.figures.plots.probe import probe
 from lmsleep.figures.plots.runtime import fig6, latency
-from lmsleep.figures.plots.style import Drawing
+from lmsleep.figures.plots.style import CURVES, Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import compare_passes, exact_accuracy, jsonable, mean_scores, paired_differences, per_slice
-from lmsleep.hub import naming_file, read_object, require, typed
+from lmsleep.hub import naming_file, require
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -62,7 +64,7 @@ def read(table: Path) -> pd.DataFrame:
 
 
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
-    """A figure from validations, with its numbers at each of the tokens `at`."""
+    """A figure from validations, with its numbers at each of the tokens `at`, the last of them in the picture."""
     at = at or [last_common_tokens(table)]
     drawings = [DRAW[figure](validations_as_tests(table, tokens), data, scale) for tokens in at]
     numbers: dict[str, list[dict[str, Any]]] = {}
@@ -70,7 +72,7 @@ def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Pa
         for key, records in found.items():
             rows = [{"tokens": tokens, **record} for record in records if isinstance(records, list)]
             numbers.setdefault(key.replace("test_", "val_"), []).extend(rows)
-    return drawings[0][0], {key: records for key, records in numbers.items() if records}
+    return drawings[-1][0], {key: records for key, records in numbers.items() if records}
 
 
 def last_common_tokens(table: pd.DataFrame) -> int:
@@ -101,15 +103,15 @@ def common_validations(table: pd.DataFrame) -> pd.DataFrame:
 def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """The plain hybrid (N = 1) on Rule 110: exact accuracy against tokens, one curve for each number of steps t."""
     fig, (ax,) = style.subplots()
-    exact = per_slice(table, "val_exact")
-    levels = sorted(exact.slice.unique())
-    for t, color in zip(levels, style.shades(len(levels)), strict=True):
-        style.curves(ax, exact[exact.slice == t], str(t), color)
+    by_t = per_slice(table, "val_exact", "test_exact")
+    looks = style.shades({t: f"t = {t}" for t in sorted(by_t.slice.unique())})
+    style.learning(ax, by_t, "slice", looks)
+    for t, look in looks.items():
         majority = baselines(data / f"t{t}", "majority")[str(t)]
-        style.reference(ax, majority, "majority" if t == levels[-1] else "", ":", color=color)
-    accuracy_axes(ax, scale, exact)
-    style.legend(fig, ax, "Rule 110 steps t, plain hybrid (N = 1)")
-    differences = jsonable(paired_differences(per_slice(table, "test_exact"), "slice", levels[0]).to_dict("records"))
+        style.reference(ax, majority, "always the\nsame answer" if t == max(looks) else "", ":", color=look["color"])
+    accuracy_axes(fig, ax, scale, by_t)
+    style.legend(fig, [ax], "Rule 110 without sleep (N = 1), by steps t of the automaton")
+    differences = jsonable(paired_differences(per_slice(table, "test_exact"), "slice", min(looks)).to_dict("records"))
     exact = exact_accuracy(table, ["slice"])
     means = {f"t={record['slice']}": record["value"] for record in exact}
     return fig, {"test_exact": exact, "difference": differences, "exact": means}
@@ -118,25 +120,27 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Sleep on Rule 110: exact accuracy against tokens, one curve for each N."""
     fig, (ax,) = style.subplots()
-    exact = per_slice(table, "val_exact")
-    draw_passes(ax, exact)
-    for name, dashes, place in (("majority", ":", "bottom"), ("chance", "--", "top")):
-        style.reference(ax, next(iter(baselines(data, name).values())), name, dashes, place)
-    accuracy_axes(ax, scale, exact)
-    style.legend(fig, ax, PASSES)
+    exact = per_slice(table, "val_exact", "test_exact")
+    style.learning(ax, exact, "n_passes", style.looks(sorted(exact.n_passes.unique())))
+    for name, text, dashes, place in (
+        ("majority", "always the\nsame answer", ":", "bottom"),
+        ("chance", "a random answer", "--", "top"),
+    ):
+        style.reference(ax, next(iter(baselines(data, name).values())), text, dashes, place)
+    accuracy_axes(fig, ax, scale, exact)
+    style.legend(fig, [ax], f"{style.task(table, 'fig2b')}: {PASSES}")
     return fig, compare_passes(table)
 
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Depo: loss over `:` and answers, loss over answers, and exact answers for each number of hops, one curve for each
     N. Lines: `Depo.baselines`."""
-    exact = per_slice(table, "val_exact")
-    hops = sorted(exact.slice.unique())
+    hops = sorted(per_slice(table, "val_exact").slice.unique())
     width = 2.2 * len(hops) + 1.6
-    fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.0, share_y="row")
+    fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.4, share_y="row")
     by_difficulty(axes, table, data, hops, "hop", DEPO)
-    fig.supxlabel(tokens_label(scale, exact), fontsize=10)
-    style.legend(fig, axes[0], PASSES)
+    style.note(fig, per_slice(table, "val_exact"), scale, CURVES)
+    style.legend(fig, axes, f"Depo, by hops along the cycle: {PASSES}")
     losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
     names = ("floor", "answer_floor", "names", "neighbours", "undirected")
     parts = [{"slice": int(k), **{name: baselines(data, name)[str(k)] for name in names}} for k in hops]
@@ -147,68 +151,53 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """GSM-Infinite: exact answers for each number of operations, one curve for each N."""
     exact = per_slice(table, "val_exact")
     ops = sorted(exact.slice.unique())
-    fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.4 * -(-len(ops) // 4))
+    fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.2 * -(-len(ops) // 4))
     by_difficulty(axes, table, data, ops, "operation", GSM)
-    note = "" if scale == "paper" else "; from scratch: only the trend compares with the paper"
-    fig.supxlabel(tokens_label(scale, exact) + note, fontsize=9)
-    style.legend(fig, axes[0], PASSES)
+    more = "" if scale == "paper" else " From scratch: only the trend compares with the paper."
+    style.note(fig, exact, scale, CURVES, more)
+    about = style.task(table, table.figure.iloc[0]).replace("\n", " ")
+    style.legend(fig, axes, f"{about}: {PASSES}")
     return fig, compare_passes(table, by_slice=True)
 
 
-PASSES = "passes N over a full window"
+PASSES = "passes N over each full window (N = 1: no sleep)"
 # metric -> label of its axis, baselines and their labels.
 DEPO = {
-    "val_loss": ("loss with :\n(nats a token)", {"floor": "names"}),
-    "val_answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "names"}),
-    "val_exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+    "loss": ("loss with :\n(nats a token)", {"floor": "any name"}),
+    "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "any name"}),
+    "exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
 }
-GSM = {"val_exact": ("answers right", {"majority": "most frequent\nanswer"})}
+GSM = {"exact": ("answers right", {"majority": "most frequent\nanswer"})}
 
 
 def by_difficulty(
     axes: list[Axes], table: pd.DataFrame, data: Path, levels: list[int], unit: str, drawn: dict[str, Any]
 ) -> None:
     """A row of panels for each metric, a panel for each level, a curve for each N."""
+    looks = style.looks(sorted(table.n_passes.unique()))
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
-        curves, panels = per_slice(table, metric), axes[row * len(levels) :]
+        scores, panels = per_slice(table, f"val_{metric}", f"test_{metric}"), axes[row * len(levels) :]
         for ax, level in zip(panels, levels, strict=False):
-            draw_passes(ax, curves[curves.slice == level])
+            style.learning(ax, scores[scores.slice == level], "n_passes", looks, metric)
             for name, text in lines.items():
                 style.reference(ax, baselines(data, name)[str(level)], text if level == levels[-1] else "", ":")
-            if metric == "val_exact":
+            if metric == "exact":
                 style.percent_axis(ax)
-            style.token_axis(ax)
+            style.token_axis(ax, ticks=4)
             if not row:
                 ax.set_title(f"{level} {unit}{'s' if level > 1 else ''}", fontsize=10)
+            if row == len(drawn) - 1:
+                ax.set_xlabel("training tokens")
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel(label)
 
 
-def draw_passes(ax: Axes, frame: pd.DataFrame) -> None:
-    """One curve for each N."""
-    for n, color in style.colors(sorted(frame.n_passes.unique())).items():
-        style.curves(ax, frame[frame.n_passes == n], f"N = {n}", color)
-
-
-def baselines(data: Path, kind: str) -> dict[str, float]:
-    """The baselines of a kind, by slice. Raises ValueError if `data` has no such kind."""
-    known = read_object(data / "baselines.json")
-    require(kind in known, f"data must hold the baseline {kind!r}", str(data))
-    return typed(dict[str, float], known[kind], f"{kind} in {data / 'baselines.json'}")
-
-
-def tokens_label(scale: str, frame: pd.DataFrame) -> str:
-    """The label of the horizontal axis of learning curves."""
-    seeds = frame.seed.nunique()
-    spread = f"{seeds} seeds: mean, its standard error, each seed" if seeds > 1 else "1 seed"
-    return f"training tokens ({scale} scale, {spread})"
-
-
-def accuracy_axes(ax: Axes, scale: str, frame: pd.DataFrame) -> None:
+def accuracy_axes(fig: Figure, ax: Axes, scale: str, frame: pd.DataFrame) -> None:
     """Axes of accuracy against training tokens; up to 50 %, as in the paper's figure 2b, if no run exceeds it."""
-    ax.set(xlabel=tokens_label(scale, frame), ylabel="all answers of a row right")
+    ax.set(xlabel="training tokens", ylabel="rows with all answers right")
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
+    style.note(fig, frame[frame.metric.str.startswith("val_")], scale, CURVES)
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {

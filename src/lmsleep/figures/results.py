@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
-from lmsleep.figures.stats import interval_sign, jsonable
+from lmsleep.figures.stats import FEWEST, interval_sign, jsonable
 from lmsleep.figures.words import nats, points
 from lmsleep.hub import naming_file, read_object, require
 
@@ -175,7 +175,8 @@ def text_verdict(records: list[dict[str, Any]]) -> Verdict:
 
 def seeds_in_words(n: int) -> str:
     """The number of seeds of an interval, in words."""
-    return f"paired over {n} seeds" if n > 1 else "from one seed, which gives no interval over seeds"
+    few = "one seed, which gives" if n == 1 else f"{n} seeds, which give"
+    return f"paired over {n} seeds" if n >= FEWEST else f"from {few} no interval over seeds"
 
 
 def direction(low: float | None, high: float | None, expected: int) -> str:

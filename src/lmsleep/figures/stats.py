@@ -2,10 +2,10 @@
 
 | of | interval | over |
 |---|---|---|
-| a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds |
+| a mean of shares over seeds | Student's t on the logit scale (`mean_share`) | seeds, three or more |
 | the share of a single seed | Wilson's (`wilson`) | rows, since the answers of a row are not independent |
-| a difference of shares, paired by seed | Student's t, clipped to -1 to 1 (`mean_difference`) | seeds |
-| a loss | Student's t, clipped at 0 (`mean_scores`) | seeds |
+| a difference of shares, paired by seed | Student's t, clipped to -1 to 1 (`mean_difference`) | seeds, three or more |
+| a loss | Student's t, clipped at 0 (`mean_loss`) | seeds, three or more |
 """
 
 import math
@@ -16,7 +16,9 @@ import pandas as pd
 from scipy import special, stats
 
 LEVEL = 0.95
-HELPS, HURTS, NEITHER = "helps", "hurts", "no difference seen at this budget"
+FEWEST = 3  # seeds with an interval: one of two is as wide as the scale
+HELPS, HURTS, NEITHER = "helps", "hurts", "undecided"
+MORE, LESS = "more", "less"
 
 
 class Estimate(NamedTuple):
@@ -40,10 +42,10 @@ def wilson(share: float, n: int) -> Estimate:
 
 
 def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds of unbounded values (n,); a single one has no interval."""
+    """Mean and t interval over seeds of unbounded values (n,); fewer than FEWEST have no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
-    if n < 2:
+    if n < FEWEST:
         return Estimate(mean, math.nan, math.nan, n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
@@ -54,10 +56,10 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
 
     The ends are those of logit(m) ± t s / (m (1 - m)), with m the mean, s its standard error and t of n - 1 degrees of
     freedom. If all seeds agree, as at exactly 0 or 1, the ends are Wilson's over the `rows` that every seed was tested
-    on, NaN if these are unknown. A single seed has no interval.
+    on, NaN if these are unknown. Fewer seeds than FEWEST have no interval.
     """
     mean = over_seeds(shares)
-    if mean.n < 2:
+    if mean.n < FEWEST:
         return mean
     if np.ptp(shares) == 0:
         ends = mean._replace(low=math.nan, high=math.nan) if math.isnan(rows) else wilson(mean.value, int(rows))
@@ -68,10 +70,16 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
 
 
 def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of differences of shares (n,), with the t interval clipped to -1 to 1; NaN for one seed."""
+    """Mean over seeds of differences of shares (n,), with the t interval clipped to -1 to 1; NaN below FEWEST seeds."""
     mean = over_seeds(differences)
     low, high = np.clip([mean.low, mean.high], -1, 1)
     return mean._replace(low=float(low), high=float(high))
+
+
+def mean_loss(losses: np.ndarray | pd.Series) -> Estimate:
+    """Mean over seeds of losses (n,), with the t interval clipped at 0; NaN below FEWEST seeds."""
+    mean = over_seeds(losses)
+    return mean._replace(low=float(np.maximum(mean.low, 0.0)))
 
 
 def interval_sign(low: float | None, high: float | None) -> int:
@@ -79,9 +87,9 @@ def interval_sign(low: float | None, high: float | None) -> int:
     return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
 
 
-def verdict(low: float | None, high: float | None) -> str:
-    """HELPS, HURTS or NEITHER, by the interval of a difference."""
-    return {1: HELPS, -1: HURTS, 0: NEITHER}[interval_sign(low, high)]
+def verdict(low: float | None, high: float | None, up: str = HELPS, down: str = HURTS) -> str:
+    """`up`, `down` or NEITHER, by the interval of a difference."""
+    return {1: up, -1: down, 0: NEITHER}[interval_sign(low, high)]
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
@@ -114,7 +122,8 @@ def per_slice(table: pd.DataFrame, *metrics: str) -> pd.DataFrame:
 def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
     """Exact accuracy on test rows for each combination of `keys`, slices as numbers: records with the mean and its
     interval over seeds (value, low, high, n), for a single seed the Wilson interval over rows (wilson_low, wilson_high;
-    the rows of several models are no sample of one proportion), `answers` of all seeds and `rows` of one."""
+    the rows of several models are no sample of one proportion), the `scores` of two, `answers` of all seeds and `rows`
+    of one."""
     names = ["test_exact", "test_count", "test_rows"]
     wide = per_slice(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
     wide = wide.reindex(columns=names).reset_index()
@@ -126,15 +135,15 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)
         row = dict(zip(keys, key, strict=True)) | share._asdict()
         row |= {"wilson_low": single.low, "wilson_high": single.high}
+        row |= {"scores": group.test_exact.tolist()} if 1 < len(group) < FEWEST else {}
         records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
     return jsonable(records)
 
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """Mean and t interval over seeds, clipped at 0, of losses, for each combination of `keys`, slices as numbers."""
+    """`mean_loss` for each combination of `keys`, slices as numbers."""
     groups = per_slice(table, *metrics).groupby(keys)
-    means = [(dict(zip(keys, key, strict=True)), over_seeds(group.value)) for key, group in groups]
-    return jsonable([names | mean._asdict() | {"low": np.maximum(mean.low, 0.0)} for names, mean in means])
+    return jsonable([dict(zip(keys, key, strict=True)) | mean_loss(group.value)._asdict() for key, group in groups])
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:

@@ -60,12 +60,13 @@ def accuracy_table(title: str, result: Result) -> Table:
     names = {"slice": result.caption.level, "n_passes": "N"}
     apart = {tuple(r[key] for key in keys): difference(r) for r in numbers.get("difference", [])}
     base = next((f" from {names[compares]} = {r['base']}" for r in numbers.get("difference", []) if compares), "")
-    intervals = ["over seeds (logit t)", "over one seed's rows (Wilson)"]
+    intervals = ["over seeds (logit t), or two scores", "over one seed's rows (Wilson)"]
     header = [*(names[key] for key in keys), "right", *intervals, "seeds", "answers", f"points{base}"]
     rows = []
     for record in sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys]):
         place = tuple(record[key] for key in keys)
         ends = [interval(record.get(f"{kind}low"), record.get(f"{kind}high")) for kind in ("", "wilson_")]
+        ends[0] = ", ".join(map(percent, record["scores"])) if "scores" in record else ends[0]
         answers = readable(record["answers"]) if "answers" in record else ""
         counts = [str(record["n"]), answers, apart.get(place, "")]
         rows.append([*map(str, place), percent(record["value"]), *ends, *counts])

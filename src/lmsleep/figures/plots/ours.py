@@ -4,78 +4,95 @@ import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from lmsleep.figures import settings
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.style import Drawing
+from lmsleep.figures.plots.baselines import baselines
+from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
-from lmsleep.figures.stats import HELPS, HURTS, NEITHER, jsonable, mean_difference, verdict
+from lmsleep.figures.stats import NEITHER, jsonable, mean_difference, verdict
 
-TONES = {HELPS: "#009e73", HURTS: "#d55e00", NEITHER: "#4c566a"}
-AT_TEST = {"n4": "#d55e00", "drawn": "#0072b2", "n1": "#4c566a"}  # arms drawn with other passes at test
+BASE = "n4"
+N1, N4 = style.looks([1, 4]).values()
+OTHER: Look = {"color": style.DARK, "marker": "o"}  # of an arm, which has no N's colour
+ARM = OTHER | {"label": "the arm of the title"}
+BEHIND = N4 | {"linewidth": 3, "alpha": 0.7, "markevery": 0.4}
+COMPARED: Look = {"color": style.SOFT, "marker": "s", "label": "the same with sleep, N = 4"}  # where it is another arm
+HOLLOW: Look = {"markerfacecolor": "white", "markeredgewidth": 1.4}
+CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at the end of every window", HOLLOW)}
+KEY = {"interval without zero": {}, NEITHER: HOLLOW}
+AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn with other passes at test
 
 
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every overflow; and the arms of the group
     `controls`."""
-    names, fig, axes, more = panels(table, 1)
+    names, fig, over, axes, below = panels(table, 0)
     tested, numbers = select_controls(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
-        for metric, label, color in (("test_exact", "as trained", "#0072b2"), ("cut_exact", "S cut", "#d55e00")):
+        looks = style.looks(sorted(map(int, part.n_passes.unique())))
+        for metric, (label, fill) in CUT.items():
             points = part[part.metric == metric]
             means = points.groupby("n_passes").value.mean()
-            ax.plot(range(len(means)), means, color=color, label=label, marker="o", linewidth=1.4)
-            numbers += [{"figure": name, "n_passes": int(n), "metric": metric, "value": v} for n, v in means.items()]
-        passes = sorted(part.n_passes.unique())
-        ax.set_xticks(range(len(passes)), [str(n) for n in passes])
-        ax.set_xlabel("N")
-        ax.set_title(name, fontsize=10)
+            ax.plot(range(len(means)), means, color=style.SOFT, linewidth=1)
+            ax.plot([], [], **OTHER | fill, linestyle="", label=label)
+            for place, (n, look) in enumerate(looks.items()):
+                edge = fill and fill | {"markeredgecolor": look["color"]}
+                style.score(ax, place, points[points.n_passes == n].value, **look | {"label": None} | edge)
+            numbers += [{"figure": name, "n_passes": n, "metric": metric, "value": means[n]} for n in looks]
+        ax.set_xticks(range(len(looks)), list(map(str, looks)))
+        ax.set_xlabel("passes N")
+        ax.set_title(style.task(table, name), fontsize=10)
+        ax.margins(x=0.15)
         style.percent_axis(ax)
-    axes[0].set_ylabel(f"answers right ({scale} scale)")
-    style.legend(fig, axes[0], "fast weights at the window boundary")
-    return fig, {"controls": numbers} | ({"verdicts": draw_verdicts(more[0], table, "controls")} if more else {})
+    axes[0].set_ylabel("answers right")
+    style.note(over, tested[tested.figure.isin(names)], scale, "Marks: test rows, {}{}.")
+    style.legend(over, axes, "Does S alone cross the end of a window?")
+    return fig, {"controls": numbers} | draw_verdicts(below, table, "controls", "Is it the sleep?")
 
 
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy against the passes at test, one curve for each N of the training; and the arms of the group
     `ablations`."""
-    names, fig, axes, more = panels(table, 2)
-    means = select_ablations(table).groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
-    for ax, name in zip(axes, names, strict=True):
-        part = means[means.figure == name]
-        for n, color in style.colors(sorted(part.n_passes.unique())).items():
+    names, fig, over, axes, below = panels(table, 1)
+    tested = select_ablations(table)
+    means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
+    for ax, name in zip(axes, names, strict=False):
+        part = tested[tested.figure == name]
+        for n, look in style.looks(sorted(part.n_passes.unique())).items():
             line = part[part.n_passes == n]
-            ax.plot(line.at_test, line.value, color=color, label=f"trained with N = {n}", linewidth=1.4)
-            own = line[line.at_test == n]
-            ax.plot(own.at_test, own.value, color=color, marker="o")
-        ax.set_xlabel("N at test")
-        ax.set_title(name, fontsize=10)
+            style.curve(ax, line, "at_test", **look | {"label": f"trained with {look['label']}", "markevery": 1})
+            ax.plot(n, line[line.at_test == n].value.mean(), **look | {"label": None, "markersize": 9})
+        ax.set_xlabel("passes at test")
+        ax.set_title(style.task(table, name), fontsize=10)
         style.percent_axis(ax)
-    axes[0].set_ylabel(f"answers right ({scale} scale)")
-    style.legend(fig, axes[0], "")
-    numbers = {"passes_at_test": means[~means.figure.map(has_arms)].to_dict("records")}
-    if more:
-        numbers |= {
-            "arms_at_test": passes_at_test(more[0], table),
-            "verdicts": draw_verdicts(more[1], table, "ablations"),
-        }
-    return fig, numbers
+    axes[0].set_ylabel("answers right")
+    of_runs = tested[tested.figure.isin(names)]
+    style.note(over, of_runs, scale, "Lines: test rows, {}; large marks: the passes of the training.")
+    style.legend(over, axes[: len(names)], "What if a model sleeps with another N than in training?")
+    numbers: dict[str, Any] = {"passes_at_test": means[~means.figure.map(has_arms)].to_dict("records")}
+    if below:
+        numbers["arms_at_test"] = passes_at_test(axes[-1], table)
+    return fig, numbers | draw_verdicts(below, table, "ablations", "What of the sleep does it?")
 
 
-def panels(table: pd.DataFrame, more: int) -> tuple[list[Any], Figure, list[Axes], list[Axes]]:
-    """The figures over N with a panel each; and `more` panels for arms, if the table has any."""
+def panels(table: pd.DataFrame, extra: int) -> tuple[list[str], Figure, FigureBase, list[Axes], FigureBase | None]:
+    """The figures over N with a panel each; if the table has arms, `extra` panels more and a part of the figure
+    below."""
     names = sorted(name for name in set(table.figure) if not has_arms(name))
     if len(names) == table.figure.nunique():
-        fig, axes = style.subplots(len(names), columns=len(names), width=1.9 * len(names) + 1, height=3.2)
-        return names, fig, axes, []
-    n = len(names) + more
-    fig, axes = style.subplots(n, columns=n, width=2.4 * n + 4, height=4.2, share_x=False, share_y=False)
-    return names, fig, axes[: len(names)], axes[len(names) :]
+        fig, axes = style.subplots(len(names), columns=len(names), width=2 * len(names) + 1, height=3.4)
+        return names, fig, fig, axes, None
+    n = len(names) + extra
+    fig = plt.figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
+    over, below = fig.subfigures(2, 1, squeeze=False, hspace=0.06).flat
+    return names, fig, over, style.subplots(n, columns=n, share_x=False, parent=over)[1], below
 
 
 def select_controls(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,43 +108,68 @@ def select_ablations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Validation accuracy against training tokens, a panel for each group, a line for each arm, the best first in the
-    legend; and the final test accuracies."""
-    known = settings.arms()
-    exact = table[(table.metric == "val_exact") & (table.slice != "all") & table.model.isin(known)]
-    present = {known[name].group for name in exact.model.unique()}
-    groups = [group for group in ("controls", "ablations") if group in present] or ["controls"]
-    fig, axes = style.subplots(len(groups), columns=2, width=4.75 * len(groups), height=4.6, share_x=False)
-    for ax, group in zip(axes, groups, strict=True):
-        last = exact[exact.tokens == exact.groupby("model").tokens.transform("max")].groupby("model").value.mean()
-        shown = [name for name in last.sort_values(ascending=False).index if known[name].group in (None, group)]
-        for name, look in zip(shown, style.categories(len(shown)), strict=True):
-            style.means(ax, exact[exact.model == name], "tokens", label=known[name].title, linewidth=1.4, **look)
+    """Accuracy against training tokens, over all slices together: a panel for each arm, behind it sleep with N = 4 and,
+    if it is compared with another arm, that; and the final test accuracies."""
+    known, keys = settings.arms(), ["figure", "model", "n_passes", "seed", "tokens", "metric"]
+    scores = table[table.metric.isin(["val_exact", "test_exact"]) & (table.slice != "all") & table.model.isin(known)]
+    scores = scores.groupby(keys).value.mean().reset_index().assign(slice="all")
+    present = [name for name in known if name != BASE and name in set(scores.model)] or [BASE]
+    shown = sorted(present, key=lambda name: known[name].group is None)
+    rows = -(-len(shown) // 5)
+    columns = -(-len(shown) // rows)
+    width = max(6.4, 1.85 * columns + 1.2)
+    fig, axes = style.subplots(len(shown), columns, width, 1.6 * rows + 1.2, share_x=False)
+    depo = table.figure.iloc[0] != ARMS
+    guess = pd.Series(baselines(data, "names" if depo else "majority")).mean()
+    for i, (ax, name) in enumerate(zip(axes, shown, strict=True)):
+        looks = {known[name].against: COMPARED, BASE: BEHIND | {"label": known[BASE].title}} | {name: ARM}
+        drawn = scores.model.isin(looks) & ((scores.model == name) | (scores.metric == "val_exact"))
+        style.learning(ax, scores[drawn], "model", looks)
+        word = "any name" if depo else "always the\nsame answer"
+        style.reference(ax, guess, word if i == columns - 1 else "", ":")
         style.percent_axis(ax)
-        style.token_axis(ax)
-        ax.set_title(group, fontsize=10)
-        ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2, frameon=False)
-    axes[0].set_ylabel("all answers of a row right")
-    fig.supxlabel(f"training tokens ({scale} scale, mean over {exact.seed.nunique()} seeds)", fontsize=10)
+        style.token_axis(ax, ticks=3)
+        ax.grid(axis="x", visible=False)
+        ax.yaxis.set_major_locator(MultipleLocator(0.5))
+        ax.set_title(known[name].title, fontsize=9)
+    for ax in axes[-columns:]:
+        ax.set_xlabel("training tokens")
+    fig.supylabel("answers right, over all hops" if depo else "rows with all answers right", fontsize=10)
+    shown_at = CURVES.replace("their ends, side by side", "the arm's end")
+    style.note(fig, scores[scores.metric == "val_exact"], scale, shown_at)
+    style.legend(fig, axes, f"{style.task(table, table.figure.iloc[0])}: one arm a panel, sleep with N = 4 behind it")
     ends = table[(table.metric == "test_exact") & (table.slice == "all")].groupby("model").value.mean()
     return fig, {"exact": {str(name): value for name, value in ends.items()}}
 
 
-def draw_verdicts(ax: Axes, table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
-    """Draws each arm's difference from its reference arm with its interval; returns `verdicts`."""
-    found = verdicts(table, group)
-    ax.axvline(0, color="#8f98a8", linewidth=1)
-    for i, record in enumerate(found):
-        color = TONES[record["verdict"]]
-        if record["low"] is not None:
-            ax.plot([record["low"], record["high"]], [i, i], color=color, linewidth=1.4)
-        ax.plot(record["value"], i, color=color, marker="o")
-    others = ["" if r["against"] == "n4" else f", against {r['against']}" for r in found]
-    ax.set_yticks(range(len(found)), [r["title"] + other for r, other in zip(found, others, strict=True)], fontsize=8)
-    ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_title("difference to N = 4", fontsize=10)
-    return found
+def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, title: str) -> dict[str, Any]:
+    """Draws each arm's difference from its reference arm with its interval, a panel for each task; returns `verdicts`,
+    nothing if there is no place for them."""
+    if below is None:
+        return {}
+    found, known = verdicts(table, group), settings.arms()
+    figures = list(dict.fromkeys(record["figure"] for record in found)) or [ARMS]
+    _, axes = style.subplots(len(figures), columns=len(figures), share_y=False, parent=below)
+    for ax, figure in zip(axes, figures, strict=True):
+        rows = [record for record in found if record["figure"] == figure]
+        ax.axvline(0, color=style.SOFT, linewidth=1)
+        for word, fill in KEY.items():
+            ax.plot([], [], **OTHER | fill, label=word)
+        for i, r in enumerate(rows):
+            ends = None if r["low"] is None else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
+            ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == NEITHER else {}))
+        names = [known[r["arm"]].title for r in rows]
+        others = ["" if r["against"] == BASE else f" (from {known[r['against']].title})" for r in rows]
+        ax.set_yticks(range(len(rows)), [a + b for a, b in zip(names, others, strict=True)], fontsize=8)
+        ax.invert_yaxis()
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+        seeds = sorted({r["n"] for r in rows})
+        count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
+        ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
+    apart = "points of accuracy from sleep with N = 4 (or from the arm in brackets), paired by seed, with 95 % interval"
+    below.supxlabel(apart, fontsize=9)
+    style.legend(below, axes, title)
+    return {"verdicts": found}
 
 
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
@@ -150,8 +192,8 @@ def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
 def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Draws the accuracy of some arms against the passes at test, with a fixed N and (dashed) until S settles; returns
     the means over seeds."""
-    part, records = table[(table.figure == ARMS) & (table.slice == "all")], []
-    for name, color in AT_TEST.items():
+    part, records, known = table[(table.figure == ARMS) & (table.slice == "all")], [], settings.arms()
+    for name, look in AT_TEST.items():
         of_arm = part[part.model == name]
         means = of_arm.groupby("metric").value.mean()
         for metric, exact in means.items():
@@ -161,11 +203,11 @@ def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:
                 records.append({"arm": name, "threshold": threshold, "passes": passes, "exact": exact})
         for settles, dashes in ((False, "-"), (True, "--")):
             of = [r for r in records if r["arm"] == name and bool(r["threshold"]) == settles]
-            label = f"{name}, until S settles" if settles else f"{name}, N at test"
+            label = None if settles else known[name].title
             if line := sorted((r["passes"], r["exact"]) for r in of):
-                ax.plot(*zip(*line, strict=True), color=color, linestyle=dashes, marker=".", label=label)
+                ax.plot(*zip(*line, strict=True), **look | {"linestyle": dashes, "markersize": 4.5, "label": label})
     ax.set_xlabel("passes at test (mean)")
-    ax.set_title("arms", fontsize=10)
+    ax.set_title(f"{style.task(table, ARMS)}: arms,\nN fixed (—), until S settles (- -)", fontsize=9)
     ax.legend(fontsize=7)
     style.percent_axis(ax)
     return records

@@ -1,48 +1,56 @@
 """The figure of linear probes of S after each pass."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import jsonable, mean_difference, mean_share, verdict
+from lmsleep.figures.plots.style import TASKS, Drawing, Look
+from lmsleep.figures.stats import LESS, MORE, jsonable, mean_difference, mean_share, verdict
 
-TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
+COLUMNS = 3
 
 
 def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Accuracy of probes of S against the passes made: a row of panels for each task, a column for each N of the
-    training (0: initial weights), a line for each probe."""
+    """Accuracy of probes of S against the passes made: a panel for each thing that is read, a line for each N of the
+    training (0: initial weights)."""
     read = table[table.metric.str.startswith("probe_")].assign(made=lambda t: t["slice"].astype(int))
-    figures, passes, records = [f for f in TASKS if f in set(read.figure)], sorted(read.n_passes.unique()), []
-    n = len(passes)
-    fig, axes = style.subplots(n * len(figures), n, width=3.2 * n + 2, height=3 * len(figures) + 0.6, share_y="row")
-    for i, figure in enumerate(figures):
-        of_figure = read[read.figure == figure]
-        metrics = list(dict.fromkeys(of_figure.metric))
-        for ax, trained in zip(axes[i * n :], passes, strict=False):
-            for metric, color in zip(metrics, style.shades(len(metrics)), strict=True):
-                part = of_figure[(of_figure.metric == metric) & (of_figure.n_passes == trained)]
-                name = metric.removeprefix("probe_")
-                places = {"figure": figure, "n_passes": int(trained), "read": name}
-                means = {made: mean_share(part[part.made == made].value) for made in sorted(part.made.unique())}
-                records += [places | {"pass": int(made)} | mean._asdict() for made, mean in means.items()]
-                look = {"color": color, "label": name.replace("_", " "), "linewidth": 1.4, "marker": "."}
-                ax.plot(list(means), [mean.value for mean in means.values()], **look)
-                often = table[(table.figure == figure) & (table.metric == f"majority_{name}")].value.mean()
-                ax.axhline(often, color=color, linestyle=":", linewidth=0.8)
-            ax.set_title(f"{TASKS[figure]}, {f'N = {trained}' if trained else 'first weights'}", fontsize=10)
-            style.percent_axis(ax)
-        axes[(i + 1) * n - 1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        axes[i * n].set_ylabel("read right")
-    fig.supxlabel(f"passes made over the window ({scale} scale; dotted: the most frequent value)", fontsize=10)
-    return fig, {"probe": jsonable(records), "verdicts": probe_gains(read)}
+    looks: dict[int, Look] = {0: {"color": style.DARK, "marker": "x", "linestyle": "--", "label": "first weights"}}
+    looks |= style.looks(sorted(set(read.n_passes) - {0}))
+    things = [(f, m) for f in TASKS for m in dict.fromkeys(read[read.figure == f].metric)]
+    fig, axes = style.subplots(len(things), COLUMNS, width=9.6, height=2.2 * -(-len(things) // COLUMNS) + 1.2)
+    for ax, (figure, metric) in zip(axes, things, strict=True):
+        of_thing = read[(read.figure == figure) & (read.metric == metric)]
+        for trained, look in looks.items():
+            style.curve(ax, of_thing[of_thing.n_passes == trained], "made", **look)
+        often = table[(table.figure == figure) & (table.metric == metric.replace("probe", "majority"))].value.mean()
+        style.reference(ax, often, "most frequent\nvalue" if ax in axes[COLUMNS - 1 :: COLUMNS] else "", ":")
+        words = re.sub(r"\b1 (\w+)s$", r"1 \1", metric.removeprefix("probe_").replace("_", " "))
+        what = words.replace("after", "cells after" if "step" in words else "name after")
+        ax.set_title(f"{TASKS[figure]}: {what}", fontsize=10)
+        style.percent_axis(ax)
+    for ax in axes[-COLUMNS:]:
+        ax.set_xlabel("passes made over the window")
+    fig.supylabel("read right by a linear probe of S", fontsize=10)
+    style.note(fig, read, scale, "Lines: {}.")
+    style.legend(fig, axes, "What S holds after each pass, by N of the training")
+    return fig, {"probe": probe_means(read), "verdicts": probe_gains(read)}
+
+
+def probe_means(read: pd.DataFrame) -> list[dict[str, Any]]:
+    """The mean accuracy of each probe after each pass, with its interval."""
+    records = []
+    for (figure, trained, metric, made), group in read.groupby(["figure", "n_passes", "metric", "made"]):
+        places = {"figure": figure, "n_passes": trained, "read": str(metric).removeprefix("probe_"), "pass": made}
+        records.append(places | mean_share(group.value)._asdict())
+    return jsonable(records)
 
 
 def probe_gains(read: pd.DataFrame) -> list[dict]:
-    """The gain of a probe from the wake pass to the largest N of the training: differences paired by seed, with the
-    verdict."""
+    """What a probe reads more from the wake pass to the largest N of the training: differences paired by seed, with
+    the verdict (`MORE`, `LESS`)."""
     last, records = int(read.n_passes.max()), []
     keys = read[["figure", "n_passes", "metric"]].drop_duplicates().sort_values(["figure", "n_passes"])
     for figure, trained, metric in keys.itertuples(index=False):
@@ -50,5 +58,5 @@ def probe_gains(read: pd.DataFrame) -> list[dict]:
         wide = part.pivot(index="seed", columns="made", values="value")
         apart = mean_difference(wide[last] - wide[1])
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
-        records.append(record | apart._asdict() | {"verdict": verdict(apart.low, apart.high)})
+        records.append(record | apart._asdict() | {"verdict": verdict(apart.low, apart.high, MORE, LESS)})
     return jsonable(records)

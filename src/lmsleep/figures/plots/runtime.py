@@ -9,28 +9,30 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 from scipy import stats
 
 from lmsleep.figures.plots import style
-from lmsleep.figures.stats import jsonable
+from lmsleep.figures.stats import jsonable, over_seeds
 from lmsleep.figures.words import readable
 
-DARK = "#1b1f27"  # of full attention
+WINDOWED = "reading by windows"
+LOOK = {"markersize": 5, "linewidth": 1.6, "markevery": 1, "clip_on": False}  # a marker may lie on the frame
 
 
 def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     """Latency and memory of a token while awake, against context, and the pause of a sleep, against N."""
     fig, (speed, memory, pause) = style.subplots(3, 3, 9.6, 3.9, share_x=False, share_y=False)
     hybrid, twin = frame[frame.model == "hybrid"], frame[frame.model != "hybrid"]
-    shades = style.colors(sorted(hybrid.n_passes.unique()))
-    for ax, metric, what in (
-        (speed, "latency_p50_ms", "one token, awake (median, ms)"),
-        (memory, "memory_bytes", "memory beside the weights (bytes)"),
+    looks = style.looks(sorted(hybrid.n_passes.unique()))
+    full = LOOK | {"color": style.DARK, "marker": "x", "linestyle": "--", "label": "full attention"}
+    for ax, metric, title, unit in (
+        (speed, "latency_p50_ms", "a token while awake", "median (ms)"),
+        (memory, "memory_bytes", "memory beside the weights", "bytes"),
     ):
         mine, others = hybrid[hybrid.metric == metric], twin[twin.metric == metric]
-        look = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
-        for n, color in shades.items():
-            color = color if ax is speed else DARK  # the memory is the same for all N
-            style.means(ax, mine[mine.n_passes == n], "tokens", color=color, label=f"N = {n}", **look)
-        style.means(ax, others, "tokens", color=DARK, label="full attention", linestyle="--", **look)
-        ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=what)
+        same = {} if ax is speed else {"color": style.DARK, "marker": "o"}  # the memory is the same for all N
+        for n, look in looks.items():
+            style.curve(ax, mine[mine.n_passes == n], "tokens", over_seeds, **LOOK | look | same)
+        style.curve(ax, others, "tokens", over_seeds, **full)
+        ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=unit)
+        ax.set_title(title, fontsize=10)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
         _label_log(ax, FuncFormatter(lambda y, _: f"{y:g}") if ax is speed else EngFormatter("B"))
         low, high = ax.get_ylim()
@@ -41,16 +43,12 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     if len(held):
         at = (float(held.tokens.iloc[-1]), float(held.value.iloc[-1]))
         memory.annotate("every N", at, (0, 6), textcoords="offset points", ha="right", fontsize=9)
-    flat = flatness(frame)
-    context, passes = (f"{100 * of['slope']:+.1f} ± {100 * of['half_width']:.1f} %" for of in flat.values())
-    speed.set_title(f"hybrid: {context} for ten times the context\n{passes} for a pass more", loc="left", fontsize=8)
     low, high = memory.get_ylim()
     if high > 100 * low:  # no labels at 2 and 5
         memory.yaxis.set_major_locator(LogLocator())
-    _pauses(pause, hybrid, shades)
-    handles, labels = speed.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    return fig, flat
+    _pauses(pause, hybrid, looks)
+    style.legend(fig, [speed], f"What a token costs, awake and with a sleep ({scale} scale)")
+    return fig, flatness(frame)
 
 
 def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -73,23 +71,21 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     speed = frame[frame.metric == "tokens_per_second"].astype({"slice": int})
     sizes = sorted(speed["slice"].unique())
     speed = speed.assign(place=speed["slice"].map(sizes.index))
-    once = speed[speed.n_passes == speed.n_passes.min()]
-    look = {"markersize": 5, "linewidth": 1.6, "clip_on": False}  # a marker may lie on the frame
-    looks = {"parallel sliding window": (DARK, "s", "--"), "reading by windows": (style.PALETTE[0], "o", "-")}
-    for name, (color, marker, line) in looks.items():
-        shape = {"color": color, "marker": marker, "linestyle": line}
-        style.means(left, once[once.model == name], "place", label=name, **shape, **look)
-    windowed = speed[speed.model == "reading by windows"]
-    for n, color in style.colors(sorted(windowed.n_passes.unique())).items():
-        part = windowed[windowed.n_passes == n]
-        style.means(right, part, "place", label=f"N = {n}", color=color, marker="o", **look)
+    once, windowed = speed[speed.n_passes == speed.n_passes.min()], speed[speed.model == WINDOWED]
+    looks = style.looks(sorted(windowed.n_passes.unique()))
+    parallel = {"color": style.DARK, "marker": "x", "linestyle": "--"}
+    for name, look in {"parallel sliding window": parallel, WINDOWED: next(iter(looks.values()))}.items():
+        style.curve(left, once[once.model == name], "place", over_seeds, **LOOK | look | {"label": name})
+    for n, look in looks.items():
+        style.curve(right, windowed[windowed.n_passes == n], "place", over_seeds, **LOOK | look)
     left.set_ylim(bottom=0)
     right.set_yscale("log")
-    for ax, title in ((left, "(a) one pass, N = 1"), (right, "(b) reading by windows")):
+    for ax, title in ((left, "one pass, N = 1"), (right, f"{WINDOWED}, N passes")):
         ax.set(xlabel="window size L (tokens)", ylabel="training throughput (tokens/s)")
         ax.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
-        ax.set_title(title, loc="left", fontsize=10)
+        ax.set_title(title, fontsize=10)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=9, frameon=False)
+    fig.suptitle(f"Training throughput ({scale} scale)", fontsize=10, weight="bold")
     rate = FuncFormatter(lambda y, _: readable(y))
     left.yaxis.set_major_formatter(rate)
     _label_log(right, rate)
@@ -104,15 +100,17 @@ def _label_log(ax: Axes, formatter: Formatter) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _pauses(ax: Axes, hybrid: pd.DataFrame, shades: dict[int, str]) -> None:
+def _pauses(ax: Axes, hybrid: pd.DataFrame, looks: dict[int, dict[str, str]]) -> None:
     """The pause of a token that overflows: a dot for each context, and the median."""
-    for place, (n, color) in enumerate(shades.items()):
+    for place, (n, look) in enumerate(looks.items()):
+        color = look["color"]
         values = hybrid[(hybrid.n_passes == n) & (hybrid.metric == "pause_ms")].value.to_numpy()
         spread = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
         ax.scatter(place + spread, values, s=14, color=color, alpha=0.5, linewidths=0)
         if len(values):
             ax.hlines(np.median(values), place - 0.3, place + 0.3, color=color, linewidth=2.2)
-    ax.set_xticks(range(len(shades)), [str(n) for n in shades])
-    ax.set(xlabel="passes N", ylabel="overflow, sleep included (ms)")
+    ax.set_xticks(range(len(looks)), [str(n) for n in looks])
+    ax.set(xlabel="passes N", ylabel="ms")
+    ax.set_title("a token that overflows: its sleep", fontsize=10)
     ax.set_ylim(bottom=0)
     ax.grid(axis="x", visible=False)

@@ -1,7 +1,8 @@
-"""The common style of figures."""
+"""The common style of figures. Every N has its colour and its marker, the same in every figure."""
 
-from collections.abc import Sequence
-from io import BytesIO
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +14,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.transforms import offset_copy
 from PIL import Image
 
+from lmsleep.figures.stats import FEWEST, Estimate, mean_loss, mean_share
 from lmsleep.figures.words import readable
 
 Drawing = tuple[Figure, dict[str, Any]]  # a figure and its numbers
-# For N = 1 to 6: the palette of Okabe and Ito after a neutral colour.
+Mean = Callable[[pd.Series], Estimate]
+Look = dict[str, Any]  # colour, marker and label of a line, as Matplotlib takes them
+# For N = 1 to 6: the palette of Okabe and Ito after a neutral colour, and markers that tell them apart in grey.
 PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
+MARKERS = "osD^vP"
+DARK, SOFT = "#1b1f27", "#8f98a8"  # of what has no N, and of lines that only help to read
 RC: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 160,
@@ -34,62 +41,118 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "lmsleep",
 }
+CURVES = "Lines: validation, {};\nat their ends, side by side: final scores{}."
+TASKS = {  # what a figure's runs are trained on
+    **dict.fromkeys(("fig2a", "fig2b", "arms"), "Rule 110"),
+    **dict.fromkeys(("fig3", "arms_depo"), "Depo"),
+    "fig4a": "GSM-Infinite,\ngated-delta hybrid",
+    "fig4b": "GSM-Infinite,\nlooped transformer",
+    "fig5": "GSM-Infinite,\nsliding window",
+}
+
+
+def task(table: pd.DataFrame, figure: str) -> str:
+    """What a figure of a table is about: Rule 110, t = 12."""
+    levels = set(table[table.figure == figure].slice.astype(str)) - {"all"}
+    return TASKS[figure] + (f", t = {levels.pop()}" if TASKS[figure] == "Rule 110" and len(levels) == 1 else "")
 
 
 def subplots(
     n: int = 1,
     columns: int = 4,
     width: float = 6.4,
-    height: float = 3.8,
+    height: float = 3.9,
     share_x: bool = True,
     share_y: bool | Literal["row"] = True,
+    parent: FigureBase | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of `columns`."""
+    """A figure, or the part `parent` of one, with n panels in rows of `columns`."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
-        look = {"figsize": (width, height), "layout": "constrained"}
-        fig, axes = plt.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y, **look)
-    flat = list(axes.flat)
+        fig = parent or plt.figure(figsize=(width, height), layout="constrained")
+        flat = list(fig.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y).flat)
+    for ax in flat[max(0, n - columns) : n]:  # nothing stands below them
+        ax.xaxis.set_tick_params(labelbottom=True)
     for spare in flat[n:]:
         spare.set_visible(False)
-    return fig, flat[:n]
+    return fig, flat[:n]  # pyright: ignore[reportReturnType]
 
 
-def curves(ax: Axes, frame: pd.DataFrame, label: str, color: str) -> None:
-    """Mean over seeds against tokens as a thick line, its standard error as a band, each seed as a thin line."""
-    over_seeds = frame.groupby("tokens")["value"]
-    mean, error = over_seeds.mean(), over_seeds.sem().fillna(0.0)
-    x = mean.index.to_numpy(dtype=float)
-    ax.plot(x, mean, color=color, label=label, linewidth=2.2, marker="o" if len(x) == 1 else None)
-    if frame["seed"].nunique() > 1:
-        ax.fill_between(x, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
-        for _, seed in frame.groupby("seed"):
-            ax.plot(seed["tokens"], seed["value"], color=color, alpha=0.45, linewidth=0.8)
+def curve(ax: Axes, frame: pd.DataFrame, by: str, mean: Mean = mean_share, **look: Any) -> None:
+    """Means over seeds of `value` against the column `by`, and their 95 % intervals as a band where there are any."""
+    means = {x: mean(values) for x, values in frame.groupby(by).value}
+    ends = pd.DataFrame(means.values(), index=list(means), columns=Estimate._fields)
+    usual: Look = {"linewidth": 1.8, "markersize": 4.5, "markevery": 0.2}
+    ax.plot(ends.index, ends.value, **usual | look)
+    if ends.low.notna().any():
+        ax.fill_between(ends.index, ends.low, ends.high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def means(ax: Axes, frame: pd.DataFrame, by: str, **look: Any) -> None:
-    """Plots means of `value` against the column `by`."""
-    mean = frame.groupby(by).value.mean()
-    ax.plot(mean.index, mean, **look)
+def score(ax: Axes, x: float, values: pd.Series, mean: Mean = mean_share, **look: Any) -> None:
+    """The mean of scores as a marker with its 95 % interval if there is one, and beside it each seed as a dot."""
+    if len(values) > 1:
+        beside = offset_copy(ax.transData, ax.get_figure(root=True), x=4, units="points")
+        dots = {"s": 7, "color": look["color"], "alpha": 0.6, "linewidths": 0, "clip_on": False}
+        ax.scatter([x] * len(values), values, transform=beside, **dots)
+    found = mean(values)
+    ends = None if np.isnan(found.low) else [[found.value - found.low], [found.high - found.value]]
+    shape = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.7, "linewidth": 1.3, "clip_on": False}
+    ax.errorbar(x, found.value, ends, **shape | look)
 
 
-def reference(
-    ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center", color: str = "#8f98a8"
-) -> None:
+def learning(ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, Look], metric: str = "exact") -> None:
+    """Learning curves: val_<metric> against training tokens, one for each of `looks` and its value of the column `by`;
+    at their ends `score` of test_<metric>, side by side."""
+    mean = mean_loss if "loss" in metric else mean_share
+    spec, figure = ax.get_subplotspec(), ax.get_figure(root=True)
+    assert spec is not None and figure is not None, "axes stand in a grid of a figure"
+    side = 0.13 / figure.get_figwidth() * spec.get_gridspec().ncols * table.tokens.max()  # some points
+    for place, (key, look) in enumerate(looks.items(), start=1):
+        of_key = table[table[by] == key]
+        validated, tested = (of_key[of_key.metric == f"{split}_{metric}"] for split in ("val", "test"))
+        curve(ax, validated, "tokens", mean, **look)
+        last = validated.tokens.max()
+        if len(tested) and tested.tokens.max() >= last:
+            x = tested.tokens.max() + place * side
+            joined = [validated[validated.tokens == last].value.mean(), tested.value.mean()]
+            ax.plot([last, x], joined, color=look["color"], linewidth=0.6)
+            score(ax, x, tested.value, mean, color=look["color"], marker=look["marker"])
+
+
+def reference(ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center", color: str = SOFT) -> None:
     """A horizontal line with a label at its right end, outside the axes; `place` is the label's vertical alignment."""
     ax.axhline(value, color=color, linestyle=dashes, linewidth=1)
     ax.annotate(text, (1.01, value), xycoords=("axes fraction", "data"), va=place, fontsize=8, color="#5b6477")
 
 
-def legend(fig: Figure, ax: Axes, title: str) -> None:
-    """A legend above the axes."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, title=title, loc="outside upper center", ncols=min(6, len(labels)), frameon=False)
+def legend(fig: FigureBase, axes: Sequence[Axes], title: str = "") -> None:
+    """A legend above the axes with what any of them has, its title the headline of the figure."""
+    each = [zip(*reversed(ax.get_legend_handles_labels()), strict=True) for ax in axes]
+    handles = {label: handle for pairs in each for label, handle in pairs}
+    look = {"frameon": False, "ncols": min(6, len(handles)), "title_fontproperties": {"weight": "bold"}}
+    fig.legend(handles.values(), handles, title=title, loc="outside upper center", **look)
 
 
-def token_axis(ax: Axes) -> None:
-    """Tokens as 1.5M, from zero on."""
+def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str = "") -> None:
+    """Below the axes: the scale, the seeds, and what is `shown`, with places for what lines and dots are."""
+    least, most = seeds_each(table)
+    seeds = f"{least} seed{'s' * (least > 1)}" if least == most else f"{least} to {most} seeds"
+    spread = "mean over seeds" if most < FEWEST else "mean and 95 % interval over seeds"
+    spread = "one run each" if most == 1 else spread + " (no interval below 3)" * (least < FEWEST)
+    said = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (most > 1))}{more}"
+    fig.supxlabel(said, fontsize=8, color="#5b6477")
+
+
+def seeds_each(table: pd.DataFrame) -> tuple[int, int]:
+    """The least and the largest number of seeds behind a point."""
+    seeds = table.groupby(["figure", "model", "n_passes", "slice", "metric"]).seed.nunique()
+    return int(seeds.min()), int(seeds.max())
+
+
+def token_axis(ax: Axes, ticks: int = 7) -> None:
+    """Tokens as 1.5M, from zero on, with at most so many ticks and one."""
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     ax.set_xlim(left=0)
 
 
@@ -100,14 +163,22 @@ def percent_axis(ax: Axes, top: float = 1.0) -> None:
 
 
 def save(fig: Figure, stem: Path) -> None:
-    """Writes stem.png, with 256 colours, and stem.svg; the same figure gives the same bytes."""
+    """Writes stem.png, with 256 colours, and stem.svg, made small; the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(RC), BytesIO() as picture:
+    with mpl.rc_context(RC), BytesIO() as picture, StringIO() as drawing:
         fig.savefig(picture, format="png")
         flat = Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         flat.save(stem.with_suffix(".png"), optimize=True, dpi=[RC["savefig.dpi"]] * 2)
-        fig.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+        fig.savefig(drawing, format="svg", metadata={"Date": None})
+        stem.with_suffix(".svg").write_text(shorten(drawing.getvalue()), encoding="utf-8")
     plt.close(fig)
+
+
+def shorten(svg: str) -> str:
+    """The same drawing with a digit after the point of coordinates, without indents, comments and ids of groups, which
+    are two fifths of it."""
+    cut = re.sub(r' (d|x|y)="[^"]+"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), svg)
+    return re.sub(r'<!--.*?-->|(?<=\n) +| id="[a-z]+(?:2d)?_\d+"', "", cut).replace("DejaVuSans", "g")
 
 
 def colors(passes: Sequence[int]) -> dict[int, str]:
@@ -116,12 +187,15 @@ def colors(passes: Sequence[int]) -> dict[int, str]:
     return {n: PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N)) for n in passes}
 
 
-def categories(n: int) -> list[dict[str, str]]:
-    """Colour and dashes of n lines without an order."""
-    tones = mpl.colormaps["tab10"]
-    return [{"color": to_hex(tones(i % 10)), "linestyle": ("-", "--", ":")[i // 10 % 3]} for i in range(n)]
+def looks(passes: Sequence[int]) -> dict[int, Look]:
+    """Colour, marker and label of each N, the same in every figure."""
+    markers = {n: MARKERS[(n - 1) % len(MARKERS)] for n in passes}
+    return {n: {"color": c, "marker": markers[n], "label": f"N = {n}"} for n, c in colors(passes).items()}
 
 
-def shades(n: int) -> list[str]:
-    """n colours from dark to light, for an ordered quantity."""
-    return [to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, n)]
+def shades(labels: Mapping[Hashable, str]) -> dict[Any, Look]:
+    """Colours from dark to light, markers and the labels of the values of an ordered quantity."""
+    tones = [to_hex(mpl.colormaps["viridis"](x)) for x in np.linspace(0.0, 0.88, len(labels))]
+    markers = [MARKERS[i % len(MARKERS)] for i in range(len(labels))]
+    each = zip(labels.items(), tones, markers, strict=True)
+    return {key: {"color": tone, "marker": marker, "label": label} for (key, label), tone, marker in each}

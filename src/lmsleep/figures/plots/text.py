@@ -31,14 +31,14 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     bytes_of_all = [record for record in ahead if record["metric"] == "test_loss"]
     fig, axes = style.subplots(2 * len(PANELS), columns=len(PANELS), width=13, height=6.4, share_y=False)
     runs = sorted({(r["trained_as"], r["n_passes"]) for r in loss})
-    colors = style.colors(sorted({as_n for as_n, _ in runs}))
+    of_n = style.looks(sorted({as_n for as_n, _ in runs}))
     for column, (metric, (title, counts)) in enumerate(PANELS.items()):
         top, below = axes[column], axes[column + len(PANELS)]
         for as_n, n in runs:
             label = f"N = {n}" if n == as_n else f"N = 1, operations of N = {as_n}"
-            look = {"color": colors[as_n], "marker": "o", "markersize": 3, "linestyle": "-" if n == as_n else ":"}
+            look = of_n[as_n] | {"markersize": 3.5, "linestyle": "-" if n == as_n else ":", "label": label}
             part = select(loss, metric, n_passes=n, trained_as=as_n)
-            top.plot(part.slice, part.value, label=label, **look)
+            top.plot(part.slice, part.value, **look)
             part = select(ahead, metric, n_passes=n, trained_as=as_n, against=STEPS)
             if len(part):
                 ends = [part.value - part.low, part.high - part.value]
@@ -52,7 +52,7 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     axes[len(PANELS)].set_ylabel("from N = 1 after equal steps")
     said = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
     fig.supxlabel(said, fontsize=9)
-    style.legend(fig, axes[0], "passes N over a full window")
+    style.legend(fig, axes[:1], "Natural text: passes N over each full window (N = 1: no sleep)")
     corpus = [read_object(data / "corpus.json")]
     found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
     return fig, {name: jsonable(records) for name, records in found.items()} | {"corpus": corpus}
