@@ -153,7 +153,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     ops = sorted(exact.slice.unique())
     fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.2 * -(-len(ops) // 4))
     by_difficulty(axes, table, data, ops, "operation", GSM)
-    more = "" if scale == "paper" else " From scratch: only the trend compares with the paper."
+    more = "" if scale == "paper" else " Small models: only the trend compares with the paper."
     style.note(fig, exact, scale, CURVES, more)
     about = style.task(table, table.figure.iloc[0]).replace("\n", " ")
     style.legend(fig, axes, f"{about}: {PASSES}")
