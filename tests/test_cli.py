@@ -3,6 +3,7 @@
 import errno
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
@@ -21,6 +22,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lmsleep import SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
+from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 from lmsleep.training import LastCheckpoint
 from lmsleep.training.fit import SleepCLI
 
@@ -55,6 +57,34 @@ def printed(capsys, *args):
         main(args)
     assert not end.value.code
     return capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    """A folder of 48 stored problems to train on, whose answers are all in the same window."""
+    folder = tmp_path_factory.mktemp("gsm") / "problems"
+    make_dataset(folder, DatasetConfig(MINI, train=48, val=4, test=4))
+    return folder
+
+
+def on_stored(folder, *args):
+    """Options of a tiny run on stored problems."""
+    task = {"class_path": "lmsleep.tasks.GSMInfinite", "init_args": {"path": str(folder)}}
+    tiny = [arg for arg in TINY if not arg.startswith(("--config", "--data.task"))]
+    return [f"--data.task={json.dumps(task)}", *tiny, "--trainer.check_val_every_n_epoch=null", *args]
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(-1, 6), (5, 5), (50, 6)])
+def test_rounds_over_stored_problems_end_a_run(problems, limit, steps):
+    """Two rounds over 6 batches of 8, two batches a step, unless the steps end before."""
+    more = ["--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=2", f"--trainer.max_steps={limit}"]
+    main(["fit", *on_stored(problems, "--trainer.val_check_interval=100", "--checkpoint.dirpath=run", *more)])
+    assert torch.load("run/last.ckpt", weights_only=True)["global_step"] == steps
+
+
+def test_a_plan_counts_rounds_over_stored_problems(problems, capsys):
+    main(["plan", "--device=meta", *on_stored(problems, "--trainer.max_epochs=200")])
+    assert re.search(r"steps +│ +1,200 ", capsys.readouterr().out)
 
 
 def test_help_names_what_matters(capsys):

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lmsleep.atomic import check_checkpoint_file
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import require
+from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import LAST, ONE_FILE
 from lmsleep.training.predictions import PredictionWriter
@@ -94,7 +95,8 @@ class SleepCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
-        self._count_epochs(config)
+        if self.subcommand == "fit":
+            config |= steps_of_epochs(self.datamodule.task, self.datamodule.batch_size, config)
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
         # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
         line = [] if bars or config.get("enable_progress_bar") is False else [RunProgressBar()]
@@ -109,19 +111,18 @@ class SleepCLI(LightningCLI):
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
 
-    def _count_epochs(self, config: dict[str, Any]) -> None:
-        """Replaces `max_epochs` by steps if the task has epochs: its stream of rows is endless."""
-        if self.subcommand != "fit":
-            return
-        data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
-        batches = data.task.epoch_steps(data.batch_size)  # raises for a batch that is too large
-        if batches is None or epochs < 1 or isinstance(whole, int):
-            return
-        steps = -(-epochs * batches // config["accumulate_grad_batches"])
-        limit = config["max_steps"]
-        config |= {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
-        if isinstance(every := config.get("val_check_interval"), int):
-            config["val_check_interval"] = min(every, epochs * batches)
+
+def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trainer that replace its `max_epochs`, if the task has epochs: its stream of rows is endless.
+    Raises ValueError if no batch fills."""
+    epochs, whole = trainer.get("max_epochs") or 0, trainer.get("limit_train_batches")
+    batches = task.epoch_steps(batch_size)
+    if batches is None or epochs < 1 or isinstance(whole, int):
+        return {}
+    steps = -(-epochs * batches // trainer["accumulate_grad_batches"])
+    limit, every = trainer["max_steps"], trainer.get("val_check_interval")
+    found = {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
+    return found | {"val_check_interval": min(every, epochs * batches)} if isinstance(every, int) else found
 
 
 def check_checkpoint(path: str | None) -> None:

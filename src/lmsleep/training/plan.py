@@ -12,9 +12,11 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -29,7 +31,7 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.clock import StepTimer
-from lmsleep.training.fit import SleepCLI, make_cli
+from lmsleep.training.fit import SleepCLI, make_cli, steps_of_epochs
 from lmsleep.training.nonfinite import StopOnNonFinite
 from lmsleep.training.quiet import quiet
 from lmsleep.training.random_state import RandomState
@@ -104,14 +106,14 @@ class PlanCLI(SleepCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Shortens the run to the steps that are measured; the original settings are kept in `full_run`."""
+        """Shortens the run to the steps that are measured; `whole` has the settings of all of it."""
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, said = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
         require(isinstance(every, int | None), f"{said} to plan a run", every)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
-        self.full_run, self.clock = trainer.clone(), StepTimer()
+        self.whole, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps
         trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
@@ -133,9 +135,21 @@ class PlanCLI(SleepCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         return super()._instantiate_trainer(config, [self.clock, *callbacks])
 
+    @cached_property
+    def parts(self) -> Any:
+        """The configuration with its objects, such as the task; neither the model nor its data are built."""
+        return self.parser.instantiate_classes(self.config, instantiate_groups=False)
+
+    @cached_property
+    def full_run(self) -> Any:
+        """The settings of the trainer for the whole run."""
+        data, run = self.parts.data, self.whole.clone()
+        run.update(Namespace(steps_of_epochs(data.task, data.batch_size, run)))
+        return run
+
     def work(self) -> StepWork:
-        """The work of a step; neither the model nor its data are built."""
-        made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
+        """The work of a step."""
+        made = self.parts
         task, model, sleeps = made.data.task, made.model, self.config.sleep
         check_n_passes(sleeps.n_passes)
         check_n_passes(sleeps.wake_passes, "wake_passes")
@@ -167,9 +181,9 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     with quiet(), one_sentence(MisconfigurationException):
         cli = plan_run(PlanCLI, args, __doc__, "lmsleep plan")
-        if cli.full_run.max_steps < 1:
-            raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.full_run.max_steps}")
         with cli.folder:
+            steps = cli.full_run.max_steps
+            require(steps >= 1, "max_steps of the trainer must be 1 or more to plan a run", steps)
             shown = table(cli, cli.work(), cli.measure() if cli.device_available else None)
         if not cli.device_available or cli.trainer.is_global_zero:
             Console().print(shown)
