@@ -21,12 +21,12 @@ from torch import Tensor
 
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
+from lmsleep.commands.plan import PlanCLI, plan_run
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offer
-from lmsleep.training.plan import PlanCLI, plan_run
-from lmsleep.training.quiet import quiet
 
 
 def gated_delta_transformers(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lmsleep.memory import Eviction, FastWeights
+from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora
 from lmsleep.model.linear import sharing_weights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -25,7 +26,6 @@ from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
-from lmsleep.training.metrics import SliceScores, row_scores
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard

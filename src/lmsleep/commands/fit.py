@@ -19,15 +19,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
+from lmsleep.commands.predictions import PredictionWriter
+from lmsleep.commands.progress import RunProgressBar
+from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import require
 from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import LAST, ONE_FILE
-from lmsleep.training.predictions import PredictionWriter
-from lmsleep.training.progress import RunProgressBar
-from lmsleep.training.quiet import without_notices
 from lmsleep.training.random_state import RandomState
 from lmsleep.training.ranks import raise_on_all_ranks
 

@@ -6,7 +6,7 @@ import warnings
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.training.quiet import is_worth_saying, quiet, without_notices
+from lmsleep.commands.quiet import is_worth_saying, quiet, without_notices
 
 
 def test_only_warnings_are_heard_and_all_afterwards(caplog):

@@ -23,6 +23,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
+from lmsleep.commands.clock import StepTimer
+from lmsleep.commands.fit import SleepCLI, make_cli, steps_of_epochs
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
 from lmsleep.memory import check_n_passes
@@ -30,10 +33,7 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.clock import StepTimer
-from lmsleep.training.fit import SleepCLI, make_cli, steps_of_epochs
 from lmsleep.training.nonfinite import StopOnNonFinite
-from lmsleep.training.quiet import quiet
 from lmsleep.training.random_state import RandomState
 
 
