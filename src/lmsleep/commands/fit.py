@@ -28,7 +28,6 @@ from lmsleep.hub import require
 from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import LAST, ONE_FILE
-from lmsleep.training.random_state import RandomState
 from lmsleep.training.ranks import raise_on_all_ranks
 
 
@@ -177,7 +176,7 @@ def make_cli(
         args=args,
         parser_class=RunParser,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
+        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
         parser_kwargs=parser,
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
         **options,

@@ -34,7 +34,6 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
 from lmsleep.training.nonfinite import StopOnNonFinite
-from lmsleep.training.random_state import RandomState
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class PlanCLI(SleepCLI):
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
         trainer.num_sanity_val_steps, trainer.logger, trainer.callbacks = 0, False, None
         trainer.enable_model_summary, trainer.enable_progress_bar = False, False
-        self.trainer_defaults["callbacks"] = [StopOnNonFinite(), RandomState()]  # no report of a run of so few steps
+        self.trainer_defaults["callbacks"] = [StopOnNonFinite()]  # no report of a run of so few steps
         trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
 
     @property
