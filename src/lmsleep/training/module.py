@@ -1,6 +1,5 @@
 """The LightningModule: reads a batch window by window and raises an overflow event; it does not know N."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,9 +29,6 @@ from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
 from lmsleep.training.start import check_resumed, check_tokenizer
-
-# `SleepModule.on_before_batch_transfer` replaces no hook of the data module.
-warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
 
 
 class SleepModule(L.LightningModule):
