@@ -70,8 +70,10 @@ class ScaleCLI(BenchCLI):
         parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
         parser.add_argument("--gradient_file", type=Path | None, help="where those of one run go")
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-        return super()._instantiate_trainer(config, [FirstGradients(self.config.gradient_file), *callbacks])
+    def trainer_parts(
+        self, config: dict[str, Any], callbacks: list[L.Callback]
+    ) -> tuple[dict[str, Any], list[L.Callback]]:
+        return super().trainer_parts(config, [FirstGradients(self.config.gradient_file), *callbacks])
 
 
 def main(args: list[str] | None = None) -> None:

@@ -28,6 +28,7 @@ from lmsleep.hub import require
 from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.checkpoint import LAST, ONE_FILE
+from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 
 
@@ -52,7 +53,7 @@ class SaveConfig(SaveConfigCallback):
             trainer.strategy.barrier()
 
 
-class SleepCLI(LightningCLI):
+class SleepCLI(PlainCLI):
     """LightningCLI with a `SleepCallback` (`--sleep.n_passes=4`), a `LastCheckpoint` (`--checkpoint.dirpath`, from
     which `--ckpt_path` resumes), and one task for model and data (`--data.task`)."""
 
@@ -78,9 +79,6 @@ class SleepCLI(LightningCLI):
         seed = config.get("seed_everything")
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
-    def _parse_ckpt_path(self) -> None:
-        """Keeps Lightning from taking settings from the checkpoint."""
-
     def instantiate_classes(self) -> None:
         """Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
@@ -91,7 +89,7 @@ class SleepCLI(LightningCLI):
                 cause = cause.__cause__
             raise ValueError(str(cause)) from None
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
         if self.subcommand == "fit":
@@ -101,7 +99,7 @@ class SleepCLI(LightningCLI):
         line = [] if bars or config.get("enable_progress_bar") is False else [RunProgressBar()]
         line += [PredictionWriter()] if self.subcommand == "predict" else []
         self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
-        return super()._instantiate_trainer(config, callbacks)
+        return config, callbacks
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -131,8 +131,8 @@ class PlanCLI(SleepCLI):
         if self.device_available:
             super().instantiate_classes()
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        return super()._instantiate_trainer(config, [self.clock, *callbacks])
+    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+        return super().trainer_parts(config, [self.clock, *callbacks])
 
     @cached_property
     def parts(self) -> Any:

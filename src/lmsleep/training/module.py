@@ -25,6 +25,7 @@ from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
+from lmsleep.training.lightning_internals import attached_trainer, loaded_checkpoint
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
@@ -90,7 +91,7 @@ class SleepModule(L.LightningModule):
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
-        if resumed := self.trainer._checkpoint_connector._loaded_checkpoint:
+        if resumed := loaded_checkpoint(self.trainer):
             check_states(self.trainer, resumed, f"checkpoint {str(self.trainer.ckpt_path)!r}")
         if "compile" in self.accelerate:
             compile_blocks(self.model)
@@ -137,7 +138,8 @@ class SleepModule(L.LightningModule):
 
     @property
     def _sleeper(self) -> SleepCallback | None:
-        return None if self._trainer is None else find_sleep_callback(self._trainer)
+        trainer = attached_trainer(self)
+        return None if trainer is None else find_sleep_callback(trainer)
 
     @property
     def _after_loss(self) -> bool:
@@ -224,9 +226,9 @@ class SleepModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint does not fit the model, or was trained with another N."""
-        if self._trainer is not None:
-            check_resumed(self._trainer, self.model, checkpoint)
-            check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
+        if (trainer := attached_trainer(self)) is not None:
+            check_resumed(trainer, self.model, checkpoint)
+            check_states(trainer, checkpoint, f"checkpoint {str(trainer.ckpt_path)!r}")
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
