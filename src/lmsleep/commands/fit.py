@@ -27,7 +27,8 @@ from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import require
 from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import LAST, ONE_FILE
+from lmsleep.training.callbacks import find_callback
+from lmsleep.training.checkpoint import LAST, ONE_FILE, is_local
 from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 
@@ -43,7 +44,7 @@ class SaveConfig(SaveConfigCallback):
         pass
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        keeper = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        keeper = find_callback(trainer, LastCheckpoint)
         folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
         with raise_on_all_ranks(trainer):
             if trainer.is_global_zero:
@@ -103,7 +104,7 @@ class SleepCLI(PlainCLI):
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""
-        keeper = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        keeper = find_callback(self.trainer, LastCheckpoint)
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
@@ -126,7 +127,7 @@ def check_checkpoint(path: str | None) -> None:
     """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
     if path is not None and path.startswith(("http://", "https://")):
         raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
-    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or not is_local(path):
         return  # Lightning finds it
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():

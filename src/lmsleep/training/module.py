@@ -92,7 +92,7 @@ class SleepModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if resumed := loaded_checkpoint(self.trainer):
-            check_states(self.trainer, resumed, f"checkpoint {str(self.trainer.ckpt_path)!r}")
+            check_states(self.trainer, resumed)
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -228,7 +228,7 @@ class SleepModule(L.LightningModule):
         """Raises ValueError if the checkpoint does not fit the model, or was trained with another N."""
         if (trainer := attached_trainer(self)) is not None:
             check_resumed(trainer, self.model, checkpoint)
-            check_states(trainer, checkpoint, f"checkpoint {str(trainer.ckpt_path)!r}")
+            check_states(trainer, checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
