@@ -28,8 +28,8 @@ test: install  ## the test suite
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: install  ## ruff and pyright
-	$(BIN)/ruff check src tests examples notebooks
-	$(BIN)/ruff format --check src tests examples notebooks
+	$(BIN)/ruff check src tests benchmarks examples notebooks
+	$(BIN)/ruff format --check src tests benchmarks examples notebooks
 	$(BIN)/pyright
 
 api: install  ## pages of the modules in api/, made from their docstrings

@@ -23,7 +23,6 @@ RUNS = {
     "finetune": ("lmsleep.commands.finetune", "fine-tune a pretrained model on a file of questions and answers"),
     "plan": ("lmsleep.commands.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
-    "bench kernels": ("lmsleep.bench.kernels", "measure our kernels beside those of libraries that do the same"),
     "bench scale": ("lmsleep.bench.scale", "measure a training step over several devices, whole or sharded models"),
 }
 # All other commands: (module whose `main` has typed parameters, help). A module is imported when its command is run.

@@ -3,7 +3,7 @@
 It takes the arguments of `lmsleep fit`. Every way is held against the definition before it is timed; what is not
 installed, fails or parts from the definition is said to, and the others go on.
 
-lmsleep bench kernels --config configs/experiment/paper/rule110.yaml --out kernels.json
+python -m benchmarks.kernels --config configs/experiment/paper/rule110.yaml --out kernels.json
 """
 
 import json
@@ -23,9 +23,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.kernels.job import Job, Run, Subject, Way
+from benchmarks.kernels.jobs import JOBS
 from lmsleep.atomic import save_text
-from lmsleep.bench.job import Job, Run, Subject, Way
-from lmsleep.bench.jobs import JOBS
 from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
 from lmsleep.commands.plan import PlanCLI, plan_run
@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), one_sentence(MisconfigurationException):
-        cli = plan_run(KernelsCLI, [*args, "--device=meta"], __doc__, "lmsleep bench kernels")
+        cli = plan_run(KernelsCLI, [*args, "--device=meta"], __doc__, "python -m benchmarks.kernels")
         asked = cli.config
         with cli.folder:
             if asked.out:
