@@ -28,12 +28,12 @@ test: install  ## the test suite
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: install  ## ruff and pyright
-	$(BIN)/ruff check src tests examples notebooks
-	$(BIN)/ruff format --check src tests examples notebooks
+	$(BIN)/ruff check src tests benchmarks examples notebooks
+	$(BIN)/ruff format --check src tests benchmarks examples notebooks
 	$(BIN)/pyright
 
 api: install  ## pages of the modules in api/, made from their docstrings
-	$(BIN)/pdoc -o api --docformat google --math $(addprefix lmsleep.,sleep memory data model ops tasks training \
+	$(BIN)/pdoc -o api --docformat google --math $(addprefix lmsleep.,sleep memory data metrics model ops tasks training \
 		runtime pretrained hf) '!lmsleep.ops.'
 
 clean:  ## remove runs and data, keep results

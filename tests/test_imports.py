@@ -1,4 +1,5 @@
-"""Imports point one way, as read from the source: ops, memory <- model <- sleep; tasks <- data <- training <- cli."""
+"""Imports point one way, as read from the source: ops, memory <- model <- sleep; tasks <- data <- training <- commands;
+and the command line on top."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -23,7 +24,9 @@ ALLOWED = {
     "sleep": {"memory", "model"},
     "tasks": {"memory"},
     "data": {"tasks"},
-    "training": {"ops", "memory", "model", "sleep", "tasks", "data", "pretrained"},
+    "metrics": {"tasks"},
+    "training": {"ops", "memory", "model", "sleep", "tasks", "data", "metrics", "pretrained"},
+    "commands": {"ops", "memory", "model", "sleep", "tasks", "data", "pretrained", "training"},
 }
 ENTRY_POINTS = {"__main__", "figures"}  # they run the command line
 TOP = {"figures", "bench", "cli"}

@@ -20,19 +20,18 @@ TRAINER = {
 }
 # Commands that take the arguments of fit: (module whose `main` parses them, help).
 RUNS = {
-    "finetune": ("lmsleep.training.finetune", "fine-tune a pretrained model on a file of questions and answers"),
-    "plan": ("lmsleep.training.plan", "say what a run will cost by taking its first steps: time, memory"),
+    "finetune": ("lmsleep.commands.finetune", "fine-tune a pretrained model on a file of questions and answers"),
+    "plan": ("lmsleep.commands.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
-    "bench kernels": ("lmsleep.bench.kernels", "measure our kernels beside those of libraries that do the same"),
     "bench scale": ("lmsleep.bench.scale", "measure a training step over several devices, whole or sharded models"),
 }
 # All other commands: (module whose `main` has typed parameters, help). A module is imported when its command is run.
 COMMANDS = {
     "export": ("lmsleep.pretrained.export", "turn a checkpoint into a folder that from_pretrained reads"),
-    "replay": ("lmsleep.training.replay", "repeat the step at which a loss or a gradient was not finite"),
+    "replay": ("lmsleep.commands.replay", "repeat the step at which a loss or a gradient was not finite"),
     "chat": ("lmsleep.runtime.chat", "read documents, sleep on them, answer questions"),
     "demo": ("lmsleep.runtime.demo", "watch a model read, fall asleep and answer"),
-    "doctor": ("lmsleep.doctor", "say which backends are used and why, and how to add what is missing"),
+    "doctor": ("lmsleep.commands.doctor", "say which backends are used and why, and how to add what is missing"),
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
@@ -50,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> None:
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
     rest = words[len(name.split()) :]
     if name in TRAINER:
-        importlib.import_module("lmsleep.training.fit").run_trainer(None if args is None else words)
+        importlib.import_module("lmsleep.commands.fit").run_trainer(None if args is None else words)
     elif name in RUNS:
         importlib.import_module(RUNS[name][0]).main(rest)
     elif name in COMMANDS:

@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from lmsleep.hub import check_integer, require
 from lmsleep.tasks import Batch, Task
+from lmsleep.tasks.base import MAX_ROWS
 
 TEST_SEED = 0  # held-out rows are the same for every run
-MAX_ROWS, MAX_WORKERS = 1 << 24, 1024  # a larger value is a mistake
+MAX_WORKERS = 1024  # a larger value is a mistake
 
 
 class RowsDataModule(L.LightningDataModule):
@@ -51,9 +52,13 @@ class RowsDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.eval_rows, self.eval_batch_size = eval_rows, eval_batch_size
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens of a training batch, over all ranks."""
+        return self.batch_size * self.task.sequence_length
+
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        rank, ranks = self._rank_of_ranks
         require(self.batch_size % ranks == 0, f"batch_size must be divisible by the {ranks} ranks", self.batch_size)
         rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
         pinned = torch.cuda.is_available()  # then the copy to the device overlaps with the step before
@@ -69,7 +74,7 @@ class RowsDataModule(L.LightningDataModule):
 
     def _held_out(self, split: str) -> DataLoader:
         steps = self.task.held_out_steps(split, self.eval_batch_size, self.eval_rows)
-        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, ranks = self._rank_of_ranks
         # Ranks of a sharded model gather its weights together, for as many windows: they share every batch. Others take
         # batches in turn. (Lightning's own sampler would repeat batches until they divide evenly among the ranks.)
         together = isinstance(getattr(self.trainer, "strategy", None), ModelParallelStrategy)
@@ -79,6 +84,11 @@ class RowsDataModule(L.LightningDataModule):
         turns = (1, 0) if together else (ranks, rank)
         sampler = UnrepeatedDistributedSampler(rows, *turns, shuffle=False) if ranks > 1 else None
         return DataLoader(rows, batch_size=None, sampler=sampler)
+
+    @property
+    def _rank_of_ranks(self) -> tuple[int, int]:
+        """This process and how many there are; without a trainer it is alone."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _batches_done(self) -> int:
         """Training batches consumed so far, also before a resume; with `overfit_batches`, those of this epoch."""

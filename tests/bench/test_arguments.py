@@ -16,11 +16,9 @@ OPTIONS = {
     "window": [*MODEL, "--length=16", "--windows=[4,8]"],
     "train": RUN,
     "scale": RUN,
-    "kernels": RUN,
 }
 # What measures, and so must not be called.
 MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "run_ranks"}
-MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "run_ranks", "kernels": "measure"}
 DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, got"
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 
@@ -65,8 +63,6 @@ HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens 
         ("scale", "--counts=[0]", "counts must be 1 or more, got 0"),
         ("scale", "--counts=[2,2]", "counts must differ, got 2, 2"),
         ("scale", "--passes=[]", "passes must be one or more, got none"),
-        ("kernels", "--jobs=[norm,abacus]", "jobs must be some of add + norm in float32, add + norm, norm"),
-        ("kernels", "--repeats=0", "repeats must be 1 or more, got 0"),
     ],
 )
 def test_bad_arguments_are_refused(command, argument, message, tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsleep.bench.train import gated_delta_transformers, main
+from lmsleep.bench.train import gated_delta_transformers, main, measure
 from lmsleep.cli import main as lmsleep
+from lmsleep.ops import describe, use_backend
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 
 RULE110 = Path(__file__).parents[2] / "configs" / "experiment" / "smoke" / "rule110.yaml"
@@ -37,6 +38,19 @@ def test_prints_a_table_and_one_json_line_and_writes_it(tmp_path, capsys):
         ratio = row["token_passes_per_second"] / row["tokens_per_second"]
         assert ratio == pytest.approx((row["n_passes"] * 24 + 2) / 26)  # two states of twelve cells are slept on
         assert row["tokens_per_second"] * row["ms_per_step"] / 1e3 == pytest.approx(8 * 26)
+
+
+def test_a_peer_is_offered_while_it_is_measured_alone():
+    """What `describe` and `lmsleep doctor` say is that of a model of ours, before and afterwards."""
+    pytest.importorskip("transformers")
+    assert "transformers" not in describe()["gated_delta"].others
+    measure(SMALL, "transformers", 1)
+    assert "transformers" not in describe()["gated_delta"].others
+    with (
+        pytest.raises(ValueError, match=r"backend must be one of .*, got 'transformers'"),
+        use_backend(gated_delta="transformers"),
+    ):
+        pass
 
 
 def test_what_was_measured_before_an_end_is_kept(tmp_path, monkeypatch):

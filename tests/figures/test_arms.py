@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lmsleep.bench.tables import COLUMNS
+from lmsleep.commands.fit import SleepCLI, make_cli
 from lmsleep.figures import settings as module
 from lmsleep.figures.plots.ours import verdicts
 from lmsleep.figures.settings import arm_of, arms
@@ -17,7 +18,6 @@ from lmsleep.figures.train import arguments_of_arm, main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses
 from lmsleep.training.callbacks import SleepCallback
-from lmsleep.training.fit import SleepCLI, make_cli
 
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "configs/experiment/gpu/rule110.yaml"

@@ -13,9 +13,9 @@ from dvc.repo import Repo
 
 from lmsleep import HybridConfig
 from lmsleep.cli import COMMANDS
+from lmsleep.commands.plan import StepWork
 from lmsleep.figures.results import CAPTIONS
 from lmsleep.tasks import Batch
-from lmsleep.training.plan import StepWork
 
 ROOT = Path(__file__).parents[2]
 

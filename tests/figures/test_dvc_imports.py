@@ -34,6 +34,10 @@ ALLOWED = {
     ("data", "model"): "as pretrained",
     ("data", "ops"): "as pretrained",
     ("data", "pretrained"): "asked whether weights know all tokens of a dataset; a no stops the stage",
+    ("train", "commands/__init__.py"): "a docstring alone",
+    ("train", "commands/predictions.py"): "what `lmsleep predict` writes",
+    ("train", "commands/progress.py"): "how a run looks in a terminal",
+    ("train", "commands/quiet.py"): "which notices are left out",
     ("measure", "hub"): "reads checkpoints; the weights of measured models are drawn",
     ("measure", "tasks"): "what stands around texts that a session is asked; measured models read drawn tokens",
 }
@@ -118,6 +122,14 @@ def without(stage, dep):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_all_code_that_it_imports(name):
     assert not uncovered(STAGES[name])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_no_code_that_it_does_not_import(name):
+    modules = modules_run(STAGES[name]["cmd"])
+    files = {f"src/lmsleep/{path}" for path in closure(*modules)}
+    code = [dep for dep in STAGES[name]["deps"] if dep.startswith("src/") and Path(dep).suffix in ("", ".py")]
+    assert not [dep for dep in code if not any(covered(path, [dep]) for path in files)]
 
 
 @pytest.mark.parametrize("name", STAGES)

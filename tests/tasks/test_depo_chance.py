@@ -9,8 +9,8 @@ import torch
 from depo_reader import MINI, Alphabet, questions_in, rows
 from scipy.stats import chi2, chisquare, norm
 
+from lmsleep.metrics import row_scores
 from lmsleep.tasks import Depo
-from lmsleep.training.metrics import row_scores
 
 WORDS = {"naming": "words"}
 FULL = MINI | {"min_nodes": MINI["max_nodes"]}

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lmsleep.figures.settings import read_config
+from lmsleep.metrics import SCORES, row_scores
 from lmsleep.model import HybridConfig
 from lmsleep.sleep import read_windows
 from lmsleep.tasks.spec import build_task
-from lmsleep.training.metrics import SCORES, row_scores
 from lmsleep.training.optimizer import OptimizerConfig
 
 EXPERIMENT = Path(__file__).parents[2] / "configs/experiment/depo.yaml"

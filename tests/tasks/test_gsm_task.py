@@ -9,7 +9,6 @@ import torch
 from lmsleep.tasks import IGNORE, Batch, GSMInfinite, Task
 from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, make_dataset, solve
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
-from lmsleep.tasks.gsm.task import epoch_steps
 
 WIDE = replace(MINI, length=(100, 200), window_sizes=(16,))  # answers in several windows of 16
 CONFIG = DatasetConfig(WIDE, train=400, val=0, test=120)
@@ -97,7 +96,8 @@ def test_drawn_splits_share_no_row():
 
 def test_an_epoch_shows_each_row_once_in_batches_of_one_bucket(path: str):
     task = GSMInfinite(path, window_size=16)
-    steps = epoch_steps(Dataset(path).split("train"), 16, 8)
+    steps = task.epoch_steps(8)
+    assert steps is not None
     epochs = [
         [task.rows(split="train", seed=0, step=e * steps + i, batch_size=8) for i in range(steps)] for e in (0, 1)
     ]
@@ -113,6 +113,7 @@ def test_an_epoch_shows_each_row_once_in_batches_of_one_bucket(path: str):
     assert len({b.tokens.shape[1] for b in epochs[0]}) > 3
     assert list(shown[0]) != list(shown[1])
     assert shown[0].keys() != shown[1].keys()  # other rows are left out
+    assert GSMInfinite().epoch_steps(8) is None  # drawn problems are endless
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 500])
@@ -205,6 +206,8 @@ def test_bad_input(path: str, tmp_path: Path):
     assert TokenizerFile(bpe).vocab_size != task.vocab_size
     with pytest.raises(ValueError, match=r"^batch_size must be at most the \d+ rows of the largest bucket .* got 401$"):
         task.rows(split="train", seed=0, step=0, batch_size=401)
+    with pytest.raises(ValueError, match=r"^batch_size must be at most the \d+ rows of the largest bucket .* got 401$"):
+        task.epoch_steps(401)
     with pytest.raises(ValueError, match="no row of 'val'"):
         task.rows(split="val", seed=0, step=0, batch_size=4)
     for bad in ({"seed": -1}, {"step": -1}, {"batch_size": 0}, {"split": "dev"}):

@@ -14,11 +14,10 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmsleep import SleepCallback, SleepModule
+from lmsleep import SleepCallback
 from lmsleep.training import LastCheckpoint
 from lmsleep.training.checkpoint import AtomicCheckpointIO
 from lmsleep.training.curve import LearningCurve
-from lmsleep.training.random_state import RandomState
 
 from .conftest import Recorder, fitted, weights
 
@@ -383,7 +382,7 @@ def test_what_is_built_otherwise_anywhere_in_a_checkpoint_is_one_sentence_before
     options = {"enable_checkpointing": True, "val_check_interval": 2}
 
     def resumed(path, max_steps, *more):
-        callbacks = [LastCheckpoint(str(tmp_path / "run")), RandomState(), LearningCurve(tmp_path / "curve.csv"), *more]
+        callbacks = [LastCheckpoint(str(tmp_path / "run")), LearningCurve(tmp_path / "curve.csv"), *more]
         cell = run(2, callbacks, max_steps=max_steps, **options)
         cell.trainer.fit(cell.module, cell.data, ckpt_path=path)
 
@@ -468,44 +467,3 @@ def test_a_sharded_model_reads_a_checkpoint_as_carefully(run, checkpoint, tmp_pa
             flip_a_bit(tmp_path / "odd.ckpt")
         sentence = "^went on to step 6$" if name == "whole" else r"^ValueError\(.*odd\.ckpt"
         assert re.match(sentence, found(tmp_path / "odd.ckpt", 6)), name
-
-
-class Drawing(SleepModule):
-    """Draws a random number in every training step, as dropout does, and lets the loss show it."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * (1 + 0 * torch.rand(())) + torch.rand(())
-
-
-class StopAt(L.Callback):
-    """Ends training after a step, with a validation."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        trainer.should_stop = trainer.global_step >= self.step
-
-
-@pytest.mark.parametrize("with_callback", [True, False])
-def test_random_numbers_do_not_depend_on_where_a_run_pauses(run, tmp_path, with_callback):
-    """The same six steps, in one go and paused after the fourth, between two validations."""
-
-    def losses(*callbacks, ckpt_path=None):
-        recorder = Recorder()
-        states = [RandomState()] if with_callback else []
-        cell = run(
-            2,
-            [recorder, *states, *callbacks, LastCheckpoint(str(tmp_path), overwrite=True)],
-            module_class=Drawing,
-            enable_checkpointing=True,
-            val_check_interval=3,
-        )
-        torch.manual_seed(1)
-        cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
-        return recorder.losses
-
-    paused = losses(StopAt(4))
-    resumed = losses(ckpt_path=tmp_path / "last.ckpt")
-    assert len(paused) == 4 and len(resumed) == 2
-    assert (losses() == paused + resumed) is with_callback  # and the test can tell

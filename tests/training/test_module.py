@@ -6,9 +6,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
+from lmsleep.metrics import row_scores
 from lmsleep.tasks import Depo, Rule110
 from lmsleep.training import MuonAdamW, OptimizerConfig
-from lmsleep.training.metrics import row_scores
 
 from .conftest import TASK, Recorder, fitted, weights
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lmsleep.training import LastCheckpoint, LearningCurve
-from lmsleep.training.random_state import RandomState
+from lmsleep import HybridConfig, SleepModule
+from lmsleep.model import Lora
+from lmsleep.training import DrawPasses, LastCheckpoint, LearningCurve
 
 from .conftest import TASK, Recorder, fitted, weights
-from .test_checkpoint import Drawing
 
 
 class TerminateAt(L.Callback):
@@ -50,10 +50,9 @@ def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, workers, st
 
     def part(*callbacks, folder="resumed", workers=workers, ckpt_path=None):
         curve, seen = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder()
-        callbacks = [*callbacks, curve, seen, RandomState(), LastCheckpoint(str(tmp_path / folder))]
-        options = {"module_class": Drawing, "data_options": {"num_workers": workers}, "enable_checkpointing": True}
+        callbacks = [*callbacks, curve, seen, LastCheckpoint(str(tmp_path / folder))]
+        options = {"data_options": {"num_workers": workers}, "enable_checkpointing": True}
         cell = run(2, callbacks, **options, **setting)
-        torch.manual_seed(1)
         try:
             cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
         except SIGTERMException:
@@ -76,6 +75,37 @@ def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, workers, st
     assert resumed.trainer.global_step == whole.trainer.global_step
     assert all(map(torch.equal, weights(resumed.module), weights(whole.module)))
     assert rows == curve
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["whole", "adapters"])
+def test_no_training_step_draws_random_numbers_of_torch(run, lora):
+    """Or a resumed run would draw others: their state is in no checkpoint."""
+    states = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            states.append(torch.get_rng_state())
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            states.append(torch.get_rng_state())
+
+    config = HybridConfig(d_model=16, pattern="AGJMW", n_heads=2, sliding_window=4)
+    cell = run(2, [Watch(), DrawPasses()], max_steps=3)
+    module = SleepModule(TASK, config, cell.module.optimizer_config, checkpointing=True, lora=lora)
+    cell.trainer.fit(module, cell.data)
+    assert len(states) == 6 and all(torch.equal(state, states[0]) for state in states)
+
+
+def test_a_checkpoint_with_random_numbers_as_older_ones_have_it_goes_on(run, tmp_path):
+    saver = LastCheckpoint(str(tmp_path), every_n_train_steps=3)
+    whole = fitted(run(2, [saver], enable_checkpointing=True))
+    content = torch.load(tmp_path / "previous.ckpt", weights_only=True)
+    assert content["global_step"] == 3
+    content["callbacks"]["RandomState"] = {"states": {"cpu": torch.get_rng_state()}}
+    torch.save(content, tmp_path / "old.ckpt")
+    resumed = run()
+    resumed.trainer.fit(resumed.module, resumed.data, ckpt_path=tmp_path / "old.ckpt")
+    assert all(map(torch.equal, weights(resumed.module), weights(whole.module)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -29,11 +29,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
+from lmsleep.commands.plan import plan_run
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
 from lmsleep.training.optimizer import full_tensor
-from lmsleep.training.plan import plan_run
-from lmsleep.training.quiet import quiet
 
 Scaling = Literal["strong", "weak"]
 DEFAULT: list[Variant] = ["none"]
@@ -72,8 +72,10 @@ class ScaleCLI(BenchCLI):
         parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
         parser.add_argument("--gradient_file", type=Path | None, help=SUPPRESS)  # where those of one rank go
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-        return super()._instantiate_trainer(config, [FirstGradients(self.config.gradient_file), *callbacks])
+    def trainer_parts(
+        self, config: dict[str, Any], callbacks: list[L.Callback]
+    ) -> tuple[dict[str, Any], list[L.Callback]]:
+        return super().trainer_parts(config, [FirstGradients(self.config.gradient_file), *callbacks])
 
 
 def main(args: list[str] | None = None) -> None:

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
+from lmsleep.commands.plan import PlanCLI, hide, plan_run
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
-from lmsleep.ops.backend import Backend, offer
-from lmsleep.training.plan import PlanCLI, hide, plan_run
-from lmsleep.training.quiet import quiet
+from lmsleep.ops.backend import Backend, offered
 
 
 def gated_delta_transformers(
@@ -46,8 +46,7 @@ def gated_delta_transformers(
     return o.transpose(1, 2), state_after
 
 
-offer("gated_delta", Backend("transformers", lambda: gated_delta_transformers, automatic=False))
-
+TRANSFORMERS = Backend("transformers", lambda: gated_delta_transformers, automatic=False)
 Variant = Literal["none", "compile", "graph", "compile+graph", "transformers", "fla"]
 PEERS = ("transformers", "fla")  # gated delta rules of other packages; other variants are values of `model.accelerate`
 DEFAULT: dict[str, list[Variant]] = {"cpu": ["none", "transformers"], "cuda": ["compile+graph", "graph", "none", "fla"]}
@@ -98,7 +97,8 @@ def measure(
     """
     check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
-    with use_backend(**{"gated_delta": variant} if variant in PEERS else {}):
+    forced = {"gated_delta": variant} if variant in PEERS else {}
+    with offered("gated_delta", TRANSFORMERS), use_backend(**forced):
         cli = plan_run(cli_class, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
         with cli.folder:
             if not cli.device_available:

@@ -19,13 +19,13 @@ from lmsleep.atomic import save_csv
 from lmsleep.figures.settings import has_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.hub import naming_file, require
+from lmsleep.metrics import SliceScores
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, sleep_settings
 from lmsleep.settle import forget, settle
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
-from lmsleep.training.metrics import SliceScores
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `settle`
 

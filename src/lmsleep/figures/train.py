@@ -22,6 +22,8 @@ from omegaconf import OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
+from lmsleep.commands.fit import run_trainer
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import TABLE, arm_of, arms, read_config
@@ -30,9 +32,7 @@ from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.curve import tokens_read
-from lmsleep.training.fit import run_trainer
 from lmsleep.training.nonfinite import FOLDER_PREFIX
-from lmsleep.training.quiet import quiet
 
 RESUME = Path("runs/.resume")
 

@@ -88,9 +88,18 @@ def register(op: str, *backends: Backend) -> None:
     _TABLES[op] = {backend.name: backend for backend in backends}
 
 
-def offer(op: str, backend: Backend) -> None:
-    """Adds a backend behind those that an op has."""
+@contextmanager
+def offered(op: str, backend: Backend) -> Iterator[None]:
+    """Within the block an op has one more backend, behind its own."""
     _TABLES[op][backend.name] = backend
+    try:
+        yield
+    finally:
+        del _TABLES[op][backend.name]
+        _LOADED.pop((op, backend.name), None)
+        _BROKEN.pop((op, backend.name), None)
+        for key in [key for key, name in _CHOSEN.items() if (key[0], name) == (op, backend.name)]:
+            del _CHOSEN[key]
 
 
 def check_shapes(like: str, tensor: Tensor, expected: Mapping[str, tuple[Tensor, Sequence[int]]]) -> None:

@@ -30,10 +30,10 @@ def train_demo(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
     # Imported here since Lightning is slow to import.
     import lightning as L
 
+    from lmsleep.commands.progress import RunProgressBar
+    from lmsleep.commands.quiet import quiet
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
-    from lmsleep.training.progress import RunProgressBar
-    from lmsleep.training.quiet import quiet
 
     mini = DEMO_TASKS[name]
     L.seed_everything(seed, verbose=False)

@@ -12,6 +12,7 @@ from lmsleep.memory import IGNORE
 
 SPLITS = ("train", "val", "test")
 MAX_LENGTH = 1 << 20  # tokens of a window or a row: a larger value is a mistake
+MAX_ROWS = 1 << 24  # of a batch or a split: the same
 
 
 class Batch(NamedTuple):
@@ -76,6 +77,11 @@ class Task(ABC):
         return torch.where(targets == IGNORE, -1, 0)
 
 
+def check_split(split: str) -> None:
+    """Raises ValueError for an unknown split."""
+    require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
+
+
 def stream(seed: int, split: str, step: int) -> np.random.Generator:
     """Random numbers that depend on (seed, split, step) alone.
 
@@ -83,7 +89,7 @@ def stream(seed: int, split: str, step: int) -> np.random.Generator:
     draws apart and splits have different keys, so the streams are disjoint. Raises ValueError for an unknown split, or
     a seed or step that is negative or has more than 64 bits.
     """
-    require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
+    check_split(split)
     for name, value in (("seed", seed), ("step", step)):
         require(0 <= value < 2**64, f"{name} must be 0 or more and below 2^64", value)
     return np.random.Generator(np.random.Philox(key=[seed, SPLITS.index(split)], counter=[0, 0, 0, step]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmsleep.hub import check_integer, require
 from lmsleep.hub.tokenizer import open_tokenizer
-from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, stream
+from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_split, stream
 from lmsleep.tasks.line_index import LineIndex
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TextTask(Task):
         return tuple(np.unique(np.concatenate([rows.windows for rows in self._splits.values()])).tolist())
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
+        check_split(split)
         rows = self._splits[split]
         epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
         return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])

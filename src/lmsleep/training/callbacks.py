@@ -3,19 +3,22 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lmsleep.data import RowsDataModule
 from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.pretrained.export import NO_SLEEP
 from lmsleep.sleep import Pass, Windows, record_changes, sleep
 from lmsleep.training.optimizer import full_tensor
+
+Kind = TypeVar("Kind", bound=L.Callback)
 
 
 class SleepCallback(L.Callback):
@@ -147,9 +150,14 @@ class SleepCallback(L.Callback):
         checkpoint["sleep"] = sleep_settings(trainer)
 
 
+def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
+    """The first callback of this kind; None: the trainer has none."""
+    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # pyright: ignore
+
+
 def find_sleep_callback(trainer: L.Trainer) -> SleepCallback | None:
     """The SleepCallback of a trainer; None: the plain hybrid, without sleeps."""
-    return next((c for c in trainer.callbacks if isinstance(c, SleepCallback)), None)  # pyright: ignore
+    return find_callback(trainer, SleepCallback)
 
 
 def sleep_settings(trainer: L.Trainer) -> dict[str, Any]:
@@ -164,9 +172,9 @@ class RunReport(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model: HybridLM = pl_module.model  # pyright: ignore
-        data = trainer.datamodule  # pyright: ignore
+        data: RowsDataModule = trainer.datamodule  # pyright: ignore
         sleeps, task = sleep_settings(trainer), data.task
-        self.tokens_per_batch = data.batch_size * task.sequence_length
+        self.tokens_per_batch = data.tokens_per_batch
         windows = -(-task.sequence_length // model.window_size)
         parameters = f"{model.config.num_params():,} parameters"
         if model.lora is not None:

@@ -4,19 +4,27 @@ import os
 import pickle
 import signal
 import subprocess
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
 from lmsleep.hub import LAST, first_line, require
 from lmsleep.training.content import check_content
+from lmsleep.training.lightning_internals import (
+    GuardedCheckpoint,
+    handle_requeue,
+    look_before_loading,
+    repeat_validation,
+    saves_shards,
+    uncount_batches,
+)
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raise_on_all_ranks
 
@@ -59,14 +67,11 @@ def use_atomic_io(trainer: L.Trainer) -> None:
     strategy = trainer.strategy
     if type(strategy.checkpoint_io) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO()
-    if isinstance(strategy, ModelParallelStrategy) and "load_checkpoint" not in vars(strategy):
-        load = strategy.load_checkpoint
-
-        def look_first(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-            trainer.lightning_module.on_load_checkpoint(strategy.checkpoint_io.load_checkpoint(checkpoint_path))
-            return load(checkpoint_path, weights_only=True)
-
-        strategy.load_checkpoint = look_first
+    if isinstance(strategy, ModelParallelStrategy):
+        look_before_loading(
+            strategy,
+            lambda path: trainer.lightning_module.on_load_checkpoint(strategy.checkpoint_io.load_checkpoint(path)),
+        )
 
 
 def is_local(path: str | Path) -> bool:
@@ -74,7 +79,7 @@ def is_local(path: str | Path) -> bool:
     return "://" not in str(path)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(GuardedCheckpoint):
     """Keeps `last.ckpt`, saved after a validation, at the end, and when SIGTERM stops the run, and the one before it,
     `previous.ckpt`. SLURM's SIGUSR1 acts as SIGTERM and requeues the job.
 
@@ -104,15 +109,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.requeue = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        shards = getattr(trainer.strategy, "_save_distributed_checkpoint", False)
-        require(stage != "fit" or not shards, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
+        whole = stage != "fit" or not saves_shards(trainer)
+        require(whole, f"checkpoints must be of one file, by --{ONE_FILE}", "folders of shards")
         use_atomic_io(trainer)
-        trainer._signal_connector._slurm_sigusr_handler_fn = self._on_requeue
+        handle_requeue(trainer, self._on_requeue)
         super().setup(trainer, pl_module, stage)
 
     def _on_requeue(self, signum: int, _: Any) -> None:
-        """Handles SLURM's signal to requeue like SIGTERM. Lightning's handler would save within an update too, and
-        could deadlock with other processes."""
+        """Handles SLURM's signal to requeue like SIGTERM."""
         self.requeue = True
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -147,28 +151,18 @@ class LastCheckpoint(ModelCheckpoint):
             for optimizer in fresh:  # torch takes a step to have a sharded state to save: it must not count
                 optimizer.state.clear()
 
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        with raise_on_all_ranks(trainer):
-            super()._save_checkpoint(trainer, filepath)
+    def saving(self, trainer: L.Trainer) -> AbstractContextManager:
+        return raise_on_all_ranks(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again."""
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
-        loops = checkpoint["loops"]["fit_loop"]
-        progress, extra = loops["epoch_loop.batch_progress"], pending_batches(trainer)
-        epochs = loops["epoch_progress"]["current"]
-        if epochs["completed"] == epochs["ready"]:  # or Lightning would take the first batch of an epoch for its last
-            progress["current"] = dict.fromkeys(progress["current"], 0)
-            extra = 0
-        for counts in (progress["total"], progress["current"]):
-            for name in counts:
-                counts[name] -= extra
+        uncount_batches(checkpoint, pending_batches(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves what was trained since the last validation."""
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.save_now(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Unlocks the folder."""
@@ -182,11 +176,7 @@ class LastCheckpoint(ModelCheckpoint):
         try:
             if isinstance(exception, SIGTERMException):
                 if trainer.validating:
-                    # A resumed run repeats a validation only if it was stopped in its first batch.
-                    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-                    progress.reset()
-                    progress.increment_ready()
-                    progress.increment_started()
+                    repeat_validation(trainer)
                 super().on_exception(trainer, pl_module, exception)
                 if self.requeue and trainer.is_global_zero:
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)

@@ -33,9 +33,10 @@ def check_content(content: Any, name: str) -> None:
     require(re.match(r"\d+\.\d+", version), f"{key} in {name} must be a version, as 2.6.0", version)
 
 
-def check_states(trainer: L.Trainer, content: Mapping[str, Any], name: str) -> None:
+def check_states(trainer: L.Trainer, content: Mapping[str, Any]) -> None:
     """Raises ValueError, which names the place, unless what a trainer will restore has the structure of what it would
     save. Optimizers and schedulers are checked only once the strategy has set them up."""
+    name = f"checkpoint {str(trainer.ckpt_path)!r}"
     fn, callbacks = getattr(trainer.state.fn, "value", ""), content.get("callbacks", {})
     ours = [c for c in trainer.callbacks if type(c).__module__.startswith("lmsleep.")]  # pyright: ignore
     own: dict[str, Any] = {

@@ -8,6 +8,7 @@ import lightning as L
 import pandas as pd
 
 from lmsleep.atomic import check_writable, save_csv
+from lmsleep.data import RowsDataModule
 from lmsleep.hub import require
 
 
@@ -54,5 +55,5 @@ class LearningCurve(L.Callback):
 
 def tokens_read(trainer: L.Trainer) -> int:
     """Tokens that a run has read in training."""
-    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    return (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * data.task.sequence_length
+    data: RowsDataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    return (trainer.fit_loop.total_batch_idx + 1) * data.tokens_per_batch

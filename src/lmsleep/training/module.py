@@ -1,6 +1,5 @@
 """The LightningModule: reads a batch window by window and raises an overflow event; it does not know N."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lmsleep.memory import Eviction, FastWeights
+from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Pass, Reading, read_windows
@@ -25,14 +25,11 @@ from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
-from lmsleep.training.metrics import SliceScores, row_scores
+from lmsleep.training.lightning_internals import attached_trainer, loaded_checkpoint
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
 from lmsleep.training.start import check_resumed, check_tokenizer
-
-# `SleepModule.on_before_batch_transfer` replaces no hook of the data module.
-warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`.*")
 
 
 class SleepModule(L.LightningModule):
@@ -94,8 +91,8 @@ class SleepModule(L.LightningModule):
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
-        if resumed := self.trainer._checkpoint_connector._loaded_checkpoint:
-            check_states(self.trainer, resumed, f"checkpoint {str(self.trainer.ckpt_path)!r}")
+        if resumed := loaded_checkpoint(self.trainer):
+            check_states(self.trainer, resumed)
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -144,7 +141,8 @@ class SleepModule(L.LightningModule):
 
     @property
     def _sleeper(self) -> SleepCallback | None:
-        return None if self._trainer is None else find_sleep_callback(self._trainer)
+        trainer = attached_trainer(self)
+        return None if trainer is None else find_sleep_callback(trainer)
 
     @property
     def _after_loss(self) -> bool:
@@ -233,9 +231,9 @@ class SleepModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint does not fit the model, or was trained with another N."""
-        if self._trainer is not None:
-            check_resumed(self._trainer, self.model, checkpoint)
-            check_states(self._trainer, checkpoint, f"checkpoint {str(self._trainer.ckpt_path)!r}")
+        if (trainer := attached_trainer(self)) is not None:
+            check_resumed(trainer, self.model, checkpoint)
+            check_states(trainer, checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None

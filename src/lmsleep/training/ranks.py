@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsleep.memory import IGNORE
 from lmsleep.sleep import Windows
+from lmsleep.training.lightning_internals import handle_sigterm, stop_at_sigterm
 
 
 def gather_loss_windows(targets: Tensor, size: int) -> tuple[bool, ...]:
@@ -31,15 +32,14 @@ def loss_weight(targets: Tensor, trainer: L.Trainer) -> Tensor:
 
 
 def stop_together(trainer: L.Trainer) -> None:
-    """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM. To be
-    called before the trainer registers its handlers: Lightning's own starts a collective wherever the signal finds the
-    rank, while the others are in another one. Outside of training a rank stops alone."""
-    signals, loop, heard = trainer._signal_connector, trainer.fit_loop.epoch_loop, []  # pyright: ignore
+    """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM; see
+    `handle_sigterm`. Outside of training a rank stops alone."""
+    heard: list[int] = []
     said: Callable[[], bool] | None = None
 
     def hear(signum: int, _: Any) -> None:
         heard.append(signum)
-        signals.received_sigterm = trainer.state.fn != "fit"
+        stop_at_sigterm(trainer, trainer.state.fn != "fit")
 
     def agree() -> None:
         # The result of the batch before, which has arrived by now, so that the host need not wait.
@@ -48,8 +48,7 @@ def stop_together(trainer: L.Trainer) -> None:
         if before is not None and before():
             raise SIGTERMException
 
-    signals._sigterm_notifier_fn = hear
-    loop._broadcast_sigterm_tensor = agree
+    handle_sigterm(trainer, hear, agree)
 
 
 def _any_rank(here: int, device: torch.device) -> Callable[[], bool]:

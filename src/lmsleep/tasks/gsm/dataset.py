@@ -31,14 +31,13 @@ from safetensors.numpy import save_file
 
 from lmsleep.atomic import atomic_write, check_folder
 from lmsleep.hub import check_integer, parse_json, require
-from lmsleep.tasks.base import SPLITS, stream
+from lmsleep.tasks.base import MAX_ROWS, SPLITS, check_split, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
 from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
 
 FORMAT = "lmsleep gsm-infinite dataset 3"
 METADATA = "lmsleep.gsm"
-MAX_ROWS = 1 << 24  # of a split: a larger value is a mistake
 DTYPES = dict.fromkeys(("tokens", "offsets", "start", "op", "answer"), np.int32)
 DTYPES |= {"offsets": np.int64, "fingerprint": np.uint64}
 
@@ -213,7 +212,7 @@ class Dataset:
 
     def split(self, split: str) -> "Split":
         """The rows of a split. Raises ValueError if there are none."""
-        require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
+        check_split(split)
         if split not in self._splits:
             raise ValueError(f"split: {self.folder} has no row of {split!r}")
         return self._splits[split]

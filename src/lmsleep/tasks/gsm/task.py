@@ -169,6 +169,9 @@ class GSMInfinite(Task):
             return super().held_out_steps(split, batch_size, n_rows)
         return len(balanced_batches(self._dataset.split(split), self.window_size, batch_size))
 
+    def epoch_steps(self, batch_size: int) -> int | None:
+        return None if self.path is None else epoch_steps(self._dataset.split("train"), self.window_size, batch_size)
+
 
 @lru_cache(maxsize=8)
 def buckets(split: Split, window_size: int) -> list[np.ndarray]:

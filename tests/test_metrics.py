@@ -6,8 +6,8 @@ from collections import defaultdict
 import pytest
 import torch
 
+from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.tasks import IGNORE
-from lmsleep.training.metrics import SliceScores, row_scores
 
 
 def batch(seed=0):

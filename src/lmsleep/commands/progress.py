@@ -8,6 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from lmsleep.training.lightning_internals import set_refresh_rate
+
 WIDTH = 100
 # Steps between updates on CUDA, where each reads the loss and so waits for the device, and into a file.
 REFRESH_RATE = 20
@@ -23,7 +25,7 @@ class RunProgressBar(TQDMProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # pyright: ignore
         if pl_module.device.type == "cuda":
-            self._refresh_rate = max(self.refresh_rate, REFRESH_RATE)
+            set_refresh_rate(self, max(self.refresh_rate, REFRESH_RATE))
         super().on_train_start()
 
     @property

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmsleep import HybridConfig, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
+from lmsleep.commands.plan import PlanCLI, StepTimer, StepWork, main, plan_run
 from lmsleep.tasks import Batch, Depo, Rule110
-from lmsleep.training.plan import PlanCLI, StepTimer, StepWork, main, plan_run
 
 TASK = Rule110(steps=2, width=24, n_states=2)
 RULE110 = [
@@ -95,7 +95,7 @@ def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     cli.measure()
     seconds = cli.clock.estimate(30 * accumulate, cli.validations())
     clock = StepTimer()
-    monkeypatch.setattr("lmsleep.training.fit.RunReport", lambda: clock)
+    monkeypatch.setattr("lmsleep.commands.fit.RunReport", lambda: clock)
     lmsleep(["fit", *run, *quiet, "--checkpoint.dirpath=run"])
     assert cli.validations() == len(clock.validations) == 6
     assert seconds == clock.validations[-1][1] - clock.started > 30

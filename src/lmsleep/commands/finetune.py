@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lmsleep.atomic import check_folder
+from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
 from lmsleep.errors import OneSentenceParser, one_sentence
 from lmsleep.hub import QUESTION, checkpoint_folder
 from lmsleep.hub.tokenizer import TOKENIZER
@@ -24,7 +25,6 @@ from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
 from lmsleep.training.checkpoint import ONE_FILE
-from lmsleep.training.fit import SleepCLI, run_errors, run_trainer
 
 TASK = "data.task.init_args."
 # Option -> option of `lmsleep fit`, default (None: that of `lmsleep fit`), help.

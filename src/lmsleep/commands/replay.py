@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from lmsleep.commands.quiet import quiet
 from lmsleep.data import RowsDataModule
 from lmsleep.hub import typed
 from lmsleep.model import HybridLM
@@ -20,7 +21,6 @@ from lmsleep.tensors import read_tensors
 from lmsleep.training.callbacks import SleepCallback
 from lmsleep.training.module import SleepModule
 from lmsleep.training.nonfinite import BATCHES, StepRecord, StopOnNonFinite
-from lmsleep.training.quiet import quiet
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
-"""What bench kernels says: every way is held against the definition, and what cannot run does not end it."""
+"""What the comparison of kernels says: a way is timed if it is the definition, and what cannot run does not end it."""
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.kernels import measure as kernels
+from benchmarks.kernels.job import Job, Subject, Way
+from benchmarks.kernels.jobs import JOBS
 
-from lmsleep.bench import kernels
-from lmsleep.bench.job import Job, Subject, Way
-from lmsleep.bench.jobs import JOBS
-from lmsleep.cli import main as lmsleep
 from lmsleep.model import HybridConfig
 
-RULE110 = Path(__file__).parents[2] / "configs" / "experiment" / "smoke" / "rule110.yaml"
+ROOT = Path(__file__).parents[2]
+RULE110 = ROOT / "configs" / "experiment" / "smoke" / "rule110.yaml"
 CONFIG = HybridConfig(vocab_size=5, d_model=32, n_heads=2, window_size=6)
 SUBJECT = Subject(CONFIG, 3, torch.device("cpu"), torch.float32)
 
@@ -57,7 +60,7 @@ def test_nothing_is_begun_after_its_time(monkeypatch):
 
 def test_prints_a_table_and_writes_where_and_what(tmp_path, capsys):
     options = [f"--config={RULE110}", "--jobs=[norm,L2 norm]", "--repeats=1", f"--out={tmp_path / 'x.json'}"]
-    lmsleep(["bench", "kernels", *options])
+    kernels.main(options)
     said = json.loads((tmp_path / "x.json").read_text())
     assert said["run"] == "rule110.yaml"
     assert said["device"].startswith("CPU")
@@ -71,3 +74,25 @@ def test_prints_a_table_and_writes_where_and_what(tmp_path, capsys):
     if not here["liger-kernel"]:
         assert rows["norm", "liger-kernel"]["why_not"] == "not installed: liger_kernel"
     assert "not installed" in capsys.readouterr().out or all(here.values())
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--jobs=[norm,abacus]", "jobs must be some of add + norm in float32, add + norm, norm"),
+        ("--repeats=0", "repeats must be 1 or more, got 0"),
+        ("--out=.", "out must be a file in a folder that exists, got '.'"),
+        ("--out=none/table", "out must be a file in a folder that exists, got 'none/table'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_measured(argument, message, monkeypatch):
+    monkeypatch.setattr(kernels, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(message)}"):
+        kernels.main([f"--config={RULE110}", argument])
+
+
+def test_it_is_a_program_of_a_checkout():
+    said = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kernels", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "python -m benchmarks.kernels" in said and "--jobs" in said

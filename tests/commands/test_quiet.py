@@ -6,7 +6,7 @@ import warnings
 import pytest
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.training.quiet import is_worth_saying, quiet, without_notices
+from lmsleep.commands.quiet import is_worth_saying, quiet, without_notices
 
 
 def test_only_warnings_are_heard_and_all_afterwards(caplog):
@@ -31,6 +31,7 @@ def test_what_every_run_is_told_is_left_out(recwarn):
         warnings.warn("It is recommended to use `self.log('change_of_S/pass-2', ..., sync_dist=True)`", stacklevel=1)
         warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
         warnings.warn("Couldn't infer the batch indices fetched from your dataloader: `DataLoader`", stacklevel=1)
+        warnings.warn("You have overridden `on_before_batch_transfer` in `LightningModule` but ...", stacklevel=1)
         warnings.warn("no window sleeps", stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]
     said = {"GPU available: False, used: False": False, "[rank: 1] Seed set to 0": False, "warm-up: 3 parameters": True}

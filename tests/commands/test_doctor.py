@@ -8,7 +8,8 @@ import pytest
 import torch
 from dvc.repo import Repo
 
-from lmsleep import cli, doctor
+from lmsleep import cli
+from lmsleep.commands import doctor
 from lmsleep.ops.backend import Choice
 
 pytestmark = pytest.mark.usefixtures("empty_folder")  # no checkout, of which there is more to say

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.bench.job import EPS, FLA, FLA_GATED, FLASH, LIGER, MAMBA, Job, Run, Subject, by
+from benchmarks.kernels.job import EPS, FLA, FLA_GATED, FLASH, LIGER, MAMBA, Job, Run, Subject, by
 from lmsleep.model.linear import _Split
 from lmsleep.ops import add_norm, swiglu
 from lmsleep.ops.add_norm.naive import add_norm_naive

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
+from lmsleep.commands.predictions import PredictionWriter
+from lmsleep.commands.progress import RunProgressBar
+from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import LAST, require
+from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
-from lmsleep.training.checkpoint import ONE_FILE
-from lmsleep.training.predictions import PredictionWriter
-from lmsleep.training.progress import RunProgressBar
-from lmsleep.training.quiet import without_notices
-from lmsleep.training.random_state import RandomState
+from lmsleep.training.callbacks import find_callback
+from lmsleep.training.checkpoint import ONE_FILE, is_local
+from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 
 
@@ -58,7 +60,7 @@ class SaveConfig(SaveConfigCallback):
         pass
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        keeper = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        keeper = find_callback(trainer, LastCheckpoint)
         folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
         with raise_on_all_ranks(trainer):
             if trainer.is_global_zero:
@@ -68,7 +70,7 @@ class SaveConfig(SaveConfigCallback):
             trainer.strategy.barrier()
 
 
-class SleepCLI(LightningCLI):
+class SleepCLI(PlainCLI):
     """LightningCLI with a `SleepCallback` (`--sleep.n_passes=4`), a `LastCheckpoint` (`--checkpoint.dirpath`, from
     which `--ckpt_path` resumes), and one task for model and data (`--data.task`)."""
 
@@ -98,9 +100,6 @@ class SleepCLI(LightningCLI):
         seed = config.get("seed_everything")
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
-    def _parse_ckpt_path(self) -> None:
-        """Keeps Lightning from taking settings from the checkpoint."""
-
     def instantiate_classes(self) -> None:
         """Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
@@ -111,44 +110,44 @@ class SleepCLI(LightningCLI):
                 cause = cause.__cause__
             raise ValueError(str(cause)) from None
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
         if config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
-        self._count_epochs(config)
+        if self.subcommand == "fit":
+            config |= steps_of_epochs(self.datamodule.task, self.datamodule.batch_size, config)
         bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
         # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
         line = [] if bars or config.get("enable_progress_bar") is False else [RunProgressBar()]
         line += [PredictionWriter()] if self.subcommand == "predict" else []
         self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
-        return super()._instantiate_trainer(config, callbacks)
+        return config, callbacks
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""
-        keeper = next((c for c in self.trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # pyright: ignore
+        keeper = find_callback(self.trainer, LastCheckpoint)
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
 
-    def _count_epochs(self, config: dict[str, Any]) -> None:
-        """Replaces `max_epochs` by steps if the task has epochs: its stream of rows is endless."""
-        if self.subcommand != "fit":
-            return
-        data, epochs, whole = self.datamodule, config.get("max_epochs") or 0, config.get("limit_train_batches")
-        batches = data.task.epoch_steps(data.batch_size)  # raises for a batch that is too large
-        if batches is None or epochs < 1 or isinstance(whole, int):
-            return
-        steps = -(-epochs * batches // config["accumulate_grad_batches"])
-        limit = config["max_steps"]
-        config |= {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
-        if isinstance(every := config.get("val_check_interval"), int):
-            config["val_check_interval"] = min(every, epochs * batches)
+
+def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trainer that replace its `max_epochs`, if the task has epochs: its stream of rows is endless.
+    Raises ValueError if no batch fills."""
+    epochs, whole = trainer.get("max_epochs") or 0, trainer.get("limit_train_batches")
+    batches = task.epoch_steps(batch_size)
+    if batches is None or epochs < 1 or isinstance(whole, int):
+        return {}
+    steps = -(-epochs * batches // trainer["accumulate_grad_batches"])
+    limit, every = trainer["max_steps"], trainer.get("val_check_interval")
+    found = {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
+    return found | {"val_check_interval": min(every, epochs * batches)} if isinstance(every, int) else found
 
 
 def check_checkpoint(path: str | None) -> None:
     """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
     if path is not None and path.startswith(("http://", "https://")):
         raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
-    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or "://" in path:
+    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or not is_local(path):
         return  # Lightning finds it
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():
@@ -197,7 +196,7 @@ def make_cli(
         RowsDataModule,
         args=args,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), RandomState()]},
+        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
         parser_kwargs=parser,
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
         **{"parser_class": RunParser} | options,

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from lmsleep.cli import main
+from lmsleep.commands.predictions import COLUMNS, PredictionWriter, answers_of
 from lmsleep.tasks import IGNORE, Depo, Rule110
-from lmsleep.training.predictions import COLUMNS, PredictionWriter, answers_of
 
 SMOKE = Path(__file__).parents[2] / "configs" / "experiment" / "smoke"
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
@@ -86,7 +86,7 @@ def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, tmp_
     (tmp_path / "predict").mkdir()
     (tmp_path / "predict" / "predictions.csv").write_text("before")
     rows = [answers_of([1], [1], [0])] * 40  # the end comes in the second batch of 32
-    monkeypatch.setattr("lmsleep.training.predictions.answers_of", lambda *_: rows.pop())
+    monkeypatch.setattr("lmsleep.commands.predictions.answers_of", lambda *_: rows.pop())
     with pytest.raises(IndexError):
         lmsleep("predict", "rule110")
     assert [(p.name, p.read_text()) for p in (tmp_path / "predict").iterdir()] == [("predictions.csv", "before")]

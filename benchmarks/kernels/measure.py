@@ -4,7 +4,7 @@ Every way is held against the definition before it is timed; what is not install
 is said to, and the others go on. It takes the options of a run (`lmsleep fit --help`), of which those of the model, the
 task and the batch size count, and those below.
 
-lmsleep bench kernels --config configs/experiment/paper/rule110.yaml --out kernels.json
+python -m benchmarks.kernels --config configs/experiment/paper/rule110.yaml --out kernels.json
 """
 
 import json
@@ -24,15 +24,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.kernels.job import Job, Run, Subject, Way
+from benchmarks.kernels.jobs import JOBS
 from lmsleep.atomic import save_text
-from lmsleep.bench.job import Job, Run, Subject, Way
-from lmsleep.bench.jobs import JOBS
 from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
+from lmsleep.commands.plan import PlanCLI, hide, plan_run
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
-from lmsleep.training.plan import PlanCLI, hide, plan_run
-from lmsleep.training.quiet import quiet
 
 TOLERANCE = 0.1  # |x - definition| / |definition|, of outputs and gradients: bfloat16 gives 0.002 to 0.05
 COLD = 150e6  # bytes that calls in turn go through, three times an H100's cache
@@ -55,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), one_sentence(MisconfigurationException):
-        cli = plan_run(KernelsCLI, [*args, "--device=meta"], __doc__, "lmsleep bench kernels")
+        cli = plan_run(KernelsCLI, [*args, "--device=meta"], __doc__, "python -m benchmarks.kernels")
         asked = cli.config
         with cli.folder:
             if asked.out:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.bench.job import CONV, EPS, FLA, FLA_GATED, FLASH, LIGER, Job, Run, Subject, Way, by
+from benchmarks.kernels.job import CONV, EPS, FLA, FLA_GATED, FLASH, LIGER, Job, Run, Subject, Way, by
 from lmsleep.ops import conv_tail, delta_layer, gated_delta, short_conv, window_attention
 from lmsleep.ops.delta_layer.naive import delta_layer_naive
 from lmsleep.ops.gated_delta.naive import gated_delta_naive

@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from lmsleep.bench.job import Job, Subject
-from lmsleep.bench.mixer_jobs import attention, convolution, delta, layer, rotary
-from lmsleep.bench.pointwise_jobs import activation, cross_entropy, gated_norm, l2_norm, norm
+from benchmarks.kernels.job import Job, Subject
+from benchmarks.kernels.mixer_jobs import attention, convolution, delta, layer, rotary
+from benchmarks.kernels.pointwise_jobs import activation, cross_entropy, gated_norm, l2_norm, norm
 
 JOBS: dict[str, Callable[[Subject], Job]] = {
     "add + norm in float32": partial(norm, stream=torch.float32),

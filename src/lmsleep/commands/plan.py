@@ -13,15 +13,20 @@ import tempfile
 import time
 from argparse import SUPPRESS, HelpFormatter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
+from lmsleep.commands.clock import StepTimer
+from lmsleep.commands.fit import RunParser, SleepCLI, make_cli, steps_of_epochs
+from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
 from lmsleep.memory import check_n_passes
@@ -29,11 +34,7 @@ from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
-from lmsleep.training.clock import StepTimer
-from lmsleep.training.fit import RunParser, SleepCLI, make_cli
 from lmsleep.training.nonfinite import StopOnNonFinite
-from lmsleep.training.quiet import quiet
-from lmsleep.training.random_state import RandomState
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,20 @@ class PlanCLI(SleepCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Shortens the run to the steps that are measured; the original settings are kept in `full_run`."""
+        """Shortens the run to the steps that are measured; `whole` has the settings of all of it."""
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, said = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
         require(isinstance(every, int | None), f"{said} to plan a run", every)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
-        self.full_run, self.clock = trainer.clone(), StepTimer()
+        self.whole, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps
         trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
         trainer.num_sanity_val_steps, trainer.logger, trainer.callbacks = 0, False, None
         trainer.enable_model_summary, trainer.enable_progress_bar = False, False
-        self.trainer_defaults["callbacks"] = [StopOnNonFinite(), RandomState()]  # no report of a run of so few steps
+        self.trainer_defaults["callbacks"] = [StopOnNonFinite()]  # no report of a run of so few steps
         trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
 
     @property
@@ -146,12 +147,24 @@ class PlanCLI(SleepCLI):
         if self.device_available:
             super().instantiate_classes()
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        return super()._instantiate_trainer(config, [self.clock, *callbacks])
+    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+        return super().trainer_parts(config, [self.clock, *callbacks])
+
+    @cached_property
+    def parts(self) -> Any:
+        """The configuration with its objects, such as the task; neither the model nor its data are built."""
+        return self.parser.instantiate_classes(self.config, instantiate_groups=False)
+
+    @cached_property
+    def full_run(self) -> Any:
+        """The settings of the trainer for the whole run."""
+        data, run = self.parts.data, self.whole.clone()
+        run.update(Namespace(steps_of_epochs(data.task, data.batch_size, run)))
+        return run
 
     def work(self) -> StepWork:
-        """The work of a step; neither the model nor its data are built."""
-        made: Any = self.parser.instantiate_classes(self.config, instantiate_groups=False)
+        """The work of a step."""
+        made = self.parts
         task, model, sleeps = made.data.task, made.model, self.config.sleep
         check_n_passes(sleeps.n_passes)
         check_n_passes(sleeps.wake_passes, "wake_passes")
@@ -183,9 +196,9 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     with quiet(), one_sentence(MisconfigurationException):
         cli = plan_run(PlanCLI, args, __doc__, "lmsleep plan")
-        if cli.full_run.max_steps < 1:
-            raise ValueError(f"max_steps of the trainer must be 1 or more to plan a run, got {cli.full_run.max_steps}")
         with cli.folder:
+            steps = cli.full_run.max_steps
+            require(steps >= 1, "max_steps of the trainer must be 1 or more to plan a run", steps)
             shown = table(cli, cli.work(), cli.measure() if cli.device_available else None)
         if not cli.device_available or cli.trainer.is_global_zero:
             Console().print(shown)

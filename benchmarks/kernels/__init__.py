@@ -1,0 +1,1 @@
+"""Our kernels beside those of libraries that do the same."""

@@ -1,0 +1,5 @@
+"""python -m benchmarks.kernels"""
+
+from benchmarks.kernels.measure import main
+
+main()

@@ -1,0 +1,124 @@
+"""Every use of Lightning's private parts: a new version of Lightning is looked at here alone."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+Handler = Callable[..., None]  # of a signal and a frame
+
+
+class PlainCLI(LightningCLI):
+    """LightningCLI whose settings come from its arguments alone, and whose trainer can be built from others."""
+
+    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
+        """Settings of the trainer and callbacks beside them, as they are used; called once data and model are built.
+        Without this hook nothing could follow from the task, such as the steps of an epoch."""
+        return config, callbacks
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        return super()._instantiate_trainer(*self.trainer_parts(config, callbacks))
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings from a checkpoint. Without this its hyper_parameters would go before the arguments."""
+
+
+class GuardedCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint all of whose saves are within `saving`."""
+
+    def saving(self, trainer: L.Trainer) -> AbstractContextManager:
+        """A context for each save. Without this hook an error of the rank that writes would leave the others waiting
+        for it."""
+        return nullcontext()
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        with self.saving(trainer):
+            super()._save_checkpoint(trainer, filepath)
+
+    def save_now(self, trainer: L.Trainer) -> None:
+        """Saves, unless this step is saved. Without this what was trained since the last validation would be lost."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def attached_trainer(module: L.LightningModule) -> L.Trainer | None:
+    """The trainer of a module, None for one outside of a run, where `module.trainer` raises RuntimeError."""
+    return module._trainer
+
+
+def loaded_checkpoint(trainer: L.Trainer) -> dict[str, Any] | None:
+    """What a run goes on from, up to its first step. Without this optimizers, which are made after the hooks that read
+    a checkpoint, would take over states unseen."""
+    return trainer._checkpoint_connector._loaded_checkpoint  # pyright: ignore[reportReturnType]
+
+
+def saves_shards(trainer: L.Trainer) -> bool:
+    """Whether checkpoints are folders of shards. Without this a sharded run would leave what no command reads."""
+    return getattr(trainer.strategy, "_save_distributed_checkpoint", False)
+
+
+def look_before_loading(strategy: ModelParallelStrategy, look: Callable[[str | Path], None]) -> None:
+    """Calls `look` with the path of a checkpoint before the strategy reads it. Without this nobody would: a strategy of
+    sharded models asks neither the checkpoint IO nor the module."""
+    if "load_checkpoint" in vars(strategy):  # done already
+        return
+    load = strategy.load_checkpoint
+
+    def look_first(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        look(checkpoint_path)
+        return load(checkpoint_path, weights_only=True)
+
+    strategy.load_checkpoint = look_first
+
+
+def handle_requeue(trainer: L.Trainer, handle: Handler) -> None:
+    """Handles SLURM's signal to requeue. Without this Lightning would save wherever the signal finds the process,
+    within an update too, and could deadlock with other processes."""
+    trainer._signal_connector._slurm_sigusr_handler_fn = handle
+
+
+def handle_sigterm(trainer: L.Trainer, hear: Handler, agree: Callable[[], None]) -> None:
+    """Calls `hear` where SIGTERM finds a rank, and `agree` on every rank after each batch. To be called before the
+    trainer registers its handlers. Without this Lightning would start a collective in its handler, while the other
+    ranks are in another one."""
+    trainer._signal_connector._sigterm_notifier_fn = hear
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = agree
+
+
+def stop_at_sigterm(trainer: L.Trainer, stop: bool) -> None:
+    """Whether the trainer stops by itself. Without this ranks would stop after different batches."""
+    trainer._signal_connector.received_sigterm = stop
+
+
+def repeat_validation(trainer: L.Trainer) -> None:
+    """Counts the validation that was stopped as one in its first batch: a resumed run repeats no other. Without this
+    its curve would lack a point."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.reset()
+    progress.increment_ready()
+    progress.increment_started()
+
+
+def uncount_batches(checkpoint: dict[str, Any], n: int) -> None:
+    """Takes the last `n` training batches off the counts in a checkpoint, so that they are read again. Without this the
+    gradients of an incomplete step, which are in no checkpoint, would be lost."""
+    loops = checkpoint["loops"]["fit_loop"]
+    progress, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]["current"]
+    if epochs["completed"] == epochs["ready"]:  # or Lightning would take the first batch of an epoch for its last
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+        n = 0
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] -= n
+
+
+def set_refresh_rate(bar: TQDMProgressBar, steps: int) -> None:
+    """Draws a bar that exists every `steps` batches. Without this one made before its device is known would read the
+    loss off a GPU, and so wait for it, in every step."""
+    bar._refresh_rate = steps

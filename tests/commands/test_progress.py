@@ -1,0 +1,41 @@
+"""One line of progress that counts all batches of a run."""
+
+import re
+
+import pytest
+
+from lmsleep.commands.fit import run_trainer
+from lmsleep.commands.progress import WIDTH, RunProgressBar
+from lmsleep.training import RunReport
+
+TINY = {
+    "data.task": '{"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": 2, "width": 6, "n_states": 2}}',
+    "model.model.d_model": 16,
+    "data.batch_size": 8,
+    "trainer.accelerator": "cpu",
+    "trainer.logger": "false",
+    "trainer.check_val_every_n_epoch": "null",
+}
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+def fit(**trainer):
+    """A run of `lmsleep fit` with other settings of its trainer."""
+    given = TINY | {f"trainer.{name}": value for name, value in trainer.items()}
+    return run_trainer(["fit", *(f"--{name}={value}" for name, value in given.items())])
+
+
+def test_the_line_fits_and_says_batches_loss_and_answers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    fit(accumulate_grad_batches=2, max_steps=3, val_check_interval=2)
+    out = capsys.readouterr().out
+    lines = [line for line in re.split(r"[\r\n]", out) if line.startswith("train ")]
+    score = r"[\d.]+ \(val [\d.]+\)"
+    assert re.match(rf"train 6/6 .*<00:00, loss={score}, exact={score}", lines[-1])
+    assert not any(line.startswith(f"train {n}/6") for line in lines for n in range(1, 6))  # a file is no terminal
+    assert max(map(len, lines)) <= WIDTH and not re.search("v_num|Epoch|DataLoader", out)
+
+
+def test_the_line_is_drawn_below_the_report():
+    kinds = [*map(type, fit(max_steps=1, limit_val_batches=0).trainer.callbacks)]
+    assert kinds.index(RunReport) < kinds.index(RunProgressBar)
