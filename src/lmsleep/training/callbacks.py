@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.pretrained.export import NO_SLEEP
-from lmsleep.sleep import Pass, Windows, record_changes, sleep
+from lmsleep.sleep import OnOverflow, Pass, Windows, record_changes, sleep
 from lmsleep.training.optimizer import full_tensor
 
 
@@ -76,6 +77,11 @@ class SleepCallback(L.Callback):
     def passes_for(self, module: L.LightningModule) -> int:
         """N of the current batch."""
         return self.training_n_passes or self.n_passes if module.training else self.n_passes
+
+    def answer(self, module: L.LightningModule) -> OnOverflow | None:
+        """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if no subclass has its own."""
+        own = type(self).on_overflow is not SleepCallback.on_overflow
+        return partial(self.on_overflow, module) if own or self.passes_for(module) > 1 else None
 
     @property
     def sleeps_per_sequence(self) -> float:
