@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,12 @@ class HybridConfig(ModelConfig):
         """Number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.build("meta").parameters())
 
-    def flops_per_token(self, n_passes: int = 1, kind: Literal["forward", "training"] = "forward") -> int:
-        """FLOPs of one token of a full window that is read N times, and of its logits.
+    def flops_per_token(self, n_passes: int = 1) -> int:
+        """FLOPs of one token of a full window that is read N times, and of its logits, forward.
 
         Counts matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), reads and writes of the fast weights; not element-wise work and the short convolution. A
-        sleep repeats the looped blocks N - 1 times and the coda once. `training` is three times `forward`. Raises
+        sleep repeats the looped blocks N - 1 times and the coda once. A training step takes three times as many. Raises
         ValueError if n_passes is below 1.
         """
         check_n_passes(n_passes)
@@ -64,8 +64,7 @@ class HybridConfig(ModelConfig):
         first, last = self.loop_range
         costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]
         again = (n_passes - 1) * sum(costs[first:last]) + (sum(costs[last:]) if n_passes > 1 else 0)
-        total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
-        return total * (3 if kind == "training" else 1)
+        return sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
 
 
 MixerFactory = Callable[[HybridConfig], Mixer]
