@@ -43,7 +43,7 @@ class SleepCallback(L.Callback):
             |S_n - S_(n-1)| / |S_n| of each fast-weight layer.
 
     Raises:
-        ValueError: if a number of passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
+        ValueError: if a number of passes is below 1 or the eviction is unknown.
     """
 
     def __init__(
