@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lmsleep import AttentionCache, FastWeights, read_windows
 from lmsleep.ops import use_backend
@@ -360,6 +361,35 @@ def test_loss_windows_take_the_place_of_looking_at_the_targets(build, rows):
     assert torch.equal(got.loss, want.loss)
     awake = read_windows(build(), tokens, targets, n_passes=2, loss_windows=[False, True, True])
     assert not torch.equal(awake.loss, want.loss)
+
+
+@pytest.mark.parametrize("pattern", ["AGAG", "GA", "AGA", "A", "AgAJ"])
+@pytest.mark.parametrize("options", [{}, {"n_passes": 3}, {"wake_passes": 2}, {"eviction": "sliding"}])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_scored_only_changes_neither_loss_nor_state_nor_gradients(build, rows, pattern, options, checkpointing):
+    results = []
+    for scored_only in (False, True):
+        model = build(pattern)
+        model.blocks.checkpointing = checkpointing
+        out = read_windows(model, *rows, scored_only=scored_only, **options)
+        grads = torch.autograd.grad(out.loss, list(model.parameters()), allow_unused=True)
+        results.append((out.loss, out.scored_logits, *out.fast_weights.states, *(g for g in grads if g is not None)))
+    assert len(results[0]) == len(results[1])
+    assert all(map(torch.equal, *results))
+
+
+def test_scored_only_leaves_out_the_last_mlp_of_windows_without_loss_where_nothing_sleeps(build, rows):
+    """Three products of an MLP for each token, in the first two of three windows."""
+
+    def count(scored_only, n_passes=1):
+        with FlopCounterMode(display=False) as counter:
+            out = read_windows(build("AG"), *rows, n_passes, scored_only=scored_only)
+        return counter.get_total_flops(), out.hidden.shape[1]
+
+    (whole, tokens), (less, scored) = count(False), count(True)
+    assert whole - less == 2 * 3 * 16 * 24 * len(rows[0]) * 2 * L
+    assert (tokens, scored) == (rows[0].shape[1], rows[0].shape[1] - 2 * L)
+    assert count(True, 2) == count(False, 2)
 
 
 def test_the_loss_is_the_mean_over_all_targets_of_all_windows(build, draw_tokens):

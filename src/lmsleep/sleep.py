@@ -80,8 +80,8 @@ def read_windows(
         loss_windows: which windows carry loss, if that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
         wake_passes: passes over every window before its outputs are used, see `repeat_wake_pass`.
-        scored_only: where nothing sleeps, skips computation that neither loss nor S depends on; `Reading.hidden` then
-            has the windows with loss alone.
+        scored_only: at N = 1, leaves out what neither the loss nor S depends on, the last MLP of windows without loss;
+            `Reading.hidden` then has the windows with loss alone.
         shared: joins the weights of a training step on a GPU, see `SharedWeights`.
 
     Raises:
@@ -93,21 +93,19 @@ def read_windows(
     check_eviction(eviction)
     require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
     windows = checked_windows(model.window_size, tokens, targets, mask, loss_windows, after_loss)
-    plain = on_overflow is None and n_passes == wake_passes == 1 and eviction == "hard"
-    brief = scored_only and plain and any(windows.carry_loss)
+    goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start
     answer = on_overflow or partial(sleep, n_passes=n_passes)
     S = model.init_fast_weights(len(tokens))  # line 1
     cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
     for span, carries_loss, sleeps in windows:  # lines 2-3
         seen = None if mask is None else mask[:, span]
-        read = carries_loss or not brief
+        need_h = carries_loss or goes_on or not scored_only
         # Lines 4 and 8, and pass 1 of line 6:
-        wake = model.wake(tokens[:, span], S, cache, seen, use_cache=slides, need_h=read, shared=shared)
+        wake = model.wake(tokens[:, span], S, cache, seen, use_cache=slides, need_h=need_h, shared=shared)
         wake = repeat_wake_pass(model, wake, wake_passes)
         S, cache = wake.S, wake.cache
-        if read:
-            hidden.append(wake.h)
+        hidden.append(wake.h)
         if targets is not None and carries_loss:  # line 7
             scored.append((model.logits(wake.h), targets[:, span]))  # line 9
         if sleeps:  # line 5

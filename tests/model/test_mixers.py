@@ -1,6 +1,7 @@
 """Registering a mixer; blocks are tested in test_hybrid.py and with the example rule, built-in mixers on their own."""
 
 import pytest
+import torch
 
 from lmsleep.model import HybridConfig, hybrid, register_mixer
 from lmsleep.model.gated_delta import GatedDelta
@@ -48,3 +49,16 @@ def test_sizes_of_a_registered_mixer_are_checked():
     register_mixer("Z", "mine", Mine)
     with pytest.raises(ValueError, match=r"^fast_heads must divide d_model=16 unless fast_key_dim is given, got 3$"):
         HybridConfig(d_model=16, pattern="AZ", fast_heads=3)
+
+
+@pytest.mark.parametrize("letter", sorted(hybrid.BUILT_IN))
+def test_a_mixer_keeps_nothing_that_is_not_asked_for(build, letter):
+    """And gives the same without."""
+    model = build(letter, sliding_window=4)
+    mixer, S, cache = model.blocks.layers[0].mixer, model.init_fast_weights(2), model.init_cache()
+    x = torch.randn(2, 6, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    state = S[0] if S.states else None
+    keeps, leaves = (mixer(x, state, None, model.blocks.context(x, cache, use_cache=use)) for use in (True, False))
+    assert keeps[2] is not None and leaves[2] is None
+    torch.testing.assert_close(leaves[0], keeps[0])
+    torch.testing.assert_close(leaves[1], keeps[1])

@@ -108,7 +108,7 @@ class Attention(nn.Module):
         elif cache:
             k, v = torch.cat([cache.keys, k], dim=2), torch.cat([cache.values, v], dim=2)
         o = self.attend(q, k, v, ctx.visible if self.sliding_window is None else ctx.visible_sliding)
-        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate, ctx), None, KV(k, v)
+        return self._output(rearrange(o, "b h n k -> b n (h k)"), gate, ctx), None, KV(k, v) if ctx.use_cache else None
 
     def _output(self, o: Tensor, gate: list[Tensor], ctx: PassContext) -> Tensor:
         """(B, n, H K) -> (B, n, D)."""

@@ -22,7 +22,7 @@ class PassContext:
         visible_sliding: as `visible`, for sliding attention.
         cache_slot: (1,) slot of a static cache that a single token overwrites; None: the cache grows.
         use_cache: whether mixers return their cache entries.
-        need_h: whether the pass returns h; without it the blocks stop at the last fast weights.
+        need_h: whether the pass returns h; without it the blocks stop at the last fast weights, before the MLP.
         shared: weights that all passes of a reading use, for `project`; None: every layer computes by itself.
     """
 

@@ -65,7 +65,8 @@ class GatedDelta(DeltaRule):
     def forward(
         self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
-        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
+        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D), the new state
+        and inputs (None unless `ctx.use_cache`)."""
         projected, taps = self.projected(x, ctx.shared), self.conv_weight
         if self.key_heads < self.state_shape[0]:
             projected, taps = self._spread(projected), self._spread(taps.mT).mT.contiguous()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,12 @@ class HybridConfig(ModelConfig):
         """Number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.build("meta").parameters())
 
-    def flops_per_token(self, n_passes: int = 1, kind: Literal["forward", "training"] = "forward") -> int:
-        """FLOPs of one token of a full window that is read N times, and of its logits.
+    def flops_per_token(self, n_passes: int = 1) -> int:
+        """FLOPs of one token of a full window that is read N times, and of its logits, forward.
 
         Counts matrix products, two operations per multiply-add: projections, attention over the whole window (the
         masked half included), reads and writes of the fast weights; not element-wise work and the short convolution. A
-        sleep repeats the looped blocks N - 1 times and the coda once. `training` is three times `forward`. Raises
+        sleep repeats the looped blocks N - 1 times and the coda once. A training step takes three times as many. Raises
         ValueError if n_passes is below 1.
         """
         check_n_passes(n_passes)
@@ -64,8 +64,7 @@ class HybridConfig(ModelConfig):
         first, last = self.loop_range
         costs = [layer.flops_per_token(self.window_size or 0) for layer in model.blocks.layers]
         again = (n_passes - 1) * sum(costs[first:last]) + (sum(costs[last:]) if n_passes > 1 else 0)
-        total = sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
-        return total * (3 if kind == "training" else 1)
+        return sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
 
 
 MixerFactory = Callable[[HybridConfig], Mixer]
@@ -160,13 +159,13 @@ class Blocks(nn.Module):
         if width is not None and width < cache.capacity:
             visible_sliding = visibility(n, cached, width, everyone, h.device)
         rotary = self.rotary(cache.position, n, h)
-        return PassContext(rotary, visible, mask, visible_sliding, None, use_cache, need_h, shared)
+        return PassContext(rotary, visible, mask, visible_sliding, None, use_cache, need_h or use_cache, shared)
 
     def run(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
-        """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (empty without
-        `ctx.need_h`), S and the cache entry of each block (of no use unless `ctx.use_cache`)."""
+        """Runs blocks first .. last - 1, and the pass norm after the last block of the stack. Returns h (of no tokens
+        without `ctx.need_h`), S and the cache entry of each block (of no use unless `ctx.use_cache`)."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._run, first, last, h, S, cache, ctx, use_reentrant=False)  # pyright: ignore
         return self._run(first, last, h, S, cache, ctx)
@@ -178,14 +177,15 @@ class Blocks(nn.Module):
         kept: list[LayerCache] = []
         total, writers = LazySum(h), [i for i in self.state_index if first <= i < last]
         stop = last if ctx.need_h else 1 + max(writers, default=first - 1)
+        inner = replace(ctx, need_h=True)
         for i in range(first, stop):
-            index, here = self.state_index.get(i), replace(ctx, need_h=ctx.need_h or i < stop - 1)
+            index, here = self.state_index.get(i), inner if i < stop - 1 else ctx
             total, state, entry = self.layers[i](total, None if index is None else S[index], cache.layer(i), here)
             kept.append(entry)
             if index is not None:
                 changed[index] = state
         if not ctx.need_h:
-            return h.new_empty(0), S.with_layers(changed), tuple(kept)
+            return h[:, :0].detach(), S.with_layers(changed), tuple(kept)
         h = total.h if total.y is None else total.h + total.y
         if last == self.config.depth:
             h = self.pass_norm(h)
@@ -332,7 +332,7 @@ class HybridLM(nn.Module):
             mask: (B, n) bool, False for masked tokens.
             ctx: for decoding with a static cache; None: the tokens follow those of the cache.
             use_cache: False: the new cache counts the tokens but has no entries, which suffices before a hard eviction.
-            need_h: False: h of the result is not computed.
+            need_h: False: h of the result has no tokens, unless `use_cache` needs every block.
             shared: as in `PassContext`.
 
         Raises:
@@ -342,7 +342,8 @@ class HybridLM(nn.Module):
         require(n <= cache.room, f"tokens must fit into the {cache.room} free places of the window", n)
         embedded = self.embed(tokens, shared)
         ctx = ctx or self.blocks.context(embedded, cache, mask, use_cache, need_h, shared)
-        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, replace(ctx, need_h=need_h or last < depth))
+        core_ctx = replace(ctx, need_h=ctx.need_h or last < depth)  # the coda starts from h
+        core, core_S, kept = self.blocks.run(0, last, embedded, S, cache, core_ctx)
         h, after = core, core_S
         if last < depth:
             h, after, behind = self.blocks.run(last, depth, core, core_S, cache, ctx)

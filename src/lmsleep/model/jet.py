@@ -37,7 +37,8 @@ class Jet(DeltaRule):
     def forward(
         self, x: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
     ) -> tuple[Tensor, Tensor, ConvTail | None]:
-        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D) and the new ones."""
+        """x (B, n, D), state (B, H, K, V), last inputs of the convolution -> y (B, n, D), the new state
+        and inputs (None unless `ctx.use_cache`)."""
         inputs, before = (self.projected(x, ctx.shared), self.dynamic_conv1d(x)), cache.inputs if cache else None
         gates, how = (self.A_log, self.dt_bias, self.o_norm.weight), (ctx.mask, self.beta_scale, self.o_norm.eps)
         y, state, tail = jet_layer(*inputs, *gates, state, before, *how)

@@ -55,8 +55,9 @@ class Mamba2(nn.Module):
 
     def forward(
         self, u: Tensor, state: Tensor, cache: ConvTail | None, ctx: PassContext
-    ) -> tuple[Tensor, Tensor, ConvTail]:
-        """u (B, n, D), state (B, H, P, N), last inputs of the convolution -> y (B, n, D) and the new ones."""
+    ) -> tuple[Tensor, Tensor, ConvTail | None]:
+        """u (B, n, D), state (B, H, P, N), last inputs of the convolution -> y (B, n, D), the new state
+        and inputs (None unless `ctx.use_cache`)."""
         H, before = self.state_shape[0], cache.inputs if cache else None
         z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
         dt = step_size(dt, self.dt_bias, ctx.mask)
@@ -73,7 +74,8 @@ class Mamba2(nn.Module):
         else:
             y, state = ssd_delta(x, dt, A, B, C, self.D, state, self.correction_log.exp())
         y = self.norm(y.flatten(2), z)
-        return self.out_proj(y), state, ConvTail(conv_tail(xBC, before, weight.shape[1]))
+        tail = ConvTail(conv_tail(xBC, before, weight.shape[1])) if ctx.use_cache else None
+        return self.out_proj(y), state, tail
 
     def flops_per_token(self, window_size: int) -> int:
         """Write, read by C and, with `delta`, recall of B: a P x N product a head each."""

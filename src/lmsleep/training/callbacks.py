@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import lightning as L
@@ -15,7 +16,7 @@ from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.pretrained.export import NO_SLEEP
-from lmsleep.sleep import Pass, Windows, record_changes, sleep
+from lmsleep.sleep import OnOverflow, Pass, Windows, record_changes, sleep
 from lmsleep.training.optimizer import full_tensor
 
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -45,7 +46,7 @@ class SleepCallback(L.Callback):
             |S_n - S_(n-1)| / |S_n| of each fast-weight layer.
 
     Raises:
-        ValueError: if a number of passes is below 1 or the eviction is unknown; on loading a checkpoint that disagrees.
+        ValueError: if a number of passes is below 1 or the eviction is unknown.
     """
 
     def __init__(
@@ -79,6 +80,11 @@ class SleepCallback(L.Callback):
     def passes_for(self, module: L.LightningModule) -> int:
         """N of the current batch."""
         return self.training_n_passes or self.n_passes if module.training else self.n_passes
+
+    def answer(self, module: L.LightningModule) -> OnOverflow | None:
+        """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if no subclass has its own."""
+        own = type(self).on_overflow is not SleepCallback.on_overflow
+        return partial(self.on_overflow, module) if own or self.passes_for(module) > 1 else None
 
     @property
     def sleeps_per_sequence(self) -> float:

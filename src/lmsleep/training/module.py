@@ -12,11 +12,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.memory import Eviction, FastWeights
+from lmsleep.memory import Eviction
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
-from lmsleep.sleep import Pass, Reading, read_windows
+from lmsleep.sleep import Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.tasks.text_base import TextTask
@@ -104,10 +104,10 @@ class SleepModule(L.LightningModule):
     def forward(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, shared: SharedWeights | None = None
     ) -> Reading:
-        """Algorithm 1 over a batch; overflows go to `raise_overflow` if N > 1 or it is overridden."""
+        """Algorithm 1 over a batch; the `SleepCallback` answers overflows with a new h and S."""
         sleeper = self._sleeper
+        answer = None if sleeper is None else sleeper.answer(self)
         eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
-        awake = not self._somebody_answers
         if loss_windows is None and self.device_mesh is not None:
             loss_windows = gather_loss_windows(batch.targets, self.model.window_size)
         reading = read_windows(
@@ -116,28 +116,16 @@ class SleepModule(L.LightningModule):
             batch.targets,
             eviction=eviction,
             mask=batch.mask,
-            on_overflow=None if awake else self.raise_overflow,
+            on_overflow=answer,
             loss_windows=loss_windows,
             after_loss=self._after_loss,
             wake_passes=1 if sleeper is None else sleeper.wake_passes,
             scored_only=self.training,
             shared=shared,
         )
-        if awake and sleeper is not None:
+        if sleeper is not None and answer is None:
             sleeper.count(reading.windows.n_sleeps, len(batch.tokens))
         return reading
-
-    def raise_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        """The overflow event: the attention cache is full. The `SleepCallback` answers with a new h and S."""
-        sleeper = self._sleeper
-        return (h, S) if sleeper is None else sleeper.on_overflow(self, blocks, h, S)
-
-    @property
-    def _somebody_answers(self) -> bool:
-        """Whether an overflow may change h or S: with N > 1, or an overridden `raise_overflow` or `on_overflow`."""
-        sleeper = self._sleeper
-        sleeps = sleeper and (sleeper.passes_for(self) > 1 or is_overridden(sleeper, SleepCallback, "on_overflow"))
-        return bool(sleeps) or is_overridden(self, SleepModule, "raise_overflow")
 
     @property
     def _sleeper(self) -> SleepCallback | None:
@@ -244,8 +232,3 @@ class SleepModule(L.LightningModule):
         self.scores.reset()
         # The metric has gathered its counts: values are equal on all ranks.
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
-
-
-def is_overridden(what: object, base: type, name: str) -> bool:
-    """Whether a method of `base` is overridden, by a subclass or on the object."""
-    return name in vars(what) or getattr(type(what), name) is not getattr(base, name)
