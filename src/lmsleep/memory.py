@@ -25,6 +25,31 @@ def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
 
 
 @dataclass(frozen=True)
+class SleepSettings:
+    """How a model reads and sleeps; by default it is the plain hybrid, which never sleeps.
+
+    Args:
+        n_passes: N, the total number of passes over a window that overflows; the wake pass is the first.
+        eviction: `hard` empties the cache after a sleep, `sliding` keeps the newest L - 1 tokens.
+        after_loss: a window with loss sleeps too, once its loss is taken, if tokens follow it.
+        wake_passes: passes over every window before its outputs are used; a sleep adds N - 1.
+
+    Raises:
+        ValueError: if a number of passes is out of range or the eviction is unknown.
+    """
+
+    n_passes: int = 1
+    eviction: Eviction = "hard"
+    after_loss: bool = False
+    wake_passes: int = 1
+
+    def __post_init__(self) -> None:
+        check_n_passes(self.n_passes)
+        check_n_passes(self.wake_passes, "wake_passes")
+        check_eviction(self.eviction)
+
+
+@dataclass(frozen=True)
 class FastWeights:
     """S: one state per fast-weight layer, in the order of the blocks.
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.hub import require
-from lmsleep.memory import IGNORE, Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_n_passes
 from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -88,9 +88,7 @@ def read_windows(
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
             shape does not fit.
     """
-    check_n_passes(n_passes)
-    check_n_passes(wake_passes, "wake_passes")
-    check_eviction(eviction)
+    SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
     require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
     windows = checked_windows(model.window_size, tokens, targets, mask, loss_windows, after_loss)
     goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start

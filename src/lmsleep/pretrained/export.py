@@ -5,6 +5,7 @@ lmsleep export --ckpt runs/mini/fig2b/n4-s0/last.ckpt --out sleeper --dtype bflo
 
 import pickle
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,12 @@ import yaml
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.hub import first_line, left_by_run, require, typed
 from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite, warn_if_broken_off
 from lmsleep.model.lora import merged
 
 PREFIX = "model."  # of the language model inside the LightningModule
-# The settings of a run without SleepCallback.
-NO_SLEEP: dict[str, Any] = {"n_passes": 1, "eviction": "hard", "after_loss": False, "wake_passes": 1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -106,7 +106,7 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    return NO_SLEEP | typed(dict[str, Any], content.get("sleep", {}), "sleep in the checkpoint")
+    return asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
 
 
 def _tokenizer(task: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,10 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lmsleep.data import RowsDataModule
-from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.memory import Eviction, FastWeights, SleepSettings
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.pretrained.export import NO_SLEEP
 from lmsleep.sleep import OnOverflow, Pass, Windows, record_changes, sleep
 from lmsleep.training.optimizer import full_tensor
 
@@ -57,9 +57,7 @@ class SleepCallback(L.Callback):
         after_loss: bool = False,
         wake_passes: int = 1,
     ) -> None:
-        check_n_passes(n_passes)
-        check_n_passes(wake_passes, "wake_passes")
-        check_eviction(eviction)
+        SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
         self.n_passes, self.allow_other_n, self.after_loss = n_passes, allow_other_n, after_loss
         self.wake_passes = wake_passes
         self.eviction: Eviction = eviction
@@ -153,7 +151,7 @@ class SleepCallback(L.Callback):
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["sleep"] = sleep_settings(trainer)
+        checkpoint["sleep"] = asdict(sleep_settings(trainer))
 
 
 def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
@@ -166,10 +164,12 @@ def find_sleep_callback(trainer: L.Trainer) -> SleepCallback | None:
     return find_callback(trainer, SleepCallback)
 
 
-def sleep_settings(trainer: L.Trainer) -> dict[str, Any]:
-    """n_passes, eviction, after_loss and wake_passes of a trainer."""
+def sleep_settings(trainer: L.Trainer) -> SleepSettings:
+    """The settings of a trainer's SleepCallback, or of a trainer without."""
     sleeper = find_sleep_callback(trainer)
-    return dict(NO_SLEEP if sleeper is None else {name: getattr(sleeper, name) for name in NO_SLEEP})
+    if sleeper is None:
+        return SleepSettings()
+    return SleepSettings(sleeper.n_passes, sleeper.eviction, sleeper.after_loss, sleeper.wake_passes)
 
 
 class RunReport(L.Callback):
@@ -185,14 +185,14 @@ class RunReport(L.Callback):
         parameters = f"{model.config.num_params():,} parameters"
         if model.lora is not None:
             parameters += f" ({sum(p.numel() for p in model.parameters() if p.requires_grad):,} train)"
-        passes = f"{sleeps['n_passes']} pass{'es' if sleeps['n_passes'] > 1 else ''}"
-        if sleeps["wake_passes"] > 1:
-            passes += f", {sleeps['wake_passes']} of them awake in every window"
+        passes = f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
+        if sleeps.wake_passes > 1:
+            passes += f", {sleeps.wake_passes} of them awake in every window"
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {parameters}; {windows} windows of up to "
-            f"{model.window_size} tokens; {passes} ({sleeps['eviction']} eviction); "
+            f"{model.window_size} tokens; {passes} ({sleeps.eviction} eviction); "
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
             f"backends: {backends}"

@@ -90,7 +90,7 @@ class StopOnNonFinite(L.Callback):
 
     def _step(self, trainer: L.Trainer, module: Any) -> StepRecord:
         sleeper, data = find_sleep_callback(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        sleeps: dict[str, Any] = sleep_settings(trainer)
+        sleeps: dict[str, Any] = asdict(sleep_settings(trainer))
         if sleeper:
             sleeps |= {"n_passes": sleeper.passes_for(module), "eviction": sleeper.eviction_for(module)}
         return StepRecord(

@@ -9,12 +9,13 @@ import lightning as L
 
 from lmsleep.hub import checkpoint_folder
 from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
+from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks.text_base import TextTask
-from lmsleep.training.callbacks import NO_SLEEP, find_sleep_callback, sleep_settings
+from lmsleep.training.callbacks import find_sleep_callback, sleep_settings
 
 
 def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
@@ -24,9 +25,9 @@ def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, 
     for name in sorted(trained.keys() - INIT_FIELDS):
         check_as_trained(f"model.{name}", trained[name], config.get(name))
     check_as_trained("lora", checkpoint.get("lora"), model.lora and asdict(model.lora))
-    sleeper, mine = find_sleep_callback(trainer), sleep_settings(trainer)
+    sleeper, mine = find_sleep_callback(trainer), asdict(sleep_settings(trainer))
     if not (sleeper and sleeper.allow_other_n):
-        for name, value in {**NO_SLEEP, **checkpoint.get("sleep", {})}.items():
+        for name, value in {**asdict(SleepSettings()), **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, mine[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
 
