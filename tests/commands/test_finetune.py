@@ -11,9 +11,10 @@ import torch
 from checkpoints import ouro_shapes, random_weights, tiny_ouro, write
 from safetensors.torch import load_file
 
-from lmsleep import HybridLM, Session
+from lmsleep import HybridConfig, HybridLM, Session
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub.tokenizer import open_tokenizer
+from lmsleep.pretrained import load_pretrained
 from lmsleep.tasks import TextQA
 from lmsleep.tasks.spec import build_task
 
@@ -76,6 +77,22 @@ def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_pa
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["sleep"] == {"n_passes": 2, "eviction": "sliding", "after_loss": False, "wake_passes": 1}
+
+
+def test_one_setting_of_the_model_changes_that_of_the_weights_and_no_other(data, tmp_path):
+    """What is set on the command line makes the model of `load_pretrained` with the same change: its loop too."""
+    source = tmp_path / "model"
+    sizes = HybridConfig(900, d_model=32, pattern="AAAAAA", window_size=8, n_heads=2, n_kv_heads=1, loop=(1, 5))
+    sizes.build().save_pretrained(source)
+    shutil.move(gsm_bpe.train_bpe(tmp_path), source / "tokenizer.json")
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": gsm_bpe.EOS}))
+    args = ["finetune", f"--model={source}", f"--data={data}", "--steps=1", *SHORT]
+    for out, more, loop in (("middle", [], (2, 6)), ("all", ["--model.model.loop=null"], None)):
+        lmsleep([*args, f"--out={tmp_path / out}", "--model.model.pattern=AAAAAjAj", *more])
+        changes = {"pattern": "AAAAAjAj"} | ({"loop": None} if more else {})
+        model = HybridLM.from_pretrained(tmp_path / out)
+        assert model.config == load_pretrained(source, L, **changes).config and model.config.loop == loop
+        lmsleep(["test", f"--config={tmp_path / out}/config.yaml", f"--ckpt_path={tmp_path / out}/last.ckpt"])
 
 
 def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):

@@ -36,24 +36,24 @@ _FREE_WHERE_INSERTED = {"fast_heads", "fast_key_dim", "fast_value_dim", "fast_ke
 _FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
 
 
-def pretrained_config(source: str | Path) -> HybridConfig:
+def pretrained_config(source: str | Path, **changes: Any) -> HybridConfig:
     """The configuration of a checkpoint (a folder, or a name on the hub, optionally with `@revision`), with window_size
-    left open. Raises ValueError if there is none, or it is of no known family or not supported."""
-    return _family_and_config(_folder(source))[1]
+    left open; `changes` are fields of it. With another pattern, a sleep repeats the middle half of that, where it does
+    of the checkpoint's. Raises ValueError if there is none, or it is of no known family or not supported."""
+    config = _family_and_config(_folder(source))[1]
+    if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
+        changes = {"loop": middle_loop(changes["pattern"])} | changes
+    return replace(config, **changes)
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
-    """The model of a checkpoint, in float32, with the given window; `changes` are fields of its `HybridConfig`. With
-    another pattern, a sleep repeats the middle half of that, where it does of the checkpoint's.
+    """The model of a checkpoint, in float32, with the given window; `changes` as of `pretrained_config`.
 
     Raises:
         ValueError: as `pretrained_config` and `load_weights`.
     """
     folder = _folder(source)
-    config = _family_and_config(folder)[1]
-    if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
-        changes = {"loop": middle_loop(changes["pattern"])} | changes
-    model = replace(config, window_size=window_size, **changes).build()
+    model = pretrained_config(folder, window_size=window_size, **changes).build()
     load_weights(model, folder)
     return model
 

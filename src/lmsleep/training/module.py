@@ -38,7 +38,7 @@ class SleepModule(L.LightningModule):
     Args:
         task: gives vocabulary, window size, slices and answers.
         model: the architecture; vocab_size and window_size may be left to the task. None: that of `init_from`, or the
-            default.
+            default. On the command line, with `init_from`, what is given are changes to that of the weights.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
         accelerate: `compile` compiles the blocks; `graph` captures forward and backward of a training step as CUDA
