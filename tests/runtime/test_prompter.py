@@ -198,6 +198,31 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     assert Session.from_pretrained(tmp_path / "whole", tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
 
 
+def test_a_saved_model_s_folder_as_tokenizer_brings_its_templates(speaker, tmp_path):
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    speaker.save_pretrained(tmp_path, trained={"task": task}, files=tokenizer_files("bytes"))
+    own = Session.from_pretrained(tmp_path)
+    for given in (tmp_path, str(tmp_path)):
+        assert Session(own.model, tokenizer=given).prompter.prompts("Which?") == ["Q: Which? A:"]
+    assert Session(own.model, tokenizer=tmp_path / "tokenizer.json").prompter.prompts("Which?") == ["Which?"]
+
+
+def test_a_saved_memory_keeps_its_templates_for_any_tokenizer(speaker, tmp_path):
+    """A tokenizer has none; another `Prompter` says how to ask, as `lmsleep chat --question` does."""
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    task |= {"role": "user", "ahead": [{"role": "system", "content": "Read."}], "behind": None}
+    speaker.save_pretrained(tmp_path / "model", trained={"task": task}, files=tokenizer_files("bytes"))
+    session = Session.from_pretrained(tmp_path / "model")
+    session.feed(TEXT)
+    session.save(tmp_path / "memory")
+    for given in (tmp_path / "model", tmp_path / "model/tokenizer.json", BYTES, "bytes"):
+        again = Session.load(tmp_path / "memory", session.model, tokenizer=given).prompter
+        assert (again.role, again.around) == (session.prompter.role, session.prompter.around)
+        assert again.stop == (EOS,) and again.texts(TEXT, "Which?") == session.prompter.texts(TEXT, "Which?")
+    assert Session.load(tmp_path / "memory", session.model, tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
+    assert Session.load(tmp_path / "memory", session.model).prompter is None
+
+
 def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):
     Tokenizer(models.WordLevel({str(i): i for i in range(7)}, "0")).save(str(tmp_path / "tokenizer.json"))
     assert Prompter.of(tmp_path, 7).stop == ()

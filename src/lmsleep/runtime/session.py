@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, checkpoint_folder
+from lmsleep.hub import check_integer, checkpoint_folder, typed
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
@@ -171,17 +171,21 @@ class Session(StreamReader):
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
-        before = tuple(map(dict, self.prompter.before)) if self.prompter else ()
-        save_memory(path, self.model, SavedMemory(self.n_passes, self.eviction, self.groups, before))
+        said = (tuple(map(dict, self.prompter.before)), self.prompter.spec()) if self.prompter else ()
+        save_memory(path, self.model, SavedMemory(self.n_passes, self.eviction, self.groups, *said))
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
-        """A session that continues from a saved memory, with its N and eviction; `options` as of the class. Raises
-        ValueError if the file cannot be read, is no saved memory, or was written by another model, or `options` have
+        """A session that continues from a saved memory, with its N and eviction; `options` as of the class. It asks with
+        the templates that it was saved with, unless the tokenizer is a `Prompter`. Raises ValueError if the file cannot be read, is no saved memory, or was written by another model, or `options` have
         another N or eviction."""
         for name in {"n_passes", "eviction"} & options.keys():
             raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {options[name]!r}")
-        n_passes, eviction, groups, before = load_memory(path, model)
+        n_passes, eviction, groups, before, task = load_memory(path, model)
+        if task and (given := options.get("tokenizer")) is not None:
+            written = typed(dict[str, Any], task.get("init_args"), "init_args in the saved memory").get("tokenizer")
+            vocab_size = model.embedding.num_embeddings
+            options["tokenizer"] = Prompter.from_folder(Path(str(written)), {"task": task}, vocab_size, given)
         session = cls(model, n_passes, eviction, **options)
         if session.prompter and before:
             session.prompter = replace(session.prompter, before=before)
