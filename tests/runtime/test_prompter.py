@@ -158,7 +158,9 @@ def test_what_cannot_be_read_or_asked_leaves_the_memory_as_it_was(speaker, call,
 def test_text_needs_a_tokenizer_that_fits_the_model(build):
     with pytest.raises(ValueError, match="tokens must be integers where the session has no tokenizer, got text 'a'"):
         Session(build()).feed("a")
-    with pytest.raises(ValueError, match="tokenizer must be given to a session that is asked in text, got None"):
+    with pytest.raises(
+        ValueError, match="tokenizer must be given to a session that reads or is asked in text, got None"
+    ):
         Session(build()).ask("a")
     with pytest.raises(ValueError, match="stop must be tokens where the session has no tokenizer, got 'a'"):
         Session(build()).generate([1], 3, stop="a")

@@ -96,7 +96,7 @@ class SleepCLI(PlainCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        given = parser.parse_args(args, defaults=False)
+        given = parser.parse_args(self.words, defaults=False)
         change_pretrained(config.model, given[self.config.subcommand].get("model.model"))
         check_checkpoint(config.get("ckpt_path"))
         if self.config.subcommand != "fit" and not config.get("ckpt_path") and not config.model.init_from:

@@ -142,13 +142,17 @@ class Prompter:
             warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
 
-    def open_file(self, file: Path) -> "tuple[Prompter, str | None]":
-        """For a file: as `with_document`; or as `with_conversation`, and None, if it is a conversation: a .json and
-        `role` is set. Raises ValueError if it has no text."""
-        with naming_file(file):
-            text = file.read_text(encoding="utf-8")
-            require(text.strip(), "a document must have text in it", text)
-        if self.role and file.suffix == ".json":
+    def open(self, document: str | Path) -> "tuple[Prompter, str | None]":
+        """For a text, as `with_document`; for a file, as that with its text, or as `with_conversation`, and None, if it
+        is a conversation: a .json and `role` is set. Raises ValueError if there is no text."""
+        allowed = "a document must have text in it"
+        if isinstance(document, str):
+            require(document.strip(), allowed, document)
+            return self.with_document(document)
+        with naming_file(document):
+            text = document.read_text(encoding="utf-8")
+            require(text.strip(), allowed, text)
+        if self.role and document.suffix == ".json":
             return self.with_conversation(text), None
         return self.with_document(text)
 
