@@ -126,11 +126,14 @@ def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, dat
 
 
 def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
-    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *SHORT])
+    args = ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *SHORT]
+    lmsleep([*args, "--context=Of old: {context}\n", "--n_passes=1"])
     capsys.readouterr()
     code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S)
-    assert code and "How many eggs?" in code[1]
-    exec(code[1], {})
+    assert code and "How many eggs?" in code[1] and "session.read('The wren has" in code[1]
+    exec(code[1], page := {})
+    document = re.search(r"read\('(.*)'\)", code[1])[1]
+    assert page["session"].prompter.texts(document)[0] == f"Of old: {document}\n"
     assert capsys.readouterr().out.endswith("\n")
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
 

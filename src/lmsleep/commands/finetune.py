@@ -18,12 +18,13 @@ import torch
 from lmsleep.atomic import check_folder
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
 from lmsleep.errors import OneSentenceParser, one_sentence
-from lmsleep.hub import QUESTION, checkpoint_folder
+from lmsleep.hub import CONTEXT, QUESTION, checkpoint_folder
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
+from lmsleep.tasks.text_qa import rename_fields
 from lmsleep.training.checkpoint import ONE_FILE
 
 TASK = "data.task.init_args."
@@ -158,6 +159,9 @@ To ask a question of a text, as in training:
 ```bash
 lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
 ```"""
+    front, found, back = rename_fields(task.context, task.question_template)[0].partition(CONTEXT)
+    plain = found and QUESTION not in front + back and not task.around
+    read = read[len(front) : len(read) - len(back)] if plain else read
     read = read if len(read) < 500 else read[:500] + " ..."
     return f"""{text}
 
@@ -167,6 +171,6 @@ In Python, here that of a held-out row:
 from lmsleep import Session
 
 session = Session.from_pretrained({str(out)!r})
-session.feed({read!r})
+session.{"read" if plain else "feed"}({read!r})
 print(session.ask({asked[len(before) : len(asked) - len(after)]!r}))
 ```"""
