@@ -1,6 +1,7 @@
 """Text in and out, against a loop over tokens by hand and Python's own UTF-8."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lmsleep import HybridLM, Session, read_windows
 from lmsleep.hub.tokenizer import open_tokenizer, tokenizer_files
 from lmsleep.runtime.prompter import Prompter
+from lmsleep.tasks import TextQA
 
 BYTES = open_tokenizer("bytes")
 EOS = BYTES.token_to_id("<eos>")
@@ -198,6 +200,31 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
         == "Q: Which? A:"
     )
     assert Session.from_pretrained(tmp_path / "whole", tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
+
+
+def test_a_question_that_does_not_fit_into_the_window_is_warned_of_once(build):
+    speaker = build("AG", vocab_size=257, dtype=torch.float32, window_size=9)
+    session = Session(speaker, tokenizer=Prompter(BYTES, TextQA("", question="Q: {question} A:")))
+    session.feed(TEXT)
+    room = speaker.window_size - len("Q:  A:")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.ask("x" * room, 2)
+    with pytest.warns(UserWarning, match=f"^a question must fit into a window of {speaker.window_size} tokens") as said:
+        for more in (1, 2):
+            session.ask("x" * (room + more), 2)
+    assert len({str(one.message) for one in said}) == 1 and said[0].filename == __file__
+
+
+def test_an_empty_question_is_refused_where_a_template_has_a_place_for_it(speaker):
+    session = Session(speaker, tokenizer=Prompter(BYTES, TextQA("", question="Q: {question} A:")))
+    session.feed(TEXT)
+    for empty in ("", " "):
+        with pytest.raises(ValueError, match=f"^question must have text in it, got '{empty}'$"):
+            session.ask(empty)
+        with pytest.raises(ValueError, match=r"^question must have text in it"):
+            session.ask(["Which?", empty])
+    assert Session(speaker, tokenizer="bytes").ask(" ", 2) is not None  # there is no template
 
 
 def test_a_saved_model_s_folder_as_tokenizer_brings_its_templates(speaker, tmp_path):

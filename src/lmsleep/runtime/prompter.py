@@ -180,9 +180,12 @@ class Prompter:
         return question if self.role or QUESTION in self.task.question else ""
 
     def format_question(self, question: str) -> str:
-        """A question in its template. Raises ValueError if it has no place there."""
+        """A question in its template. Raises ValueError if it has no place there, or it has one and there is none."""
         allowed = "question must be empty where it was read before the text in training or was always the same"
         require(not question.strip() or self.remaining_question(question), allowed, question)
+        bare = not self.role and self.task.question == QUESTION
+        empty = not question.strip() and self.remaining_question("...") and not bare
+        require(not empty, "question must have text in it", question)
         return self.texts(None, question)[1]
 
     def prompts(self, question: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """A stream of tokens or text of any length, read through a small window: awake token by token, asleep on overflow."""
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -268,6 +269,9 @@ class Session(StreamReader):
         stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, prompter)
         stops = stops._replace(ids=stops.ids | set(prompter.stop))
         prompts, how = prompter.prompts(question), Sampling(temperature=0.0) | how
+        if max(len(prompter.encode(prompt)) for prompt in prompts) > self.model.window_size:
+            fits = f"a question must fit into a window of {self.model.window_size} tokens with its template"
+            warnings.warn(f"{fits}, as in training: a part of this one is slept on", stacklevel=4)
         return self._answers(prompts, max_new_tokens, stops, prompter, asleep, how)
 
     def _tokenizing(self) -> Prompter:
