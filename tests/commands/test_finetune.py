@@ -138,6 +138,21 @@ def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
+def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, data, tmp_path):
+    """In a file of settings, where it is only warned of, the card shows no code that would fail."""
+    lines = [{"q": f"How many {i}?", "doc": f"The wren has {i} eggs. " * 3, "answer": i} for i in range(60)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    args = ["finetune", f"--model={folder}", f"--data={tmp_path}/own.jsonl", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match=r"^error: context must call its question \{question\} or .* got '\{q\} \{doc"):
+        lmsleep([*args, "--context={q} {doc}", "--question=A:", "--steps=1", *SHORT])
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "own.yaml").write_text("data: {task: {init_args: {context: '{q} {doc}', question: 'A:'}}}")
+    with pytest.warns(UserWarning, match=r"^context must call its question"):
+        lmsleep([*args, "--steps=1", f"--config={tmp_path}/own.yaml", *SHORT])
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| windows | rows |" in card and "session" not in card.split("# A language model")[1].split("| | |")[0]
+
+
 def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_path, capsys):
     said = [("user", "The wren has 3 eggs."), ("assistant", "Good."), ("user", "How many eggs?"), ("assistant", "3")]
     line = json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
