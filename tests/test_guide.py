@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmsleep.hub.tokenizer import tokenizer_files
+
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs/guide.md").read_text()
 FEW = "--trainer.max_steps=2 --trainer.val_check_interval=2 --data.eval_rows=16 --data.eval_batch_size=16"
@@ -63,6 +65,20 @@ def test_no_section_stands_twice_and_the_list_names_all():
 def test_most_commands_are_run_here():
     assert sum(not elsewhere(command) for command in commands()) > 20
     assert all(any(re.match(pattern, command) for command in commands()) for pattern in ELSEWHERE)
+
+
+def test_a_session_reads_is_asked_saved_loaded_and_forked_as_the_page_says(build, tmp_path, monkeypatch, capsys):
+    code = next(block for block in blocks("python") if "session.read(" in block)
+    monkeypatch.chdir(tmp_path)
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    speaker = build("AG", vocab_size=257, dtype=torch.float32, window_size=40)
+    speaker.save_pretrained("runs/qa/model", trained={"task": task}, files=tokenizer_files("bytes"))
+    Path("notes.txt").write_text("The wren by the mill is blue. The mole is pink.")
+    exec(code.replace("ask(question)", "ask(question, 9)"), page := {})
+    asked = page["session"]
+    assert asked.prompter.prompts("Why?") == ["Q: Why? A:"] and Path("notes.memory").is_file()
+    said = [page["answer"](question) for question in ("Which colour is the wren?", "And the mole?")]
+    assert capsys.readouterr().out.endswith(" ".join(said) + "\n")
 
 
 def test_a_module_of_ones_own_sleeps_as_the_page_says():

@@ -11,9 +11,10 @@ import torch
 from checkpoints import ouro_shapes, random_weights, tiny_ouro, write
 from safetensors.torch import load_file
 
-from lmsleep import HybridLM, Session
+from lmsleep import HybridConfig, HybridLM, Session
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub.tokenizer import open_tokenizer
+from lmsleep.pretrained import load_pretrained
 from lmsleep.tasks import TextQA
 from lmsleep.tasks.spec import build_task
 
@@ -78,6 +79,22 @@ def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_pa
     assert saved["sleep"] == {"n_passes": 2, "eviction": "sliding", "after_loss": False, "wake_passes": 1}
 
 
+def test_one_setting_of_the_model_changes_that_of_the_weights_and_no_other(data, tmp_path):
+    """What is set on the command line makes the model of `load_pretrained` with the same change: its loop too."""
+    source = tmp_path / "model"
+    sizes = HybridConfig(900, d_model=32, pattern="AAAAAA", window_size=8, n_heads=2, n_kv_heads=1, loop=(1, 5))
+    sizes.build().save_pretrained(source)
+    shutil.move(gsm_bpe.train_bpe(tmp_path), source / "tokenizer.json")
+    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": gsm_bpe.EOS}))
+    args = ["finetune", f"--model={source}", f"--data={data}", "--steps=1", *SHORT]
+    for out, more, loop in (("middle", [], (2, 6)), ("all", ["--model.model.loop=null"], None)):
+        lmsleep([*args, f"--out={tmp_path / out}", "--model.model.pattern=AAAAAjAj", *more])
+        changes = {"pattern": "AAAAAjAj"} | ({"loop": None} if more else {})
+        model = HybridLM.from_pretrained(tmp_path / out)
+        assert model.config == load_pretrained(source, L, **changes).config and model.config.loop == loop
+        lmsleep(["test", f"--config={tmp_path / out}/config.yaml", f"--ckpt_path={tmp_path / out}/last.ckpt"])
+
+
 def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
     lmsleep(
         ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--lora.rank=2", "--steps=2", *SHORT]
@@ -109,13 +126,31 @@ def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, dat
 
 
 def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
-    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *SHORT])
+    args = ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *SHORT]
+    lmsleep([*args, "--context=Of old: {context}\n", "--n_passes=1"])
     capsys.readouterr()
     code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S)
-    assert code and "How many eggs?" in code[1]
-    exec(code[1], {})
+    assert code and "How many eggs?" in code[1] and "session.read('The wren has" in code[1]
+    exec(code[1], page := {})
+    document = re.search(r"read\('(.*)'\)", code[1])[1]
+    assert page["session"].prompter.texts(document)[0] == f"Of old: {document}\n"
     assert capsys.readouterr().out.endswith("\n")
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
+
+
+def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, data, tmp_path):
+    """In a file of settings, where it is only warned of, the card shows no code that would fail."""
+    lines = [{"q": f"How many {i}?", "doc": f"The wren has {i} eggs. " * 3, "answer": i} for i in range(60)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    args = ["finetune", f"--model={folder}", f"--data={tmp_path}/own.jsonl", f"--out={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match=r"^error: context must call its question \{question\} or .* got '\{q\} \{doc"):
+        lmsleep([*args, "--context={q} {doc}", "--question=A:", "--steps=1", *SHORT])
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "own.yaml").write_text("data: {task: {init_args: {context: '{q} {doc}', question: 'A:'}}}")
+    with pytest.warns(UserWarning, match=r"^context must call its question"):
+        lmsleep([*args, "--steps=1", f"--config={tmp_path}/own.yaml", *SHORT])
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| windows | rows |" in card and "session" not in card.split("# A language model")[1].split("| | |")[0]
 
 
 def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_path, capsys):

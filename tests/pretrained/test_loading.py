@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -190,6 +191,24 @@ def test_tokenizer(folder):
     Tokenizer(models.WordLevel({str(i): i for i in range(20)}, "0")).save(str(path))
     with pytest.raises(ValueError, match="below the model's vocab_size 19, got 19"):
         load_tokenizer(folder)
+
+
+def test_a_change_that_no_configuration_knows_is_one_sentence(folder):
+    for load in (pretrained_config, partial(load_pretrained, window_size=9)):
+        with pytest.raises(
+            ValueError, match=r"^changes must be fields of HybridConfig, such as pattern, got 'patern'$"
+        ):
+            load(folder, patern="A")
+    with pytest.raises(ValueError, match=r"^changes must be fields of HybridConfig, got 'zzz'$"):
+        load_pretrained(folder, window_size=9, zzz=1)
+
+
+def test_all_fields_that_differ_from_the_weights_are_named_at_once(folder):
+    other = pretrained_config(folder, window_size=9, n_heads=2, conv_size=3)
+    with pytest.raises(
+        ValueError, match=r"^n_heads of the model must be 4 .*, got 2; others that do not fit: conv_size$"
+    ):
+        load_weights(other.build(), folder)
 
 
 def test_a_module_starts_from_pretrained_weights(tmp_path, folder):

@@ -1,6 +1,7 @@
 """Text in and out, against a loop over tokens by hand and Python's own UTF-8."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lmsleep import HybridLM, Session, read_windows
 from lmsleep.hub.tokenizer import open_tokenizer, tokenizer_files
 from lmsleep.runtime.prompter import Prompter
+from lmsleep.tasks import TextQA
 
 BYTES = open_tokenizer("bytes")
 EOS = BYTES.token_to_id("<eos>")
@@ -158,7 +160,9 @@ def test_what_cannot_be_read_or_asked_leaves_the_memory_as_it_was(speaker, call,
 def test_text_needs_a_tokenizer_that_fits_the_model(build):
     with pytest.raises(ValueError, match="tokens must be integers where the session has no tokenizer, got text 'a'"):
         Session(build()).feed("a")
-    with pytest.raises(ValueError, match="tokenizer must be given to a session that is asked in text, got None"):
+    with pytest.raises(
+        ValueError, match="tokenizer must be given to a session that reads or is asked in text, got None"
+    ):
         Session(build()).ask("a")
     with pytest.raises(ValueError, match="stop must be tokens where the session has no tokenizer, got 'a'"):
         Session(build()).generate([1], 3, stop="a")
@@ -196,6 +200,56 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
         == "Q: Which? A:"
     )
     assert Session.from_pretrained(tmp_path / "whole", tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
+
+
+def test_a_question_that_does_not_fit_into_the_window_is_warned_of_once(build):
+    speaker = build("AG", vocab_size=257, dtype=torch.float32, window_size=9)
+    session = Session(speaker, tokenizer=Prompter(BYTES, TextQA("", question="Q: {question} A:")))
+    session.feed(TEXT)
+    room = speaker.window_size - len("Q:  A:")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.ask("x" * room, 2)
+    with pytest.warns(UserWarning, match=f"^a question must fit into a window of {speaker.window_size} tokens") as said:
+        for more in (1, 2):
+            session.ask("x" * (room + more), 2)
+    assert len({str(one.message) for one in said}) == 1 and said[0].filename == __file__
+
+
+def test_an_empty_question_is_refused_where_a_template_has_a_place_for_it(speaker):
+    session = Session(speaker, tokenizer=Prompter(BYTES, TextQA("", question="Q: {question} A:")))
+    session.feed(TEXT)
+    for empty in ("", " "):
+        with pytest.raises(ValueError, match=f"^question must have text in it, got '{empty}'$"):
+            session.ask(empty)
+        with pytest.raises(ValueError, match=r"^question must have text in it"):
+            session.ask(["Which?", empty])
+    assert Session(speaker, tokenizer="bytes").ask(" ", 2) is not None  # there is no template
+
+
+def test_a_saved_model_s_folder_as_tokenizer_brings_its_templates(speaker, tmp_path):
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    speaker.save_pretrained(tmp_path, trained={"task": task}, files=tokenizer_files("bytes"))
+    own = Session.from_pretrained(tmp_path)
+    for given in (tmp_path, str(tmp_path)):
+        assert Session(own.model, tokenizer=given).prompter.prompts("Which?") == ["Q: Which? A:"]
+    assert Session(own.model, tokenizer=tmp_path / "tokenizer.json").prompter.prompts("Which?") == ["Which?"]
+
+
+def test_a_saved_memory_keeps_its_templates_for_any_tokenizer(speaker, tmp_path):
+    """A tokenizer has none; another `Prompter` says how to ask, as `lmsleep chat --question` does."""
+    task = {"class_path": "lmsleep.tasks.TextQA", "init_args": {"question": "Q: {question} A:"}}
+    task |= {"role": "user", "ahead": [{"role": "system", "content": "Read."}], "behind": None}
+    speaker.save_pretrained(tmp_path / "model", trained={"task": task}, files=tokenizer_files("bytes"))
+    session = Session.from_pretrained(tmp_path / "model")
+    session.feed(TEXT)
+    session.save(tmp_path / "memory")
+    for given in (tmp_path / "model", tmp_path / "model/tokenizer.json", BYTES, "bytes"):
+        again = Session.load(tmp_path / "memory", session.model, tokenizer=given).prompter
+        assert (again.role, again.around) == (session.prompter.role, session.prompter.around)
+        assert again.stop == (EOS,) and again.texts(TEXT, "Which?") == session.prompter.texts(TEXT, "Which?")
+    assert Session.load(tmp_path / "memory", session.model, tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
+    assert Session.load(tmp_path / "memory", session.model).prompter is None
 
 
 def test_a_tokenizer_in_a_folder_names_what_ends_an_answer(speaker, tmp_path):

@@ -92,6 +92,41 @@ def test_a_question_on_a_document_is_that_of_its_row(tuned, seen, tmp_path, temp
     assert seen == wanted
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_session_reads_a_document_as_in_its_row(tuned, seen, first):
+    row = {"context": DOCUMENT, "question": QUESTION, "answer": "blue"}
+    ahead = {"context": "Of old: {question} {context}\n", "question": "\nA:"}
+    wanted = tuned(row, **(ahead if first else {"context": "Of old: {context}\n"}))
+    session = Session.from_pretrained("model")
+    if first:
+        with pytest.raises(ValueError, match=r"^question must be given with .* before the document, got None$"):
+            session.read(DOCUMENT)
+    else:
+        with pytest.raises(ValueError, match=r"^question must be left out .*, got 'Which\?'$"):
+            session.read(DOCUMENT, "Which?")
+    tokens = session.read(DOCUMENT, QUESTION if first else None)
+    assert tokens == sum(map(len, wanted[:-1])) and not session.groups[0].cache.fresh
+    session.ask("" if first else QUESTION, 1)
+    seen[-1].pop()  # the token that was answered
+    assert seen == wanted
+
+
+def test_a_session_reads_files_and_rows_and_needs_a_tokenizer_for_it(tuned, seen, tmp_path):
+    wanted = tuned({"context": DOCUMENT, "question": QUESTION, "answer": "blue"})
+    (tmp_path / "notes.txt").write_text(DOCUMENT)
+    session, windows = Session.from_pretrained("model"), []
+    with session.fork() as branch:
+        branch.read(tmp_path / "notes.txt", on_window=lambda *at: windows.append(at))
+        assert seen[:-1] == wanted[:-1] and windows == [(i, len(wanted) - 1) for i in range(1, len(wanted))]
+    session.feed([[1], [2]])
+    session.read(DOCUMENT)  # in windows of its own, in both rows
+    assert seen[-len(wanted) : -1] == wanted[:-1] and session.batch_size == 2
+    with pytest.raises(ValueError, match=r"^a document must have text in it, got ' '$"):
+        session.read(" ")
+    with pytest.raises(ValueError, match=r"^tokenizer must be given to a session that reads or is asked in text"):
+        Session(session.model).read(DOCUMENT)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     """tokenizer(template): a folder of one with this chat template."""

@@ -266,3 +266,15 @@ def test_a_copy_goes_on_apart(build, draw_tokens, static):
     for one in (session, copy.deepcopy(session)):
         got = torch.cat([one.feed(tokens[:, i]) for i in range(8, 20)], dim=1)
         torch.testing.assert_close(got, wanted[:, 8:])
+
+
+def test_a_session_says_how_it_sleeps_and_what_it_holds(build, draw_tokens):
+    session = Session(build(), 3, "sliding")
+    assert repr(session) == "<Session: N = 3, sliding eviction; nothing read, windows of 6 tokens>"
+    session.feed([[1, 2], [3]])
+    assert (
+        repr(session)
+        == f"<Session: N = 3, sliding eviction; 2 rows, 1 to 2 of 6 tokens in the window, {session.nbytes:,} bytes>"
+    )
+    session.sleep()
+    assert "2 rows, 0 of 6 tokens in the window" in repr(session)

@@ -200,7 +200,11 @@ def test_what_stands_around_a_question_has_its_one_field_whatever_its_name(writt
     [
         ("{'context': 1}\n", "must be JSON, got expecting property name enclosed in double quotes at character 1"),
         ("[" * 200_000 + "\n", "must be JSON, got maximum recursion depth exceeded .*at character 0"),
-        ("[1]\n", "must be a JSON object, got a list"),
+        ("[1]\n", "must be a JSON object, one a line, got a list"),
+        (
+            {"id": 1, "q": "a"},
+            r"must have the field 'context', got id, q; templates name other fields, as --context '\{id\}'",
+        ),
         ({"context": "a", "question": "b"}, "must have the field 'answer', got context, question"),
         (
             {"context": ["a"], "question": "b", "answer": "c"},

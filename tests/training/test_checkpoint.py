@@ -7,6 +7,8 @@ import re
 import resource
 import signal
 import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -15,11 +17,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback
+from lmsleep.tasks import Rule110
 from lmsleep.training import LastCheckpoint
 from lmsleep.training.checkpoint import AtomicCheckpointIO
 from lmsleep.training.curve import LearningCurve
 
-from .conftest import Recorder, fitted, weights
+from .conftest import TASK, Recorder, fitted, weights
 
 
 @pytest.fixture
@@ -64,6 +67,52 @@ def test_a_checkpoint_remembers_whether_windows_with_loss_slept(run, checkpoint)
             ValueError, match=r"^after_loss must be False, with which the checkpoint was trained, got True"
         ):
             cell.trainer.validate(cell.module, cell.data, ckpt_path=trained)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"optimizer": {"muon_lr": 1e-4}}, r"model\.optimizer\.muon_lr must be 0\.02, .*, got 0\.0001; other settings"),
+        ({"optimizer": {"warmup_steps": 3}}, r"model\.optimizer\.warmup_steps must be 2, .*, got 3"),
+        ({"data": {"seed": 5}}, r"data\.seed must be 0, .*, got 5"),
+        ({"data": {"batch_size": 4}}, r"data\.batch_size must be 8, .*, got 4"),
+        ({"task": Rule110(steps=3, width=6, n_states=2)}, r"data\.task\.steps must be 2, .*, got 3"),
+    ],
+)
+def test_a_resumed_run_refuses_settings_with_which_it_would_be_another(run, checkpoint, changed, sentence):
+    """Learning rates would be those of the checkpoint, whatever the run's config.yaml said; rows would be others."""
+    path = checkpoint(2)
+
+    def cell():
+        made = run(2, task=changed.get("task", TASK), data_options=changed.get("data"))
+        config = made.module.optimizer_config
+        made.module.optimizer_config = replace(config, **changed.get("optimizer", {}))
+        return made
+
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        (resumed := cell()).trainer.fit(resumed.module, resumed.data, ckpt_path=path)
+    (scored := cell()).trainer.validate(scored.module, scored.data, ckpt_path=path, verbose=False)
+
+
+def test_a_resumed_run_may_go_on_for_longer_and_be_scored_on_other_rows(run, checkpoint):
+    cell = run(2, max_steps=3, data_options={"eval_rows": 48, "eval_batch_size": 4, "num_workers": 1})
+    cell.trainer.fit(cell.module, cell.data, ckpt_path=checkpoint(2))
+    assert cell.trainer.global_step == 3
+
+
+def test_a_task_with_a_field_that_is_no_plain_value_resumes(run, tmp_path):
+    @dataclass(frozen=True)
+    class Other(Rule110):
+        where: Path = tmp_path
+        sizes: tuple[int, ...] = (1, 2)
+
+    path, task = tmp_path / "a.ckpt", Other(steps=2, width=6, n_states=2)
+    fitted(run(2, task=task, max_steps=1)).trainer.save_checkpoint(path)
+    again = run(2, task=task)
+    again.trainer.fit(again.module, again.data, ckpt_path=path)
+    other = run(2, task=replace(task, sizes=(1, 3)))
+    with pytest.raises(ValueError, match=r"^data\.task\.sizes must be \[1, 2\], .*, got \[1, 3\]"):
+        other.trainer.fit(other.module, other.data, ckpt_path=path)
 
 
 @pytest.mark.parametrize(

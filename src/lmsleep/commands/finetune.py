@@ -18,12 +18,13 @@ import torch
 from lmsleep.atomic import check_folder
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
 from lmsleep.errors import OneSentenceParser, one_sentence
-from lmsleep.hub import QUESTION, checkpoint_folder
+from lmsleep.hub import CONTEXT, QUESTION, checkpoint_folder, require
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
+from lmsleep.tasks.text_qa import ASKABLE, is_askable, rename_fields
 from lmsleep.training.checkpoint import ONE_FILE
 
 TASK = "data.task.init_args."
@@ -66,6 +67,8 @@ def main(args: Sequence[str] | None = None) -> None:
         own.error(f"the following arguments are required: {' and '.join(missing)}")
     with one_sentence():
         check_folder(asked.out)
+        context, question = asked.context or TextQA.context, asked.question or TextQA.question
+        require(is_askable(context, question), ASKABLE, context)
         folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
         if asked.out.resolve() == folder.resolve():
             raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
@@ -147,7 +150,7 @@ def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
     """The start of the model card: base model, scores, and how to ask."""
     task = cli.datamodule.task
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
-    if not isinstance(task, TextQA):
+    if not isinstance(task, TextQA) or not is_askable(task.context, task.question):
         return text
     read, asked, _ = task.example
     before, _, after = task.question_template.partition(QUESTION)
@@ -158,6 +161,9 @@ To ask a question of a text, as in training:
 ```bash
 lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
 ```"""
+    front, found, back = rename_fields(task.context, task.question_template)[0].partition(CONTEXT)
+    plain = found and QUESTION not in front + back and not task.around
+    read = read[len(front) : len(read) - len(back)] if plain else read
     read = read if len(read) < 500 else read[:500] + " ..."
     return f"""{text}
 
@@ -167,6 +173,6 @@ In Python, here that of a held-out row:
 from lmsleep import Session
 
 session = Session.from_pretrained({str(out)!r})
-session.feed({read!r})
+session.{"read" if plain else "feed"}({read!r})
 print(session.ask({asked[len(before) : len(asked) - len(after)]!r}))
 ```"""

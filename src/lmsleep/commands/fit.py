@@ -14,11 +14,12 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -33,6 +34,7 @@ from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import LAST, require
+from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
@@ -94,6 +96,8 @@ class SleepCLI(PlainCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        given = parser.parse_args(self.words, defaults=False)
+        change_pretrained(config.model, given[self.config.subcommand].get("model.model"))
         check_checkpoint(config.get("ckpt_path"))
         if self.config.subcommand != "fit" and not config.get("ckpt_path") and not config.model.init_from:
             warnings.warn("the weights are random: --ckpt_path names those of a run", stacklevel=2)
@@ -141,6 +145,13 @@ def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> 
     limit, every = trainer["max_steps"], trainer.get("val_check_interval")
     found = {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
     return found | {"val_check_interval": min(every, epochs * batches)} if isinstance(every, int) else found
+
+
+def change_pretrained(model: Namespace, given: Namespace | None) -> None:
+    """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with the
+    `given` ones as changes. Raises ValueError as `pretrained_config`."""
+    if model.init_from and model.model and given:
+        model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(given))))
 
 
 def check_checkpoint(path: str | None) -> None:

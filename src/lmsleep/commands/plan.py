@@ -14,6 +14,7 @@ import time
 from argparse import SUPPRESS, HelpFormatter
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmsleep.commands.clock import StepTimer
-from lmsleep.commands.fit import RunParser, SleepCLI, make_cli, steps_of_epochs
+from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, steps_of_epochs
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.hub import require
@@ -119,6 +120,10 @@ class PlanCLI(SleepCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        model, given = self.config.model, parser.parse_args(args, defaults=False).get("model.model")
+        # A preset of a published model has all sizes: its weights are not downloaded to plan it.
+        if model.init_from and (Path(model.init_from).is_dir() or "vocab_size" not in (given or ())):
+            change_pretrained(model, given)
 
     def before_instantiate_classes(self) -> None:
         """Shortens the run to the steps that are measured; `whole` has the settings of all of it."""

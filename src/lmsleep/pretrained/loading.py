@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,24 +37,28 @@ _FREE_WHERE_INSERTED = {"fast_heads", "fast_key_dim", "fast_value_dim", "fast_ke
 _FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
 
 
-def pretrained_config(source: str | Path) -> HybridConfig:
+def pretrained_config(source: str | Path, **changes: Any) -> HybridConfig:
     """The configuration of a checkpoint (a folder, or a name on the hub, optionally with `@revision`), with window_size
-    left open. Raises ValueError if there is none, or it is of no known family or not supported."""
-    return _family_and_config(_folder(source))[1]
+    left open; `changes` are fields of it. With another pattern, a sleep repeats the middle half of that, where it does
+    of the checkpoint's. Raises ValueError if there is none, or it is of no known family or not supported."""
+    known = [field.name for field in fields(HybridConfig)]
+    for name in changes:
+        near = f", such as {found[0]}" if (found := get_close_matches(name, known)) else ""
+        require(name in known, f"changes must be fields of HybridConfig{near}", name)
+    config = _family_and_config(_folder(source))[1]
+    if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
+        changes = {"loop": middle_loop(changes["pattern"])} | changes
+    return replace(config, **changes)
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
-    """The model of a checkpoint, in float32, with the given window; `changes` are fields of its `HybridConfig`. With
-    another pattern, a sleep repeats the middle half of that, where it does of the checkpoint's.
+    """The model of a checkpoint, in float32, with the given window; `changes` as of `pretrained_config`.
 
     Raises:
         ValueError: as `pretrained_config` and `load_weights`.
     """
     folder = _folder(source)
-    config = _family_and_config(folder)[1]
-    if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
-        changes = {"loop": middle_loop(changes["pattern"])} | changes
-    model = replace(config, window_size=window_size, **changes).build()
+    model = pretrained_config(folder, window_size=window_size, **changes).build()
     load_weights(model, folder)
     return model
 
@@ -110,9 +115,12 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder:
     require(match_layers(ours.pattern, stored) is not None, allowed, ours.pattern)
     family = HFConfig.read(folder).take("model_type", str)
     free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
-    for name in [field.name for field in fields(HybridConfig) if field.name not in free]:
-        mine, wanted = getattr(ours, name), getattr(theirs, name)
-        require(mine == wanted, f"{name} of the model must be {wanted!r} as in the {family} checkpoint {folder}", mine)
+    names = [field.name for field in fields(HybridConfig) if field.name not in free]
+    if differ := [name for name in names if getattr(ours, name) != getattr(theirs, name)]:
+        mine, wanted = (getattr(config, differ[0]) for config in (ours, theirs))
+        too = f"; others that do not fit: {', '.join(differ[1:])}" if differ[1:] else ""
+        allowed = f"{differ[0]} of the model must be {wanted!r} as in the {family} checkpoint {folder}"
+        raise ValueError(f"{allowed}, got {mine!r}{too}")
 
 
 def _tensors(folder: Path) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import CONTEXT, QUESTION, naming_file, parse_json, require, typed
+from lmsleep.hub import CONTEXT, QUESTION, checkpoint_folder, naming_file, parse_json, read_object, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER, check_vocabulary, named_eos, open_tokenizer
+from lmsleep.model.folder import CONFIG, MODEL_TYPE, read_config
 from lmsleep.tasks.text_qa import TextQA, rename_fields
 
 if TYPE_CHECKING:
@@ -46,8 +47,17 @@ class Prompter:
     @classmethod
     def of(cls, given: Any, vocab_size: int) -> "Prompter":
         """From a tokenizer of `tokenizers` or transformers, a folder, file or name, or `bytes`, which may also give the
-        token that ends an answer. Raises ValueError if there is no such tokenizer, or it has more tokens than the
-        model."""
+        token that ends an answer; that of a saved model also has the templates of its training. Raises ValueError if
+        there is no such tokenizer, or it has more tokens than the model."""
+        if isinstance(given, str | Path) and given != "bytes" and not Path(given).is_file():
+            folder = checkpoint_folder(given, (CONFIG, *TOKENIZER), "tokenizer")
+            if (path := folder / CONFIG).is_file() and read_object(path).get("model_type") == MODEL_TYPE:
+                given = cls.from_folder(folder, read_config(folder)[1], vocab_size) or given
+        return cls.bare(given, vocab_size)
+
+    @classmethod
+    def bare(cls, given: Any, vocab_size: int) -> "Prompter":
+        """As `of`, without templates unless `given` is a `Prompter`."""
         if not isinstance(given, cls):
             named = isinstance(given, str | Path)
             tokenizer = open_tokenizer(given) if named else getattr(given, "backend_tokenizer", given)
@@ -65,7 +75,7 @@ class Prompter:
         """From a saved model and the metadata of its training; None if it has no tokenizer. `given` as in `of`, in
         place of the folder's tokenizer."""
         if isinstance(given, cls):
-            return cls.of(given, vocab_size)
+            return cls.bare(given, vocab_size)
         task = trained.get("task")
         task = task if isinstance(task, Mapping) else {}
         said = {name: text for name, text in dict(task.get("init_args") or {}).items() if isinstance(text, str)}
@@ -75,7 +85,7 @@ class Prompter:
         source = own if given is None else given
         if source is None:
             return None
-        prompter = cls.of(source, vocab_size)
+        prompter = cls.bare(source, vocab_size)
         role = str(task["role"]) if "role" in task else None
         context, question = rename_fields(said.get("context", CONTEXT), said.get("question", QUESTION))
         written = own if own == "bytes" else folder.resolve()
@@ -87,6 +97,14 @@ class Prompter:
         said_around = [task.get(name, ()) for name in ("ahead", "behind")]
         around = typed(tuple[Messages, Messages], said_around, "what stands around a document")
         return cls(prompter.tokenizer, rows, role, around, stop=prompter.stop if end is None else (end,))
+
+    def spec(self) -> dict[str, Any]:
+        """All but the tokenizer and `before`, as `from_folder` takes it for the task of a training."""
+        names = ("tokenizer", "context", "question", "message", "eos_token")
+        said: dict[str, Any] = {name: getattr(self.task, name) for name in names}
+        said["eos_token"] = self.tokenizer.id_to_token(self.stop[0]) if self.stop else said["eos_token"]
+        around = {"role": self.role, "ahead": self.around[0], "behind": self.around[1]}
+        return {"init_args": said} | (around if self.role is not None else {})
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text. Raises ValueError if it has half a surrogate pair."""
@@ -124,13 +142,17 @@ class Prompter:
             warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
 
-    def open_file(self, file: Path) -> "tuple[Prompter, str | None]":
-        """For a file: as `with_document`; or as `with_conversation`, and None, if it is a conversation: a .json and
-        `role` is set. Raises ValueError if it has no text."""
-        with naming_file(file):
-            text = file.read_text(encoding="utf-8")
-            require(text.strip(), "a document must have text in it", text)
-        if self.role and file.suffix == ".json":
+    def open(self, document: str | Path) -> "tuple[Prompter, str | None]":
+        """For a text, as `with_document`; for a file, as that with its text, or as `with_conversation`, and None, if it
+        is a conversation: a .json and `role` is set. Raises ValueError if there is no text."""
+        allowed = "a document must have text in it"
+        if isinstance(document, str):
+            require(document.strip(), allowed, document)
+            return self.with_document(document)
+        with naming_file(document):
+            text = document.read_text(encoding="utf-8")
+            require(text.strip(), allowed, text)
+        if self.role and document.suffix == ".json":
             return self.with_conversation(text), None
         return self.with_document(text)
 
@@ -158,9 +180,12 @@ class Prompter:
         return question if self.role or QUESTION in self.task.question else ""
 
     def format_question(self, question: str) -> str:
-        """A question in its template. Raises ValueError if it has no place there."""
+        """A question in its template. Raises ValueError if it has no place there, or it has one and there is none."""
         allowed = "question must be empty where it was read before the text in training or was always the same"
         require(not question.strip() or self.remaining_question(question), allowed, question)
+        bare = not self.role and self.task.question == QUESTION
+        empty = not question.strip() and self.remaining_question("...") and not bare
+        require(not empty, "question must have text in it", question)
         return self.texts(None, question)[1]
 
     def prompts(self, question: Any) -> list[str]:

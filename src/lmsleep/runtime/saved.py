@@ -26,6 +26,7 @@ class SavedMemory(NamedTuple):
     eviction: Eviction
     groups: list[Memory]
     before: tuple[dict[str, Any], ...] = ()  # the messages before a question
+    task: dict[str, Any] | None = None  # `Prompter.spec`
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Header:
     eviction: Eviction
     groups: tuple[GroupSpec, ...]
     before: tuple[dict[str, Any], ...] = ()
+    task: dict[str, Any] | None = None
 
 
 def save_memory(path: str | Path, model: HybridLM, saved: SavedMemory) -> None:
@@ -74,7 +76,7 @@ def save_memory(path: str | Path, model: HybridLM, saved: SavedMemory) -> None:
     # Cloned, since tensors of a memory may share storage, which safetensors does not support.
     tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
     groups = tuple(GroupSpec(group.rows, _cache_spec(group.cache), _cache_spec(group.past)) for group in saved.groups)
-    header = Header(VERSION, model_identity(model), saved.n_passes, saved.eviction, groups, saved.before)
+    header = Header(VERSION, model_identity(model), saved.n_passes, saved.eviction, groups, *saved[3:])
     save_tensors(path, tensors, FORMAT, asdict(header))
 
 
@@ -106,7 +108,7 @@ def load_memory(path: str | Path, model: HybridLM) -> SavedMemory:
     with torch.no_grad():
         _, like = Memory.start(model, 1).read(model, token)
     groups = [_restore(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
-    return SavedMemory(header.n_passes, header.eviction, groups, header.before)
+    return SavedMemory(header.n_passes, header.eviction, groups, header.before, header.task)
 
 
 def model_identity(model: HybridLM) -> ModelIdentity:

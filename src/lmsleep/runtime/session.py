@@ -1,7 +1,8 @@
 """A stream of tokens or text of any length, read through a small window: awake token by token, asleep on overflow."""
 
+import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, checkpoint_folder
+from lmsleep.hub import check_integer, checkpoint_folder, require, typed
 from lmsleep.hub.tokenizer import TOKENIZER
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
@@ -64,6 +65,15 @@ class Session(StreamReader):
         super().__init__(model, n_passes, eviction, callbacks, static)
         self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.embedding.num_embeddings)
 
+    def __repr__(self) -> str:
+        said, L = f"<Session: N = {self.n_passes}, {self.eviction} eviction; ", self.model.window_size
+        fresh = sorted({group.cache.fresh for group in self.groups})
+        if not fresh:
+            return f"{said}nothing read, windows of {L} tokens>"
+        held = f"{fresh[0]} to {fresh[-1]}" if len(fresh) > 1 else fresh[0]
+        rows = f"{self.batch_size} rows, " if self.batch_size != 1 else ""
+        return f"{said}{rows}{held} of {L} tokens in the window, {self.nbytes:,} bytes>"
+
     @locked
     def feed(self, tokens: Fed, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
         """Reads tokens, or text if the session has a tokenizer.
@@ -81,6 +91,42 @@ class Session(StreamReader):
             ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.
         """
         return self._read(to_rows(encode_input(tokens, self.prompter), mask, self.batch_size, self.model), last_only)
+
+    @locked
+    def read(
+        self,
+        document: str | Path,
+        question: str | None = None,
+        *,
+        on_window: Callable[[int, int], None] = lambda at, total: None,
+    ) -> int:
+        """Reads a document in the template of the training, and sleeps on each of its windows: `lmsleep chat --read`.
+
+        Args:
+            document: a text or, as a `Path`, a file, of which a .json may be a conversation.
+            question: for a model that reads its question before the document, and for no other; `ask` is then given
+                nothing, unless the question stands behind the document too.
+            on_window: called before each window with its number, from 1, and how many there are.
+
+        Returns:
+            The number of tokens.
+
+        Raises:
+            ValueError: if there is no tokenizer or no text, or the question is missing or has no place.
+        """
+        prompter, text = self._tokenizing().open(document)
+        said = "given with a document where the training had it before the document"
+        said = said if prompter.question_first else "left out where the training had it behind the document"
+        require(prompter.question_first == (question is not None), f"question must be {said}", question)
+        read = prompter.texts(text, "..." if question is None else question)[0]
+        windows = prompter.split_windows(read, self.model.window_size)
+        self.prompter = prompter
+        self.sleep()
+        for at, window in enumerate(windows, 1):
+            on_window(at, len(windows))
+            self.feed([window] * (self.batch_size or 1), last_only=True)
+            self.sleep()
+        return sum(map(len, windows))
 
     @locked
     def generate(self, prompt: Fed, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Sampling]) -> Tensor:
@@ -171,17 +217,23 @@ class Session(StreamReader):
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
-        before = tuple(map(dict, self.prompter.before)) if self.prompter else ()
-        save_memory(path, self.model, SavedMemory(self.n_passes, self.eviction, self.groups, before))
+        saved = SavedMemory(self.n_passes, self.eviction, self.groups)
+        if self.prompter:
+            saved = saved._replace(before=tuple(map(dict, self.prompter.before)), task=self.prompter.spec())
+        save_memory(path, self.model, saved)
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
-        """A session that continues from a saved memory, with its N and eviction; `options` as of the class. Raises
-        ValueError if the file cannot be read, is no saved memory, or was written by another model, or `options` have
-        another N or eviction."""
+        """A session that continues from a saved memory, with its N and eviction; `options` as of the class. It asks by
+        the templates that it was saved with, unless the tokenizer is a `Prompter`. Raises ValueError if the file cannot
+        be read, is no saved memory, or was written by another model, or `options` have another N or eviction."""
         for name in {"n_passes", "eviction"} & options.keys():
             raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {options[name]!r}")
-        n_passes, eviction, groups, before = load_memory(path, model)
+        n_passes, eviction, groups, before, task = load_memory(path, model)
+        if task and (given := options.get("tokenizer")) is not None:
+            written = typed(dict[str, Any], task.get("init_args"), "init_args in the saved memory").get("tokenizer")
+            vocab_size = model.embedding.num_embeddings
+            options["tokenizer"] = Prompter.from_folder(Path(str(written)), {"task": task}, vocab_size, given)
         session = cls(model, n_passes, eviction, **options)
         if session.prompter and before:
             session.prompter = replace(session.prompter, before=before)
@@ -213,12 +265,19 @@ class Session(StreamReader):
         self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Sampling
     ) -> tuple[list[Answer], Iterator[Tensor]]:
         """As `_answers`, for questions in text."""
+        prompter = self._tokenizing()
+        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, prompter)
+        stops = stops._replace(ids=stops.ids | set(prompter.stop))
+        prompts, how = prompter.prompts(question), Sampling(temperature=0.0) | how
+        if max(len(prompter.encode(prompt)) for prompt in prompts) > self.model.window_size:
+            fits = f"a question must fit into a window of {self.model.window_size} tokens with its template"
+            warnings.warn(f"{fits}, as in training: a part of this one is slept on", stacklevel=4)
+        return self._answers(prompts, max_new_tokens, stops, prompter, asleep, how)
+
+    def _tokenizing(self) -> Prompter:
         if self.prompter is None:
-            raise ValueError("tokenizer must be given to a session that is asked in text, got None")
-        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, self.prompter)
-        stops = stops._replace(ids=stops.ids | set(self.prompter.stop))
-        prompts, how = self.prompter.prompts(question), Sampling(temperature=0.0) | how
-        return self._answers(prompts, max_new_tokens, stops, self.prompter, asleep, how)
+            raise ValueError("tokenizer must be given to a session that reads or is asked in text, got None")
+        return self.prompter
 
     def _answers(
         self,

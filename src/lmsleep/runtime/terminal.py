@@ -79,31 +79,31 @@ class Chat:
         """Reads a document or, from a .json file, a conversation, in the format of the training."""
         session = self.session
         assert session.prompter is not None
-        session.prompter, text = session.prompter.open_file(file)
-        if text and session.prompter.question_first:
-            self.levels[-1].documents.append((file.name, text))
-            self.log.print(f"{file.name}: is read once its question is known", highlight=False)
-        else:
-            self.show_reading(session, file.name, session.prompter.texts(text)[0])
+        if not session.prompter.question_first:
+            self.show_reading(session, file.name, file)
+            return
+        session.prompter, text = session.prompter.open(file)
+        self.levels[-1].documents.append((file.name, text or ""))
+        self.log.print(f"{file.name}: is read once its question is known", highlight=False)
 
-    def show_reading(self, session: Session, name: str, text: str) -> None:
-        """Reads a text by windows and sleeps on each, with a progress bar."""
-        assert session.prompter is not None
-        windows = session.prompter.split_windows(text, session.model.window_size)
+    def show_reading(self, session: Session, name: str, document: str | Path, question: str | None = None) -> None:
+        """`Session.read` with a progress bar."""
         slept = self.counts.sleeps
+        at = ""
         columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
         with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.log) as bar:
-            task = bar.add_task(name, total=max(1, len(windows)), note="")
-            for at, window in enumerate(windows, 1):
-                before = f"window {at}/{len(windows)}, {self.counts.sleeps - slept} sleeps; "
-                bar.update(task, note=before + "awake")
-                session.feed(window, last_only=True)
-                with self.showing(lambda event, before=before: bar.update(task, note=f"{before}asleep, {event}")):
-                    session.sleep()
-                bar.update(task, completed=at)
-            note = f"{len(windows)} windows, {self.counts.sleeps - slept} sleeps"
-            bar.update(task, completed=max(1, len(windows)), note=note)
-        self.counts.tokens += sum(map(len, windows))
+            task = bar.add_task(name, total=None, note="")
+
+            def awake(window: int, total: int) -> None:
+                nonlocal at
+                at = f"window {window}/{total}, {self.counts.sleeps - slept} sleeps; "
+                bar.update(task, total=total, completed=window - 1, note=f"{at}awake")
+
+            with self.showing(lambda event: bar.update(task, note=f"{at}asleep, {event}")):
+                self.counts.tokens += session.read(document, question, on_window=awake)
+            windows = int(bar.tasks[0].total or 0)
+            note = f"{windows} windows, {self.counts.sleeps - slept} sleeps"
+            bar.update(task, completed=windows, note=note)
 
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
@@ -128,7 +128,7 @@ class Chat:
             if prompter and prompter.question_first:
                 session = stack.enter_context(session.fork())
                 for name, text in self.levels[-1].documents:
-                    self.show_reading(session, name, prompter.texts(text, question)[0])
+                    self.show_reading(session, name, text, question)
                 question = prompter.remaining_question(question)
             stack.enter_context(self.showing(show))
             pieces = iter(session.stream(question, self.max_new_tokens, **self.how))

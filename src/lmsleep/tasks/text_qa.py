@@ -22,6 +22,10 @@ from lmsleep.tasks.text_base import TextTask
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 AROUND_ROWS = 100  # rows that `TextQA.around` looks at
+ASKABLE = (
+    "context must call its question {question} or its document {context}, or else `lmsleep chat` does not know which "
+    "is asked"
+)
 CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
@@ -69,11 +73,8 @@ class TextQA(TextTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fields = set(_FIELD.findall(self.context))
-        if len(fields) > 1 and not fields & {"context", "question"} and not _FIELD.search(self.question):
-            wanted = "context must call its question {question} or its document {context}"
-            unknown = "or else `lmsleep chat` does not know which is asked"
-            warnings.warn(f"{wanted}, {unknown}, got {self.context!r}", stacklevel=3)
+        if not is_askable(self.context, self.question):
+            warnings.warn(f"{ASKABLE}, got {self.context!r}", stacklevel=3)
 
     def _open(self) -> None:
         _ = self.eos_id
@@ -94,7 +95,7 @@ class TextQA(TextTask):
         except json.JSONDecodeError as error:
             raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"must be a JSON object, got a {type(row).__name__}")
+            raise ValueError(f"must be a JSON object, one a line, got a {type(row).__name__}")
         if row.get("messages") is None:
             return fill_template(self.context, row), fill_template(self.question, row), fill_template(self.answer, row)
         messages = row["messages"]
@@ -198,6 +199,12 @@ class TextQA(TextTask):
         return Batch(*map(torch.from_numpy, (tokens, targets, windows, mask)))
 
 
+def is_askable(context: str, question: str) -> bool:
+    """Whether templates tell which field is the question: it may be one of several of the context."""
+    fields = set(_FIELD.findall(context))
+    return len(fields) < 2 or bool(fields & {"context", "question"} or _FIELD.search(question))
+
+
 def rename_fields(context: str, question: str) -> tuple[str, str]:
     """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
     question may stand in the first template alone, if one of the fields has its own name."""
@@ -223,7 +230,11 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
             inside = {str(i): item for i, item in enumerate(found)} if isinstance(found, list) else found
             inside = inside if isinstance(inside, Mapping) else {}
             if name not in inside:
-                raise ValueError(f"must have the field {match[1]!r}, got {', '.join(map(str, inside)) or 'none'}")
+                names, hint = {"context", "question", "answer"}, ""
+                if match[1] in names and row and not names & row.keys():
+                    hint = f"; templates name other fields, as --context '{{{next(iter(row))}}}'"
+                got = ", ".join(map(str, inside)) or "none"
+                raise ValueError(f"must have the field {match[1]!r}, got {got}{hint}")
             found = inside[name]
         if isinstance(found, str):
             return found

@@ -15,7 +15,7 @@ from lmsleep.model.folder import check_finite
 from lmsleep.training.optimizer import MuonAdamW
 
 # The types of the keys that are read, each if it is there.
-CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep"), dict[str, Any])
+CONTENT: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep", "settings"), dict[str, Any])
 CONTENT |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
 CONTENT |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
 CONTENT |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)

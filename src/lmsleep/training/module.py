@@ -29,7 +29,7 @@ from lmsleep.training.lightning_internals import attached_trainer, loaded_checkp
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
-from lmsleep.training.start import check_resumed, check_tokenizer
+from lmsleep.training.start import check_resumed, check_run_settings, check_tokenizer, run_settings
 
 
 class SleepModule(L.LightningModule):
@@ -38,7 +38,7 @@ class SleepModule(L.LightningModule):
     Args:
         task: gives vocabulary, window size, slices and answers.
         model: the architecture; vocab_size and window_size may be left to the task. None: that of `init_from`, or the
-            default.
+            default. On the command line, with `init_from`, what is given are changes to that of the weights.
         optimizer: Muon, AdamW and their schedule.
         checkpointing: recompute passes in the backward to save memory.
         accelerate: `compile` compiles the blocks; `graph` captures forward and backward of a training step as CUDA
@@ -214,13 +214,16 @@ class SleepModule(L.LightningModule):
             checkpoint["max_steps"] = total_steps(self.trainer)
         if self.model.lora is not None:
             checkpoint["lora"] = asdict(self.model.lora)
+        checkpoint["settings"] = run_settings(self.trainer, self.optimizer_config, self.task)
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError if the checkpoint does not fit the model, or was trained with another N."""
+        """Raises ValueError if the checkpoint does not fit the model, or was trained with other settings."""
         if (trainer := attached_trainer(self)) is not None:
             check_resumed(trainer, self.model, checkpoint)
+            mine = run_settings(trainer, self.optimizer_config, self.task)
+            check_run_settings(trainer, checkpoint.get("settings", {}), mine)
             check_states(trainer, checkpoint)
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:

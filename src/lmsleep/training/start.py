@@ -1,11 +1,13 @@
 """Checks of what a run starts from: model and sleep settings of a checkpoint, tokenizer of pretrained weights."""
 
+import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lmsleep.hub import checkpoint_folder
 from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
@@ -14,8 +16,12 @@ from lmsleep.model import HybridLM
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.pretrained.loading import FILES
+from lmsleep.tasks import Task
 from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.callbacks import find_sleep_callback, sleep_settings
+from lmsleep.training.optimizer import OptimizerConfig
+
+NEW_RUN = "; other settings are a new run from these weights: lmsleep export, then --model.init_from"
 
 
 def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, Any]) -> None:
@@ -30,6 +36,32 @@ def check_resumed(trainer: L.Trainer, model: HybridLM, checkpoint: Mapping[str, 
         for name, value in {**asdict(SleepSettings()), **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, mine[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
+
+
+def run_settings(trainer: L.Trainer, optimizer: OptimizerConfig, task: Task) -> dict[str, Any]:
+    """The settings of updates and rows by name, as JSON has them: with others, a resumed run would be another. None
+    stands for what JSON cannot hold, such as a table in a task."""
+    data = getattr(trainer, "datamodule", None)
+    given = {f"model.optimizer.{name}": value for name, value in asdict(optimizer).items()}
+    given |= {f"data.{name}": getattr(data, name, None) for name in ("seed", "batch_size")}
+    given["data.task"] = type(task).__name__
+    own = fields(task) if is_dataclass(task) else ()
+    given |= {f"data.task.{field.name}": getattr(task, field.name) for field in own}
+    return {name: _as_json(value) for name, value in given.items()}
+
+
+def _as_json(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return None
+
+
+def check_run_settings(trainer: L.Trainer, trained: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raises ValueError if training would go on with other `run_settings` than those of the checkpoint."""
+    if trainer.state.fn == TrainerFn.FITTING:
+        for name in trained:
+            check_as_trained(name, trained[name], mine.get(name), NEW_RUN)
 
 
 def check_as_trained(name: str, trained: Any, mine: Any, note: str = "") -> None:
