@@ -24,6 +24,16 @@ def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
     check_integer(name, n_passes, 1, 10_000, " (the wake pass counts)")
 
 
+def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
+    """Raises ValueError if tokens (B, n) are outside of the vocabulary; `targets` may be `IGNORE`."""
+    outside = (tokens < 0) | (tokens >= vocab_size)
+    outside = outside & (tokens != IGNORE) if name == "targets" else outside
+    if outside.any():
+        row, place = outside.nonzero()[0].tolist()
+        got = f"{tokens[row, place]} (row {row}, token {place})"
+        raise ValueError(f"{name} must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
+
+
 @dataclass(frozen=True)
 class SleepSettings:
     """How a model reads and sleeps; by default it is the plain hybrid, which never sleeps.

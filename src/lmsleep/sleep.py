@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.hub import require
-from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_n_passes
+from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_n_passes, check_tokens
 from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -86,11 +86,12 @@ def read_windows(
 
     Raises:
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
-            shape does not fit.
+            shape or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
     """
     SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
     require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
-    windows = checked_windows(model.window_size, tokens, targets, mask, loss_windows, after_loss)
+    check_batch(tokens, targets, mask, model.embedding.num_embeddings)
+    windows = checked_windows(model.window_size, tokens, targets, loss_windows, after_loss)
     goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start
     answer = on_overflow or partial(sleep, n_passes=n_passes)
     S = model.init_fast_weights(len(tokens))  # line 1
@@ -198,26 +199,35 @@ class Windows:
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
 
 
+def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, vocab_size: int) -> None:
+    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), of another dtype, or not in the
+    vocabulary. The last is looked at on a CPU alone: elsewhere a reading would wait for the device."""
+    require(isinstance(tokens, Tensor), "tokens must be a tensor", type(tokens).__name__)
+    shape = tuple(tokens.shape)
+    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
+    for name, given in (("tokens", tokens), ("targets", targets), ("mask", mask)):
+        if given is None:
+            continue
+        require(given.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(given.shape))
+        kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
+        said = "bool" if name == "mask" else "integers (torch.int64)"
+        require(given.dtype in kinds, f"{name} must be {said}", given.dtype)
+        if name != "mask" and given.device.type == "cpu":
+            check_tokens(name, given, vocab_size)
+
+
 def checked_windows(
     size: int,
     tokens: Tensor,
     targets: Tensor | None,
-    mask: Tensor | None,
     loss_windows: Sequence[bool] | None,
     after_loss: bool,
 ) -> Windows:
     """The windows of tokens (B, T), `size` tokens each; the other arguments as in `read_windows`. Raises ValueError if
-    a shape, a dtype or the number of `loss_windows` does not fit."""
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, other in (("targets", targets), ("mask", mask)):
-        if other is not None:
-            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
-    if mask is not None:
-        require(mask.dtype == torch.bool, "mask must be bool", mask.dtype)
+    the number of `loss_windows` does not fit."""
     if loss_windows is None and targets is not None:
         return Windows.of(targets, size, after_loss)
-    length = shape[1]
+    length = tokens.shape[1]
     count = -(-length // size)
     carry_loss = (False,) * count if loss_windows is None else tuple(loss_windows)
     require(len(carry_loss) == count, f"loss_windows must say of {count} windows if they carry loss", len(carry_loss))

@@ -52,7 +52,9 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
         self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
         return super().format_help(formatter)
 
-    def parse_string(self, content: str, path: str | os.PathLike = "", **options: Any) -> Namespace:
+    def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, content: str, path: str | os.PathLike = "", **options: Any
+    ) -> Namespace:
         """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
         mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
         values = yaml.safe_load(content)
