@@ -254,7 +254,12 @@ class Reading:
 
     @classmethod
     def of(cls, model: HybridLM, windows: Windows, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
-        """Joins the outputs of all windows, and (logits, targets) of those with loss."""
+        """Joins the outputs of all windows, and (logits, targets) of those with loss. Raises ValueError if a mixer has
+        left another kind of fast weights than it started from."""
+        for index, (state, start) in enumerate(zip(S.states, model.init_fast_weights(1).states, strict=True)):
+            left = None if state is None else (tuple(state.shape[1:]), state.dtype)
+            said = f"the state of fast-weight layer {index} must be {start.dtype} of shape {tuple(start.shape[1:])}"
+            require(left == (tuple(start.shape[1:]), start.dtype), f"{said} for each row", left)
         whole = torch.cat(hidden, dim=1) if len(hidden) > 1 else hidden[0]
         if not scored:
             return cls(model, windows, whole, S, None, None, None)
