@@ -513,6 +513,14 @@ def test_a_batch_is_evaluated_before_the_first_step(fit, monkeypatch, tmp_path):
         fit("--trainer.max_steps=1")
 
 
+@pytest.mark.parametrize("command", ["fit", "plan"])
+def test_a_task_is_held_to_its_contract_before_a_run_writes_anything(monkeypatch, tmp_path, command):
+    monkeypatch.setattr("lmsleep.tasks.Rule110.sequence_length", 20)
+    with pytest.raises(SystemExit, match=r"^error: Rule110, rows of train: tokens must be sequence_length=20 a row"):
+        main([command, *TINY, "--trainer.max_steps=4", "--checkpoint.dirpath=run"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))

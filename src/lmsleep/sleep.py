@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.hub import require
-from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_n_passes, check_tokens
+from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_batch, check_n_passes
 from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -197,23 +197,6 @@ class Windows:
     def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
         """Tokens of a row, each counted once for every pass of the looped blocks over it."""
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
-
-
-def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, vocab_size: int) -> None:
-    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), of another dtype, or not in the
-    vocabulary. The last is looked at on a CPU alone: elsewhere a reading would wait for the device."""
-    require(isinstance(tokens, Tensor), "tokens must be a tensor", type(tokens).__name__)
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, given in (("tokens", tokens), ("targets", targets), ("mask", mask)):
-        if given is None:
-            continue
-        require(given.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(given.shape))
-        kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
-        said = "bool" if name == "mask" else "integers (torch.int64)"
-        require(given.dtype in kinds, f"{name} must be {said}", given.dtype)
-        if name != "mask" and given.device.type == "cpu":
-            check_tokens(name, given, vocab_size)
 
 
 def checked_windows(

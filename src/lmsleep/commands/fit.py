@@ -34,7 +34,7 @@ from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import LAST, require
-from lmsleep.tasks import Task
+from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import ONE_FILE, is_local
@@ -118,9 +118,11 @@ class SleepCLI(PlainCLI):
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def instantiate_classes(self) -> None:
-        """Raises the constructors' own ValueError, which jsonargparse wraps."""
+        """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
             super().instantiate_classes()
+            if self.subcommand in (None, "fit"):
+                check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
         except ValueError as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
