@@ -22,6 +22,7 @@ window, as a looped language model does. `after_loss` (default off) lets a windo
 10; otherwise nothing sleeps where every window has loss, as in plain language modelling.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +74,8 @@ def read_windows(
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
     Args:
-        targets: (B, T), `IGNORE` where there is no loss; which windows sleep follows from them, see `Windows`.
+        targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss; which
+            windows sleep follows from them, see `Windows`.
         n_passes: N.
         mask: (B, T) bool, False for tokens that must leave no trace.
         on_overflow: called at an overflow in place of `sleep(..., n_passes)`.
@@ -94,6 +96,7 @@ def read_windows(
     windows = checked_windows(model.window_size, tokens, targets, loss_windows, after_loss)
     goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start
     answer = on_overflow or partial(sleep, n_passes=n_passes)
+    warn_if_idle(model, n_passes, windows if windows.length >= windows.size else None)
     S = model.init_fast_weights(len(tokens))  # line 1
     cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
@@ -197,6 +200,27 @@ class Windows:
     def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
         """Tokens of a row, each counted once for every pass of the looped blocks over it."""
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
+
+
+def warn_if_idle(
+    model: HybridLM, n_passes: int, windows: Windows | None = None, warn: Callable[[str], None] = warnings.warn
+) -> None:
+    """Warns where N > 1 gives what N = 1 gives: without fast weights, or where no window of a batch sleeps."""
+    if n_passes > 1 and not model.blocks.state_index:
+        warn(f"n_passes is {n_passes}, but the pattern {model.config.pattern!r} has no fast weights to sleep with")
+    elif n_passes > 1 and windows is not None and not windows.n_sleeps:
+        told = "none of them full" if windows.length < windows.size else "loss in every full one"
+        which = f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {told})"
+        warn(idle_sentence(n_passes, which))
+
+
+def idle_sentence(n_passes: int, which: str) -> str:
+    """What a warning says where `which` sleeps."""
+    return (
+        f"n_passes is {n_passes}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps where it "
+        f"is full and carries no loss (targets of {IGNORE} alone); --sleep.after_loss=true, in Python after_loss, lets "
+        "those with loss sleep too"
+    )
 
 
 def checked_windows(
