@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -191,3 +194,30 @@ def test_a_model_whose_rule_leaves_another_kind_of_state_is_not_trained():
             ValueError, match=r"^the state of fast-weight layer 0 must be torch\.float32 of shape \(16,\)"
         ):
             read_windows(model, torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_a_letter_of_an_installed_plugin_is_known_to_every_program(tmp_path):
+    """As pip leaves it: a module, and its name in entry_points.txt beside it."""
+    told = tmp_path / "my_rule-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my-rule\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[lmsleep.plugins]\nmine = my_rule\n")
+    lines = [
+        "from lmsleep.model import register_mixer",
+        "from lmsleep.model.gated_delta import GatedDelta",
+        "from lmsleep.pretrained import register_backbone",
+        "from lmsleep.pretrained.llama import LLAMAS",
+        "register_mixer('H', 'mine', GatedDelta)",
+        "register_backbone('mistral', LLAMAS['llama'])",
+    ]
+    (tmp_path / "my_rule.py").write_text("\n".join(lines))
+    code = "from lmsleep import HybridConfig; print(HybridConfig(pattern='AH').pattern)"
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        for path in (paths, os.environ.get("PYTHONPATH", ""))
+    ]
+    assert done[0].stdout == "AH\n", done[0].stderr
+    assert "pattern must be made of" in done[1].stderr

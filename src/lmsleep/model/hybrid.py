@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import require
+from lmsleep.hub import load_plugins, require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.model.block import Block, LazySum, Mixer, PassContext
@@ -38,7 +38,10 @@ class HybridConfig(ModelConfig):
 
     def checks(self) -> Iterator[Check]:
         """As `ModelConfig.checks`, and that every letter of the pattern has a mixer."""
-        letters, known = set(self.pattern.upper()), (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+        letters = set(self.pattern.upper())
+        if not letters <= MIXERS.keys():
+            load_plugins()
+        known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
         yield "pattern", self.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
         yield from super().checks()
 
