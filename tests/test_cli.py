@@ -469,7 +469,8 @@ def test_a_file_of_settings_may_stand_for_a_section(capsys, tmp_path):
     assert shown["sleep"]["n_passes"] == 5
 
 
-def test_help_names_the_program_and_not_its_file(capsys):
+def test_help_names_the_program_and_not_its_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lmsleep/__main__.py"])
     assert printed(capsys, "fit", "--help").startswith("usage: lmsleep ")
 
 

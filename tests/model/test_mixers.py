@@ -1,7 +1,5 @@
 """Registering a mixer; blocks are tested in test_hybrid.py and with the example rule, built-in mixers on their own."""
 
-import pytest
-import torch
 import os
 import subprocess
 import sys
@@ -78,6 +76,8 @@ def test_a_mixer_keeps_nothing_that_is_not_asked_for(build, letter):
     assert keeps[2] is not None and leaves[2] is None
     torch.testing.assert_close(leaves[0], keeps[0])
     torch.testing.assert_close(leaves[1], keeps[1])
+
+
 def test_a_file_that_is_imported_again_registers_its_letter_again():
     with warnings.catch_warnings(action="error"):
         for _ in range(2):
