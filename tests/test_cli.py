@@ -409,7 +409,18 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
         (["fit", *TINY, "--data.task=TextQA"], "--data.task.init_args.train must be given"),
         (["fit", *TINY, "--data.task.init_args.steps=x"], "--data.task.init_args.steps must be an integer, got x"),
         (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard', 'sliding', got soft"),
-        (["fit", *TINY, "--data.task=nope"], "--data.task must be the name of a class, got nope"),
+        (
+            ["fit", *TINY, "--data.task=Rule111"],
+            "--data.task must be the name of a class, got Rule111; there is Rule110",
+        ),
+        (["fit", *TINY, "--data.task=nope"], "--data.task must be the name of a class, got nope; there is .*TextQA"),
+        (
+            ["fit", *TINY, "--trainer.callbacks+=LearningCurv"],
+            "--trainer.callbacks must be the name of a class, got LearningCurv; there is LearningCurve",
+        ),
+        (["fit", *TINY, "--trainer.max_step=3"], "there is no option --trainer.max_step, but there is .*max_steps"),
+        (["fit", *TINY, "--sleep.n=3"], "there is no option --sleep.n"),
+        (["demo", "--row=1"], "there is no option --row, but there is --rows"),
         (
             ["fit", *TINY, "--trainer.logger=nolive.Logger"],
             "--trainer.logger must be a class that can be imported, got nolive.Logger: No module named 'nolive'",
@@ -429,6 +440,38 @@ def test_a_configuration_without_settings_is_one_sentence(capsys, tmp_path, cont
     with pytest.raises(SystemExit, match="2"):
         main(["fit", f"--config={tmp_path}/empty.yaml"])
     assert capsys.readouterr().err.startswith("error: --config must name a file of settings, such as configs/")
+
+
+@pytest.mark.parametrize("section", ["model: 3", "sleep: 3", "sleep: [1]", "trainer: x", "checkpoint: no"])
+def test_a_section_that_is_no_mapping_is_one_sentence(capsys, tmp_path, section):
+    (tmp_path / "o.yaml").write_text(section)
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", *TINY, f"--config={tmp_path}/o.yaml", "--print_config"])
+    name, got = section.split(": ")
+    said = f"error: {name} in o.yaml must have settings below it, got {yaml.safe_load(got)!r}\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "content", ["sleep:", "sleep:\nmodel:\n  #  model: 3", "data:\nmodel: {optimizer: {muon_lr: 1e-3}}"]
+)
+def test_a_section_whose_settings_are_commented_out_is_absent(capsys, tmp_path, content):
+    words = ["fit", *TINY, "--sleep.n_passes=3", "--model.optimizer.muon_lr=1e-3", "--print_config"]
+    before = printed(capsys, *words)
+    (tmp_path / "o.yaml").write_text(content)
+    assert printed(capsys, *words, f"--config={tmp_path}/o.yaml") == before
+
+
+def test_a_file_of_settings_may_stand_for_a_section(capsys, tmp_path):
+    (tmp_path / "sleep.yaml").write_text("n_passes: 5")
+    (tmp_path / "o.yaml").write_text("sleep: sleep.yaml")
+    shown = yaml.safe_load(printed(capsys, "fit", *TINY, f"--config={tmp_path}/o.yaml", "--print_config"))
+    assert shown["sleep"]["n_passes"] == 5
+
+
+def test_help_names_the_program_and_not_its_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lmsleep/__main__.py"])
+    assert printed(capsys, "fit", "--help").startswith("usage: lmsleep ")
 
 
 def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit, tmp_path):
@@ -469,6 +512,14 @@ def test_a_batch_is_evaluated_before_the_first_step(fit, monkeypatch, tmp_path):
     monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(SystemExit, match=r"^error: too large$"):
         fit("--trainer.max_steps=1")
+
+
+@pytest.mark.parametrize("command", ["fit", "plan"])
+def test_a_task_is_held_to_its_contract_before_a_run_writes_anything(monkeypatch, tmp_path, command):
+    monkeypatch.setattr("lmsleep.tasks.Rule110.sequence_length", 20)
+    with pytest.raises(SystemExit, match=r"^error: Rule110, rows of train: tokens must be sequence_length=20 a row"):
+        main([command, *TINY, "--trainer.max_steps=4", "--checkpoint.dirpath=run"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit, monkeypatch, tmp_path):

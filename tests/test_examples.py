@@ -13,7 +13,7 @@ from tests.programs import start
 from tokenizers import Tokenizer
 
 from lmsleep import HybridConfig, read_windows
-from lmsleep.model import hybrid
+from lmsleep.model import check_mixer, hybrid
 from lmsleep.tasks import IGNORE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -83,6 +83,10 @@ def test_hebbian_equals_the_loop_over_time(example, build, draw_tokens):
         want, want_S = hebbian_loop(layer, x[row], S[row], mask[row])
         torch.testing.assert_close(y[row][mask[row]], want[mask[row]])
         torch.testing.assert_close(after[row], want_S)
+
+
+def test_hebbian_keeps_the_contract(example):
+    check_mixer(example("hebbian_rule").Hebbian, HybridConfig(d_model=16, n_heads=2, fast_value_dim=5))
 
 
 def test_a_registered_rule_sleeps_as_the_built_in_ones_do(example, build, draw_tokens):

@@ -1,5 +1,6 @@
 """Algorithm 1 against passes written by hand."""
 
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmsleep import AttentionCache, FastWeights, read_windows
+from lmsleep import AttentionCache, FastWeights, Session, read_windows
 from lmsleep.ops import use_backend
 from lmsleep.sleep import IGNORE, Windows, sleep
 
@@ -417,6 +418,14 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
         ({"n_passes": 2.5}, "n_passes must be an integer, got 2.5"),
         ({"mask": torch.ones(2, 4, dtype=torch.long)}, "mask must be bool, got torch.int64"),
         ({"eviction": "soft"}, "eviction must be one of hard, sliding, got 'soft'"),
+        ({"tokens": [[1, 2]]}, "tokens must be a tensor, got 'list'"),
+        ({"tokens": torch.ones(2, 4)}, r"tokens must be integers \(torch.int64\), got torch.float32"),
+        ({"targets": torch.zeros(2, 4)}, r"targets must be integers \(torch.int64\), got torch.float32"),
+        ({"tokens": torch.full((2, 4), 7)}, r"tokens must lie in the vocabulary 0..6, got 7 \(row 0, token 0\)"),
+        (
+            {"targets": torch.tensor(2 * [[1, -100, 6, -900]])},
+            r"targets must lie in .* 0..6, got -900 \(row 0, token 3\)",
+        ),
         ({"targets": torch.zeros(2, 3)}, r"targets must have the shape of tokens \(2, 4\), got \(2, 3\)"),
         ({"mask": torch.zeros(1, 4)}, r"mask must have the shape of tokens \(2, 4\), got \(1, 4\)"),
         ({"loss_windows": [True] * 2}, "loss_windows must say of 1 windows if they carry loss, got 2"),
@@ -431,3 +440,23 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
 def test_bad_input_is_one_sentence(build, change, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         read_windows(build("AG"), **({"tokens": torch.zeros(2, 4, dtype=torch.long)} | change))
+
+
+def test_a_reading_that_was_to_sleep_and_does_not_says_why(build, draw_tokens):
+    tokens = draw_tokens(2, 2 * L)
+    with pytest.warns(UserWarning, match=r"^n_passes is 4, but no window of the batch \(12 tokens, .*loss in every"):
+        read_windows(build("AG"), tokens, tokens, n_passes=4)
+    with pytest.warns(UserWarning, match=r"^n_passes is 4, but the pattern 'AA' has no fast weights to sleep with$"):
+        read_windows(build("AA"), tokens, n_passes=4)
+    with pytest.warns(UserWarning, match=r"^n_passes is 2, but the pattern 'AA' has no fast weights"):
+        Session(build("AA"), n_passes=2)
+
+
+def test_a_reading_that_sleeps_or_is_not_to_warns_of_nothing(build, draw_tokens):
+    tokens = draw_tokens(2, 2 * L)
+    with warnings.catch_warnings(action="error"):
+        read_windows(build("AG"), tokens, tokens)
+        read_windows(build("AG"), tokens, n_passes=4)
+        read_windows(build("AG"), tokens, tokens, n_passes=4, after_loss=True)
+        read_windows(build("AG"), tokens[:, : L - 1], tokens[:, : L - 1], n_passes=4)
+        Session(build("AA"))

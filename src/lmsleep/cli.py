@@ -73,7 +73,8 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     needed = [p.name if alone else f"--{p.name} {p.name.upper()}" for p in parameters if p.default is p.empty]
     usage = " ".join(["%(prog)s", *needed, "[options]"])
     description = inspect.getdoc(inspect.getmodule(function))
-    parser = Parser(prog=prog, usage=usage, description=description, formatter_class=HelpFormatter)
+    options: dict[str, Any] = {"usage": usage, "formatter_class": HelpFormatter, "allow_abbrev": False}
+    parser = Parser(prog=prog, description=description, **options)
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
         words = join_list_options(function, sys.argv[1:] if args is None else args)

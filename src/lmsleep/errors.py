@@ -8,13 +8,15 @@ import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Collection, Iterator
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pydoc import locate
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse._typehints import get_all_subclass_paths
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -30,20 +32,20 @@ class OneSentenceParser(argparse.ArgumentParser):
         """Exits with 2; a nested parser raises ArgumentError instead."""
         if not getattr(self, "exit_on_error", True):
             raise argparse.ArgumentError(None, message) from ex
-        self.exit(2, f"error: {argument_sentence(message, option_strings(self))}\n")
+        self.exit(2, f"error: {argument_sentence(message, options(self))}\n")
 
 
 class Parser(OneSentenceParser, ArgumentParser):
     """jsonargparse's."""
 
 
-def option_strings(parser: argparse.ArgumentParser) -> set[str]:
-    """The option strings of a parser and of its subcommands."""
+def options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The options of a parser and of its subcommands, by their strings."""
     inner = [p for a in parser._actions if isinstance(a.choices, dict) for p in a.choices.values()]
-    return set(parser._option_string_actions).union(*map(option_strings, inner))
+    return dict(ChainMap(parser._option_string_actions, *map(options, inner)))
 
 
-def argument_sentence(message: str, options: Collection[str]) -> str:
+def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> str:
     """A message of argparse or jsonargparse in one sentence, with the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
         return unknown_option_sentence(unknown[1] or f"--{unknown[2]}", options)
@@ -70,7 +72,7 @@ def argument_sentence(message: str, options: Collection[str]) -> str:
     if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", said):
         return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
     if name := re.search(r"dot import path string: (.*)", said):
-        return f"{key} must be the name of a class, got {name[1]}"
+        return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
     got = re.search(r"(?:Given|Got) value: (.*)", said)
     kinds = dict.fromkeys(_EXPECTED.findall(said))
     if not (got and kinds):
@@ -93,6 +95,14 @@ def unknown_option_sentence(name: str, options: Collection[str]) -> str:
     near = [f"{start}.{found}" for found in get_close_matches(last, beside)] if start else []
     near = near or get_close_matches(name, options, cutoff=0.75)
     return f"there is no option {name}" + (f", but there is {' and '.join(near)}" if near else "")
+
+
+def known_classes(option: argparse.Action | None, name: str) -> str:
+    """What to add to a sentence on a class of this name: the closest that the option knows, or all."""
+    paths = get_all_subclass_paths(kind) if (kind := getattr(option, "_typehint", None)) else []
+    known = {path.rpartition(".")[2]: path for path in paths}
+    near = get_close_matches(name, known) or list(known)
+    return f"; there is {', '.join(near)}" if near else ""
 
 
 @contextmanager

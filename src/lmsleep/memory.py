@@ -24,6 +24,33 @@ def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
     check_integer(name, n_passes, 1, 10_000, " (the wake pass counts)")
 
 
+def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, vocab_size: int) -> None:
+    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), of another dtype, or not in the
+    vocabulary. The last is looked at on a CPU alone: elsewhere a reading would wait for the device."""
+    require(isinstance(tokens, Tensor), "tokens must be a tensor", type(tokens).__name__)
+    shape = tuple(tokens.shape)
+    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
+    for name, given in (("tokens", tokens), ("targets", targets), ("mask", mask)):
+        if given is None:
+            continue
+        require(given.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(given.shape))
+        kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
+        said = "bool" if name == "mask" else "integers (torch.int64)"
+        require(given.dtype in kinds, f"{name} must be {said}", given.dtype)
+        if name != "mask" and given.device.type == "cpu":
+            check_tokens(name, given, vocab_size)
+
+
+def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
+    """Raises ValueError if tokens (B, n) are outside of the vocabulary; `targets` may be `IGNORE`."""
+    outside = (tokens < 0) | (tokens >= vocab_size)
+    outside = outside & (tokens != IGNORE) if name == "targets" else outside
+    if outside.any():
+        row, place = outside.nonzero()[0].tolist()
+        got = f"{tokens[row, place]} (row {row}, token {place})"
+        raise ValueError(f"{name} must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
+
+
 @dataclass(frozen=True)
 class SleepSettings:
     """How a model reads and sleeps; by default it is the plain hybrid, which never sleeps.

@@ -22,6 +22,7 @@ window, as a looped language model does. `after_loss` (default off) lets a windo
 10; otherwise nothing sleeps where every window has loss, as in plain language modelling.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.hub import require
-from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_n_passes
+from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_batch, check_n_passes
 from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -73,7 +74,8 @@ def read_windows(
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
     Args:
-        targets: (B, T), `IGNORE` where there is no loss; which windows sleep follows from them, see `Windows`.
+        targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss; which
+            windows sleep follows from them, see `Windows`.
         n_passes: N.
         mask: (B, T) bool, False for tokens that must leave no trace.
         on_overflow: called at an overflow in place of `sleep(..., n_passes)`.
@@ -86,13 +88,15 @@ def read_windows(
 
     Raises:
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
-            shape does not fit.
+            shape or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
     """
     SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
     require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
-    windows = checked_windows(model.window_size, tokens, targets, mask, loss_windows, after_loss)
+    check_batch(tokens, targets, mask, model.embedding.num_embeddings)
+    windows = checked_windows(model.window_size, tokens, targets, loss_windows, after_loss)
     goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start
     answer = on_overflow or partial(sleep, n_passes=n_passes)
+    warn_if_idle(model, n_passes, windows if windows.length >= windows.size else None)
     S = model.init_fast_weights(len(tokens))  # line 1
     cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
@@ -198,26 +202,39 @@ class Windows:
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
 
 
+def warn_if_idle(
+    model: HybridLM, n_passes: int, windows: Windows | None = None, warn: Callable[[str], None] = warnings.warn
+) -> None:
+    """Warns where N > 1 gives what N = 1 gives: without fast weights, or where no window of a batch sleeps."""
+    if n_passes > 1 and not model.blocks.state_index:
+        warn(f"n_passes is {n_passes}, but the pattern {model.config.pattern!r} has no fast weights to sleep with")
+    elif n_passes > 1 and windows is not None and not windows.n_sleeps:
+        told = "none of them full" if windows.length < windows.size else "loss in every full one"
+        which = f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {told})"
+        warn(idle_sentence(n_passes, which))
+
+
+def idle_sentence(n_passes: int, which: str) -> str:
+    """What a warning says where `which` sleeps."""
+    return (
+        f"n_passes is {n_passes}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps where it "
+        f"is full and carries no loss (targets of {IGNORE} alone); --sleep.after_loss=true, in Python after_loss, lets "
+        "those with loss sleep too"
+    )
+
+
 def checked_windows(
     size: int,
     tokens: Tensor,
     targets: Tensor | None,
-    mask: Tensor | None,
     loss_windows: Sequence[bool] | None,
     after_loss: bool,
 ) -> Windows:
     """The windows of tokens (B, T), `size` tokens each; the other arguments as in `read_windows`. Raises ValueError if
-    a shape, a dtype or the number of `loss_windows` does not fit."""
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, other in (("targets", targets), ("mask", mask)):
-        if other is not None:
-            require(other.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(other.shape))
-    if mask is not None:
-        require(mask.dtype == torch.bool, "mask must be bool", mask.dtype)
+    the number of `loss_windows` does not fit."""
     if loss_windows is None and targets is not None:
         return Windows.of(targets, size, after_loss)
-    length = shape[1]
+    length = tokens.shape[1]
     count = -(-length // size)
     carry_loss = (False,) * count if loss_windows is None else tuple(loss_windows)
     require(len(carry_loss) == count, f"loss_windows must say of {count} windows if they carry loss", len(carry_loss))
@@ -244,7 +261,12 @@ class Reading:
 
     @classmethod
     def of(cls, model: HybridLM, windows: Windows, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
-        """Joins the outputs of all windows, and (logits, targets) of those with loss."""
+        """Joins the outputs of all windows, and (logits, targets) of those with loss. Raises ValueError if a mixer has
+        left another kind of fast weights than it started from."""
+        for index, (state, start) in enumerate(zip(S.states, model.init_fast_weights(1).states, strict=True)):
+            left = None if state is None else (tuple(state.shape[1:]), state.dtype)
+            said = f"the state of fast-weight layer {index} must be {start.dtype} of shape {tuple(start.shape[1:])}"
+            require(left == (tuple(start.shape[1:]), start.dtype), f"{said} for each row", left)
         whole = torch.cat(hidden, dim=1) if len(hidden) > 1 else hidden[0]
         if not scored:
             return cls(model, windows, whole, S, None, None, None)

@@ -27,6 +27,14 @@ HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens 
     ("command", "argument", "message"),
     [
         ("wake", "--config=nothing.yaml", "there is no file or folder 'nothing.yaml'"),
+        *(
+            (
+                of,
+                f"--config={ROOT / 'configs/experiment/rule110.yaml'}",
+                "config must be of a model, such as configs/model",
+            )
+            for of in ("wake", "window")
+        ),
         ("wake", "--contexts=[1,1]", "contexts must differ, got 1, 1"),
         ("wake", "--contexts=[0]", "contexts must be 1 or more, got 0"),
         ("wake", "--passes=[]", "passes must be one or more, got none"),

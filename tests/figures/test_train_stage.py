@@ -51,6 +51,16 @@ def test_a_run_keeps_its_name_on_the_same_texts_alone(tmp_path):
     assert names[0] == names[1] and names[3] == names[4] and len(set(names)) == 3
 
 
+def test_a_run_keeps_its_name_on_the_same_task_of_ones_own_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    OmegaConf.save({"data": {"task": {"class_path": "own_parity.Parity"}}}, tmp_path / "run.yaml")
+    names = []
+    for text in ("a = 1", "a = 1", "a = 2"):
+        (tmp_path / "own_parity.py").write_text(text)
+        names.append(digest(Path("runs/x"), [f"--config={tmp_path / 'run.yaml'}"]))
+    assert names[0] == names[1] != names[2]
+
+
 @pytest.mark.parametrize("by_argument", [False, True])
 def test_a_run_keeps_its_name_from_the_same_weights_alone(tmp_path, by_argument):
     def name(weights):

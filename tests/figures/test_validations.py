@@ -48,6 +48,14 @@ def drawn(csv, data, out, *options):
     return json.loads(out.with_suffix(".json").read_text())
 
 
+def test_a_figure_of_ones_own_that_has_a_grid_is_drawn_as_one_curve_for_each_n(runs, monkeypatch):
+    want = draw(runs)
+    with pytest.raises(SystemExit, match=r"or have a grid in params\.yaml, got 'parity'"):
+        draw(runs, "--figure=parity")
+    monkeypatch.setattr(stage, "grids", lambda: {"parity": {}})
+    assert draw(runs, "--figure=parity") == want
+
+
 def test_runs_are_compared_at_the_last_tokens_that_all_have(runs):
     numbers = draw(runs)
     assert [(r["tokens"], r["n_passes"], r["value"], r["answers"]) for r in numbers["val_exact"]] == [

@@ -85,28 +85,6 @@ def test_any_window_trains_and_evaluates_alike(length):
     assert torch.equal(y, z) and torch.equal(T, U)
 
 
-@pytest.mark.parametrize("cut", [1, 2, 7, 23])
-def test_token_groups_equal_one_reading_when_left_and_state_are_handed_over(cut):
-    made = layer()
-    x, S = window(24, made)
-    whole, end, left = made(x, S, None, ALL)
-    first, T, before = made(x[:, :cut], S, None, ALL)
-    second, T, before = made(x[:, cut:], T, before, ALL)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
-    torch.testing.assert_close(T, end)
-    torch.testing.assert_close(before, left)
-
-
-def test_a_masked_token_leaves_no_trace():
-    made = layer()
-    x, S = window(20, made)
-    mask = torch.arange(20).expand(2, 20) >= 5
-    y, T, _ = made(x, S, None, PassContext(ALL.rotary, None, mask))
-    z, U, _ = made(x[:, 5:], S, None, ALL)
-    torch.testing.assert_close(y[:, 5:], z)
-    torch.testing.assert_close(T, U)
-
-
 def test_starts_with_one_kernel_for_all_tokens_and_leaves_it():
     torch.manual_seed(0)
     conv = Jet(CONFIG).dynamic_conv1d

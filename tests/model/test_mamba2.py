@@ -73,30 +73,6 @@ def test_parameters_are_named_and_shaped_as_mamba_ssm_has_them():
     assert set(layer(delta=True).state_dict()) - set(made.state_dict()) == {"correction_log"}
 
 
-@pytest.mark.parametrize("delta", [False, True])
-@pytest.mark.parametrize("cut", [1, 2, 7, 23])
-def test_token_groups_equal_one_reading_when_left_and_state_are_handed_over(delta, cut):
-    made = layer(delta=delta).double()
-    u = torch.randn(2, 24, 16, dtype=torch.float64)
-    whole, S, left = made(u, zeros(made, dtype=torch.float64), None, ALL)
-    first, T, before = made(u[:, :cut], zeros(made, dtype=torch.float64), None, ALL)
-    second, T, before = made(u[:, cut:], T, before, ALL)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
-    torch.testing.assert_close(T, S)
-    torch.testing.assert_close(before, left)
-
-
-@pytest.mark.parametrize("delta", [False, True])
-def test_a_masked_token_leaves_no_trace(delta):
-    made = layer(delta=delta).double()
-    u, start = torch.randn(2, 20, 16, dtype=torch.float64), torch.randn(2, 4, 8, 6, dtype=torch.float64)
-    mask = torch.arange(20).expand(2, 20) >= 5
-    y, S, _ = made(u, start, None, PassContext(NO_ROTARY, None, mask))
-    z, T, _ = made(u[:, 5:], start, None, ALL)
-    torch.testing.assert_close(y[:, 5:], z)
-    torch.testing.assert_close(S, T)
-
-
 def test_delta_without_correction_is_mamba2():
     plain, delta = layer(), layer(delta=True)
     delta.load_state_dict(plain.state_dict() | {"correction_log": torch.full((4,), -20.0)})

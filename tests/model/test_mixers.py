@@ -1,10 +1,20 @@
 """Registering a mixer; blocks are tested in test_hybrid.py and with the example rule, built-in mixers on their own."""
 
+import os
+import subprocess
+import sys
+import warnings
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
-from lmsleep.model import HybridConfig, hybrid, register_mixer
+from lmsleep import read_windows
+from lmsleep.model import HybridConfig, check_mixer, hybrid, register_mixer
 from lmsleep.model.gated_delta import GatedDelta
+from lmsleep.model.hybrid import MIXERS
+from lmsleep.model.mamba2 import Mamba2
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +30,12 @@ def test_the_last_registration_of_a_letter_counts():
     class Other(Mine):
         pass
 
+    register_mixer("Z", "mine", Mine)
+    with pytest.warns(UserWarning, match=r"^the letter Z of .*test_mixers\.Mine is now that of .*Other$"):
+        register_mixer("Z", "mine", Other)
     for factory in (Mine, Other):
-        register_mixer("Z", "mine", factory)
+        with warnings.catch_warnings(action="ignore"):
+            register_mixer("Z", "mine", factory)
         model = HybridConfig(vocab_size=3, window_size=4, d_model=8, n_heads=2, pattern="AZ").build()
         assert type(model.blocks.layers[1].mixer) is factory
     with pytest.raises(ValueError, match=r"^pattern must be made of .*Z \(mine\), got 'AX'$"):
@@ -62,3 +76,148 @@ def test_a_mixer_keeps_nothing_that_is_not_asked_for(build, letter):
     assert keeps[2] is not None and leaves[2] is None
     torch.testing.assert_close(leaves[0], keeps[0])
     torch.testing.assert_close(leaves[1], keeps[1])
+
+
+def test_a_file_that_is_imported_again_registers_its_letter_again():
+    with warnings.catch_warnings(action="error"):
+        for _ in range(2):
+            register_mixer("Z", "mine", type("Mine", (GatedDelta,), {"__module__": "a_file"}))
+
+
+def test_what_makes_no_mixer_is_not_registered():
+    with pytest.raises(ValueError, match=r"^factory must make a mixer from a HybridConfig, got 3$"):
+        register_mixer("Z", "mine", 3)
+
+
+SMALL = {"d_model": 16, "n_heads": 2, "fast_key_dim": 6, "fast_value_dim": 12}
+RULES = {letter: MIXERS[letter][1] for letter in "GMJ"} | {"M of two groups": partial(Mamba2, ngroups=2)}
+
+
+@pytest.mark.parametrize("change", [{}, {"delta": True}, {"allow_neg_eigval": True}, {"conv_size": 1}], ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_built_in_rule_keeps_the_contract(rule, change):
+    check_mixer(RULES[rule], HybridConfig(**SMALL, **change))
+
+
+class Sum(nn.Module):
+    """S adds up the tokens; it is read by a product with each: the smallest rule."""
+
+    state_shape = (16,)
+
+    def __init__(self, config):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x, state, cache, ctx):
+        added = self.layer(x).to(state.dtype)
+        if ctx.mask is not None:
+            added = added * ctx.mask[..., None]
+        states = state[:, None] + added.cumsum(dim=1)
+        return (x * states).to(x.dtype), states[:, -1], None
+
+    def flops_per_token(self, window_size):
+        return 32
+
+
+def broken(change):
+    """`Sum` with `change(rule, x, state, ctx, y, after)` in place of its output."""
+
+    class Broken(Sum):
+        def forward(self, x, state, cache, ctx):
+            return *change(self, x, state, ctx, *super().forward(x, state, cache, ctx)[:2]), None
+
+    return Broken
+
+
+def forgets_its_mask(rule, x, state, ctx, y, after):
+    return Sum.forward(rule, x, state, None, hybrid.PassContext(ctx.rotary))[:2]
+
+
+BROKEN = {
+    r"the new state must be torch\.float64 of shape \(2, 16\), got \(torch\.float64, \(2, 1\)\)": (
+        lambda rule, x, state, ctx, y, after: (y, after if after.dtype == torch.float32 else after[:, :1])
+    ),
+    r"the new state under autocast must be torch\.float32 of .*, got \(torch\.float16": (
+        lambda rule, x, state, ctx, y, after: (y, after.half())
+    ),
+    r"the new state under autocast must be .*, got 'NoneType'": lambda rule, x, state, ctx, y, after: (y, None),
+    r"y must be .*, got \(torch\.float64, \(2, 23, 16\)\)": lambda rule, x, state, ctx, y, after: (y[:, :-1], after),
+    "the rule must leave its inputs as they were": (
+        lambda rule, x, state, ctx, y, after: (y, after, state.add_(1))[:2]
+    ),
+    "y of a token must not depend on later ones": (
+        lambda rule, x, state, ctx, y, after: (y + x.mean(dim=1, keepdim=True), after)
+    ),
+    "reading 1 tokens in turn must equal reading all at once, got a difference of": (
+        lambda rule, x, state, ctx, y, after: (y, after + 1 / x.shape[1])
+    ),
+    "a masked token must leave no trace in other tokens": forgets_its_mask,
+    "y must have a gradient with respect to the state, got None": (
+        lambda rule, x, state, ctx, y, after: Sum.forward(rule, x, state.detach(), None, ctx)[:2]
+    ),
+    "the new state must have a gradient with respect to some weight, got None": (
+        lambda rule, x, state, ctx, y, after: (y, after.detach() + 0 * state)
+    ),
+}
+
+
+def test_the_smallest_rule_keeps_the_contract():
+    check_mixer(Sum, HybridConfig(**SMALL))
+
+
+@pytest.mark.parametrize("sentence", BROKEN)
+def test_a_rule_that_breaks_the_contract_is_told_where(sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        check_mixer(broken(BROKEN[sentence]), HybridConfig(**SMALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("state_shape", 16, r"state_shape of the mixer Z \(sum\) must be one tuple of integers .*, got 16"),
+        ("state_shape", ((4,), (4,)), r"state_shape of .* got \(\(4,\), \(4,\)\)"),
+        ("flops_per_token", None, r"the mixer Z \(sum\) must have flops_per_token\(window_size\), got 'Odd'"),
+    ],
+)
+def test_a_mixer_without_a_part_of_the_interface_is_not_built(name, value, sentence):
+    register_mixer("Z", "sum", type("Odd", (Sum,), {name: value}))
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        HybridConfig(vocab_size=3, window_size=4, pattern="AZ", **SMALL).flops_per_token()
+
+
+def test_a_model_whose_rule_leaves_another_kind_of_state_is_not_trained():
+    for change in (lambda *seen: (seen[-2], seen[-1][:, :1]), lambda *seen: (seen[-2], seen[-1].half())):
+        with warnings.catch_warnings(action="ignore"):
+            register_mixer("Z", "sum", broken(change))
+        model = HybridConfig(vocab_size=3, window_size=4, pattern="AZ", **SMALL).build()
+        with pytest.raises(
+            ValueError, match=r"^the state of fast-weight layer 0 must be torch\.float32 of shape \(16,\)"
+        ):
+            read_windows(model, torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_a_letter_of_an_installed_plugin_is_known_to_every_program(tmp_path):
+    """As pip leaves it: a module, and its name in entry_points.txt beside it."""
+    told = tmp_path / "my_rule-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my-rule\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[lmsleep.plugins]\nmine = my_rule\n")
+    lines = [
+        "from lmsleep.model import register_mixer",
+        "from lmsleep.model.gated_delta import GatedDelta",
+        "from lmsleep.pretrained import register_backbone",
+        "from lmsleep.pretrained.llama import LLAMAS",
+        "register_mixer('H', 'mine', GatedDelta)",
+        "register_backbone('mistral', LLAMAS['llama'])",
+    ]
+    (tmp_path / "my_rule.py").write_text("\n".join(lines))
+    code = "from lmsleep import HybridConfig; print(HybridConfig(pattern='AH').pattern)"
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        for path in (paths, os.environ.get("PYTHONPATH", ""))
+    ]
+    assert done[0].stdout == "AH\n", done[0].stderr
+    assert "pattern must be made of" in done[1].stderr

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from functools import partial
 
 import numpy as np
@@ -145,6 +146,7 @@ def test_the_small_models_need_their_sleep(name):
         (["--pace=.nan"], "pace must be 0 seconds or more, got nan"),
         (["--model", "not here"], "model must be a folder or a name on the Hugging Face hub"),
         (["--model", "x/y", "--task", "depo"], "task must be left out with a model, .* got 'depo'"),
+        (["--task", "parity.Parity"], "task must be rule110 or depo without a model, got 'parity.Parity'"),
         (["--model", "x/y", "--seed", "0"], "seed must be left out with a model, .* got '0'"),
         (["--model", "x/y", "--save", "z"], "save must be left out with a model, .* got 'z'"),
         (
@@ -163,6 +165,25 @@ def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
         lmsleep(["demo", "--model", str(tmp_path)])
+
+
+def test_a_model_of_an_own_task_is_shown_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "parity.py").write_text("from lmsleep.tasks import Rule110\n\n\nclass Parity(Rule110):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Rule110(steps=2, width=4, n_states=2)
+    folder = str(tmp_path / "model")
+    spec = task_spec(task) | {"class_path": "parity.Parity"}
+    model_for(task, torch.float32).save_pretrained(folder, trained={"task": spec})
+    words = ["demo", "--model", folder, "--rows", "1", "--pace", "0"]
+    with pytest.raises(SystemExit, match=r"others are built only where they are asked for, got 'parity\.Parity'$"):
+        lmsleep(words)
+    assert "parity" not in sys.modules
+    with pytest.raises(
+        SystemExit, match=r"^error: task must be that of the model, or left out, got 'json\.JSONDecoder'$"
+    ):
+        lmsleep([*words, "--task=json.JSONDecoder"])
+    lmsleep([*words, "--task=parity.Parity"])
+    assert "Parity(steps=2, width=4, n_states=2)" in capsys.readouterr().out
 
 
 def test_a_model_of_texts_shows_words_with_the_tokenizer_of_its_folder(tmp_path, capsys):

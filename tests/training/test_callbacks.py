@@ -190,9 +190,9 @@ def test_a_run_in_which_nothing_sleeps_says_so_before_its_first_step_and_at_its_
     before, said = warned(run(4, task=SPOKEN, max_steps=2))
     assert before == [1, 1] and len(said) == 2
     assert said[0] == (
-        "n_passes is 4, but no window of the first batch (14 tokens, windows of 6, loss in every full one) sleeps, so "
-        "that it trains as with n_passes=1: a window sleeps where it is full and carries no loss; "
-        "--sleep.after_loss=true lets those with loss sleep too"
+        "n_passes is 4, but no window of the batch (14 tokens, windows of 6, loss in every full one) sleeps, so "
+        "that it trains as with n_passes=1: a window sleeps where it is full and carries no loss (targets of -100 "
+        "alone); --sleep.after_loss=true, in Python after_loss, lets those with loss sleep too"
     )
     assert said[1].startswith("n_passes is 4, but no window of this run sleeps")
 

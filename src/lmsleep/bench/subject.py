@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.hub import usable_device
+from lmsleep.hub import require, usable_device
 from lmsleep.model import HybridConfig
 
 
@@ -13,9 +13,12 @@ def read_model(path: Path) -> HybridConfig:
     """The model in a configuration of `lmsleep fit`. Raises ValueError if there is none."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return HybridConfig(**content["model"]["model"])
+        config = HybridConfig(**content["model"]["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"config must name a model under model.model, {str(path)!r} does not ({error})") from None
+    said = "config must be of a model, such as configs/model/mini.yaml, with a vocab_size"
+    require(config.vocab_size, said, str(path))
+    return config
 
 
 def choose_device(name: str | None) -> str:

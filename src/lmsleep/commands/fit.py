@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,12 +36,14 @@ from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.hub import LAST, require
 from lmsleep.pretrained import pretrained_config
-from lmsleep.tasks import Task
+from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import ONE_FILE, is_local
 from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
+
+SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
 
 
 class RunParser(OneSentenceParser, LightningArgumentParser):
@@ -50,6 +53,20 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
         groups = self._action_groups
         self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
         return super().format_help(formatter)
+
+    def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, content: str, path: str | os.PathLike = "", **options: Any
+    ) -> Namespace:
+        """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
+        mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
+        values = yaml.safe_load(content)
+        found = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
+        for name, value in found.items():
+            if not isinstance(value, dict | None) and not Path(str(value)).is_file():
+                self.error(f"{name} in {path or '--config'} must have settings below it, got {value!r}")
+        if None in found.values():
+            content = yaml.safe_dump(values | {name: value or {} for name, value in found.items()}, sort_keys=False)
+        return super().parse_string(content, path, **options)
 
 
 LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # its groups of options
@@ -105,9 +122,11 @@ class SleepCLI(PlainCLI):
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def instantiate_classes(self) -> None:
-        """Raises the constructors' own ValueError, which jsonargparse wraps."""
+        """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
             super().instantiate_classes()
+            if self.subcommand in (None, "fit"):
+                check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
         except ValueError as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -200,7 +219,7 @@ def make_cli(
 ) -> Any:
     """The command line interface `cli` of a run, with its arguments and configurations parsed."""
     parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": HelpFormatter}
-    parser["usage"] = f"{prog} --config FILE [options]"
+    parser |= {"usage": f"{prog} --config FILE [options]", "allow_abbrev": False}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         SleepModule,

@@ -33,19 +33,20 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
     """Draws a figure.
 
     Args:
-        figure: its name.
+        figure: its name; one that is not of this package but has a grid is drawn as fig2b, a curve for each N.
         scale: for the labels of axes.
         table: the CSV; for `controls` and `ablations` the folder with the scores of other figures.
         out: path of the files to write, without suffix.
         data: folder with baselines.json, or of such folders.
         at: tokens at which runs without test scores are compared (default: the last validation that all have).
     """
-    require(figure in DRAW, f"figure must be one of {', '.join(DRAW)}", figure)
+    known = figure in DRAW or figure in grids()
+    require(known, f"figure must be one of {', '.join(DRAW)}, or have a grid in params.yaml", figure)
     require(not out.suffix, "out must be a name without suffix", str(out))
     frame = read(table)
     with naming_file(table, "baselines.json", "corpus.json"):
         untested = frame.metric.str.startswith("val_").all()
-        drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else DRAW[figure](frame, data, scale)
+        drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else drawn_by(figure)(frame, data, scale)
         selected = SELECT[figure](frame) if figure in SELECT else None
         style.save(drawing, out)
     if selected is not None:
@@ -66,7 +67,7 @@ def read(table: Path) -> pd.DataFrame:
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
     """A figure from validations, with its numbers at each of the tokens `at`, the last of them in the picture."""
     at = at or [last_common_tokens(table)]
-    drawings = [DRAW[figure](validations_as_tests(table, tokens), data, scale) for tokens in at]
+    drawings = [drawn_by(figure)(validations_as_tests(table, tokens), data, scale) for tokens in at]
     numbers: dict[str, list[dict[str, Any]]] = {}
     for tokens, (_, found) in zip(at, drawings, strict=True):
         for key, records in found.items():
@@ -218,6 +219,11 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
 }
 # Figures drawn from the tables of others -> the rows that they draw.
 SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": select_controls, "ablations": select_ablations}
+
+
+def drawn_by(figure: str) -> Callable[[pd.DataFrame, Path, str], Drawing]:
+    """What draws a figure; that of a task of one's own is drawn as fig2b."""
+    return DRAW.get(figure, fig2b)
 
 
 if __name__ == "__main__":

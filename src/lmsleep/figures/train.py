@@ -15,10 +15,11 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
@@ -94,9 +95,9 @@ def digest(out: Path, fit_args: list[str]) -> str:
     """A hash of a run: its folder, arguments, configuration files, dataset, initial weights, and the code."""
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
     package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
-    files = [*configs, *(path for path in package if path.suffix in (".py", ".yaml"))]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith(("--data.task.", "--model.init_from="))]
-    config = OmegaConf.create(read_config(configs, overrides))
+    config: DictConfig = OmegaConf.create(read_config(configs, overrides))
+    files = [*configs, *own_task(config), *(path for path in package if path.suffix in (".py", ".yaml"))]
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
     patterns = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
@@ -106,6 +107,14 @@ def digest(out: Path, fit_args: list[str]) -> str:
     weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]
     parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems, *weights]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def own_task(config: DictConfig) -> list[Path]:
+    """The source of a task of another package."""
+    module = str(OmegaConf.select(config, "data.task.class_path")).rpartition(".")[0]
+    ours = not module or module.partition(".")[0] == "lmsleep"
+    spec = None if ours else find_spec(module)
+    return [Path(spec.origin)] if spec and spec.origin else []
 
 
 if __name__ == "__main__":

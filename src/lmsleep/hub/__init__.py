@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from inspect import formatannotation
 from numbers import Integral
 from pathlib import Path
@@ -168,6 +170,14 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
     if not low <= int(value) <= high:
         allowed = f"{low} or more{note}" if int(value) < low else f"at most {high}"
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
+
+
+@cache
+def load_plugins() -> None:
+    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
+    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
+    for plugin in entry_points(group="lmsleep.plugins"):
+        plugin.load()
 
 
 def require(allowed: object, said: str, got: object) -> None:

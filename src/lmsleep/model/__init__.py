@@ -2,6 +2,7 @@
 
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
+from lmsleep.model.contract import check_mixer
 from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, register_mixer
 from lmsleep.model.linear import SharedWeights
 from lmsleep.model.lora import Lora
@@ -17,5 +18,6 @@ __all__ = [
     "RunFn",
     "SharedWeights",
     "Wake",
+    "check_mixer",
     "register_mixer",
 ]

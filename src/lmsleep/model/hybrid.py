@@ -1,5 +1,6 @@
 """The hybrid model on one page: table of mixers, stack of blocks, language model."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import require
+from lmsleep.hub import load_plugins, require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.model.block import Block, LazySum, Mixer, PassContext
 from lmsleep.model.config import BetweenPasses, Check, ModelConfig
+from lmsleep.model.contract import check_parts
 from lmsleep.model.folder import load_folder, write_folder
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
@@ -36,7 +38,10 @@ class HybridConfig(ModelConfig):
 
     def checks(self) -> Iterator[Check]:
         """As `ModelConfig.checks`, and that every letter of the pattern has a mixer."""
-        letters, known = set(self.pattern.upper()), (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+        letters = set(self.pattern.upper())
+        if not letters <= MIXERS.keys():
+            load_plugins()
+        known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
         yield "pattern", self.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
         yield from super().checks()
 
@@ -82,7 +87,8 @@ INIT_FIELDS = frozenset({"zero_init", "embedding_std", "decay_rates"})  # that o
 
 
 def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
-    """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first.
+    """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first, and warns if
+    another module made that. `check_mixer` holds it to the contract.
 
     Output projections called `o_proj` or `out_proj` start at zero under `zero_init`. Muon trains the weights of
     `nn.Linear` modules and of their subclasses, AdamW all other parameters.
@@ -93,16 +99,27 @@ def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
         factory: makes the mixer from a `HybridConfig`.
 
     Raises:
-        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer.
+        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer, or nothing can be made.
     """
     require(len(letter) == 1 and "A" <= letter <= "Z", "letter must be one upper-case letter", letter)
     require(letter not in BUILT_IN, f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}", letter)
+    require(callable(factory), "factory must make a mixer from a HybridConfig", factory)
+    before = MIXERS.get(letter, (name, factory))[1]
+    if _home(before) != _home(factory):
+        warnings.warn(f"the letter {letter} of {_home(before)} is now that of {_home(factory)}", stacklevel=2)
     MIXERS[letter] = name, factory
+
+
+def _home(factory: MixerFactory) -> str:
+    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
 
 
 def _block(c: HybridConfig, letter: str, has_mlp: bool) -> Block:
     mlp_hidden = c.mlp_hidden if has_mlp else None
-    return Block(MIXERS[letter][1](c), c.d_model, mlp_hidden, c.norm_eps, c.sandwich_norm)
+    name, factory = MIXERS[letter]
+    mixer = factory(c)
+    check_parts(mixer, f"the mixer {letter} ({name})")
+    return Block(mixer, c.d_model, mlp_hidden, c.norm_eps, c.sandwich_norm)
 
 
 class Blocks(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, read_object, require, typed
+from lmsleep.hub import checkpoint_folder, load_plugins, read_object, require, typed
 from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
@@ -35,6 +35,14 @@ FILES = ("config.json", "*.safetensors", INDEX, "tokenizer.json")
 _FREE = INIT_FIELDS | {"window_size", "pattern", "loop", "delta"}
 _FREE_WHERE_INSERTED = {"fast_heads", "fast_key_dim", "fast_value_dim", "fast_key_heads", "fast_norm_eps"}
 _FREE_WHERE_INSERTED |= {"conv_size", "allow_neg_eigval"}
+
+
+def register_backbone(model_type: str, backbone: Backbone) -> None:
+    """Registers how checkpoints whose config.json has this `model_type` are read. Raises ValueError for a type that is
+    read already."""
+    mine = BACKBONES.get(model_type, backbone) is backbone
+    require(mine, "model_type must be one that is not read yet", model_type)
+    BACKBONES[model_type] = backbone
 
 
 def pretrained_config(source: str | Path, **changes: Any) -> HybridConfig:
@@ -103,7 +111,10 @@ def _folder(source: str | Path) -> Path:
 def _family_and_config(folder: Path) -> tuple[Backbone, HybridConfig]:
     hf = HFConfig.read(folder)
     family = hf.take("model_type", str)
-    require(family in BACKBONES, f"model_type in {hf.source} must be {' or '.join(BACKBONES)}", family)
+    if family not in BACKBONES:
+        load_plugins()
+    said = f"model_type in {hf.source} must be {' or '.join(BACKBONES)}, or one of register_backbone"
+    require(family in BACKBONES, said, family)
     return BACKBONES[family], BACKBONES[family].config(hf)
 
 

@@ -2,6 +2,7 @@
 
 lmsleep demo                       trains a small model on Rule 110 first, less than a minute on a CPU
 lmsleep demo --task depo           the same on Depo, questions about a cycle
+lmsleep demo --model FOLDER --task parity.Parity    a model of a task of your own, whose class is imported
 lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pretrained`, or a name on the hub
 """
 
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
 
 def main(
     model: str | None = None,
-    task: Literal["rule110", "depo"] | None = None,
+    task: str | None = None,
     n_passes: int | None = None,
     rows: int = 400,
     seed: int | None = None,
@@ -163,7 +164,8 @@ def main(
 
     Args:
         model: folder or name on the Hugging Face hub; without it, a small model is trained.
-        task: what to train on, without a model; by default rule110.
+        task: what to train on, rule110 (the default) or depo; with a model, the class of its task where that is of
+            another package, which is then imported.
         n_passes: N; by default that of the training, 3 for the small model.
         rows: test rows behind the accuracies.
         seed: of the training; by default 0.
@@ -178,14 +180,19 @@ def main(
         raise ValueError(f"pace must be 0 seconds or more, got {pace:g}")
     if n_passes is not None:
         check_n_passes(n_passes)
-    for name, value in (("task", task), ("seed", seed), ("save", save)):
+    if not model:
+        require(task in (None, *DEMO_TASKS), f"task must be {' or '.join(DEMO_TASKS)} without a model", task)
+    for name, value in (("task", task if task in DEMO_TASKS else None), ("seed", seed), ("save", save)):
         if model and value is not None:
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
         check_folder(save)
     console = Console(highlight=False)
     reader, trained = _load(model) if model else _train(console, task or "rule110", n_passes, seed or 0, save)
-    show(console, reader, trained, n_passes or trained.get("n_passes", 1), rows, pace)
+    if model and task:
+        require(task == trained["task"]["class_path"], "task must be that of the model, or left out", task)
+    shown = build_task(trained["task"], from_anywhere=bool(model and task))
+    show(console, reader, shown, trained, n_passes or trained.get("n_passes", 1), rows, pace)
 
 
 def _train(
@@ -198,9 +205,10 @@ def _train(
     return model, trained
 
 
-def show(console: Console, model: HybridLM, trained: dict[str, Any], n_passes: int, rows: int, pace: float) -> None:
+def show(
+    console: Console, model: HybridLM, task: Task, trained: dict[str, Any], n_passes: int, rows: int, pace: float
+) -> None:
     """The demo of a model, from checked arguments."""
-    task = build_task(trained["task"])
     eviction = trained.get("eviction", "hard")
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
     console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")

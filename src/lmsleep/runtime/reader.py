@@ -18,6 +18,7 @@ from lmsleep.runtime.events import OnSleep, SleepNotifier
 from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
+from lmsleep.sleep import warn_if_idle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +45,7 @@ class StreamReader:
         require(isinstance(model, torch.nn.Module), "model must be a HybridLM; from_pretrained reads a folder", model)
         check_n_passes(n_passes)
         check_eviction(eviction)
+        warn_if_idle(model, n_passes)
         self.model, self.n_passes = model, n_passes
         self.eviction: Eviction = eviction
         self.callbacks, self.static = tuple(callbacks), static

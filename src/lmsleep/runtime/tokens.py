@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsleep.memory import check_tokens
 from lmsleep.model import HybridLM
 
 Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[np.ndarray] | int
@@ -42,11 +43,7 @@ def to_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: Hy
     rows, lengths = _padded(tokens)
     if batch_size not in (None, len(lengths)):
         raise ValueError(f"tokens must have {batch_size} rows, as those read before, got {len(lengths)}")
-    vocab_size = model.embedding.num_embeddings
-    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < vocab_size:
-        row, place = ((rows < 0) | (rows >= vocab_size)).nonzero()[0].tolist()
-        got = f"{rows[row, place]} (row {row}, token {place})"
-        raise ValueError(f"tokens must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
+    check_tokens("tokens", rows, model.embedding.num_embeddings)
     seen = None if mask is None else _mask(mask, rows.shape).to(device)
     return TokenRows(rows.to(device), lengths, seen)
 

@@ -34,6 +34,9 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
     if not (isinstance(kind, type) and issubclass(kind, Task) and kind is not Task):
         known = {name: getattr(tasks, name) for name in tasks.__all__ if name != "Task"}
         ours = [PACKAGE + name for name, one in known.items() if isinstance(one, type) and issubclass(one, Task)]
-        allowed = ", ".join(ours) + (", or a Task of another package" if from_anywhere else "")
+        others = (
+            ", or a Task of another package" if from_anywhere else "; others are built only where they are asked for"
+        )
+        allowed = ", ".join(ours) + others
         raise ValueError(f"class_path of a task must be one of {allowed}, got {path!r}")
     return typed(kind, given.get("init_args", {}), f"init_args of {path}")

@@ -16,7 +16,7 @@ from lmsleep.data import RowsDataModule
 from lmsleep.memory import Eviction, FastWeights, SleepSettings
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.sleep import OnOverflow, Pass, Windows, record_changes, sleep
+from lmsleep.sleep import OnOverflow, Pass, Windows, idle_sentence, record_changes, sleep, warn_if_idle
 from lmsleep.training.optimizer import full_tensor
 
 Kind = TypeVar("Kind", bound=L.Callback)
@@ -129,21 +129,13 @@ class SleepCallback(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.n_passes > 1 and not self.n_sequences:
-            size: int = pl_module.model.window_size
-            if not (windows := Windows.of(batch.targets, size, self.after_loss)).n_sleeps:
-                told = "none of them full" if windows.length < size else "loss in every full one"
-                self._warn(f"no window of the first batch ({windows.length} tokens, windows of {size}, {told})")
+            windows = Windows.of(batch.targets, pl_module.model.window_size, self.after_loss)
+            warn_if_idle(pl_module.model, self.n_passes, windows, rank_zero_warn)
         self.n_sequences += len(batch.tokens)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.n_passes > 1 and self.n_sequences and not self.n_sleeps:
-            self._warn("no window of this run")
-
-    def _warn(self, which: str) -> None:
-        rank_zero_warn(
-            f"n_passes is {self.n_passes}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps "
-            "where it is full and carries no loss; --sleep.after_loss=true lets those with loss sleep too"
-        )
+            rank_zero_warn(idle_sentence(self.n_passes, "no window of this run"))
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any) -> None:
         self.n_sequences += len(batch.tokens)

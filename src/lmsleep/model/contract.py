@@ -1,0 +1,137 @@
+"""What a mixer must keep to: `check_mixer` holds a fast-weight rule to the contract of `lmsleep.model.Mixer`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lmsleep.hub import require
+from lmsleep.model.block import Mixer, PassContext
+from lmsleep.model.config import ModelConfig
+
+Config = TypeVar("Config", bound=ModelConfig)
+TOKENS = 24
+EVERYTHING = PassContext((torch.empty(0), torch.empty(0)))  # a rule sees no positions
+
+
+def check_parts(mixer: Any, name: str) -> None:
+    """Raises ValueError if a mixer, which is called `name` in the message, lacks a part of the interface."""
+    require(isinstance(mixer, nn.Module), f"{name} must be a torch.nn.Module", type(mixer).__name__)
+    shape = getattr(mixer, "state_shape", "none")
+    sizes = shape is None or (isinstance(shape, tuple) and all(isinstance(size, int) for size in shape))
+    require(sizes, f"state_shape of {name} must be one tuple of integers (parts are joined), or None", shape)
+    said = f"{name} must have flops_per_token(window_size)"
+    require(callable(getattr(mixer, "flops_per_token", None)), said, type(mixer).__name__)
+
+
+def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: float = 1e-9) -> None:
+    """Holds a fast-weight rule to its contract, on random tokens and weights in float64; compare it with its definition
+    beside this.
+
+    Args:
+        make: as for `register_mixer`.
+        config: a `HybridConfig` with the sizes; small ones are quick.
+        tolerance: by which values may differ, relative and absolute.
+
+    Raises:
+        ValueError: that says which part of the contract is broken: shapes and dtypes, also under autocast; inputs as
+            they were; no token knows a later one; any split of the tokens gives the same; a masked token leaves no
+            trace; a gradient reaches S; `flops_per_token` is an integer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mixer: Any = make(config)
+        check_parts(mixer, "the rule")
+        require(mixer.state_shape is not None, "state_shape of the rule must be a tuple", None)
+        x, S = torch.randn(2, TOKENS, config.d_model), torch.randn(2, *mixer.state_shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            _same_kind("the new state under autocast", mixer(x, S, None, EVERYTHING)[1], S)
+        with torch.no_grad():  # away from the initial values, of which many are equal
+            for weight in mixer.double().parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        read = _Reader(mixer, tolerance)
+        x, S = x.double(), S.double()
+        flops = mixer.flops_per_token(config.window_size or TOKENS)
+        require(type(flops) is int and flops >= 0, "flops_per_token must give an integer of 0 or more", flops)
+        read.check_kinds(x, S)
+        read.check_causal(x, S)
+        read.check_splits(x, S)
+        read.check_mask(x, S)
+        read.check_gradient(x, S)
+
+
+class _Reader:
+    """A mixer in float64, and how closely what it reads must agree."""
+
+    def __init__(self, mixer: Any, tolerance: float) -> None:
+        self.mixer, self.tolerance = mixer, tolerance
+
+    def equal(self, said: str, got: Tensor, want: Tensor) -> None:
+        """Raises ValueError, which begins with `said`, if two tensors differ."""
+        apart = (got - want).detach().abs().max().item()
+        if not torch.allclose(got, want, self.tolerance, self.tolerance):
+            raise ValueError(f"{said}, got a difference of {apart:.2g}")
+
+    def check_kinds(self, x: Tensor, S: Tensor) -> None:
+        """Shapes and dtypes; the inputs stay as they were."""
+        before = x.clone(), S.clone()
+        y, after, _ = self.mixer(x, S, None, EVERYTHING)
+        require(all(map(torch.equal, (x, S), before)), "the rule must leave its inputs as they were", "changed ones")
+        _same_kind("y", y, x)
+        _same_kind("the new state", after, S)
+
+    def check_causal(self, x: Tensor, S: Tensor) -> None:
+        """No token knows a later one."""
+        other = torch.cat([x[:, :-1], -x[:, -1:]], dim=1)
+        first, second = (self.mixer(tokens, S, None, EVERYTHING)[0][:, :-1] for tokens in (x, other))
+        self.equal("y of a token must not depend on later ones", first, second)
+
+    def check_splits(self, x: Tensor, S: Tensor) -> None:
+        """Tokens in groups, with state and cache handed over, are the tokens at once."""
+        whole, end, _ = self.mixer(x, S, None, EVERYTHING)
+        for sizes in ([1] * TOKENS, [1, TOKENS - 1], [7, TOKENS - 7], [TOKENS - 1, 1]):
+            state, cache, parts = S, None, []
+            for part in x.split(sizes, dim=1):
+                y, state, cache = self.mixer(part, state, cache, EVERYTHING)
+                parts.append(y)
+            said = f"reading {', '.join(map(str, dict.fromkeys(sizes)))} tokens in turn must equal reading all at once"
+            self.equal(said, torch.cat(parts, dim=1), whole)
+            self.equal(f"{said} in the new state", state, end)
+
+    def check_mask(self, x: Tensor, S: Tensor) -> None:
+        """What is masked, before the other tokens or after them, might as well not be there."""
+        for seen in (slice(5, None), slice(0, TOKENS - 5)):
+            mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+            mask[:, seen] = True
+            y, after, _ = self.mixer(x, S, None, replace(EVERYTHING, mask=mask))
+            want, end, _ = self.mixer(x[:, seen], S, None, EVERYTHING)
+            self.equal("a masked token must leave no trace in other tokens", y[:, seen], want)
+            self.equal("a masked token must leave no trace in the state", after, end)
+
+    def check_gradient(self, x: Tensor, S: Tensor) -> None:
+        """Later windows train earlier ones through S alone."""
+        S = S.clone().requires_grad_()
+        y, after, _ = self.mixer(x, S, None, EVERYTHING)
+        weights = [weight for weight in self.mixer.parameters() if weight.requires_grad]
+        for said, gradients in (
+            ("y must have a gradient with respect to the state", _gradients(y, [S])),
+            ("the new state must have a gradient with respect to some weight", _gradients(after, weights)),
+        ):
+            require(any(gradient.any() for gradient in gradients), said, None)
+            require(all(gradient.isfinite().all() for gradient in gradients), f"{said} that is finite", False)
+
+
+def _gradients(of: Tensor, leaves: list[nn.Parameter] | list[Tensor]) -> list[Tensor]:
+    found = (
+        torch.autograd.grad(of.square().sum(), leaves, retain_graph=True, allow_unused=True) if of.requires_grad else ()
+    )
+    return [gradient for gradient in found if gradient is not None]
+
+
+def _same_kind(name: str, got: Any, like: Tensor) -> None:
+    """Raises ValueError unless `got` is a tensor of the shape and dtype of `like`."""
+    allowed = f"{name} must be {like.dtype} of shape {tuple(like.shape)}"
+    require(isinstance(got, Tensor), allowed, type(got).__name__)
+    require((got.shape, got.dtype) == (like.shape, like.dtype), allowed, (got.dtype, tuple(got.shape)))
