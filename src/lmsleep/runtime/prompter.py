@@ -142,7 +142,7 @@ class Prompter:
             warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
 
-    def open(self, document: str | Path) -> "tuple[Prompter, str | None]":
+    def open_document(self, document: str | Path) -> "tuple[Prompter, str | None]":
         """For a text, as `with_document`; for a file, as that with its text, or as `with_conversation`, and None, if it
         is a conversation: a .json and `role` is set. Raises ValueError if there is no text."""
         allowed = "a document must have text in it"

@@ -114,7 +114,7 @@ class Session(StreamReader):
         Raises:
             ValueError: if there is no tokenizer or no text, or the question is missing or has no place.
         """
-        prompter, text = self._tokenizing().open(document)
+        prompter, text = self._tokenizing().open_document(document)
         said = "given with a document where the training had it before the document"
         said = said if prompter.question_first else "left out where the training had it behind the document"
         require(prompter.question_first == (question is not None), f"question must be {said}", question)

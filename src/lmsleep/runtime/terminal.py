@@ -82,7 +82,7 @@ class Chat:
         if not session.prompter.question_first:
             self.show_reading(session, file.name, file)
             return
-        session.prompter, text = session.prompter.open(file)
+        session.prompter, text = session.prompter.open_document(file)
         self.levels[-1].documents.append((file.name, text or ""))
         self.log.print(f"{file.name}: is read once its question is known", highlight=False)
 

@@ -57,7 +57,7 @@ class SessionPair:
     def read(self, document: str | Path) -> Iterator[None]:
         """Reads a text or a file in the format of the training; yields after each window and each sleep."""
         prompter = self.prompter
-        self.prompter, text = prompter.open(document)
+        self.prompter, text = prompter.open_document(document)
         for session in self.sessions:
             session.prompter = self.prompter
         if text and prompter.question_first:
