@@ -42,9 +42,10 @@ def documents(root: Path) -> list[Document]:
     said = (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed([str(n) for n in passes(shown)[1:]])} in {percents(asleep)}",
-        f"At equal operations, {in_words(most)} seeds, N = 1 has {percent(arm['steps4'])} after four times the steps, "
-        f"{percent(arm['deep16'])} with four times the blocks (undecided)",
-        f"a narrower N = 4 has {percent(mean(scores(root / 'results/gpu/small.csv')).value)}",
+        f"With the operations of N = 4, {in_words(most)} seeds, N = 1 has {percent(arm['steps4'])} after four times "
+        f"the steps, {percent(arm['deep16'])} with four times the blocks",
+        "One narrower run of N = 4 with as many steps has "
+        f"{percent(mean(scores(root / 'results/gpu/small.csv')).value)}",
         whole_runs(root),
     )
     return [Document("README.md", {"claims": markdown(HEADER, rows)}, said, OWN)]

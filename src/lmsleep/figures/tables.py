@@ -60,7 +60,7 @@ def accuracy_table(title: str, result: Result) -> Table:
     names = {"slice": result.caption.level, "n_passes": "N"}
     apart = {tuple(r[key] for key in keys): difference(r) for r in numbers.get("difference", [])}
     base = next((f" from {names[compares]} = {r['base']}" for r in numbers.get("difference", []) if compares), "")
-    intervals = ["over seeds (logit t), or two scores", "over one seed's rows (Wilson)"]
+    intervals = ["95 % interval over seeds", "over one seed's rows (Wilson)"]
     header = [*(names[key] for key in keys), "right", *intervals, "seeds", "answers", f"points{base}"]
     rows = []
     for record in sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys]):
@@ -70,7 +70,8 @@ def accuracy_table(title: str, result: Result) -> Table:
         answers = readable(record["answers"]) if "answers" in record else ""
         counts = [str(record["n"]), answers, apart.get(place, "")]
         rows.append([*map(str, place), percent(record["value"]), *ends, *counts])
-    return Table(title, header, rows)
+    kept = [i for i, name in enumerate(header) if name not in intervals or any(row[i] != "–" for row in rows)]
+    return Table(title, [header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def difference(record: dict[str, Any]) -> str:

@@ -218,4 +218,4 @@ def show(
     readers = {f"asleep, N={n_passes}": asleep, "awake, N=1": awake, "S to zero": forget}
     with torch.no_grad():
         show_answers(console, model, task, readers, eviction, rows)
-    console.print("[dim]The weights are the same awake; how weights do that were trained awake, the figures show.[/]")
+    console.print("[dim]All columns have the same weights; results/gpu/README.md has models trained awake.[/]")
