@@ -164,7 +164,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 PASSES = "passes N over each full window (N = 1: no sleep)"
 # metric -> label of its axis, baselines and their labels.
 DEPO = {
-    "loss": ("loss with :\n(nats a token)", {"floor": "any name"}),
+    "loss": ("loss of all targets\n(nats a token)", {"floor": "any name"}),
     "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "any name"}),
     "exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
 }
@@ -187,7 +187,7 @@ def by_difficulty(
             style.token_axis(ax, ticks=4)
             if not row:
                 ax.set_title(f"{level} {unit}{'s' if level > 1 else ''}", fontsize=10)
-            if row == len(drawn) - 1:
+            if ax.get_subplotspec().is_last_row():
                 ax.set_xlabel("training tokens")
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel(label)

@@ -1,6 +1,7 @@
 """Our figures: controls (S cut) and ablations (other numbers of passes at test), and the arms of configs/arms.yaml."""
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ ARM = OTHER | {"label": "the arm of the title"}
 BEHIND = N4 | {"linewidth": 3, "alpha": 0.7, "markevery": 0.4}
 COMPARED: Look = {"color": style.SOFT, "marker": "s", "label": "the same with sleep, N = 4"}  # where it is another arm
 HOLLOW: Look = {"markerfacecolor": "white", "markeredgewidth": 1.4}
-CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at the end of every window", HOLLOW)}
+CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at every overflow", HOLLOW)}
 KEY = {"interval without zero": {}, NEITHER: HOLLOW}
 AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn with other passes at test
 
@@ -131,7 +132,7 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.token_axis(ax, ticks=3)
         ax.grid(axis="x", visible=False)
         ax.yaxis.set_major_locator(MultipleLocator(0.5))
-        ax.set_title(known[name].title, fontsize=9)
+        ax.set_title(textwrap.fill(known[name].title, 22), fontsize=9)
     for ax in axes[-columns:]:
         ax.set_xlabel("training tokens")
     fig.supylabel("answers right, over all hops" if depo else "rows with all answers right", fontsize=10)
@@ -166,7 +167,8 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         seeds = sorted({r["n"] for r in rows})
         count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
         ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
-    apart = "points of accuracy from sleep with N = 4 (or from the arm in brackets), paired by seed, with 95 % interval"
+    bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in found) else ""
+    apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)
     style.legend(below, axes, title)
     return {"verdicts": found}
