@@ -287,7 +287,7 @@ def test_every_arm_has_a_panel_with_n4_behind_it_and_what_it_is_compared_with(mo
     )
     ends = [("arms", arm, 4, seed, "all", 20, "test_exact", seed / 4) for arm in ("n4", "mamba") for seed in (0, 1)]
     fig, numbers = arms(pd.concat([table, pd.DataFrame(ends, columns=COLUMNS)]), guess, "gpu")
-    titles = ["no sleep, N = 1", "Mamba-2", "Mamba-2, N = 1", "d = 192, N = 4, four times the steps"]
+    titles = ["no sleep, N = 1", "Mamba-2", "Mamba-2, N = 1", "d = 192, N = 4, four\ntimes the steps"]
     assert [ax.get_title() for ax in fig.axes] == titles
     drawn = [{line.get_label(): list(line.get_ydata()) for line in ax.lines} for ax in fig.axes]
     low, high, behind = pytest.approx([0.15, 0.25]), pytest.approx([1.15, 1.25]), "sleep, N = 4"
