@@ -187,7 +187,8 @@ def by_difficulty(
             style.token_axis(ax, ticks=4)
             if not row:
                 ax.set_title(f"{level} {unit}{'s' if level > 1 else ''}", fontsize=10)
-            if ax.get_subplotspec().is_last_row():
+            place = ax.get_subplotspec()
+            if place is not None and place.is_last_row():
                 ax.set_xlabel("training tokens")
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel(label)
