@@ -1,6 +1,7 @@
 """The numbers of results/gpu that come from its arms: controls, ablations, and what S holds."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -136,16 +137,8 @@ def probe(figure: Path) -> str:
         trained = f"N = {r['n_passes']}" if r["n_passes"] else "first weights"
         shares = [percent(at[*key, made]) for made in (1, r["passes"])]
         apart = words.points(r["value"], r["low"], r["high"])
-        rows.append(
-            [
-                PROBED[r["figure"]],
-                trained,
-                r["read"].replace("_", " ").replace("after 1 steps", "after 1 step").replace("1 hops", "1 hop"),
-                *shares,
-                apart,
-                r["verdict"],
-            ]
-        )
+        what = re.sub(r"\b1 (step|hop)s", r"1 \1", r["read"].replace("_", " "))
+        rows.append([PROBED[r["figure"]], trained, what, *shares, apart, r["verdict"]])
     header = ["task", "trained with", "read", "after pass 1", "after pass 4", "points apart, paired by seed"]
     return markdown([*header, "more passes"], rows)
 
