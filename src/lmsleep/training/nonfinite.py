@@ -16,6 +16,7 @@ from lmsleep.training.callbacks import find_sleep_callback, sleep_settings
 from lmsleep.training.checkpoint import is_local
 from lmsleep.training.graphs import Accelerate
 from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
+from lmsleep.training.ranks import any_rank
 
 FOLDER_PREFIX, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
 
@@ -42,8 +43,8 @@ class StopOnNonFinite(L.Callback):
     """Raises FloatingPointError when a loss or a gradient is not finite, and keeps the weights before that step.
 
     On a CPU it raises before the update. On CUDA, waiting for the result would leave the device idle in every step:
-    there the optimizer skips its updates from that step on, and the error is raised when the result has arrived, at the
-    latest before the next validation, checkpoint or end.
+    there the optimizer skips its updates from that step on, and the error is raised when the result has arrived (with
+    several ranks: one step later), at the latest before the next validation, checkpoint or end. A sharded model waits.
 
     Beside the checkpoint it writes a folder for `lmsleep replay`: the model before the step, as of
     `HybridLM.save_pretrained`, with the `StepRecord` in its config.json, and the batches. Each rank writes its own; a
@@ -77,9 +78,11 @@ class StopOnNonFinite(L.Callback):
         step, batches = self._step(trainer, pl_module), self.batches
         self.losses, self.batches = [], []
         spoiled = ~torch.isfinite(values)
-        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or trainer.world_size > 1:
+        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or pl_module.device_mesh is not None:
             self._raise_if(spoiled, step, batches, trainer, pl_module)
             return
+        if trainer.world_size > 1:  # the loss of one rank
+            spoiled = any_rank(spoiled)
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
         optimizer.skip_if(self.spoiled.any())
         answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
@@ -106,7 +109,9 @@ class StopOnNonFinite(L.Callback):
         )
 
     def _raise_for_arrived(self, trainer: L.Trainer, module: L.LightningModule, wait: bool = False) -> None:
-        while self.pending and (wait or len(self.pending) > self.MOST_PENDING or self.pending[0][-1].query()):
+        alone = trainer.world_size == 1  # ranks must raise in the same step, whatever has arrived at one of them
+        most = self.MOST_PENDING if alone else 1
+        while self.pending and (wait or len(self.pending) > most or (alone and self.pending[0][-1].query())):
             step, batches, answer, arrived = self.pending.popleft()
             arrived.synchronize()
             self._raise_if(answer, step, batches, trainer, module)

@@ -51,10 +51,16 @@ def stop_together(trainer: L.Trainer) -> None:
     handle_sigterm(trainer, hear, agree)
 
 
+def any_rank(flags: Tensor) -> Tensor:
+    """Which flags (n,) are set on a rank, without waiting for the device."""
+    counts = flags.int()
+    torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+    return counts.bool()
+
+
 def _any_rank(here: int, device: torch.device) -> Callable[[], bool]:
     """Starts a maximum over the ranks; the function returned waits for it and tells whether it is not zero."""
-    asked = torch.full((), here, device=device)  # and not `torch.tensor`, which would wait for the device
-    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    asked = any_rank(torch.full((), bool(here), device=device))  # and not `torch.tensor`, which would wait
     if not asked.is_cuda:
         return lambda: bool(asked)
     arrived, done = torch.empty((), dtype=asked.dtype, pin_memory=True), torch.cuda.Event()
