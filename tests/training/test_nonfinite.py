@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -13,6 +14,7 @@ from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
+from lmsleep.training.nonfinite import StepRecord
 from lmsleep.training.recipe import DrawPasses
 
 from .conftest import TASK, fitted, weights
@@ -55,6 +57,30 @@ def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
         fitted(cell)
     assert all(map(torch.equal, weights(cell.module), cell.module.before))
     assert cell.trainer.global_step == 2
+
+
+class Arrival:
+    """The event behind a result on its way from the device."""
+
+    def __init__(self, arrived):
+        self.query, self.synchronize = (lambda: arrived), (lambda: None)
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize(("ranks", "pending", "raises"), [(1, 1, None), (1, 2, None), (2, 1, False), (2, 2, True)])
+def test_ranks_raise_a_step_later_whatever_has_arrived_and_a_single_process_as_soon_as_it_has(
+    ranks, pending, raises, arrived
+):
+    watch, spoiled = StopOnNonFinite(), torch.tensor([True, False])
+    step = StepRecord(2, 7, 3, "hard", False, 1, "32-true", "none", False, 1, "cuda", "")
+    watch.pending.extend((step, [], spoiled, Arrival(arrived)) for _ in range(pending))
+    trainer = SimpleNamespace(world_size=ranks, checkpoint_callback=None)
+    raised = False
+    try:
+        watch._raise_for_arrived(trainer, None)
+    except FloatingPointError:
+        raised = True
+    assert raised == (arrived if raises is None else raises)
 
 
 class Beside(SleepModule):
