@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lmsleep import HybridConfig, Session, read_windows
-from lmsleep.hub import typed
+from lmsleep.checks import typed
 from lmsleep.sleep import IGNORE
 
 PATTERNS = st.text("AGMJWagmj", min_size=1, max_size=3)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 
 import lmsleep.hf
 from lmsleep import HybridLM, Session, read_windows
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 
 TEXT = "The wren by the mill is blue. "
 PROMPTS = [TEXT * 2 + "Which?", "Where?", TEXT + "By what?"]

@@ -29,10 +29,10 @@ from benchmarks.kernels.jobs import JOBS
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
 from lmsleep.bench.train import device_kind, device_name
+from lmsleep.checks import require
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.hub import require
 
 TOLERANCE = 0.1  # |x - definition| / |definition|, of outputs and gradients: bfloat16 gives 0.002 to 0.05
 COLD = 150e6  # bytes that calls in turn go through, three times an H100's cache

@@ -8,7 +8,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.base import MAX_ROWS
 

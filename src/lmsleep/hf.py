@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, push, require, typed
-from lmsleep.hub.tokenizer import TOKENIZER
+from lmsleep.checks import require, typed
+from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import MODEL_TYPE, check_streamable

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 
 IGNORE = -100  # a target without loss
 Eviction = Literal["hard", "sliding"]

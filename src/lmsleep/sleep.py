@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_batch, check_n_passes
 from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from lmsleep import HybridConfig, HybridLM, Session
 from lmsleep.cli import main as lmsleep
-from lmsleep.hub.tokenizer import open_tokenizer
+from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
 from lmsleep.tasks import TextQA
 from lmsleep.tasks.spec import build_task

@@ -29,7 +29,8 @@ ALLOWED = {
     ("", "figures/__init__.py"): "a docstring alone",
     ("", "bench/__init__.py"): "a docstring alone",
     ("", "figures/provenance.py"): "says where a run was made, which is no reason to train again",
-    ("data", "hub"): "reads the arguments of a task as they are written, or refuses them",
+    ("data", "checks.py"): "reads the arguments of a task as they are written, or refuses them",
+    ("data", "hub.py"): "as checks.py",
     ("data", "memory.py"): "as pretrained",
     ("data", "model"): "as pretrained",
     ("data", "ops"): "as pretrained",
@@ -38,7 +39,8 @@ ALLOWED = {
     ("train", "commands/predictions.py"): "what `lmsleep predict` writes",
     ("train", "commands/progress.py"): "how a run looks in a terminal",
     ("train", "commands/quiet.py"): "which notices are left out",
-    ("measure", "hub"): "reads checkpoints; the weights of measured models are drawn",
+    ("measure", "checks.py"): "refuses bad arguments",
+    ("measure", "hub.py"): "reads checkpoints; the weights of measured models are drawn",
     ("measure", "tasks"): "what stands around texts that a session is asked; measured models read drawn tokens",
 }
 

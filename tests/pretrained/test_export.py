@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from lmsleep import HybridConfig, HybridLM, Session, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
-from lmsleep.hub.tokenizer import named_eos, open_tokenizer
+from lmsleep.hub import named_eos, open_tokenizer
 from lmsleep.pretrained.export import export, from_lightning
 from lmsleep.tasks import Rule110
 from lmsleep.tasks.spec import build_task

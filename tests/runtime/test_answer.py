@@ -1,6 +1,6 @@
 """An answer piece by piece; what ends one is tested with the sessions that ask, in test_prompter.py."""
 
-from lmsleep.hub.tokenizer import open_tokenizer
+from lmsleep.hub import open_tokenizer
 from lmsleep.runtime.answer import Answer, StopCriteria, printable, stream_text
 from lmsleep.runtime.prompter import Prompter
 

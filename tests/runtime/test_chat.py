@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lmsleep import Session
 from lmsleep.cli import main
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.terminal import Chat
 

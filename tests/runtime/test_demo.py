@@ -12,7 +12,7 @@ import torch
 
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import demo_models
 from lmsleep.runtime.demo import compare_answers, gain_text, share_text
 from lmsleep.settle import forget

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from lmsleep import HybridLM, Session, read_windows
-from lmsleep.hub.tokenizer import open_tokenizer, tokenizer_files
+from lmsleep.hub import open_tokenizer, tokenizer_files
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.tasks import TextQA
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lmsleep import Session
 from lmsleep.cli import main
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 from lmsleep.tasks import IGNORE, TextQA
 from lmsleep.tasks.spec import task_spec
 from tasks.test_chat_template import CHAT_ML, HEADERS, MESSAGES, THINKING

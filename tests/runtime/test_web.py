@@ -7,7 +7,7 @@ import torch
 
 from lmsleep import Session
 from lmsleep.cli import main
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import chat, web
 from lmsleep.runtime.web import SessionPair, ShownWindow, changes_html, page, stream_html
 

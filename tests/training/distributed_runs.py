@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from lmsleep import HybridConfig
 from lmsleep.atomic import lock_folder
 from lmsleep.cli import main
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.hub import tokenizer_files
 
 OUT = Path(sys.argv[1])
 SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"

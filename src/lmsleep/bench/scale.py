@@ -29,10 +29,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
+from lmsleep.checks import require
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.hub import require
 from lmsleep.training.optimizer import full_tensor
 
 Scaling = Literal["strong", "weak"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.hub import require, usable_device
+from lmsleep.checks import require, usable_device
 from lmsleep.model import HybridConfig
 
 

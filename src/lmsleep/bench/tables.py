@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.hub import naming_file, require
+from lmsleep.checks import naming_file, require
 
 # Of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]

@@ -21,7 +21,7 @@ import torch
 from lmsleep.atomic import save_csv
 from lmsleep.bench.subject import choose_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import KV, AttentionCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent

@@ -27,7 +27,7 @@ from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import IGNORE, read_windows

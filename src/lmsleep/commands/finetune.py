@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from lmsleep.atomic import check_folder
+from lmsleep.checks import require
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
 from lmsleep.errors import OneSentenceParser, one_sentence
-from lmsleep.hub import CONTEXT, QUESTION, checkpoint_folder, require
-from lmsleep.hub.tokenizer import TOKENIZER
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
-from lmsleep.tasks.text_qa import ASKABLE, is_askable, rename_fields
+from lmsleep.tasks.text_qa import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields
 from lmsleep.training.checkpoint import ONE_FILE
 
 TASK = "data.task.init_args."

@@ -25,11 +25,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
+from lmsleep.checks import require
 from lmsleep.commands.clock import StepTimer
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, steps_of_epochs
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.hub import require
 from lmsleep.memory import check_n_passes
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config

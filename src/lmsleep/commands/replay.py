@@ -11,9 +11,9 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from lmsleep.checks import typed
 from lmsleep.commands.quiet import quiet
 from lmsleep.data import RowsDataModule
-from lmsleep.hub import typed
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, read_config
 from lmsleep.tasks import Batch, Task

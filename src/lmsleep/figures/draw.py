@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
+from lmsleep.checks import naming_file, require
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.ours import ablations, arms, controls, select_ablations, select_controls
@@ -26,7 +27,6 @@ from lmsleep.figures.plots.style import CURVES, Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import compare_passes, exact_accuracy, jsonable, mean_scores, paired_differences, per_slice
-from lmsleep.hub import naming_file, require
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:

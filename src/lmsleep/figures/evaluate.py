@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
+from lmsleep.checks import naming_file, require
 from lmsleep.figures.settings import has_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
-from lmsleep.hub import naming_file, require
 from lmsleep.metrics import SliceScores
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, sleep_settings

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lmsleep.atomic import save_text
+from lmsleep.checks import naming_file, require
 from lmsleep.figures.results import CAPTIONS, Result, load, paper_values
 from lmsleep.figures.tables import (
     Table,
@@ -25,7 +26,6 @@ from lmsleep.figures.tables import (
     verdicts_table,
 )
 from lmsleep.figures.words import readable
-from lmsleep.hub import naming_file, require
 
 WIDE = 2.2  # aspect ratio from which a picture takes the whole width of the page
 # Numbers that have their own tables.

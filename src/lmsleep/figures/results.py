@@ -9,9 +9,9 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
+from lmsleep.checks import naming_file, read_object, require
 from lmsleep.figures.stats import FEWEST, interval_sign, jsonable
 from lmsleep.figures.words import nats, points
-from lmsleep.hub import naming_file, read_object, require
 
 SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"

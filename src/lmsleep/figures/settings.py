@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from omegaconf import OmegaConf
 
-from lmsleep.hub import require, typed
+from lmsleep.checks import require, typed
 
 PARAMS, TABLE = Path("params.yaml"), Path("configs/arms.yaml")
 ARMS = "arms"  # the figure of arms in params.yaml; `arms_depo` is that on Depo

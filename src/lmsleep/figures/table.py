@@ -19,8 +19,8 @@ import pandas as pd
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import COLUMNS
+from lmsleep.checks import naming_file, read_object, require
 from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
-from lmsleep.hub import naming_file, read_object, require
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 # Counts of answers and rows that a table with test scores does without: test_count and test_rows say the same.

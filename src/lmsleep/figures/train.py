@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
+from lmsleep.checks import require
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import TABLE, arm_of, arms, read_config
-from lmsleep.hub import require
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 
 MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # a larger value is a mistake
 BetweenPasses = Literal["carry", "reset", "embed", "cut_h", "cut"]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
 

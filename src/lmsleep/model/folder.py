@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import check_folder, save_text
-from lmsleep.hub import check_file, checkpoint_folder, read_object, require, typed, usable_device
+from lmsleep.checks import check_file, read_object, require, typed, usable_device
+from lmsleep.hub import checkpoint_folder
 from lmsleep.tensors import read_tensors, save_tensors
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"

@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.hub import load_plugins, require
+from lmsleep.checks import require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
 from lmsleep.model.attention import Attention, Rotary
 from lmsleep.model.block import Block, LazySum, Mixer, PassContext
@@ -84,6 +86,14 @@ MIXERS: dict[str, tuple[str, MixerFactory]] = {
 }
 BUILT_IN = frozenset(MIXERS)
 INIT_FIELDS = frozenset({"zero_init", "embedding_std", "decay_rates"})  # that only the initial weights depend on
+
+
+@cache
+def load_plugins() -> None:
+    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
+    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
+    for plugin in entry_points(group="lmsleep.plugins"):
+        plugin.load()
 
 
 def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
@@ -401,7 +411,7 @@ class HybridLM(nn.Module):
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
             trained: metadata of the training for config.json; `n_passes`, `eviction` and `task` are read by others.
-            files: contents of further files by name, such as `lmsleep.hub.tokenizer.tokenizer_files`.
+            files: contents of further files by name, such as `lmsleep.hub.tokenizer_files`.
 
         Raises:
             ValueError: if `trained` does not fit into JSON, or `folder` is a file.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import ConvTail
 from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from lmsleep.hub import check_integer, read_object, typed
+from lmsleep.checks import check_integer, read_object, typed
 from lmsleep.model import HybridConfig
 from lmsleep.model.config import MAX_DEPTH, MAX_SIZE
 

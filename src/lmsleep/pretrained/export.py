@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.hub import first_line, left_by_run, require, typed
-from lmsleep.hub.tokenizer import tokenizer_files
+from lmsleep.checks import first_line, left_by_run, require, typed
+from lmsleep.hub import tokenizer_files
 from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite, warn_if_broken_off

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lmsleep.hub import checkpoint_folder, load_plugins, read_object, require, typed
-from lmsleep.hub.tokenizer import check_vocabulary, read_tokenizer
+from lmsleep.checks import read_object, require, typed
+from lmsleep.hub import check_vocabulary, checkpoint_folder, read_tokenizer
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
-from lmsleep.model.hybrid import INIT_FIELDS
+from lmsleep.model.hybrid import INIT_FIELDS, load_plugins
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers, middle_loop
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS

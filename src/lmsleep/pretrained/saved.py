@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lmsleep.hub import typed
+from lmsleep.checks import typed
 from lmsleep.model import HybridConfig
 from lmsleep.model.folder import MODEL_TYPE, VERSION
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from lmsleep.hub import check_integer
+from lmsleep.checks import check_integer
 from lmsleep.runtime.prompter import Prompter
 
 Stop = int | str | Iterable[int | str] | None

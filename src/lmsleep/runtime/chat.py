@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsleep.atomic import check_writable
-from lmsleep.hub import CONTEXT, QUESTION, check_integer, checkpoint_folder, require
-from lmsleep.hub.tokenizer import TOKENIZER
+from lmsleep.checks import check_integer, require
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction
 from lmsleep.model.folder import CONFIG, WEIGHTS
 from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
+from lmsleep.tasks.text_qa import CONTEXT, QUESTION
 
 
 def open_chat(

@@ -23,8 +23,8 @@ from rich.table import Table
 from scipy import stats
 
 from lmsleep.atomic import check_folder
-from lmsleep.hub import checkpoint_folder, require
-from lmsleep.hub.tokenizer import TOKENIZER
+from lmsleep.checks import require
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streamable, read_config

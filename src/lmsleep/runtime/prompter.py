@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import CONTEXT, QUESTION, checkpoint_folder, naming_file, parse_json, read_object, require, typed
-from lmsleep.hub.tokenizer import TOKENIZER, check_vocabulary, named_eos, open_tokenizer
+from lmsleep.checks import naming_file, parse_json, read_object, require, typed
+from lmsleep.hub import TOKENIZER, check_vocabulary, checkpoint_folder, named_eos, open_tokenizer
 from lmsleep.model.folder import CONFIG, MODEL_TYPE, read_config
-from lmsleep.tasks.text_qa import TextQA, rename_fields
+from lmsleep.tasks.text_qa import CONTEXT, QUESTION, TextQA, rename_fields
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

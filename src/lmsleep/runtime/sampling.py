@@ -8,7 +8,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 from lmsleep.runtime.answer import Answer
 from lmsleep.runtime.tokens import TokenRows
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, parse_object, require, typed
+from lmsleep.checks import check_integer, parse_object, require, typed
 from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, LayerCache, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.hybrid import INIT_FIELDS

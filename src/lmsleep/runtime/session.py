@@ -11,8 +11,8 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.hub import check_integer, checkpoint_folder, require, typed
-from lmsleep.hub.tokenizer import TOKENIZER
+from lmsleep.checks import check_integer, require, typed
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import IGNORE
 
 SPLITS = ("train", "val", "test")

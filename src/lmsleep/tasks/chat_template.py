@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from lmsleep.hub import first_line
-from lmsleep.hub.tokenizer import template_file, tokenizer_config
+from lmsleep.checks import first_line
+from lmsleep.hub import template_file, tokenizer_config
 
 RenderMessages = Callable[..., str]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 from lmsleep.memory import IGNORE, check_batch
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task
 

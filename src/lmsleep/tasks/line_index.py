@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lmsleep.hub import HUB_NAME, first_line
+from lmsleep.checks import first_line
+from lmsleep.hub import HUB_NAME
 
 TABLES = (".parquet", ".arrow")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 from lmsleep.tasks.base import IGNORE, Batch, Task, stream
 
 ENUMERABLE = 24  # cells: 2^24 states take seconds

@@ -6,7 +6,7 @@ from pydoc import locate
 from typing import Any
 
 from lmsleep import tasks
-from lmsleep.hub import typed
+from lmsleep.checks import typed
 from lmsleep.tasks.base import Task
 
 PACKAGE = "lmsleep.tasks."

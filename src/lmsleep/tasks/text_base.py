@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmsleep.hub import check_integer, require
-from lmsleep.hub.tokenizer import open_tokenizer
+from lmsleep.checks import check_integer, require
+from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_split, stream
 from lmsleep.tasks.line_index import LineIndex
 

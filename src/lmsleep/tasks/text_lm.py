@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from lmsleep.hub import check_integer
+from lmsleep.checks import check_integer
 from lmsleep.tasks.base import MAX_LENGTH, Batch
 from lmsleep.tasks.line_index import LineIndex
 from lmsleep.tasks.text_base import TextTask

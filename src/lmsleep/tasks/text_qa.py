@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import QUESTION, parse_json
-from lmsleep.hub.tokenizer import default_eos
+from lmsleep.checks import parse_json
+from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
 from lmsleep.tasks.line_index import LineIndex
 from lmsleep.tasks.text_base import TextTask
 
+CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 AROUND_ROWS = 100  # rows that `TextQA.around` looks at
 ASKABLE = (

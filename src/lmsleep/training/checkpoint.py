@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
-from lmsleep.hub import LAST, first_line, require
+from lmsleep.checks import LAST, first_line, require
 from lmsleep.training.content import check_content
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,

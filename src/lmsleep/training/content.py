@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lmsleep.hub import require, typed
+from lmsleep.checks import require, typed
 from lmsleep.model.folder import check_finite
 from lmsleep.training.optimizer import MuonAdamW
 

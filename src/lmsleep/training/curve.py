@@ -8,8 +8,8 @@ import lightning as L
 import pandas as pd
 
 from lmsleep.atomic import check_writable, save_csv
+from lmsleep.checks import require
 from lmsleep.data import RowsDataModule
-from lmsleep.hub import require
 
 
 class LearningCurve(L.Callback):

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from lmsleep import ops
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.model import HybridLM
 from lmsleep.model.linear import autocast_without_cache
 from lmsleep.sleep import Windows

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
-from lmsleep.hub import check_integer, require
+from lmsleep.checks import check_integer, require
 
 MAX_RATE = 1e4  # a larger learning rate is a mistake
 

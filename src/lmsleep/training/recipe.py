@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import SleepCallback, find_sleep_callback

@@ -5,7 +5,7 @@ from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.model import HybridLM
 
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")

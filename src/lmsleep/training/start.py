@@ -9,8 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lmsleep.hub import checkpoint_folder
-from lmsleep.hub.tokenizer import open_tokenizer, read_tokenizer
+from lmsleep.hub import checkpoint_folder, open_tokenizer, read_tokenizer
 from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import check_finite

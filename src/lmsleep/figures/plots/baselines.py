@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lmsleep.hub import read_object, require, typed
+from lmsleep.checks import read_object, require, typed
 
 
 def baselines(data: Path, kind: str) -> dict[str, float]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from lmsleep.checks import read_object
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.stats import jsonable, over_seeds
-from lmsleep.hub import read_object
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),

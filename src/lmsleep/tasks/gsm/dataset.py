@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lmsleep.atomic import atomic_write, check_folder
-from lmsleep.hub import check_integer, parse_json, require
+from lmsleep.checks import check_integer, parse_json, require
 from lmsleep.tasks.base import MAX_ROWS, SPLITS, check_split, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, open_encoder

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmsleep.hub.tokenizer import read_tokenizer
+from lmsleep.hub import read_tokenizer
 from lmsleep.tasks.gsm.world import WORLDS
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lmsleep.hub import require
+from lmsleep.checks import require
 from lmsleep.tasks.gsm.definition import Definition, draw_definition
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import PROMPT_END, Encoder

@@ -1,15 +1,57 @@
-"""Tokenizer files: reading, and writing them as transformers reads them."""
+"""Checkpoint folders, local or on the Hugging Face hub, and the tokenizers in them."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.hub import check_file, checkpoint_folder, read_object, require
+from lmsleep.checks import check_file, first_line, read_object, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
+    """The local folder of a checkpoint, downloaded if it is a name on the hub.
+
+    Args:
+        source: a folder, or `owner/model`, optionally with `@revision`.
+        files: patterns of the files to download.
+        field: the caller's name of `source`, for messages.
+
+    Raises:
+        ValueError: if it is neither a folder nor a name that the hub knows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if not HUB_NAME.fullmatch(str(source)):
+        allowed = f"{field} must be a folder or a name on the Hugging Face hub (owner/model)"
+        raise ValueError(f"{allowed}, and there is no folder {str(source)!r}")
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = str(source).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
+    except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
+        raise ValueError(
+            f"{source} is no folder here and could not be had from the Hugging Face hub: {first_line(error)}"
+        ) from None
+
+
+def push(folder: str | Path, name: str, private: bool | None = None) -> str:
+    """Uploads a folder as the model `name` (`owner/model`) of the Hugging Face hub, with the token of `hf auth login`.
+    Returns the address of the model; `private` None is the owner's default."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    repo = api.create_repo(name, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message="Upload a model that sleeps")
+    return str(repo)
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":

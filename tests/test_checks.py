@@ -1,4 +1,4 @@
-"""Reading what a folder of a checkpoint holds."""
+"""Values and files that are refused in one sentence."""
 
 import ast
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 import lmsleep
-from lmsleep.hub import check_integer, first_line, parse_object, read_object, typed, usable_device
+from lmsleep.checks import check_integer, first_line, parse_object, read_object, typed, usable_device
 
 
 def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path):

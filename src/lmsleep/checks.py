@@ -1,13 +1,11 @@
-"""Checkpoint folders, local or on the Hugging Face hub, and checks of values from JSON, YAML and callers."""
+"""Checks of values from JSON, YAML and callers, and of files: what is wrong is one sentence in a ValueError."""
 
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from inspect import formatannotation
 from numbers import Integral
 from pathlib import Path
@@ -20,48 +18,7 @@ from yaml import YAMLError
 if TYPE_CHECKING:
     import torch
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
-CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
-
-
-def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> Path:
-    """The local folder of a checkpoint, downloaded if it is a name on the hub.
-
-    Args:
-        source: a folder, or `owner/model`, optionally with `@revision`.
-        files: patterns of the files to download.
-        field: the caller's name of `source`, for messages.
-
-    Raises:
-        ValueError: if it is neither a folder nor a name that the hub knows.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if not HUB_NAME.fullmatch(str(source)):
-        allowed = f"{field} must be a folder or a name on the Hugging Face hub (owner/model)"
-        raise ValueError(f"{allowed}, and there is no folder {str(source)!r}")
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = str(source).partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(files)))
-    except Exception as error:  # no network, no such model, no access: the hub's client has many kinds
-        raise ValueError(
-            f"{source} is no folder here and could not be had from the Hugging Face hub: {first_line(error)}"
-        ) from None
-
-
-def push(folder: str | Path, name: str, private: bool | None = None) -> str:
-    """Uploads a folder as the model `name` (`owner/model`) of the Hugging Face hub, with the token of `hf auth login`.
-    Returns the address of the model; `private` None is the owner's default."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    made = api.create_repo(name, private=private, exist_ok=True)
-    api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload a model that sleeps")
-    return str(made)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -170,14 +127,6 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
     if not low <= int(value) <= high:
         allowed = f"{low} or more{note}" if int(value) < low else f"at most {high}"
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
-
-
-@cache
-def load_plugins() -> None:
-    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
-    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
-    for plugin in entry_points(group="lmsleep.plugins"):
-        plugin.load()
 
 
 def require(allowed: object, said: str, got: object) -> None:
