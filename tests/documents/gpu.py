@@ -64,7 +64,7 @@ def sentences(folder: Path) -> tuple[str, ...]:
     above = [points(ahead(pooled, n)) for n in (2, 3, 4)]
     unslept = scores(folder / "fig2a.csv")
     return (
-        f"Rule 110 without sleep, {in_words(unslept.seed.nunique())} of ten seeds",
+        f"Rule 110 without sleep, {in_words(unslept.groupby('slice').seed.nunique().min())} of ten seeds",
         f"they took {seconds / 3600:.1f} hours",
         f"N = 4 is {points(ahead(rule, 4, 2))} points above N = 2 and {points(ahead(rule, 4, 3))} above N = 3",
         f"With all {len(now) + len(then)} runs, a seed's averaged first, N = 2, 3 and 4 are {listed(above)} points "
@@ -118,7 +118,7 @@ def steps(csv: Path) -> str:
             str(t),
             percent((whole := mean(part, 1, t)).value),
             ends(whole),
-            "" if t == wide.columns[0] else points(mean_difference(wide[t] - wide[wide.columns[0]])),
+            "" if t == wide.columns[0] else points(mean_difference((wide[t] - wide[wide.columns[0]]).dropna())),
         ]
         for t in wide.columns
     ]
