@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -14,7 +14,7 @@ from lmsleep.training import lightning_internals
 
 SRC = Path(lmsleep.__file__).parent
 PRIVATE = {
-    "LightningCLI": ["_instantiate_trainer", "_parse_ckpt_path"],
+    "LightningCLI": ["_parse_ckpt_path"],
     "ModelCheckpoint": [
         "_monitor_candidates",
         "_save_checkpoint",
@@ -22,12 +22,9 @@ PRIVATE = {
         "_should_skip_saving_checkpoint",
     ],
     "ModelParallelStrategy": ["_save_distributed_checkpoint"],
-    "TQDMProgressBar": ["_refresh_rate"],
-    "checkpoint connector": ["_loaded_checkpoint"],
     "epoch loop": ["_broadcast_sigterm_tensor"],
-    "module": ["_trainer"],
     "signal connector": ["_sigterm_notifier_fn", "_slurm_sigusr_handler_fn"],
-    "trainer": ["_checkpoint_connector", "_signal_connector"],
+    "trainer": ["_signal_connector"],
 }
 NAMES = {name for names in PRIVATE.values() for name in names}
 
@@ -39,10 +36,7 @@ def owners():
     classes = {one.__name__: one for one in (LightningCLI, ModelCheckpoint)}
     return classes | {
         "ModelParallelStrategy": ModelParallelStrategy(),
-        "TQDMProgressBar": TQDMProgressBar(),
-        "checkpoint connector": trainer._checkpoint_connector,
         "epoch loop": trainer.fit_loop.epoch_loop,
-        "module": L.LightningModule(),
         "signal connector": trainer._signal_connector,
         "trainer": trainer,
     }

@@ -72,10 +72,9 @@ class ScaleCLI(BenchCLI):
         parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
         parser.add_argument("--gradient_file", type=Path | None, help=SUPPRESS)  # where those of one rank go
 
-    def trainer_parts(
-        self, config: dict[str, Any], callbacks: list[L.Callback]
-    ) -> tuple[dict[str, Any], list[L.Callback]]:
-        return super().trainer_parts(config, [FirstGradients(self.config.gradient_file), *callbacks])
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        self.trainer_defaults["callbacks"].append(FirstGradients(self.config.gradient_file))
 
 
 def main(args: list[str] | None = None) -> None:

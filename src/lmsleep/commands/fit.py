@@ -133,17 +133,20 @@ class SleepCLI(PlainCLI):
                 cause = cause.__cause__
             raise ValueError(str(cause)) from None
 
-    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
-        if config.get("enable_checkpointing") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, LastCheckpoint)]
+    def instantiate_trainer(self, **settings: Any) -> Trainer:
+        """Adds what follows from the other settings and from the task, which is made by now."""
+        run = self.config_init.get(str(self.subcommand), self.config_init)
+        if run.trainer.get("enable_checkpointing") is False:
+            run.checkpoint = Callback()  # a trainer without checkpoints refuses a callback that makes them
         if self.subcommand == "fit":
-            config |= steps_of_epochs(self.datamodule.task, self.datamodule.batch_size, config)
-        bars = [one for one in config.get("callbacks") or [] if isinstance(one, ProgressBar)]
+            settings |= steps_of_epochs(self.datamodule.task, self.datamodule.batch_size, run.trainer)
+        bars = [one for one in run.trainer.get("callbacks") or [] if isinstance(one, ProgressBar)]
         # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
-        line = [] if bars or config.get("enable_progress_bar") is False else [RunProgressBar()]
-        line += [PredictionWriter()] if self.subcommand == "predict" else []
-        self.trainer_defaults |= {"callbacks": [*self.trainer_defaults["callbacks"], *line]}
-        return config, callbacks
+        if not bars and run.trainer.get("enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(RunProgressBar())
+        if self.subcommand == "predict":
+            self.trainer_defaults["callbacks"].append(PredictionWriter())
+        return super().instantiate_trainer(**settings)
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""

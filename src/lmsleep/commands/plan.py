@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
@@ -139,7 +138,7 @@ class PlanCLI(SleepCLI):
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
         trainer.num_sanity_val_steps, trainer.logger, trainer.callbacks = 0, False, None
         trainer.enable_model_summary, trainer.enable_progress_bar = False, False
-        self.trainer_defaults["callbacks"] = [StopOnNonFinite()]  # no report of a run of so few steps
+        self.trainer_defaults["callbacks"] = [self.clock, StopOnNonFinite()]  # no report of a run of so few steps
         trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
 
     @property
@@ -151,9 +150,6 @@ class PlanCLI(SleepCLI):
     def instantiate_classes(self) -> None:
         if self.device_available:
             super().instantiate_classes()
-
-    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
-        return super().trainer_parts(config, [self.clock, *callbacks])
 
     @cached_property
     def parts(self) -> Any:

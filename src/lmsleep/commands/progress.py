@@ -8,8 +8,6 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from lmsleep.training.lightning_internals import set_refresh_rate
-
 WIDTH = 100
 # Steps between updates on CUDA, where each reads the loss and so waits for the device, and into a file.
 REFRESH_RATE = 20
@@ -22,11 +20,16 @@ class RunProgressBar(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else REFRESH_RATE)
+        self.on_cuda = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # pyright: ignore
-        if pl_module.device.type == "cuda":
-            set_refresh_rate(self, max(self.refresh_rate, REFRESH_RATE))
-        super().on_train_start()
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.on_cuda = trainer.strategy.root_device.type == "cuda"
+
+    @property
+    def refresh_rate(self) -> int:
+        """Batches from one update to the next."""
+        return max(super().refresh_rate, REFRESH_RATE if self.on_cuda else 1)
 
     @property
     def total_train_batches(self) -> int | float:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -15,15 +14,7 @@ Handler = Callable[..., None]  # of a signal and a frame
 
 
 class PlainCLI(LightningCLI):
-    """LightningCLI whose settings come from its arguments alone, and whose trainer can be built from others."""
-
-    def trainer_parts(self, config: dict[str, Any], callbacks: list[Callback]) -> tuple[dict[str, Any], list[Callback]]:
-        """Settings of the trainer and callbacks beside them, as they are used; called once data and model are built.
-        Without this hook nothing could follow from the task, such as the steps of an epoch."""
-        return config, callbacks
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        return super()._instantiate_trainer(*self.trainer_parts(config, callbacks))
+    """LightningCLI whose settings come from its arguments alone."""
 
     def _parse_ckpt_path(self) -> None:
         """Takes no settings from a checkpoint. Without this its hyper_parameters would go before the arguments."""
@@ -45,17 +36,6 @@ class GuardedCheckpoint(ModelCheckpoint):
         """Saves, unless this step is saved. Without this what was trained since the last validation would be lost."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-
-
-def attached_trainer(module: L.LightningModule) -> L.Trainer | None:
-    """The trainer of a module, None for one outside of a run, where `module.trainer` raises RuntimeError."""
-    return module._trainer
-
-
-def loaded_checkpoint(trainer: L.Trainer) -> dict[str, Any] | None:
-    """What a run goes on from, up to its first step. Without this optimizers, which are made after the hooks that read
-    a checkpoint, would take over states unseen."""
-    return trainer._checkpoint_connector._loaded_checkpoint  # pyright: ignore[reportReturnType]
 
 
 def saves_shards(trainer: L.Trainer) -> bool:
@@ -116,9 +96,3 @@ def uncount_batches(checkpoint: dict[str, Any], n: int) -> None:
     for counts in (progress["total"], progress["current"]):
         for name in counts:
             counts[name] -= n
-
-
-def set_refresh_rate(bar: TQDMProgressBar, steps: int) -> None:
-    """Draws a bar that exists every `steps` batches. Without this one made before its device is known would read the
-    loss off a GPU, and so wait for it, in every step."""
-    bar._refresh_rate = steps

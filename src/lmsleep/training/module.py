@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -25,7 +26,6 @@ from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
-from lmsleep.training.lightning_internals import attached_trainer, loaded_checkpoint
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
 from lmsleep.training.sharding import check_strategy, shard
@@ -77,6 +77,7 @@ class SleepModule(L.LightningModule):
         self.graphs = StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices)
+        self._resumed: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
@@ -91,8 +92,9 @@ class SleepModule(L.LightningModule):
             shard(self, self.model, self.device_mesh)
 
     def on_fit_start(self) -> None:
-        if resumed := loaded_checkpoint(self.trainer):
-            check_states(self.trainer, resumed)
+        if self._resumed is not None:
+            check_states(self.trainer, self._resumed)
+            self._resumed = None
         if "compile" in self.accelerate:
             compile_blocks(self.model)
 
@@ -128,8 +130,16 @@ class SleepModule(L.LightningModule):
         return reading
 
     @property
+    def _own_trainer(self) -> L.Trainer | None:
+        """None outside of a run."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
+
+    @property
     def _sleeper(self) -> SleepCallback | None:
-        trainer = attached_trainer(self)
+        trainer = self._own_trainer
         return None if trainer is None else find_sleep_callback(trainer)
 
     @property
@@ -220,11 +230,13 @@ class SleepModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint does not fit the model, or was trained with other settings."""
-        if (trainer := attached_trainer(self)) is not None:
+        if (trainer := self._own_trainer) is not None:
             check_resumed(trainer, self.model, checkpoint)
             mine = run_settings(trainer, self.optimizer_config, self.task)
             check_run_settings(trainer, checkpoint.get("settings", {}), mine)
             check_states(trainer, checkpoint)
+            if trainer.state.fn == TrainerFn.FITTING and not trainer.optimizers:
+                self._resumed = checkpoint  # until the strategy has set them up, and `on_fit_start` checks their states
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         assert reading.scored_logits is not None and reading.scored_targets is not None
