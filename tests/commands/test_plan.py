@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmsleep import HybridConfig, SleepModule, read_windows
 from lmsleep.cli import main as lmsleep
-from lmsleep.commands.plan import PlanCLI, StepTimer, StepWork, main, plan_run
+from lmsleep.commands.cost import StepTimer, StepWork
+from lmsleep.commands.plan import PlanCLI, main, plan_run
+from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch, Depo, Rule110
 
 TASK = Rule110(steps=2, width=24, n_states=2)
@@ -29,9 +31,8 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 def work_of(pattern, n_passes, task=TASK, rows=8, wake_passes=1, **options):
     sizes = {"vocab_size": task.vocab_size, "window_size": task.window_size, "d_model": 64, "n_heads": 2}
     config = HybridConfig(pattern=pattern, zero_init=False, **(sizes | options))
-    return StepWork(
-        config, task.rows(split="train", seed=0, step=0, batch_size=rows), n_passes, wake_passes=wake_passes
-    )
+    batch = task.rows(split="train", seed=0, step=0, batch_size=rows)
+    return StepWork(config, batch, SleepSettings(n_passes, wake_passes=wake_passes))
 
 
 def test_token_passes_of_the_paper_s_runs():
@@ -44,7 +45,7 @@ def test_token_passes_of_the_paper_s_runs():
 def test_windows_with_loss_count_as_often_as_they_are_read():
     zeros = torch.zeros(2, 16, dtype=torch.long)
     batch, config = Batch(zeros, zeros, zeros[:, 0]), HybridConfig(vocab_size=3, window_size=6)
-    once, often = (StepWork(config, batch, 4, after_loss=after_loss) for after_loss in (False, True))
+    once, often = (StepWork(config, batch, SleepSettings(4, after_loss=after_loss)) for after_loss in (False, True))
     assert (once.token_passes, often.token_passes) == (2 * 16, 2 * (12 * 4 + 4))
 
 
@@ -68,7 +69,7 @@ def test_operations_are_those_that_a_flop_counter_sees(pattern, n_passes, loop, 
 
 
 def test_batches_that_are_added_up_are_one_step():
-    one, two = (StepWork(work.config, work.batch, 3, n) for work in [work_of("AG", 3)] for n in (1, 2))
+    one, two = (StepWork(work.config, work.batch, work.sleeps, n) for work in [work_of("AG", 3)] for n in (1, 2))
     assert (two.tokens, two.token_passes, two.flops) == (2 * one.tokens, 2 * one.token_passes, 2 * one.flops)
 
 

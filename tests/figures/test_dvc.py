@@ -13,8 +13,9 @@ from dvc.repo import Repo
 
 from lmsleep import HybridConfig
 from lmsleep.cli import COMMANDS
-from lmsleep.commands.plan import StepWork
+from lmsleep.commands.cost import StepWork
 from lmsleep.figures.results import CAPTIONS
+from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def test_n_1_takes_the_operations_of_the_larger_n_in_whole_intervals_of_validati
     row = Batch(*torch.zeros(3, 1, 2048, dtype=torch.int64))
     operations = {
         (run["n_passes"], run["max_steps"]): run["max_steps"]
-        * StepWork(model, row, run["n_passes"], after_loss=True).flops
+        * StepWork(model, row, SleepSettings(run["n_passes"], after_loss=True)).flops
         for run in runs
     }
     fewest = min(steps for _, steps in operations)

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from argparse import SUPPRESS, HelpFormatter
-from dataclasses import dataclass
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,71 +22,18 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from lmsleep.checks import require
-from lmsleep.commands.clock import StepTimer
+from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, steps_of_epochs
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.memory import check_n_passes
+from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
-from lmsleep.sleep import Windows
-from lmsleep.tasks import Batch
 from lmsleep.training.nonfinite import StopOnNonFinite
-
-
-@dataclass(frozen=True)
-class StepWork:
-    """The work of a training step, from shapes alone.
-
-    Args:
-        config: with vocab_size and window_size set.
-        batch: an example, of whose rows and windows with loss the counts are taken.
-        n_passes: N.
-        accumulate: batches of a step.
-        after_loss: whether windows with loss sleep too.
-        wake_passes: passes over every window.
-    """
-
-    config: HybridConfig
-    batch: Batch
-    n_passes: int
-    accumulate: int = 1
-    after_loss: bool = False
-    wake_passes: int = 1
-
-    @property
-    def windows(self) -> Windows:
-        """The windows of a row."""
-        return Windows.of(self.batch.targets, self.config.window_size or 1, self.after_loss)
-
-    @property
-    def rows(self) -> int:
-        """Rows of a step."""
-        return self.accumulate * len(self.batch.tokens)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a step."""
-        return self.rows * self.windows.length
-
-    @property
-    def token_passes(self) -> int:
-        """Tokens of a step, each counted once for every pass over it."""
-        return self.rows * self.windows.token_passes(self.n_passes, self.wake_passes)
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of a step: matrix products forward, and twice as many backward. A last window that is not full counts
-        as if it were."""
-        windows, head = self.windows, 2 * self.config.d_model * (self.config.vocab_size or 0)
-        once, awake, often = (self.config.flops_per_token(n) for n in (1, self.wake_passes, self.n_passes))
-        asleep = windows.n_sleeps * windows.size
-        scored = sum(min(span.stop, windows.length) - span.start for span, loss, _ in windows if loss)
-        return 3 * self.rows * (windows.length * (awake - head) + asleep * (often - once) + scored * head)
-
 
 CLI = TypeVar("CLI", bound="PlanCLI")
 
@@ -165,15 +112,12 @@ class PlanCLI(SleepCLI):
 
     def work(self) -> StepWork:
         """The work of a step."""
-        made = self.parts
-        task, model, sleeps = made.data.task, made.model, self.config.sleep
-        check_n_passes(sleeps.n_passes)
-        check_n_passes(sleeps.wake_passes, "wake_passes")
+        data, model = self.parts.data, self.parts.model
+        sleeps = SleepSettings(**{field.name: self.config.sleep[field.name] for field in fields(SleepSettings)})
         config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
-        batch = task.rows(split="train", seed=0, step=0, batch_size=made.data.batch_size)
-        config = config.for_task(task.vocab_size, task.window_size, task.sequence_length)
-        accumulate = self.config.trainer.accumulate_grad_batches
-        return StepWork(config, batch, sleeps.n_passes, accumulate, sleeps.after_loss, sleeps.wake_passes)
+        config = config.for_task(data.task.vocab_size, data.task.window_size, data.task.sequence_length)
+        batch = data.task.rows(split="train", seed=0, step=0, batch_size=data.batch_size)
+        return StepWork(config, batch, sleeps, self.config.trainer.accumulate_grad_batches)
 
     def measure(self) -> int:
         """Runs the steps, timed by `clock`. Returns the peak memory in bytes, on CUDA of the device, else of this
@@ -200,9 +144,9 @@ def main(args: list[str] | None = None) -> None:
         with cli.folder:
             steps = cli.full_run.max_steps
             require(steps >= 1, "max_steps of the trainer must be 1 or more to plan a run", steps)
-            shown = table(cli, cli.work(), cli.measure() if cli.device_available else None)
+            plan = table(cli, cli.work(), cli.measure() if cli.device_available else None)
         if not cli.device_available or cli.trainer.is_global_zero:
-            Console().print(shown)
+            Console().print(plan)
 
 
 def plan_run(cli: type[CLI], args: list[str] | None, description: str | None = None, prog: str | None = None) -> CLI:
@@ -212,11 +156,10 @@ def plan_run(cli: type[CLI], args: list[str] | None, description: str | None = N
 
 def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
     """The plan as a table, without times if nothing was measured."""
-    run, clock, eviction = cli.full_run, cli.clock, cli.config.sleep.eviction
-    state = work.config.build("meta").init_fast_weights(1).nbytes
+    run, clock, sleeps = cli.full_run, cli.clock, work.sleeps
     rows = [
         ("parameters", f"{work.config.num_params():,}", ""),
-        ("fast weights", _size(state), "a row, one copy"),
+        ("fast weights", decimal(work.config.build("meta").init_fast_weights(1).nbytes), "a row, one copy"),
         ("tokens a step", f"{work.tokens:,}", f"{work.token_passes:,} token-passes"),
         ("operations a step", f"{work.flops:,.3g}", "matrix products forward and backward"),
         ("steps", f"{run.max_steps:,}", f"{run.max_steps * work.tokens:,.4g} tokens"),
@@ -226,26 +169,20 @@ def table(cli: PlanCLI, work: StepWork, peak_bytes: int | None) -> Table:
     else:
         step = statistics.fmean(clock.batches()) * work.accumulate
         seconds = clock.estimate(run.max_steps * run.accumulate_grad_batches, cli.validations())
-        place = cli.trainer.strategy.root_device.type
+        device = cli.trainer.strategy.root_device.type
         checkpoint = "" if run.enable_checkpointing is False else ", each with a checkpoint"
         rows += [
-            ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {place}"),
+            ("a step", f"{1e3 * step:,.4g} ms", f"{work.tokens / step:,.0f} tokens a second on {device}"),
             ("first batch", f"{clock.first:,.3g} s", f"accelerate: {cli.config.model.accelerate}"),
             ("a validation", f"{clock.validation:,.3g} s", f"{cli.validations():,} of them{checkpoint}"),
-            ("peak memory", _size(peak_bytes), "of the device" if place == "cuda" else "of the process"),
+            ("peak memory", decimal(peak_bytes), "of the device" if device == "cuda" else "of the process"),
             ("the run", _time(seconds), ""),
         ]
-    title = f"{work.config.pattern}, N = {work.n_passes}, {eviction} eviction"
-    out = Table("", "", "", title=title, show_header=False)
+    title = f"{work.config.pattern}, N = {sleeps.n_passes}, {sleeps.eviction} eviction"
+    plan = Table("", "", "", title=title, show_header=False)
     for row in rows:
-        out.add_row(*row)
-    return out
-
-
-def _size(n: int) -> str:
-    if n >= 1e8:
-        return f"{n / 1e9:,.2f} GB"
-    return f"{n / 1e6:,.3g} MB" if n >= 1e5 else f"{n / 1e3:,.3g} kB"
+        plan.add_row(*row)
+    return plan
 
 
 def _time(seconds: float) -> str:
