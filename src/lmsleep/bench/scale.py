@@ -10,11 +10,9 @@ lmsleep bench scale --config configs/experiment/paper/depo_4block.yaml --how=fsd
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from argparse import SUPPRESS
 from itertools import product
 from pathlib import Path
@@ -102,22 +100,11 @@ def main(args: list[str] | None = None) -> None:
 
 def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
     """Starts `count` ranks, a device each, and returns the rows that they measure. Raises ValueError if one fails."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     out = folder / f"{count}.json"
-    command = [sys.executable, "-m", "lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}"]
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "MASTER_PORT": port}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "scale"}  # as torchrun sets them
-    of_each = [shared | {"RANK": i, "LOCAL_RANK": i} for i in range(count)]
-    ranks = [subprocess.Popen(command, env=os.environ | {k: str(v) for k, v in own.items()}) for own in of_each]
-    try:  # if one fails, the others would wait for it
-        while any(process.poll() is None for process in ranks) and not any(process.poll() for process in ranks):
-            time.sleep(0.1)
-    finally:
-        for process in ranks:
-            process.terminate()
-    if any([process.wait() for process in ranks]):  # noqa: C419 (waits for all)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+    command += ["lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}"]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # torchrun would give one to each of several ranks
+    if subprocess.run(command, env=threads | os.environ).returncode:
         raise ValueError(f"{count} devices: a process failed, see above")
     return json.loads(out.read_text(encoding="utf-8"))
 
