@@ -30,9 +30,9 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
     remove_stale(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with temporary.open("xb") as held:
+    with temporary.open("xb") as lock:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones
         try:
             yield temporary
@@ -76,10 +76,10 @@ def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
 
 def remove_stale(path: Path) -> None:
     """Removes the temporary files of `atomic_write(path)` whose writers were killed: those that no process locks."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
-        with suppress(OSError), left.open("rb") as file:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"):
+        with suppress(OSError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            leftover.unlink()
 
 
 def check_writable(folder: str | Path) -> None:
@@ -94,9 +94,9 @@ def check_writable(folder: str | Path) -> None:
 def check_folder(folder: str | Path) -> None:
     """Raises ValueError if `folder` or one of its parents is a file."""
     folder = Path(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {there} is a file")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {existing} is a file")
 
 
 def lock_folder(folder: Path) -> IO[bytes]:

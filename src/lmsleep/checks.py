@@ -64,10 +64,11 @@ def naming_file(path: object, *others: str) -> Iterator[None]:
     except (*_OF_CONTENT, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        said = " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
+        message = " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
         if not isinstance(error, ValueError | YAMLError):
-            said = f"must be as its stage writes it, got {type(error).__name__}: {said}"
-        raise ValueError(said if any(name in said for name in (str(path), *others)) else f"{path}: {said}") from error
+            message = f"must be as its stage writes it, got {type(error).__name__}: {message}"
+        named = any(name in message for name in (str(path), *others))
+        raise ValueError(message if named else f"{path}: {message}") from error
 
 
 _OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, YAMLError)
@@ -129,10 +130,10 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
 
 
-def require(allowed: object, said: str, got: object) -> None:
-    """Raises ValueError unless `allowed`; `said` names the value and what is allowed: "steps must be 0 or more"."""
+def require(allowed: object, rule: str, got: object) -> None:
+    """Raises ValueError unless `allowed`; `rule` names the value and what is allowed: "steps must be 0 or more"."""
     if not allowed:
-        raise ValueError(f"{said}, got {got!r}")
+        raise ValueError(f"{rule}, got {got!r}")
 
 
 def usable_device(name: Any) -> "torch.device":

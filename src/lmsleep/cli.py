@@ -57,10 +57,10 @@ def main(args: Sequence[str] | None = None) -> None:
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
     else:
-        asked = " ".join(words[: 2 if words[0] == "bench" else 1])
-        near = get_close_matches(asked, {**TRAINER, **RUNS, **COMMANDS})[:1]
-        meant = f", but there is {near[0]!r}" if near else ""
-        print(f"error: there is no command {asked!r}{meant}; lmsleep --help lists all", file=sys.stderr)
+        command = " ".join(words[: 2 if words[0] == "bench" else 1])
+        near = get_close_matches(command, {**TRAINER, **RUNS, **COMMANDS})[:1]
+        hint = f", but there is {near[0]!r}" if near else ""
+        print(f"error: there is no command {command!r}{hint}; lmsleep --help lists all", file=sys.stderr)
         sys.exit(2)
 
 
@@ -87,14 +87,14 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
 def resolve_configs(words: Sequence[str]) -> list[str]:
     """Replaces names under configs/ that do not exist here by the files in the package, after options that read
     them."""
-    found = []
+    resolved = []
     for before, word in zip(["", *words], words, strict=False):
         option, equals, name = word.rpartition("=")
-        ours = Path(__file__).parent / name
-        read = (option or before).lstrip("-").rpartition(".")[2] in CONFIGURED
-        there = read and name.startswith("configs/") and not Path(name).exists() and ours.is_file()
-        found.append(f"{option}{equals}{ours}" if there else word)
-    return found
+        packaged = Path(__file__).parent / name
+        is_read = (option or before).lstrip("-").rpartition(".")[2] in CONFIGURED
+        replaced = is_read and name.startswith("configs/") and not Path(name).exists() and packaged.is_file()
+        resolved.append(f"{option}{equals}{packaged}" if replaced else word)
+    return resolved
 
 
 def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
@@ -103,12 +103,12 @@ def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list
     words, todo = [], list(args)
     while todo:
         word = todo.pop(0)
-        name, given, file = word.partition("=")
+        name, equals, file = word.partition("=")
         if word in kinds and kinds[word] is bool and (not todo or todo[0].startswith("-")):
             word = f"{word}=true"
         if kinds.get(name) == list[Path] and file[:1] != "[":
-            files = [file] if given else list(takewhile(lambda word: not word.startswith("-"), todo))
-            del todo[: 0 if given else len(files)]
+            files = [file] if equals else list(takewhile(lambda word: not word.startswith("-"), todo))
+            del todo[: 0 if equals else len(files)]
             word = f"{name}+={json.dumps(files)}"  # given again, it adds to them
         words.append(word)
     return words

@@ -1,6 +1,7 @@
 """The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -98,17 +99,16 @@ class RowsDataModule(L.LightningDataModule):
         return done % few if few else done
 
 
+@dataclass(eq=False)
 class TrainRows(IterableDataset):
     """The endless training stream from batch `start()` on; rank r keeps rows r, r + ranks, ... of every batch."""
 
-    def __init__(
-        self, task: Task, batch_size: int, seed: int, start: Callable[[], int], rank: int = 0, ranks: int = 1
-    ) -> None:
-        self.task = task
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        self.rank, self.ranks = rank, ranks
+    task: Task
+    batch_size: int
+    seed: int
+    start: Callable[[], int]
+    rank: int = 0
+    ranks: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
         # The loader takes batches from its workers in turn, so worker w draws every n-th step.
@@ -121,15 +121,16 @@ class TrainRows(IterableDataset):
             step += stride
 
 
+@dataclass(eq=False)
 class HeldOutRows(Dataset):
     """The batches of a held-out split, or the rows r, r + ranks, ... of them."""
 
-    def __init__(self, task: Task, split: str, batch_size: int, n_batches: int, rank: int = 0, ranks: int = 1) -> None:
-        self.task = task
-        self.split = split
-        self.batch_size = batch_size
-        self.n_batches = n_batches
-        self.rank, self.ranks = rank, ranks
+    task: Task
+    split: str
+    batch_size: int
+    n_batches: int
+    rank: int = 0
+    ranks: int = 1
 
     def __len__(self) -> int:
         return self.n_batches

@@ -49,12 +49,12 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     """A message of argparse or jsonargparse in one sentence, with the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
         return unknown_option_sentence(unknown[1] or f"--{unknown[2]}", options)
-    if own := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
-        return f"{own[1]} {own[4] or f'must be {_SPOKEN.get(own[2], own[2])}, got {own[3]}'}"
-    keys, said = [], message
-    while inner := _KEY.search(said):
+    if plain := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
+        return f"{plain[1]} {plain[4] or f'must be {_SPOKEN.get(plain[2], plain[2])}, got {plain[3]}'}"
+    keys, rest = [], message
+    while inner := _KEY.search(rest):
         keys.append(inner[2])
-        said = inner[3]
+        rest = inner[3]
     if message.startswith("Unexpected config"):
         return "--config must name a file of settings, such as configs/experiment/rule110.yaml"
     if not keys:
@@ -62,23 +62,23 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     # A task is a class of several, whose arguments have a level of their own.
     key = "--" + ".".join(keys).replace("data.task.", f"{TASK}.")
     start = f"--{TASK}." if key == "--data.task" else f"{key}."
-    if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", said):
+    if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", rest):
         known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
         return unknown_option_sentence(start + unknown[2], [start + name for name in known])
-    if key in ("--model.task", "--data.task") and "Got value: None" in said:
+    if key in ("--model.task", "--data.task") and "Got value: None" in rest:
         return "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
-    if missing := re.search(r"the following arguments are required: (.*)", said):
+    if missing := re.search(r"the following arguments are required: (.*)", rest):
         return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
-    if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", said):
+    if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", rest):
         return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
-    if name := re.search(r"dot import path string: (.*)", said):
+    if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
-    got = re.search(r"(?:Given|Got) value: (.*)", said)
-    kinds = dict.fromkeys(_EXPECTED.findall(said))
-    if not (got and kinds):
-        return f"{key}: {' '.join(said.split())}"
+    value = re.search(r"(?:Given|Got) value: (.*)", rest)
+    kinds = dict.fromkeys(_EXPECTED.findall(rest))
+    if not (value and kinds):
+        return f"{key}: {' '.join(rest.split())}"
     allowed = " or ".join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))
-    return f"{key} must be {allowed}, got {got[1] or 'nothing'}"
+    return f"{key} must be {allowed}, got {value[1] or 'nothing'}"
 
 
 TASK = "data.task.init_args"

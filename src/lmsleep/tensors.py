@@ -50,8 +50,8 @@ def read_tensors(path: str | Path, device: torch.device | str) -> tuple[dict[str
         OSError: if it cannot be opened.
     """
     path = Path(path)
-    _, said, digest = _digest(path)
-    if said != digest:
+    _, recorded, digest = _digest(path)
+    if recorded != digest:
         raise ValueError(f"{str(path)!r} is damaged: it differs from the digest in it")
     try:
         with safe_open(path, "pt", device=str(device)) as file:
@@ -67,7 +67,7 @@ def _digest(path: Path) -> tuple[int, bytes, bytes]:
     with path.open("rb") as file:
         length = file.read(8)
         header = file.read(min(int.from_bytes(length, "little"), 10**8))  # the format allows no more
-        if (found := _DIGEST.search(header)) is None:
+        if (match := _DIGEST.search(header)) is None:
             return 0, b"", b""
-        begun = hashlib.sha256(length + header[: found.start()] + _BLANK.encode() + header[found.end() :])
-        return 8 + found.start(), found[0], hashlib.file_digest(file, lambda: begun).hexdigest().encode()
+        hasher = hashlib.sha256(length + header[: match.start()] + _BLANK.encode() + header[match.end() :])
+        return 8 + match.start(), match[0], hashlib.file_digest(file, lambda: hasher).hexdigest().encode()

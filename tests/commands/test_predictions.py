@@ -113,7 +113,7 @@ def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
     writer, module = PredictionWriter(), SimpleNamespace(task=task, predict_step=lambda batch: None)
     writer.setup(trainer, module, "predict")
     said = {"targets": torch.tensor([[3, 4]]), "predictions": torch.tensor([[3, 5]])}
-    writer.write_on_batch_end(trainer, module, said, None, SimpleNamespace(slice=torch.tensor([2])), 0, 0)
+    writer.on_predict_batch_end(trainer, module, said, SimpleNamespace(slice=torch.tensor([2])), 0)
     writer.on_predict_end(trainer, module)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert (table.expected_text[0], table.answered_text[0]) == ("<[3, 4]>", "<[3, 5]>")

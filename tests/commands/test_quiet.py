@@ -30,7 +30,6 @@ def test_what_every_run_is_told_is_left_out(recwarn):
         warnings.warn("Checkpoint directory x exists and is not empty.", stacklevel=1)
         warnings.warn("It is recommended to use `self.log('change_of_S/pass-2', ..., sync_dist=True)`", stacklevel=1)
         warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
-        warnings.warn("Couldn't infer the batch indices fetched from your dataloader: `DataLoader`", stacklevel=1)
         warnings.warn("You have overridden `on_before_batch_transfer` in `LightningModule` but ...", stacklevel=1)
         warnings.warn("no window sleeps", stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]

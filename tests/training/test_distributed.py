@@ -15,7 +15,7 @@ from tests.programs import start
 
 from lmsleep.data import RowsDataModule
 from lmsleep.tasks import Rule110
-from lmsleep.training.sharding import check_strategy
+from lmsleep.training.ranks import check_strategy
 
 HERE = Path(__file__).parent
 

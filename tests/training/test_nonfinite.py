@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main
+from lmsleep.memory import SleepSettings
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
 from lmsleep.training.nonfinite import StepRecord
@@ -59,21 +60,14 @@ def test_a_non_finite_value_stops_the_run_before_the_update(run, what):
     assert cell.trainer.global_step == 2
 
 
-class Arrival:
-    """The event behind a result on its way from the device."""
-
-    def __init__(self, arrived):
-        self.query, self.synchronize = (lambda: arrived), (lambda: None)
-
-
 @pytest.mark.parametrize("arrived", [True, False])
 @pytest.mark.parametrize(("ranks", "pending", "raises"), [(1, 1, None), (1, 2, None), (2, 1, False), (2, 2, True)])
 def test_ranks_raise_a_step_later_whatever_has_arrived_and_a_single_process_as_soon_as_it_has(
     ranks, pending, raises, arrived
 ):
-    watch, spoiled = StopOnNonFinite(), torch.tensor([True, False])
-    step = StepRecord(2, 7, 3, "hard", False, 1, "32-true", "none", False, 1, "cuda", "")
-    watch.pending.extend((step, [], spoiled, Arrival(arrived)) for _ in range(pending))
+    watch, spoiled = StopOnNonFinite(), SimpleNamespace(arrived=arrived, value=torch.tensor([True, False]))
+    step = StepRecord(2, 7, SleepSettings(3), "32-true", "none", False, 1, "cuda", "")
+    watch.pending.extend((step, [], spoiled) for _ in range(pending))
     trainer = SimpleNamespace(world_size=ranks, checkpoint_callback=None)
     raised = False
     try:
@@ -147,7 +141,7 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
     saved = HybridLM.from_pretrained(folder)
     assert all(map(torch.equal, saved.state_dict().values(), cell.module.model.state_dict().values()))
     _, step = read_config(folder)
-    assert (step["n_passes"], step["eviction"], step["step"]) == (3, "sliding", 2)
+    assert (step["sleeps"]["n_passes"], step["sleeps"]["eviction"], step["step"]) == (3, "sliding", 2)
     with safe_open(f"{folder}/batches.safetensors", "pt") as file:
         assert len(file.keys()) == 3 * len(batches)
         for i, step in enumerate(batches):
@@ -160,7 +154,7 @@ def test_a_model_that_loops_awake_is_repeated_with_as_many_passes(run, tmp_path,
     with pytest.raises(FloatingPointError):
         fitted(run(None, callbacks, enable_checkpointing=True))
     folder, seen = tmp_path / "nonfinite-step2", []
-    assert read_config(folder)[1]["wake_passes"] == 3
+    assert read_config(folder)[1]["sleeps"]["wake_passes"] == 3
 
     def reading(*args, **options):
         seen.append(options["wake_passes"])
@@ -184,7 +178,7 @@ def test_a_step_whose_passes_were_drawn_is_repeated_with_those(run, tmp_path):
     with pytest.raises(FloatingPointError, match=r"^loss is not finite at step 2 ") as failed:
         fitted(run(50, [Overflow("loss"), StopOnNonFinite(), Drawn(), saver], enable_checkpointing=True))
     assert drawn[2] < 50 and f"(n_passes={drawn[2]}, " in str(failed.value)
-    assert read_config(tmp_path / "nonfinite-step2")[1]["n_passes"] == drawn[2]
+    assert read_config(tmp_path / "nonfinite-step2")[1]["sleeps"]["n_passes"] == drawn[2]
 
 
 def left(run, folder):

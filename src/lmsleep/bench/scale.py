@@ -79,22 +79,22 @@ def main(args: list[str] | None = None) -> None:
     """The command; in the processes that it starts, one rank."""
     args = list(sys.argv[1:] if args is None else args)
     with one_sentence(MisconfigurationException):
-        asked = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
-        check_distinct(counts=asked.counts, passes=asked.passes)
-        require(min(asked.counts) >= 1, "counts must be 1 or more", min(asked.counts))
-        if asked.out:
-            check_out(asked.out)
+        options = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
+        check_distinct(counts=options.counts, passes=options.passes)
+        require(min(options.counts) >= 1, "counts must be 1 or more", min(options.counts))
+        if options.out:
+            check_out(options.out)
         if "RANK" in os.environ:
-            run_rank(args, asked)
+            run_rank(args, options)
             return
-        device = device_kind(asked)
+        device = device_kind(options)
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="lmsleep-scale-") as folder:
-            for count in sorted(asked.counts):
+            for count in sorted(options.counts):
                 rows += run_ranks(args, count, Path(folder))
                 add_comparisons(rows, Path(folder))
-                if asked.out:  # after every count: a machine may be gone before the last
-                    save_text(asked.out, json_line(rows, device) + "\n")
+                if options.out:  # after every count: a machine may be gone before the last
+                    save_text(options.out, json_line(rows, device) + "\n")
         print(pd.DataFrame(rows).drop(columns="run").to_string(index=False, float_format="{:,.4g}".format))
 
 
@@ -109,30 +109,30 @@ def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def run_rank(args: list[str], asked: Any) -> None:
+def run_rank(args: list[str], settings: Any) -> None:
     """Measures all settings, together with the other ranks; the first writes the rows to --out."""
     count = int(os.environ["WORLD_SIZE"])
     rows = []
     options = [*args, *STEPS_ALONE, f"--trainer.devices={count}"]
-    if count > 1 and asked.how == "ddp":
+    if count > 1 and settings.how == "ddp":
         options += ["--trainer.strategy=ddp"]
     elif count > 1:
         sizes = {"data_parallel_size": count, "tensor_parallel_size": 1}
         options += [f"--trainer.strategy={SHARDED}", *(f"--trainer.strategy.{k}={v}" for k, v in sizes.items())]
-    for scaling in asked.scaling if count > 1 else asked.scaling[:1]:
-        batch_size = asked.data.batch_size * (count if scaling == "weak" else 1)
-        for n_passes, variant in product(asked.passes, asked.variants or DEFAULT):
+    for scaling in settings.scaling if count > 1 else settings.scaling[:1]:
+        batch_size = settings.data.batch_size * (count if scaling == "weak" else 1)
+        for n_passes, variant in product(settings.passes, settings.variants or DEFAULT):
             more = [f"--data.batch_size={batch_size}"]
-            if asked.gradients and scaling == "strong":
-                more += [f"--gradient_file={asked.out.parent / f'{count}-{variant}-{n_passes}.pt'}"]
+            if settings.gradients and scaling == "strong":
+                more += [f"--gradient_file={settings.out.parent / f'{count}-{variant}-{n_passes}.pt'}"]
             with quiet():
                 row = measure([*options, *more], variant, n_passes, ScaleCLI)
-            rows.append({"devices": count, "scaling": scaling, "how": asked.how, "batch_size": batch_size, **row})
+            rows.append({"devices": count, "scaling": scaling, "how": settings.how, "batch_size": batch_size, **row})
             if os.environ["RANK"] == "0":
                 setting = f"{count} devices, {scaling}, {variant}, N={n_passes}"
                 print(f"{setting}: {row['ms_per_step']:.2f} ms", file=sys.stderr)
     if os.environ["RANK"] == "0":
-        asked.out.write_text(json.dumps(rows), encoding="utf-8")
+        settings.out.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def add_comparisons(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -142,9 +142,9 @@ def add_comparisons(rows: list[dict[str, Any]], folder: Path) -> None:
         same = [r for r in rows if (r["variant"], r["n_passes"]) == (row["variant"], row["n_passes"])]
         least = next(r for r in same if r["devices"] == 1 or r["scaling"] == row["scaling"])
         row["efficiency"] = row["tokens_per_second"] / row["devices"] / (least["tokens_per_second"] / least["devices"])
-        one, mine = (folder / f"{r['devices']}-{r['variant']}-{r['n_passes']}.pt" for r in (least, row))
-        if row is not least and row["scaling"] == "strong" and one.exists() and mine.exists():
-            row["gradient_error"] = gradient_error(*(torch.load(p, weights_only=True, mmap=True) for p in (mine, one)))
+        files = [folder / f"{r['devices']}-{r['variant']}-{r['n_passes']}.pt" for r in (row, least)]
+        if row is not least and row["scaling"] == "strong" and all(file.exists() for file in files):
+            row["gradient_error"] = gradient_error(*(torch.load(f, weights_only=True, mmap=True) for f in files))
 
 
 def gradient_error(grads: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

@@ -16,8 +16,8 @@ def read_model(path: Path) -> HybridConfig:
         config = HybridConfig(**content["model"]["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"config must name a model under model.model, {str(path)!r} does not ({error})") from None
-    said = "config must be of a model, such as configs/model/mini.yaml, with a vocab_size"
-    require(config.vocab_size, said, str(path))
+    allowed = "config must be of a model, such as configs/model/mini.yaml, with a vocab_size"
+    require(config.vocab_size, allowed, str(path))
     return config
 
 

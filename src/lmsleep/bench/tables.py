@@ -16,11 +16,11 @@ Measurement = tuple[str, int, int, int, str, float]
 
 def check_distinct(**values: Sequence[int]) -> None:
     """Raises ValueError if one of the lists is empty or has a value twice."""
-    for name, those in values.items():
-        if not those:
+    for name, numbers in values.items():
+        if not numbers:
             raise ValueError(f"{name} must be one or more, got none")
-        if len(set(those)) < len(those):
-            raise ValueError(f"{name} must differ, got {', '.join(map(str, those))}")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{name} must differ, got {', '.join(map(str, numbers))}")
 
 
 def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
@@ -31,8 +31,8 @@ def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.Data
 
 def check_out(path: Path) -> None:
     """Raises ValueError if no file can be written there."""
-    there = path.parent.is_dir() and not path.is_dir()
-    require(there, "out must be a file in a folder that exists", str(path))
+    usable = path.parent.is_dir() and not path.is_dir()
+    require(usable, "out must be a file in a folder that exists", str(path))
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -69,19 +69,19 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), one_sentence(MisconfigurationException):
-        asked = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
-        if asked.out:
-            check_out(asked.out)
-        device = device_kind(asked)
+        options = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
+        if options.out:
+            check_out(options.out)
+        device = device_kind(options)
         rows: list[dict[str, Any]] = []
-        for n_passes in asked.passes:
-            for variant in asked.variants or DEFAULT[device]:
+        for n_passes in options.passes:
+            for variant in options.variants or DEFAULT[device]:
                 rows.append(measure(args, variant, n_passes))
                 print(f"{variant}, N={n_passes}: {rows[-1]['ms_per_step']:.2f} ms", file=sys.stderr)
-                if asked.out:  # after every row: a machine may be gone before the last
-                    save_text(asked.out, json_line(rows, device) + "\n")
-        shown = pd.DataFrame(rows).drop(columns="run")
-        print(shown.to_string(index=False, float_format="{:,.4g}".format, line_width=100))
+                if options.out:  # after every row: a machine may be gone before the last
+                    save_text(options.out, json_line(rows, device) + "\n")
+        table = pd.DataFrame(rows).drop(columns="run")
+        print(table.to_string(index=False, float_format="{:,.4g}".format, line_width=100))
         if not sys.stdout.isatty():  # for a program
             print(json_line(rows, device))
 
@@ -124,9 +124,9 @@ def measure(
     }
 
 
-def device_kind(asked: Any) -> str:
+def device_kind(options: Any) -> str:
     """ "cuda" or "cpu", the device of the run."""
-    return "cuda" if torch.cuda.is_available() and asked.trainer.accelerator != "cpu" else "cpu"
+    return "cuda" if torch.cuda.is_available() and options.trainer.accelerator != "cpu" else "cpu"
 
 
 def device_name(kind: str) -> str:

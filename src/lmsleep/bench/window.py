@@ -72,15 +72,15 @@ def measure(
         twin = parallel_twin(model)
         runners = [Runner(WINDOWED, n, model, partial(_by_windows, n, eviction)) for n in passes]
         runners.append(Runner(PARALLEL, 1, twin, _in_parallel))
-        here: list[Measurement] = []
+        of_window: list[Measurement] = []
         for batch_size in batch_sizes:
             # In turns, so that other load affects all alike.
             for repeat, runner in product(range(1 + repeats), runners):
                 if runner.fits:
                     runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
-            here = [m for runner in runners for m in runner.measurements(window)]
-            yield tidy("fig6", seed, measurements + here)
-        measurements += here
+            of_window = [m for runner in runners for m in runner.measurements(window)]
+            yield tidy("fig6", seed, measurements + of_window)
+        measurements += of_window
         del model, twin, runners
 
 

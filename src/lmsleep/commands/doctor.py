@@ -81,22 +81,22 @@ def version_drift() -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     pins = dict(line.strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
     # Without the build after a +, as in 2.13.0+cpu.
-    here = {one.metadata["Name"].lower(): one.version.partition("+")[0] for one in metadata.distributions()}
-    found = [(name, here[name.lower()], pin) for name, pin in pins.items() if here.get(name.lower(), pin) != pin]
-    other = ", ".join(f"{name} {version} (pinned {pin})" for name, version, pin in found)
-    differ = f"{len(found)} of {len(pins)} pins of {path} differ: {other}"
-    return [f"packages: {differ if found else f'as {path}'}"]
+    installed = {one.metadata["Name"].lower(): one.version.partition("+")[0] for one in metadata.distributions()}
+    versions = {name: installed.get(name.lower(), pin) for name, pin in pins.items()}
+    drifted = [f"{name} {versions[name]} (pinned {pin})" for name, pin in pins.items() if versions[name] != pin]
+    differ = f"{len(drifted)} of {len(pins)} pins of {path} differ: {', '.join(drifted)}"
+    return [f"packages: {differ if drifted else f'as {path}'}"]
 
 
 def pipeline() -> list[str]:
     """In a checkout: the stages whose code, data or settings have changed since they were run."""
     if not Path("dvc.yaml").is_file():
         return []
-    asked = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
-    if asked.returncode:
-        said = asked.stderr.strip() or "dvc says nothing"
-        return [f"pipeline: unknown ({said.splitlines()[0]})"]
-    stages = json.loads(asked.stdout)
+    status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if status.returncode:
+        reason = status.stderr.strip() or "dvc says nothing"
+        return [f"pipeline: unknown ({reason.splitlines()[0]})"]
+    stages = json.loads(status.stdout)
     changed = [name for name, changes in stages.items() if any(map(_has_changed, changes))]
     lines = []
     if changed:
@@ -142,16 +142,16 @@ def backends() -> Table:
         rows.append((op, choice))
         if long[op].backend != choice.backend:
             rows.append((f"{op}, above {WINDOW} tokens", long[op]))
-    told = [(name, used, "\n".join(f"{one}: {why}" for one, why in others.items())) for name, (used, others) in rows]
-    return table("Backends", ("op", "uses", "why not the others"), told)
+    lines = [(name, used, "\n".join(f"{one}: {why}" for one, why in others.items())) for name, (used, others) in rows]
+    return table("Backends", ("op", "uses", "why not the others"), lines)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table of plain text."""
-    made = Table(*(Column(name, overflow="fold") for name in header), title=title, title_justify="left")
+    report = Table(*(Column(name, overflow="fold") for name in header), title=title, title_justify="left")
     for row in rows:
-        made.add_row(*map(escape, row))
-    return made
+        report.add_row(*map(escape, row))
+    return report
 
 
 def advice() -> list[str]:
@@ -161,10 +161,10 @@ def advice() -> list[str]:
         return [f"Nothing is missing for the CPU. {on_gpu}"]
     lines = []
     for package in PACKAGES:
-        version, found = package_state(package)
-        if found == "not installed":
+        version, state = package_state(package)
+        if state == "not installed":
             lines.append(f"{package.name} is missing; training works without it. Install it with: {package.install}")
-        elif found != "works":
+        elif state != "works":
             again = f"{FROM_SOURCE} --force-reinstall --no-deps {package.name}"
             reason = "cannot be imported; it was probably built for another torch"
             lines.append(f"{package.name} {version} {reason}. Build it again: {again}")

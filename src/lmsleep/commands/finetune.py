@@ -46,11 +46,14 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "lora.alpha": ("model.lora.alpha", None, "of their scale alpha / rank; without it, twice the rank"),
     "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
 }
+COUNTS = ("window", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
     "trainer.check_val_every_n_epoch": "null",
     "trainer.enable_model_summary": "false",
+    "trainer.logger": "lightning.pytorch.loggers.CSVLogger",
+    "trainer.logger.init_args.name": "",
 }
 # Options of `lmsleep fit` without a dot, beside those of the Trainer and its parts.
 OTHERS = ("config", "seed_everything", "ckpt_path", "weights_only", "print_config", "data", "model", "trainer")
@@ -58,50 +61,48 @@ OTHERS = ("config", "seed_everything", "ckpt_path", "weights_only", "print_confi
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command."""
-    own = parser()
-    asked, others = own.parse_known_args(args)
-    for name in (word[2:].split("=")[0] for word in others if word.startswith("-")):
+    parser = make_parser()
+    options, rest = parser.parse_known_args(args)
+    for name in (word[2:].split("=")[0] for word in rest if word.startswith("-")):
         if "." not in name.removeprefix("lora.") and name not in OTHERS:
-            own.error(f"unrecognized arguments: --{name}")
-    if missing := [f"--{name}" for name in ("model", "data") if getattr(asked, name) is None]:
-        own.error(f"the following arguments are required: {' and '.join(missing)}")
+            parser.error(f"unrecognized arguments: --{name}")
+    if missing := [f"--{name}" for name in ("model", "data") if getattr(options, name) is None]:
+        parser.error(f"the following arguments are required: {' and '.join(missing)}")
+    out = options.out
     with one_sentence():
-        check_folder(asked.out)
-        context, question = asked.context or TextQA.context, asked.question or TextQA.question
+        check_folder(out)
+        context, question = options.context or TextQA.context, options.question or TextQA.question
         require(is_askable(context, question), ASKABLE, context)
-        folder = checkpoint_folder(asked.model, (*FILES, *TOKENIZER), "model")
-        if asked.out.resolve() == folder.resolve():
-            raise ValueError(f"out must be another folder than that of the model, got {str(asked.out)!r}")
-    if any("ModelParallelStrategy" in word for word in others):  # export reads one file
-        others.append(f"--{ONE_FILE}")
-    cli = run_trainer(["fit", *fit_options(vars(asked), folder), *others])
+        folder = checkpoint_folder(options.model, (*FILES, *TOKENIZER), "model")
+        require(out.resolve() != folder.resolve(), "out must be another folder than that of the model", str(out))
+    if any("ModelParallelStrategy" in word for word in rest):  # export reads one file
+        rest.append(f"--{ONE_FILE}")
+    cli = run_trainer(["fit", *fit_options(vars(options), folder), *rest])
     with run_errors():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
-        shown = scores_table(scores, cli.datamodule.task.baselines().get("commonest", {}))
-        export(asked.out / "last.ckpt", asked.out, card=card_text(asked.out, cli, shown))
-    print(f"Answers on test rows:\n\n{shown}\n")
-    print(f"{asked.out}: model, tokenizer, last.ckpt; its README.md says how to ask")
+        table = scores_table(scores, cli.datamodule.task.baselines().get("commonest", {}))
+        export(out / "last.ckpt", out, card=card_text(out, cli, table))
+    print(f"Answers on test rows:\n\n{table}\n")
+    print(f"{out}: model, tokenizer, last.ckpt; its README.md says how to ask")
 
 
-def parser() -> OneSentenceParser:
+def make_parser() -> OneSentenceParser:
     """The parser of this command's own options."""
-    look = {"description": __doc__, "formatter_class": RawDescriptionHelpFormatter}
-    found = OneSentenceParser(
-        "lmsleep finetune", "%(prog)s --model MODEL --data DATA [options]", allow_abbrev=False, **look
+    usage = "%(prog)s --model MODEL --data DATA [options]"
+    parser = OneSentenceParser(
+        "lmsleep finetune", usage, __doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    found.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
-    found.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
-    found.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
+    parser.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
+    parser.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
+    parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
-        shown = "" if default is None else f" (default: {default!r})"
-        words = dict.fromkeys((f"--{name}", f"--{target}"))
-        kind = str if default is None else type(default)
-        if kind is int or name in ("epochs", "lora.rank"):
-            kind = positive_integer
-        found.add_argument(*words, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text + shown)
-    return found
+        flags = dict.fromkeys((f"--{name}", f"--{target}"))
+        kind = positive_integer if name in COUNTS else str if default is None else type(default)
+        text += "" if default is None else f" (default: {default!r})"
+        parser.add_argument(*flags, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text)
+    return parser
 
 
 def positive_integer(text: str) -> int:
@@ -111,28 +112,25 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
-def fit_options(asked: Mapping[str, Any], folder: Path) -> list[str]:
+def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
     """The preset and the options given, as options of `lmsleep fit`."""
-    given = {target: default if asked[name] is None else asked[name] for name, (target, default, _) in OPTIONS.items()}
+    settings = dict(PRESET)
+    for name, (target, default, _) in OPTIONS.items():
+        settings[target] = default if options[name] is None else options[name]
     for name, most in (("val_check_interval", 100), ("log_every_n_steps", 10)):
-        given[f"trainer.{name}"] = min(most, given["trainer.max_steps"])
-    if asked["epochs"] and not asked["steps"]:
-        given["trainer.max_steps"] = -1
-    out = asked["out"]
-    given |= {f"{TASK}train": asked["data"], f"{TASK}tokenizer": str(folder), "model.init_from": str(folder)}
-    given |= {"checkpoint.dirpath": out, "trainer.default_root_dir": out}
-    logger = "lightning.pytorch.loggers.CSVLogger"
-    given |= {"trainer.logger": logger} | {
-        f"trainer.logger.init_args.{name}": value for name, value in (("save_dir", out), ("name", ""))
-    }
+        settings[f"trainer.{name}"] = min(most, settings["trainer.max_steps"])
+    if options["epochs"] and not options["steps"]:
+        settings["trainer.max_steps"] = -1
+    settings |= dict.fromkeys((f"{TASK}tokenizer", "model.init_from"), str(folder))
+    places = ("checkpoint.dirpath", "trainer.default_root_dir", "trainer.logger.init_args.save_dir")
+    settings |= dict.fromkeys(places, options["out"]) | {f"{TASK}train": options["data"]}
     if torch.cuda.is_available():
-        given["trainer.precision"] = "bf16-mixed"
-    given = {name: value for name, value in {**PRESET, **given}.items() if value is not None}
+        settings["trainer.precision"] = "bf16-mixed"
+    settings = {name: value for name, value in settings.items() if value is not None}
     # In JSON, since templates with a colon or braces would be read as YAML.
-    task = {name.removeprefix(TASK): value for name, value in given.items() if name.startswith(TASK)}
-    task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": task})
-    rest = (f"--{name}={value}" for name, value in given.items() if not name.startswith(TASK))
-    return [f"--data.task={task}", *rest]
+    arguments = {name.removeprefix(TASK): value for name, value in settings.items() if name.startswith(TASK)}
+    task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": arguments})
+    return [f"--data.task={task}", *(f"--{k}={value}" for k, value in settings.items() if not k.startswith(TASK))]
 
 
 def scores_table(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
@@ -152,7 +150,7 @@ def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
     if not isinstance(task, TextQA) or not is_askable(task.context, task.question):
         return text
-    read, asked, _ = task.example
+    document, question, _ = task.example
     before, _, after = task.question_template.partition(QUESTION)
     text += f"""
 
@@ -161,10 +159,11 @@ To ask a question of a text, as in training:
 ```bash
 lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
 ```"""
-    front, found, back = rename_fields(task.context, task.question_template)[0].partition(CONTEXT)
-    plain = found and QUESTION not in front + back and not task.around
-    read = read[len(front) : len(read) - len(back)] if plain else read
-    read = read if len(read) < 500 else read[:500] + " ..."
+    front, placeholder, back = rename_fields(task.context, task.question_template)[0].partition(CONTEXT)
+    plain = placeholder and QUESTION not in front + back and not task.around
+    if plain:
+        document = document[len(front) : len(document) - len(back)]
+    document = document if len(document) < 500 else document[:500] + " ..."
     return f"""{text}
 
 In Python, here that of a held-out row:
@@ -173,6 +172,6 @@ In Python, here that of a held-out row:
 from lmsleep import Session
 
 session = Session.from_pretrained({str(out)!r})
-session.{"read" if plain else "feed"}({read!r})
-print(session.ask({asked[len(before) : len(asked) - len(after)]!r}))
+session.{"read" if plain else "feed"}({document!r})
+print(session.ask({question[len(before) : len(question) - len(after)]!r}))
 ```"""

@@ -165,15 +165,15 @@ def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> 
         return {}
     steps = -(-epochs * batches // trainer["accumulate_grad_batches"])
     limit, every = trainer["max_steps"], trainer.get("val_check_interval")
-    found = {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
-    return found | {"val_check_interval": min(every, epochs * batches)} if isinstance(every, int) else found
+    settings = {"max_epochs": None, "max_steps": steps if limit < 0 else min(steps, limit)}
+    return settings | {"val_check_interval": min(every, epochs * batches)} if isinstance(every, int) else settings
 
 
-def change_pretrained(model: Namespace, given: Namespace | None) -> None:
+def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
     """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with the
     `given` ones as changes. Raises ValueError as `pretrained_config`."""
-    if model.init_from and model.model and given:
-        model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(given))))
+    if model.init_from and model.model and changes:
+        model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
 
 
 def check_checkpoint(path: str | None) -> None:

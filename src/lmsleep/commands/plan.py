@@ -76,8 +76,8 @@ class PlanCLI(SleepCLI):
         require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
-        every, said = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
-        require(isinstance(every, int | None), f"{said} to plan a run", every)
+        every, allowed = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
+        require(isinstance(every, int | None), f"{allowed} to plan a run", every)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
         self.whole, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps

@@ -1,12 +1,11 @@
 """The answers of a checkpoint as a table."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pandas as pd
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -17,7 +16,7 @@ FILE = "predictions.csv"
 COLUMNS = ["row", "slice", "expected", "answered", "right"]
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(L.Callback):
     """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows.
 
     Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0; for a
@@ -25,35 +24,26 @@ class PredictionWriter(BasePredictionWriter):
     there are several devices.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             raise ValueError(f"devices of the trainer must be 1 to write predictions, got {trainer.world_size}")
         check_writable(trainer.default_root_dir)
         self.n_rows = 0
         self.lines: list[tuple[int, int, str, str, int]] = []
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: dict[str, Tensor],
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         """Collects the answers of a batch. Raises SIGTERMException, which Lightning does not while it predicts."""
         if trainer.received_sigterm:
             raise SIGTERMException
-        targets, task = prediction["targets"], pl_module.task
-        answers: Tensor = task.answers(targets)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-        columns = (batch.slice, targets, prediction["predictions"], answers)
+        targets: Tensor = outputs["targets"]
+        columns = (batch.slice, targets, outputs["predictions"], pl_module.task.answers(targets))
         for level, *tokens in zip(*(x.tolist() for x in columns), strict=True):
             self.lines += [(self.n_rows, level, *answer) for answer in answers_of(*tokens)]
             self.n_rows += 1
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path, table = Path(trainer.default_root_dir) / FILE, pd.DataFrame(self.lines, columns=COLUMNS)
         if decode := getattr(pl_module.task, "decode", None):
             for name in ("expected", "answered"):
@@ -62,11 +52,11 @@ class PredictionWriter(BasePredictionWriter):
         print(f"{os.path.relpath(path)}: {len(self.lines):,} answers of {self.n_rows:,} rows")
 
 
-def answers_of(targets: list[int], said: list[int], answers: list[int]) -> list[tuple[str, str, int]]:
+def answers_of(targets: list[int], predictions: list[int], answers: list[int]) -> list[tuple[str, str, int]]:
     """expected, answered and right of each answer of a row; `answers` as of `Task.answers`."""
-    found: list[tuple[str, str, int]] = []
+    lines: list[tuple[str, str, int]] = []
     for answer in sorted(set(answers) - {-1}):
-        places = [i for i, of in enumerate(answers) if of == answer]
-        expected, answered = (" ".join(str(tokens[i]) for i in places) for tokens in (targets, said))
-        found.append((expected, answered, int(expected == answered)))
-    return found
+        places = [i for i, number in enumerate(answers) if number == answer]
+        expected, answered = (" ".join(str(tokens[i]) for i in places) for tokens in (targets, predictions))
+        lines.append((expected, answered, int(expected == answered)))
+    return lines

@@ -40,13 +40,13 @@ class RunProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:  # pyright: ignore
         """Reads metrics off the device, only when the bar is drawn."""
-        found, shown = trainer.callback_metrics, {}
+        metrics, shown = trainer.callback_metrics, {}
         for name in ("loss", "exact"):
-            if (train := f"train/{name}") in found:
-                val = f" (val {found[f'val/{name}']:.3g})" if f"val/{name}" in found else ""
-                shown[name] = f"{found[train]:.3g}{val}"
-        if (speed := "tokens_per_second") in found and get_terminal_size().columns >= WIDTH:
-            shown["tokens/s"] = Tqdm.format_sizeof(float(found[speed]))
+            if (train := f"train/{name}") in metrics:
+                val = f" (val {metrics[f'val/{name}']:.3g})" if f"val/{name}" in metrics else ""
+                shown[name] = f"{metrics[train]:.3g}{val}"
+        if (speed := "tokens_per_second") in metrics and get_terminal_size().columns >= WIDTH:
+            shown["tokens/s"] = Tqdm.format_sizeof(float(metrics[speed]))
         return shown
 
     def init_sanity_tqdm(self) -> Tqdm:

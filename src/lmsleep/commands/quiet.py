@@ -12,7 +12,6 @@ WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
     "Experiment logs directory .* exists and is not empty|The dirpath has changed from|"
-    "Couldn't infer the batch indices|"
     "overridden `on_before_batch_transfer`)"  # that of `SleepModule` replaces none of the data module
 )
 NOTICES = re.compile(

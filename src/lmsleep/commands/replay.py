@@ -5,7 +5,7 @@ lmsleep replay runs/mine/nonfinite-step41
 It ends with the error of that run. If the step is finite now, code, packages or device made the difference.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning as L
@@ -61,7 +61,6 @@ def main(bundle: Path) -> None:
     model.blocks.checkpointing = step.checkpointing
     device = step.device if torch.cuda.is_available() else "cpu"
     print(step if device == step.device else f"{step}\nthere is no {step.device} here: the CPU may differ", flush=True)
-    sleeper = SleepCallback(step.n_passes, step.eviction, after_loss=step.after_loss, wake_passes=step.wake_passes)
     with quiet():
         trainer = L.Trainer(
             accelerator=device,
@@ -71,7 +70,7 @@ def main(bundle: Path) -> None:
             limit_train_batches=count,
             limit_val_batches=0,
             max_steps=1,
-            callbacks=[sleeper, StopOnNonFinite(step.step)],
+            callbacks=[SleepCallback(**asdict(step.sleeps)), StopOnNonFinite(step.step)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

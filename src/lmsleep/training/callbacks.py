@@ -71,18 +71,18 @@ class SleepCallback(L.Callback):
         self.n_sequences, self.n_sequence_sleeps = 0, 0
         self.change: list[list[float]] = []
 
-    def eviction_for(self, module: L.LightningModule) -> Eviction:
-        """The eviction of the current batch."""
-        return self.training_eviction or self.eviction if module.training else self.eviction
-
-    def passes_for(self, module: L.LightningModule) -> int:
-        """N of the current batch."""
-        return self.training_n_passes or self.n_passes if module.training else self.n_passes
+    def settings(self, training: bool = False) -> SleepSettings:
+        """The settings of a batch, in `training` with what a recipe puts in their place."""
+        n_passes, eviction = self.n_passes, self.eviction
+        if training:
+            n_passes, eviction = self.training_n_passes or n_passes, self.training_eviction or eviction
+        return SleepSettings(n_passes, eviction, self.after_loss, self.wake_passes)
 
     def answer(self, module: L.LightningModule) -> OnOverflow | None:
         """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if no subclass has its own."""
-        own = type(self).on_overflow is not SleepCallback.on_overflow
-        return partial(self.on_overflow, module) if own or self.passes_for(module) > 1 else None
+        overridden = type(self).on_overflow is not SleepCallback.on_overflow
+        sleeps = overridden or self.settings(module.training).n_passes > 1
+        return partial(self.on_overflow, module) if sleeps else None
 
     @property
     def sleeps_per_sequence(self) -> float:
@@ -97,7 +97,8 @@ class SleepCallback(L.Callback):
     ) -> tuple[Tensor, FastWeights]:
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
         start, changes = time.perf_counter(), []
-        h, S = sleep(blocks if module.training else record_changes(blocks, changes), h, S, self.passes_for(module))
+        n_passes = self.settings(module.training).n_passes
+        h, S = sleep(blocks if module.training else record_changes(blocks, changes), h, S, n_passes)
         self.count(1, len(h))
         self.seconds_asleep += time.perf_counter() - start
         if changes:
@@ -120,8 +121,8 @@ class SleepCallback(L.Callback):
         """Raises ValueError if there is another SleepCallback: both would answer an overflow."""
         count = sum(isinstance(c, SleepCallback) for c in trainer.callbacks)  # pyright: ignore
         if count > 1:
-            said = f"callbacks must hold one SleepCallback, got {count}; `lmsleep` brings one: set --sleep.n_passes"
-            raise ValueError(said)
+            allowed = "callbacks must hold one SleepCallback"
+            raise ValueError(f"{allowed}, got {count}; `lmsleep` brings one: set --sleep.n_passes")
         self.reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,25 +144,18 @@ class SleepCallback(L.Callback):
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["sleep"] = asdict(sleep_settings(trainer))
+        checkpoint["sleep"] = asdict(self.settings())
 
 
-def find_callback(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
-    """The first callback of this kind; None: the trainer has none."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)  # pyright: ignore
+def find_callback(trainer: L.Trainer | None, kind: type[Kind]) -> Kind | None:
+    """The first callback of this kind; None: the trainer has none, or there is no trainer."""
+    return next((c for c in getattr(trainer, "callbacks", ()) if isinstance(c, kind)), None)
 
 
-def find_sleep_callback(trainer: L.Trainer) -> SleepCallback | None:
-    """The SleepCallback of a trainer; None: the plain hybrid, without sleeps."""
-    return find_callback(trainer, SleepCallback)
-
-
-def sleep_settings(trainer: L.Trainer) -> SleepSettings:
-    """The settings of a trainer's SleepCallback, or of a trainer without."""
-    sleeper = find_sleep_callback(trainer)
-    if sleeper is None:
-        return SleepSettings()
-    return SleepSettings(sleeper.n_passes, sleeper.eviction, sleeper.after_loss, sleeper.wake_passes)
+def sleep_settings(trainer: L.Trainer | None, training: bool = False) -> SleepSettings:
+    """The settings of a trainer's SleepCallback; without one, those of the plain hybrid, which never sleeps."""
+    sleeper = find_callback(trainer, SleepCallback)
+    return SleepSettings() if sleeper is None else sleeper.settings(training)
 
 
 class RunReport(L.Callback):
@@ -207,12 +201,12 @@ class RunReport(L.Callback):
             now = time.perf_counter()
             speed = self.batches * self.tokens_per_batch / (now - self.since)
             pl_module.log("tokens_per_second", speed)
-            if sleeper := find_sleep_callback(trainer):
+            if sleeper := find_callback(trainer, SleepCallback):
                 pl_module.log("sleeps_per_row", sleeper.sleeps_per_sequence)
             self.since, self.batches = now, 0
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = find_sleep_callback(trainer)
+        sleeper = find_callback(trainer, SleepCallback)
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
             pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
 

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
 from lmsleep.checks import LAST, first_line, require
-from lmsleep.training.content import check_content
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
     handle_requeue,
@@ -27,6 +26,7 @@ from lmsleep.training.lightning_internals import (
 )
 from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raise_on_all_ranks
+from lmsleep.training.resume import check_content
 
 PREVIOUS = "previous.ckpt"
 ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle

@@ -40,8 +40,8 @@ class LearningCurve(L.Callback):
         self.rows.append({"step": trainer.global_step, "tokens": tokens_read(trainer), **scores})
         save_csv(self.path, pd.DataFrame(self.rows))
         if self.label:
-            shown = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))
-            print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {shown}", flush=True)
+            text = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))
+            print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {text}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -1,5 +1,5 @@
-"""Faster training steps: compiled blocks, and CUDA graphs of forward and backward, which save the launches of
-kernels."""
+"""Faster training steps: compiled blocks, CUDA graphs of forward and backward, which save the launches of kernels, and
+results that the host need not wait for."""
 
 import hashlib
 from collections.abc import Callable, Hashable
@@ -54,6 +54,29 @@ def source_digest(folder: Path) -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
+class HostCopy:
+    """A copy of a small tensor on the host, for which nothing waits until its value is read."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._copy, self._event = x, None
+        if x.is_cuda:
+            self._copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the value can be read at once."""
+        return self._event is None or self._event.query()
+
+    @property
+    def value(self) -> Tensor:
+        """The copy; waits until it has arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copy
+
+
 class StepGraphs:
     """Forward and backward of a training batch as CUDA graphs, captured at the first batch and whenever their inputs'
     shapes or `depends_on` change. Clipping and update are not part of them.
@@ -74,12 +97,12 @@ class StepGraphs:
     def observe(self, targets: Tensor, after_loss: bool = False) -> None:
         """Finds the windows with loss from targets (B, T) that are still on the CPU. Raises ValueError if they are not
         those of the batches before."""
-        found = Windows.of(targets, self.model.window_size, after_loss)
-        if self.windows is not None and self.windows.carry_loss != found.carry_loss:
-            new, old = ([i for i, loss in enumerate(w.carry_loss) if loss] for w in (found, self.windows))
+        windows = Windows.of(targets, self.model.window_size, after_loss)
+        if self.windows is not None and self.windows.carry_loss != windows.carry_loss:
+            new, old = ([i for i, loss in enumerate(w.carry_loss) if loss] for w in (windows, self.windows))
             needs = "accelerate='graph' needs batches that carry loss in the same windows"
             raise ValueError(f"{needs}, got {new} after {old}; use 'compile' or 'none'")
-        self.windows = found
+        self.windows = windows
 
     def __call__(self, step: StepFunction, batch: Batch, depends_on: Hashable) -> tuple[Tensor, ...]:
         """The result of `step` for the batch.
@@ -110,8 +133,8 @@ class _StepModule(nn.Module):
         self.model, self.step, self.example = model, step, example
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = iter(tensors)
-        return self.step(Batch(*(None if x is None else next(given) for x in self.example)))  # pyright: ignore
+        inputs = iter(tensors)
+        return self.step(Batch(*(None if x is None else next(inputs) for x in self.example)))  # pyright: ignore
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

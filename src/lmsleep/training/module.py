@@ -1,7 +1,7 @@
 """The LightningModule: reads a batch window by window and raises an overflow event; it does not know N."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.memory import Eviction
+from lmsleep.memory import SleepSettings
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -21,15 +21,13 @@ from lmsleep.sleep import Reading, read_windows
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.tasks.text_base import TextTask
-from lmsleep.training.adapters import add_lora
-from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
+from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.checkpoint import use_atomic_io
-from lmsleep.training.content import check_states
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
-from lmsleep.training.ranks import gather_loss_windows, loss_weight, stop_together
-from lmsleep.training.sharding import check_strategy, shard
-from lmsleep.training.start import check_resumed, check_run_settings, check_tokenizer, run_settings
+from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_weight, shard, stop_together
+from lmsleep.training.resume import check_resumed, check_states, run_settings
+from lmsleep.training.start import add_lora, check_tokenizer
 
 
 class SleepModule(L.LightningModule):
@@ -100,28 +98,27 @@ class SleepModule(L.LightningModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         if self.training and "graph" in self.accelerate:
-            self.graphs.observe(batch.targets, self._after_loss)
+            self.graphs.observe(batch.targets, self._sleeps.after_loss)
         return batch
 
     def forward(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, shared: SharedWeights | None = None
     ) -> Reading:
         """Algorithm 1 over a batch; the `SleepCallback` answers overflows with a new h and S."""
-        sleeper = self._sleeper
+        sleeper, sleeps = self._sleeper, self._sleeps
         answer = None if sleeper is None else sleeper.answer(self)
-        eviction: Eviction = "hard" if sleeper is None else sleeper.eviction_for(self)
         if loss_windows is None and self.device_mesh is not None:
             loss_windows = gather_loss_windows(batch.targets, self.model.window_size)
         reading = read_windows(
             self.model,
             batch.tokens,
             batch.targets,
-            eviction=eviction,
+            eviction=sleeps.eviction,
             mask=batch.mask,
             on_overflow=answer,
             loss_windows=loss_windows,
-            after_loss=self._after_loss,
-            wake_passes=1 if sleeper is None else sleeper.wake_passes,
+            after_loss=sleeps.after_loss,
+            wake_passes=sleeps.wake_passes,
             scored_only=self.training,
             shared=shared,
         )
@@ -139,13 +136,12 @@ class SleepModule(L.LightningModule):
 
     @property
     def _sleeper(self) -> SleepCallback | None:
-        trainer = self._own_trainer
-        return None if trainer is None else find_sleep_callback(trainer)
+        return find_callback(self._own_trainer, SleepCallback)
 
     @property
-    def _after_loss(self) -> bool:
-        sleeper = self._sleeper
-        return sleeper is not None and sleeper.after_loss
+    def _sleeps(self) -> SleepSettings:
+        """How the current batch is read."""
+        return sleep_settings(self._own_trainer, self.training)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Only for steps that are logged: metrics take some 7 % of a mini model's step.
@@ -175,10 +171,8 @@ class SleepModule(L.LightningModule):
         windows, sleeper = self.graphs.windows, self._sleeper
         assert windows is not None, "observed before the batch was transferred"
         step = partial(self._loss_and_exact, loss_windows=windows.carry_loss)
-        if sleeper is None:
-            return self.graphs(step, batch, None)
-        with sleeper.counting(windows.n_sleeps, len(batch.tokens)):
-            return self.graphs(step, batch, (sleeper.passes_for(self), sleeper.eviction_for(self)))
+        with nullcontext() if sleeper is None else sleeper.counting(windows.n_sleeps, len(batch.tokens)):
+            return self.graphs(step, batch, self._sleeps)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reading = self(batch)
@@ -224,16 +218,14 @@ class SleepModule(L.LightningModule):
             checkpoint["max_steps"] = total_steps(self.trainer)
         if self.model.lora is not None:
             checkpoint["lora"] = asdict(self.model.lora)
-        checkpoint["settings"] = run_settings(self.trainer, self.optimizer_config, self.task)
+        checkpoint["settings"] = run_settings(self.trainer, self)
         if is_ours(self.task):
             checkpoint["task"] = task_spec(self.task)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint does not fit the model, or was trained with other settings."""
         if (trainer := self._own_trainer) is not None:
-            check_resumed(trainer, self.model, checkpoint)
-            mine = run_settings(trainer, self.optimizer_config, self.task)
-            check_run_settings(trainer, checkpoint.get("settings", {}), mine)
+            check_resumed(trainer, self, checkpoint)
             check_states(trainer, checkpoint)
             if trainer.state.fn == TrainerFn.FITTING and not trainer.optimizers:
                 self._resumed = checkpoint  # until the strategy has set them up, and `on_fit_start` checks their states

@@ -9,12 +9,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmsleep.memory import Eviction
+from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch
 from lmsleep.tensors import save_tensors
-from lmsleep.training.callbacks import find_sleep_callback, sleep_settings
+from lmsleep.training.callbacks import sleep_settings
 from lmsleep.training.checkpoint import is_local
-from lmsleep.training.graphs import Accelerate
+from lmsleep.training.graphs import Accelerate, HostCopy
 from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 from lmsleep.training.ranks import any_rank
 
@@ -27,10 +27,7 @@ class StepRecord:
 
     step: int
     seed: int | None
-    n_passes: int
-    eviction: Eviction
-    after_loss: bool
-    wake_passes: int
+    sleeps: SleepSettings
     precision: str
     accelerate: Accelerate
     checkpointing: bool
@@ -58,7 +55,7 @@ class StopOnNonFinite(L.Callback):
 
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
-        self.pending: deque[tuple[StepRecord, list[Batch], Tensor, torch.cuda.Event]] = deque()
+        self.pending: deque[tuple[StepRecord, list[Batch], HostCopy]] = deque()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pending.clear()
@@ -75,31 +72,22 @@ class StopOnNonFinite(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         values = torch.stack([torch.stack(self.losses).sum(), sum_of_norms(grads)])
-        step, batches = self._step(trainer, pl_module), self.batches
-        self.losses, self.batches = [], []
         spoiled = ~torch.isfinite(values)
-        if not spoiled.is_cuda or not isinstance(optimizer, MuonAdamW) or pl_module.device_mesh is not None:
-            self._raise_if(spoiled, step, batches, trainer, pl_module)
-            return
-        if trainer.world_size > 1:  # the loss of one rank
+        waits = not spoiled.is_cuda or pl_module.device_mesh is not None or not isinstance(optimizer, MuonAdamW)
+        if trainer.world_size > 1 and not waits:  # the loss of one rank
             spoiled = any_rank(spoiled)
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
-        optimizer.skip_if(self.spoiled.any())
-        answer = torch.empty(2, dtype=torch.bool, pin_memory=True).copy_(self.spoiled, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        self.pending.append((step, batches, answer, arrived))
-        self._raise_for_arrived(trainer, pl_module)
+        if isinstance(optimizer, MuonAdamW) and not waits:
+            optimizer.skip_if(self.spoiled.any())
+        self.pending.append((self._step(trainer, pl_module), self.batches, HostCopy(self.spoiled)))
+        self.losses, self.batches = [], []
+        self._raise_for_arrived(trainer, pl_module, waits)
 
     def _step(self, trainer: L.Trainer, module: Any) -> StepRecord:
-        sleeper, data = find_sleep_callback(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        sleeps: dict[str, Any] = asdict(sleep_settings(trainer))
-        if sleeper:
-            sleeps |= {"n_passes": sleeper.passes_for(module), "eviction": sleeper.eviction_for(module)}
         return StepRecord(
             step=self.first_step + trainer.global_step,
-            seed=getattr(data, "seed", None),
-            **sleeps,
+            seed=getattr(trainer.datamodule, "seed", None),  # pyright: ignore[reportAttributeAccessIssue]
+            sleeps=sleep_settings(trainer, module.training),
             precision=str(trainer.precision),
             accelerate=module.accelerate,
             checkpointing=module.model.blocks.checkpointing,
@@ -111,20 +99,14 @@ class StopOnNonFinite(L.Callback):
     def _raise_for_arrived(self, trainer: L.Trainer, module: L.LightningModule, wait: bool = False) -> None:
         alone = trainer.world_size == 1  # ranks must raise in the same step, whatever has arrived at one of them
         most = self.MOST_PENDING if alone else 1
-        while self.pending and (wait or len(self.pending) > most or (alone and self.pending[0][-1].query())):
-            step, batches, answer, arrived = self.pending.popleft()
-            arrived.synchronize()
-            self._raise_if(answer, step, batches, trainer, module)
-
-    def _raise_if(
-        self, spoiled: Tensor, step: StepRecord, batches: list[Batch], trainer: L.Trainer, module: L.LightningModule
-    ) -> None:
-        of_loss, of_gradient = spoiled.tolist()
-        if of_loss or of_gradient:
-            raise FloatingPointError(
-                f"{'loss' if of_loss else 'gradient'} is not finite at step {step.step} (n_passes={step.n_passes}, "
-                f"seed={step.seed}); the weights are those before this step{_save_step(step, batches, trainer, module)}"
-            )
+        while self.pending and (wait or len(self.pending) > most or (alone and self.pending[0][-1].arrived)):
+            step, batches, spoiled = self.pending.popleft()
+            of_loss, of_gradient = spoiled.value.tolist()
+            if of_loss or of_gradient:
+                value = "loss" if of_loss else "gradient"
+                where = f"step {step.step} (n_passes={step.sleeps.n_passes}, seed={step.seed})"
+                sentence = f"{value} is not finite at {where}; the weights are those before this step"
+                raise FloatingPointError(sentence + _save_step(step, batches, trainer, module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._raise_for_arrived(trainer, pl_module, wait=True)

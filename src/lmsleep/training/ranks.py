@@ -1,25 +1,50 @@
-"""Agreement between ranks: which windows sleep, when to stop, and which error to raise."""
+"""Several devices: sharded models (FSDP2), and what ranks agree on: windows that sleep, when to stop, errors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+from lmsleep.checks import require
 from lmsleep.memory import IGNORE
+from lmsleep.model import HybridLM
 from lmsleep.sleep import Windows
+from lmsleep.training.graphs import HostCopy
 from lmsleep.training.lightning_internals import handle_sigterm, stop_at_sigterm
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Raises ValueError for FSDP1, which flattens the matrices that Muon orthogonalises."""
+    if isinstance(strategy, FSDPStrategy):
+        allowed = "trainer.strategy must not be fsdp, which flattens the matrices that Muon orthogonalises"
+        sharded = "ModelParallelStrategy with data_parallel_size = devices, tensor_parallel_size = 1"
+        raise ValueError(f"{allowed}; use ddp, or {sharded}, which cuts their rows")
+
+
+def shard(module: L.LightningModule, model: HybridLM, mesh: DeviceMesh) -> None:
+    """Shards every block, so that one at a time is gathered, and with `module` the embedding, head and last norm, which
+    its steps gather. `mesh` has the dimensions data_parallel and tensor_parallel; raises ValueError if the latter is
+    above 1."""
+    tensors = mesh["tensor_parallel"].size()
+    require(tensors == 1, "tensor_parallel_size must be 1 (and data_parallel_size the number of devices)", tensors)
+    for block in model.blocks.layers:
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(module, mesh=mesh["data_parallel"])
+    for step in ("training_step", "validation_step", "test_step", "predict_step"):
+        register_fsdp_forward_method(module, step)
 
 
 def gather_loss_windows(targets: Tensor, size: int) -> tuple[bool, ...]:
     """Which windows carry loss in a row of any rank, from each rank's targets (B, T). Ranks of a sharded model gather
     weights together, and so must make the same passes over the same windows."""
-    carry_loss = torch.tensor(Windows.of(targets, size).carry_loss, dtype=torch.uint8, device=targets.device)
-    torch.distributed.all_reduce(carry_loss, torch.distributed.ReduceOp.MAX)
-    return tuple(carry_loss.bool().tolist())
+    return tuple(any_rank(torch.tensor(Windows.of(targets, size).carry_loss, device=targets.device)).tolist())
 
 
 def loss_weight(targets: Tensor, trainer: L.Trainer) -> Tensor:
@@ -35,43 +60,28 @@ def stop_together(trainer: L.Trainer) -> None:
     """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM; see
     `handle_sigterm`. Outside of training a rank stops alone."""
     heard: list[int] = []
-    said: Callable[[], bool] | None = None
+    result: HostCopy | None = None
 
     def hear(signum: int, _: Any) -> None:
         heard.append(signum)
         stop_at_sigterm(trainer, trainer.state.fn != "fit")
 
     def agree() -> None:
+        nonlocal result
+        flag = torch.full((), bool(heard), device=trainer.strategy.root_device)  # `torch.tensor` would wait for it
         # The result of the batch before, which has arrived by now, so that the host need not wait.
-        nonlocal said
-        before, said = said, _any_rank(len(heard), trainer.strategy.root_device)
-        if before is not None and before():
+        before, result = result, HostCopy(any_rank(flag))
+        if before is not None and before.value:
             raise SIGTERMException
 
     handle_sigterm(trainer, hear, agree)
 
 
 def any_rank(flags: Tensor) -> Tensor:
-    """Which flags (n,) are set on a rank, without waiting for the device."""
+    """Which flags, of any shape, are set on a rank, without waiting for the device."""
     counts = flags.int()
     torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
     return counts.bool()
-
-
-def _any_rank(here: int, device: torch.device) -> Callable[[], bool]:
-    """Starts a maximum over the ranks; the function returned waits for it and tells whether it is not zero."""
-    asked = any_rank(torch.full((), bool(here), device=device))  # and not `torch.tensor`, which would wait
-    if not asked.is_cuda:
-        return lambda: bool(asked)
-    arrived, done = torch.empty((), dtype=asked.dtype, pin_memory=True), torch.cuda.Event()
-    arrived.copy_(asked, non_blocking=True)
-    done.record()
-
-    def tell() -> bool:
-        done.synchronize()
-        return bool(arrived)
-
-    return tell
 
 
 @contextmanager
@@ -80,8 +90,8 @@ def raise_on_all_ranks(trainer: L.Trainer) -> Iterator[None]:
     error = None
     try:
         yield
-    except (ValueError, OSError) as found:
-        error = found
+    except (ValueError, OSError) as raised:
+        error = raised
         trainer.strategy.barrier()
     if (error := trainer.strategy.broadcast(error)) is not None:
         raise error

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lmsleep.checks import require
 from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
-from lmsleep.training.callbacks import SleepCallback, find_sleep_callback
-from lmsleep.training.start import check_as_trained
+from lmsleep.training.callbacks import SleepCallback, find_callback
+from lmsleep.training.resume import check_as_trained
 
 
 class WarmupStage(L.Callback):
@@ -47,7 +47,7 @@ class WarmupStage(L.Callback):
         self.eviction: Eviction | None = eviction
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = find_sleep_callback(trainer)
+        sleeper = find_callback(trainer, SleepCallback)
         if sleeper is None:
             raise ValueError("callbacks must hold a SleepCallback beside a WarmupStage, got none")
         self.sleeper = sleeper
@@ -64,13 +64,13 @@ class WarmupStage(L.Callback):
         """Names of the parameters that train in the stage. Raises ValueError if there are none."""
         names = [name for name, _ in model.named_parameters()]
         if self.pattern is not None:
-            found = {name for name in names if self.pattern.search(name)}
+            trained = {name for name in names if self.pattern.search(name)}
         else:
             parts = [f"blocks.layers.{i}.{part}." for i in model.blocks.state_index for part in ("mixer", "mixer_norm")]
-            found = {name for name in names if name.startswith(tuple(parts))}
-        if not found:
+            trained = {name for name in names if name.startswith(tuple(parts))}
+        if not trained:
             raise ValueError(f"train must match the name of a parameter, got {self.train!r}, which matches none")
-        return found
+        return trained
 
     def stage_eviction(self, sleeper: SleepCallback) -> Eviction:
         """The eviction of training batches in the stage."""
@@ -117,7 +117,7 @@ class DrawPasses(L.Callback):
         self.fewest = fewest
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        sleeper = find_sleep_callback(trainer)
+        sleeper = find_callback(trainer, SleepCallback)
         most = 1 if sleeper is None else sleeper.n_passes
         if sleeper is None or not 1 <= self.fewest <= most:
             raise ValueError(f"fewest must be between 1 and n_passes={most} of a SleepCallback, got {self.fewest}")

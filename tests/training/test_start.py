@@ -6,7 +6,7 @@ import torch
 from lmsleep import HybridConfig, HybridLM
 from lmsleep.model import Lora
 from lmsleep.model.lora import TARGETS, merged
-from lmsleep.training.adapters import add_lora
+from lmsleep.training.start import add_lora
 
 CONFIG = {"vocab_size": 11, "d_model": 16, "window_size": 6, "n_heads": 2, "mlp_dim": 24, "attention_bias": True}
 
