@@ -4,7 +4,6 @@ import os
 import pickle
 import signal
 import subprocess
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,6 +92,8 @@ class LastCheckpoint(GuardedCheckpoint):
         FloatingPointError: on saving weights that are not finite.
     """
 
+    guard = staticmethod(raise_on_all_ranks)
+
     def __init__(
         self, dirpath: str | None = None, every_n_train_steps: int | None = None, overwrite: bool = False
     ) -> None:
@@ -150,9 +151,6 @@ class LastCheckpoint(GuardedCheckpoint):
             trainer.strategy.remove_checkpoint(probe)
             for optimizer in fresh:  # torch takes a step to have a sharded state to save: it must not count
                 optimizer.state.clear()
-
-    def saving(self, trainer: L.Trainer) -> AbstractContextManager:
-        return raise_on_all_ranks(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again."""

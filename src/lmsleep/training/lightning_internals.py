@@ -1,7 +1,7 @@
 """Every use of Lightning's private parts: a new version of Lightning is looked at here alone."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,13 @@ class PlainCLI(LightningCLI):
 
 
 class GuardedCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint all of whose saves are within `saving`."""
+    """ModelCheckpoint all of whose saves are within a `guard`, a context made of the trainer. Without this an error of
+    the rank that writes would leave the others waiting for it."""
 
-    def saving(self, trainer: L.Trainer) -> AbstractContextManager:
-        """A context for each save. Without this hook an error of the rank that writes would leave the others waiting
-        for it."""
-        return nullcontext()
+    guard: Callable[[L.Trainer], AbstractContextManager]
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        with self.saving(trainer):
+        with self.guard(trainer):
             super()._save_checkpoint(trainer, filepath)
 
     def save_now(self, trainer: L.Trainer) -> None:
