@@ -44,6 +44,7 @@ from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 
 SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
+LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
 
 
 class RunParser(OneSentenceParser, LightningArgumentParser):
@@ -60,16 +61,13 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
         """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
         mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
         values = yaml.safe_load(content)
-        found = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
-        for name, value in found.items():
+        sections = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
+        for name, value in sections.items():
             if not isinstance(value, dict | None) and not Path(str(value)).is_file():
                 self.error(f"{name} in {path or '--config'} must have settings below it, got {value!r}")
-        if None in found.values():
-            content = yaml.safe_dump(values | {name: value or {} for name, value in found.items()}, sort_keys=False)
+        if None in sections.values():
+            content = yaml.safe_dump(values | {name: value or {} for name, value in sections.items()}, sort_keys=False)
         return super().parse_string(content, path, **options)
-
-
-LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # its groups of options
 
 
 class SaveConfig(SaveConfigCallback):
