@@ -1,12 +1,13 @@
 """The model and the device of a benchmark."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 
 from lmsleep.checks import require, usable_device
-from lmsleep.model import HybridConfig
+from lmsleep.model import HybridConfig, HybridLM
 
 
 def read_model(path: Path) -> HybridConfig:
@@ -19,6 +20,13 @@ def read_model(path: Path) -> HybridConfig:
     allowed = "config must be of a model, such as configs/model/mini.yaml, with a vocab_size"
     require(config.vocab_size, allowed, str(path))
     return config
+
+
+def random_model(config: HybridConfig, device: str, seed: int) -> HybridLM:
+    """A model with random weights, none of them zero for a start."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return HybridLM(replace(config, zero_init=False))
 
 
 def choose_device(name: str | None) -> str:

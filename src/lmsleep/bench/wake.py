@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from lmsleep.atomic import save_csv
-from lmsleep.bench.subject import choose_device, read_model
+from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
 from lmsleep.memory import KV, AttentionCache, check_n_passes
@@ -96,7 +96,7 @@ def measure(
     require(min(contexts) >= 1, "contexts must be 1 or more", min(contexts))
     require(n_tokens >= 2, "tokens must be 2 or more", n_tokens)  # one fits and one overflows
     check_n_passes(min(passes))
-    model = random_model(config, device, seed)
+    model = reading_model(config, device, seed)
     # The first sleep compiles kernels and captures passes, and is not timed.
     first = Session(model, max(*passes, 2), static=True)
     first.feed(_tokens(config, model.window_size + 1), last_only=True)
@@ -173,7 +173,7 @@ def _twin(
     if context * per_token * (2 if device.startswith("cuda") else 4) > max_cache_bytes:
         print(f"full attention over {context:,} tokens is left out: its cache would be too large", file=sys.stderr)
         return None
-    model = random_model(twin, device, seed)
+    model = reading_model(twin, device, seed)
     shape = (1, twin.kv_heads, context, twin.attention_head_dim)
     like = model.embedding.weight
     draw = partial(torch.randn, shape, device=like.device, dtype=like.dtype)
@@ -198,12 +198,10 @@ def full_attention_twin(config: HybridConfig, window_size: int) -> HybridConfig:
     return replace(twin, mlp_dim=twin.mlp_hidden + round(spare / (3 * config.d_model * n_mlps)))
 
 
-def random_model(config: HybridConfig, device: str, seed: int = 0) -> HybridLM:
+def reading_model(config: HybridConfig, device: str, seed: int) -> HybridLM:
     """A model with random weights in evaluation mode, bfloat16 on CUDA and float32 elsewhere."""
-    torch.manual_seed(seed)
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    with torch.device(device):
-        return HybridLM(replace(config, zero_init=False)).to(dtype).eval()
+    return random_model(config, device, seed).to(dtype).eval()
 
 
 def main(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
-from lmsleep.bench.subject import choose_device, read_model
+from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
 from lmsleep.memory import Eviction, check_eviction, check_n_passes
@@ -65,9 +65,7 @@ def measure(
         require(value >= 1, f"{name} must be 1 or more", value)
     measurements: list[Measurement] = []
     for window in windows:
-        torch.manual_seed(seed)
-        with torch.device(device):
-            model = HybridLM(replace(config, window_size=window, zero_init=False))
+        model = random_model(replace(config, window_size=window), device, seed)
         model.blocks.checkpointing = True
         twin = parallel_twin(model)
         runners = [Runner(WINDOWED, n, model, partial(_by_windows, n, eviction)) for n in passes]
