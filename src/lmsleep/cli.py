@@ -35,6 +35,7 @@ COMMANDS = {
     "bench wake": ("lmsleep.bench.wake", "measure latency of a token and pause of a sleep against context and N"),
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
+NAMES = (*TRAINER, *RUNS, *COMMANDS)
 # Options that read a configuration file.
 CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
     words = resolve_configs(sys.argv[1:] if args is None else args)
     if args is None:
         sys.argv[1:] = words  # Lightning reads it, and starts the processes of other devices with it
-    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in {**TRAINER, **RUNS, **COMMANDS}), "")
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in NAMES), "")
     rest = words[len(name.split()) :]
     if name in TRAINER:
         importlib.import_module("lmsleep.commands.fit").run_trainer(None if args is None else words)
@@ -58,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(overview())
     else:
         command = " ".join(words[: 2 if words[0] == "bench" else 1])
-        near = get_close_matches(command, {**TRAINER, **RUNS, **COMMANDS})[:1]
+        near = get_close_matches(command, NAMES)[:1]
         hint = f", but there is {near[0]!r}" if near else ""
         print(f"error: there is no command {command!r}{hint}; lmsleep --help lists all", file=sys.stderr)
         sys.exit(2)
