@@ -1,7 +1,6 @@
 """The numbers of README.md and results/ against their tables, the headlines worked out with scipy alone."""
 
 import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from tests.documents import gpu
 from tests.documents.__main__ import documents, main
 from tests.documents.document import Document, faults, renewed
-from tests.documents.sources import millions, points, read
 
-from lmsleep.figures.stats import Estimate
-from lmsleep.figures.words import signed
+from lmsleep.figures.scores import read
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {document.path: document for document in documents(ROOT)}
@@ -29,24 +25,6 @@ def test_every_number_follows_from_a_table(path):
 def test_every_page_with_results_is_held():
     pages = [ROOT / "README.md", ROOT / "results/README.md", *ROOT.glob("results/*/README.md")]
     assert {str(path.relative_to(ROOT)) for path in pages} <= DOCUMENTS.keys()
-
-
-def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations(tmp_path):
-    loss = {"metric": "test_loss", "slice": 0, "low": 0.9, "high": 1.1}
-    losses = [
-        loss | {"n_passes": n, "trained_as": as_n, "tokens": tokens, "value": value}
-        for n, as_n, tokens, value in ((1, 1, 105e6, 1.0), (1, 4, 380e6, 0.875), (4, 4, 105e6, 0.9375))
-    ]
-    apart = [
-        {"n_passes": 4, "trained_as": 4, "against": against, "value": value, "low": value - 0.5, "high": value + 0.5}
-        for against, value in (("equal steps", -0.0625), ("equal operations", 0.0625))
-    ]
-    (tmp_path / "text.json").write_text(json.dumps({"losses": losses, "text": apart}))
-    table = gpu.natural_text(tmp_path / "text.json").splitlines()
-    assert table[3].startswith("| N = 1, operations of N = 4 | 380.0 M | 0.8750 |")
-    assert table[4] == (
-        "| N = 4 | 105.0 M | 0.9375 | 0.9000 to 1.1000 | -0.0625 (-0.5625 to +0.4375) | +0.0625 (-0.4375 to +0.5625) |"
-    )
 
 
 def rows(path, **where):
@@ -212,12 +190,3 @@ def test_an_empty_table_is_filled_and_the_text_behind_it_stays():
     text = "<!-- table: means -->\n<!-- end -->\nBetween.\n<!-- table: other -->\n| x |\n<!-- end -->\n"
     text = renewed(Document("x.md", {"means": "| a |\n"}), text)
     assert text == "<!-- table: means -->\n| a |\n<!-- end -->\nBetween.\n<!-- table: other -->\n| x |\n<!-- end -->\n"
-
-
-def test_how_numbers_are_written():
-    assert points(Estimate(0.1234, -0.0449, 0.3, 5)) == "+12.3 (-4.5 to +30.0)"
-    assert points(Estimate(-0.02, np.nan, np.nan, 1)) == "-2.0"
-    assert (signed(0.0004), signed(-0.0004), signed(0.0006)) == ("0.0", "0.0", "+0.1")
-    assert points(Estimate(0.263, 0.0003, 0.526, 6)) == "+26.3 (+0.03 to +52.6)"  # on which side of zero it lies shows
-    assert points(Estimate(0.0, -0.00004, 0.0, 6)) == "0.0 (-0.004 to 0.0)"
-    assert (millions(138_240_000), millions(40_140_800, 1)) == ("138 M", "40.1 M")

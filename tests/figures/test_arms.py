@@ -13,7 +13,7 @@ from lmsleep.commands.fit import SleepCLI, make_cli
 from lmsleep.figures import settings as module
 from lmsleep.figures.plots.ours import verdicts
 from lmsleep.figures.settings import arm_of, arms
-from lmsleep.figures.stats import HELPS, HURTS, NEITHER, verdict
+from lmsleep.figures.stats import HELPS, HURTS, UNDECIDED, Estimate, verdict
 from lmsleep.figures.train import arguments_of_arm, main
 from lmsleep.model import HybridConfig
 from lmsleep.training import DrawPasses
@@ -104,10 +104,16 @@ def test_an_arm_with_as_many_operations_has_them(at_root):
 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
-    [(0.1, 0.2, HELPS), (-0.2, -0.1, HURTS), (-0.1, 0.1, NEITHER), (0.0, 0.1, NEITHER), (math.nan, math.nan, NEITHER)],
+    [
+        (0.1, 0.2, HELPS),
+        (-0.2, -0.1, HURTS),
+        (-0.1, 0.1, UNDECIDED),
+        (0.0, 0.1, UNDECIDED),
+        (math.nan, math.nan, UNDECIDED),
+    ],
 )
 def test_a_verdict_is_given_by_an_interval_on_one_side_of_zero(low, high, word):
-    assert verdict(low, high) == word
+    assert verdict(Estimate(0.0, low, high, 3)) == word
 
 
 def rows(values):
@@ -147,7 +153,7 @@ def test_an_arm_that_was_not_trained_or_has_nothing_beside_it_has_no_verdict(at_
 
 def test_one_seed_decides_nothing(at_root):
     (record,) = verdicts(rows({("n1", 0): 0.1, ("n4", 0): 0.9}), "controls")
-    assert (record["low"], record["verdict"]) == (None, NEITHER)
+    assert (record["low"], record["verdict"]) == (None, UNDECIDED)
 
 
 def test_the_folder_names_the_arm_and_an_unknown_one_is_refused(at_root, tmp_path):

@@ -12,10 +12,9 @@ from lmsleep.figures.plots.ours import ablations, arms, controls
 from lmsleep.figures.report import main
 from lmsleep.figures.results import CAPTIONS
 from lmsleep.figures.table import COLUMNS
-from lmsleep.figures.words import signed
 
 PAPER_VALUES = Path(__file__).parents[2] / "docs" / "paper_values.csv"
-MINI = [caption for caption in CAPTIONS if "mini" in caption.scales]
+MINI = [caption for caption in CAPTIONS.values() if "mini" in caption.scales]
 VOID = {"meta", "link", "img", "br", "hr"}
 
 
@@ -274,14 +273,9 @@ def test_a_folder_that_is_none_is_refused_and_nothing_is_written(tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.1234, "+12.3"), (-0.05, "-5.0"), (0.0, "0.0"), (-0.0001, "0.0")])
-def test_differences_are_signed_points(share, text):
-    assert signed(share) == text
-
-
 def test_the_papers_relative_gains_follow_from_its_accuracies():
     table = pd.read_csv(PAPER_VALUES)
-    assert set(table.figure) <= {caption.name for caption in CAPTIONS}
+    assert set(table.figure) <= CAPTIONS.keys()
     accuracy = (
         table[table.metric == "accuracy"].dropna(subset="n_passes").set_index(["figure", "slice", "n_passes"]).value
     )

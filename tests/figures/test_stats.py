@@ -125,7 +125,7 @@ def test_fewer_than_three_seeds_have_no_interval(mean, seeds):
     assert (estimate.value, estimate.n) == (0.25, len(seeds))
     assert math.isnan(estimate.low)
     assert math.isnan(estimate.high)
-    assert verdict(estimate.low, estimate.high) == "undecided"
+    assert verdict(estimate) == "undecided"
 
 
 def test_a_loss_has_the_t_interval_down_to_zero():

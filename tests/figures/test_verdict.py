@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from lmsleep.figures.results import COSTS, HARMS, HELPS, OPPOSITE, SAME, UNDECIDED, direction, load
+from lmsleep.figures.results import COSTS, HARMS, HELPS, OPPOSITE, SAME, direction, load
+from lmsleep.figures.stats import UNDECIDED, Estimate
 
 
 @pytest.mark.parametrize(
@@ -25,11 +26,12 @@ from lmsleep.figures.results import COSTS, HARMS, HELPS, OPPOSITE, SAME, UNDECID
     ],
 )
 def test_a_direction_is_decided_by_an_interval_on_one_side_of_zero(low, high, expected, word):
-    assert direction(low, high, expected) == word
+    difference = Estimate.of({"value": 0.0, "low": low, "high": high, "n": 3})
+    assert direction(difference, expected) == word
 
 
 def verdicts(folder, scale="mini"):
-    return {result.caption.name: result.verdict for result in load(folder, scale)}
+    return {name: result.verdict for name, result in load(folder, scale).items()}
 
 
 def test_the_largest_n_decides(results):

@@ -26,7 +26,7 @@ from lmsleep.figures.plots.runtime import fig6, latency
 from lmsleep.figures.plots.style import CURVES, Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
-from lmsleep.figures.stats import compare_passes, exact_accuracy, jsonable, mean_scores, paired_differences, per_slice
+from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -112,10 +112,8 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         style.reference(ax, majority, "always the\nsame answer" if t == max(looks) else "", ":", color=look["color"])
     accuracy_axes(fig, ax, scale, by_t)
     style.legend(fig, [ax], "Rule 110 without sleep (N = 1), by steps t of the automaton")
-    differences = jsonable(paired_differences(per_slice(table, "test_exact"), "slice", min(looks)).to_dict("records"))
-    exact = exact_accuracy(table, ["slice"])
-    means = {f"t={record['slice']}": record["value"] for record in exact}
-    return fig, {"test_exact": exact, "difference": differences, "exact": means}
+    numbers = compare_steps(table)
+    return fig, numbers | {"exact": {f"t={record['slice']}": record["value"] for record in numbers["test_exact"]}}
 
 
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

@@ -13,19 +13,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lmsleep.atomic import save_text
-from lmsleep.checks import naming_file, require
-from lmsleep.figures.results import CAPTIONS, Result, load, paper_values
-from lmsleep.figures.tables import (
-    Table,
-    accuracy_table,
-    controls_table,
-    difference,
-    paper_notes,
-    paper_table,
-    records_table,
-    verdicts_table,
-)
-from lmsleep.figures.words import readable
+from lmsleep.figures import tables
+from lmsleep.figures.results import CAPTIONS, Caption, Result, load, paper_values
+from lmsleep.figures.stats import Estimate
+from lmsleep.figures.words import percent, points, readable, short_commit
 
 WIDE = 2.2  # aspect ratio from which a picture takes the whole width of the page
 # Numbers that have their own tables.
@@ -45,30 +36,33 @@ def main(scales: list[str], results: Path, out: Path, paper: Path = Path("docs/p
         out: the HTML file.
         paper: what the paper prints.
     """
-    known = dict.fromkeys(scale for caption in CAPTIONS for scale in caption.scales)
+    known = dict.fromkeys(scale for caption in CAPTIONS.values() for scale in caption.scales)
     chosen = scales and len(set(scales)) == len(scales) and set(scales) <= set(known)
     require(chosen, f"scales must be one or more of {', '.join(known)}", scales)
     more_seeds = {table.stem for table in results.glob("seeds/*.csv")}
-    found = {scale: {r.caption.name: r for r in load(results / scale, scale)} for scale in scales}
-    save_text(out, page(found, paper_values(paper), more_seeds))
+    save_text(out, page({scale: load(results / scale, scale) for scale in scales}, paper_values(paper), more_seeds))
 
 
-def page(found: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: set[str]) -> str:
+def page(by_scale: dict[str, dict[str, Result]], paper: pd.DataFrame, more_seeds: set[str]) -> str:
     """The page on results by scale and figure; `paper` as of `paper_values`, `more_seeds`: figures in results/seeds."""
     folder = Path(__file__).parent
     strict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(folder), **strict)
     figures = []
-    for caption in CAPTIONS:
-        at = {scale: figure_view(scale, of[caption.name]) for scale, of in found.items() if caption.name in of}
-        printed = paper[paper.figure == caption.name]
-        table = None if printed.empty else paper_table(caption, printed)
-        notes = paper_notes(caption, printed)
-        figures += [{"caption": caption, "at": at, "paper": table, "notes": notes}] if at else []
+    for name, caption in CAPTIONS.items():
+        at = {scale: figure_view(scale, results[name]) for scale, results in by_scale.items() if name in results}
+        figures += [{"caption": caption, "at": at} | paper_view(caption, paper[paper.figure == name])] if at else []
     css, drawings = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "mechanism.svg"))
     return environment.get_template("report.html.j2").render(
-        scales=list(found), figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
+        scales=list(by_scale), figures=figures, css=css, drawings=drawings, more_seeds=more_seeds
     )
+
+
+def paper_view(caption: Caption, paper: pd.DataFrame) -> dict[str, Any]:
+    """What the template shows of the numbers that the paper prints of a figure: a table by its title, and notes."""
+    title = f"Printed in the paper: {', '.join([*paper.metric[:1], *paper.model.unique()])}"
+    table = {} if paper.empty else {title: tables.paper_table(caption, paper)}
+    return {"paper": table, "notes": tables.paper_notes(caption, paper)}
 
 
 def figure_view(scale: str, result: Result) -> dict[str, Any]:
@@ -79,7 +73,7 @@ def figure_view(scale: str, result: Result) -> dict[str, Any]:
             "verdict": result.verdict,
             "there": bool(result.svg or result.numbers),
             "picture": picture(scale, result.caption.name, result.svg, alt_text(result)) if result.svg else None,
-            "tables": tables(scale, result),
+            "tables": shown(scale, result),
             "overall": "; ".join(map(difference_text, result.numbers.get("overall", []))),
             "folded": folded(scale, result),
             "seeds": ", ".join(map(str, result.seeds)) or "–",
@@ -92,7 +86,7 @@ def figure_view(scale: str, result: Result) -> dict[str, Any]:
 def difference_text(record: dict[str, Any]) -> str:
     """N = 2: +12.3 (+4.5 to +20.1), with its tokens if the record has them."""
     at = f" at {readable(record['tokens'])} tokens" if "tokens" in record else ""
-    return f"N = {record['n_passes']}{at}: {difference(record)}"
+    return f"N = {record['n_passes']}{at}: {points(Estimate.of(record))}"
 
 
 def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
@@ -101,7 +95,7 @@ def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
     width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     inside = re.sub(r"^.*?<svg [^>]*>|<metadata>.*?</metadata>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.S)
     inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{scale}-{name}-", inside)
-    inside = re.sub("#([0-9a-f]{6})", lambda found: THEME.get(found[1], found[0]), inside)
+    inside = re.sub("#([0-9a-f]{6})", lambda color: THEME.get(color[1], color[0]), inside)
     shape = {"box": f"0 0 {width:g} {height:g}", "least": round(width), "wide": width > WIDE * height}
     return shape | {"inside": inside, "alt": alt}
 
@@ -112,36 +106,36 @@ def alt_text(result: Result) -> str:
     for record in result.numbers.get("test_exact", []):
         place = [result.caption.at(record["slice"])] if "slice" in record else []
         place += [f"N = {record['n_passes']}"] if "n_passes" in record else []
-        ends.append(f"{', '.join(place)}: {100 * record['value']:.0f} %")
+        ends.append(f"{', '.join(place)}: {percent(record['value'], 0)}")
     return result.caption.shows + (f" Test accuracy at the end: {'; '.join(ends)}." if ends else "")
 
 
-def tables(scale: str, result: Result) -> list[Table]:
-    """The tables that are shown in full."""
-    found, numbers = [], result.numbers
+def shown(scale: str, result: Result) -> dict[str, pd.DataFrame]:
+    """The tables that are shown in full, by their titles."""
+    numbers, of_scale = result.numbers, {}
     if "test_exact" in numbers:
-        found.append(accuracy_table(f"Ours at {scale} scale, test rows", result))
+        of_scale["test rows"] = tables.accuracy_table(result.caption, numbers)
     if "controls" in numbers:
-        found.append(controls_table(f"Ours at {scale} scale, mean over seeds", numbers["controls"]))
+        of_scale["mean over seeds"] = tables.controls_table(numbers["controls"])
     if "text" in numbers:
-        found.append(records_table(f"Ours at {scale} scale, nats a byte of unseen files from N = 1", numbers["text"]))
+        of_scale["unseen files"] = tables.losses_table(numbers)
     if numbers.get("verdicts"):
-        found.append(verdicts_table(f"Ours at {scale} scale, paired by seed", numbers["verdicts"]))
-    return found
+        of_scale["paired by seed"] = tables.verdicts_table(numbers["verdicts"])
+    return {f"Ours at {scale} scale, {title}": table for title, table in of_scale.items()}
 
 
-def folded(scale: str, result: Result) -> list[Table]:
-    """The tables that are folded: all other lists of records."""
-    return [
-        records_table(f"Ours at {scale} scale: {name.replace('_', ' ')}", records)
+def folded(scale: str, result: Result) -> dict[str, pd.DataFrame]:
+    """The tables that are folded, by their titles: all other lists of records."""
+    return {
+        f"Ours at {scale} scale: {name.replace('_', ' ')}": tables.records_table(records)
         for name, records in result.numbers.items()
         if name not in SHOWN and isinstance(records, list) and records and isinstance(records[0], dict)
-    ]
+    }
 
 
 def provenance_of(result: Result) -> dict[str, str]:
     """Hardware, torch versions and short commits of the runs."""
-    commits = [value[:10] + "+" * value.endswith("+") for value in result.meta.get("commit", [])]
+    commits = [short_commit(commit, 10) for commit in result.meta.get("commit", [])]
     lists = {key: result.meta.get(key, []) for key in ("hardware", "torch")} | {"commit": commits}
     return {key: ", ".join(values) or "not recorded" for key, values in lists.items()}
 

@@ -9,11 +9,10 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
-from lmsleep.checks import naming_file, read_object, require
-from lmsleep.figures.stats import FEWEST, interval_sign, jsonable
-from lmsleep.figures.words import nats, points
+from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, jsonable, verdict
+from lmsleep.figures.words import counted, nats, points
 
-SAME, OPPOSITE, UNDECIDED = "same direction", "opposite direction", "undecided"
+SAME, OPPOSITE = "same direction", "opposite direction"
 HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
 WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
@@ -39,13 +38,11 @@ class Caption:
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""
-        if self.level == "t":
-            return f"t = {level}"
-        return f"{level} {self.level.removesuffix('s') if level == 1 else self.level}"
+        return f"t = {level}" if self.level == "t" else counted(level, self.level)
 
 
 _ENTRIES = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))
-CAPTIONS = tuple(Caption(name, **entry) for name, entry in _ENTRIES.items())
+CAPTIONS = {name: Caption(name, **entry) for name, entry in _ENTRIES.items()}
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,15 @@ class Result:
         return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
 
 
-def load(folder: Path, scale: str) -> list[Result]:
-    """The results of every figure of CAPTIONS at a scale. At paper scale, a verdict in <folder>/verdicts.yaml (`fig2b:
-    {verdict: agrees, sentence: ...}`) replaces the computed one. Raises ValueError if there is no such folder, or a
-    verdict is not one of WRITTEN."""
+def load(folder: Path, scale: str) -> dict[str, Result]:
+    """The results of every figure of CAPTIONS at a scale, by its name. At paper scale, a verdict in
+    <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) replaces the computed one. Raises ValueError if
+    there is no such folder, or a verdict is not one of WRITTEN."""
     if not folder.is_dir():
         raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
     written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
-    return [load_figure(folder, caption, written.get(caption.name)) for caption in CAPTIONS if scale in caption.scales]
+    captions = [caption for caption in CAPTIONS.values() if scale in caption.scales]
+    return {caption.name: load_figure(folder, caption, written.get(caption.name)) for caption in captions}
 
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
@@ -154,23 +152,23 @@ def effect_verdict(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     if caption.compares is None or not records:
         return None
     last = max(records, key=lambda record: (record[caption.compares], record.get("tokens", 0)))
-    value, low, high = (last[key] for key in ("value", "low", "high"))
+    difference = Estimate.of(last)
     symbol = "t" if caption.compares == "slice" else "N"
     compared = f"{symbol} = {last[caption.compares]} against {symbol} = {last['base']}"
-    sentence = f"{compared}: {points(value, low, high)} points of accuracy, {seeds_in_words(last['n'])}."
-    return Verdict(direction(low, high, caption.direction), sentence)
+    sentence = f"{compared}: {points(difference)} points of accuracy, {seeds_in_words(difference.n)}."
+    return Verdict(direction(difference, caption.direction), sentence)
 
 
 def text_verdict(records: list[dict[str, Any]]) -> Verdict:
     """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at equal FLOPs; `records`
     are `text` of text.json, see `plots.text.differences`."""
     most = max(record["n_passes"] for record in records)
-    ends = {record["against"]: record for record in records if record["n_passes"] == most}
-    steps, work = (direction(ends[name]["low"], ends[name]["high"], -1) for name in ("equal steps", "equal operations"))
-    word = {SAME: HELPS if work == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
-    said = [f"{nats(r['value'], r['low'], r['high'])} after {name}" for name, r in sorted(ends.items(), reverse=True)]
-    reason = seeds_in_words(ends["equal steps"]["n"])
-    return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {', '.join(said)}; {reason}.")
+    differences = {record["against"]: Estimate.of(record) for record in records if record["n_passes"] == most}
+    steps, operations = (direction(differences[against], -1) for against in (STEPS, OPERATIONS))
+    word = {SAME: HELPS if operations == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
+    spans = ", ".join(f"{nats(differences[against])} after {against}" for against in (STEPS, OPERATIONS))
+    seeds = seeds_in_words(differences[STEPS].n)
+    return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {spans}; {seeds}.")
 
 
 def seeds_in_words(n: int) -> str:
@@ -179,12 +177,9 @@ def seeds_in_words(n: int) -> str:
     return f"paired over {n} seeds" if n >= FEWEST else f"from {few} no interval over seeds"
 
 
-def direction(low: float | None, high: float | None, expected: int) -> str:
+def direction(difference: Estimate, expected: int) -> str:
     """SAME or OPPOSITE if the interval of a difference excludes zero, else UNDECIDED."""
-    sign = interval_sign(low, high)
-    if sign == 0:
-        return UNDECIDED
-    return SAME if sign == expected else OPPOSITE
+    return verdict(difference, SAME, OPPOSITE) if expected > 0 else verdict(difference, OPPOSITE, SAME)
 
 
 def paper_values(path: Path) -> pd.DataFrame:

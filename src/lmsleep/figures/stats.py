@@ -9,7 +9,8 @@
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -17,17 +18,29 @@ from scipy import special, stats
 
 LEVEL = 0.95
 FEWEST = 3  # seeds with an interval: one of two is as wide as the scale
-HELPS, HURTS, NEITHER = "helps", "hurts", "undecided"
+HELPS, HURTS, UNDECIDED = "helps", "hurts", "undecided"
 MORE, LESS = "more", "less"
+STEPS, OPERATIONS = "equal steps", "equal operations"  # after which losses on text are compared
 
 
 class Estimate(NamedTuple):
-    """A mean with the ends of its 95 % interval, from n values."""
+    """A mean with the ends of its 95 % interval, from n values; NaN where there is no interval."""
 
     value: float
     low: float
     high: float
     n: int
+
+    @classmethod
+    def of(cls, record: Mapping[Any, Any], prefix: str = "") -> Self:
+        """The estimate in a record of a figure's numbers, its ends under `prefix`low and `prefix`high."""
+        low, high = (record.get(f"{prefix}{end}") for end in ("low", "high"))
+        return cls(record["value"], math.nan if low is None else low, math.nan if high is None else high, record["n"])
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval lies above or below zero, else 0, also if there is none."""
+        return (self.low > 0) - (self.high < 0)
 
 
 def wilson(share: float, n: int) -> Estimate:
@@ -82,14 +95,9 @@ def mean_loss(losses: np.ndarray | pd.Series) -> Estimate:
     return mean._replace(low=float(np.maximum(mean.low, 0.0)))
 
 
-def interval_sign(low: float | None, high: float | None) -> int:
-    """1 or -1 if an interval lies above or below zero, else 0, also if there is none."""
-    return 0 if low is None or high is None or math.isnan(low) else (low > 0) - (high < 0)
-
-
-def verdict(low: float | None, high: float | None, up: str = HELPS, down: str = HURTS) -> str:
-    """`up`, `down` or NEITHER, by the interval of a difference."""
-    return {1: up, -1: down, 0: NEITHER}[interval_sign(low, high)]
+def verdict(difference: Estimate, up: str = HELPS, down: str = HURTS) -> str:
+    """`up`, `down` or UNDECIDED, by the interval of a difference."""
+    return {1: up, -1: down, 0: UNDECIDED}[difference.sign]
 
 
 def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str] | None = None) -> pd.DataFrame:
@@ -162,6 +170,13 @@ def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any
         "exact": {f"N={n}": value for n, value in overall.groupby("n_passes").value.mean().items()},
         "ahead": {f"N={record['n_passes']}": record["value"] for record in ahead},
     }
+
+
+def compare_steps(table: pd.DataFrame) -> dict[str, Any]:
+    """The numbers of a figure over steps t with one N: `test_exact` by slice, and `difference` from the least t."""
+    scores = per_slice(table, "test_exact")
+    differences = paired_differences(scores, "slice", int(scores.slice.min()))
+    return {"test_exact": exact_accuracy(table, ["slice"]), "difference": jsonable(differences.to_dict("records"))}
 
 
 def jsonable(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:

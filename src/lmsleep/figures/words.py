@@ -1,11 +1,27 @@
 """Formats of shares, differences and counts in texts."""
 
 import math
+import re
+from collections.abc import Iterable
+
+from lmsleep.figures.stats import Estimate
+
+NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def percent(share: float, digits: int = 1) -> str:
     """0.123 -> 12.3 %."""
     return f"{100 * share:.{digits}f} %"
+
+
+def percents(shares: Iterable[float]) -> str:
+    """0.123, 0.2, 0.3 -> 12.3, 20.0 and 30.0 %."""
+    return f"{listed(f'{100 * share:.1f}' for share in shares)} %"
+
+
+def each(shares: Iterable[float]) -> str:
+    """Single scores, without digits: 95, 70, 21 %."""
+    return f"{', '.join(f'{100 * share:.0f}' for share in shares)} %"
 
 
 def signed(share: float, digits: int = 1) -> str:
@@ -21,25 +37,28 @@ def end(share: float) -> str:
     return next((text for text in texts if float(text)), texts[0])
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(share: Estimate) -> str:
     """10.2 to 30.4 %; a dash if there is no interval."""
-    if low is None or high is None or math.isnan(low):
-        return "–"
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return "–" if math.isnan(share.low) else f"{100 * share.low:.1f} to {100 * share.high:.1f} %"
 
 
-def points(value: float, low: float | None = None, high: float | None = None) -> str:
+def points(difference: Estimate) -> str:
     """A difference of shares in percentage points, +12.3 (+4.5 to +20.1); without interval, +12.3."""
-    if low is None or high is None or math.isnan(low):
-        return signed(value)
-    return f"{signed(value)} ({end(low)} to {end(high)})"
+    ends = "" if math.isnan(difference.low) else f" ({end(difference.low)} to {end(difference.high)})"
+    return signed(difference.value) + ends
 
 
-def nats(value: float, low: float | None = None, high: float | None = None) -> str:
+def nats(difference: Estimate) -> str:
     """A difference of losses, -0.0123 (-0.0145 to -0.0101); without interval, -0.0123."""
-    if low is None or high is None or math.isnan(low):
-        return f"{value:+.4f}"
-    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+    ends = "" if math.isnan(difference.low) else f" ({difference.low:+.4f} to {difference.high:+.4f})"
+    return f"{difference.value:+.4f}{ends}"
+
+
+def side(difference: Estimate) -> str:
+    """Where the interval of a difference lies. Raises ValueError if there is none, as of one seed."""
+    if math.isnan(difference.low):
+        raise ValueError(f"estimate must have an interval, got one of {difference.n} seeds")
+    return {1: "above zero", -1: "below zero", 0: "around zero"}[difference.sign]
 
 
 def readable(x: float) -> str:
@@ -48,3 +67,28 @@ def readable(x: float) -> str:
         if abs(x) >= size:
             return f"{x / size:g}{unit}"
     return f"{x:g}"
+
+
+def millions(tokens: float, digits: int = 0) -> str:
+    """138000000 -> 138 M."""
+    return f"{tokens / 1e6:,.{digits}f} M"
+
+
+def counted(count: object, things: str) -> str:
+    """1, hops -> 1 hop; 2, hops -> 2 hops."""
+    return f"{count} {things.removesuffix('s') if count == 1 else things}"
+
+
+def probed(name: str) -> str:
+    """What a probe reads: after_1_steps -> after 1 step."""
+    return re.sub(r"\b1 (\w+)s$", r"1 \1", name.replace("_", " "))
+
+
+def listed(words: Iterable[str]) -> str:
+    """a, b and c."""
+    return " and ".join(", ".join(words).rsplit(", ", 1))
+
+
+def short_commit(commit: str, digits: int) -> str:
+    """The first digits of a commit, with the + of one that the code differed from."""
+    return commit[:digits] + "+" * commit.endswith("+")

@@ -16,7 +16,7 @@ from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
-from lmsleep.figures.stats import NEITHER, jsonable, mean_difference, verdict
+from lmsleep.figures.stats import UNDECIDED, jsonable, mean_difference, verdict
 
 BASE = "n4"
 N1, N4 = style.looks([1, 4]).values()
@@ -26,7 +26,7 @@ BEHIND = N4 | {"linewidth": 3, "alpha": 0.7, "markevery": 0.4}
 COMPARED: Look = {"color": style.SOFT, "marker": "s", "label": "the same with sleep, N = 4"}  # where it is another arm
 HOLLOW: Look = {"markerfacecolor": "white", "markeredgewidth": 1.4}
 CUT = {"test_exact": ("as trained", {}), "cut_exact": ("S set to zero at every overflow", HOLLOW)}
-KEY = {"interval without zero": {}, NEITHER: HOLLOW}
+KEY = {"interval without zero": {}, UNDECIDED: HOLLOW}
 AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn with other passes at test
 
 
@@ -158,7 +158,7 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
             ax.plot([], [], **OTHER | fill, label=word)
         for i, r in enumerate(rows):
             ends = None if r["low"] is None else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
-            ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == NEITHER else {}))
+            ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == UNDECIDED else {}))
         names = [known[r["arm"]].title for r in rows]
         others = ["" if r["against"] == BASE else f" (from {known[r['against']].title})" for r in rows]
         ax.set_yticks(range(len(rows)), [a + b for a, b in zip(names, others, strict=True)], fontsize=8)
@@ -187,7 +187,7 @@ def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
                 apart = mean_difference((wide[name] - wide[arm.against]).dropna())
                 record = {"arm": name, "title": f"{arm.title}{behind}", "question": f"{arm.question}{behind}"}
                 record |= {"figure": figure, "against": arm.against, "exact": wide[name].mean()} | apart._asdict()
-                records.append(record | {"verdict": verdict(apart.low, apart.high)})
+                records.append(record | {"verdict": verdict(apart)})
     return jsonable(records)
 
 

@@ -58,5 +58,5 @@ def probe_gains(read: pd.DataFrame) -> list[dict]:
         wide = part.pivot(index="seed", columns="made", values="value")
         apart = mean_difference(wide[last] - wide[1])
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
-        records.append(record | apart._asdict() | {"verdict": verdict(apart.low, apart.high, MORE, LESS)})
+        records.append(record | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})
     return jsonable(records)

@@ -9,7 +9,7 @@ import pandas as pd
 from lmsleep.checks import read_object
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import jsonable, over_seeds
+from lmsleep.figures.stats import OPERATIONS, STEPS, jsonable, over_seeds
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),
@@ -19,7 +19,6 @@ PANELS = {  # metric -> title, what a slice counts
 }
 NUMBERS = ("test_loss", *PANELS, "test_needle_exact", "test_new_loss", "cut_loss")
 FEWEST = 500  # bytes of a group whose loss is shown
-STEPS, OPERATIONS = "equal steps", "equal operations"
 
 
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:

@@ -1,0 +1,113 @@
+"""The table of README.md: a verdict on each claim of the paper at each scale, without intervals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from lmsleep.checks import read_object
+from lmsleep.figures.pages import paper, rule110
+from lmsleep.figures.results import CAPTIONS, direction, effect_verdict, paper_values, read_verdicts
+from lmsleep.figures.scores import ahead, last_validations, mean, passes, scores
+from lmsleep.figures.tables import printed
+from lmsleep.figures.words import percent
+
+CLAIMS = {
+    "fig2a": "2a: without sleep, more steps of Rule 110 are harder",
+    "fig2b": "2b: sleeping answers more steps",
+    "order": "2b: and more with every pass",
+    "fig3": "3: more passes find names more hops away (Depo)",
+    "fig4a": "4a: and solve longer problems (GSM-Infinite)",
+    "fig4b": "4b: in a looped transformer, too",
+    "fig5": "5: under a sliding window, too",
+    "fig6": "6: reading by windows costs little",
+    "latency": "Waking latency depends on neither N nor context",
+}
+GPU, PAPER = "(results/gpu/README.md)", "(results/paper/README.md)"
+RULE110_BUDGET, DEPO_BUDGET = 5e9, 4.6e9  # tokens, of the paper
+
+
+def claims(root: Path) -> pd.DataFrame:
+    """A row for each claim."""
+    header = ["claim of the paper", "scale `gpu`", "the paper's sizes", "the paper prints"]
+    rows = [[claim, at_gpu(root, name), at_paper(root, name), in_paper(root, name)] for name, claim in CLAIMS.items()]
+    return pd.DataFrame(rows, columns=header)
+
+
+def at_gpu(root: Path, name: str) -> str:
+    """The verdict on the figure, and the scores of its ends."""
+    folder = root / "results/gpu"
+    if name == "order":
+        return f"N 2→4: {order(scores(folder / 'fig2b.csv'), GPU)}"
+    caption, numbers = CAPTIONS[name], folder / f"{name}.json"
+    if caption.measured:
+        return "–"
+    verdict = effect_verdict(caption, read_object(numbers)) if numbers.exists() else None
+    if verdict is None:
+        return "not run yet"
+    runs = scores(folder / f"{name}.csv")
+    over = f" over all {caption.level}" if caption.compares == "n_passes" and runs.slice.nunique() > 1 else ""
+    return f"[{verdict.word}]{GPU}{over}; {extremes(runs, caption.compares, caption.at)}"
+
+
+def order(runs: pd.DataFrame, link: str) -> str:
+    """The verdict on the largest N against N = 2."""
+    return f"[{direction(ahead(runs, max(passes(runs)), 2), 1)}]{link}"
+
+
+def extremes(runs: pd.DataFrame, compares: str | None, at: Callable[[int], str]) -> str:
+    """t = 4→16: 100.0→10.2 %; or, where a figure is about N, the same at the slice that is hardest."""
+    if compares == "slice":
+        return f"{at(runs.slice.min())}→{runs.slice.max()}: {arrow(runs, 'slice')}"
+    hardest = runs[runs.slice == runs.slice.max()]
+    return f"{at(runs.slice.max())}, N 1→{hardest.n_passes.max()}: {arrow(hardest, 'n_passes')}"
+
+
+def arrow(runs: pd.DataFrame, by: str) -> str:
+    """Means at the least and the greatest of a column: 100.0→10.2 %."""
+    first, last = (mean(runs[runs[by] == end]).value for end in (runs[by].min(), runs[by].max()))
+    return f"{100 * first:.1f}→{percent(last)}"
+
+
+def at_paper(root: Path, name: str) -> str:
+    """The verdict written down, and what bears it out."""
+    folder = root / "results/paper"
+    written = read_verdicts(folder / "verdicts.yaml")
+    verdict = f"[{written[name].word}]{PAPER}" if name in written else ""
+    six = rule110.six_seeds(folder)
+    if name == "fig2a":
+        return f"{verdict}; {extremes(last_validations(folder / 'fig2a.csv'), 'slice', CAPTIONS[name].at)}"
+    if name == "fig2b":
+        share = percent(rule110.END_2B / RULE110_BUDGET, 0)
+        return (
+            f"t = 12, N 1→4: {arrow(six, 'n_passes')}; t = 32: {verdict} at {share} of its tokens: unlike the paper's, "
+            "N = 1 leaves guessing and N = 2 falls below it"
+        )
+    if name == "order":
+        return f"t = 12, N 2→4: {order(six, PAPER)}"
+    if name == "fig3":
+        tokens = last_validations(folder / "fig3_words.csv").tokens.max()
+        return f"{verdict} at {percent(tokens / DEPO_BUDGET, 0)} of its tokens"
+    if name == "fig6":
+        slower = percent(paper.slower(paper.fig6_rates(folder)).max(), 0)
+        alone, times = percent(paper.one_sequence(folder), 0), paper.times_slower(folder)
+        return f"{verdict}; {slower} slower in one measurement (one sequence {alone}), N = 4 {times} times"
+    if name == "latency":
+        link = "(results/bench/wake_h100.md)"
+        return f"[{paper.awake(folder)} ms]{link}; a sleep over 1,024 tokens {paper.pauses(folder)} ms"
+    return verdict if (folder / f"{name}.csv").exists() else "not run"
+
+
+def in_paper(root: Path, name: str) -> str:
+    """The paper's numbers for the least and the largest N that they are known of, where these are furthest."""
+    if name == "latency":
+        return "never timed"
+    values, figure = paper_values(root / "docs/paper_values.csv"), "fig2b" if name == "order" else name
+    values = values[(values.figure == figure) & values.metric.str.endswith("accuracy") & values.n_passes.notna()]
+    if values.empty:
+        return "–"
+    level = int(values.slice.max())
+    at_level = values[values.slice == level].sort_values("n_passes").to_dict("records")
+    first, last = at_level[name == "order"], at_level[-1]
+    spread = f"N {first['n_passes']}→{last['n_passes']}: {printed(first)}→{printed(last)} %"
+    return f"{CAPTIONS[figure].at(level)}, {spread}"

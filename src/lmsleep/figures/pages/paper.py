@@ -1,0 +1,95 @@
+"""The tables of results/paper about Depo and speed; those about Rule 110 are in `rule110`."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from lmsleep.figures.scores import read, scores
+from lmsleep.figures.words import counted, millions, percent
+
+BY_WINDOWS, PARALLEL = "reading by windows", "parallel sliding window"
+SHOWN = (73_728_000, 193_536_000, 313_344_000)  # tokens, of Depo's curves
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All by name."""
+    return {"fig3": depo(folder / "fig3_words.csv"), "fig6": fig6(folder)}
+
+
+def other_runs(folder: Path, name: str) -> pd.DataFrame:
+    """One of the sets of runs that no figure shows."""
+    runs = read(folder / "other_runs.csv")
+    runs = runs[runs["set"] == name]
+    assert len(runs), name
+    return runs.assign(slice=runs.slice.astype(int))
+
+
+def depo(csv: Path) -> pd.DataFrame:
+    """Loss and accuracy for each number of hops, at three places of the curves."""
+    keys = ["tokens", "n_passes", "slice"]
+    runs = scores(csv, "val_loss").merge(scores(csv, "val_exact"), on=keys, suffixes=("_loss", "_exact"))
+    cells = runs.value_loss.map("{:.2f}; ".format) + runs.value_exact.map(percent)
+    table = runs.assign(cell=cells).pivot(index=keys[:2], columns="slice", values="cell").loc[[*SHOWN]].reset_index()
+    table["tokens"] = [millions(tokens, 1) for tokens in table.tokens]
+    return table.rename(columns=lambda name: {"tokens": "tokens", "n_passes": "N"}.get(name) or counted(name, "hops"))
+
+
+def one_hop_begins(csv: Path, n: int) -> float:
+    """The tokens of the first validation from which one hop is right more than twice as often as two."""
+    wide = scores(csv, "val_exact", n_passes=n).pivot(index="tokens", columns="slice", values="value")
+    not_yet = wide.index[wide[1] <= 2 * wide[2]].max()
+    return float(wide.index[wide.index > not_yet].min())
+
+
+def rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """Tokens a second: a row for each window, columns (way of reading, N)."""
+    return runs.pivot(index="slice", columns=["model", "n_passes"], values="value")
+
+
+def fig6_rates(folder: Path) -> pd.DataFrame:
+    """`rates` of figure 6."""
+    return rates(scores(folder / "fig6.csv", "tokens_per_second"))
+
+
+def slower(by_window: pd.DataFrame) -> pd.Series:
+    """By how much reading by windows is slower than in parallel, by window, from `rates`."""
+    return 1 - by_window[BY_WINDOWS, 1] / by_window[PARALLEL, 1]
+
+
+def one_sequence(folder: Path) -> float:
+    """By how much reading by windows of 1,000 is slower than in parallel with one sequence in a batch."""
+    return slower(rates(other_runs(folder, "one sequence")))[1000]
+
+
+def times_slower(folder: Path) -> str:
+    """How many times slower N = 4 is than N = 1, over the windows: 3.0 to 4.0."""
+    by_windows = fig6_rates(folder)[BY_WINDOWS]
+    times = by_windows[1] / by_windows[4]
+    return f"{times.min():.1f} to {times.max():.1f}"
+
+
+def fig6(folder: Path) -> pd.DataFrame:
+    """Tokens a second against windows and N."""
+    by_window = fig6_rates(folder)[[(PARALLEL, 1), *((BY_WINDOWS, n) for n in (1, 2, 3, 4))]]
+    table = by_window.map(lambda rate: f"{rate / 1e3:.1f} k")
+    table.iloc[0, 0] = f"{table.iloc[0, 0]} tokens/s"
+    table.columns = [PARALLEL, "by windows, N = 1", "N = 2", "N = 3", "N = 4"]
+    return table.rename(index="{:,}".format).rename_axis("window").reset_index()
+
+
+def latency(folder: Path) -> pd.Series:
+    """Mean milliseconds of a token that fits into the window, for every N, by the windows read before."""
+    table = read(folder / "latency.csv")
+    return table[(table.model == "hybrid") & (table.metric == "latency_mean_ms")].set_index("slice").value
+
+
+def awake(folder: Path) -> str:
+    """From the fastest to the slowest `latency`: 3.6 to 4.1."""
+    return f"{latency(folder).min():.1f} to {latency(folder).max():.1f}"
+
+
+def pauses(folder: Path) -> str:
+    """Milliseconds of the tokens that overflow and sleep, from the shortest to the longest: 27 to 107."""
+    table = read(folder / "latency.csv")
+    pause = table[(table.model == "hybrid") & (table.metric == "pause_ms") & (table.n_passes > 1)].value
+    return f"{pause.min():.0f} to {pause.max():.0f}"

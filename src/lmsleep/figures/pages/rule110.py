@@ -1,0 +1,151 @@
+"""The tables of results/paper about Rule 110: figures 2a and 2b, and t = 12."""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from lmsleep.figures.pages.gpu import passes_at_test
+from lmsleep.figures.pages.paper import other_runs
+from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, passes, read, scores
+from lmsleep.figures.stats import paired_differences, wilson
+from lmsleep.figures.words import interval, listed, millions, percent, points
+from lmsleep.tasks import Rule110
+
+MIDDLE_T12, END_T12, END_2B = 40_140_800, 60_006_400, 768_000_000  # tokens
+ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All by name."""
+    return {
+        "fig2a": fig2a(folder),
+        "tried at t = 8": tried(folder, "fig2a", 1).rename(columns={"val_exact": "exact at 40 M"}),
+        "fig2b": fig2b(folder),
+        "controls": controls(folder / "fig2b_controls.csv"),
+        "tried at t = 32": tried(folder, "fig2b", 2).set_axis(["changed", "exact", "loss"], axis=1),
+        "t = 12": t12(folder),
+        "t = 12, pooled": t12_pooled(folder),
+    }
+
+
+@cache
+def majority(t: int) -> float:
+    """What always giving the more frequent answer scores, over all strings."""
+    share = Rule110(steps=t).majority()
+    assert share is not None
+    return share
+
+
+def fig2a(folder: Path) -> pd.DataFrame:
+    """Every run of figure 2a at its end."""
+    rows = []
+    for t, runs in last_validations(folder / "fig2a.csv").groupby("slice"):
+        of_all, by_seed = mean(runs), runs.set_index("seed").value.sort_index().map(percent)
+        row = {"t": str(t)} | by_seed.rename("seed {}".format).to_dict()
+        row |= {"mean": percent(of_all.value), "interval": interval(of_all)}
+        rows.append(row | {"majority": percent(majority(int(str(t))), 2)})
+    return pd.DataFrame(rows)
+
+
+def decided_2a(folder: Path) -> str:
+    """The pairs of t whose paired difference has an interval on one side of zero: t = 4 above 12, 14 and 16, say.
+
+    All seeds are scored on the same rows, whose own error no interval over seeds has in it: a difference must exceed
+    that too.
+    """
+    ends = last_validations(folder / "fig2a.csv").drop(columns="n_passes")
+    below: dict[int, list[str]] = {}
+    for base in sorted(map(int, ends.slice.unique())):
+        for record in paired_differences(ends, "slice", base).to_dict("records"):
+            if record["high"] < 0 and -record["value"] > ROW_ERROR:
+                below.setdefault(base, []).append(str(record["slice"]))
+    return ", and ".join(f"t = {base} above {listed(steps)}" for base, steps in below.items())
+
+
+def tried(folder: Path, figure: str, digits: int) -> pd.DataFrame:
+    """The settings tried for a figure: accuracy with so many digits, and loss where it was noted."""
+    runs = read(folder / "other_runs.csv")
+    runs = runs[runs["set"].str.startswith("tried: ") & (runs.figure == figure)]
+    scores = zip(runs.metric, runs.value, strict=True)
+    text = [percent(value, digits) if metric == "val_exact" else f"{value:.4f}" for metric, value in scores]
+    runs = runs.assign(text=text, setting=runs["set"].str.removeprefix("tried: "))
+    return runs.pivot(index="setting", columns="metric", values="text").loc[runs.setting.unique()].reset_index()
+
+
+def fig2b(folder: Path) -> pd.DataFrame:
+    """Accuracy with its interval, and loss, at three places of the curves."""
+    keys, rows = ["tokens", "n_passes"], []
+    exact, loss, count = (
+        scores(folder / "fig2b.csv", f"val_{name}").set_index(keys).value for name in ("exact", "loss", "rows")
+    )
+    for tokens in (261_120_000, 537_600_000, END_2B):
+        row = {"tokens": millions(tokens)}
+        for n, share in exact[tokens].items():
+            spread = interval(wilson(share, int(count[tokens, n])))
+            row[f"N = {n}"] = f"{percent(share)} ({spread}); {loss[tokens, n]:.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def leaves(folder: Path) -> dict[int, float]:
+    """For each N, the tokens of the first validation from which figure 2b's run stays above the majority line."""
+    found = {}
+    for n, run in scores(folder / "fig2b.csv", "val_exact").sort_values("tokens").groupby("n_passes"):
+        on_line = run[run.value <= majority(32)]
+        found[n] = run[run.tokens > on_line.tokens.max()].tokens.iloc[0]
+    return found
+
+
+def ends_2b(folder: Path) -> pd.Series:
+    """Accuracy by N at the end of figure 2b's schedule."""
+    return last_validations(folder / "fig2b.csv").set_index("n_passes").value
+
+
+def controls(csv: Path) -> pd.DataFrame:
+    """The models of figure 2b with S cut, and with every number of passes."""
+    rows, table = [], read(csv)
+    for n in passes(table):
+        cells = [*map(percent, passes_at_test(table, n))]
+        cells[n] = f"**{cells[n]}**"
+        rows.append([str(n), *cells])
+    return pd.DataFrame(rows, columns=["trained with N =", "S cut", "1 pass at test", *map(str, range(2, 7))])
+
+
+def first_set(folder: Path, tokens: int) -> pd.DataFrame:
+    """The runs of seeds 0 to 2 that came before the figure's: the same rows and first weights, runs of their own."""
+    first = other_runs(folder, "first set")
+    return first[first.tokens == tokens].astype({"seed": int, "n_passes": int})
+
+
+def six_seeds(folder: Path, tokens: int = END_T12) -> pd.DataFrame:
+    """The figure's runs at t = 12."""
+    return scores(folder / "rule110_t12.csv", "val_exact", tokens=tokens)
+
+
+def both_sets(folder: Path, tokens: int = END_T12) -> pd.DataFrame:
+    """The figure's six seeds and the first set, the runs of a seed averaged."""
+    return average_runs(six_seeds(folder, tokens), first_set(folder, tokens))
+
+
+def t12(folder: Path) -> pd.DataFrame:
+    """Every run at t = 12, and the differences paired by seed."""
+    rows = []
+    for tokens in (MIDDLE_T12, END_T12):
+        runs = six_seeds(folder, tokens)
+        for n in passes(runs):
+            of_all, by_seed = mean(runs, n), runs[runs.n_passes == n].set_index("seed").value.sort_index().map(percent)
+            row = {"tokens": millions(tokens, 1), "N": str(n)} | by_seed.rename({0: "seed 0"}).to_dict()
+            row |= {"mean": percent(of_all.value), "interval": interval(of_all)}
+            rows.append(row | {"against N = 1, points": points(ahead(runs, n)) if n > 1 else ""})
+    return pd.DataFrame(rows)
+
+
+def t12_pooled(folder: Path) -> pd.DataFrame:
+    """The differences of both sets at t = 12, alone and together."""
+    rows = []
+    for tokens, n in ((MIDDLE_T12, 2), (MIDDLE_T12, 4), (END_T12, 2)):
+        sets = (six_seeds(folder, tokens), first_set(folder, tokens), both_sets(folder, tokens))
+        rows.append([millions(tokens, 1), f"N = {n}", *(points(ahead(runs, n)) for runs in sets)])
+    header = ["tokens", "against N = 1, points", "six seeds", "first set, three seeds", "both, six seeds"]
+    return pd.DataFrame(rows, columns=header)

@@ -1,0 +1,75 @@
+"""Scores from tables of results, a row for each run and slice, and their means and differences."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ttest_ind, ttest_rel
+
+from lmsleep.figures.stats import LEVEL, Estimate, mean_share, paired_differences, per_slice
+
+
+@cache
+def read(path: Path) -> pd.DataFrame:
+    """A table of results or of other runs, slices as text."""
+    return pd.read_csv(path, dtype={"slice": str})
+
+
+def scores(path: Path, metric: str = "test_exact", **where: object) -> pd.DataFrame:
+    """The rows of one metric for single slices, slices as numbers, with these values in other columns."""
+    runs = per_slice(read(path), metric)
+    for column, value in where.items():
+        runs = runs[runs[column] == value]
+    return runs
+
+
+def last_validations(path: Path, metric: str = "val_exact") -> pd.DataFrame:
+    """The last validation of each run."""
+    runs = scores(path, metric)
+    return runs.loc[runs.groupby(["n_passes", "seed", "slice"]).tokens.idxmax()]
+
+
+def average_runs(*sets: pd.DataFrame) -> pd.DataFrame:
+    """One score for each slice, N and seed: the mean over the runs of a seed in all sets."""
+    return pd.concat(sets).groupby(["slice", "n_passes", "seed"])[["value"]].mean().reset_index()
+
+
+def passes(runs: pd.DataFrame) -> list[int]:
+    """The values of N, sorted."""
+    return sorted(map(int, runs.n_passes.unique()))
+
+
+def mean(runs: pd.DataFrame, n: int | None = None) -> Estimate:
+    """Mean share over seeds, of one N if given; a seed's runs and slices are averaged first."""
+    runs = runs if n is None else runs[runs.n_passes == n]
+    return mean_share(runs.groupby("seed").value.mean())
+
+
+def means(runs: pd.DataFrame, columns: Sequence[int] = (1, 2, 4)) -> list[float]:
+    """The means of these N over seeds."""
+    return [mean(runs, n).value for n in columns]
+
+
+def ahead(runs: pd.DataFrame, n: int, base: int = 1) -> Estimate:
+    """How far N = n is above N = base, paired by seed, over all slices together."""
+    whole = runs[runs.n_passes.isin([n, base])].groupby(["n_passes", "seed"])[["value"]].mean().reset_index()
+    (record,) = paired_differences(whole, "n_passes", base).to_dict("records")
+    return Estimate.of(record)
+
+
+def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
+    """How far the mean of `values` is above that of `base`, runs not paired, and the p of Welch's t test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all runs may score the same
+        test = ttest_ind(values, base, equal_var=False)
+    _, p = test
+    return Estimate(values.mean() - base.mean(), *test.confidence_interval(LEVEL), len(values)), float(p)
+
+
+def paired_p(values: pd.Series, base: pd.Series) -> float:
+    """The p of the t test of differences paired by seed; 1 if no seed differs."""
+    _, p = ttest_rel(values, base)
+    return 1.0 if np.allclose(values, base) else float(p)

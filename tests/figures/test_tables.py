@@ -1,0 +1,27 @@
+"""Tables of texts, and how they are written in Markdown."""
+
+import pandas as pd
+
+from lmsleep.figures.tables import losses_table, markdown
+
+
+def test_a_cell_without_a_value_is_empty_in_markdown():
+    table = pd.DataFrame([{"N": 1, "right": "5.0 %"}, {"N": 4, "right": "9.0 %", "points": "+4.0"}])
+    assert markdown(table) == "| N | right | points |\n|---|---|---|\n| 1 | 5.0 % | |\n| 4 | 9.0 % | +4.0 |\n"
+
+
+def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations():
+    loss = {"metric": "test_loss", "slice": 0, "low": 0.9, "high": 1.1, "n": 3}
+    losses = [
+        loss | {"n_passes": n, "trained_as": as_n, "tokens": tokens, "value": value}
+        for n, as_n, tokens, value in ((1, 1, 105e6, 1.0), (1, 4, 380e6, 0.875), (4, 4, 105e6, 0.9375))
+    ]
+    apart = [
+        {"n_passes": 4, "trained_as": 4, "against": against, "value": value, "low": value - 0.5, "high": value + 0.5}
+        for against, value in (("equal steps", -0.0625), ("equal operations", 0.0625))
+    ]
+    table = losses_table({"losses": losses, "text": [record | {"n": 3} for record in apart]})
+    assert table.iloc[1, :3].to_list() == ["N = 1, operations of N = 4", "380.0 M", "0.8750"]
+    spans = ["-0.0625 (-0.5625 to +0.4375)", "+0.0625 (-0.4375 to +0.5625)"]
+    assert table.iloc[2].to_list() == ["N = 4", "105.0 M", "0.9375", "0.9000 to 1.1000", *spans]
+    assert table.iloc[0, 4:].to_list() == ["", ""]
