@@ -103,17 +103,11 @@ def test_an_arm_with_as_many_operations_has_them(at_root):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [
-        (0.1, 0.2, HELPS),
-        (-0.2, -0.1, HURTS),
-        (-0.1, 0.1, UNDECIDED),
-        (0.0, 0.1, UNDECIDED),
-        (math.nan, math.nan, UNDECIDED),
-    ],
+    ("ends", "word"),
+    [((0.1, 0.2), HELPS), ((-0.2, -0.1), HURTS), *(((low, 0.1), UNDECIDED) for low in (-0.1, 0.0, math.nan))],
 )
-def test_a_verdict_is_given_by_an_interval_on_one_side_of_zero(low, high, word):
-    assert verdict(Estimate(0.0, low, high, 3)) == word
+def test_a_verdict_is_given_by_an_interval_on_one_side_of_zero(ends, word):
+    assert verdict(Estimate(0.0, *ends, 3)) == word
 
 
 def rows(values):

@@ -25,7 +25,7 @@ def test_a_paired_test_of_runs_that_agree_is_no_test():
     values = pd.Series([0.5, 0.7, 0.6])
     assert paired_p(values, values) == 1
     # Differences of 0.1, 0.2 and 0.3: t = 0.2 / (0.1 / sqrt 3), of two degrees of freedom.
-    assert paired_p(values + [0.1, 0.2, 0.3], values) == pytest.approx(2 * stats.t.cdf(-2 * math.sqrt(3), 2))
+    assert paired_p(values + pd.Series([0.1, 0.2, 0.3]), values) == pytest.approx(2 * stats.t.cdf(-2 * math.sqrt(3), 2))
 
 
 def runs(*rows):
