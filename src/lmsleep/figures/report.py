@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lmsleep.atomic import save_text
+from lmsleep.checks import naming_file, require
 from lmsleep.figures import tables
 from lmsleep.figures.results import CAPTIONS, Caption, Result, load, paper_values
 from lmsleep.figures.stats import Estimate

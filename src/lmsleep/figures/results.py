@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
+from lmsleep.checks import naming_file, read_object, require
 from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, jsonable, verdict
 from lmsleep.figures.words import counted, nats, points
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,13 +64,13 @@ def ahead(runs: pd.DataFrame, n: int, base: int = 1) -> Estimate:
 def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
     """How far the mean of `values` is above that of `base`, runs not paired, and the p of Welch's t test."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all runs may score the same
-        test = ttest_ind(values, base, equal_var=False)
-    _, p = test
-    return Estimate(values.mean() - base.mean(), *test.confidence_interval(LEVEL), len(values)), float(p)
+        warnings.simplefilter("ignore", RuntimeWarning)  # all runs of an arm may score the same
+        test: Any = ttest_ind(values, base, equal_var=False)
+    low, high = test.confidence_interval(LEVEL)
+    return Estimate(values.mean() - base.mean(), low, high, len(values)), float(test.pvalue)
 
 
 def paired_p(values: pd.Series, base: pd.Series) -> float:
     """The p of the t test of differences paired by seed; 1 if no seed differs."""
-    _, p = ttest_rel(values, base)
-    return 1.0 if np.allclose(values, base) else float(p)
+    test: Any = ttest_rel(values, base)
+    return 1.0 if np.allclose(values, base) else float(test.pvalue)
