@@ -51,11 +51,11 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     digest = hashlib.sha256()
     for name, text in texts.items():
         digest.update(f"{name}\0{len(text)}\0".encode() + text)
-    said: dict[str, str | int] = {"python": platform.python_version(), "sha256": digest.hexdigest(), "seed": seed}
+    source: dict[str, str | int] = {"python": platform.python_version(), "sha256": digest.hexdigest(), "seed": seed}
     for split in ("train", *SHARES):
-        mine = [texts[name] for name, of in zip(order, splits, strict=True) if of == split]
-        said |= {f"{split}_files": len(mine), f"{split}_bytes": sum(map(len, mine))}
-    save_json(out.with_suffix(".json"), said)
+        files = [texts[name] for name, of in zip(order, splits, strict=True) if of == split]
+        source |= {f"{split}_files": len(files), f"{split}_bytes": sum(map(len, files))}
+    save_json(out.with_suffix(".json"), source)
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -106,7 +106,7 @@ def _save(path: Path, task: TextLM, both: Tensor, targets: Tensor, levels: Tenso
 
 def identifiers(text: str) -> list[tuple[int, int, str]]:
     """Start and end in bytes, and text, of every identifier, as far as `tokenize` can read the file."""
-    found = []
+    names = []
     starts = np.cumsum([0, *(len(line.encode()) for line in io.StringIO(text, newline="\n"))])
     lines = io.StringIO(text, newline="\n")
     try:
@@ -114,10 +114,10 @@ def identifiers(text: str) -> list[tuple[int, int, str]]:
             if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
                 row, column = token.start
                 first = int(starts[row - 1]) + len(token.line[:column].encode())
-                found.append((first, first + len(token.string.encode()), token.string))
+                names.append((first, first + len(token.string.encode()), token.string))
     except (tokenize.TokenError, SyntaxError):
         pass  # some test files of Python are not valid Python
-    return found
+    return names
 
 
 def group_by_names(
@@ -150,28 +150,28 @@ def insert_needles(task: TextLM, both: Tensor, rng: np.random.Generator) -> tupl
     T, L, n = task.sequence_length, task.window_size, task.n_windows
     distances = sorted({d for d in (0, 1, 2, 4, n - 1) if d < n})
     newline = task.encode("\n")[0]
-    made = []
+    with_needle = []
     for row in rng.permutation(len(both)):
         name, value = ("".join(rng.choice(list(LETTERS), size)) for size in (8, 6))
-        said, asked = (task.encode(text) for text in (f"{name} = '{value}'\n", f"\n{name} = '{value}"))
+        needle, question = (task.encode(text) for text in (f"{name} = '{value}'\n", f"\n{name} = '{value}"))
         tokens = both[row].tolist()
-        mine = []
+        of_row = []
         for distance in distances:
             first = (n - 1 - distance) * L
             # The line must end in its window, and before the question.
-            stop = min(first + L, T + 1 - len(asked)) - len(said)
+            stop = min(first + L, T + 1 - len(question)) - len(needle)
             places = [i + 1 for i in range(first, stop) if tokens[i] == newline]
             if places:
                 place = int(rng.choice(places))
-                text = [*tokens[:place], *said, *tokens[place:]][: T + 1 - len(asked)] + asked
-                mine.append((text, distance))
-        if len(mine) == len(distances):
-            made += mine
-        if len(made) == NEEDLES * len(distances):
+                text = [*tokens[:place], *needle, *tokens[place:]][: T + 1 - len(question)] + question
+                of_row.append((text, distance))
+        if len(of_row) == len(distances):
+            with_needle += of_row
+        if len(with_needle) == NEEDLES * len(distances):
             break
-    if not made:
+    if not with_needle:
         raise ValueError("test files must have lines short enough for a needle in every window, got none")
-    rows, levels = (torch.tensor(part) for part in zip(*made, strict=True))
+    rows, levels = (torch.tensor(part) for part in zip(*with_needle, strict=True))
     targets = rows[:, 1:].clone()
     targets[:, :-6] = IGNORE
     return rows, targets, levels

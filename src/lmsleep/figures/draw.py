@@ -27,6 +27,7 @@ from lmsleep.figures.plots.style import CURVES, Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice
+from lmsleep.figures.words import counted
 
 
 def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
@@ -69,8 +70,8 @@ def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Pa
     at = at or [last_common_tokens(table)]
     drawings = [drawn_by(figure)(validations_as_tests(table, tokens), data, scale) for tokens in at]
     numbers: dict[str, list[dict[str, Any]]] = {}
-    for tokens, (_, found) in zip(at, drawings, strict=True):
-        for key, records in found.items():
+    for tokens, (_, of_drawing) in zip(at, drawings, strict=True):
+        for key, records in of_drawing.items():
             rows = [{"tokens": tokens, **record} for record in records if isinstance(records, list)]
             numbers.setdefault(key.replace("test_", "val_"), []).extend(rows)
     return drawings[-1][0], {key: records for key, records in numbers.items() if records}
@@ -137,7 +138,7 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     hops = sorted(per_slice(table, "val_exact").slice.unique())
     width = 2.2 * len(hops) + 1.6
     fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.4, share_y="row")
-    by_difficulty(axes, table, data, hops, "hop", DEPO)
+    by_difficulty(axes, table, data, hops, "hops", DEPO)
     style.note(fig, per_slice(table, "val_exact"), scale, CURVES)
     style.legend(fig, axes, f"Depo, by hops along the cycle: {PASSES}")
     losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
@@ -151,7 +152,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     exact = per_slice(table, "val_exact")
     ops = sorted(exact.slice.unique())
     fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.2 * -(-len(ops) // 4))
-    by_difficulty(axes, table, data, ops, "operation", GSM)
+    by_difficulty(axes, table, data, ops, "operations", GSM)
     more = "" if scale == "paper" else " Small models: only the trend compares with the paper."
     style.note(fig, exact, scale, CURVES, more)
     about = style.task(table, table.figure.iloc[0]).replace("\n", " ")
@@ -184,7 +185,7 @@ def by_difficulty(
                 style.percent_axis(ax)
             style.token_axis(ax, ticks=4)
             if not row:
-                ax.set_title(f"{level} {unit}{'s' if level > 1 else ''}", fontsize=10)
+                ax.set_title(counted(level, unit), fontsize=10)
             place = ax.get_subplotspec()
             if place is not None and place.is_last_row():
                 ax.set_xlabel("training tokens")

@@ -59,17 +59,17 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     most = 8 if has_arms(figure) else 6
-    made = []
+    n_settled = []  # passes of each row, which `settle` appends
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
     if has_arms(figure) and trained > 1:
-        ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=made) for t in THRESHOLDS}
+        ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=n_settled) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
-        made.clear()
+        n_settled.clear()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-            found = score_rows(model, rows, on_overflow, batch_size=batch_size, **sleeps)
-        found |= {"passes": float(torch.cat(made).double().mean())} if made else {}
-        for name, value in found.items():
+            scored = score_rows(model, rows, on_overflow, batch_size=batch_size, **sleeps)
+        scored |= {"passes": float(torch.cat(n_settled).double().mean())} if n_settled else {}
+        for name, value in scored.items():
             metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
@@ -118,12 +118,12 @@ def score_rows(
             counted = (group >= 0) & (targets != IGNORE)
             for value, weight in zip(total, (nats, torch.ones_like(nats)), strict=True):
                 value.index_add_(0, group[counted], weight[counted])
-    found = {name: float(value) for name, value in totals.compute().items()}
+    means = {name: float(value) for name, value in totals.compute().items()}
     for name, (nats, count) in sums.items():
         for group in count.nonzero()[:, 0].tolist():
-            found[f"{name[3:]}_loss-{group}"] = float(nats[group] / count[group])
-            found[f"{name[3:]}_count-{group}"] = float(count[group])
-    return found
+            means[f"{name[3:]}_loss-{group}"] = float(nats[group] / count[group])
+            means[f"{name[3:]}_count-{group}"] = float(count[group])
+    return means
 
 
 def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:

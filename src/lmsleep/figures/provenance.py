@@ -16,10 +16,10 @@ def hardware() -> str:
 
 def commit() -> str | None:
     """The current commit, with a `+` if src or configs differ from it; None without git."""
-    said = []
+    outputs = []
     for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "src", "configs"]):
         try:
-            said.append(subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip())
+            outputs.append(subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip())
         except (OSError, subprocess.CalledProcessError):
             return None
-    return said[0] + ("+" if said[1] else "")
+    return outputs[0] + ("+" if outputs[1] else "")

@@ -84,7 +84,7 @@ class Result:
     def missing(self) -> list[str]:
         """The files of the figure that do not exist."""
         there = {"svg": self.svg is not None, "csv" if self.caption.measured else "json": bool(self.numbers)}
-        return [f"{self.caption.name}.{suffix}" for suffix, found in there.items() if not found]
+        return [f"{self.caption.name}.{suffix}" for suffix, exists in there.items() if not exists]
 
 
 def load(folder: Path, scale: str) -> dict[str, Result]:

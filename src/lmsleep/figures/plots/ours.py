@@ -148,11 +148,11 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
     nothing if there is no place for them."""
     if below is None:
         return {}
-    found, known = verdicts(table, group), settings.arms()
-    figures = list(dict.fromkeys(record["figure"] for record in found)) or [ARMS]
+    records, known = verdicts(table, group), settings.arms()
+    figures = list(dict.fromkeys(record["figure"] for record in records)) or [ARMS]
     _, axes = style.subplots(len(figures), columns=len(figures), share_y=False, parent=below)
     for ax, figure in zip(axes, figures, strict=True):
-        rows = [record for record in found if record["figure"] == figure]
+        rows = [record for record in records if record["figure"] == figure]
         ax.axvline(0, color=style.SOFT, linewidth=1)
         for word, fill in KEY.items():
             ax.plot([], [], **OTHER | fill, label=word)
@@ -167,11 +167,11 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         seeds = sorted({r["n"] for r in rows})
         count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
         ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
-    bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in found) else ""
+    bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in records) else ""
     apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)
     style.legend(below, axes, title)
-    return {"verdicts": found}
+    return {"verdicts": records}
 
 
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
@@ -199,14 +199,14 @@ def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:
         of_arm = part[part.model == name]
         means = of_arm.groupby("metric").value.mean()
         for metric, exact in means.items():
-            if found := re.fullmatch(r"test(?:_n(\d+))?_exact|settle_(.+)_exact", str(metric)):
-                fixed, threshold = found.groups()
+            if match := re.fullmatch(r"test(?:_n(\d+))?_exact|settle_(.+)_exact", str(metric)):
+                fixed, threshold = match.groups()
                 passes = means[f"settle_{threshold}_passes"] if threshold else float(fixed or of_arm.n_passes.max())
                 records.append({"arm": name, "threshold": threshold, "passes": passes, "exact": exact})
         for settles, dashes in ((False, "-"), (True, "--")):
-            of = [r for r in records if r["arm"] == name and bool(r["threshold"]) == settles]
+            drawn = [r for r in records if r["arm"] == name and bool(r["threshold"]) == settles]
             label = None if settles else known[name].title
-            if line := sorted((r["passes"], r["exact"]) for r in of):
+            if line := sorted((r["passes"], r["exact"]) for r in drawn):
                 ax.plot(*zip(*line, strict=True), **look | {"linestyle": dashes, "markersize": 4.5, "label": label})
     ax.set_xlabel("passes at test (mean)")
     ax.set_title(f"{style.task(table, ARMS)}: arms,\nN fixed (—), until S settles (- -)", fontsize=9)

@@ -1,6 +1,5 @@
 """The figure of linear probes of S after each pass."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import TASKS, Drawing, Look
 from lmsleep.figures.stats import LESS, MORE, jsonable, mean_difference, mean_share, verdict
+from lmsleep.figures.words import probed
 
 COLUMNS = 3
 
@@ -16,7 +16,7 @@ COLUMNS = 3
 def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Accuracy of probes of S against the passes made: a panel for each thing that is read, a line for each N of the
     training (0: initial weights)."""
-    read = table[table.metric.str.startswith("probe_")].assign(made=lambda t: t["slice"].astype(int))
+    read = table[table.metric.str.startswith("probe_")].assign(passes=lambda t: t["slice"].astype(int))
     looks: dict[int, Look] = {0: {"color": style.DARK, "marker": "x", "linestyle": "--", "label": "first weights"}}
     looks |= style.looks(sorted(set(read.n_passes) - {0}))
     things = [(f, m) for f in TASKS for m in dict.fromkeys(read[read.figure == f].metric)]
@@ -24,11 +24,11 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     for ax, (figure, metric) in zip(axes, things, strict=True):
         of_thing = read[(read.figure == figure) & (read.metric == metric)]
         for trained, look in looks.items():
-            style.curve(ax, of_thing[of_thing.n_passes == trained], "made", **look)
+            style.curve(ax, of_thing[of_thing.n_passes == trained], "passes", **look)
         often = table[(table.figure == figure) & (table.metric == metric.replace("probe", "majority"))].value.mean()
         style.reference(ax, often, "most frequent\nvalue" if ax in axes[COLUMNS - 1 :: COLUMNS] else "", ":")
-        words = re.sub(r"\b1 (\w+)s$", r"1 \1", metric.removeprefix("probe_").replace("_", " "))
-        what = words.replace("after", "cells after" if "step" in words else "name after")
+        name = probed(metric.removeprefix("probe_"))
+        what = name.replace("after", "cells after" if "step" in name else "name after")
         ax.set_title(f"{TASKS[figure]}: {what}", fontsize=10)
         style.percent_axis(ax)
     for ax in axes[-COLUMNS:]:
@@ -42,8 +42,8 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def probe_means(read: pd.DataFrame) -> list[dict[str, Any]]:
     """The mean accuracy of each probe after each pass, with its interval."""
     records = []
-    for (figure, trained, metric, made), group in read.groupby(["figure", "n_passes", "metric", "made"]):
-        places = {"figure": figure, "n_passes": trained, "read": str(metric).removeprefix("probe_"), "pass": made}
+    for (figure, trained, metric, passes), group in read.groupby(["figure", "n_passes", "metric", "passes"]):
+        places = {"figure": figure, "n_passes": trained, "read": str(metric).removeprefix("probe_"), "pass": passes}
         records.append(places | mean_share(group.value)._asdict())
     return jsonable(records)
 
@@ -55,7 +55,7 @@ def probe_gains(read: pd.DataFrame) -> list[dict]:
     keys = read[["figure", "n_passes", "metric"]].drop_duplicates().sort_values(["figure", "n_passes"])
     for figure, trained, metric in keys.itertuples(index=False):
         part = read[(read.figure == figure) & (read.n_passes == trained) & (read.metric == metric)]
-        wide = part.pivot(index="seed", columns="made", values="value")
+        wide = part.pivot(index="seed", columns="passes", values="value")
         apart = mean_difference(wide[last] - wide[1])
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
         records.append(record | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})

@@ -53,7 +53,11 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
 
 def flatness(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     """How the hybrid's latency depends on context and N: `per_tenfold_context` and `per_pass`, slopes of the median
-    latency over its mean (least squares), with half widths of 95 % t intervals."""
+    latency over its mean (least squares), with half widths of 95 % t intervals.
+
+    One plane through all medians, since the latency must not depend on either: medians of single settings scatter by
+    some percent, so that ratios of them never are 1, and the interval of a slope says how flat they are known to be.
+    """
     points = frame[(frame.model == "hybrid") & (frame.metric == "latency_p50_ms")]
     columns = (np.log10(points.tokens.to_numpy(float)), points.n_passes.to_numpy(float), np.ones(len(points)))
     X, y = np.stack(columns, axis=1), points.value.to_numpy(float) / points.value.mean()

@@ -20,7 +20,7 @@ from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from lmsleep.figures.stats import FEWEST, Estimate, mean_loss, mean_share
-from lmsleep.figures.words import readable
+from lmsleep.figures.words import counted, readable
 
 Drawing = tuple[Figure, dict[str, Any]]  # a figure and its numbers
 Mean = Callable[[pd.Series], Estimate]
@@ -94,10 +94,10 @@ def score(ax: Axes, x: float, values: pd.Series, mean: Mean = mean_share, **look
         beside = offset_copy(ax.transData, ax.get_figure(root=True), x=4, units="points")
         dots = {"s": 7, "color": look["color"], "alpha": 0.6, "linewidths": 0, "clip_on": False}
         ax.scatter([x] * len(values), values, transform=beside, **dots)
-    found = mean(values)
-    ends = None if np.isnan(found.low) else [[found.value - found.low], [found.high - found.value]]
+    share = mean(values)
+    ends = None if np.isnan(share.low) else [[share.value - share.low], [share.high - share.value]]
     shape = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.7, "linewidth": 1.3, "clip_on": False}
-    ax.errorbar(x, found.value, ends, **shape | look)
+    ax.errorbar(x, share.value, ends, **shape | look)
 
 
 def learning(ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, Look], metric: str = "exact") -> None:
@@ -136,11 +136,11 @@ def legend(fig: FigureBase, axes: Sequence[Axes], title: str = "") -> None:
 def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str = "") -> None:
     """Below the axes: the scale, the seeds, and what is `shown`, with places for what lines and dots are."""
     least, most = seeds_each(table)
-    seeds = f"{least} seed{'s' * (least > 1)}" if least == most else f"{least} to {most} seeds"
+    seeds = counted(least, "seeds") if least == most else f"{least} to {most} seeds"
     spread = "mean over seeds" if most < FEWEST else "mean and 95 % interval over seeds"
     spread = "one run each" if most == 1 else spread + " (no interval below 3)" * (least < FEWEST)
-    said = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (most > 1))}{more}"
-    fig.supxlabel(said, fontsize=8, color="#5b6477")
+    text = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (most > 1))}{more}"
+    fig.supxlabel(text, fontsize=8, color="#5b6477")
 
 
 def seeds_each(table: pd.DataFrame) -> tuple[int, int]:
@@ -177,7 +177,7 @@ def save(fig: Figure, stem: Path) -> None:
 def shorten(svg: str) -> str:
     """The same drawing with a digit after the point of coordinates, without indents, comments and ids of groups, which
     are two fifths of it."""
-    cut = re.sub(r' (d|x|y)="[^"]+"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), svg)
+    cut = re.sub(r' (d|x|y)="[^"]+"', lambda match: re.sub(r"(\.\d)\d+", r"\1", match[0]), svg)
     return re.sub(r'<!--.*?-->|(?<=\n) +| id="[a-z]+(?:2d)?_\d+"', "", cut).replace("DejaVuSans", "g")
 
 

@@ -49,12 +49,12 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         below.set_xlabel(counts)
     axes[0].set_ylabel("nats a byte, unseen files")
     axes[len(PANELS)].set_ylabel("from N = 1 after equal steps")
-    said = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
-    fig.supxlabel(said, fontsize=9)
+    note = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
+    fig.supxlabel(note, fontsize=9)
     style.legend(fig, axes[:1], "Natural text: passes N over each full window (N = 1: no sleep)")
     corpus = [read_object(data / "corpus.json")]
-    found = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
-    return fig, {name: jsonable(records) for name, records in found.items()} | {"corpus": corpus}
+    numbers = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
+    return fig, {name: jsonable(records) for name, records in numbers.items()} | {"corpus": corpus}
 
 
 def with_trained_as(table: pd.DataFrame) -> pd.DataFrame:
