@@ -58,10 +58,9 @@ def documents(root: Path) -> list[Document]:
         "results/seeds/README.md": seeds.sentences(root),
         "results/gpu/README.md": gpu.sentences(root),
     }
-    tables = {
-        path: {name: markdown(table) for name, table in found.items()} for path, found in pages.tables(root).items()
-    }
-    return [Document(path, tables.get(path, {}), said, OWN) for path, said in sentences.items()]
+    frames = pages.tables(root)
+    tables = {path: {name: markdown(frame) for name, frame in frames.get(path, {}).items()} for path in sentences}
+    return [Document(path, tables[path], sentences[path], OWN) for path in sentences]
 
 
 if __name__ == "__main__":

@@ -35,21 +35,21 @@ class Document:
 
 def faults(document: Document, text: str) -> list[str]:
     """The tables and sentences that the text lacks, and the measured numbers in it that nothing owns."""
-    found, covered = [], [m.span() for m in MASKED.finditer(text)]
+    wrong, covered = [], [m.span() for m in MASKED.finditer(text)]
     for name, rows in document.tables.items():
         match = re.search(TABLE.format(re.escape(name)), text)
         if match is None or match[0] != rows:
-            found.append(f"table {name} is not there, or not as its data say")
+            wrong.append(f"table {name} is not there, or not as its data say")
         covered += [match.span()] if match else []
     for sentence in document.sentences:
         spans = [m.span() for m in re.finditer(_words(sentence), text)]
         covered += spans
         if not spans:
-            found.append(f"it does not say: {sentence}")
+            wrong.append(f"it does not say: {sentence}")
     covered += [m.span() for pattern in document.own for m in re.finditer(pattern, text)]
     rest = _blank(text, covered)
-    found += [f"line {rest.count(chr(10), 0, m.start()) + 1}: nothing owns {m[0]!r}" for m in MEASURED.finditer(rest)]
-    return [f"{document.path}: {fault}" for fault in found]
+    wrong += [f"line {rest.count(chr(10), 0, m.start()) + 1}: nothing owns {m[0]!r}" for m in MEASURED.finditer(rest)]
+    return [f"{document.path}: {fault}" for fault in wrong]
 
 
 def renewed(document: Document, text: str) -> str:

@@ -25,8 +25,8 @@ from lmsleep.figures.words import listed, millions, percent, percents, points, s
 def sentences(root: Path) -> tuple[str, ...]:
     """What the README says."""
     folder = root / "results/paper"
-    said = (fig2a_sentences(folder), fig2b_sentences(root), t12_sentences(folder), depo_sentences(folder))
-    return (*(sentence for part in said for sentence in part), *fig6_sentences(folder))
+    rule = (*fig2a_sentences(folder), *fig2b_sentences(root), *t12_sentences(folder))
+    return (*rule, *depo_sentences(folder), *fig6_sentences(folder))
 
 
 def printed_2b(root: Path) -> str:

@@ -70,10 +70,10 @@ def test_an_arm_against_all_runs_with_n_4_is_welch_s_test_of_the_two(arm):
         [float(r["value"]) for r in rows(f"results/gpu/{name}.csv", metric="test_exact", slice="12", **where)]
         for name, where in (("arms", {"model": arm}), ("fig2b", {"n_passes": "4"}))
     )
-    found = stats.ttest_ind(ours, ten, equal_var=False)
-    low, high = (100 * end for end in found.confidence_interval(0.95))
+    test = stats.ttest_ind(ours, ten, equal_var=False)
+    low, high = (100 * end for end in test.confidence_interval(0.95))
     apart = f"{100 * (np.mean(ours) - np.mean(ten)):+.1f} ({low:+.1f} to {high:+.1f})"
-    p = "below 0.001" if 20 * found.pvalue < 0.001 else f"{min(1, 20 * found.pvalue):.1g}"
+    p = "below 0.001" if 20 * test.pvalue < 0.001 else f"{min(1, 20 * test.pvalue):.1g}"
     page = (ROOT / "results/gpu/README.md").read_text()
     assert f"| `{arm}` | {100 * np.mean(ours):.1f} % | {apart} | {p} |" in page
 

@@ -159,7 +159,7 @@ def test_every_run_is_read_after_every_pass_and_drawn(runs, tmp_path, monkeypatc
 def test_what_passes_add_is_the_difference_paired_by_seed():
     values = {(1, 0): 0.5, (1, 1): 0.6, (1, 2): 0.7, (2, 0): 0.7, (2, 1): 0.81, (2, 2): 0.89}
     rows = [
-        {"figure": "fig2b", "n_passes": 2, "metric": "probe_label", "seed": s, "made": m, "value": v}
+        {"figure": "fig2b", "n_passes": 2, "metric": "probe_label", "seed": s, "passes": m, "value": v}
         for (m, s), v in values.items()
     ]
     (record,) = probe_gains(pd.DataFrame(rows))

@@ -90,11 +90,11 @@ def fig2b(folder: Path) -> pd.DataFrame:
 
 def leaves(folder: Path) -> dict[int, float]:
     """For each N, the tokens of the first validation from which figure 2b's run stays above the majority line."""
-    found = {}
+    tokens = {}
     for n, run in scores(folder / "fig2b.csv", "val_exact").sort_values("tokens").groupby("n_passes"):
         on_line = run[run.value <= majority(32)]
-        found[n] = run[run.tokens > on_line.tokens.max()].tokens.iloc[0]
-    return found
+        tokens[n] = run[run.tokens > on_line.tokens.max()].tokens.iloc[0]
+    return tokens
 
 
 def ends_2b(folder: Path) -> pd.Series:
