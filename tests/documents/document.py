@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pandas as pd
+
+from lmsleep.figures.tables import markdown
+
 NUMBER = r"[-+−]?\d+(?:[.,]\d+)*"
 # What may change in a sentence when its data do: numbers, but for those of a setting, and where an interval lies.
 VARIABLE = re.compile(rf"(?<!N = )(?<!t = )(?<![\d.,]){NUMBER}|(?:above|around|below)\s+zero")
@@ -16,6 +20,24 @@ MEASURED = re.compile(rf"{LIST} ?{UNITS}|(?:[+−±] ?|(?<![\w-])-)\d+(?:[.,]\d+
 MASKED = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->", flags=re.M | re.S)
 
 
+# Numbers that no run of ours measured: settings, versions, the paper's numbers.
+OWN = (
+    r"arXiv\s+\d{4}\.\d{5}",
+    r"Python 3\.\d+(?: or 3\.\d+)?",
+    r"torch 2\.\d+",
+    r"Jet-Nemotron\s+2B|Ouro 1\.4B",
+    r"Physics of Language Models\* 4\.1",
+    r"95 % (?:t |Wilson )?intervals?",
+    r"(?:5|4\.6) B\b",  # tokens, the paper's budgets
+    r"N = 1, 40 M tokens, one run each",  # the budget of figure 2a
+    r"4\.0 times the operations",
+    r"60k to 150k parameters",
+    r"of 80 GB",
+    r"scores 1\.66",  # log 75 over the tokens of an answer: tests/tasks/test_depo_chance.py
+    r"over the last\s+60 %",  # a setting that was tried
+)
+
+
 @dataclass(frozen=True)
 class Document:
     """What a text must hold.
@@ -24,13 +46,18 @@ class Document:
         path: from the root of the repository.
         tables: Markdown by name. In the text it stands between a line `<!-- table: NAME -->` and a line `<!-- end -->`.
         sentences: what the text says, lines broken anywhere.
-        own: patterns of numbers that no run of ours measured: settings, versions, the paper's numbers.
+        own: patterns of numbers that no run of ours measured.
     """
 
     path: str
     tables: dict[str, str] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+
+
+def document(path: str, tables: dict[str, pd.DataFrame], sentences: tuple[str, ...] = ()) -> Document:
+    """A text with these tables, written in Markdown, and sentences."""
+    return Document(path, {name: markdown(table) for name, table in tables.items()}, sentences, OWN)
 
 
 def faults(document: Document, text: str) -> list[str]:

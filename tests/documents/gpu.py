@@ -1,10 +1,11 @@
-"""The numbers in the sentences of results/gpu."""
+"""The numbers of results/gpu."""
 
 import json
 from pathlib import Path
 
-from lmsleep.figures.pages import arms
-from lmsleep.figures.pages.gpu import GSM, earlier_runs
+from tests.documents.document import Document, document
+
+from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
 from lmsleep.figures.stats import Estimate, mean_difference
 from lmsleep.figures.words import NUMERALS, listed, millions, percent, percents, points
@@ -13,17 +14,26 @@ from lmsleep.sleep import Windows
 LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not
 
 
-def sentences(root: Path) -> tuple[str, ...]:
-    """What the page says."""
+def documents(root: Path) -> list[Document]:
+    """The page."""
     folder = root / "results/gpu"
-    trained = (read(folder / f"{name}.csv").tokens.max() for name in ("fig2a", "fig2b", "fig3", *GSM))
+    return [document("results/gpu/README.md", gpu.tables(folder) | arms.tables(folder), sentences(folder))]
+
+
+def sentences(folder: Path) -> tuple[str, ...]:
+    """What the page says."""
+    trained = (read(folder / f"{name}.csv").tokens.max() for name in ("fig2a", "fig2b", "fig3", *gpu.GSM))
     spans = (f"{millions(tokens, 1)} tokens a run" for tokens in trained)
     return (*spans, *figure_sentences(folder), *arm_sentences(folder), *probe_sentences(folder))
 
 
 def figure_sentences(folder: Path) -> tuple[str, ...]:
     """Of figures 2a, 2b, 3 and 4b."""
-    rule, last, earlier = (scores(folder / "fig2b.csv"), last_validations(folder / "fig2b.csv"), earlier_runs(folder))
+    rule, last, earlier = (
+        scores(folder / "fig2b.csv"),
+        last_validations(folder / "fig2b.csv"),
+        gpu.earlier_runs(folder),
+    )
     above = [points(ahead(average_runs(last, earlier), n)) for n in (2, 3, 4)]
     unslept, hops = scores(folder / "fig2a.csv"), scores(folder / "fig3.csv")
     far = hops[hops.slice == hops.slice.max()]

@@ -1,11 +1,12 @@
-"""The numbers in the sentences of results/README.md."""
+"""The numbers of results/README.md."""
 
 from pathlib import Path
 
+from tests.documents.document import Document, document
 from tests.documents.paper import printed_2b
 from tests.documents.readme import step_times, whole_runs
 
-from lmsleep.figures.pages import paper, rule110
+from lmsleep.figures.pages import overview, paper, rule110
 from lmsleep.figures.pages.overview import most_seeds
 from lmsleep.figures.pages.paper import BY_WINDOWS
 from lmsleep.figures.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
@@ -14,9 +15,10 @@ from lmsleep.figures.stats import wilson
 from lmsleep.figures.words import interval, listed, millions, percent, percents, points
 
 
-def sentences(root: Path) -> tuple[str, ...]:
-    """What the page says."""
-    return (*mini_sentences(root), *paper_sentences(root), *speed_sentences(root))
+def documents(root: Path) -> list[Document]:
+    """The page."""
+    sentences = (*mini_sentences(root), *paper_sentences(root), *speed_sentences(root))
+    return [document("results/README.md", overview.tables(root), sentences)]
 
 
 def mini_sentences(root: Path) -> tuple[str, ...]:

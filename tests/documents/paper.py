@@ -1,10 +1,11 @@
-"""The numbers in the sentences of results/paper: of its README and of its verdicts."""
+"""The numbers of results/paper: of its README and of its verdicts."""
 
 from pathlib import Path
 
 import pandas as pd
+from tests.documents.document import Document, document
 
-from lmsleep.figures.pages import rule110
+from lmsleep.figures.pages import paper, rule110
 from lmsleep.figures.pages.paper import (
     BY_WINDOWS,
     PARALLEL,
@@ -22,11 +23,16 @@ from lmsleep.figures.tables import printed
 from lmsleep.figures.words import listed, millions, percent, percents, points, side, signed
 
 
-def sentences(root: Path) -> tuple[str, ...]:
-    """What the README says."""
+def documents(root: Path) -> list[Document]:
+    """The README and the verdicts."""
     folder = root / "results/paper"
     rule = (*fig2a_sentences(folder), *fig2b_sentences(root), *t12_sentences(folder))
-    return (*rule, *depo_sentences(folder), *fig6_sentences(folder))
+    sentences = (*rule, *depo_sentences(folder), *fig6_sentences(folder))
+    tables = paper.tables(folder) | rule110.tables(folder)
+    return [
+        document("results/paper/README.md", tables, sentences),
+        document("results/paper/verdicts.yaml", {}, verdict_sentences(folder)),
+    ]
 
 
 def printed_2b(root: Path) -> str:
@@ -134,9 +140,8 @@ def fig6_sentences(folder: Path) -> tuple[str, ...]:
     )
 
 
-def verdict_sentences(root: Path) -> tuple[str, ...]:
+def verdict_sentences(folder: Path) -> tuple[str, ...]:
     """What the verdicts say."""
-    folder = root / "results/paper"
     csv = folder / "fig3_words.csv"
     ends, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder)
     one_hop = scores(csv, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value

@@ -1,13 +1,21 @@
-"""The numbers in the sentences of README.md."""
+"""The numbers of README.md."""
 
 import json
 from pathlib import Path
 
+from tests.documents.document import Document, document
+
 from lmsleep.figures.pages.arms import arm_verdicts
+from lmsleep.figures.pages.claims import claims
 from lmsleep.figures.scores import mean, means, passes, scores
 from lmsleep.figures.words import NUMERALS, listed, percent, percents
 
 STEPS = "train_h100_8d87959.json"  # the newest in results/bench
+
+
+def documents(root: Path) -> list[Document]:
+    """The page."""
+    return [document("README.md", {"claims": claims(root)}, sentences(root))]
 
 
 def sentences(root: Path) -> tuple[str, ...]:

@@ -1,34 +1,40 @@
-"""The numbers in the sentences of results/seeds."""
+"""The numbers of results/seeds and of results/mini."""
 
 from pathlib import Path
 
 from scipy.stats import mannwhitneyu
+from tests.documents.document import Document, document
 
+from lmsleep.figures.pages import seeds
 from lmsleep.figures.pages.seeds import DEPO_HOPS, depo_runs
 from lmsleep.figures.scores import ahead, average_runs, means, scores
 from lmsleep.figures.words import percent, percents, points, side
 
 
-def sentences(root: Path) -> tuple[str, ...]:
-    """What the page says."""
-    return (*rule110_sentences(root / "results/seeds"), *depo_sentences(root))
+def documents(root: Path) -> list[Document]:
+    """The pages."""
+    folder = root / "results/seeds"
+    tables = {"fig2b": seeds.fig2b(folder / "fig2b.csv"), "fig3": seeds.fig3(folder / "fig3.csv")}
+    pilots = {"pilots": seeds.pilots(root / "results/mini/pilots.csv")}
+    sentences = (*rule110_sentences(folder), *depo_sentences(root))
+    return [document("results/seeds/README.md", tables, sentences), document("results/mini/README.md", pilots)]
 
 
 def rule110_sentences(folder: Path) -> tuple[str, ...]:
     """Of figure 2b."""
     runs, earlier = scores(folder / "fig2b.csv"), scores(folder / "fig2b_earlier.csv")
-    both, seeds = average_runs(runs, earlier), runs.seed.nunique()
-    high = runs[runs.value > 0.85].groupby("n_passes").size()
+    both, count = average_runs(runs, earlier), runs.seed.nunique()
+    high = (runs.value > 0.85).groupby(runs.n_passes).sum()
     low = runs[(runs.n_passes == 4) & (runs.value < 0.4)]
     return (
-        f"Figure 2b: Rule 110, t = 4, {seeds} seeds",
+        f"Figure 2b: Rule 110, t = 4, {count} seeds",
         f"All {earlier.seed.nunique()} gave {percents(means(earlier))} there, N = 2 {points(ahead(earlier, 2))} and "
         f"N = 4 {points(ahead(earlier, 4))} points",
         f"With both, a seed's two runs averaged, N = 2 is {points(ahead(both, 2))} and N = 4 {points(ahead(both, 4))} "
         "points above N = 1",
-        f"Over all {seeds} seeds the interval of N = 2 lies {side(ahead(runs, 2))}, that of N = 4 "
+        f"Over all {count} seeds the interval of N = 2 lies {side(ahead(runs, 2))}, that of N = 4 "
         f"{side(ahead(runs, 4))}",
-        f"{high[4]} of {seeds} runs with N = 4 are above 85 % and {len(low)} below 40 %; above 85 % are {high[2]} runs "
+        f"{high[4]} of {count} runs with N = 4 are above 85 % and {len(low)} below 40 %; above 85 % are {high[2]} runs "
         f"with N = 2 and {high[1]} with N = 1",
     )
 
