@@ -69,7 +69,9 @@ def save_json(path: Path, values: Any) -> None:
 
 def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
     """Writes a pandas DataFrame atomically as CSV, without its index."""
-    save_text(path, frame.to_csv(index=False, float_format=float_format))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=float_format)
 
 
 def remove_stale(path: Path) -> None:
