@@ -29,11 +29,8 @@ def sentences(folder: Path) -> tuple[str, ...]:
 
 def figure_sentences(folder: Path) -> tuple[str, ...]:
     """Of figures 2a, 2b, 3 and 4b."""
-    rule, last, earlier = (
-        scores(folder / "fig2b.csv"),
-        last_validations(folder / "fig2b.csv"),
-        gpu.earlier_runs(folder),
-    )
+    rule, last = scores(folder / "fig2b.csv"), last_validations(folder / "fig2b.csv")
+    earlier = gpu.earlier_runs(folder)
     above = [points(ahead(average_runs(last, earlier), n)) for n in (2, 3, 4)]
     unslept, hops = scores(folder / "fig2a.csv"), scores(folder / "fig3.csv")
     far = hops[hops.slice == hops.slice.max()]
