@@ -5,6 +5,8 @@
 Once this file is imported, the letter H of a pattern stands for it. Run as a script, it is `lmsleep` with that letter:
 
     python examples/hebbian_rule.py fit --config configs/experiment/rule110.yaml --model.model.pattern=AH
+
+Its option comes from the configuration: --model.model.rule_options="{H: {decay_logits: [1, 4]}}"
 """
 
 import torch
@@ -17,15 +19,20 @@ from lmsleep.model import HybridConfig, PassContext, register_mixer
 
 
 class Hebbian(nn.Module):
-    """q, k, v = W x, q and k L2-normalised; S by the rule above; y = W_o o. No convolution, so no `cache`."""
+    """q, k, v = W x, q and k L2-normalised; S by the rule above; y = W_o o. No convolution, so no `cache`.
 
-    def __init__(self, config: HybridConfig) -> None:
+    Args:
+        config: sizes.
+        decay_logits: logits of the decays of the first and of the last head at the start of training.
+    """
+
+    def __init__(self, config: HybridConfig, *, decay_logits: tuple[float, float] = (2.0, 6.0)) -> None:
         super().__init__()
         H, K, V = self.state_shape = config.fast_shape
         self.q_proj = nn.Linear(config.d_model, H * K, bias=False)
         self.k_proj = nn.Linear(config.d_model, H * K, bias=False)
         self.v_proj = nn.Linear(config.d_model, H * V, bias=False)
-        self.decay_logit = nn.Parameter(torch.linspace(2.0, 6.0, H))
+        self.decay_logit = nn.Parameter(torch.linspace(*decay_logits, H))
         self.o_proj = nn.Linear(H * V, config.d_model, bias=False)
 
     def forward(self, x: Tensor, state: Tensor, cache: None, ctx: PassContext) -> tuple[Tensor, Tensor, None]:

@@ -20,7 +20,7 @@ import torch
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from lmsleep import SleepModule
+from lmsleep import Session, SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
 from lmsleep.commands.fit import SleepCLI
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
@@ -483,6 +483,60 @@ def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit
     other = ["--sleep.n_passes=3", "--sleep.allow_other_n=true", "--ckpt_path=run/last.ckpt"]
     main(["test", *TINY, "--trainer.default_root_dir=run", *other])
     assert (tmp_path / "run" / "config.yaml").read_text() == trained
+
+
+SETTLE = ["--sleep.on_overflow=lmsleep.settle.Settle", "--sleep.on_overflow.threshold=0", "--sleep.on_overflow.most=3"]
+
+
+def test_a_sleep_of_ones_own_trains_by_the_command_line(fit):
+    """One that never settles makes three passes, as N = 3 does."""
+    settled = fit("--trainer.max_steps=2", *SETTLE)
+    plain = fit("--trainer.max_steps=2", "--sleep.n_passes=3", folder="n3")
+    assert all(map(torch.equal, settled["state_dict"].values(), plain["state_dict"].values()))
+    assert settled["sleep"]["on_overflow"] == "lmsleep.settle.Settle(threshold=0.0, most=3)"
+    assert settled["sleep"]["n_passes"] == 1 and plain["sleep"]["on_overflow"] is None
+
+
+def test_a_run_goes_on_with_the_sleep_that_it_was_trained_with(fit, tmp_path):
+    fit("--trainer.max_steps=1", *SETTLE)
+    resumed = fit(f"--config={tmp_path}/run/config.yaml", "--trainer.max_steps=2", "--ckpt_path=run/last.ckpt")
+    assert resumed["global_step"] == 2
+    for other in (["--sleep.n_passes=3"], [*SETTLE[:2], "--sleep.on_overflow.most=4"]):
+        with pytest.raises(SystemExit, match=r"^error: (n_passes must be 1|on_overflow must be 'lmsleep\.settle)"):
+            fit("--trainer.max_steps=3", *other, "--ckpt_path=run/last.ckpt")
+
+
+def test_a_session_says_that_it_sleeps_in_another_way_than_the_training(fit, tmp_path):
+    fit("--trainer.max_steps=1", *SETTLE)
+    main(["export", "--ckpt=run/last.ckpt", "--out=model"])
+    with pytest.warns(UserWarning, match=r"^the model was trained with on_overflow lmsleep\.settle\.Settle\("):
+        Session.from_pretrained(tmp_path / "model", n_passes=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([*SETTLE, "--sleep.n_passes=2"], "n_passes must be left out beside on_overflow, got 2"),
+        ([*SETTLE, "--sleep.on_overflow.most=0"], "most must be 1 or more (the wake pass counts), got 0"),
+        (
+            ["--sleep.on_overflow=lmsleep.settle.Setle"],
+            "--sleep.on_overflow must be a function or a class that can be called: module 'lmsleep.settle' has no "
+            "attribute 'Setle'",
+        ),
+        (
+            [*SETTLE, "--sleep.on_overflow.mots=3"],
+            "--sleep.on_overflow must be a function or a class that can be called: Option 'mots' is not accepted",
+        ),
+        (
+            [*SETTLE, "--sleep.on_overflow.most=x"],
+            "--sleep.on_overflow must be a function or a class that can be called: most: Expected a <class 'int'>",
+        ),
+    ],
+)
+def test_a_sleep_that_cannot_be_had_is_one_sentence(fit, capsys, words, sentence):
+    with pytest.raises(SystemExit) as failed:
+        fit("--trainer.max_steps=1", *words)
+    assert (capsys.readouterr().err.strip() or str(failed.value)).startswith(f"error: {sentence}")
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence_and_so_is_its_replay(fit):

@@ -1,4 +1,4 @@
-"""The examples: a task and a fast-weight rule of one's own, each in one file, trained by the command line."""
+"""The examples: a task, a fast-weight rule and a sleep of one's own, each in one file, trained by the command line."""
 
 import importlib
 import os
@@ -13,7 +13,7 @@ from tests.programs import start
 from tokenizers import Tokenizer
 
 from lmsleep import HybridConfig, read_windows
-from lmsleep.model import check_mixer, hybrid
+from lmsleep.model import check_mixer, mixers
 from lmsleep.tasks import IGNORE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -24,7 +24,7 @@ L = 6
 def example(monkeypatch):
     """example(name): the module of that name in examples/; the letters it registers are gone after the test."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(hybrid, "MIXERS", dict(hybrid.MIXERS))
+    monkeypatch.setattr(mixers, "MIXERS", dict(mixers.MIXERS))
 
     def example(name):
         sys.modules.pop(name, None)
@@ -118,17 +118,31 @@ def test_the_letter_builds_from_a_configuration(example):
     assert inserted.mlp is None
 
 
-@pytest.mark.parametrize("name", ["copy_task.py", "hebbian_rule.py"])
+def test_passes_by_window_are_counted_from_the_first(example, build, draw_tokens):
+    """By hand: four passes over the first window, two over each that follows."""
+    model, tokens = build("AG"), draw_tokens(3, 3 * L)
+    S = model.init_fast_weights(3)
+    for n_passes, window in zip((4, 2, 2), tokens.split(L, dim=1), strict=True):
+        h = model.embed(window)
+        for _ in range(n_passes):
+            h, S = model.blocks(h, S)
+    by_window = example("passes_by_window").PassesByWindow((4, 2))
+    assert torch.equal(read_windows(model, tokens, on_overflow=by_window).fast_weights[0], S[0])
+
+
+@pytest.mark.parametrize("name", ["copy_task.py", "hebbian_rule.py", "passes_by_window.py"])
 def test_a_file_is_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 100
 
 
-def test_both_train_by_the_command_line(tmp_path):
-    """30 steps of the example task with the example rule; the loss falls."""
+def test_all_train_by_the_command_line(tmp_path):
+    """30 steps of the example task with the example rule and sleep; the loss falls."""
     options = [
         f"--config={EXAMPLES / 'copy_task.yaml'}",
         "--model.model.pattern=AH",
-        "--sleep.n_passes=2",
+        "--model.model.rule_options={H: {decay_logits: [1, 4]}}",
+        "--sleep.on_overflow=passes_by_window.PassesByWindow",
+        "--sleep.on_overflow.passes=[3,2]",
         "--trainer.max_steps=30",
         "--trainer.val_check_interval=10",
         "--data.batch_size=32",
@@ -150,7 +164,9 @@ def test_both_train_by_the_command_line(tmp_path):
     assert list(curve.step) == [10, 20, 30] and {"exact-1", "exact-2"} <= set(curve.columns)
     assert curve.loss.iloc[-1] < curve.loss.iloc[0]
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["model_config"]["pattern"] == "AH" and saved["sleep"]["n_passes"] == 2
+    assert saved["model_config"]["pattern"] == "AH"
+    assert saved["model_config"]["rule_options"] == {"H": {"decay_logits": [1, 4]}}
+    assert saved["sleep"]["on_overflow"] == "passes_by_window.PassesByWindow(passes=(3, 2))"
 
 
 def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmsleep import HybridConfig, Session, read_windows
 from lmsleep.checks import typed
-from lmsleep.sleep import IGNORE
+from lmsleep.windows import IGNORE
 
 PATTERNS = st.text("AGMJWagmj", min_size=1, max_size=3)
 OPTIONS = st.fixed_dictionaries(

@@ -96,6 +96,13 @@ def test_a_module_of_ones_own_sleeps_as_the_page_says():
     assert page["rule"].weight_hh_l0.grad.any()
 
 
+def test_a_reading_goes_on_as_the_page_says():
+    code = next(block for block in blocks("python") if "fast_weights=" in block)
+    exec(code, page := {})
+    whole = page["read_windows"](page["model"], page["tokens"], n_passes=4)
+    assert all(map(torch.equal, page["then"].fast_weights.states, whole.fast_weights.states))
+
+
 @pytest.mark.slow
 def test_the_commands_run_one_after_the_other(tmp_path):
     for name in ("configs", "examples", "results", "params.yaml", "src"):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lmsleep import FastWeights, read_windows
-from lmsleep.sleep import IGNORE, sleep
+from lmsleep.sleep import sleep
+from lmsleep.windows import IGNORE
 
 PATTERNS = ["AG", "GA", "AGAG", "AM", "AJ"]
 L = 6

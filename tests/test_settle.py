@@ -1,12 +1,10 @@
 """A sleep that stops when S settles, against single rows read with as many passes as a loop by hand says."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from lmsleep import read_windows
-from lmsleep.settle import settle
+from lmsleep.settle import Settle
 
 L, MOST = 6, 6
 
@@ -34,7 +32,7 @@ def test_each_row_stops_by_itself_and_keeps_what_it_had(build, draw_tokens, rank
         )
         threshold = changes[0].mean(0).sort().values[rank].item() + 1e-9
         wanted, made = [passes_by_hand(model, row, threshold) for row in tokens], []
-        rule = partial(settle, threshold=threshold, most=MOST, made=made)
+        rule = Settle(threshold, MOST, made.append)
         found = read_windows(model, tokens, on_overflow=rule).fast_weights
         assert [passes.tolist() for passes in made] == [wanted]
         assert wanted.count(2) == rank + 1
@@ -46,7 +44,7 @@ def test_each_row_stops_by_itself_and_keeps_what_it_had(build, draw_tokens, rank
 @pytest.mark.parametrize(("threshold", "n"), [(0.0, MOST), (float("inf"), 2)])
 def test_the_ends_are_the_most_passes_and_two(build, draw_tokens, threshold, n):
     model, tokens, made = build("AM"), draw_tokens(3, 2 * L), []
-    rule = partial(settle, threshold=threshold, most=MOST, made=made)
+    rule = Settle(threshold, MOST, made.append)
     torch.testing.assert_close(
         read_windows(model, tokens, on_overflow=rule).fast_weights.states,
         read_windows(model, tokens, n_passes=n).fast_weights.states,
@@ -54,6 +52,7 @@ def test_the_ends_are_the_most_passes_and_two(build, draw_tokens, threshold, n):
     assert [passes.tolist() for passes in made] == [[n] * 3] * 2
 
 
-def test_at_most_no_pass_is_refused(build, draw_tokens):
-    with pytest.raises(ValueError, match=r"^most must be"):
-        read_windows(build(), draw_tokens(1, L), on_overflow=partial(settle, threshold=0.1, most=0))
+@pytest.mark.parametrize(("options", "name"), [((0.1, 0), "most"), ((-0.1, 2), "threshold")])
+def test_a_number_out_of_range_is_refused(options, name):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        Settle(*options)

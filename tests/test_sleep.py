@@ -1,6 +1,5 @@
 """Algorithm 1 against passes written by hand."""
 
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -9,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmsleep import AttentionCache, FastWeights, Session, read_windows
+from lmsleep import AttentionCache, FastWeights, read_windows
 from lmsleep.ops import use_backend
-from lmsleep.sleep import IGNORE, Windows, sleep
+from lmsleep.sleep import sleep
+from lmsleep.windows import IGNORE
 
 PATTERNS = ["AG", "GA", "AGAG", "AM", "AJ"]
 L = 6
@@ -333,28 +333,6 @@ def test_a_language_model_sleeps_only_after_loss(build, draw_tokens):
     assert len(awake) == 1 and len(asleep) == 3 and awake < asleep
 
 
-@pytest.mark.parametrize("T", [1, L - 1, L, 2 * L + 3, 4 * L])
-@pytest.mark.parametrize("size", [1, L])
-def test_windows_that_are_full_and_carry_no_loss_sleep(T, size):
-    """Position by position, for targets at random places of three rows."""
-    generator = torch.Generator().manual_seed(T)
-    targets = torch.where(torch.rand(3, T, generator=generator) < 0.1, 1, IGNORE)
-    found = list(Windows.of(targets, size))
-    assert [place for span, _, _ in found for place in range(T)[span]] == list(range(T))
-    for span, carries_loss, sleeps in found:
-        places = range(T)[span]
-        assert carries_loss == any(targets[b, t] != IGNORE for b in range(3) for t in places)
-        assert sleeps == (len(places) == size and not carries_loss)
-        at_hand = sleeps or (carries_loss and places[-1] < T - 1)
-        assert (span, carries_loss, at_hand) in list(Windows.of(targets, size, after_loss=True))
-    windows = Windows.of(targets, size)
-    assert windows.n_sleeps == sum(sleeps for _, _, sleeps in found)
-    assert windows.token_passes(1, wake_passes=3) == 3 * T
-    assert windows.token_passes(4) == sum(len(range(T)[span]) * (4 if sleeps else 1) for span, _, sleeps in found)
-    unscored = [(span, False, len(range(T)[span]) == size) for span, _, _ in found]
-    assert list(Windows.of(torch.full_like(targets, IGNORE), size)) == unscored
-
-
 def test_loss_windows_take_the_place_of_looking_at_the_targets(build, rows):
     tokens, targets = rows
     want = read_windows(build(), tokens, targets, n_passes=2)
@@ -410,6 +388,78 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
     assert out.logits.shape == (2, L + 1, 7)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_reading_goes_on_from_the_fast_weights_of_another(build, draw_tokens, pattern):
+    """Two readings are the one of all windows, and gradients go from the second to the first."""
+    model, tokens, targets = build(pattern), draw_tokens(3, 3 * L), draw_tokens(3, 3 * L, seed=1)
+    targets[:, L : 2 * L] = IGNORE
+    want = read_windows(model, tokens, targets, n_passes=3)
+    first = read_windows(model, tokens[:, : 2 * L], targets[:, : 2 * L], n_passes=3)
+    second = read_windows(model, tokens[:, 2 * L :], targets[:, 2 * L :], 3, fast_weights=first.fast_weights)
+    assert all(map(torch.equal, second.fast_weights.states, want.fast_weights.states))
+    assert torch.equal(second.hidden, want.hidden[:, 2 * L :])
+    loss = (first.loss + second.loss) / 2
+    torch.testing.assert_close(loss, want.loss)
+    got, wanted = (torch.autograd.grad(x, list(model.parameters())) for x in (loss, want.loss))
+    for grad, like in zip(got, wanted, strict=True):
+        torch.testing.assert_close(grad, like)
+
+
+def test_gradients_reach_the_fast_weights_that_a_reading_begins_from(build, rows):
+    """By finite differences."""
+    model, generator = build("AG"), torch.Generator().manual_seed(2)
+    start = torch.randn(model.init_fast_weights(5)[0].shape, generator=generator, dtype=torch.float64).requires_grad_()
+    direction = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+
+    def loss(S):
+        return read_windows(model, *rows, n_passes=2, fast_weights=FastWeights((S,))).loss
+
+    (grad,) = torch.autograd.grad(loss(start), start)
+    with torch.no_grad():
+        slope = (loss(start + 1e-6 * direction) - loss(start - 1e-6 * direction)) / 2e-6
+    torch.testing.assert_close((grad * direction).sum(), slope, rtol=1e-5, atol=1e-8)
+
+
+STATE = torch.zeros(2, 2, 8, 8, dtype=torch.float64)  # of build("AG") and two rows
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((STATE,), "fast_weights must be FastWeights, got 'tuple'"),
+        (FastWeights(()), "fast_weights must have 1 layers, got 0"),
+        (FastWeights((STATE, STATE)), "fast_weights must have 1 layers, got 2"),
+        (
+            FastWeights((STATE[:1],)),
+            r"layer 0 of fast_weights must be torch.float64 of shape \(2, 2, 8, 8\), got \(\(1, 2, 8, 8\), .*float64\)",
+        ),
+        (FastWeights((STATE[..., :4],)), r"layer 0 of fast_weights must be .*, got \(\(2, 2, 8, 4\), torch.float64\)"),
+        (FastWeights((STATE.float(),)), r"layer 0 of fast_weights must be .*, got \(\(2, 2, 8, 8\), torch.float32\)"),
+    ],
+)
+def test_fast_weights_that_do_not_fit_are_one_sentence(build, given, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        read_windows(build("AG"), torch.zeros(2, 4, dtype=torch.long), fast_weights=given)
+
+
+def test_what_answers_an_overflow_knows_which_window_it_is(build, draw_tokens):
+    """Here with N by window: 3 for the first, 2 for the second, 1 after them."""
+    model, tokens, made = build(), draw_tokens(3, 3 * L + 2), []
+
+    def by_window(blocks, h, S):
+        h, S = sleep(blocks, h, S, 3 - blocks.number)
+        made.append(blocks.count)
+        return h, S
+
+    out, S = read_windows(model, tokens, on_overflow=by_window), model.init_fast_weights(3)
+    for n_passes, window in zip((3, 2, 1), windows(tokens[:, : 3 * L]), strict=True):
+        h = model.embed(window)
+        for _ in range(n_passes):
+            h, S = model.blocks(h, S)
+    _, S = model.blocks(model.embed(tokens[:, 3 * L :]), S)
+    assert all(map(torch.equal, out.fast_weights.states, S.states)) and made == [2, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -440,23 +490,3 @@ def test_without_targets_there_is_no_loss(build, draw_tokens):
 def test_bad_input_is_one_sentence(build, change, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         read_windows(build("AG"), **({"tokens": torch.zeros(2, 4, dtype=torch.long)} | change))
-
-
-def test_a_reading_that_was_to_sleep_and_does_not_says_why(build, draw_tokens):
-    tokens = draw_tokens(2, 2 * L)
-    with pytest.warns(UserWarning, match=r"^n_passes is 4, but no window of the batch \(12 tokens, .*loss in every"):
-        read_windows(build("AG"), tokens, tokens, n_passes=4)
-    with pytest.warns(UserWarning, match=r"^n_passes is 4, but the pattern 'AA' has no fast weights to sleep with$"):
-        read_windows(build("AA"), tokens, n_passes=4)
-    with pytest.warns(UserWarning, match=r"^n_passes is 2, but the pattern 'AA' has no fast weights"):
-        Session(build("AA"), n_passes=2)
-
-
-def test_a_reading_that_sleeps_or_is_not_to_warns_of_nothing(build, draw_tokens):
-    tokens = draw_tokens(2, 2 * L)
-    with warnings.catch_warnings(action="error"):
-        read_windows(build("AG"), tokens, tokens)
-        read_windows(build("AG"), tokens, n_passes=4)
-        read_windows(build("AG"), tokens, tokens, n_passes=4, after_loss=True)
-        read_windows(build("AG"), tokens[:, : L - 1], tokens[:, : L - 1], n_passes=4)
-        Session(build("AA"))

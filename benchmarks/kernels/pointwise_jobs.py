@@ -17,7 +17,7 @@ from lmsleep.ops import add_norm, swiglu
 from lmsleep.ops.add_norm.naive import add_norm_naive
 from lmsleep.ops.delta_layer.composed import l2_normalise
 from lmsleep.ops.swiglu import swiglu_naive
-from lmsleep.sleep import IGNORE
+from lmsleep.windows import IGNORE
 
 
 def norm(s: Subject, stream: torch.dtype | None = None, summed: bool = True) -> Job:

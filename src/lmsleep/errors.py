@@ -73,6 +73,8 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
         return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
     if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
+    if refused := _NOT_CALLABLE.search(rest):
+        return f"{key} must be a function or a class that can be called: {': '.join(filter(None, refused.groups()))}"
     value = re.search(r"(?:Given|Got) value: (.*)", rest)
     kinds = dict.fromkeys(_EXPECTED.findall(rest))
     if not (value and kinds):
@@ -85,6 +87,9 @@ TASK = "data.task.init_args"
 # A key, and its message: the rest of the line and the lines below it with a deeper indentation.
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
+_NOT_CALLABLE = re.compile(
+    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
+)
 _SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from lmsleep.checks import require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
-from lmsleep.memory import check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import MODEL_TYPE, check_streamable
 from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows
 from lmsleep.sleep import read_windows
+from lmsleep.windows import check_eviction, check_n_passes
 
 try:
     from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel

@@ -3,77 +3,13 @@ empties. Both are immutable values: every operation returns a new one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
-
-IGNORE = -100  # a target without loss
-Eviction = Literal["hard", "sliding"]
-
-
-def check_eviction(eviction: str) -> None:
-    """Raises ValueError unless `eviction` is a known policy."""
-    require(eviction in get_args(Eviction), f"eviction must be one of {', '.join(get_args(Eviction))}", eviction)
-
-
-def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
-    """Raises ValueError unless `n_passes` is an integer from 1 to 10,000."""
-    check_integer(name, n_passes, 1, 10_000, " (the wake pass counts)")
-
-
-def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, vocab_size: int) -> None:
-    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), of another dtype, or not in the
-    vocabulary. The last is looked at on a CPU alone: elsewhere a reading would wait for the device."""
-    require(isinstance(tokens, Tensor), "tokens must be a tensor", type(tokens).__name__)
-    shape = tuple(tokens.shape)
-    require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
-    for name, given in (("tokens", tokens), ("targets", targets), ("mask", mask)):
-        if given is None:
-            continue
-        require(given.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(given.shape))
-        kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
-        said = "bool" if name == "mask" else "integers (torch.int64)"
-        require(given.dtype in kinds, f"{name} must be {said}", given.dtype)
-        if name != "mask" and given.device.type == "cpu":
-            check_tokens(name, given, vocab_size)
-
-
-def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
-    """Raises ValueError if tokens (B, n) are outside of the vocabulary; `targets` may be `IGNORE`."""
-    outside = (tokens < 0) | (tokens >= vocab_size)
-    outside = outside & (tokens != IGNORE) if name == "targets" else outside
-    if outside.any():
-        row, place = outside.nonzero()[0].tolist()
-        got = f"{tokens[row, place]} (row {row}, token {place})"
-        raise ValueError(f"{name} must lie in the vocabulary 0..{vocab_size - 1}, got {got}")
-
-
-@dataclass(frozen=True)
-class SleepSettings:
-    """How a model reads and sleeps; by default it is the plain hybrid, which never sleeps.
-
-    Args:
-        n_passes: N, the total number of passes over a window that overflows; the wake pass is the first.
-        eviction: `hard` empties the cache after a sleep, `sliding` keeps the newest L - 1 tokens.
-        after_loss: a window with loss sleeps too, once its loss is taken, if tokens follow it.
-        wake_passes: passes over every window before its outputs are used; a sleep adds N - 1.
-
-    Raises:
-        ValueError: if a number of passes is out of range or the eviction is unknown.
-    """
-
-    n_passes: int = 1
-    eviction: Eviction = "hard"
-    after_loss: bool = False
-    wake_passes: int = 1
-
-    def __post_init__(self) -> None:
-        check_n_passes(self.n_passes)
-        check_n_passes(self.wake_passes, "wake_passes")
-        check_eviction(self.eviction)
+from lmsleep.checks import require
+from lmsleep.windows import Eviction, check_eviction
 
 
 @dataclass(frozen=True)
@@ -135,6 +71,16 @@ class FastWeights:
     def nbytes(self) -> int:
         """Bytes of all states."""
         return sum(state.nbytes for state in self.states)
+
+
+def check_fast_weights(name: str, S: Any, start: FastWeights) -> None:
+    """Raises ValueError, which says `name`, unless S has the layers of `start`, each of its shape and dtype."""
+    require(isinstance(S, FastWeights), f"{name} must be FastWeights", type(S).__name__)
+    require(len(S) == len(start), f"{name} must have {len(start)} layers", len(S))
+    for layer, (state, like) in enumerate(zip(S.states, start.states, strict=True)):
+        kind = (None, None) if state is None else (tuple(state.shape), state.dtype)
+        allowed = f"layer {layer} of {name} must be {like.dtype} of shape {tuple(like.shape)}"
+        require(kind == (like.shape, like.dtype), allowed, kind)
 
 
 class KV(NamedTuple):

@@ -22,8 +22,7 @@ window, as a looped language model does. `after_loss` (default off) lets a windo
 10; otherwise nothing sleeps where every window has loss, as in plain language modelling.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,12 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.checks import require
-from lmsleep.memory import IGNORE, Eviction, FastWeights, SleepSettings, check_batch, check_n_passes
-from lmsleep.model import HybridLM, RunFn, SharedWeights, Wake
+from lmsleep.memory import FastWeights, check_fast_weights
+from lmsleep.model import HybridLM, SharedWeights, Wake
+from lmsleep.windows import IGNORE, Eviction, SleepSettings, Windows, check_batch, check_n_passes, policy_name
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
-OnOverflow = Callable[[Pass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
+OnOverflow = Callable[["WindowPass", Tensor, FastWeights], tuple[Tensor, FastWeights]]
 
 
 def sleep(blocks: Pass, h: Tensor, S: FastWeights, n_passes: int) -> tuple[Tensor, FastWeights]:
@@ -62,6 +61,7 @@ def read_windows(
     targets: Tensor | None = None,
     n_passes: int = 1,
     *,
+    fast_weights: FastWeights | None = None,
     eviction: Eviction = "hard",
     mask: Tensor | None = None,
     on_overflow: OnOverflow | None = None,
@@ -77,8 +77,9 @@ def read_windows(
         targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss; which
             windows sleep follows from them, see `Windows`.
         n_passes: N.
+        fast_weights: S before the first window, as of `HybridLM.init_fast_weights`, which gradients reach; None: zeros.
         mask: (B, T) bool, False for tokens that must leave no trace.
-        on_overflow: called at an overflow in place of `sleep(..., n_passes)`.
+        on_overflow: called at an overflow in place of `sleep(..., n_passes)`, with a `WindowPass`, h and S.
         loss_windows: which windows carry loss, if that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.
         wake_passes: passes over every window before its outputs are used, see `repeat_wake_pass`.
@@ -87,20 +88,22 @@ def read_windows(
         shared: joins the weights of a training step on a GPU, see `SharedWeights`.
 
     Raises:
-        ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction or a
-            shape or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
+        ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction, a shape
+            or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
     """
-    SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
-    require(on_overflow is None or n_passes == 1, "n_passes must be left out beside on_overflow", n_passes)
+    settings = SleepSettings(n_passes, eviction, after_loss, wake_passes, policy_name(on_overflow))
     check_batch(tokens, targets, mask, model.embedding.num_embeddings)
-    windows = checked_windows(model.window_size, tokens, targets, loss_windows, after_loss)
-    goes_on = on_overflow is not None or n_passes > 1 or wake_passes > 1  # h is where further passes start
+    windows = Windows.of_batch(tokens, targets, model.window_size, after_loss, loss_windows)
+    if on_overflow is None:
+        settings.warn_if_idle(len(model.blocks.state_index), windows if windows.length >= windows.size else None)
+    goes_on = settings.sleeps or wake_passes > 1  # h is where further passes start
     answer = on_overflow or partial(sleep, n_passes=n_passes)
-    warn_if_idle(model, n_passes, windows if windows.length >= windows.size else None)
-    S = model.init_fast_weights(len(tokens))  # line 1
+    start = model.init_fast_weights(len(tokens))
+    S = start if fast_weights is None else fast_weights  # line 1
+    check_fast_weights("fast_weights", S, start)
     cache, slides = model.init_cache(), eviction == "sliding"
     hidden, scored = [], []
-    for span, carries_loss, sleeps in windows:  # lines 2-3
+    for number, (span, carries_loss, sleeps) in enumerate(windows):  # lines 2-3
         seen = None if mask is None else mask[:, span]
         need_h = carries_loss or goes_on or not scored_only
         # Lines 4 and 8, and pass 1 of line 6:
@@ -111,9 +114,10 @@ def read_windows(
         if targets is not None and carries_loss:  # line 7
             scored.append((model.logits(wake.h), targets[:, span]))  # line 9
         if sleeps:  # line 5
-            S = sleep_window(model, wake, answer)  # line 6, passes 2..N
+            S = sleep_window(WindowPass(model, wake, number), answer)  # line 6, passes 2..N
         if cache.full:
             cache = cache.evict(eviction)  # line 10
+    check_fast_weights("fast_weights that the mixers leave", S, start)
     return Reading.of(model, windows, hidden, scored, S)
 
 
@@ -134,111 +138,35 @@ def repeat_wake_pass(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
     return replace(wake, h=h, core=core, S=S)
 
 
-def sleep_window(model: HybridLM, wake: Wake, on_overflow: OnOverflow, run: RunFn | None = None) -> FastWeights:
-    """The fast weights after a sleep on the window that `wake` has read: the looped blocks repeat, then the coda reads
-    the new h once, from the S it had before the window. `run` takes the place of `Blocks.run`."""
-    made = 0
-
-    def one_more(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        nonlocal made
-        made += 1
-        return model.loop_pass(h, S, wake, run)
-
-    h, S = on_overflow(one_more, wake.core, wake.S)
-    return model.coda_pass(h, S, wake, run)[1] if made else S
-
-
-def record_changes(blocks: Pass, changes: list[Tensor]) -> Pass:
-    """The same pass, which also appends `FastWeights.change` of S, (n_layers,), to `changes`."""
-
-    def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        h, after = blocks(h, S)
-        changes.append(after.change(S))
-        return h, after
-
-    return one_pass
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The windows of a sequence, L tokens each from its start; the last may be shorter.
-
-    The rule of Algorithm 1, line 5: a window sleeps if it is full and carries no loss in any row.
+@dataclass(eq=False)
+class WindowPass:
+    """One more pass of the looped blocks over a window that `wake` has read, h, S -> h, S: the `blocks` of a sleep.
 
     Args:
-        length: T. size: L.
-        carry_loss: for each window whether it carries loss.
-        after_loss: a full window with loss sleeps too, if tokens follow it.
+        number: of the window in its sequence, from 0; None in a stream.
+        changes: `FastWeights.change` of every pass, (n_layers,), is appended to it; None: it is not computed.
+        count: passes so far.
     """
 
-    length: int
-    size: int
-    carry_loss: tuple[bool, ...]
-    after_loss: bool = False
+    model: HybridLM
+    wake: Wake
+    number: int | None = None
+    changes: list[Tensor] | None = None
+    count: int = 0
 
-    @classmethod
-    def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
-        """The windows of targets (B, T)."""
-        # One transfer for the whole sequence: a loop over windows must not wait for the device.
-        scored = (targets != IGNORE).any(dim=0).tolist()
-        carry_loss = tuple(any(scored[i : i + size]) for i in range(0, len(scored), size))
-        return cls(len(scored), size, carry_loss, after_loss)
-
-    def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
-        """For each window: its slice, whether it carries loss, whether it sleeps."""
-        for index, carries_loss in enumerate(self.carry_loss):
-            span = slice(index * self.size, (index + 1) * self.size)
-            full = span.stop <= self.length
-            followed = span.stop < self.length
-            yield span, carries_loss, (self.after_loss and followed if carries_loss else full)
-
-    @property
-    def n_sleeps(self) -> int:
-        """How many windows sleep."""
-        return sum(sleeps for _, _, sleeps in self)
-
-    def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
-        """Tokens of a row, each counted once for every pass of the looped blocks over it."""
-        return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
+    def __call__(self, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        h, after = self.model.loop_pass(h, S, self.wake)
+        self.count += 1
+        if self.changes is not None:
+            self.changes.append(after.change(S))
+        return h, after
 
 
-def warn_if_idle(
-    model: HybridLM, n_passes: int, windows: Windows | None = None, warn: Callable[[str], None] = warnings.warn
-) -> None:
-    """Warns where N > 1 gives what N = 1 gives: without fast weights, or where no window of a batch sleeps."""
-    if n_passes > 1 and not model.blocks.state_index:
-        warn(f"n_passes is {n_passes}, but the pattern {model.config.pattern!r} has no fast weights to sleep with")
-    elif n_passes > 1 and windows is not None and not windows.n_sleeps:
-        told = "none of them full" if windows.length < windows.size else "loss in every full one"
-        which = f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {told})"
-        warn(idle_sentence(n_passes, which))
-
-
-def idle_sentence(n_passes: int, which: str) -> str:
-    """What a warning says where `which` sleeps."""
-    return (
-        f"n_passes is {n_passes}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps where it "
-        f"is full and carries no loss (targets of {IGNORE} alone); --sleep.after_loss=true, in Python after_loss, lets "
-        "those with loss sleep too"
-    )
-
-
-def checked_windows(
-    size: int,
-    tokens: Tensor,
-    targets: Tensor | None,
-    loss_windows: Sequence[bool] | None,
-    after_loss: bool,
-) -> Windows:
-    """The windows of tokens (B, T), `size` tokens each; the other arguments as in `read_windows`. Raises ValueError if
-    the number of `loss_windows` does not fit."""
-    if loss_windows is None and targets is not None:
-        return Windows.of(targets, size, after_loss)
-    length = tokens.shape[1]
-    count = -(-length // size)
-    carry_loss = (False,) * count if loss_windows is None else tuple(loss_windows)
-    require(len(carry_loss) == count, f"loss_windows must say of {count} windows if they carry loss", len(carry_loss))
-    return Windows(length, size, carry_loss, after_loss)
+def sleep_window(blocks: WindowPass, on_overflow: OnOverflow) -> FastWeights:
+    """The fast weights after a sleep on a window: the looped blocks repeat, then the coda reads the new h once, from
+    the S that it had before the window."""
+    h, S = on_overflow(blocks, blocks.wake.core, blocks.wake.S)
+    return blocks.model.coda_pass(h, S, blocks.wake)[1] if blocks.count else S
 
 
 @dataclass(frozen=True)
@@ -261,12 +189,7 @@ class Reading:
 
     @classmethod
     def of(cls, model: HybridLM, windows: Windows, hidden: list[Tensor], scored: list, S: FastWeights) -> "Reading":
-        """Joins the outputs of all windows, and (logits, targets) of those with loss. Raises ValueError if a mixer has
-        left another kind of fast weights than it started from."""
-        for index, (state, start) in enumerate(zip(S.states, model.init_fast_weights(1).states, strict=True)):
-            left = None if state is None else (tuple(state.shape[1:]), state.dtype)
-            said = f"the state of fast-weight layer {index} must be {start.dtype} of shape {tuple(start.shape[1:])}"
-            require(left == (tuple(start.shape[1:]), start.dtype), f"{said} for each row", left)
+        """Joins the outputs of all windows, and (logits, targets) of those with loss."""
         whole = torch.cat(hidden, dim=1) if len(hidden) > 1 else hidden[0]
         if not scored:
             return cls(model, windows, whole, S, None, None, None)

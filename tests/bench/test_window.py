@@ -13,7 +13,7 @@ from lmsleep.bench.parallel import parallel_twin
 from lmsleep.bench.window import PARALLEL, WINDOWED, Runner, _by_windows, _in_parallel, main, measure
 from lmsleep.figures.table import COLUMNS
 from lmsleep.model import SharedWeights
-from lmsleep.sleep import IGNORE
+from lmsleep.windows import IGNORE
 
 TINY = HybridConfig(vocab_size=7, d_model=16, pattern="AGa", window_size=4, n_heads=2)
 SETTING = {"windows": [4, 8], "passes": [1, 2], "length": 16, "batch_sizes": [1, 2], "repeats": 1}

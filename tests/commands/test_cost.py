@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lmsleep import HybridConfig, read_windows
 from lmsleep.commands.cost import StepWork
-from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch, Depo, Rule110
+from lmsleep.windows import SleepSettings
 
 TASK = Rule110(steps=2, width=24, n_states=2)
 

@@ -76,7 +76,8 @@ def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_pa
     args = ["--sleep.n_passes=2", "--sleep.eviction=sliding", "--trainer.max_steps=1", *SHORT]
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert saved["sleep"] == {"n_passes": 2, "eviction": "sliding", "after_loss": False, "wake_passes": 1}
+    sleep = {"n_passes": 2, "eviction": "sliding", "after_loss": False, "wake_passes": 1, "on_overflow": None}
+    assert saved["sleep"] == sleep
 
 
 def test_one_setting_of_the_model_changes_that_of_the_weights_and_no_other(data, tmp_path):

@@ -9,7 +9,7 @@ from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
 from lmsleep.figures.stats import Estimate, mean_difference
 from lmsleep.figures.words import NUMERALS, listed, millions, percent, percents, points
-from lmsleep.sleep import Windows
+from lmsleep.windows import Windows
 
 LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not
 

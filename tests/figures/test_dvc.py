@@ -15,8 +15,8 @@ from lmsleep import HybridConfig
 from lmsleep.cli import COMMANDS
 from lmsleep.commands.cost import StepWork
 from lmsleep.figures.results import CAPTIONS
-from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch
+from lmsleep.windows import SleepSettings
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,10 +11,11 @@ from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.data import held_out, make_data
 from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, score_rows
-from lmsleep.settle import forget, settle
-from lmsleep.sleep import Windows, read_windows, sleep
+from lmsleep.settle import Settle, forget
+from lmsleep.sleep import read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
+from lmsleep.windows import Windows
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,6 @@ def test_a_run_is_tested_with_its_own_passes_with_others_with_none_and_an_arm_un
         made = []
         with torch.no_grad():
             for tokens, targets in zip(batch.tokens.split(1), batch.targets.split(1), strict=True):
-                rule = partial(settle, threshold=threshold, most=8, made=made)
+                rule = Settle(threshold, 8, made.append)
                 read_windows(model, tokens, targets, on_overflow=rule)
         assert found[f"settle_{threshold:g}_passes"] == pytest.approx(torch.cat(made).double().mean().item())

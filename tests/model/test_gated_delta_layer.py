@@ -9,8 +9,8 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 from lmsleep import HybridConfig
 from lmsleep.model import PassContext
 from lmsleep.model.gated_delta import GatedDelta
-from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.layers import init_decay
+from lmsleep.model.mixers import MIXERS
 from lmsleep.ops.delta_layer.composed import l2_normalise
 
 ALL = PassContext((torch.empty(0), torch.empty(0)))

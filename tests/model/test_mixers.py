@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from lmsleep import read_windows
-from lmsleep.model import HybridConfig, check_mixer, hybrid, register_mixer
+from lmsleep import FastWeights, HybridLM, read_windows
+from lmsleep.model import HybridConfig, PassContext, check_mixer, mixers, register_mixer
 from lmsleep.model.gated_delta import GatedDelta
-from lmsleep.model.hybrid import MIXERS
 from lmsleep.model.mamba2 import Mamba2
+from lmsleep.model.mixers import MIXERS
+from lmsleep.pretrained import load_pretrained
 
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
-    monkeypatch.setattr(hybrid, "MIXERS", dict(hybrid.MIXERS))
+    monkeypatch.setattr(mixers, "MIXERS", dict(mixers.MIXERS))
 
 
 class Mine(GatedDelta):
@@ -53,10 +54,10 @@ def test_the_last_registration_of_a_letter_counts():
     ],
 )
 def test_a_letter_that_cannot_be_had_is_refused(letter, sentence):
-    before = dict(hybrid.MIXERS)
+    before = dict(mixers.MIXERS)
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         register_mixer(letter, "mine", Mine)
-    assert before == hybrid.MIXERS
+    assert before == mixers.MIXERS
 
 
 def test_sizes_of_a_registered_mixer_are_checked():
@@ -65,7 +66,7 @@ def test_sizes_of_a_registered_mixer_are_checked():
         HybridConfig(d_model=16, pattern="AZ", fast_heads=3)
 
 
-@pytest.mark.parametrize("letter", sorted(hybrid.BUILT_IN))
+@pytest.mark.parametrize("letter", sorted(mixers.BUILT_IN))
 def test_a_mixer_keeps_nothing_that_is_not_asked_for(build, letter):
     """And gives the same without."""
     model = build(letter, sliding_window=4)
@@ -130,7 +131,7 @@ def broken(change):
 
 
 def forgets_its_mask(rule, x, state, ctx, y, after):
-    return Sum.forward(rule, x, state, None, hybrid.PassContext(ctx.rotary))[:2]
+    return Sum.forward(rule, x, state, None, PassContext(ctx.rotary))[:2]
 
 
 BROKEN = {
@@ -191,9 +192,88 @@ def test_a_model_whose_rule_leaves_another_kind_of_state_is_not_trained():
             register_mixer("Z", "sum", broken(change))
         model = HybridConfig(vocab_size=3, window_size=4, pattern="AZ", **SMALL).build()
         with pytest.raises(
-            ValueError, match=r"^the state of fast-weight layer 0 must be torch\.float32 of shape \(16,\)"
+            ValueError,
+            match=r"^layer 0 of fast_weights that the mixers leave must be torch\.float32 of shape \(2, 16",
         ):
             read_windows(model, torch.zeros(2, 4, dtype=torch.long))
+
+
+class Decaying(Sum):
+    """`Sum` whose state is multiplied by `decay` at the start of a window, with options of each kind."""
+
+    def __init__(self, config, *, decay: float = 0.5, taps: tuple[int, ...] = (), kind="plain"):
+        super().__init__(config)
+        self.decay, self.taps, self.kind = decay, taps, kind
+
+    def forward(self, x, state, cache, ctx):
+        return super().forward(x, self.decay * state, cache, ctx)
+
+
+OPTIONED = {"vocab_size": 3, "window_size": 4, "pattern": "AZ", **SMALL}
+
+
+def options_of(config):
+    mixer = config.build().blocks.layers[1].mixer
+    return mixer.decay, mixer.taps, mixer.kind
+
+
+def test_a_mixer_takes_options_from_the_configuration_in_the_types_that_it_declares():
+    register_mixer("Z", "decaying", Decaying)
+    assert options_of(HybridConfig(**OPTIONED)) == (0.5, (), "plain")
+    given = {"Z": {"decay": 1, "taps": [1, 2], "kind": [3]}}
+    decay, taps, kind = options_of(HybridConfig(**OPTIONED, rule_options=given))
+    assert (decay, type(decay), taps, kind) == (1.0, float, (1, 2), [3])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"Z": {"decai": 1.0}}, r"rule_options of Z \(decaying\) must be among decay, taps, kind, got 'decai'"),
+        ({"Z": {"decay": "x"}}, r"decay in rule_options of Z \(decaying\) must be a finite number, got 'x'"),
+        ({"Z": {"taps": [1.5]}}, r"item 0 of taps in rule_options of Z \(decaying\) must be an integer, got 1\.5"),
+        ({"A": {"bias": True}}, r"rule_options of A \(attention\) must be among none, as it has no option, got 'bias'"),
+        ({"G": {"decay": 1.0}}, "rule_options must be by letters of the pattern 'AZ', got 'G'"),
+        ({"Z": 3}, "Z in rule_options must be an object, got 3"),
+        ([3], r"rule_options must be an object, got \[3\]"),
+    ],
+)
+def test_an_option_that_no_mixer_has_is_one_sentence(given, sentence):
+    register_mixer("Z", "decaying", Decaying)
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        HybridConfig(**OPTIONED, rule_options=given)
+
+
+def test_an_option_without_default_must_be_given():
+    class Needy(Decaying):
+        def __init__(self, config, *, decay: float):
+            super().__init__(config, decay=decay)
+
+    register_mixer("Z", "needy", Needy)
+    with pytest.raises(ValueError, match=r"^rule_options of Z \(needy\) must set decay, got 'nothing'$"):
+        HybridConfig(**OPTIONED)
+    assert options_of(HybridConfig(**OPTIONED, rule_options={"Z": {"decay": 0.25}}))[0] == 0.25
+
+
+def test_options_are_saved_with_the_model_and_loaded_again(tmp_path):
+    register_mixer("Z", "decaying", Decaying)
+    model = HybridConfig(**OPTIONED, rule_options={"Z": {"decay": 0.25, "taps": (1, 2)}}).build()
+    model.save_pretrained(tmp_path)
+    loaded = HybridLM.from_pretrained(tmp_path)
+    assert options_of(loaded.config) == (0.25, (1, 2), "plain")
+    tokens = torch.tensor([[0, 1, 2, 1]])
+    S = FastWeights((torch.ones(1, 16),))
+    assert torch.equal(loaded(tokens, S)[0], model.eval()(tokens, S)[0])
+
+
+def test_options_of_inserted_mixers_are_free_and_those_of_stored_ones_are_not(tmp_path):
+    register_mixer("Z", "decaying", Decaying)
+    register_mixer("Y", "also decaying", Decaying)
+    options = {"Z": {"decay": 0.25}}
+    HybridConfig(**OPTIONED, rule_options=options).build().save_pretrained(tmp_path)
+    model = load_pretrained(tmp_path, 4, pattern="AyZ", rule_options=options | {"Y": {"decay": 0.75}})
+    assert [model.blocks.layers[i].mixer.decay for i in (1, 2)] == [0.75, 0.25]
+    with pytest.raises(ValueError, match=r"^rule_options of the model must be \{'Z': \{'decay': 0\.25\}\} as in"):
+        load_pretrained(tmp_path, 4, rule_options={"Z": {"decay": 0.75}})
 
 
 def test_a_letter_of_an_installed_plugin_is_known_to_every_program(tmp_path):

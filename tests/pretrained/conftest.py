@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmsleep.sleep import IGNORE
+from lmsleep.windows import IGNORE
 
 
 @pytest.fixture(scope="session")

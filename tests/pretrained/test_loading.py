@@ -7,10 +7,9 @@ import pytest
 import torch
 from checkpoints import jet_nemotron_shapes, ouro_shapes, random_weights, tiny_jet_nemotron, tiny_ouro, write
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
 
 from lmsleep import HybridConfig, SleepModule
-from lmsleep.pretrained import load_pretrained, load_tokenizer, load_weights, pretrained_config
+from lmsleep.pretrained import load_pretrained, load_weights, pretrained_config
 from lmsleep.pretrained.backbone import HFConfig
 from lmsleep.pretrained.jet_nemotron import hybrid_config
 from lmsleep.tasks import Rule110
@@ -177,20 +176,6 @@ def test_a_hub_name_is_downloaded_without_code_or_pickles(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ValueError, match=r"could not be had from the Hugging Face hub: no network$"):
         load_pretrained("owner/model", window_size=9)
-
-
-def test_tokenizer(folder):
-    with pytest.raises(ValueError, match=r"must hold tokenizer\.json"):
-        load_tokenizer(folder)
-    path = folder / "tokenizer.json"
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="not a tokenizer"):
-        load_tokenizer(folder)
-    Tokenizer(models.WordLevel({str(i): i for i in range(19)}, "0")).save(str(path))
-    assert load_tokenizer(folder).encode("7").ids == [7]
-    Tokenizer(models.WordLevel({str(i): i for i in range(20)}, "0")).save(str(path))
-    with pytest.raises(ValueError, match="below the model's vocab_size 19, got 19"):
-        load_tokenizer(folder)
 
 
 def test_a_change_that_no_configuration_knows_is_one_sentence(folder):

@@ -8,7 +8,7 @@ import torch
 
 from lmsleep.tasks import IGNORE, Batch, GSMInfinite, Task
 from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, make_dataset, solve
-from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
+from lmsleep.tasks.gsm.encoder import Encoder, WordVocabulary
 
 WIDE = replace(MINI, length=(100, 200), window_sizes=(16,))  # answers in several windows of 16
 CONFIG = DatasetConfig(WIDE, train=400, val=0, test=120)
@@ -22,7 +22,7 @@ def path(tmp_path_factory) -> str:
 
 
 def encoder(task: GSMInfinite) -> Encoder:
-    return open_encoder(None, task.problem.templates, task.problem.max_value, "")
+    return WordVocabulary(task.problem.templates, task.problem.max_value)
 
 
 def check(batch: Batch, words: Encoder) -> None:

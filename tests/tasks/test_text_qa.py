@@ -336,6 +336,7 @@ def test_a_model_is_trained_on_a_file_from_the_command_line(written, lines, tmp_
         "eviction": "hard",
         "after_loss": False,
         "wake_passes": 1,
+        "on_overflow": None,
     }
     assert saved["task"]["init_args"]["train"] == str(tmp_path / "train.jsonl")
 

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from lmsleep import HybridConfig
 from lmsleep.data import RowsDataModule
+from lmsleep.settle import Settle
 from lmsleep.tasks import Rule110
 from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.graphs import StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
@@ -209,8 +210,16 @@ def test_a_graph_needs_batches_with_loss_in_the_same_windows():
 )
 def test_a_graph_s_gradients_are_not_added_up_and_its_weights_not_sharded(batches, strategy, message):
     with pytest.raises(ValueError, match=message):
-        check_graph_trainer(SimpleNamespace(accumulate_grad_batches=batches, strategy=strategy))
-    check_graph_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy()))
+        check_graph_trainer(SimpleNamespace(accumulate_grad_batches=batches, strategy=strategy, callbacks=[]))
+    check_graph_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy(), callbacks=[]))
+
+
+def test_a_graph_is_not_captured_of_a_sleep_of_ones_own():
+    callbacks = [SleepCallback(on_overflow=Settle(0.1, 4))]
+    with pytest.raises(
+        ValueError, match=r"^sleep\.on_overflow must be left out with accelerate='graph', got 'lmsleep\."
+    ):
+        check_graph_trainer(SimpleNamespace(accumulate_grad_batches=1, strategy=DDPStrategy(), callbacks=callbacks))
 
 
 def test_a_run_goes_on_with_graphs_or_without(captured_on_cpu, tmp_path):

@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main
-from lmsleep.memory import SleepSettings
 from lmsleep.model.folder import read_config
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
 from lmsleep.training.nonfinite import StepRecord
 from lmsleep.training.recipe import DrawPasses
+from lmsleep.windows import SleepSettings
 
 from .conftest import TASK, fitted, weights
 

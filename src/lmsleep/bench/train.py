@@ -24,9 +24,9 @@ from lmsleep.bench.tables import check_out
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.memory import check_n_passes
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offered
+from lmsleep.windows import check_n_passes
 
 
 def gated_delta_transformers(

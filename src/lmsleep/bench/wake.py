@@ -22,10 +22,11 @@ from lmsleep.atomic import save_csv
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
-from lmsleep.memory import KV, AttentionCache, check_n_passes
+from lmsleep.memory import KV, AttentionCache
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.memory import Memory
+from lmsleep.windows import check_n_passes
 
 WARM_UP = 5  # tokens read before the clock starts
 BLOCK = 8  # tokens that a reader reads before the next one's turn

@@ -28,9 +28,9 @@ from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
-from lmsleep.memory import Eviction, check_eviction, check_n_passes
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
-from lmsleep.sleep import IGNORE, read_windows
+from lmsleep.sleep import read_windows
+from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
 
 PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]

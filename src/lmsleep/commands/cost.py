@@ -9,10 +9,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig
-from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
+from lmsleep.windows import SleepSettings, Windows
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, steps_of_epochs
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
-from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
+from lmsleep.windows import SleepSettings
 
 CLI = TypeVar("CLI", bound="PlanCLI")
 

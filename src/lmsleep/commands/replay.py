@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from lmsleep.checks import typed
+from lmsleep.checks import require, typed
 from lmsleep.commands.quiet import quiet
 from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
@@ -48,10 +48,12 @@ def main(bundle: Path) -> None:
 
     Raises:
         FloatingPointError: as the run did.
-        ValueError: if it is no such folder, or is damaged.
+        ValueError: if it is no such folder, is damaged, or is of a run with its own `on_overflow`.
     """
     tensors, _ = read_tensors(bundle / BATCHES, "cpu")
     step: StepRecord = typed(StepRecord, read_config(bundle)[1], f"trained in {bundle / CONFIG}")
+    policy = step.sleeps.on_overflow
+    require(policy is None, "on_overflow of a run that is repeated must be None", policy)
     model = HybridLM.from_pretrained(bundle)
     count = len({name.partition(".")[0] for name in tensors})
     batches = tuple(Batch(*(tensors.get(f"{i}.{name}") for name in Batch._fields)) for i in range(count))  # pyright: ignore

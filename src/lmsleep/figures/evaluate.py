@@ -22,12 +22,12 @@ from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
 from lmsleep.model import HybridLM
 from lmsleep.pretrained.export import from_lightning, sleep_settings
-from lmsleep.settle import forget, settle
+from lmsleep.settle import Settle, forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
 
-THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `settle`
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `Settle`
 
 
 def main(figure: str, runs: Path, data: Path, out: Path) -> None:
@@ -59,10 +59,10 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
     most = 8 if has_arms(figure) else 6
-    n_settled = []  # passes of each row, which `settle` appends
+    n_settled = []  # passes of each row
     ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
     if has_arms(figure) and trained > 1:
-        ways |= {f"settle_{t:g}": partial(settle, threshold=t, most=most, made=n_settled) for t in THRESHOLDS}
+        ways |= {f"settle_{t:g}": Settle(t, most, n_settled.append) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
         n_settled.clear()

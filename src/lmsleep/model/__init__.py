@@ -3,9 +3,10 @@
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.contract import check_mixer
-from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, register_mixer
+from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake
 from lmsleep.model.linear import SharedWeights
 from lmsleep.model.lora import Lora
+from lmsleep.model.mixers import register_mixer
 
 __all__ = [
     "Blocks",

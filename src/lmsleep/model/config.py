@@ -33,6 +33,7 @@ class ModelConfig:
         decay_rates: range of the initial decay rates A: a token multiplies the state by exp(-A dt), dt from 0.001 to
             0.1. None: (0, 16) for gated delta and Jet, (1, 16) for Mamba-2.
         delta: add the delta correction to Mamba-2's update.
+        rule_options: options of mixers of `register_mixer`, by letter and name: `{H: {decay: 0.9}}`.
         mlp_dim: hidden width of the SwiGLU MLP; None: 8/3 d_model, rounded up to a multiple of 16.
         rope_theta: base of the rotary positions.
         rope_scaling: (factor, low, high, length) of Llama 3: frequencies of fewer than `low` turns in `length` tokens
@@ -72,6 +73,7 @@ class ModelConfig:
     allow_neg_eigval: bool = False
     decay_rates: tuple[float, float] | None = None
     delta: bool = False
+    rule_options: dict[str, dict[str, Any]] | None = None
     mlp_dim: int | None = None
     rope_theta: float = 10_000.0
     rope_scaling: tuple[float, float, float, float] | None = None
@@ -182,13 +184,13 @@ class ModelConfig:
         """The configuration with the sizes of a task. A larger vocabulary is kept (pretrained models pad theirs), and
         so is a window of at least `row` tokens: full attention, no eviction. Raises ValueError if the configuration has
         another window or a smaller vocabulary."""
-        mine = self.window_size or window_size
+        window = self.window_size or window_size
         whole = f" (or {row} and more: a whole row)" if row else ""
-        said = f"window_size of the model must be the task's {window_size}{whole} or left out"
-        require(mine == window_size or (row is not None and mine >= row), said, mine)
-        said = f"vocab_size of the model must be at least the task's {vocab_size} or left out"
-        require(self.vocab_size is None or self.vocab_size >= vocab_size, said, self.vocab_size)
-        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=mine)
+        rule = f"window_size of the model must be the task's {window_size}{whole} or left out"
+        require(window == window_size or (row is not None and window >= row), rule, window)
+        rule = f"vocab_size of the model must be at least the task's {vocab_size} or left out"
+        require(self.vocab_size is None or self.vocab_size >= vocab_size, rule, self.vocab_size)
+        return replace(self, vocab_size=self.vocab_size or vocab_size, window_size=window)
 
     def layers(self) -> list[tuple[str, bool]]:
         """(mixer letter, has an MLP) of each block."""

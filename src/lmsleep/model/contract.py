@@ -22,8 +22,8 @@ def check_parts(mixer: Any, name: str) -> None:
     shape = getattr(mixer, "state_shape", "none")
     sizes = shape is None or (isinstance(shape, tuple) and all(isinstance(size, int) for size in shape))
     require(sizes, f"state_shape of {name} must be one tuple of integers (parts are joined), or None", shape)
-    said = f"{name} must have flops_per_token(window_size)"
-    require(callable(getattr(mixer, "flops_per_token", None)), said, type(mixer).__name__)
+    promise = f"{name} must have flops_per_token(window_size)"
+    require(callable(getattr(mixer, "flops_per_token", None)), promise, type(mixer).__name__)
 
 
 def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: float = 1e-9) -> None:
@@ -68,11 +68,11 @@ class _Reader:
     def __init__(self, mixer: Any, tolerance: float) -> None:
         self.mixer, self.tolerance = mixer, tolerance
 
-    def equal(self, said: str, got: Tensor, want: Tensor) -> None:
+    def equal(self, promise: str, got: Tensor, want: Tensor) -> None:
         """Raises ValueError, which begins with `said`, if two tensors differ."""
         apart = (got - want).detach().abs().max().item()
         if not torch.allclose(got, want, self.tolerance, self.tolerance):
-            raise ValueError(f"{said}, got a difference of {apart:.2g}")
+            raise ValueError(f"{promise}, got a difference of {apart:.2g}")
 
     def check_kinds(self, x: Tensor, S: Tensor) -> None:
         """Shapes and dtypes; the inputs stay as they were."""
@@ -96,9 +96,11 @@ class _Reader:
             for part in x.split(sizes, dim=1):
                 y, state, cache = self.mixer(part, state, cache, EVERYTHING)
                 parts.append(y)
-            said = f"reading {', '.join(map(str, dict.fromkeys(sizes)))} tokens in turn must equal reading all at once"
-            self.equal(said, torch.cat(parts, dim=1), whole)
-            self.equal(f"{said} in the new state", state, end)
+            promise = (
+                f"reading {', '.join(map(str, dict.fromkeys(sizes)))} tokens in turn must equal reading all at once"
+            )
+            self.equal(promise, torch.cat(parts, dim=1), whole)
+            self.equal(f"{promise} in the new state", state, end)
 
     def check_mask(self, x: Tensor, S: Tensor) -> None:
         """What is masked, before the other tokens or after them, might as well not be there."""
@@ -115,19 +117,19 @@ class _Reader:
         S = S.clone().requires_grad_()
         y, after, _ = self.mixer(x, S, None, EVERYTHING)
         weights = [weight for weight in self.mixer.parameters() if weight.requires_grad]
-        for said, gradients in (
+        for promise, gradients in (
             ("y must have a gradient with respect to the state", _gradients(y, [S])),
             ("the new state must have a gradient with respect to some weight", _gradients(after, weights)),
         ):
-            require(any(gradient.any() for gradient in gradients), said, None)
-            require(all(gradient.isfinite().all() for gradient in gradients), f"{said} that is finite", False)
+            require(any(gradient.any() for gradient in gradients), promise, None)
+            require(all(gradient.isfinite().all() for gradient in gradients), f"{promise} that is finite", False)
 
 
 def _gradients(of: Tensor, leaves: list[nn.Parameter] | list[Tensor]) -> list[Tensor]:
-    found = (
+    gradients = (
         torch.autograd.grad(of.square().sum(), leaves, retain_graph=True, allow_unused=True) if of.requires_grad else ()
     )
-    return [gradient for gradient in found if gradient is not None]
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 def _same_kind(name: str, got: Any, like: Tensor) -> None:

@@ -68,17 +68,21 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(folder) / CONFIG
     header = read_object(path)
     for name, wanted in (("model_type", MODEL_TYPE), ("version", VERSION)):
-        if (said := header.get(name)) != wanted:
-            raise ValueError(f"{name} in {path} must be {wanted!r}, as save_pretrained writes it, got {said!r:.99}")
+        if (stored := header.get(name)) != wanted:
+            raise ValueError(f"{name} in {path} must be {wanted!r}, as save_pretrained writes it, got {stored!r:.99}")
     model, trained = (typed(dict[str, Any], header.get(name, {}), f"{name} in {path}") for name in ("model", "trained"))
     return model, trained
 
 
 def check_streamable(trained: Mapping[str, Any]) -> None:
     """Raises ValueError unless the model was trained with one wake pass, as streaming makes. Warns as
-    `warn_if_broken_off`."""
+    `warn_if_broken_off`, and if its sleeps were others than passes 2..N."""
     awake = trained.get("wake_passes", 1)
     require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
+    if policy := trained.get("on_overflow"):
+        warnings.warn(
+            f"the model was trained with on_overflow {policy}; here n_passes says how it sleeps", stacklevel=3
+        )
     warn_if_broken_off(trained)
 
 
@@ -130,7 +134,7 @@ def model_card(model: Mapping[str, Any], size: int, text: str | None, trained: M
         "width": model["d_model"],
         "vocabulary": model["vocab_size"],
         "window": f"{model['window_size']} tokens",
-        "passes N in training": trained.get("n_passes", "not stated"),
+        "passes N in training": trained.get("on_overflow") or trained.get("n_passes", "not stated"),
         "eviction in training": trained.get("eviction", "not stated"),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())

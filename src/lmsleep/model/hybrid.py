@@ -1,10 +1,7 @@
-"""The hybrid model on one page: table of mixers, stack of blocks, language model."""
+"""The hybrid model on one page: configuration, stack of blocks, language model."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +10,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lmsleep.checks import require
-from lmsleep.memory import AttentionCache, FastWeights, LayerCache, check_n_passes
-from lmsleep.model.attention import Attention, Rotary
-from lmsleep.model.block import Block, LazySum, Mixer, PassContext
+from lmsleep.memory import AttentionCache, FastWeights, LayerCache
+from lmsleep.model.attention import Rotary
+from lmsleep.model.block import Block, LazySum, PassContext
 from lmsleep.model.config import BetweenPasses, Check, ModelConfig
-from lmsleep.model.contract import check_parts
 from lmsleep.model.folder import load_folder, write_folder
-from lmsleep.model.gated_delta import GatedDelta
-from lmsleep.model.jet import Jet
 from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import SharedWeights, lookup_embedding
 from lmsleep.model.lora import Lora, merged
-from lmsleep.model.mamba2 import Mamba2
+from lmsleep.model.mixers import checks_of_mixers, make_mixer
 from lmsleep.ops.window_attention.sdpa import visibility
+from lmsleep.windows import check_n_passes
 
 MAX_TABLE = 8192  # rows of the rotary table; later positions are computed in every pass
 
@@ -35,16 +30,12 @@ class HybridConfig(ModelConfig):
     """The configuration of a model and what follows from it: the model itself, its parameters and its operations.
 
     Raises:
-        ValueError: as `ModelConfig`, or if a letter of the pattern has no mixer.
+        ValueError: as `ModelConfig`, or if a letter of the pattern has no mixer, or a mixer has no such option.
     """
 
     def checks(self) -> Iterator[Check]:
-        """As `ModelConfig.checks`, and that every letter of the pattern has a mixer."""
-        letters = set(self.pattern.upper())
-        if not letters <= MIXERS.keys():
-            load_plugins()
-        known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-        yield "pattern", self.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
+        """As `ModelConfig.checks`, and those of the mixers."""
+        yield from checks_of_mixers(self)
         yield from super().checks()
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
@@ -74,62 +65,11 @@ class HybridConfig(ModelConfig):
         return sum(costs) + again + 2 * self.d_model * (self.vocab_size or 0)
 
 
-MixerFactory = Callable[[HybridConfig], Mixer]
-
-
-MIXERS: dict[str, tuple[str, MixerFactory]] = {
-    "A": ("attention", Attention),
-    "W": ("sliding attention", lambda config: Attention(config, config.sliding_window)),
-    "G": ("gated delta", GatedDelta),
-    "M": ("Mamba-2", Mamba2),
-    "J": ("Jet", Jet),
-}
-BUILT_IN = frozenset(MIXERS)
 INIT_FIELDS = frozenset({"zero_init", "embedding_std", "decay_rates"})  # that only the initial weights depend on
 
 
-@cache
-def load_plugins() -> None:
-    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
-    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
-    for plugin in entry_points(group="lmsleep.plugins"):
-        plugin.load()
-
-
-def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
-    """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first, and warns if
-    another module made that. `check_mixer` holds it to the contract.
-
-    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`. Muon trains the weights of
-    `nn.Linear` modules and of their subclasses, AdamW all other parameters.
-
-    Args:
-        letter: an upper-case letter, A to Z; its lower case is a block without MLP.
-        name: of the mixer, for messages.
-        factory: makes the mixer from a `HybridConfig`.
-
-    Raises:
-        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer, or nothing can be made.
-    """
-    require(len(letter) == 1 and "A" <= letter <= "Z", "letter must be one upper-case letter", letter)
-    require(letter not in BUILT_IN, f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}", letter)
-    require(callable(factory), "factory must make a mixer from a HybridConfig", factory)
-    before = MIXERS.get(letter, (name, factory))[1]
-    if _home(before) != _home(factory):
-        warnings.warn(f"the letter {letter} of {_home(before)} is now that of {_home(factory)}", stacklevel=2)
-    MIXERS[letter] = name, factory
-
-
-def _home(factory: MixerFactory) -> str:
-    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
-
-
 def _block(c: HybridConfig, letter: str, has_mlp: bool) -> Block:
-    mlp_hidden = c.mlp_hidden if has_mlp else None
-    name, factory = MIXERS[letter]
-    mixer = factory(c)
-    check_parts(mixer, f"the mixer {letter} ({name})")
-    return Block(mixer, c.d_model, mlp_hidden, c.norm_eps, c.sandwich_norm)
+    return Block(make_mixer(c, letter), c.d_model, c.mlp_hidden if has_mlp else None, c.norm_eps, c.sandwich_norm)
 
 
 class Blocks(nn.Module):
@@ -235,6 +175,7 @@ class Wake:
         mask: (B, n) or None.
         embedded: (B, n, D) input of the first block; None if it was not kept.
         shared: as in `PassContext`, for further passes too.
+        run: takes the place of `Blocks.run` in further passes.
     """
 
     h: Tensor
@@ -246,6 +187,7 @@ class Wake:
     mask: Tensor | None = None
     embedded: Tensor | None = None
     shared: SharedWeights | None = None
+    run: RunFn | None = None
 
 
 def _embedded(wake: Wake) -> Tensor:
@@ -378,21 +320,19 @@ class HybridLM(nn.Module):
         extended = cache.extended(n, kept if use_cache else (), cache.joined_mask(mask, embedded))
         return Wake(h, core, S, after, cache, extended, mask, embedded, shared)
 
-    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
-        """One more pass of the looped blocks over the window of `wake`; `run` takes the place of `Blocks.run`."""
+    def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
+        """One more pass of the looped blocks over the window of `wake`."""
         h, S = BETWEEN_PASSES[self.config.between_passes](h, S, wake)
-        ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
-        return (run or self.blocks.run)(*self.config.loop_range, h, S, wake.past, ctx)[:2]
+        return self._read_again(*self.config.loop_range, h, S, wake)
 
-    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake, run: RunFn | None = None) -> tuple[Tensor, FastWeights]:
-        """h and S after one pass of the blocks behind the loop, from their S before the window; `run` as in
-        `loop_pass`."""
+    def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
+        """h and S after one pass of the blocks behind the loop, from their S before the window."""
         depth, last = self.config.depth, self.config.loop_range[1]
-        if last == depth:
-            return h, S
-        S = self.rewind(S, wake, last, depth)
+        return (h, S) if last == depth else self._read_again(last, depth, h, self.rewind(S, wake, last, depth), wake)
+
+    def _read_again(self, first: int, last: int, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
         ctx = self.blocks.context(h, wake.past, wake.mask, use_cache=False, shared=wake.shared)
-        return (run or self.blocks.run)(last, depth, h, S, wake.past, ctx)[:2]
+        return (wake.run or self.blocks.run)(first, last, h, S, wake.past, ctx)[:2]
 
     def rewind(self, S: FastWeights, wake: Wake, first: int, last: int) -> FastWeights:
         """S with the states of blocks first .. last - 1 reset to those before the window of `wake`."""

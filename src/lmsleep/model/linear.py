@@ -21,14 +21,14 @@ def project(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product if their weights are shared."""
     if shared is None or not _can_share(layers):
         return tuple(layer(x) for layer in layers)
-    return _split_product(shared, _autocast(x), layers)  # pyright: ignore[reportCallIssue]
+    return shared.products(x.to(product_dtype(x)), layers)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def project_concat(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None) -> Tensor:
     """The outputs of `project`, concatenated: (..., sum of D_i)."""
     if shared is None or not _can_share(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return _concat_product(shared, _autocast(x), layers)  # pyright: ignore[reportCallIssue]
+    return shared.product(x.to(product_dtype(x)), layers)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def lookup_embedding(table: nn.Embedding, tokens: Tensor, shared: "SharedWeights | None" = None) -> Tensor:
@@ -59,10 +59,6 @@ def autocast_without_cache(device: str) -> Iterator[None]:
         yield
 
 
-def _autocast(x: Tensor) -> Tensor:
-    return x.to(product_dtype(x))
-
-
 def _is_plain(layer: nn.Module) -> bool:
     """Whether the layer is torch's own, with a dense weight and without hooks."""
     forward = layer._forward_hooks or layer._forward_pre_hooks
@@ -70,26 +66,15 @@ def _is_plain(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Embedding) and type(layer.weight) is nn.Parameter and not hooked
 
 
-# Breaks compiled graphs: only the parts between products are compiled.
-@torch.compiler.disable
-def _concat_product(shared: "SharedWeights", x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
-    return shared.product(x, layers)
-
-
-@torch.compiler.disable
-def _split_product(shared: "SharedWeights", x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
-    """As `_concat_product`, split by layer."""
-    y = shared.product(x, layers)
-    return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
-
-
 class SharedWeights:
     """Concatenated weights and their gradients, by layers. It serves one reading, whose backward may follow later; on a
-    CPU, where no launch is saved, it is not worth it."""
+    CPU, where no launch is saved, it is not worth it. Its products break compiled graphs: only the parts between them
+    are compiled."""
 
     def __init__(self) -> None:
         self.joined: dict[tuple[Any, ...], tuple[Tensor, GradAccumulator]] = {}
 
+    @torch.compiler.disable
     def product(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
         """(..., D) -> (..., sum of D_i)."""
         weights = [layer.weight for layer in layers]
@@ -98,6 +83,12 @@ class SharedWeights:
             total = GradAccumulator()
             self.joined[key] = _Join.apply(total, x.dtype, *weights), total  # pyright: ignore[reportArgumentType]
         return _Product.apply(x, *self.joined[key])  # pyright: ignore[reportReturnType]
+
+    @torch.compiler.disable
+    def products(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
+        """As `product`, split by layer: (..., D_i)."""
+        y = self.product(x, layers)  # pyright: ignore[reportAttributeAccessIssue]
+        return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 
 class GradAccumulator:
@@ -118,8 +109,8 @@ class GradAccumulator:
 
     def take(self) -> Tensor | None:
         """Returns the sum and resets it."""
-        found, self.sum = self.sum, None
-        return found
+        total, self.sum = self.sum, None
+        return total
 
 
 class _Join(torch.autograd.Function):
@@ -134,10 +125,10 @@ class _Join(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found = ctx.total.take()
-        if found is None:
+        grad = ctx.total.take()
+        if grad is None:
             return (None, None, *(None for _ in ctx.sizes))
-        return (None, None, *found.to(ctx.dtype).split(ctx.sizes))
+        return (None, None, *grad.to(ctx.dtype).split(ctx.sizes))
 
 
 class _Split(torch.autograd.Function):
@@ -196,5 +187,5 @@ class _LookupByProduct(torch.autograd.Function):
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         words = torch.arange(ctx.words, device=dy.device)
         with torch.autocast(dy.device.type, enabled=False):
-            found = (tokens[..., None] == words).to(dy.dtype).mT @ dy  # (B, V, D): batched, to occupy a GPU
-        return None, found.sum(0).to(ctx.dtype)
+            grad = (tokens[..., None] == words).to(dy.dtype).mT @ dy  # (B, V, D): batched, to occupy a GPU
+        return None, grad.sum(0).to(ctx.dtype)

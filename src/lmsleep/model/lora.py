@@ -47,12 +47,12 @@ class Lora:
 
 def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """The weights of a model with adapters merged, W + scale B A, under the names of a model without."""
-    found = {}
+    whole = {}
     for name, value in weights.items():
         layer, adapted, kind = name.partition(".base_layer.")
         if adapted and kind == "weight":
             A, B = (weights[f"{layer}.lora_{part}.{ADAPTER}.weight"].float() for part in "AB")
             value = torch.add(value.float(), B @ A, alpha=scale).to(value.dtype)
         if ".lora_" not in name:
-            found[f"{layer}.{kind}" if adapted else name] = value
-    return found
+            whole[f"{layer}.{kind}" if adapted else name] = value
+    return whole

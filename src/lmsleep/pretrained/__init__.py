@@ -3,7 +3,6 @@
 from lmsleep.pretrained.export import from_lightning
 from lmsleep.pretrained.loading import (
     load_pretrained,
-    load_tokenizer,
     load_weights,
     pretrained_config,
     register_backbone,
@@ -12,7 +11,6 @@ from lmsleep.pretrained.loading import (
 __all__ = [
     "from_lightning",
     "load_pretrained",
-    "load_tokenizer",
     "load_weights",
     "pretrained_config",
     "register_backbone",

@@ -181,13 +181,13 @@ class Backbone:
         """Our parameter name -> its origin, for all parameters that are in the checkpoint, which has the blocks
         `stored`; `prefix` begins all its names but the head's."""
         blocks = config.layers()
-        layer_of, found = match_layers(config.pattern, stored or self.stored(config)) or {}, {}
+        layer_of, origins = match_layers(config.pattern, stored or self.stored(config)) or {}, {}
         for name in names:
             if not name.startswith("blocks.layers."):
-                found[name] = self.origin("" if name.startswith("head.") else prefix, name)
+                origins[name] = self.origin("" if name.startswith("head.") else prefix, name)
             elif (layer := layer_of.get(block := int(name.split(".")[2]))) is not None:
-                found[name] = self.origin(prefix, name.split(".", 3)[3], layer, blocks[block][0])
-        return found
+                origins[name] = self.origin(prefix, name.split(".", 3)[3], layer, blocks[block][0])
+        return origins
 
     def origin(self, prefix: str, name: str, layer: int | None = None, letter: str = "") -> Origin:
         """The origin of one parameter: in a layer whose mixer has this letter, or outside of the layers."""
@@ -203,13 +203,13 @@ class Backbone:
 def match_layers(pattern: str, stored: str) -> dict[int, int] | None:
     """Block of `pattern` -> layer of the checkpoint, whose blocks are `stored`; the other blocks are inserted. None if
     the order differs or an inserted block has an MLP."""
-    found: dict[int, int] = {}
+    layer_of: dict[int, int] = {}
     for block, letter in enumerate(pattern):
-        if stored[len(found) : len(found) + 1] == letter:
-            found[block] = len(found)
+        if stored[len(layer_of) : len(layer_of) + 1] == letter:
+            layer_of[block] = len(layer_of)
         elif letter.isupper():
             return None
-    return found if len(found) == len(stored) else None
+    return layer_of if len(layer_of) == len(stored) else None
 
 
 _OUTSIDE = {"embedding": "embed_tokens", "norm": "norm", "blocks.pass_norm": "norm", "head": "lm_head"}

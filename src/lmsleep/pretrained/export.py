@@ -15,10 +15,10 @@ import yaml
 from lmsleep.atomic import check_checkpoint_file
 from lmsleep.checks import first_line, left_by_run, require, typed
 from lmsleep.hub import tokenizer_files
-from lmsleep.memory import SleepSettings
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite, warn_if_broken_off
 from lmsleep.model.lora import merged
+from lmsleep.windows import SleepSettings
 
 PREFIX = "model."  # of the language model inside the LightningModule
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,8 +31,12 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
 
 
 def sleep_settings(checkpoint: str | Path) -> dict[str, Any]:
-    """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with."""
-    return _sleeps(_read(Path(checkpoint)))
+    """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with. Raises ValueError if
+    it was trained with an `on_overflow`."""
+    settings = _sleeps(_read(Path(checkpoint)))
+    policy = settings.pop("on_overflow", None)
+    require(policy is None, f"on_overflow of {str(checkpoint)!r} must be None", policy)
+    return settings
 
 
 def export(
@@ -58,8 +62,8 @@ def export(
     warn_if_broken_off(trained)
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
-        said = content.get("task") or {}
-        around = {name: said[name] for name in ("role", "ahead", "behind") if name in said}
+        fields = content.get("task") or {}
+        around = {name: fields[name] for name in ("role", "ahead", "behind") if name in fields}
         try:
             trained["task"] = {**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"], **around}
         except (yaml.YAMLError, KeyError, TypeError):
@@ -83,8 +87,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        said = f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
-        raise ValueError(said) from None
+        rule = f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
+        raise ValueError(rule) from None
     if not isinstance(content, dict) or not content.keys() >= {"model_config", "state_dict"}:
         raise ValueError(f"ckpt must be a checkpoint of a SleepModule; {str(path)!r} holds something else")
     return content
@@ -106,17 +110,18 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 
 
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    return asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
+    settings = asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _tokenizer(task: Any) -> dict[str, str]:
     """The files of a task's tokenizer; none, with a warning, if it is gone."""
-    said = (task.get("init_args") or {}) if isinstance(task, dict) else {}
-    source = said.get("tokenizer")
+    fields = (task.get("init_args") or {}) if isinstance(task, dict) else {}
+    source = fields.get("tokenizer")
     if not isinstance(source, str):
         return {}
     try:
-        return tokenizer_files(source, said.get("eos_token"))
+        return tokenizer_files(source, fields.get("eos_token"))
     except ValueError as error:
         warnings.warn(f"no tokenizer is written: {error}", stacklevel=2)
         return {}

@@ -5,26 +5,24 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lmsleep.checks import read_object, require, typed
-from lmsleep.hub import check_vocabulary, checkpoint_folder, read_tokenizer
+from lmsleep.hub import checkpoint_folder
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.folder import all_finite
-from lmsleep.model.hybrid import INIT_FIELDS, load_plugins
+from lmsleep.model.hybrid import INIT_FIELDS
+from lmsleep.model.mixers import load_plugins
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers, middle_loop
 from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
 from lmsleep.pretrained.qwen3_next import QWENS
 from lmsleep.pretrained.saved import SAVED
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS, **SAVED}
 INDEX = "model.safetensors.index.json"
@@ -51,7 +49,7 @@ def pretrained_config(source: str | Path, **changes: Any) -> HybridConfig:
     of the checkpoint's. Raises ValueError if there is none, or it is of no known family or not supported."""
     known = [field.name for field in fields(HybridConfig)]
     for name in changes:
-        near = f", such as {found[0]}" if (found := get_close_matches(name, known)) else ""
+        near = f", such as {closest[0]}" if (closest := get_close_matches(name, known)) else ""
         require(name in known, f"changes must be fields of HybridConfig{near}", name)
     config = _family_and_config(_folder(source))[1]
     if isinstance(changes.get("pattern"), str) and config.loop == middle_loop(config.pattern):
@@ -89,19 +87,9 @@ def load_weights(model: HybridLM, source: str | Path) -> None:
     unused = (*backbone.unused, *(("lm_head.weight",) if config.tie_embeddings else ()))
     _check_tensors(targets, origins, tensors, unused, model.config, folder)
     with torch.no_grad():
-        for ours, origin in origins.items():
+        for name, origin in origins.items():
             value = tensors[origin.name].get_tensor(origin.name)
-            targets[ours].copy_(origin.part_of(value.to(torch.promote_types(value.dtype, torch.float32)), config))
-
-
-def load_tokenizer(source: str | Path, vocab_size: int | None = None) -> "Tokenizer":
-    """The tokenizer.json of a checkpoint. Raises ValueError if there is none, it cannot be read, or it has more than
-    `vocab_size` tokens (None: that of config.json)."""
-    folder = _folder(source)
-    path = folder / "tokenizer.json"
-    tokenizer = read_tokenizer(path)
-    check_vocabulary(tokenizer, vocab_size or _family_and_config(folder)[1].vocab_size or 0, path)
-    return tokenizer
+            targets[name].copy_(origin.part_of(value.to(torch.promote_types(value.dtype, torch.float32)), config))
 
 
 def _folder(source: str | Path) -> Path:
@@ -113,8 +101,8 @@ def _family_and_config(folder: Path) -> tuple[Backbone, HybridConfig]:
     family = hf.take("model_type", str)
     if family not in BACKBONES:
         load_plugins()
-    said = f"model_type in {hf.source} must be {' or '.join(BACKBONES)}, or one of register_backbone"
-    require(family in BACKBONES, said, family)
+    rule = f"model_type in {hf.source} must be {' or '.join(BACKBONES)}, or one of register_backbone"
+    require(family in BACKBONES, rule, family)
     return BACKBONES[family], BACKBONES[family].config(hf)
 
 
@@ -126,12 +114,14 @@ def _check_config(ours: HybridConfig, theirs: HybridConfig, stored: str, folder:
     require(match_layers(ours.pattern, stored) is not None, allowed, ours.pattern)
     family = HFConfig.read(folder).take("model_type", str)
     free = _FREE | (set() if set(stored.upper()) - set("AW") else _FREE_WHERE_INSERTED)
-    names = [field.name for field in fields(HybridConfig) if field.name not in free]
-    if differ := [name for name in names if getattr(ours, name) != getattr(theirs, name)]:
-        mine, wanted = (getattr(config, differ[0]) for config in (ours, theirs))
+    mine, wanted = ({name: value for name, value in c.to_dict().items() if name not in free} for c in (ours, theirs))
+    for config in (mine, wanted):  # inserted mixers have options of their own
+        options = config["rule_options"] or {}
+        config["rule_options"] = {letter: options[letter] for letter in options if letter in stored.upper()}
+    if differ := [name for name in mine if mine[name] != wanted[name]]:
         too = f"; others that do not fit: {', '.join(differ[1:])}" if differ[1:] else ""
-        allowed = f"{differ[0]} of the model must be {wanted!r} as in the {family} checkpoint {folder}"
-        raise ValueError(f"{allowed}, got {mine!r}{too}")
+        allowed = f"{differ[0]} of the model must be {wanted[differ[0]]!r} as in the {family} checkpoint {folder}"
+        raise ValueError(f"{allowed}, got {mine[differ[0]]!r}{too}")
 
 
 def _tensors(folder: Path) -> dict[str, Any]:
@@ -177,19 +167,19 @@ def _check_tensors(
     left = set(tensors) - used
     if unknown := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
         raise ValueError(f"{folder} has {_first_names(unknown)}, which the model does not know")
-    for ours, origin in origins.items():
+    for name, origin in origins.items():
         shape = tuple(tensors[origin.name].get_slice(origin.name).get_shape())
-        wanted = tuple(targets[ours].shape)
+        wanted = tuple(targets[name].shape)
         try:
             fits = origin.part_of(torch.empty(shape, device="meta"), config).shape == wanted
         except RuntimeError:
             fits = False
         if not fits:
-            raise ValueError(f"{origin.name} in {folder} must fit {ours} of shape {wanted}, got shape {shape}")
-    for theirs in sorted(used):
-        value = tensors[theirs].get_tensor(theirs)
+            raise ValueError(f"{origin.name} in {folder} must fit {name} of shape {wanted}, got shape {shape}")
+    for name in sorted(used):
+        value = tensors[name].get_tensor(name)
         if not value.is_floating_point() or not all_finite(value):
-            raise ValueError(f"{theirs} in {folder} must hold finite floating-point numbers, got others")
+            raise ValueError(f"{name} in {folder} must hold finite floating-point numbers, got others")
 
 
 def _first_names(names: list[str]) -> str:

@@ -98,13 +98,13 @@ def _projections(of: str, grouped: bool) -> dict[str, str | Origin]:
     """Our gated delta projections that are parts of one projection of the checkpoint."""
     names = {letter: "g" if letter == "z" else letter for letter in of}
     return {
-        f"G.{ours}_proj": Origin(f"linear_attn.in_proj_{of}", _packed_rows(letter, of, grouped))
-        for letter, ours in names.items()
+        f"G.{part}_proj": Origin(f"linear_attn.in_proj_{of}", _packed_rows(letter, of, grouped))
+        for letter, part in names.items()
     }
 
 
 _QWEN3_5 = _parts(
-    {f"G.{ours}_proj": f"linear_attn.in_proj_{theirs}" for ours, theirs in ("gz", "aa", "bb")}
+    {f"G.{part}_proj": f"linear_attn.in_proj_{packed}" for part, packed in ("gz", "aa", "bb")}
     | _projections("qkv", grouped=False)
 )
 _QWEN3_NEXT = _parts(_projections("qkvz", grouped=True) | _projections("ba", grouped=True))

@@ -15,12 +15,12 @@ from rich.console import Console
 from lmsleep.atomic import check_writable
 from lmsleep.checks import check_integer, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
-from lmsleep.memory import Eviction
 from lmsleep.model.folder import CONFIG, WEIGHTS
 from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
 from lmsleep.tasks.text_qa import CONTEXT, QUESTION
+from lmsleep.windows import Eviction
 
 
 def open_chat(

@@ -25,7 +25,6 @@ from scipy import stats
 from lmsleep.atomic import check_folder
 from lmsleep.checks import require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
-from lmsleep.memory import Eviction, check_n_passes
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streamable, read_config
 from lmsleep.runtime.answer import printable
@@ -36,6 +35,7 @@ from lmsleep.settle import forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.spec import build_task
+from lmsleep.windows import Eviction, check_n_passes
 
 EXAMPLES = 6
 

@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from lmsleep.memory import Eviction
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tasks import Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
+from lmsleep.windows import Eviction
 
 
 class DemoTask(NamedTuple):

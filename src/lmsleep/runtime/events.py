@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lmsleep.memory import FastWeights
-from lmsleep.sleep import Pass, record_changes, sleep
+from lmsleep.sleep import WindowPass, sleep
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class SleepNotifier:
         self.changes: list[Tensor] = []
         self.start = time.perf_counter()
 
-    def on_overflow(self, blocks: Pass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+    def on_overflow(self, blocks: WindowPass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         """The sleep: `on_overflow` of `sleep_window`."""
         if not self.callbacks:  # the change of S costs time and, on CUDA, a wait
             return sleep(blocks, h, S, self.n_passes)
-        watched = record_changes(blocks, self.changes)
+        blocks.changes = self.changes
 
         def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
             self.notify()
-            return watched(h, S)
+            return blocks(h, S)
 
         return sleep(one_pass, h, S, self.n_passes)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsleep.memory import AttentionCache, Eviction, FastWeights
+from lmsleep.memory import AttentionCache, FastWeights
 from lmsleep.model import HybridLM, RunFn, Wake
-from lmsleep.sleep import OnOverflow, sleep_window
+from lmsleep.sleep import OnOverflow, WindowPass, sleep_window
+from lmsleep.windows import Eviction
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Memory:
         return wake.h, replace(self, S=wake.S, cache=wake.cache, core=(*self.core, wake.core))
 
     def sleep(self, model: HybridLM, on_overflow: OnOverflow, eviction: Eviction, run: RunFn | None = None) -> "Memory":
-        """The state after a sleep on the window so far, and eviction; `run` as in `sleep_window`."""
+        """The state after a sleep on the window so far, and eviction; `run` as in `Wake`."""
         core = torch.cat(self.core, dim=1)
         mask = None if self.cache.mask is None else self.cache.mask[:, self.cache.held - self.cache.fresh :]
-        wake = Wake(core, core, self.before, self.S, self.past, self.cache, mask)
-        S = sleep_window(model, wake, on_overflow, run)
+        wake = Wake(core, core, self.before, self.S, self.past, self.cache, mask, run=run)
+        S = sleep_window(WindowPass(model, wake), on_overflow)
         # Copied, since views of the kept tokens would keep the whole window in memory.
         cache = self.cache.evict(eviction).map(torch.clone)
         return Memory(self.rows, S, cache, S, cache)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import require
-from lmsleep.memory import Eviction, FastWeights, check_eviction, check_n_passes
+from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import OnSleep, SleepNotifier
 from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
-from lmsleep.sleep import warn_if_idle
+from lmsleep.windows import Eviction, SleepSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,9 +43,7 @@ class StreamReader:
         self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
     ) -> None:
         require(isinstance(model, torch.nn.Module), "model must be a HybridLM; from_pretrained reads a folder", model)
-        check_n_passes(n_passes)
-        check_eviction(eviction)
-        warn_if_idle(model, n_passes)
+        SleepSettings(n_passes, eviction).warn_if_idle(len(model.blocks.state_index))
         self.model, self.n_passes = model, n_passes
         self.eviction: Eviction = eviction
         self.callbacks, self.static = tuple(callbacks), static

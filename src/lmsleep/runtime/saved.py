@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import check_integer, parse_object, require, typed
-from lmsleep.memory import KV, AttentionCache, Eviction, FastWeights, LayerCache, check_n_passes
+from lmsleep.memory import KV, AttentionCache, FastWeights, LayerCache
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.runtime.memory import Memory
 from lmsleep.tensors import read_tensors, save_tensors
+from lmsleep.windows import Eviction, check_n_passes
 
 FORMAT, VERSION = "lmsleep.memory", 1
 _NOT_COMPARED = INIT_FIELDS | {"tie_embeddings"}  # fields in which equal models may differ

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder
-from lmsleep.memory import Eviction
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config
 from lmsleep.runtime.answer import Answer, Stop, StopCriteria, stream_text
@@ -23,6 +22,7 @@ from lmsleep.runtime.reader import StreamReader, locked
 from lmsleep.runtime.sampling import Sampling, decode_steps, sampler
 from lmsleep.runtime.saved import SavedMemory, load_memory, save_memory
 from lmsleep.runtime.tokens import Mask, Tokens, to_rows
+from lmsleep.windows import Eviction
 
 Fed = Tokens | str | Sequence[str]
 Texts = TypeVar("Texts", str, list[str])

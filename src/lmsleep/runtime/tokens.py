@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.memory import check_tokens
 from lmsleep.model import HybridLM
+from lmsleep.windows import check_tokens
 
 Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[np.ndarray] | int
 Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]

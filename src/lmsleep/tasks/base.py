@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import require
-from lmsleep.memory import IGNORE
+from lmsleep.windows import IGNORE
 
 SPLITS = ("train", "val", "test")
 MAX_LENGTH = 1 << 20  # tokens of a window or a row: a larger value is a mistake

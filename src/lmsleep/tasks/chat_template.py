@@ -54,7 +54,7 @@ def split_conversation(write: RenderMessages, messages: Sequence[Mapping[str, An
     token; `write` as of `chat_template`. Raises ValueError if the template does not write the question verbatim."""
     *before, asked, answer = messages
     prompt, whole = write(messages[:-1], asking=True), write(messages)
-    said = whole.removeprefix(prompt).partition(end)[0] if whole.startswith(prompt) else answer["content"]
+    reply = whole.removeprefix(prompt).partition(end)[0] if whole.startswith(prompt) else answer["content"]
     try:
         read = write(before)
     except ValueError:  # some templates require a question
@@ -64,4 +64,4 @@ def split_conversation(write: RenderMessages, messages: Sequence[Mapping[str, An
         if place < 0:
             raise ValueError("the chat template must write what is asked as it stands")
         read = prompt[:place]
-    return read, prompt[len(read) :], said
+    return read, prompt[len(read) :], reply

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from lmsleep.checks import check_integer, require
-from lmsleep.memory import IGNORE, check_batch
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task
+from lmsleep.windows import IGNORE, check_batch
 
 
 def check_task(task: Task, batch_size: int = 8) -> None:
@@ -31,8 +31,8 @@ def check_task(task: Task, batch_size: int = 8) -> None:
         except ValueError as error:
             raise ValueError(f"{type(task).__name__}, rows of {split}: {error}") from None
         same = all(a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        said = f"{type(task).__name__}, rows of {split} must depend on split, seed and step alone"
-        require(same, said, "others for the same step")
+        rule = f"{type(task).__name__}, rows of {split} must depend on split, seed and step alone"
+        require(same, rule, "others for the same step")
 
 
 def _check_rows(task: Task, split: str, batch: Any, batch_size: int) -> None:
@@ -43,8 +43,8 @@ def _check_rows(task: Task, split: str, batch: Any, batch_size: int) -> None:
     fits = rows == batch_size if split == "train" else rows <= batch_size  # stored rows may run out
     require(fits, f"tokens must have batch_size={batch_size} rows", rows)
     whole = task.epoch_steps(batch_size) is None and batch.mask is None  # neither stored nor padded
-    said = f"tokens must be {'' if whole else 'at most '}sequence_length={task.sequence_length} a row"
-    require(length == task.sequence_length if whole else length <= task.sequence_length, said, length)
+    rule = f"tokens must be {'' if whole else 'at most '}sequence_length={task.sequence_length} a row"
+    require(length == task.sequence_length if whole else length <= task.sequence_length, rule, length)
     scored = batch.targets != IGNORE
     require(scored.any(), f"targets must be other than {IGNORE} somewhere", "none")
     level = batch.slice
@@ -53,5 +53,5 @@ def _check_rows(task: Task, split: str, batch: Any, batch_size: int) -> None:
     allowed = {*task.slices, *([0] if split == "train" else [])}
     require(set(level.tolist()) <= allowed, f"slice must be one of {sorted(allowed)}", sorted(set(level.tolist())))
     owners = task.answers(batch.targets)
-    said = f"answers must have the shape of targets {(rows, length)}"
-    require(owners.shape == scored.shape, said, tuple(owners.shape))
+    rule = f"answers must have the shape of targets {(rows, length)}"
+    require(owners.shape == scored.shape, rule, tuple(owners.shape))

@@ -48,8 +48,8 @@ def open_dataset(source: str) -> Any:
         if path.suffix == ".arrow":
             return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(name)
-            return found[split or "train"] if isinstance(found, datasets.DatasetDict) else found
+            dataset = datasets.load_from_disk(name)
+            return dataset[split or "train"] if isinstance(dataset, datasets.DatasetDict) else dataset
         return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # no network, no such dataset or split, a damaged file: there are many kinds
         raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}") from None
@@ -73,18 +73,18 @@ class LineIndex:
             files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
         if not files:
             raise ValueError(f"{field} must be a file or a pattern of files, but there is none at {pattern!r}")
-        found, width = array("q"), 2
+        numbers, width = array("q"), 2
         for file, place, number, line in _lines_of(files) if records is None else _rows_of(records, column):
             try:
                 measured = measure(line())
             except ValueError as error:
                 raise ValueError(f"{files[file]}, line {number}: {error}") from None
             if measured is not None:
-                found.extend((file, place, *measured))
+                numbers.extend((file, place, *measured))
                 width = 2 + len(measured)
-        if not found:
+        if not numbers:
             raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
-        table = np.frombuffer(found, np.int64).reshape(-1, width)
+        table = np.frombuffer(numbers, np.int64).reshape(-1, width)
         return cls(files, table) if records is None else DatasetIndex(files, table, records, column)
 
     @cached_property

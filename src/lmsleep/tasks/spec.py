@@ -31,12 +31,14 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
     kind = getattr(tasks, path.removeprefix(PACKAGE), None)
     if kind is None and from_anywhere:
         kind = locate(path)
-    if not (isinstance(kind, type) and issubclass(kind, Task) and kind is not Task):
-        known = {name: getattr(tasks, name) for name in tasks.__all__ if name != "Task"}
-        ours = [PACKAGE + name for name, one in known.items() if isinstance(one, type) and issubclass(one, Task)]
+    if not _is_task_class(kind):
+        known = ", ".join(PACKAGE + name for name in tasks.__all__ if _is_task_class(getattr(tasks, name)))
         others = (
             ", or a Task of another package" if from_anywhere else "; others are built only where they are asked for"
         )
-        allowed = ", ".join(ours) + others
-        raise ValueError(f"class_path of a task must be one of {allowed}, got {path!r}")
+        raise ValueError(f"class_path of a task must be one of {known}{others}, got {path!r}")
     return typed(kind, given.get("init_args", {}), f"init_args of {path}")
+
+
+def _is_task_class(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Task) and kind is not Task

@@ -140,21 +140,21 @@ class TextTask(Task):
 
 @dataclass(frozen=True, eq=False)
 class SplitRows:
-    """The rows of a split: their numbers (n,) among the `made` rows of the lines, and the windows of each (n,)."""
+    """The rows of a split: their numbers (n,) among the `total` rows of the lines, and the windows of each (n,)."""
 
     lines: LineIndex
     rows: np.ndarray
     windows: np.ndarray
-    made: int
+    total: int
 
 
 def epoch_steps(rows: SplitRows, split: str, batch_size: int) -> int:
     """Batches of an epoch. Raises ValueError if `train` does not fill one."""
     if split != "train":
         return -(-len(rows.rows) // batch_size)
-    n, apart = len(rows.rows), rows.made - len(rows.rows)
-    told = f" (of {rows.made}: {apart} are held out)" if apart else ""
-    require(batch_size <= n, f"batch_size must be at most the {n} rows of train{told}", batch_size)
+    n, apart = len(rows.rows), rows.total - len(rows.rows)
+    note = f" (of {rows.total}: {apart} are held out)" if apart else ""
+    require(batch_size <= n, f"batch_size must be at most the {n} rows of train{note}", batch_size)
     return n // batch_size
 
 

@@ -67,10 +67,10 @@ class TextQA(TextTask):
     def eos_id(self) -> int:
         """The token that ends an answer. Raises ValueError if the vocabulary does not have it."""
         token = self.eos_token or default_eos(self.tokenizer)
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+        eos_id = self._tokenizer.token_to_id(token)
+        if eos_id is None:
             raise ValueError(f"eos_token must be in the vocabulary of tokenizer {self.tokenizer}, got {token!r}")
-        return found
+        return eos_id
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,12 +103,12 @@ class TextQA(TextTask):
         if not isinstance(messages, list) or len(messages) < 3 or not all(isinstance(m, dict) for m in messages):
             raise ValueError("messages must be a list of three or more: what is read, what is asked, what is said")
         messages = [message | {"content": fill_template("{content}", message)} for message in messages]
-        said = messages[-1]["content"]
+        reply = messages[-1]["content"]
         if self.message is None and (write := chat_template(self.tokenizer)):
             return split_conversation(write, messages, self._tokenizer.id_to_token(self.eos_id) or "")
         template = self.message or CHAT_ML
         *before, asked = (fill_template(template, message) for message in messages[:-1])
-        return "".join(before), asked + fill_template(template.partition("{content}")[0], messages[-1]), said
+        return "".join(before), asked + fill_template(template.partition("{content}")[0], messages[-1]), reply
 
     @cached_property
     def around(self) -> dict[str, Any]:
@@ -139,8 +139,8 @@ class TextQA(TextTask):
         if row.get("messages") is None:
             several = len(set(_FIELD.findall(self.question))) > 1
             return QUESTION if several else _FIELD.sub(QUESTION, self.question)
-        *before, asked, said = row["messages"]
-        return self.texts(json.dumps({"messages": [*before, asked | {"content": QUESTION}, said]}))[1]
+        *before, question, answer = row["messages"]
+        return self.texts(json.dumps({"messages": [*before, question | {"content": QUESTION}, answer]}))[1]
 
     @property
     def example(self) -> tuple[str, str, str]:
@@ -151,16 +151,16 @@ class TextQA(TextTask):
     def baselines(self) -> dict[str, dict[str, float]]:
         """`commonest`: how often the commonest answer is right, for the test rows of each slice and for `all`."""
         rows = self._splits["test"]
-        said = np.array([self.texts(rows.lines.read(int(row)))[2] for row in rows.rows], dtype=object)
-        groups = {str(n): said[rows.windows == n] for n in np.unique(rows.windows)} | {"all": said}
+        answers = np.array([self.texts(rows.lines.read(int(row)))[2] for row in rows.rows], dtype=object)
+        groups = {str(n): answers[rows.windows == n] for n in np.unique(rows.windows)} | {"all": answers}
         return {"commonest": {name: Counter(g).most_common(1)[0][1] / len(g) for name, g in groups.items()}}
 
     def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
         texts = self.texts(line)
         if not texts[2].strip():
             raise ValueError("answer must have text, got none")
-        context, asked, said = map(self.encode, texts)
-        return context, asked, [*said, self.eos_id]
+        context, question, answer = map(self.encode, texts)
+        return context, question, [*answer, self.eos_id]
 
     def _measure(self, line: str) -> tuple[int, int, int] | None:
         """Windows of context, tokens read in the last window, tokens of context; None for an empty line."""
@@ -170,10 +170,12 @@ class TextQA(TextTask):
         for name, part, least in zip(("context", "question", "answer"), parts, (1, 1, 2), strict=True):
             if len(part) < least:
                 raise ValueError(f"{name} must have a token, got none")
-        context, asked, said = map(len, parts)
-        if asked + said - 1 > (L := self.window_size):
-            raise ValueError(f"question and answer must fit into a window of {L} tokens, got {asked} and {said - 1}")
-        return -(-context // self.window_size), asked + said - 1, context
+        context, question, answer = map(len, parts)
+        if question + answer - 1 > (L := self.window_size):
+            raise ValueError(
+                f"question and answer must fit into a window of {L} tokens, got {question} and {answer - 1}"
+            )
+        return -(-context // self.window_size), question + answer - 1, context
 
     def _windows(self, lines: LineIndex) -> np.ndarray:
         longest = int(lines.table[:, 4].max(initial=0))
@@ -191,12 +193,12 @@ class TextQA(TextTask):
         tokens = np.full((len(rows), start + self._tail), self.eos_id)
         targets, mask = np.full_like(tokens, IGNORE), np.zeros_like(tokens, dtype=bool)
         for i, row in enumerate(rows):
-            context, asked, said = self._parts(lines.read(row))
-            read = asked + said[:-1]  # the end of sequence is a target, never an input
+            context, question, answer = self._parts(lines.read(row))
+            read = question + answer[:-1]  # the end of sequence is a target, never an input
             for first, part in ((start - windows[i] * L, context), (start, read)):
                 tokens[i, first : first + len(part)] = part
                 mask[i, first : first + len(part)] = True
-            targets[i, start + len(asked) - 1 : start + len(read)] = said
+            targets[i, start + len(question) - 1 : start + len(read)] = answer
         return Batch(*map(torch.from_numpy, (tokens, targets, windows, mask)))
 
 
@@ -209,11 +211,11 @@ def is_askable(context: str, question: str) -> bool:
 def rename_fields(context: str, question: str) -> tuple[str, str]:
     """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
     question may stand in the first template alone, if one of the fields has its own name."""
-    found = set(_FIELD.findall(context))
-    asked = set(_FIELD.findall(question)) or {"question"} & found
-    if not asked and len(found) > 1:
-        asked = found - {"context"}
-    read = found - asked
+    fields = set(_FIELD.findall(context))
+    asked = set(_FIELD.findall(question)) or {"question"} & fields
+    if not asked and len(fields) > 1:
+        asked = fields - {"context"}
+    read = fields - asked
     if len(asked) > 1 or len(read) != 1:
         return context, question
     names = dict.fromkeys(read, "{context}") | dict.fromkeys(asked, "{question}")
@@ -226,9 +228,9 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
     ValueError if a field is missing or anything else."""
 
     def value(match: re.Match[str]) -> str:
-        found: Any = row
+        field: Any = row
         for name in match[1].split("."):
-            inside = {str(i): item for i, item in enumerate(found)} if isinstance(found, list) else found
+            inside = {str(i): item for i, item in enumerate(field)} if isinstance(field, list) else field
             inside = inside if isinstance(inside, Mapping) else {}
             if name not in inside:
                 names, hint = {"context", "question", "answer"}, ""
@@ -236,12 +238,12 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
                     hint = f"; templates name other fields, as --context '{{{next(iter(row))}}}'"
                 got = ", ".join(map(str, inside)) or "none"
                 raise ValueError(f"must have the field {match[1]!r}, got {got}{hint}")
-            found = inside[name]
-        if isinstance(found, str):
-            return found
-        if not isinstance(found, int | float) or found in (math.inf, -math.inf) or found != found:
-            got = found if isinstance(found, float) else f"a {type(found).__name__}"
+            field = inside[name]
+        if isinstance(field, str):
+            return field
+        if not isinstance(field, int | float) or field in (math.inf, -math.inf) or field != field:
+            got = field if isinstance(field, float) else f"a {type(field).__name__}"
             raise ValueError(f"{match[1]} must be text, a finite number, true or false, got {got}")
-        return json.dumps(found)
+        return json.dumps(field)
 
     return _FIELD.sub(value, template)

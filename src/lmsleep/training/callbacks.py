@@ -13,11 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lmsleep.data import RowsDataModule
-from lmsleep.memory import Eviction, FastWeights, SleepSettings
+from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
-from lmsleep.sleep import OnOverflow, Pass, Windows, idle_sentence, record_changes, sleep, warn_if_idle
+from lmsleep.sleep import OnOverflow, WindowPass, sleep
 from lmsleep.training.optimizer import full_tensor
+from lmsleep.windows import Eviction, SleepSettings, Windows, policy_name
 
 Kind = TypeVar("Kind", bound=L.Callback)
 
@@ -36,17 +37,21 @@ class SleepCallback(L.Callback):
             this; without it, plain language modelling never sleeps.
         wake_passes: passes over every window, with loss or without, before its outputs are used; a sleep adds N - 1.
             More than one is an ordinary looped language model.
+        on_overflow: sleeps in place of passes 2..N, as of `read_windows`: a function, or an instance of a class that
+            can be called. Make the class a dataclass, and a run resumes with equal fields alone. For a sharded model it
+            must make as many passes on every rank.
 
     Attributes:
         training_eviction, training_n_passes: replace `eviction` and `n_passes` in training batches; set by recipes.
         n_sleeps: sleeps since the start of the stage.
         seconds_asleep: wall time of these (on CUDA: time to launch them).
-        sleeps_per_sequence, passes_per_sequence: mean number a row of sleeps, and of passes over windows that slept.
+        sleeps_per_sequence: mean number of sleeps a row.
+        passes_per_sequence: mean number a row of passes over windows that slept, with N passes each.
         change: for each pass 2..N of the last sleep outside of training, the mean over rows of
             |S_n - S_(n-1)| / |S_n| of each fast-weight layer.
 
     Raises:
-        ValueError: if a number of passes is below 1 or the eviction is unknown.
+        ValueError: if a number of passes is below 1 or given beside `on_overflow`, or the eviction is unknown.
     """
 
     def __init__(
@@ -56,13 +61,15 @@ class SleepCallback(L.Callback):
         allow_other_n: bool = False,
         after_loss: bool = False,
         wake_passes: int = 1,
+        on_overflow: OnOverflow | None = None,
     ) -> None:
-        SleepSettings(n_passes, eviction, after_loss, wake_passes)  # checks them
+        self.policy = on_overflow
         self.n_passes, self.allow_other_n, self.after_loss = n_passes, allow_other_n, after_loss
         self.wake_passes = wake_passes
         self.eviction: Eviction = eviction
         self.training_eviction: Eviction | None = None
         self.training_n_passes: int | None = None
+        self.settings()  # checks them
         self.reset()
 
     def reset(self) -> None:
@@ -76,12 +83,12 @@ class SleepCallback(L.Callback):
         n_passes, eviction = self.n_passes, self.eviction
         if training:
             n_passes, eviction = self.training_n_passes or n_passes, self.training_eviction or eviction
-        return SleepSettings(n_passes, eviction, self.after_loss, self.wake_passes)
+        return SleepSettings(n_passes, eviction, self.after_loss, self.wake_passes, policy_name(self.policy))
 
     def answer(self, module: L.LightningModule) -> OnOverflow | None:
-        """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if no subclass has its own."""
+        """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if there is no other way."""
         overridden = type(self).on_overflow is not SleepCallback.on_overflow
-        sleeps = overridden or self.settings(module.training).n_passes > 1
+        sleeps = overridden or self.settings(module.training).sleeps
         return partial(self.on_overflow, module) if sleeps else None
 
     @property
@@ -93,12 +100,14 @@ class SleepCallback(L.Callback):
         return self.sleeps_per_sequence * (self.wake_passes + self.n_passes - 1)
 
     def on_overflow(
-        self, module: L.LightningModule, blocks: Pass, h: Tensor, S: FastWeights
+        self, module: L.LightningModule, blocks: WindowPass, h: Tensor, S: FastWeights
     ) -> tuple[Tensor, FastWeights]:
-        """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as pass N leaves them."""
+        """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as the last one leaves them."""
         start, changes = time.perf_counter(), []
-        n_passes = self.settings(module.training).n_passes
-        h, S = sleep(blocks if module.training else record_changes(blocks, changes), h, S, n_passes)
+        if not module.training:
+            blocks.changes = changes
+        answer = self.policy or partial(sleep, n_passes=self.settings(module.training).n_passes)
+        h, S = answer(blocks, h, S)
         self.count(1, len(h))
         self.seconds_asleep += time.perf_counter() - start
         if changes:
@@ -129,14 +138,14 @@ class SleepCallback(L.Callback):
         self.reset()  # forgets the sanity check
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.n_passes > 1 and not self.n_sequences:
+        if self.settings().sleeps and not self.n_sequences:
             windows = Windows.of(batch.targets, pl_module.model.window_size, self.after_loss)
-            warn_if_idle(pl_module.model, self.n_passes, windows, rank_zero_warn)
+            self.settings().warn_if_idle(len(pl_module.model.blocks.state_index), windows, rank_zero_warn)
         self.n_sequences += len(batch.tokens)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.n_passes > 1 and self.n_sequences and not self.n_sleeps:
-            rank_zero_warn(idle_sentence(self.n_passes, "no window of this run"))
+        if self.settings().sleeps and self.n_sequences and not self.n_sleeps:
+            rank_zero_warn(self.settings().idle("no window of this run"))
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any) -> None:
         self.n_sequences += len(batch.tokens)
@@ -171,7 +180,7 @@ class RunReport(L.Callback):
         parameters = f"{model.config.num_params():,} parameters"
         if model.lora is not None:
             parameters += f" ({sum(p.numel() for p in model.parameters() if p.requires_grad):,} train)"
-        passes = f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
+        passes = sleeps.on_overflow or f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
         if sleeps.wake_passes > 1:
             passes += f", {sleeps.wake_passes} of them awake in every window"
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())

@@ -15,8 +15,9 @@ from lmsleep import ops
 from lmsleep.checks import require
 from lmsleep.model import HybridLM
 from lmsleep.model.linear import autocast_without_cache
-from lmsleep.sleep import Windows
 from lmsleep.tasks import Batch
+from lmsleep.training.callbacks import sleep_settings
+from lmsleep.windows import Windows
 
 Accelerate = Literal["none", "compile", "graph", "compile+graph"]
 StepFunction = Callable[[Batch], tuple[Tensor, ...]]
@@ -31,8 +32,10 @@ def check_accelerate(accelerate: str, device: torch.device) -> None:
 
 
 def check_graph_trainer(trainer: L.Trainer) -> None:
-    """Raises ValueError for accumulated gradients (the next backward overwrites those of a graph) and sharded models
-    (their weights move)."""
+    """Raises ValueError for accumulated gradients (the next backward overwrites those of a graph), sharded models
+    (their weights move) and an `on_overflow` (a replay does not call it)."""
+    policy = sleep_settings(trainer).on_overflow
+    require(policy is None, "sleep.on_overflow must be left out with accelerate='graph'", policy)
     batches = trainer.accumulate_grad_batches
     require(batches == 1, "trainer.accumulate_grad_batches must be 1 with accelerate='graph'", batches)
     if isinstance(trainer.strategy, ModelParallelStrategy):

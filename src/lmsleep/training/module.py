@@ -13,7 +13,6 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.memory import SleepSettings
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -28,6 +27,7 @@ from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
 from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_weight, shard, stop_together
 from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
+from lmsleep.windows import SleepSettings
 
 
 class SleepModule(L.LightningModule):

@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmsleep.memory import SleepSettings
 from lmsleep.tasks import Batch
 from lmsleep.tensors import save_tensors
 from lmsleep.training.callbacks import sleep_settings
@@ -17,6 +16,7 @@ from lmsleep.training.checkpoint import is_local
 from lmsleep.training.graphs import Accelerate, HostCopy
 from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
 from lmsleep.training.ranks import any_rank
+from lmsleep.windows import SleepSettings
 
 FOLDER_PREFIX, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
 

@@ -13,11 +13,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from lmsleep.checks import require
-from lmsleep.memory import IGNORE
 from lmsleep.model import HybridLM
-from lmsleep.sleep import Windows
 from lmsleep.training.graphs import HostCopy
 from lmsleep.training.lightning_internals import handle_sigterm, stop_at_sigterm
+from lmsleep.windows import IGNORE, Windows
 
 
 def check_strategy(strategy: Strategy) -> None:

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lmsleep.checks import require
-from lmsleep.memory import Eviction, check_eviction
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import SleepCallback, find_callback
 from lmsleep.training.resume import check_as_trained
+from lmsleep.windows import Eviction, check_eviction
 
 
 class WarmupStage(L.Callback):
@@ -27,7 +27,7 @@ class WarmupStage(L.Callback):
         steps: optimizer steps of the stage.
         train: regular expression that names of the parameters to train contain; None: mixers with fast weights and the
             norms before them.
-        eviction: of training batches in the stage, `hard` or `sliding`; None: hard if N > 1, and that of the
+        eviction: of training batches in the stage, `hard` or `sliding`; None: hard if windows sleep, and that of the
             `SleepCallback` if N = 1.
 
     Raises:
@@ -74,7 +74,7 @@ class WarmupStage(L.Callback):
 
     def stage_eviction(self, sleeper: SleepCallback) -> Eviction:
         """The eviction of training batches in the stage."""
-        return self.eviction or ("hard" if sleeper.n_passes > 1 else sleeper.eviction)
+        return self.eviction or ("hard" if sleeper.settings().sleeps else sleeper.eviction)
 
     def running(self, trainer: L.Trainer) -> bool:
         """Whether the next step belongs to the stage."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lmsleep.checks import require, typed
-from lmsleep.memory import SleepSettings
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import MuonAdamW
+from lmsleep.windows import SleepSettings
 
 # Types of the keys of a checkpoint that are read, each if it is there.
 KEYS: dict[str, Any] = dict.fromkeys(("state_dict", "model_config", "sleep", "settings"), dict[str, Any])

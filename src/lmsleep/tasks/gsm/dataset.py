@@ -33,7 +33,7 @@ from lmsleep.atomic import atomic_write, check_folder
 from lmsleep.checks import check_integer, parse_json, require
 from lmsleep.tasks.base import MAX_ROWS, SPLITS, check_split, stream
 from lmsleep.tasks.gsm.draws import Draws
-from lmsleep.tasks.gsm.encoder import Encoder, open_encoder
+from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, WordVocabulary
 from lmsleep.tasks.gsm.problem import Problem, ProblemConfig, draw_problem
 
 FORMAT = "lmsleep gsm-infinite dataset 3"
@@ -94,16 +94,16 @@ def make_dataset(folder: str | Path, config: DatasetConfig, workers: int = 1) ->
     require(workers >= 1, "workers must be 1 or more", workers)
     check_folder(folder)
     encoder = dataset_encoder(config)
-    made = _provenance(config, encoder)
+    provenance = _provenance(config, encoder)
     paths = {split: _path(folder, split) for split in SPLITS}
     for path in filter(Path.exists, paths.values()):
-        if Split(path).made != made:
+        if Split(path).provenance != provenance:
             raise ValueError(f"folder: {path} was made with another configuration; delete it or choose another folder")
     missing = [split for split in SPLITS if config.rows(split) and not paths[split].exists()]
     drawn = {split: _arrays(draw_split(config, split, workers)) for split in missing}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for split, arrays in drawn.items():
-        write_split(paths[split], made, arrays)
+        write_split(paths[split], provenance, arrays)
     return Dataset(folder, encoder)
 
 
@@ -133,14 +133,16 @@ def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] 
 @lru_cache(maxsize=1)
 def dataset_encoder(config: DatasetConfig) -> Encoder:
     """The encoder of the tokenizer, or of the words of the templates; cached, since opening it takes a second."""
-    return open_encoder(config.tokenizer, config.problem.templates, config.problem.max_value, config.eos_token)
+    if config.tokenizer is None:
+        return WordVocabulary(config.problem.templates, config.problem.max_value)
+    return TokenizerFile(config.tokenizer, config.eos_token)
 
 
 def _provenance(config: DatasetConfig, encoder: Encoder) -> dict[str, Any]:
     ids: dict[str, Any] = {"size": encoder.vocab_size, "pad_id": encoder.pad_id, "eos_id": encoder.eos_id}
     vocabulary = ids | {"sha256": encoder.sha256}  # in place of the tokenizer's path
-    made = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
-    return json.loads(json.dumps(made))  # tuples become lists, as in the file
+    provenance = {"format": FORMAT, "config": asdict(replace(config, tokenizer=None)), "vocabulary": vocabulary}
+    return json.loads(json.dumps(provenance))  # tuples become lists, as in the file
 
 
 def _arrays(problems: list[Problem]) -> dict[str, Any]:
@@ -149,11 +151,11 @@ def _arrays(problems: list[Problem]) -> dict[str, Any]:
     return columns | {"tokens": np.concatenate([p.ids for p in problems]), "offsets": offsets}
 
 
-def write_split(path: Path, made: dict[str, Any], arrays: Mapping[str, Any]) -> None:
+def write_split(path: Path, provenance: dict[str, Any], arrays: Mapping[str, Any]) -> None:
     """Writes the file of a split atomically."""
     typed = {name: np.asarray(arrays[name], dtype) for name, dtype in DTYPES.items()}
     # One entry only: the library writes several in an order that changes from run to run.
-    header = {"made": made, "sha256": _checksum(path, made, typed)}
+    header = {"made": provenance, "sha256": _checksum(path, provenance, typed)}
     with atomic_write(path) as temporary:
         save_file(typed, temporary, {METADATA: json.dumps(header)})
 
@@ -162,8 +164,8 @@ def _path(folder: str | Path, split: str) -> Path:
     return Path(folder) / f"{split}.safetensors"
 
 
-def _checksum(path: Path, made: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps([path.stem, made], sort_keys=True).encode())
+def _checksum(path: Path, provenance: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps([path.stem, provenance], sort_keys=True).encode())
     for name in DTYPES:
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
@@ -188,11 +190,11 @@ class Dataset:
         self._splits = {split: Split(path) for split in SPLITS if (path := _path(folder, split)).exists()}
         if not self._splits:
             raise ValueError(f"path: {folder} holds no dataset, that is, no train.safetensors, val.safetensors, ...")
-        made = next(iter(self._splits.values())).made
-        self.config, self.vocabulary = made["config"], made["vocabulary"]
+        provenance = next(iter(self._splits.values())).provenance
+        self.config, self.vocabulary = provenance["config"], provenance["vocabulary"]
         for split in SPLITS:
             path, stored = _path(folder, split), self._splits.get(split)
-            if stored is not None and stored.made != made:
+            if stored is not None and stored.provenance != provenance:
                 raise ValueError(f"{path} was made otherwise than a file beside it; delete it and make it again")
             if stored is None and self.config[split]:
                 raise ValueError(f"{path} is missing; make the dataset again")
@@ -234,7 +236,7 @@ class Split:
                 raise ValueError
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):  # TypeError: JSON of another shape
             raise ValueError(f"{path} is damaged or not a {FORMAT!r}; delete it and make it again") from None
-        self.made, self.sha256 = header["made"], header["sha256"]
+        self.provenance, self.sha256 = header["made"], header["sha256"]
         self._tokens = file.get_slice("tokens")  # read from disk when asked for
         self._begin = arrays["offsets"][:-1]
         self.lengths = np.diff(arrays["offsets"])

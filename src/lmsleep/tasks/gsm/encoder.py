@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -158,10 +158,3 @@ class TokenizerFile(_Vocabulary):
 
 
 Encoder = WordVocabulary | TokenizerFile
-
-
-def open_encoder(tokenizer: str | None, templates: Iterable[str], max_value: int, eos_token: str) -> Encoder:
-    """The tokenizer in the file `tokenizer`, or the words of the templates where it is None."""
-    if tokenizer is None:
-        return WordVocabulary(tuple(sorted(set(templates))), max_value)
-    return TokenizerFile(tokenizer, eos_token)

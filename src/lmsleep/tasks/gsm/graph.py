@@ -79,13 +79,13 @@ def _draw_parameters(draws: Draws, world: World, layers: int, width: tuple[int, 
     places = draws.sample(world.places, max(draws.between(*width), draws.between(*width)))
     items = draws.sample(world.items, max(draws.between(*width), draws.between(*width)))
     edges = min(draws.between(len(places), MAX_EDGES), draws.between(len(places), MAX_EDGES))
-    found = {place: [draws.choice(items)] for place in places}
-    free = [(place, item) for place in places for item in items if item not in found[place]]
+    stock = {place: [draws.choice(items)] for place in places}
+    free = [(place, item) for place in places for item in items if item not in stock[place]]
     for place, item in draws.sample(free, min(edges - len(places), len(free))):
-        found[place].append(item)
+        stock[place].append(item)
     instances: list[Parameter] = []
     parts: Links = {}
-    for place, own in found.items():
+    for place, own in stock.items():
         counts, averages = ([Parameter(kind, place, item) for item in own] for kind in ("count", "average"))
         parts[Parameter("total_count", place)] = counts
         if layers == 3:

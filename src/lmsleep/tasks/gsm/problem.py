@@ -88,10 +88,10 @@ def sentence(world: World, parameter: Parameter, definition: Definition) -> str:
     else:
         rest = "".join(names)
     head = "" if definition.constant is None else str(definition.constant)
-    said = " ".join(part for part in (head, definition.operator, rest) if part)
+    right = " ".join(part for part in (head, definition.operator, rest) if part)
     phrase = world.phrase(parameter)
     subject = "The" + phrase[3:] if phrase.startswith("the ") else phrase
-    return f"{subject} equals {said}"
+    return f"{subject} equals {right}"
 
 
 def fingerprint(world: World, core: Core) -> int:

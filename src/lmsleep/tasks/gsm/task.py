@@ -13,7 +13,7 @@ from lmsleep.checks import check_integer, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
 from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
-from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, open_encoder
+from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
 from lmsleep.tasks.gsm.problem import ProblemConfig, draw_problem, loss_windows
 
 Loss = Literal["answer", "text"]
@@ -87,8 +87,8 @@ class GSMInfinite(Task):
         low, high = self.problem.length  # the answer and the end of sequence are the last two tokens
         first, _ = loss_windows(low - 2, low, self.window_size)
         _, last = loss_windows(high - 2, high, self.window_size)
-        said = f"windows of the answers must be one, and not window 0, under length {low}, {high} and window_size"
-        require(0 < first == last, f"{said} {self.window_size}", (first, last))
+        rule = f"windows of the answers must be one, and not window 0, under length {low}, {high} and window_size"
+        require(0 < first == last, f"{rule} {self.window_size}", (first, last))
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -96,9 +96,9 @@ class GSMInfinite(Task):
         return Dataset(self.path, None if self.tokenizer is None else TokenizerFile(self.tokenizer, self.eos_token))
 
     @cached_property
-    def vocabulary(self) -> Encoder:
+    def vocabulary(self) -> WordVocabulary:
         """The built-in vocabulary of words that problems are drawn in."""
-        return open_encoder(None, self.problem.templates, self.problem.max_value, self.eos_token)
+        return WordVocabulary(self.problem.templates, self.problem.max_value)
 
     @property
     def vocab_size(self) -> int:
@@ -124,7 +124,8 @@ class GSMInfinite(Task):
             return self._draw(split, seed, step, batch_size)
         source = self._dataset.split(split)
         if split == "train":
-            chosen = epoch_batch(source, self.window_size, seed, step, batch_size)
+            epoch, position = divmod(step, epoch_steps(source, self.window_size, batch_size))
+            chosen = epoch_batches(source, self.window_size, seed, epoch, batch_size)[position]
         else:
             plan = balanced_batches(source, self.window_size, batch_size)
             chosen = plan[step % len(plan)]
@@ -190,7 +191,7 @@ def epoch_steps(split: Split, window_size: int, batch_size: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def _epoch(split: Split, window_size: int, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+def epoch_batches(split: Split, window_size: int, seed: int, epoch: int, batch_size: int) -> np.ndarray:
     """The batches of an epoch in their order, (steps, batch_size)."""
     rng = stream(seed, "train", epoch)
     batches = []
@@ -198,12 +199,6 @@ def _epoch(split: Split, window_size: int, seed: int, epoch: int, batch_size: in
         full = len(rows) // batch_size * batch_size
         batches.append(rng.permutation(rows)[:full].reshape(-1, batch_size))
     return rng.permutation(np.concatenate(batches))
-
-
-def epoch_batch(split: Split, window_size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Rows of training step `step`, (batch_size,)."""
-    epoch, position = divmod(step, epoch_steps(split, window_size, batch_size))
-    return _epoch(split, window_size, seed, epoch, batch_size)[position]
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,102 @@
+"""The table of mixers: a letter of the pattern, a name, and what makes the mixer from a configuration."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from lmsleep.checks import require, typed
+from lmsleep.model.attention import Attention
+from lmsleep.model.block import Mixer
+from lmsleep.model.config import Check, ModelConfig
+from lmsleep.model.contract import check_parts
+from lmsleep.model.gated_delta import GatedDelta
+from lmsleep.model.jet import Jet
+from lmsleep.model.mamba2 import Mamba2
+
+MixerFactory = Callable[..., Mixer]  # of a HybridConfig; keyword-only parameters are options of the mixer
+
+MIXERS: dict[str, tuple[str, MixerFactory]] = {
+    "A": ("attention", Attention),
+    "W": ("sliding attention", lambda config: Attention(config, config.sliding_window)),
+    "G": ("gated delta", GatedDelta),
+    "M": ("Mamba-2", Mamba2),
+    "J": ("Jet", Jet),
+}
+BUILT_IN = frozenset(MIXERS)
+
+
+@cache
+def load_plugins() -> None:
+    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
+    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
+    for plugin in entry_points(group="lmsleep.plugins"):
+        plugin.load()
+
+
+def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
+    """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first, and warns if
+    another module made that. `check_mixer` holds it to the contract.
+
+    Output projections called `o_proj` or `out_proj` start at zero under `zero_init`. Muon trains the weights of
+    `nn.Linear` modules and of their subclasses, AdamW all other parameters.
+
+    Args:
+        letter: an upper-case letter, A to Z; its lower case is a block without MLP.
+        name: of the mixer, for messages.
+        factory: makes the mixer from a `HybridConfig`. Its keyword-only parameters are options, which
+            `HybridConfig.rule_options` sets: they hold plain values, of the types that `lmsleep.checks.typed` knows.
+
+    Raises:
+        ValueError: if the letter is not one upper-case letter, or belongs to a built-in mixer, or nothing can be made.
+    """
+    require(len(letter) == 1 and "A" <= letter <= "Z", "letter must be one upper-case letter", letter)
+    require(letter not in BUILT_IN, f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}", letter)
+    require(callable(factory), "factory must make a mixer from a HybridConfig", factory)
+    before = MIXERS.get(letter, (name, factory))[1]
+    if _home(before) != _home(factory):
+        warnings.warn(f"the letter {letter} of {_home(before)} is now that of {_home(factory)}", stacklevel=2)
+    MIXERS[letter] = name, factory
+
+
+def _home(factory: MixerFactory) -> str:
+    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
+
+
+def make_mixer(config: ModelConfig, letter: str) -> Mixer:
+    """The mixer of a letter, with its options. Raises ValueError if it lacks a part of the interface."""
+    name, factory = MIXERS[letter]
+    mixer = factory(config, **_options(config, letter))
+    check_parts(mixer, f"the mixer {letter} ({name})")
+    return mixer
+
+
+def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
+    """What pattern and `rule_options` of a configuration must fulfil."""
+    letters = set(config.pattern.upper())
+    if not letters <= MIXERS.keys():
+        load_plugins()
+    known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+    yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
+    for letter in typed(dict[str, dict[str, Any]], config.rule_options or {}, "rule_options"):
+        yield "rule_options", letter, letter in letters, f"must be by letters of the pattern {config.pattern!r}"
+    for letter in sorted(letters):
+        _options(config, letter)
+
+
+def _options(config: ModelConfig, letter: str) -> dict[str, Any]:
+    """The options of a mixer in the types of its parameters. Raises ValueError if one is unknown, missing or of another
+    type."""
+    name, factory = MIXERS[letter]
+    given = (config.rule_options or {}).get(letter, {})
+    parameters = inspect.signature(factory, eval_str=bool(given)).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    where = f"rule_options of {letter} ({name})"
+    for option in given:
+        require(option in known, f"{where} must be among {', '.join(known) or 'none, as it has no option'}", option)
+    missing = [option for option, p in known.items() if p.default is p.empty and option not in given]
+    require(not missing, f"{where} must set {', '.join(missing)}", ", ".join(given) or "nothing")
+    kinds = {option: Any if p.annotation is p.empty else p.annotation for option, p in known.items()}
+    return {option: typed(kinds[option], value, f"{option} in {where}") for option, value in given.items()}
