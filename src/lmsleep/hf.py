@@ -24,7 +24,7 @@ from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows
 from lmsleep.sleep import read_windows
-from lmsleep.windows import check_eviction, check_n_passes
+from lmsleep.windows import SleepSettings
 
 try:
     from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
@@ -66,19 +66,15 @@ class SleepCache(Cache):
         self.session, self.seen = session, 0
 
     def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
-        """Reads tokens (B, n): logits (B, n, V), or (B, 1, V) of each row's last one. Padding, where mask (B, n) is 0,
-        is skipped, so that it does not shift the windows of a row; its logits are NaN."""
-        if last_only and not self.seen and mask is not None and not mask.any(1).all():
-            raise ValueError(f"attention_mask must leave every row a token, got rows of {mask.sum(1).tolist()}")
+        """Reads tokens (B, n), without those behind, where mask (B, n) is False, so that padding does not shift the
+        windows of a row: logits (B, m, V), m tokens in the longest row, or (B, 1, V) of each row's last one."""
+        lengths = None if mask is None else mask.sum(1).tolist()
+        if lengths and last_only and not self.seen and not all(lengths):
+            raise ValueError(f"attention_mask must leave every row a token, got rows of {lengths}")
+        rows = [row[:n] for row, n in zip(tokens, lengths, strict=True)] if lengths else tokens
         self.seen += tokens.shape[1]
-        if mask is None or mask.all():
-            logits = self.session.feed(tokens, last_only=last_only)
-            return logits[:, None] if last_only else logits
-        order = padding_last(mask)
-        lengths = mask.sum(1).tolist()
-        rows = [row[:n] for row, n in zip(tokens.gather(1, order), lengths, strict=True)]
         logits = self.session.feed(rows, last_only=last_only)
-        return logits[:, None] if last_only else undo_order(logits, order)
+        return logits[:, None] if last_only else logits
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of input read so far, padding included."""
@@ -92,7 +88,7 @@ class SleepCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Goes on with every row several times."""
-        self.session.reorder([row for row in range(self.session.batch_size or 0) for _ in range(repeats)])
+        self.session.repeat(repeats)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Raises ValueError: a sleep cannot be undone. A copy, by `copy.deepcopy`, goes on from where it was made."""
@@ -101,18 +97,6 @@ class SleepCache(Cache):
     def reset(self) -> None:
         """Forgets all."""
         self.__init__(Session(self.session.model, self.session.n_passes, self.session.eviction))
-
-
-def padding_last(mask: Tensor) -> Tensor:
-    """The order (B, n) that moves padding behind the tokens."""
-    return (mask == 0).to(torch.int8).argsort(dim=1, stable=True)
-
-
-def undo_order(logits: Tensor, order: Tensor) -> Tensor:
-    """Undoes the `order` (B, n) on logits (B, m, V): (B, n, V), NaN where there are none."""
-    B, n = order.shape
-    whole = torch.cat([logits, logits.new_full((B, n - logits.shape[1], logits.shape[2]), torch.nan)], dim=1)
-    return whole.gather(1, order.argsort(1)[:, :, None].expand_as(whole))
 
 
 class SleepForCausalLM(PreTrainedModel, GenerationMixin):
@@ -126,8 +110,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
         super().__init__(config)
         check_streamable(config.trained or {})
-        check_n_passes(config.n_passes)  # pyright: ignore[reportArgumentType]
-        check_eviction(str(config.eviction))
+        SleepSettings(config.n_passes, config.eviction)  # pyright: ignore[reportArgumentType] (checks them)
         self.model = model or typed(HybridConfig, config.model, "model in the configuration").build()
         self.post_init()
 
@@ -173,35 +156,30 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
-        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].bool()
-        if mask is not None and mask.shape != input_ids.shape:
-            allowed = f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)} or be wider"
-            raise ValueError(f"{allowed}, got {tuple(attention_mask.shape)}")  # pyright: ignore
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        allowed = f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)} or be wider"
+        require(mask[:, -input_ids.shape[1] :].shape == input_ids.shape, allowed, tuple(mask.shape))
+        mask = mask[:, -input_ids.shape[1] :].bool()
+        # Padding is moved behind the tokens meanwhile.
+        order = None if mask.all() else (~mask).to(torch.int8).argsort(dim=1, stable=True)
+        tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), mask.gather(1, order))
         last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
         if use_cache or past_key_values is not None:
             past_key_values = self.new_cache() if past_key_values is None else past_key_values
-            own, kind = isinstance(past_key_values, SleepCache), type(past_key_values).__name__
-            require(own, "past_key_values must be of an earlier call or new_cache()", kind)
-            logits = past_key_values.read(input_ids, mask, last_only)
+            known, kind = isinstance(past_key_values, SleepCache), type(past_key_values).__name__
+            require(known, "past_key_values must be of an earlier call or new_cache()", kind)
+            logits = past_key_values.read(tokens, mask, last_only)
         else:
-            to_rows(input_ids, None, None, self.model)  # checks them
-            logits = self._read(input_ids, mask, last_only)
+            to_rows(tokens, None, None, self.model)  # checks them
+            settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
+            logits = read_windows(self.model, tokens, mask=mask, **settings).logits
+            if last_only and mask is not None:
+                logits = logits[range(len(mask)), mask.sum(1) - 1][:, None]
+        if order is not None and not last_only:
+            logits = undo_order(logits, order)
         logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-
-    def _read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
-        """Algorithm 1 over whole rows, with gradient; padding is moved behind the tokens meanwhile."""
-        how = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
-        if mask is None or mask.all():
-            return read_windows(self.model, tokens, **how).logits
-        order = padding_last(mask)
-        logits = read_windows(self.model, tokens.gather(1, order), mask=mask.gather(1, order), **how).logits
-        if last_only:
-            return logits[range(len(mask)), mask.sum(1) - 1][:, None]
-        return undo_order(logits, order)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
@@ -219,18 +197,18 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             require(not kwargs.get(name), f"{name} must be None", kwargs.get(name))
         source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
-        if not isinstance(config, SleepConfig):
-            sleeps = {name: kwargs[name] for name in ("n_passes", "eviction") if name in kwargs}
-            config = SleepConfig.from_pretrained(folder, **sleeps)
-        model = HybridLM.from_pretrained(folder, dtype_of(kwargs), device_of(kwargs.get("device_map")))
-        whole = cls(config, model).eval()
-        whole.config.dtype = whole.dtype
-        whole.name_or_path = str(source)
-        whole.folder = folder
-        prompter = Prompter.from_folder(folder, config.trained or {}, model.embedding.num_embeddings)
-        if prompter and (stop := prompter.stop):
-            whole.generation_config.update(eos_token_id=list(stop), pad_token_id=stop[0])
-        return whole
+        settings = {name: kwargs[name] for name in ("n_passes", "eviction") if name in kwargs}
+        config = config if isinstance(config, SleepConfig) else SleepConfig.from_pretrained(folder, **settings)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        dtype = None if dtype == "auto" else getattr(torch, str(dtype), dtype)
+        model = HybridLM.from_pretrained(folder, dtype, device_of(kwargs.get("device_map")))
+        loaded = cls(config, model).eval()
+        loaded.config.dtype = loaded.dtype
+        loaded.name_or_path, loaded.folder = str(source), folder
+        prompter = Prompter.from_task((config.trained or {}).get("task"), model.embedding.num_embeddings, folder=folder)
+        if prompter and prompter.stop:
+            loaded.generation_config.update(eos_token_id=list(prompter.stop), pad_token_id=prompter.stop[0])
+        return loaded
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
@@ -252,12 +230,10 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             return push(folder, repo_id, private)
 
 
-def dtype_of(kwargs: dict[str, Any]) -> torch.dtype | None:
-    """The dtype of the arguments of `from_pretrained`; None (as saved) for `auto`."""
-    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-    if dtype == "auto":
-        return None
-    return getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype  # pyright: ignore
+def undo_order(logits: Tensor, order: Tensor) -> Tensor:
+    """Undoes the `order` (B, n) on logits (B, m, V): (B, n, V), NaN where there are none."""
+    whole = torch.nn.functional.pad(logits, (0, 0, 0, order.shape[1] - logits.shape[1]), value=torch.nan)
+    return whole.gather(1, order.argsort(1)[:, :, None].expand_as(whole))
 
 
 def device_of(device_map: Any) -> Any:
@@ -265,8 +241,7 @@ def device_of(device_map: Any) -> Any:
     if device_map == "auto":
         return "cuda" if torch.cuda.is_available() else None
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    if len(devices) > 1:
-        raise ValueError(f"device_map must name one device, got {device_map!r:.99}")
+    require(len(devices) == 1, "device_map must name one device", device_map)
     return devices.pop()
 
 

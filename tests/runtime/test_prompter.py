@@ -282,3 +282,9 @@ def test_a_question_that_is_no_text_is_refused_before_the_memory_moves(speaker, 
 def test_a_stop_that_is_neither_token_nor_text_is_refused(speaker, stop):
     with pytest.raises(ValueError, match=r"^stop must be an integer, got "):
         Session(speaker, tokenizer="bytes").generate("Which?", 3, stop=stop)
+
+
+def test_a_saved_task_whose_arguments_are_no_object_is_one_sentence(speaker, tmp_path):
+    speaker.save_pretrained(tmp_path, trained={"task": {"init_args": 3}}, files=tokenizer_files("bytes"))
+    with pytest.raises(ValueError, match=r"^init_args of the task must be .*, got 3$"):
+        Session.from_pretrained(tmp_path)

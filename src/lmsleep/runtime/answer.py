@@ -22,18 +22,17 @@ class StopCriteria(NamedTuple):
     def of(cls, stop: Stop, vocab_size: int, prompter: Prompter | None) -> "StopCriteria":
         """From the argument `stop`. Raises ValueError if one is no token, an empty text, or a text without
         tokenizer."""
-        given: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
-        if given is None:
-            given = []
-        several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
-        given = list(given) if several else [given]
-        texts = tuple(one for one in given if isinstance(one, str))
+        stops: Any = stop.tolist() if isinstance(stop, Tensor | np.ndarray) else stop
+        if isinstance(stops, str | bytes | Mapping) or not isinstance(stops, Iterable):
+            stops = [] if stops is None else [stops]
+        stops = list(stops)
+        texts = tuple(stop for stop in stops if isinstance(stop, str))
         if texts and (prompter is None or not all(texts)):
             allowed = "texts of a character or more" if prompter else "tokens where the session has no tokenizer"
             raise ValueError(f"stop must be {allowed}, got {texts[0]!r}")
-        ids = [one for one in given if not isinstance(one, str)]
-        for one in ids:
-            check_integer("stop", one, 0, vocab_size - 1)
+        ids = [stop for stop in stops if not isinstance(stop, str)]
+        for token in ids:
+            check_integer("stop", token, 0, vocab_size - 1)
         return cls(frozenset(map(int, ids)), texts)
 
 
@@ -69,16 +68,26 @@ class Answer:
         return text[: len(text) - held]
 
 
+def new_answers(n_rows: int, stop: Stop, vocab_size: int, prompter: Prompter | None, as_text: bool) -> list[Answer]:
+    """An answer for each row, which `stop` ends; none if nothing can. `as_text`: answers have a text, and the tokens
+    that end one for the prompter end them too. Raises ValueError as `StopCriteria.of`."""
+    stops = StopCriteria.of(stop, vocab_size, prompter)
+    if as_text and prompter:
+        stops = stops._replace(ids=stops.ids | set(prompter.stop))
+    prompter = prompter if as_text or stops.texts else None
+    return [Answer(stops, prompter) for _ in range(n_rows)] if prompter or stops.ids else []
+
+
 def stream_text(answer: Answer, steps: Iterator[Tensor]) -> Iterator[str]:
     """Yields the text of an answer piece by piece, while `steps` add its tokens."""
-    given = 0
+    yielded = 0
     for _ in steps:
         text = answer.stable_text
-        if len(text) > given:
-            yield text[given:]
-            given = len(text)
-    if len(answer.text) > given:
-        yield answer.text[given:]
+        if len(text) > yielded:
+            yield text[yielded:]
+            yielded = len(text)
+    if len(answer.text) > yielded:
+        yield answer.text[yielded:]
 
 
 def printable(text: str) -> str:

@@ -45,13 +45,12 @@ def show_reading(
 ) -> None:
     """Reads the context of one row window by window; a progress bar for every sleep shows the change of S."""
     session = Session(model, n_passes, eviction)
-    asked = int((batch.targets != IGNORE).any(dim=0).nonzero()[0]) // model.window_size  # the first window of questions
-    context = batch.tokens[:1, : asked * model.window_size]
-    mask = torch.ones_like(context, dtype=torch.bool) if batch.mask is None else batch.mask[:1, : context.shape[1]]
-    windows, masks = (x.split(model.window_size, dim=1) for x in (context, mask))
-    for i, (window, seen) in enumerate(zip(windows, masks, strict=True), 1):
-        console.print(f"[bold]awake[/]  window {i}: {tokens_text(task, window[seen].tolist())}")
-        session.feed(window, mask=None if batch.mask is None else seen)
+    L, first_target = model.window_size, int((batch.targets != IGNORE).any(dim=0).nonzero()[0])
+    mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
+    windows, masks = (x[:1, : first_target // L * L].split(L, dim=1) for x in (batch.tokens, mask))
+    for number, (window, real) in enumerate(zip(windows, masks, strict=True), 1):
+        console.print(f"[bold]awake[/]  window {number}: {tokens_text(task, window[real].tolist())}")
+        session.feed(window, mask=real)
         with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
             bar.add_task("", total=n_passes, note="")
             session.callbacks = (partial(_show_pass, bar, pace),)
@@ -76,17 +75,17 @@ def show_answers(
     gains = []
     for step, level in enumerate(task.slices):
         batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
-        given = [compare_answers(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
-        truth, _, owners = given[0]
+        results = [compare_answers(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
+        truth, _, owners = results[0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
-            marks = (_mark(task, says[row], truth[row]) for _, says, _ in given)
+            marks = (_mark(task, answers[row], truth[row]) for _, answers, _ in results)
             examples.add_row(tokens_text(task, truth[row]), *marks)
-        right = [[*map(tuple.__eq__, says, truth)] for _, says, _ in given]
+        right = [[*map(tuple.__eq__, answers, truth)] for _, answers, _ in results]
         commonest = Counter(truth).most_common(1)[0][1] / len(truth)
         n = len(batch.tokens)
-        shares = [share_text(sum(one) / len(one), n) for one in right]
+        shares = [share_text(float(np.mean(exact)), n) for exact in right]
         scores.add_row(str(level), str(n), *shares, f"{commonest:.1%}")
-        asleep, awake = (np.bincount(owners, one) for one in right[:2])
+        asleep, awake = (np.bincount(owners, exact) for exact in right[:2])
         gains.append((asleep - awake) / np.bincount(owners))
     console.print(examples, scores, gain_text(np.concatenate(gains)), sep="\n")
 
@@ -99,14 +98,12 @@ def share_text(value: float, rows: int) -> str:
 
 def gain_text(gains: np.ndarray) -> str:
     """The gain of sleep, from the difference of right answers in each row (R,), with a 95 % t interval over rows."""
-    said = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
+    mean = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
     if len(gains) < 2 or not np.ptp(gains):
-        return f"{said}, the same in each."
+        return f"{mean}, the same in each."
     low, high = stats.ttest_1samp(gains, 0).confidence_interval()
-    decided = "undecided"
-    if low > 0 or high < 0:
-        decided = "better" if low > 0 else "worse"
-    return f"{said} (95 % interval over rows {100 * low:+.1f} to {100 * high:+.1f}): {decided}."
+    verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
+    return f"{mean} (95 % interval over rows {100 * low:+.1f} to {100 * high:+.1f}): {verdict}."
 
 
 def compare_answers(
@@ -118,15 +115,15 @@ def compare_answers(
     )
     targets, logits = reading.scored_targets, reading.scored_logits
     assert targets is not None and logits is not None
-    truth, says, owners = [], [], []
+    truth, answers, owners = [], [], []
     lists = (x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1)))
-    for row, (which, wanted, said) in enumerate(zip(*lists, strict=True)):
-        for k in range(max(which) + 1):
-            places = [place for place, answer_of in enumerate(which) if answer_of == k]
-            truth.append(tuple(wanted[place] for place in places))
-            says.append(tuple(said[place] for place in places))
+    for row, (answer_of, true, predicted) in enumerate(zip(*lists, strict=True)):
+        for answer in range(max(answer_of) + 1):
+            places = [place for place, owner in enumerate(answer_of) if owner == answer]
+            truth.append(tuple(true[place] for place in places))
+            answers.append(tuple(predicted[place] for place in places))
             owners.append(row)
-    return truth, says, owners
+    return truth, answers, owners
 
 
 def tokens_text(task: Task, tokens: Sequence[int]) -> str:
@@ -135,9 +132,9 @@ def tokens_text(task: Task, tokens: Sequence[int]) -> str:
     return escape(printable(decode(tokens))) if decode else " ".join(map(str, tokens))
 
 
-def _mark(task: Task, says: tuple[int, ...], truth: tuple[int, ...]) -> str:
-    text = tokens_text(task, says)
-    return f"[green]{text} ✓[/]" if says == truth else f"[red]{text} ✗[/]"
+def _mark(task: Task, answer: tuple[int, ...], truth: tuple[int, ...]) -> str:
+    text = tokens_text(task, answer)
+    return f"[green]{text} ✓[/]" if answer == truth else f"[red]{text} ✗[/]"
 
 
 def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
@@ -187,22 +184,13 @@ def main(
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
         check_folder(save)
-    console = Console(highlight=False)
-    reader, trained = _load(model) if model else _train(console, task or "rule110", n_passes, seed or 0, save)
+    reader, trained = _load(model) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
+    if save:
+        reader.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
     if model and task:
         require(task == trained["task"]["class_path"], "task must be that of the model, or left out", task)
     shown = build_task(trained["task"], from_anywhere=bool(model and task))
-    show(console, reader, shown, trained, n_passes or trained.get("n_passes", 1), rows, pace)
-
-
-def _train(
-    console: Console, task: str, n_passes: int | None, seed: int, save: Path | None
-) -> tuple[HybridLM, dict[str, Any]]:
-    console.print(f"Training on {DEMO_TASKS[task].task}, {DEMO_TASKS[task].steps} steps")
-    model, trained = train_demo(task, 3 if n_passes is None else n_passes, seed=seed)
-    if save:
-        model.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
-    return model, trained
+    show(Console(highlight=False), reader, shown, trained, n_passes or trained.get("n_passes", 1), rows, pace)
 
 
 def show(

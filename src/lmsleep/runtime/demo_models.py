@@ -25,7 +25,7 @@ DEMO_TASKS = {
 }
 
 
-def train_demo(name: str, n_passes: int, eviction: Eviction = "hard", seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
+def train_demo(name: str, n_passes: int, seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
     """Trains a model on one of `DEMO_TASKS`; returns it and its metadata for `save_pretrained`."""
     # Imported here since Lightning is slow to import.
     import lightning as L
@@ -36,6 +36,7 @@ def train_demo(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
 
     mini = DEMO_TASKS[name]
+    print(f"Training on {mini.task}, {mini.steps} steps")
     L.seed_everything(seed, verbose=False)
     model = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=mini.decay_rates)
     optimizer = OptimizerConfig(muon_lr=5e-3, adamw_lr=mini.adamw_lr, warmup_steps=20)
@@ -44,11 +45,11 @@ def train_demo(name: str, n_passes: int, eviction: Eviction = "hard", seed: int 
         trainer = L.Trainer(
             max_steps=mini.steps,
             accelerator="cpu",
-            callbacks=[SleepCallback(n_passes, eviction), RunProgressBar()],
+            callbacks=[SleepCallback(n_passes), RunProgressBar()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
             limit_val_batches=0,
         )
         trainer.fit(module, RowsDataModule(mini.task, batch_size=mini.batch_size, seed=seed))
-    return module.model.eval(), {"n_passes": n_passes, "eviction": eviction, "task": task_spec(mini.task)}
+    return module.model.eval(), {"n_passes": n_passes, "eviction": "hard", "task": task_spec(mini.task)}

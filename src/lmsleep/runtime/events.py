@@ -1,13 +1,15 @@
 """Events of sleeps, for the callbacks of a session."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from lmsleep.memory import FastWeights
-from lmsleep.sleep import WindowPass, sleep
+from lmsleep.sleep import OnOverflow, WindowPass, sleep
 
 
 @dataclass(frozen=True)
@@ -48,32 +50,32 @@ class SleepEvent:
 OnSleep = Callable[[SleepEvent], None]
 
 
-class SleepNotifier:
-    """Sleeps with N passes and calls the callbacks after each pass; arguments as of `SleepEvent`."""
+@contextmanager
+def reported_sleep(
+    callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int
+) -> Iterator[OnOverflow]:
+    """Yields `on_overflow` of `sleep_window`: a sleep with N passes. The callbacks are told of each pass when the next
+    one begins, of the last when the block ends. Arguments as of `SleepEvent`."""
+    if not callbacks:  # the change of S costs time and, on CUDA, a wait
+        yield partial(sleep, n_passes=n_passes)
+        return
+    changes: list[Tensor] = []
+    start = time.perf_counter()
 
-    def __init__(self, callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int) -> None:
-        self.callbacks = callbacks
-        self.rows = rows
-        self.n_tokens = n_tokens
-        self.n_passes = n_passes
-        self.changes: list[Tensor] = []
-        self.start = time.perf_counter()
+    def notify() -> None:
+        seconds = time.perf_counter() - start
+        change = tuple(tuple(layers.tolist()) for layers in changes)
+        for callback in callbacks:
+            callback(SleepEvent(rows, n_tokens, n_passes, len(change) + 1, change, seconds))
 
-    def on_overflow(self, blocks: WindowPass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        """The sleep: `on_overflow` of `sleep_window`."""
-        if not self.callbacks:  # the change of S costs time and, on CUDA, a wait
-            return sleep(blocks, h, S, self.n_passes)
-        blocks.changes = self.changes
+    def on_overflow(blocks: WindowPass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        blocks.changes = changes
 
         def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-            self.notify()
+            notify()
             return blocks(h, S)
 
-        return sleep(one_pass, h, S, self.n_passes)
+        return sleep(one_pass, h, S, n_passes)
 
-    def notify(self) -> None:
-        """Calls the callbacks with the event of the last pass."""
-        seconds = time.perf_counter() - self.start
-        change = tuple(tuple(layers.tolist()) for layers in self.changes)
-        for callback in self.callbacks:
-            callback(SleepEvent(self.rows, self.n_tokens, self.n_passes, len(change) + 1, change, seconds))
+    yield on_overflow
+    notify()

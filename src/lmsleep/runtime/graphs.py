@@ -43,30 +43,25 @@ class GraphedBlocks:
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[Tensor, FastWeights, tuple[LayerCache, ...]]:
         """As `Blocks.run`, without gradient and cache entries."""
-        seen = ctx.visible, ctx.mask, ctx.visible_sliding
-        given = _tensors(h, S, cache, ctx)
-        form = first, last, product_dtype(h), *(x is None for x in seen), *((x.shape, x.dtype) for x in given)
+        inputs, masks = _tensors(h, S, cache, ctx), (ctx.visible, ctx.mask, ctx.visible_sliding)
+        key = first, last, product_dtype(h), *(x is None for x in masks), *((x.shape, x.dtype) for x in inputs)
         with self.lock:
-            if form not in self.graphs:
-                self.graphs[form] = self._capture(first, last, h, S, cache, ctx)
-            buffers, out, replay = self.graphs[form]
-            for buffer, x in zip(buffers, given, strict=True):
+            if key not in self.graphs:
+                self.graphs[key] = self._capture(first, last, h, S, cache, ctx)
+            buffers, out, replay = self.graphs[key]
+            for buffer, x in zip(buffers, inputs, strict=True):
                 buffer.copy_(x)
             replay()
-            h, *states = (x.clone() for x in out)
+        h, *states = (x.clone() for x in out)
         return h, FastWeights(tuple(states)), ()
 
     def _capture(
         self, first: int, last: int, h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext
     ) -> tuple[list[Tensor], list[Tensor], Callable[[], None]]:
         """Buffers for the arguments, the list of results, and the function that computes them."""
-        cos, sin = ctx.rotary
-        visible, mask, visible_sliding = (
-            x if x is None else x.clone() for x in (ctx.visible, ctx.mask, ctx.visible_sliding)
-        )
-        ctx = replace(
-            ctx, rotary=(cos.clone(), sin.clone()), visible=visible, mask=mask, visible_sliding=visible_sliding
-        )
+        rotary = ctx.rotary[0].clone(), ctx.rotary[1].clone()
+        visible, mask, sliding = (x if x is None else x.clone() for x in (ctx.visible, ctx.mask, ctx.visible_sliding))
+        ctx = replace(ctx, rotary=rotary, visible=visible, mask=mask, visible_sliding=sliding)
         h, S, cache = h.clone(), FastWeights(tuple(map(torch.clone, S.states))), cache.map(torch.clone)
         out: list[Tensor] = []
 
@@ -79,6 +74,6 @@ class GraphedBlocks:
 
 def _tensors(h: Tensor, S: FastWeights, cache: AttentionCache, ctx: PassContext) -> list[Tensor]:
     """All tensors of the arguments of `Blocks.run`."""
-    maybe = (ctx.visible, ctx.mask, ctx.visible_sliding)
     layers = (x for entry in cache.layers for x in entry or ())
-    return [h, *S.states, *layers, *ctx.rotary, *(x for x in maybe if x is not None)]
+    masks = (x for x in (ctx.visible, ctx.mask, ctx.visible_sliding) if x is not None)
+    return [h, *S.states, *layers, *ctx.rotary, *masks]

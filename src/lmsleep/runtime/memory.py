@@ -70,10 +70,10 @@ class Memory:
 
     def with_tensors(self, tensors: Iterable[Tensor], rows: Iterable[int]) -> "Memory":
         """The same structure with other tensors, in the order of `tensors()`, for these rows."""
-        given = iter(tensors)
-        S, before = (FastWeights(tuple(next(given) for _ in weights.states)) for weights in (self.S, self.before))
-        cache, past = (cache.map(lambda _: next(given)) for cache in (self.cache, self.past))
-        return Memory(tuple(rows), S, cache, before, past, tuple(given))
+        rest = iter(tensors)
+        S, before = (FastWeights(tuple(next(rest) for _ in weights.states)) for weights in (self.S, self.before))
+        cache, past = (cache.map(lambda _: next(rest)) for cache in (self.cache, self.past))
+        return Memory(tuple(rows), S, cache, before, past, tuple(rest))
 
     def select(self, places: Tensor) -> "Memory":
         """The rows with these indices (n,)."""
@@ -86,11 +86,6 @@ class Memory:
             return (self, None) if all(apart) else (None, self)
         flags = torch.tensor(apart)
         return self.select(flags.nonzero()[:, 0]), self.select((~flags).nonzero()[:, 0])
-
-    def repeat(self, copies: int) -> "Memory":
-        """Every row `copies` times, adjacent in the batch."""
-        repeated = self.select(torch.arange(len(self.rows)).repeat_interleave(copies))
-        return replace(repeated, rows=tuple(row * copies + copy for row in self.rows for copy in range(copies)))
 
     @property
     def nbytes(self) -> int:

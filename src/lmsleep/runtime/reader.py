@@ -1,20 +1,22 @@
-"""The core of a session: reads tokens by windows or one by one, and sleeps on overflow."""
+"""The core of a session: reads tokens by windows or one by one, sleeps on overflow, and is copied."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import wraps
 from itertools import pairwise
 from threading import RLock
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, require
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
-from lmsleep.runtime.events import OnSleep, SleepNotifier
+from lmsleep.runtime.events import OnSleep, reported_sleep
 from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
@@ -22,18 +24,18 @@ from lmsleep.windows import Eviction, SleepSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
-One = TypeVar("One", bound="StreamReader")
+Reader = TypeVar("Reader", bound="StreamReader")
 
 
-def locked(method: Callable[Concatenate[One, P], R]) -> Callable[Concatenate[One, P], R]:
+def locked(method: Callable[Concatenate[Reader, P], R]) -> Callable[Concatenate[Reader, P], R]:
     """Makes a method hold the session's lock."""
 
     @wraps(method)
-    def alone(self: One, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locking(self: Reader, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._lock:
             return method(self, *args, **kwargs)
 
-    return alone
+    return locking
 
 
 class StreamReader:
@@ -52,6 +54,16 @@ class StreamReader:
         self._decoder: Decoder | None = None
         self._decoding = False  # whether the decoder's buffers hold the memory
         self._lock = RLock()
+
+    def __repr__(self) -> str:
+        settings, L = f"N = {self.n_passes}, {self.eviction} eviction", self.model.window_size
+        fresh = sorted({group.cache.fresh for group in self.groups})
+        if not fresh:
+            return f"<{type(self).__name__}: {settings}; nothing read, windows of {L} tokens>"
+        tokens = f"{fresh[0]} to {fresh[-1]}" if len(fresh) > 1 else fresh[0]
+        rows = f"{self.batch_size} rows, " if self.batch_size != 1 else ""
+        memory = f"{rows}{tokens} of {L} tokens in the window, {self.nbytes:,} bytes"
+        return f"<{type(self).__name__}: {settings}; {memory}>"
 
     @property
     def batch_size(self) -> int | None:
@@ -108,17 +120,43 @@ class StreamReader:
         self._groups = chosen
 
     @locked
+    def repeat(self, copies: int) -> None:
+        """Makes `copies` of every row, adjacent in the batch. Raises ValueError if copies is below 1."""
+        check_integer("copies", copies, 1, 2**31 - 1)
+        if copies > 1 and self.batch_size:
+            self.reorder([row for row in range(self.batch_size) for _ in range(copies)])
+
+    @locked
+    def __deepcopy__(self, memo: Any) -> Self:
+        """A session of its own that goes on from this memory; the model is the same."""
+        twin = copy(self)
+        twin._groups, twin._lock = self.groups, RLock()
+        twin._decoder, twin._decoding = None, False
+        return twin
+
+    @contextmanager
+    def fork(self, copies: int = 1) -> Iterator[Self]:
+        """A session that starts from a copy of this memory, to ask many questions about one text. It has `copies` of
+        every row, adjacent in the batch. Raises ValueError if copies is below 1."""
+        with self._lock:
+            branch = deepcopy(self)
+            branch.repeat(copies)
+            # Lent, since building one takes long.
+            branch._decoder, self._decoder = self._decoder, None
+        try:
+            yield branch
+        finally:
+            branch._groups = branch.groups
+            with self._lock:
+                self._decoder, branch._decoder = self._decoder or branch._decoder, None
+
+    @locked
     @torch.no_grad()
     def _read(self, rows: TokenRows, last_only: bool) -> Tensor:
         if not self._groups:
             self._groups = [Memory.start(self.model, len(rows.lengths))]
-        if (
-            self.static
-            and rows.same_length
-            and rows.tokens.shape[1] == 1
-            and rows.mask is None
-            and len(self._groups) == 1
-        ):
+        one_token = rows.same_length and rows.tokens.shape[1] == 1 and rows.mask is None
+        if self.static and one_token and len(self._groups) == 1:
             logits = self._decode(rows.tokens)
             return logits[:, -1] if last_only else logits
         groups, pieces = [], []
@@ -149,12 +187,10 @@ class StreamReader:
 
     def _asleep(self, memory: Memory) -> Memory:
         """The memory after a sleep and the eviction."""
-        notifier = SleepNotifier(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes)
         # Partial windows and batches have many shapes, each of which would be captured.
         run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
-        memory = memory.sleep(self.model, notifier.on_overflow, self.eviction, run)
-        notifier.notify()
-        return memory
+        with reported_sleep(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes) as on_overflow:
+            return memory.sleep(self.model, on_overflow, self.eviction, run)
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Reads tokens (B, 1) with the decoder; logits (B, 1, V)."""

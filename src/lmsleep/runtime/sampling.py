@@ -85,8 +85,8 @@ def decode_steps(
             return
         drawn = draw(logits)
         token = torch.where(torch.tensor(ended, device=drawn.device), token, drawn) if any(ended) else drawn
-        for answer, one in zip(answers, token.tolist() if answers else (), strict=True):
-            answer.add(one)
+        for answer, new_token in zip(answers, token.tolist() if answers else (), strict=True):
+            answer.add(new_token)
         rows = TokenRows(token[:, None], [1 - end for end in ended], None)
         logits = read(rows, True).nan_to_num()  # NaN where a row has ended
         yield token

@@ -1,9 +1,10 @@
 """The memory of a session in one safetensors file with a JSON header."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,16 +19,6 @@ from lmsleep.windows import Eviction, check_n_passes
 
 FORMAT, VERSION = "lmsleep.memory", 1
 _NOT_COMPARED = INIT_FIELDS | {"tie_embeddings"}  # fields in which equal models may differ
-
-
-class SavedMemory(NamedTuple):
-    """The content of a file."""
-
-    n_passes: int
-    eviction: Eviction
-    groups: list[Memory]
-    before: tuple[dict[str, Any], ...] = ()  # the messages before a question
-    task: dict[str, Any] | None = None  # `Prompter.spec`
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON header of a file."""
+    """The JSON header of a file. before, task: as of `Prompter.saved`."""
 
     version: int
     model: ModelIdentity
@@ -72,17 +63,17 @@ class Header:
     task: dict[str, Any] | None = None
 
 
-def save_memory(path: str | Path, model: HybridLM, saved: SavedMemory) -> None:
-    """Writes the file atomically."""
+def save_memory(path: str | Path, model: HybridLM, groups: Sequence[Memory], **settings: Any) -> None:
+    """Writes the file atomically; `settings` are n_passes, eviction, before and task of the header."""
     # Cloned, since tensors of a memory may share storage, which safetensors does not support.
-    tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(saved.groups) for name, x in group.tensors().items()}
-    groups = tuple(GroupSpec(group.rows, _cache_spec(group.cache), _cache_spec(group.past)) for group in saved.groups)
-    header = Header(VERSION, model_identity(model), saved.n_passes, saved.eviction, groups, *saved[3:])
+    tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(groups) for name, x in group.tensors().items()}
+    specs = tuple(GroupSpec(group.rows, _cache_spec(group.cache), _cache_spec(group.past)) for group in groups)
+    header = Header(version=VERSION, model=model_identity(model), groups=specs, **settings)
     save_tensors(path, tensors, FORMAT, asdict(header))
 
 
-def load_memory(path: str | Path, model: HybridLM) -> SavedMemory:
-    """Reads the file onto the model's device.
+def load_memory(path: str | Path, model: HybridLM) -> tuple[Header, list[Memory]]:
+    """Reads the header, and the groups onto the model's device.
 
     Raises:
         ValueError: if the file is missing, damaged, of another format or version, or of another model.
@@ -107,9 +98,8 @@ def load_memory(path: str | Path, model: HybridLM) -> SavedMemory:
         raise ValueError(f"rows of the saved memory must be 0..{len(rows) - 1}, each in one group, got {rows[:9]}")
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
     with torch.no_grad():
-        _, like = Memory.start(model, 1).read(model, token)
-    groups = [_restore(group, tensors, f"{i}.", like) for i, group in enumerate(header.groups)]
-    return SavedMemory(header.n_passes, header.eviction, groups, header.before, header.task)
+        _, example = Memory.start(model, 1).read(model, token)
+    return header, [_restore(group, tensors, f"{i}.", example) for i, group in enumerate(header.groups)]
 
 
 def model_identity(model: HybridLM) -> ModelIdentity:
@@ -122,13 +112,13 @@ def model_identity(model: HybridLM) -> ModelIdentity:
     return ModelIdentity(model.config, str(model.embedding.weight.dtype), digest.hexdigest())
 
 
-def _check_model(saved: ModelIdentity, own: ModelIdentity) -> None:
+def _check_model(saved: ModelIdentity, current: ModelIdentity) -> None:
     for name in sorted({field.name for field in fields(HybridConfig)} - _NOT_COMPARED):
-        theirs, mine = getattr(saved.config, name), getattr(own.config, name)
-        require(theirs == mine, f"model must be the one that wrote the memory: its {name} was {theirs!r}", mine)
-    if saved.dtype != own.dtype:
-        raise ValueError(f"model must be in {saved.dtype:.99}, as when the memory was written, got {own.dtype}")
-    if saved.weights != own.weights:
+        before, now = getattr(saved.config, name), getattr(current.config, name)
+        require(before == now, f"model must be the one that wrote the memory: its {name} was {before!r}", now)
+    if saved.dtype != current.dtype:
+        raise ValueError(f"model must be in {saved.dtype:.99}, as when the memory was written, got {current.dtype}")
+    if saved.weights != current.weights:
         raise ValueError("model must be the one that wrote the memory: it has the same configuration but other weights")
 
 
@@ -137,40 +127,44 @@ def _cache_spec(cache: AttentionCache) -> CacheSpec:
     return CacheSpec(cache.position, cache.fresh, cache.held, layers, cache.mask is not None)
 
 
-def _restore(group: GroupSpec, tensors: dict[str, Tensor], prefix: str, like: Memory) -> Memory:
-    """The memory of a group, from the tensors with a prefix, checked against `like`, a memory of one row and token."""
-    B, fresh = len(group.rows), group.cache.fresh
-
-    def shaped(x: Tensor, axis: int | None = None, n: int = 0) -> Tensor:
-        shape = [B, *x.shape[1:]]
-        if axis is not None:
-            shape[axis] = n
-        return torch.empty(shape, dtype=x.dtype, device="meta")
-
-    def cache(form: CacheSpec) -> AttentionCache:
-        own = _cache_spec(like.cache).layers
-        check_integer("fresh in the saved memory", form.fresh, 0, like.cache.capacity)
-        check_integer("held in the saved memory", form.held, form.fresh, 2 * like.cache.capacity)
-        check_integer("position in the saved memory", form.position, form.held, 2**53)
-        if form.layers != own and (form.layers or form.held):
-            raise ValueError(f"layers in the saved memory must be {own}, got {form.layers}")
-
-        def entry(one: LayerCache) -> LayerCache:
-            return one and one._make(shaped(x, 2 if isinstance(one, KV) else None, form.held) for x in one)
-
-        layers = tuple(map(entry, like.cache.layers)) if form.layers else ()
-        mask = torch.empty(B, form.held, dtype=torch.bool, device="meta") if form.mask else None
-        return AttentionCache(like.cache.capacity, form.position, form.fresh, form.held, layers, mask)
-
-    S = FastWeights(tuple(map(shaped, like.S.states)))
-    form = Memory((), S, cache(group.cache), S, cache(group.past), (shaped(like.core[0], 1, fresh),) if fresh else ())
-    own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-    wanted = form.tensors()
-    require(wanted.keys() == own.keys(), f"tensors of the saved memory must be {sorted(wanted)}", sorted(own))
-    for name, x in wanted.items():
-        if own[name].shape != x.shape or own[name].is_floating_point() != x.is_floating_point():
+def _restore(spec: GroupSpec, tensors: dict[str, Tensor], prefix: str, example: Memory) -> Memory:
+    """The memory of a group, from the tensors with a prefix, checked against `example`, one of a row and a token."""
+    B, fresh = len(spec.rows), spec.cache.fresh
+    S = FastWeights(tuple(_placeholder(state, B) for state in example.S.states))
+    cache, past = (_placeholder_cache(part, B, example.cache) for part in (spec.cache, spec.past))
+    form = Memory((), S, cache, S, past, (_placeholder(example.core[0], B, 1, fresh),) if fresh else ())
+    expected = form.tensors()
+    saved = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    require(expected.keys() == saved.keys(), f"tensors of the saved memory must be {sorted(expected)}", sorted(saved))
+    for name, x in expected.items():
+        if saved[name].shape != x.shape or saved[name].is_floating_point() != x.is_floating_point():
             raise ValueError(
                 f"{prefix}{name} of the saved memory must be {x.dtype} {tuple(x.shape)}, "
-                f"got {own[name].dtype} {tuple(own[name].shape)}"
+                f"got {saved[name].dtype} {tuple(saved[name].shape)}"
             )
-    return form.with_tensors((own[name] for name in wanted), group.rows)
+    return form.with_tensors((saved[name] for name in expected), spec.rows)
+
+
+def _placeholder_cache(spec: CacheSpec, B: int, example: AttentionCache) -> AttentionCache:
+    """A cache of B rows without data. Raises ValueError if a value of the spec is out of range."""
+    layers = _cache_spec(example).layers
+    check_integer("fresh in the saved memory", spec.fresh, 0, example.capacity)
+    check_integer("held in the saved memory", spec.held, spec.fresh, 2 * example.capacity)
+    check_integer("position in the saved memory", spec.position, spec.held, 2**53)
+    if spec.layers != layers and (spec.layers or spec.held):
+        raise ValueError(f"layers in the saved memory must be {layers}, got {spec.layers}")
+
+    def entry(kept: LayerCache) -> LayerCache:
+        return kept and kept._make(_placeholder(x, B, 2 if isinstance(kept, KV) else None, spec.held) for x in kept)
+
+    entries = tuple(map(entry, example.layers)) if spec.layers else ()
+    mask = torch.empty(B, spec.held, dtype=torch.bool, device="meta") if spec.mask else None
+    return AttentionCache(example.capacity, spec.position, spec.fresh, spec.held, entries, mask)
+
+
+def _placeholder(x: Tensor, B: int, axis: int | None = None, n: int = 0) -> Tensor:
+    """A tensor as x without data, of B rows, and of n places on an axis."""
+    shape = [B, *x.shape[1:]]
+    if axis is not None:
+        shape[axis] = n
+    return x.new_empty(shape, device="meta")

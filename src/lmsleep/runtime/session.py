@@ -3,7 +3,6 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -11,20 +10,19 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require, typed
+from lmsleep.checks import check_integer
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config
-from lmsleep.runtime.answer import Answer, Stop, StopCriteria, stream_text
+from lmsleep.runtime.answer import Answer, Stop, new_answers, stream_text
 from lmsleep.runtime.events import OnSleep
-from lmsleep.runtime.prompter import Prompter, encode_input
+from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.reader import StreamReader, locked
 from lmsleep.runtime.sampling import Sampling, decode_steps, sampler
-from lmsleep.runtime.saved import SavedMemory, load_memory, save_memory
-from lmsleep.runtime.tokens import Mask, Tokens, to_rows
+from lmsleep.runtime.saved import load_memory, save_memory
+from lmsleep.runtime.tokens import Input, Mask, to_rows
 from lmsleep.windows import Eviction
 
-Fed = Tokens | str | Sequence[str]
 Texts = TypeVar("Texts", str, list[str])
 
 
@@ -65,17 +63,8 @@ class Session(StreamReader):
         super().__init__(model, n_passes, eviction, callbacks, static)
         self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.embedding.num_embeddings)
 
-    def __repr__(self) -> str:
-        said, L = f"<Session: N = {self.n_passes}, {self.eviction} eviction; ", self.model.window_size
-        fresh = sorted({group.cache.fresh for group in self.groups})
-        if not fresh:
-            return f"{said}nothing read, windows of {L} tokens>"
-        held = f"{fresh[0]} to {fresh[-1]}" if len(fresh) > 1 else fresh[0]
-        rows = f"{self.batch_size} rows, " if self.batch_size != 1 else ""
-        return f"{said}{rows}{held} of {L} tokens in the window, {self.nbytes:,} bytes>"
-
     @locked
-    def feed(self, tokens: Fed, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
+    def feed(self, tokens: Input, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
         """Reads tokens, or text if the session has a tokenizer.
 
         Args:
@@ -90,7 +79,7 @@ class Session(StreamReader):
         Raises:
             ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.
         """
-        return self._read(to_rows(encode_input(tokens, self.prompter), mask, self.batch_size, self.model), last_only)
+        return self._read(to_rows(tokens, mask, self.batch_size, self.model, self.prompter), last_only)
 
     @locked
     def read(
@@ -98,7 +87,7 @@ class Session(StreamReader):
         document: str | Path,
         question: str | None = None,
         *,
-        on_window: Callable[[int, int], None] = lambda at, total: None,
+        on_window: Callable[[int, int], None] = lambda number, total: None,
     ) -> int:
         """Reads a document in the template of the training, and sleeps on each of its windows: `lmsleep chat --read`.
 
@@ -114,22 +103,18 @@ class Session(StreamReader):
         Raises:
             ValueError: if there is no tokenizer or no text, or the question is missing or has no place.
         """
-        prompter, text = self._tokenizing().open_document(document)
-        said = "given with a document where the training had it before the document"
-        said = said if prompter.question_first else "left out where the training had it behind the document"
-        require(prompter.question_first == (question is not None), f"question must be {said}", question)
-        read = prompter.texts(text, "..." if question is None else question)[0]
-        windows = prompter.split_windows(read, self.model.window_size)
+        prompter, text = self._text_prompter().open_document(document)
+        windows = prompter.document_windows(text, question, self.model.window_size)
         self.prompter = prompter
         self.sleep()
-        for at, window in enumerate(windows, 1):
-            on_window(at, len(windows))
+        for number, window in enumerate(windows, 1):
+            on_window(number, len(windows))
             self.feed([window] * (self.batch_size or 1), last_only=True)
             self.sleep()
         return sum(map(len, windows))
 
     @locked
-    def generate(self, prompt: Fed, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Sampling]) -> Tensor:
+    def generate(self, prompt: Input, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Sampling]) -> Tensor:
         """Reads a prompt, then samples tokens one by one and reads them, the last included.
 
         Args:
@@ -146,8 +131,7 @@ class Session(StreamReader):
         Raises:
             ValueError: if an argument is out of range; the memory is then as it was.
         """
-        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, self.prompter)
-        _, steps = self._answers(prompt, max_new_tokens, stops, self.prompter if stops.texts else None, False, how)
+        _, steps = self._start(prompt, max_new_tokens, stop, how)
         return torch.stack(list(steps), dim=1)
 
     @locked
@@ -170,7 +154,7 @@ class Session(StreamReader):
         Raises:
             ValueError: if an argument is out of range or there is no tokenizer; the memory is then as it was.
         """
-        answers, steps = self._asked(question, max_new_tokens, asleep, stop, how)
+        answers, steps = self._start_answers(question, max_new_tokens, stop, how, asleep)
         deque(steps, maxlen=0)
         texts = [answer.text for answer in answers]
         return texts[0] if isinstance(question, str) else texts  # pyright: ignore[reportReturnType] (as the question)
@@ -186,41 +170,14 @@ class Session(StreamReader):
         **how: Unpack[Sampling],
     ) -> Iterator[str]:
         """As `ask`, but yields the answer in pieces; the question is read at once."""
-        answers, steps = self._asked([question], max_new_tokens, asleep, stop, how)
+        answers, steps = self._start_answers([question], max_new_tokens, stop, how, asleep)
         return stream_text(answers[0], steps)
-
-    @contextmanager
-    def fork(self, copies: int = 1) -> Iterator["Session"]:
-        """A session that starts from a copy of this memory, to ask many questions about one text. It has `copies` of
-        every row, adjacent in the batch. Raises ValueError if copies is below 1."""
-        check_integer("copies", copies, 1, 2**31 - 1)
-        branch = Session(self.model, self.n_passes, self.eviction, tokenizer=self.prompter, callbacks=self.callbacks)
-        branch.static, branch._run = self.static, self._run
-        with self._lock:
-            branch._groups = [group.repeat(copies) if copies > 1 else group for group in self.groups]
-            # Lent, since building one takes long.
-            branch._decoder, self._decoder = self._decoder, None
-        try:
-            yield branch
-        finally:
-            branch._groups = branch.groups
-            with self._lock:
-                self._decoder, branch._decoder = self._decoder or branch._decoder, None
-
-    def __deepcopy__(self, memo: Any) -> "Session":
-        """A session of its own that goes on from this memory; the model is the same."""
-        options = {"tokenizer": self.prompter, "callbacks": self.callbacks, "static": self.static}
-        copy = Session(self.model, self.n_passes, self.eviction, **options)
-        copy._groups = self.groups
-        return copy
 
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
-        saved = SavedMemory(self.n_passes, self.eviction, self.groups)
-        if self.prompter:
-            saved = saved._replace(before=tuple(map(dict, self.prompter.before)), task=self.prompter.spec())
-        save_memory(path, self.model, saved)
+        templates = self.prompter.saved() if self.prompter else {}
+        save_memory(path, self.model, self.groups, n_passes=self.n_passes, eviction=self.eviction, **templates)
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
@@ -229,14 +186,13 @@ class Session(StreamReader):
         be read, is no saved memory, or was written by another model, or `options` have another N or eviction."""
         for name in {"n_passes", "eviction"} & options.keys():
             raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {options[name]!r}")
-        n_passes, eviction, groups, before, task = load_memory(path, model)
-        if task and (given := options.get("tokenizer")) is not None:
-            written = typed(dict[str, Any], task.get("init_args"), "init_args in the saved memory").get("tokenizer")
+        header, groups = load_memory(path, model)
+        if header.task and options.get("tokenizer") is not None:
             vocab_size = model.embedding.num_embeddings
-            options["tokenizer"] = Prompter.from_folder(Path(str(written)), {"task": task}, vocab_size, given)
-        session = cls(model, n_passes, eviction, **options)
-        if session.prompter and before:
-            session.prompter = replace(session.prompter, before=before)
+            options["tokenizer"] = Prompter.from_task(header.task, vocab_size, options["tokenizer"])
+        session = cls(model, header.n_passes, header.eviction, **options)
+        if session.prompter and header.before:
+            session.prompter = replace(session.prompter, before=header.before)
         session._groups = groups
         return session
 
@@ -257,45 +213,37 @@ class Session(StreamReader):
         _, trained = read_config(folder)
         check_streamable(trained)
         model = HybridLM.from_pretrained(folder, device=device)
-        prompter = Prompter.from_folder(folder, trained, model.embedding.num_embeddings, tokenizer)
+        prompter = Prompter.from_task(trained.get("task"), model.embedding.num_embeddings, tokenizer, folder)
         passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
         return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=prompter, **options)
 
-    def _asked(
-        self, question: Any, max_new_tokens: int, asleep: bool, stop: Stop, how: Sampling
-    ) -> tuple[list[Answer], Iterator[Tensor]]:
-        """As `_answers`, for questions in text."""
-        prompter = self._tokenizing()
-        stops = StopCriteria.of(stop, self.model.embedding.num_embeddings, prompter)
-        stops = stops._replace(ids=stops.ids | set(prompter.stop))
-        prompts, how = prompter.prompts(question), Sampling(temperature=0.0) | how
-        if max(len(prompter.encode(prompt)) for prompt in prompts) > self.model.window_size:
-            fits = f"a question must fit into a window of {self.model.window_size} tokens with its template"
-            warnings.warn(f"{fits}, as in training: a part of this one is slept on", stacklevel=4)
-        return self._answers(prompts, max_new_tokens, stops, prompter, asleep, how)
-
-    def _tokenizing(self) -> Prompter:
+    def _text_prompter(self) -> Prompter:
         if self.prompter is None:
             raise ValueError("tokenizer must be given to a session that reads or is asked in text, got None")
         return self.prompter
 
-    def _answers(
-        self,
-        prompt: Fed,
-        max_new_tokens: int,
-        stops: StopCriteria,
-        prompter: Prompter | None,
-        asleep: bool,
-        how: Sampling,
+    def _start_answers(
+        self, question: Any, max_new_tokens: int, stop: Stop, how: Sampling, asleep: bool
     ) -> tuple[list[Answer], Iterator[Tensor]]:
-        """Checks all arguments and reads the prompt. Returns an answer for each row (none if nothing can end them and
-        `prompter` is None), and the iterator of new tokens (B,), which adds them to the answers."""
+        """As `_start`, for questions in text."""
+        prompter = self._text_prompter()
+        prompts = prompter.prompts(question)
+        if max(len(prompter.encode(prompt)) for prompt in prompts) > self.model.window_size:
+            fits = f"a question must fit into a window of {self.model.window_size} tokens with its template"
+            warnings.warn(f"{fits}, as in training: a part of this one is slept on", stacklevel=4)
+        return self._start(prompts, max_new_tokens, stop, Sampling(temperature=0.0) | how, asleep, as_text=True)
+
+    def _start(
+        self, prompt: Input, max_new_tokens: int, stop: Stop, how: Sampling, asleep: bool = False, as_text: bool = False
+    ) -> tuple[list[Answer], Iterator[Tensor]]:
+        """Checks all arguments and reads the prompt. Returns the `new_answers` to it, and the iterator of new tokens
+        (B,), which adds them to the answers."""
         check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
         draw = sampler(**how, device=self.model.embedding.weight.device)
-        rows = to_rows(encode_input(prompt, self.prompter), None, self.batch_size, self.model)
+        rows = to_rows(prompt, None, self.batch_size, self.model, self.prompter)
         if not min(rows.lengths):
             raise ValueError("prompt must have at least one token in every row")
+        answers = new_answers(len(rows.lengths), stop, self.model.embedding.num_embeddings, self.prompter, as_text)
         if asleep:
             self.sleep()
-        answers = [Answer(stops, prompter) for _ in rows.lengths] if prompter or any(stops) else []
         return answers, decode_steps(self._read, self._read(rows, last_only=True), draw, int(max_new_tokens), answers)

@@ -1,7 +1,8 @@
 """The chat in a terminal: documents, questions, and commands that begin with a slash."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -26,32 +27,11 @@ HELP = """/read FILE   read another document
 
 
 @dataclass
-class Counts:
-    """Counts of tokens, sleeps and passes, updated as a callback of the session."""
-
-    tokens: int = 0
-    sleeps: int = 0
-    passes: int = 0
-    seconds: float = 0.0
-    last: SleepEvent | None = None
-    show: Callable[[SleepEvent], None] = field(default=lambda event: None)
-
-    def __call__(self, event: SleepEvent) -> None:
-        if event.done:
-            self.sleeps += 1
-            self.passes += event.n_passes
-            self.seconds += event.seconds
-            self.last = event
-        self.show(event)
-
-
-@dataclass
 class ChatLevel:
     """A session or fork; and the documents (name, text) to read again for each question, if that is read first."""
 
     session: Session
     documents: list[tuple[str, str]] = field(default_factory=list)
-    close: ExitStack = field(default_factory=ExitStack)
 
 
 class Chat:
@@ -64,16 +44,24 @@ class Chat:
 
     def __init__(self, session: Session, max_new_tokens: int, how: Sampling, out: Console, log: Console) -> None:
         self.levels = [ChatLevel(session)]
-        self.max_new_tokens = max_new_tokens
-        self.how = how
-        self.out = out
-        self.log = log
-        self.counts = Counts()
-        session.callbacks = (*session.callbacks, self.counts)
+        self.max_new_tokens, self.how = max_new_tokens, how
+        self.out, self.log = out, log
+        self.n_tokens, self.n_sleeps, self.seconds = 0, 0, 0.0
+        self.last_sleep: SleepEvent | None = None
+        self.show: Callable[[SleepEvent], None] = lambda event: None
+        session.callbacks = (*session.callbacks, self.on_sleep)
 
     @property
     def session(self) -> Session:
         return self.levels[-1].session
+
+    def on_sleep(self, event: SleepEvent) -> None:
+        """Counts sleeps, and shows their passes."""
+        if event.done:
+            self.n_sleeps += 1
+            self.seconds += event.seconds
+            self.last_sleep = event
+        self.show(event)
 
     def read(self, file: Path) -> None:
         """Reads a document or, from a .json file, a conversation, in the format of the training."""
@@ -88,32 +76,29 @@ class Chat:
 
     def show_reading(self, session: Session, name: str, document: str | Path, question: str | None = None) -> None:
         """`Session.read` with a progress bar."""
-        slept = self.counts.sleeps
-        at = ""
-        columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=self.log) as bar:
-            task = bar.add_task(name, total=None, note="")
+        before = self.n_sleeps
+        note = TextColumn("{task.fields[window]}{task.fields[state]}")
+        columns = TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn(), note, TimeRemainingColumn()
+        with Progress(*columns, console=self.log) as bar:
+            task = bar.add_task(name, total=None, window="", state="")
 
-            def awake(window: int, total: int) -> None:
-                nonlocal at
-                at = f"window {window}/{total}, {self.counts.sleeps - slept} sleeps; "
-                bar.update(task, total=total, completed=window - 1, note=f"{at}awake")
+            def show_window(number: int, total: int) -> None:
+                window = f"window {number}/{total}, {self.n_sleeps - before} sleeps; "
+                bar.update(task, total=total, completed=number - 1, window=window, state="awake")
 
-            with self.showing(lambda event: bar.update(task, note=f"{at}asleep, {event}")):
-                self.counts.tokens += session.read(document, question, on_window=awake)
+            with self.showing(lambda event: bar.update(task, state=f"asleep, {event}")):
+                self.n_tokens += session.read(document, question, on_window=show_window)
             windows = int(bar.tasks[0].total or 0)
-            note = f"{windows} windows, {self.counts.sleeps - slept} sleeps"
-            bar.update(task, completed=windows, note=note)
+            bar.update(task, completed=windows, window=f"{windows} windows, ", state=f"{self.n_sleeps - before} sleeps")
 
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
         """Calls `show` for the passes of sleeps within the block."""
-        before = self.counts.show
-        self.counts.show = show
+        before, self.show = self.show, show
         try:
             yield
         finally:
-            self.counts.show = before
+            self.show = before
 
     def ask(self, question: str) -> None:
         """Sleeps, asks, and streams the answer; Ctrl-C ends it."""
@@ -123,19 +108,18 @@ class Chat:
                 notes.append(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
 
         notes: list[str] = []  # not within the line of an answer
-        with ExitStack() as stack, suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), self.showing(show):
             session, prompter = self.session, self.session.prompter
             if prompter and prompter.question_first:
-                session = stack.enter_context(session.fork())
+                session = deepcopy(session)
                 for name, text in self.levels[-1].documents:
                     self.show_reading(session, name, text, question)
                 question = prompter.remaining_question(question)
-            stack.enter_context(self.showing(show))
             pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
-            begun = next(filter(None, map(str.lstrip, pieces)), "")  # without the space before it
+            beginning = next(filter(None, map(str.lstrip, pieces)), "")  # without the space before it
             while notes:
                 self.log.print(notes.pop(0))
-            for piece in chain([begun], pieces):
+            for piece in chain([beginning], pieces):
                 self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
         self.out.print()
         for note in notes:
@@ -151,11 +135,9 @@ class Chat:
             self.session.save(Path(rest).expanduser())
             self.log.print(f"{rest}: {self.session.nbytes:,} bytes of memory", highlight=False)
         elif word == "/fork":
-            close = ExitStack()
-            fork = close.enter_context(self.session.fork())
-            self.levels.append(ChatLevel(fork, [*self.levels[-1].documents], close))
+            self.levels.append(deepcopy(self.levels[-1]))
         elif word == "/back" and self.levels[1:]:
-            self.levels.pop().close.close()
+            self.levels.pop()
         elif word == "/forget":
             self.session.forget()
             self.levels[-1].documents.clear()
@@ -170,14 +152,14 @@ class Chat:
 
     def stats(self) -> Table:
         """A table of counts and memory."""
-        session, counts = self.session, self.counts
+        session = self.session
         fresh = session.groups[0].cache.fresh if session.groups else 0
         norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
         rows = {
-            "documents read": f"{counts.tokens:,} tokens",
+            "documents read": f"{self.n_tokens:,} tokens",
             "window": f"{fresh} of {session.model.window_size} tokens",
-            "sleeps": f"{counts.sleeps:,}, {counts.passes:,} passes, {counts.seconds:.1f} s",
-            "last sleep": str(counts.last or "none yet"),
+            "sleeps": f"{self.n_sleeps:,}, {self.n_sleeps * session.n_passes:,} passes, {self.seconds:.1f} s",
+            "last sleep": str(self.last_sleep or "none yet"),
             "|S| of each layer": norms or "no fast weights",
             "memory": f"{session.nbytes:,} bytes",
             "forks open": str(len(self.levels) - 1),

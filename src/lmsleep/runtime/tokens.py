@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lmsleep.model import HybridLM
+from lmsleep.runtime.prompter import Prompter
 from lmsleep.windows import check_tokens
 
 Tokens = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[Tensor] | Sequence[np.ndarray] | int
+Input = Tokens | str | Sequence[str]
 Mask = Tensor | np.ndarray | Sequence[bool] | Sequence[Sequence[bool]]
 
 
@@ -28,55 +30,63 @@ class TokenRows(NamedTuple):
 
     def select(self, rows: Sequence[int], start: int, stop: int) -> "TokenRows":
         """Tokens start .. stop - 1 of some rows, in their order."""
-        whole = len(rows) == len(self.tokens)
+        all_rows = len(rows) == len(self.tokens)
         tokens, mask = (
-            x if x is None else (x if whole else x[list(rows)])[:, start:stop] for x in (self.tokens, self.mask)
+            x if x is None else (x if all_rows else x[list(rows)])[:, start:stop] for x in (self.tokens, self.mask)
         )
         assert tokens is not None
         return TokenRows(tokens, [stop - start] * len(rows), mask)
 
 
-def to_rows(tokens: Tokens, mask: Mask | None, batch_size: int | None, model: HybridLM) -> TokenRows:
-    """Converts tokens in any accepted form. Raises ValueError if a shape does not fit or a token is not in the
-    vocabulary."""
+def to_rows(
+    tokens: Input, mask: Mask | None, batch_size: int | None, model: HybridLM, prompter: Prompter | None = None
+) -> TokenRows:
+    """Converts tokens or texts in any accepted form. Raises ValueError if a shape does not fit, a token is not in the
+    vocabulary, or there is no tokenizer for a text."""
+    texts = [tokens] if isinstance(tokens, str) else tokens
+    if isinstance(texts, Sequence) and len(texts) and all(isinstance(text, str) for text in texts):
+        if prompter is None:
+            raise ValueError(f"tokens must be integers where the session has no tokenizer, got text {texts[0]!r:.99}")
+        tokens = [prompter.encode(str(text)) for text in texts]
     device = model.embedding.weight.device
     rows, lengths = _padded(tokens)
     if batch_size not in (None, len(lengths)):
         raise ValueError(f"tokens must have {batch_size} rows, as those read before, got {len(lengths)}")
     check_tokens("tokens", rows, model.embedding.num_embeddings)
-    seen = None if mask is None else _mask(mask, rows.shape).to(device)
-    return TokenRows(rows.to(device), lengths, seen)
+    return TokenRows(rows.to(device), lengths, None if mask is None else _bool_mask(mask, rows.shape).to(device))
 
 
-def _mask(mask: Mask, shape: torch.Size) -> Tensor:
+def _bool_mask(mask: Mask, shape: torch.Size) -> Tensor:
     """A mask (B, n) from bool or zeros and ones, (B, n) or, for one row, (n,)."""
-    seen = _tensor("mask", mask)
-    seen = seen[None] if seen.ndim == 1 else seen
-    if not seen.numel() or (not seen.is_floating_point() and ((seen == 0) | (seen == 1)).all()):
-        seen = seen.bool()
-    if seen.shape != shape or seen.dtype != torch.bool:
-        got = f"{seen.dtype} {tuple(seen.shape)}"
-        raise ValueError(f"mask must be bool of the shape of tokens {tuple(shape)}, got {got}")
-    return seen
+    x = _tensor("mask", mask)
+    x = x[None] if x.ndim == 1 else x
+    if not x.numel() or (not x.is_floating_point() and ((x == 0) | (x == 1)).all()):
+        x = x.bool()
+    if x.shape != shape or x.dtype != torch.bool:
+        raise ValueError(f"mask must be bool of the shape of tokens {tuple(shape)}, got {x.dtype} {tuple(x.shape)}")
+    return x
 
 
-def _padded(tokens: Tokens) -> tuple[Tensor, list[int]]:
+def _padded(tokens: object) -> tuple[Tensor, list[int]]:
     """(B, n) int64, padded with zeros, and the lengths of the rows."""
-    if isinstance(tokens, Sequence) and len(tokens) and np.ndim(tokens[0]):  # pyright: ignore[reportArgumentType]
-        parts = [_row(row) for row in tokens]
+    if isinstance(tokens, Sequence) and len(tokens) and np.ndim(tokens[0]):
+        parts = [_integers(row, 1).reshape(-1) for row in tokens]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), [len(part) for part in parts]
-    rows = _tensor("tokens", tokens)
-    rows = _integers(rows) if rows.ndim == 2 else _row(rows)[None]
+    rows = _integers(tokens, 2)
+    rows = rows if rows.ndim == 2 else rows.reshape(1, -1)
     if not len(rows):
         raise ValueError(f"tokens must have at least one row, got {tuple(rows.shape)}")
     return rows, [rows.shape[1]] * len(rows)
 
 
-def _row(tokens: object) -> Tensor:
-    row = _integers(_tensor("tokens", tokens))
-    if row.ndim > 1:
-        raise ValueError(f"tokens must be (B, n), (n,) or a list of rows, got {row.ndim} axes")
-    return row.reshape(-1)
+def _integers(tokens: object, max_axes: int) -> Tensor:
+    """int64 with at most so many axes."""
+    x = _tensor("tokens", tokens)
+    if x.numel() and (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+        raise ValueError(f"tokens must be integers, got {x.dtype}")
+    if x.ndim > max_axes:
+        raise ValueError(f"tokens must be (B, n), (n,) or a list of rows, got {x.ndim} axes")
+    return x.long()
 
 
 def _tensor(name: str, values: object) -> Tensor:
@@ -88,12 +98,6 @@ def _tensor(name: str, values: object) -> Tensor:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be numbers, all rows as deep: {error}") from None
-
-
-def _integers(tokens: Tensor) -> Tensor:
-    if tokens.numel() and (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool):
-        raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    return tokens.long()
 
 
 def gather_logits(

@@ -65,11 +65,11 @@ class SessionPair:
             self.windows.append(ShownWindow(f"{len(text):,} characters, to be read once the question is known"))
             yield
         else:
-            yield from self.read_by_windows(self.prompter.texts(text)[0])
+            yield from self.read_by_windows(text)
 
-    def read_by_windows(self, text: str) -> Iterator[None]:
-        """Reads the windows of a text; yields as `read`."""
-        for tokens in self.prompter.split_windows(text, self.sessions[1].model.window_size):
+    def read_by_windows(self, document: str | None, question: str | None = None) -> Iterator[None]:
+        """Reads the windows of a document, as of `Prompter.texts`; yields as `read`."""
+        for tokens in self.prompter.document_windows(document, question, self.sessions[1].model.window_size):
             self.windows.append(ShownWindow(self.prompter.decode(tokens)))
             for session in self.sessions:
                 session.feed(tokens, last_only=True)
@@ -85,13 +85,14 @@ class SessionPair:
             fresh = SessionPair(self.sessions[1], self.sessions[1].n_passes)
             self.sessions, self.windows = fresh.sessions, fresh.windows
             for document in self.documents:
-                yield from self.read_by_windows(self.prompter.texts(document, question)[0])
+                yield from self.read_by_windows(document, question)
             question = self.prompter.remaining_question(question)
         with self.sessions[0].fork() as awake, self.sessions[1].fork() as asleep:
             asleep.callbacks = ()  # it may sleep during a long answer
             streams = [session.stream(question, max_new_tokens, **how) for session in (awake, asleep)]
-            for one, two in zip_longest(*streams, fillvalue=""):
-                self.answers = ((self.answers[0] + one).lstrip(), (self.answers[1] + two).lstrip())
+            for pieces in zip_longest(*streams, fillvalue=""):
+                awake_text, asleep_text = (text + piece for text, piece in zip(self.answers, pieces, strict=True))
+                self.answers = awake_text.lstrip(), asleep_text.lstrip()
                 yield
 
     def render(self) -> tuple[str, ...]:
@@ -110,9 +111,8 @@ def stream_html(windows: Sequence[ShownWindow]) -> str:
 
 def changes_html(windows: Sequence[ShownWindow]) -> str:
     """A table of |S_n - S_(n-1)| / |S_n| by window, the newest first, and pass."""
-    rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes][
-        : -MAX_WINDOWS - 1 : -1
-    ]
+    rows = [(number, window.changes) for number, window in enumerate(windows, 1) if window.changes]
+    rows = rows[: -MAX_WINDOWS - 1 : -1]
     if not rows:
         return "None was made: with N = 1, or before the first sleep, only the wake pass writes S."
     largest = max(change for _, changes in rows for change in changes) or 1.0
