@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 RULE110 = ROOT / "configs" / "experiment" / "smoke" / "rule110.yaml"
 CONFIG = HybridConfig(vocab_size=5, d_model=32, n_heads=2, window_size=6)
 SUBJECT = Subject(CONFIG, 3, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch):
+    """Nothing is compiled, which takes seconds: of `torch.compile` the table has only to ask."""
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: run)
 
 
 def measured(monkeypatch, ways, end=float("inf")):
@@ -44,7 +50,7 @@ def test_a_wrong_way_is_not_timed_and_a_broken_one_does_not_end_the_table(monkey
     ways = {"wrong": Way(lambda x: [x * x + x]), "nan": Way(lambda x: [x * x * torch.nan]), "broken": Way(breaks)}
     ways |= {"wide": Way(lambda x: [(x * x)[None]]), "away": Way(lambda f, x: [f(x)], ("nowhere.ops:f",))}
     rows = measured(monkeypatch, {**ways, "right": Way(lambda f, x: [f(x, 2)], ("torch:pow",))})
-    assert {way for way, row in rows.items() if row["both_us"]} >= {"torch", "right"}
+    assert {way for way, row in rows.items() if row["both_us"]} >= {"torch", "right", "torch.compile"}
     assert all(row["both_us"] is None for way, row in rows.items() if way in ways)
     assert rows["wrong"]["why_not"].startswith("ValueError: its error must be at most")
     assert rows["nan"]["why_not"].startswith("ValueError: its error must be at most")
@@ -91,8 +97,9 @@ def test_bad_arguments_are_refused_before_anything_is_measured(argument, message
         kernels.main([f"--config={RULE110}", argument])
 
 
-def test_it_is_a_program_of_a_checkout():
-    said = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kernels", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+def test_it_is_a_program_of_a_checkout(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks.kernels", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("benchmarks.kernels", run_name="__main__", alter_sys=True)
+    said = capsys.readouterr().out
     assert "python -m benchmarks.kernels" in said and "--jobs" in said
