@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
+from tests.programs import start
 
 from lmsleep import Session, SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
@@ -694,15 +695,16 @@ def test_sigterm_ends_every_command_within_a_batch(fit, monkeypatch, tmp_path, c
 
 
 def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):
-    """A real process, stopped at step 12; taken up again, it ends where a whole run ends. Its imports say nothing."""
+    """A process of its own, stopped at step 12; taken up again, it ends where a whole run ends."""
     steps = ["--trainer.max_steps=16", "--sleep.n_passes=2", "--trainer.val_check_interval=10"]
     late = ["--checkpoint.dirpath=killed", "--checkpoint.every_n_train_steps=100000"]  # nothing but SIGTERM saves
     stop = ["killing.EndOnce", "--trainer.callbacks.step=12", "--trainer.callbacks.mark=mark"]
-    command = ["-m", "lmsleep", "fit", *TINY, *steps, *late, f"--trainer.callbacks+={stop[0]}", *stop[1:]]
+    command = ["lmsleep", "fit", *TINY, *steps, *late, f"--trainer.callbacks+={stop[0]}", *stop[1:]]
     paths = os.pathsep.join([str(Path(__file__).parent / "figures"), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": paths}
-    process = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 143 and "arning" not in process.stderr, process.stderr
+    process = start(*command, folder=tmp_path, env=env, output=str(tmp_path / "said"))
+    process.join(300)
+    assert process.exitcode == 143 and "arning" not in (tmp_path / "said").read_text()
     stopped = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
     assert 12 <= stopped["global_step"] <= 13
     rest = fit(*steps, "--ckpt_path=killed/last.ckpt")

@@ -1,9 +1,9 @@
 """transformers on a saved model: what it generates is what a `Session` says."""
 
 import copy
+import importlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -199,10 +199,11 @@ def test_a_pushed_model_comes_back_by_its_name(folder, loaded, tmp_path, monkeyp
     assert session.ask(PROMPTS[1], 9) == Session.from_pretrained(folder).ask(PROMPTS[1], 9)
 
 
-def test_without_transformers_the_import_says_what_to_install():
-    code = "import sys; sys.modules['transformers'] = None; import lmsleep.hf"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'ImportError: lmsleep.hf needs transformers: pip install "lmsleep[hf]"' in done.stderr
+def test_without_transformers_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "lmsleep.hf")
+    with pytest.raises(ImportError, match=r'^lmsleep\.hf needs transformers: pip install "lmsleep\[hf\]"'):
+        importlib.import_module("lmsleep.hf")
 
 
 LM_EVAL_TASK = """

@@ -1,13 +1,13 @@
 """A saved memory goes on exactly, in another process too, and is refused by a model that did not write it."""
 
 import json
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.programs import start
 
 from lmsleep import HybridConfig, Session
 
@@ -56,7 +56,11 @@ def test_model_and_memory_go_on_in_another_process(build, draw_tokens, tmp_path)
     session.save(tmp_path / "memory")
     session.model.save_pretrained(tmp_path / "model")
     torch.save(more, tmp_path / "more.pt")
-    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], check=True)
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = start("elsewhere", str(tmp_path), folder=tmp_path, env=env, output=str(tmp_path / "said"))
+    process.join(60)
+    assert process.exitcode == 0, (tmp_path / "said").read_text()
     logits, states = torch.load(tmp_path / "out.pt")
     assert torch.equal(logits, session.feed(more))
     assert all(map(torch.equal, states, session.fast_weights.states))

@@ -121,7 +121,7 @@ def test_duplicates_are_made_anew_and_workers_change_nothing(tmp_path: Path):
 def test_range_that_no_problem_fits_leaves_nothing(tmp_path: Path):
     config = replace(CONFIG, problem=replace(MINI, length=(10, 14), window_sizes=(8,)))
     with pytest.raises(ValueError, match="length 10, 14: no problem of op"):
-        make_dataset(tmp_path / "deep" / "gsm", config, workers=2)
+        make_dataset(tmp_path / "deep" / "gsm", config)
     assert not list(tmp_path.iterdir())
 
 
