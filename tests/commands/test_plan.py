@@ -40,17 +40,17 @@ def test_what_it_says_of_a_run_is_what_the_run_takes(monkeypatch, accumulate):
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(SleepModule, "training_step", slow_train)
     monkeypatch.setattr(SleepModule, "validation_step", slow_validate)
-    run = [*RULE110, f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.max_steps=30"]
+    run = [*RULE110, f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.max_steps=15"]
     run += [f"--trainer.val_check_interval={5 * accumulate}", "--trainer.check_val_every_n_epoch=null"]
     quiet = ["--trainer.logger=false", "--trainer.num_sanity_val_steps=0", "--trainer.enable_progress_bar=false"]
     cli = plan_run(PlanCLI, [*run, "--steps=5"])
     cli.measure()
-    seconds = cli.clock.estimate(30 * accumulate, cli.validations())
+    seconds = cli.clock.estimate(15 * accumulate, cli.validations())
     clock = StepTimer()
     monkeypatch.setattr("lmsleep.commands.fit.RunReport", lambda: clock)
     lmsleep(["fit", *run, *quiet, "--checkpoint.dirpath=run"])
-    assert cli.validations() == len(clock.validations) == 6
-    assert seconds == clock.validations[-1][1] - clock.started > 30
+    assert cli.validations() == len(clock.validations) == 3
+    assert seconds == clock.validations[-1][1] - clock.started > 15
 
 
 def test_it_prints_a_table_and_leaves_nothing(capsys, monkeypatch, tmp_path):
