@@ -6,19 +6,18 @@ import os
 import sys
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported.
-    os.environ["TRITON_INTERPRET"] = "1"
-
-from lmsleep import HybridConfig
 
 
 def pytest_collection():
-    """Imports Lightning, slowly, before the tests, as its logger keeps the stderr of its import: not one that pytest
-    closes after a test. (A process that only hands tests to others collects none.)"""
+    """Imports what takes seconds in the processes that run tests; one that only hands them to others collects none.
+    Lightning goes before the tests, as its logger keeps the stderr of its import: not one that pytest closes after a
+    test."""
     import lightning  # noqa: F401
+    import torch
+
+    if not torch.cuda.is_available():
+        # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported.
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +36,9 @@ def end_workers():
 @pytest.fixture(scope="session")
 def build():
     """build(pattern, **options): a model with all weights away from zero, the same one for the same arguments."""
+    import torch
+
+    from lmsleep import HybridConfig
 
     def build(pattern="AGAG", dtype=torch.float64, **options):
         sizes = {"vocab_size": 7, "d_model": 16, "window_size": 6, "n_heads": 2, "mlp_dim": 24, "zero_init": False}
@@ -52,6 +54,7 @@ def build():
 @pytest.fixture(scope="session")
 def draw_tokens():
     """draw_tokens(rows, length, seed=0): tokens below 7."""
+    import torch
 
     def draw_tokens(rows, length, seed=0):
         return torch.randint(7, (rows, length), generator=torch.Generator().manual_seed(seed))

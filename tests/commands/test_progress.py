@@ -12,6 +12,7 @@ TINY = {
     "data.task": '{"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": 2, "width": 6, "n_states": 2}}',
     "model.model.d_model": 16,
     "data.batch_size": 8,
+    "data.eval_rows": 16,
     "trainer.accelerator": "cpu",
     "trainer.logger": "false",
     "trainer.check_val_every_n_epoch": "null",
