@@ -43,7 +43,7 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "train.jsonl"
     lines = [
         {"context": f"The wren has {i} eggs. " * (1 + i % 7), "question": "How many eggs?", "answer": i}
-        for i in range(60)
+        for i in range(40)
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
@@ -119,11 +119,11 @@ def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, dat
     args = ["--epochs=2", "--trainer.log_every_n_steps=4", "--trainer.accumulate_grad_batches=2", *SHORT]
     args[args.index("--data.batch_size=4")] = "--data.batch_size=8"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 48 // 8 // 2
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 32 // 8 // 2
     logged = pd.read_csv(tmp_path / "version_0/metrics.csv")
     assert {"lr/muon", "lr/adamw", "grad_norm", "tokens_per_second", "sleeps_per_row", "train/loss"} <= set(logged)
     assert {f"change_of_S/pass-{n}" for n in (2, 3, 4)} <= set(logged) and (logged["grad_norm"].dropna() > 0).all()
-    assert {"val/exact-1", "val/loss-2", "test/exact-1", "test/loss-2"} <= set(logged)
+    assert {"val/exact-2", "val/loss-2", "test/exact-1", "test/loss-2"} <= set(logged)
 
 
 def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
