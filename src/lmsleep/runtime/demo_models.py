@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tasks import Depo, Rule110, Task
 from lmsleep.tasks.spec import task_spec
-from lmsleep.windows import Eviction
 
 
 class DemoTask(NamedTuple):
