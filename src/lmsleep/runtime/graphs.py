@@ -52,7 +52,7 @@ class GraphedBlocks:
             for buffer, x in zip(buffers, inputs, strict=True):
                 buffer.copy_(x)
             replay()
-        h, *states = (x.clone() for x in out)
+            h, *states = (x.clone() for x in out)  # before another thread's replay
         return h, FastWeights(tuple(states)), ()
 
     def _capture(
