@@ -312,6 +312,9 @@ IDS = torch.ones(2, 4, dtype=torch.long)
     ("inputs", "message"),
     [
         ({"inputs_embeds": torch.zeros(1, 4, 16)}, "input_ids must be given, which alone can be read, got None"),
+        ({"input_ids": IDS[0]}, r"input_ids must be a tensor \(B, n\), got \(4,\)"),
+        ({"input_ids": [[1, 2]]}, r"input_ids must be a tensor \(B, n\), got 'list'"),
+        ({"input_ids": IDS, "attention_mask": IDS[0]}, r"attention_mask must have .*, got \(4,\)"),
         ({"input_ids": 300 * IDS}, r"tokens must lie in the vocabulary 0..256, got 300 \(row 0, token 0\)"),
         ({"input_ids": -IDS}, "tokens must lie in the vocabulary 0..256, got -1"),
         ({"input_ids": IDS.float()}, "tokens must be integers, got torch.float32"),

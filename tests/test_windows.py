@@ -1,12 +1,14 @@
 """Which windows sleep, and what is said where none does."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
 
 from lmsleep import Session, read_windows
 from lmsleep.settle import Settle, forget
+from lmsleep.sleep import sleep
 from lmsleep.windows import IGNORE, SleepSettings, Windows, policy_name
 
 L = 6
@@ -57,6 +59,7 @@ def test_a_reading_that_sleeps_or_is_not_to_warns_of_nothing(build, draw_tokens)
 def test_a_policy_is_called_by_where_it_is_found_and_its_fields():
     assert policy_name(None) is None
     assert policy_name(forget) == "lmsleep.settle.forget"
+    assert policy_name(partial(sleep, n_passes=2)) == "lmsleep.sleep.sleep, (), {'n_passes': 2}"
     assert policy_name(Settle(0.1, 4, print)) == "lmsleep.settle.Settle(threshold=0.1, most=4)"
     assert policy_name(warnings.catch_warnings()) == "warnings.catch_warnings"
 

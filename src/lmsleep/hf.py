@@ -156,9 +156,11 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
+        shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        require(isinstance(shape, tuple) and len(shape) == 2, "input_ids must be a tensor (B, n)", shape)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         allowed = f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)} or be wider"
-        require(mask[:, -input_ids.shape[1] :].shape == input_ids.shape, allowed, tuple(mask.shape))
+        require(mask[..., -input_ids.shape[1] :].shape == input_ids.shape, allowed, tuple(mask.shape))
         mask = mask[:, -input_ids.shape[1] :].bool()
         # Padding is moved behind the tokens meanwhile.
         order = None if mask.all() else (~mask).to(torch.int8).argsort(dim=1, stable=True)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -179,6 +180,8 @@ def policy_name(on_overflow: object) -> str | None:
     """What sleeps in place of passes 2..N, by its import path and, of a dataclass, its fields; None for None."""
     if on_overflow is None:
         return None
+    if isinstance(on_overflow, partial):
+        return f"{policy_name(on_overflow.func)}, {on_overflow.args}, {on_overflow.keywords}"
     if is_dataclass(on_overflow):
         return f"{type(on_overflow).__module__}.{on_overflow!r}"
     named = on_overflow if hasattr(on_overflow, "__qualname__") else type(on_overflow)

@@ -225,6 +225,16 @@ def test_a_mixer_takes_options_from_the_configuration_in_the_types_that_it_decla
     assert (decay, type(decay), taps, kind) == (1.0, float, (1, 2), [3])
 
 
+def test_options_are_the_same_before_and_after_they_are_saved(tmp_path):
+    register_mixer("Z", "decaying", Decaying)
+    options = {"Z": {"decay": 1.0, "taps": (1, 2)}}
+    config = HybridConfig(**OPTIONED, rule_options=options)
+    options["Z"]["decay"] = 2.0  # the configuration has a copy
+    config.build().save_pretrained(tmp_path)
+    assert HybridLM.from_pretrained(tmp_path).config == config
+    assert config.rule_options == {"Z": {"decay": 1.0, "taps": [1, 2]}}
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -234,6 +244,7 @@ def test_a_mixer_takes_options_from_the_configuration_in_the_types_that_it_decla
         ({"A": {"bias": True}}, r"rule_options of A \(attention\) must be among none, as it has no option, got 'bias'"),
         ({"G": {"decay": 1.0}}, "rule_options must be by letters of the pattern 'AZ', got 'G'"),
         ({"Z": 3}, "Z in rule_options must be an object, got 3"),
+        ({"Z": {"kind": {1}}}, r"rule_options must be what JSON can hold, got \{'Z': \{'kind': \{1\}\}\}"),
         ([3], r"rule_options must be an object, got \[3\]"),
     ],
 )

@@ -75,6 +75,16 @@ def test_an_answer_of_ones_own_is_asked_at_one_pass_in_training_and_validation(r
     assert stages[:2] == ["train"] * 2 and set(stages[2:]) == {"val"}
 
 
+def test_passes_that_a_subclass_wraps_are_recorded_too(run):
+    class Wrapping(SleepCallback):
+        def on_overflow(self, module, blocks, h, S):
+            return super().on_overflow(module, blocks.__call__, h, S)
+
+    cell = run(None, [callback := Wrapping(3)])
+    cell.trainer.validate(cell.module, cell.data, verbose=False)
+    assert len(callback.change) == 2
+
+
 def test_a_batch_without_gradients_counts_alike_where_nobody_has_to_answer(run):
     cell = run(1)
     cell.trainer.validate(cell.module, cell.data, verbose=False)

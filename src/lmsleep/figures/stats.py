@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or -1 if the interval lies above or below zero, else 0, also if there is none."""
-        return (self.low > 0) - (self.high < 0)
+        return int(self.low > 0) - int(self.high < 0)
 
 
 def wilson(share: float, n: int) -> Estimate:

@@ -1,5 +1,6 @@
 """The configuration of a model: its fields, what they may hold, and the sizes that follow from them."""
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -94,6 +95,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field, value, allowed, rule in self.checks():
             require(allowed, f"{field} {rule}", value)
+        try:  # a copy, as config.json gives it back: lists in place of tuples
+            object.__setattr__(self, "rule_options", json.loads(json.dumps(self.rule_options)))
+        except TypeError as error:
+            raise ValueError(f"rule_options must be what JSON can hold, got {self.rule_options!r}") from error
 
     def checks(self) -> Iterator[Check]:
         """What the values must fulfil, in an order in which each check may rely on those before it."""

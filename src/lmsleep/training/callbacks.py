@@ -89,7 +89,17 @@ class SleepCallback(L.Callback):
         """`on_overflow` for the current batch; None where it makes no pass: at N = 1, if there is no other way."""
         overridden = type(self).on_overflow is not SleepCallback.on_overflow
         sleeps = overridden or self.settings(module.training).sleeps
-        return partial(self.on_overflow, module) if sleeps else None
+        return partial(self._answer, module) if sleeps else None
+
+    def _answer(
+        self, module: L.LightningModule, blocks: WindowPass, h: Tensor, S: FastWeights
+    ) -> tuple[Tensor, FastWeights]:
+        """`on_overflow`, whatever a subclass makes of the passes, and outside of training the change of S in each."""
+        blocks.changes = None if module.training else []
+        h, S = self.on_overflow(module, blocks, h, S)
+        if blocks.changes:
+            self.change = [change.tolist() for change in blocks.changes]
+        return h, S
 
     @property
     def sleeps_per_sequence(self) -> float:
@@ -103,15 +113,11 @@ class SleepCallback(L.Callback):
         self, module: L.LightningModule, blocks: WindowPass, h: Tensor, S: FastWeights
     ) -> tuple[Tensor, FastWeights]:
         """The sleep on one full window: h (B, L, D) and S as the wake pass left them -> as the last one leaves them."""
-        start, changes = time.perf_counter(), []
-        if not module.training:
-            blocks.changes = changes
+        start = time.perf_counter()
         answer = self.policy or partial(sleep, n_passes=self.settings(module.training).n_passes)
         h, S = answer(blocks, h, S)
         self.count(1, len(h))
         self.seconds_asleep += time.perf_counter() - start
-        if changes:
-            self.change = [change.tolist() for change in changes]
         return h, S
 
     def count(self, n_sleeps: int, rows: int) -> None:
