@@ -141,7 +141,7 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
     saved = HybridLM.from_pretrained(folder)
     assert all(map(torch.equal, saved.state_dict().values(), cell.module.model.state_dict().values()))
     _, step = read_config(folder)
-    assert (step["sleeps"]["n_passes"], step["sleeps"]["eviction"], step["step"]) == (3, "sliding", 2)
+    assert (step["n_passes"], step["eviction"], step["step"]) == (3, "sliding", 2)
     with safe_open(f"{folder}/batches.safetensors", "pt") as file:
         assert len(file.keys()) == 3 * len(batches)
         for i, step in enumerate(batches):
@@ -154,7 +154,7 @@ def test_a_model_that_loops_awake_is_repeated_with_as_many_passes(run, tmp_path,
     with pytest.raises(FloatingPointError):
         fitted(run(None, callbacks, enable_checkpointing=True))
     folder, seen = tmp_path / "nonfinite-step2", []
-    assert read_config(folder)[1]["sleeps"]["wake_passes"] == 3
+    assert read_config(folder)[1]["wake_passes"] == 3
 
     def reading(*args, **options):
         seen.append(options["wake_passes"])
@@ -178,7 +178,7 @@ def test_a_step_whose_passes_were_drawn_is_repeated_with_those(run, tmp_path):
     with pytest.raises(FloatingPointError, match=r"^loss is not finite at step 2 ") as failed:
         fitted(run(50, [Overflow("loss"), StopOnNonFinite(), Drawn(), saver], enable_checkpointing=True))
     assert drawn[2] < 50 and f"(n_passes={drawn[2]}, " in str(failed.value)
-    assert read_config(tmp_path / "nonfinite-step2")[1]["sleeps"]["n_passes"] == drawn[2]
+    assert read_config(tmp_path / "nonfinite-step2")[1]["n_passes"] == drawn[2]
 
 
 def left(run, folder):

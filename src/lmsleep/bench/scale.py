@@ -10,7 +10,6 @@ lmsleep bench scale --config configs/experiment/paper/depo_4block.yaml --how=fsd
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from argparse import SUPPRESS
@@ -23,6 +22,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
@@ -101,11 +102,19 @@ def main(args: list[str] | None = None) -> None:
 def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]:
     """Starts `count` ranks, a device each, and returns the rows that they measure. Raises ValueError if one fails."""
     out = folder / f"{count}.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
-    command += ["lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}"]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # torchrun would give one to each of several ranks
-    if subprocess.run(command, env=threads | os.environ).returncode:
-        raise ValueError(f"{count} devices: a process failed, see above")
+    ranks = LaunchConfig(
+        *(1, 1, count),
+        run_id="scale",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # the machine's own name may not resolve
+        max_restarts=0,
+    )
+    command = ("-m", "lmsleep", "bench", "scale", *args, f"--counts=[{count}]", f"--out={out}")
+    try:
+        elastic_launch(ranks, sys.executable)(*command)
+    except ChildFailedError:
+        raise ValueError(f"{count} devices: a process failed, see above") from None
     return json.loads(out.read_text(encoding="utf-8"))
 
 

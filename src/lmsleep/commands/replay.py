@@ -5,7 +5,7 @@ lmsleep replay runs/mine/nonfinite-step41
 It ends with the error of that run. If the step is finite now, code, packages or device made the difference.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import lightning as L
@@ -21,6 +21,7 @@ from lmsleep.tensors import read_tensors
 from lmsleep.training.callbacks import SleepCallback
 from lmsleep.training.module import SleepModule
 from lmsleep.training.nonfinite import BATCHES, StepRecord, StopOnNonFinite
+from lmsleep.windows import SleepSettings
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def main(bundle: Path) -> None:
         ValueError: if it is no such folder, is damaged, or is of a run with its own `on_overflow`.
     """
     tensors, _ = read_tensors(bundle / BATCHES, "cpu")
-    step: StepRecord = typed(StepRecord, read_config(bundle)[1], f"trained in {bundle / CONFIG}")
+    trained = read_config(bundle)[1]
+    sleeps = {field.name: trained.pop(field.name) for field in fields(SleepSettings) if field.name in trained}
+    step: StepRecord = typed(StepRecord, trained | {"sleeps": sleeps}, f"trained in {bundle / CONFIG}")
     policy = step.sleeps.on_overflow
     require(policy is None, "on_overflow of a run that is repeated must be None", policy)
     model = HybridLM.from_pretrained(bundle)

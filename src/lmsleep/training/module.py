@@ -78,6 +78,7 @@ class SleepModule(L.LightningModule):
         self._resumed: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
+        self._resumed = None
         if self.trainer.world_size > 1:
             stop_together(self.trainer)
         use_atomic_io(self.trainer)
@@ -227,7 +228,7 @@ class SleepModule(L.LightningModule):
         if (trainer := self._own_trainer) is not None:
             check_resumed(trainer, self, checkpoint)
             check_states(trainer, checkpoint)
-            if trainer.state.fn == TrainerFn.FITTING and not trainer.optimizers:
+            if trainer.state.fn == TrainerFn.FITTING and not trainer.strategy.restore_checkpoint_after_setup:
                 self._resumed = checkpoint  # until the strategy has set them up, and `on_fit_start` checks their states
 
     def _scored(self, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:

@@ -125,8 +125,10 @@ def _save_step(step: StepRecord, batches: list[Batch], trainer: L.Trainer, modul
     rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
     folder = Path(beside) / f"{FOLDER_PREFIX}step{step.step}{rank}"
     named = {f"{i}.{name}": x for i, batch in enumerate(batches) for name, x in batch._asdict().items()}
+    trained = asdict(step)
+    trained |= trained.pop("sleeps")  # beside the others, where a session and the model card look for them
     try:
-        module.model.save_pretrained(folder, "The weights before a step that is not finite.", asdict(step))
+        module.model.save_pretrained(folder, "The weights before a step that is not finite.", trained)
         save_tensors(folder / BATCHES, {name: x for name, x in named.items() if x is not None}, ENTRY, {})
     except OSError as error:
         return f"; they could not be written: {error}"
