@@ -156,15 +156,15 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
-        shape = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
-        require(isinstance(shape, tuple) and len(shape) == 2, "input_ids must be a tensor (B, n)", shape)
+        shape = tuple(getattr(input_ids, "shape", ()))
+        require(len(shape) == 2, "input_ids must be a tensor (B, n)", shape or type(input_ids).__name__)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        allowed = f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)} or be wider"
-        require(mask[..., -input_ids.shape[1] :].shape == input_ids.shape, allowed, tuple(mask.shape))
-        mask = mask[:, -input_ids.shape[1] :].bool()
+        recent = mask[..., -shape[1] :].bool()
+        allowed = f"attention_mask must have the shape of input_ids {shape} or be wider"
+        require(recent.shape == shape, allowed, tuple(mask.shape))
         # Padding is moved behind the tokens meanwhile.
-        order = None if mask.all() else (~mask).to(torch.int8).argsort(dim=1, stable=True)
-        tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), mask.gather(1, order))
+        order = None if recent.all() else (~recent).to(torch.int8).argsort(dim=1, stable=True)
+        tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), recent.gather(1, order))
         last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
         if use_cache or past_key_values is not None:
             past_key_values = self.new_cache() if past_key_values is None else past_key_values

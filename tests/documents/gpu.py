@@ -7,7 +7,7 @@ from tests.documents.document import Document, document
 
 from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
-from lmsleep.figures.stats import Estimate, mean_difference
+from lmsleep.figures.stats import Estimate, compare_steps, mean_difference
 from lmsleep.figures.words import NUMERALS, listed, millions, percent, percents, points
 from lmsleep.windows import Windows
 
@@ -38,7 +38,10 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
     alone = hops[hops.n_passes == 1].groupby("seed").value.mean()
     tuned = sorted(read(folder / "fig3_rates.csv").exact)
     seconds = sum(json.loads(path.read_text())["seconds"] for path in folder.glob("*.meta.json"))
+    steps = compare_steps(read(folder / "fig2a.csv"))["difference"]
+    lower = sum(record["high"] < 0 for record in steps)
     return (
+        f"{lower} of {len(steps)} differences from t = {steps[0]['base']} have an interval below zero",
         f"Rule 110 without sleep, {NUMERALS[unslept.groupby('slice').seed.nunique().min()]} of ten seeds",
         f"they took {seconds / 3600:.1f} hours",
         f"N = 4 is {points(ahead(rule, 4, 2))} points above N = 2 and {points(ahead(rule, 4, 3))} above N = 3",

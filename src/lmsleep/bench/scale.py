@@ -103,7 +103,9 @@ def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]
     """Starts `count` ranks, a device each, and returns the rows that they measure. Raises ValueError if one fails."""
     out = folder / f"{count}.json"
     ranks = LaunchConfig(
-        *(1, 1, count),
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
         run_id="scale",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
