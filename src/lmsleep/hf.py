@@ -156,7 +156,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
-        shape = tuple(getattr(input_ids, "shape", ()))
+        shape: tuple[int, ...] = tuple(getattr(input_ids, "shape", ()))
         require(len(shape) == 2, "input_ids must be a tensor (B, n)", shape or type(input_ids).__name__)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         recent = mask[..., -shape[1] :].bool()
