@@ -156,10 +156,10 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
-        shape: tuple[int, ...] = tuple(getattr(input_ids, "shape", ()))
+        shape = tuple(getattr(input_ids, "shape", ()))
         require(len(shape) == 2, "input_ids must be a tensor (B, n)", shape or type(input_ids).__name__)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        recent = mask[..., -shape[1] :].bool()
+        recent = mask[..., -input_ids.shape[1] :].bool()
         allowed = f"attention_mask must have the shape of input_ids {shape} or be wider"
         require(recent.shape == shape, allowed, tuple(mask.shape))
         # Padding is moved behind the tokens meanwhile.
