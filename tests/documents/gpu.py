@@ -42,7 +42,7 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
     lower = sum(record["high"] < 0 for record in steps)
     return (
         f"{lower} of {len(steps)} differences from t = {steps[0]['base']} have an interval below zero",
-        f"Rule 110 without sleep, {NUMERALS[unslept.groupby('slice').seed.nunique().min()]} of ten seeds",
+        f"Rule 110 without sleep, {NUMERALS[unslept.groupby('slice').seed.nunique().min()]} seeds",
         f"they took {seconds / 3600:.1f} hours",
         f"N = 4 is {points(ahead(rule, 4, 2))} points above N = 2 and {points(ahead(rule, 4, 3))} above N = 3",
         f"With all {len(last) + len(earlier)} runs, a seed's averaged first, N = 2, 3 and 4 are {listed(above)} points "
