@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsleep.data import RowsDataModule
+from lmsleep.data import BLOCK, RowsDataModule
 from lmsleep.tasks import Batch, Rule110, Task
 
 TASK = Rule110(steps=2, width=6, n_states=2)
@@ -49,6 +49,22 @@ def trainer(done=0, rank=0, ranks=1):
 def test_the_number_of_workers_does_not_change_the_batches(num_workers):
     assert same(train(num_workers=num_workers), train())
     assert same(train(num_workers=num_workers, trainer=trainer(3)), train(9)[3:])
+
+
+class Ragged(Levels):
+    """Rows whose length, and whether they have a mask, change with the step."""
+
+    def rows(self, *, split, seed, step, batch_size):
+        level = torch.full((batch_size,), step)
+        tokens = level[:, None].expand(-1, 1 + step % 3)
+        return Batch(tokens, -tokens, level, mask=tokens > 5 if step % 2 else None)
+
+
+def test_workers_hand_over_batches_of_any_shape():
+    alone, helped = (RowsDataModule(Ragged(), batch_size=4, num_workers=n).train_dataloader() for n in (0, 2))
+    for wanted, batch in zip(islice(alone, 3 * BLOCK), helped, strict=False):
+        for x, y in zip(wanted, batch, strict=True):
+            assert (x is None) == (y is None) and (x is None or torch.equal(x, y))
 
 
 def test_batches_are_the_task_s_rows_by_step():

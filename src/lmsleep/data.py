@@ -1,7 +1,10 @@
 """The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
 import lightning as L
 import torch
@@ -15,6 +18,7 @@ from lmsleep.tasks.base import MAX_ROWS
 
 TEST_SEED = 0  # held-out rows are the same for every run
 MAX_WORKERS = 1024  # a larger value is a mistake
+BLOCK = 8  # batches that a worker hands over together
 
 
 class RowsDataModule(L.LightningDataModule):
@@ -63,7 +67,7 @@ class RowsDataModule(L.LightningDataModule):
         require(self.batch_size % ranks == 0, f"batch_size must be divisible by the {ranks} ranks", self.batch_size)
         rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
         pinned = torch.cuda.is_available()  # then the copy to the device overlaps with the step before
-        return DataLoader(rows, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
+        return BlockLoader(rows, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("val")
@@ -110,15 +114,49 @@ class TrainRows(IterableDataset):
     rank: int = 0
     ranks: int = 1
 
-    def __iter__(self) -> Iterator[Batch]:
-        # The loader takes batches from its workers in turn, so worker w draws every n-th step.
+    def __iter__(self) -> Iterator["Batch | Block"]:
         worker = get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.start() + offset
-        while True:
-            batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
-            yield rank_rows(batch, self.rank, self.ranks)
-            step += stride
+        if worker is None:
+            yield from map(self.batch, count(self.start()))
+        else:  # the loader takes blocks from its workers in turn
+            for first in count(self.start() + worker.id * BLOCK, worker.num_workers * BLOCK):
+                yield Block.of([self.batch(step) for step in range(first, first + BLOCK)])
+
+    def batch(self, step: int) -> Batch:
+        """This rank's rows of a step."""
+        batch = self.task.rows(split="train", seed=self.seed, step=step, batch_size=self.batch_size)
+        return rank_rows(batch, self.rank, self.ranks)
+
+
+class Block(NamedTuple):
+    """Batches of any shapes as few tensors: for each that comes from a worker, the two processes pass on a file."""
+
+    joined: Batch  # of each field the elements of all batches, (elements,); None if no batch has it
+    shapes: list[list[tuple[int, ...] | None]]  # of each batch, by field
+
+    @classmethod
+    def of(cls, batches: list[Batch]) -> "Block":
+        """Batches may differ in shape, and in whether they have a mask."""
+        fields = [[x.flatten() for x in field if x is not None] for field in zip(*batches, strict=True)]
+        shapes = [[None if x is None else tuple(x.shape) for x in batch] for batch in batches]
+        return cls(Batch._make(torch.cat(field) if field else None for field in fields), shapes)
+
+    def batches(self) -> Iterator[Batch]:
+        """Those that it was made of, as views."""
+        fields = []
+        for joined, shapes in zip(self.joined, zip(*self.shapes, strict=True), strict=True):
+            sizes = [math.prod(shape) for shape in shapes if shape is not None]
+            parts = iter(() if joined is None else joined.split(sizes))
+            fields.append([None if shape is None else next(parts).view(shape) for shape in shapes])
+        return map(Batch._make, zip(*fields, strict=True))
+
+
+class BlockLoader(DataLoader):
+    """Takes the blocks apart that the workers send."""
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for item in super().__iter__():
+            yield from item.batches() if isinstance(item, Block) else (item,)
 
 
 @dataclass(eq=False)

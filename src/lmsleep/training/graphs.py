@@ -93,6 +93,7 @@ class StepGraphs:
 
     def __init__(self, model: HybridLM) -> None:
         self.model = model
+        self.parameters = list(model.parameters())  # once: a walk over modules takes longer than a replay's launch
         self.windows: Windows | None = None
         self.graphed: Callable[..., tuple[Tensor, ...]] | None = None
         self.key: Hashable = None
@@ -114,7 +115,7 @@ class StepGraphs:
             step: batch -> loss and other tensors. It must not wait for the device, nor branch on values of a batch.
             depends_on: what `step` depends on besides the batch and the parameters that train.
         """
-        trained = tuple(p.requires_grad for p in self.model.parameters())
+        trained = tuple(p.requires_grad for p in self.parameters)
         key = (tuple(None if x is None else x.shape for x in batch), trained, depends_on)
         if key != self.key:
             self.graphed = None  # frees its memory before the next capture

@@ -133,8 +133,10 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_add_(momenta, grads, alpha=inflow)
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for batch in dict.fromkeys(map(_batch_key, params)):
-            same = [i for i, p in enumerate(params) if _batch_key(p) == batch]
+        batches: dict[tuple[int, ...], list[int]] = {}
+        for i, p in enumerate(params):
+            batches.setdefault(_batch_key(p), []).append(i)
+        for same in batches.values():
             rows, cols = params[same[0]].shape
             turned = [params[i].shape != (rows, cols) for i in same]
             upright = torch.stack(_transpose((full_tensor(updates[i]) for i in same), turned))
@@ -155,8 +157,10 @@ class MuonAdamW(torch.optim.Optimizer):
         # The fused kernel reads its step count from the device, and skips the update if `found_inf` is 1.
         fused = (params[0].is_cuda or isinstance(self._keep_update, Tensor)) and not isinstance(params[0], DTensor)
         for p in params:
-            step = self.state[p].get("step", torch.zeros((), dtype=torch.float32))
-            self.state[p]["step"] = step.to(p.device) if fused else step
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32)
+            if fused:
+                self.state[p]["step"] = self.state[p]["step"].to(p.device)
         first, second = ([self._state(p, name) for p in params] for name in ("exp_avg", "exp_avg_sq"))
         adamw(
             params,
