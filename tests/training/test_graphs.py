@@ -1,5 +1,7 @@
 """A captured or compiled step against the eager one, and the sentences for what cannot be captured."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import lightning as L
@@ -69,6 +71,27 @@ def train(
     if folder:
         trainer.save_checkpoint(folder / "last.ckpt")
     return observed, sleeper, [p.detach().cpu() for p in module.parameters()]
+
+
+def test_garbage_is_collected_before_a_capture(captured_on_cpu, monkeypatch):
+    """A graph in it would end the capture when Python finds it."""
+    capture, alive = torch.cuda.make_graphed_callables, []
+    garbage = Observed()
+    garbage.itself, seen = garbage, weakref.ref(garbage)
+
+    def watched(*args, **options):
+        alive.append(seen() is not None)
+        return capture(*args, **options)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        del garbage
+        train("graph", steps=1)
+    finally:
+        gc.enable()
+    assert alive == [False]
 
 
 def test_what_torch_compiled_for_other_ops_is_not_taken(tmp_path, monkeypatch):
@@ -190,7 +213,7 @@ def test_a_graph_needs_cuda():
 
 
 def test_a_graph_needs_batches_with_loss_in_the_same_windows():
-    graphs = StepGraphs(SimpleNamespace(window_size=4))
+    graphs = StepGraphs(SimpleNamespace(window_size=4, parameters=list))
     targets = torch.full((2, 10), -100)
     targets[:, 8:] = 1
     graphs.observe(targets)

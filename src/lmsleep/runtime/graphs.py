@@ -1,5 +1,6 @@
 """CUDA graphs for the repeated work of a session."""
 
+import gc
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from threading import Lock
@@ -23,6 +24,7 @@ def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None
             for _ in range(3):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
+        gc.collect()  # a graph that is freed during the capture of another ends it
         with torch.cuda.graph(graph):
             step()
     return graph.replay

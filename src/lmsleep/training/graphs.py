@@ -1,6 +1,7 @@
 """Faster training steps: compiled blocks, CUDA graphs of forward and backward, which save the launches of kernels, and
 results that the host need not wait for."""
 
+import gc
 import hashlib
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -119,6 +120,7 @@ class StepGraphs:
         key = (tuple(None if x is None else x.shape for x in batch), trained, depends_on)
         if key != self.key:
             self.graphed = None  # frees its memory before the next capture
+            gc.collect()  # a graph of another step that is freed during a capture ends it
             with autocast_without_cache(batch.tokens.device.type):
                 module = _StepModule(self.model, step, batch)
                 example = tuple(x.clone() for x in _tensors(batch))
