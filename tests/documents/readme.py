@@ -25,11 +25,14 @@ def sentences(root: Path) -> tuple[str, ...]:
     alone, *asleep = means(shown, passes(shown))
     arms = {record["arm"]: record for record in arm_verdicts(gpu, "controls", "arms")}
     steps4, deep16 = arms["steps4"], arms["deep16"]
+    on_depo = [r for r in arm_verdicts(gpu, "controls", "arms_depo") if r["arm"] in ("steps4", "deep16")]
+    of_depo = {record["verdict"] for record in on_depo}
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
-        f"With the operations of N = 4, {NUMERALS[max(steps4['n'], deep16['n'])]} seeds, N = 1 has "
-        f"{percent(steps4['exact'])} after four times the steps, {percent(deep16['exact'])} with four times the blocks",
+        f"{NUMERALS[max(steps4['n'], deep16['n'])]} seeds of N = 1 have {percent(steps4['exact'])} after four times "
+        f"the steps, {percent(deep16['exact'])} ({deep16['verdict']}) with four times the blocks",
+        f"Depo is {' or '.join(sorted(of_depo))}",
         f"One narrower run of N = 4 with as many steps has {percent(mean(scores(gpu / 'small.csv')).value)}",
         whole_runs(root),
     )

@@ -1,13 +1,12 @@
 """The table of README.md: a verdict on each claim of the paper at each scale, without intervals."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from lmsleep.checks import read_object
 from lmsleep.figures.pages import paper, rule110
-from lmsleep.figures.results import CAPTIONS, direction, effect_verdict, paper_values, read_verdicts
+from lmsleep.figures.results import CAPTIONS, Caption, direction, effect_verdict, paper_values, read_verdicts
 from lmsleep.figures.scores import ahead, last_validations, mean, passes, scores
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import percent
@@ -45,9 +44,7 @@ def at_gpu(root: Path, name: str) -> str:
     verdict = effect_verdict(caption, read_object(numbers)) if numbers.exists() else None
     if verdict is None:
         return "not run yet"
-    runs = scores(folder / f"{name}.csv")
-    over = f" over all {caption.level}" if caption.compares == "n_passes" and runs.slice.nunique() > 1 else ""
-    return f"[{verdict.word}]{GPU}{over}; {extremes(runs, caption.compares, caption.at)}"
+    return f"[{verdict.word}]{GPU}; {extremes(scores(folder / f'{name}.csv'), caption)}"
 
 
 def order(runs: pd.DataFrame, link: str) -> str:
@@ -55,12 +52,15 @@ def order(runs: pd.DataFrame, link: str) -> str:
     return f"[{direction(ahead(runs, max(passes(runs)), 2), 1)}]{link}"
 
 
-def extremes(runs: pd.DataFrame, compares: str | None, at: Callable[[int], str]) -> str:
-    """t = 4→16: 100.0→10.2 %; or, where a figure is about N, the same at the slice that is hardest."""
-    if compares == "slice":
-        return f"{at(runs.slice.min())}→{runs.slice.max()}: {arrow(runs, 'slice')}"
-    hardest = runs[runs.slice == runs.slice.max()]
-    return f"{at(runs.slice.max())}, N 1→{hardest.n_passes.max()}: {arrow(hardest, 'n_passes')}"
+def extremes(runs: pd.DataFrame, caption: Caption) -> str:
+    """t = 4→16: 100.0→10.2 %; or, where a figure is about N, the same over all slices, and at the hardest."""
+    least, most = caption.at(runs.slice.min()), caption.at(runs.slice.max())
+    if caption.compares == "slice":
+        return f"{least}→{runs.slice.max()}: {arrow(runs, 'slice')}"
+    hardest, spread = runs[runs.slice == runs.slice.max()], f"N 1→{runs.n_passes.max()}: {arrow(runs, 'n_passes')}"
+    if least == most:
+        return f"{most}, {spread}"
+    return f"all {caption.level}, {spread}; {most}: {arrow(hardest, 'n_passes')}"
 
 
 def arrow(runs: pd.DataFrame, by: str) -> str:
@@ -76,7 +76,7 @@ def at_paper(root: Path, name: str) -> str:
     verdict = f"[{written[name].word}]{PAPER}" if name in written else ""
     six = rule110.six_seeds(folder)
     if name == "fig2a":
-        return f"{verdict}; {extremes(last_validations(folder / 'fig2a.csv'), 'slice', CAPTIONS[name].at)}"
+        return f"{verdict}; {extremes(last_validations(folder / 'fig2a.csv'), CAPTIONS[name])}"
     if name == "fig2b":
         share = percent(rule110.END_2B / RULE110_BUDGET, 0)
         return (
