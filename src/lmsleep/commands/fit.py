@@ -83,7 +83,8 @@ class SaveConfig(SaveConfigCallback):
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
                 path = f"{folder}/{self.config_filename}"
-                self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
+                options = {"skip_none": False, "skip_validation": True, "overwrite": True, "multifile": self.multifile}
+                self.parser.save(self.config, path, **options)
             trainer.strategy.barrier()
 
 
@@ -111,8 +112,9 @@ class SleepCLI(PlainCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        given = parser.parse_args(self.words, defaults=False)
-        change_pretrained(config.model, given[self.config.subcommand].get("model.model"))
+        if config.model.init_from:
+            given = parser.parse_args(self.words, defaults=False)
+            change_pretrained(config.model, given[self.config.subcommand].get("model.model"))
         check_checkpoint(config.get("ckpt_path"))
         if self.config.subcommand != "fit" and not config.get("ckpt_path") and not config.model.init_from:
             warnings.warn("the weights are random: --ckpt_path names those of a run", stacklevel=2)
