@@ -7,12 +7,14 @@ product, and their gradients are accumulated in float32 by the products that com
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from lmsleep.ops.compiler import disable
 
 MAX_PRODUCT_ROWS = 128  # rows of the largest embedding whose gradient is a matrix product
 
@@ -21,14 +23,14 @@ def project(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None
     """The outputs (..., D_i) of linear layers of one input (..., D), as one product if their weights are shared."""
     if shared is None or not _can_share(layers):
         return tuple(layer(x) for layer in layers)
-    return shared.products(x.to(product_dtype(x)), layers)  # pyright: ignore[reportAttributeAccessIssue]
+    return shared.products(x.to(product_dtype(x)), layers)
 
 
 def project_concat(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None" = None) -> Tensor:
     """The outputs of `project`, concatenated: (..., sum of D_i)."""
     if shared is None or not _can_share(layers):
         return torch.cat([layer(x) for layer in layers], dim=-1)
-    return shared.product(x.to(product_dtype(x)), layers)  # pyright: ignore[reportAttributeAccessIssue]
+    return shared.product(x.to(product_dtype(x)), layers)
 
 
 def lookup_embedding(table: nn.Embedding, tokens: Tensor, shared: "SharedWeights | None" = None) -> Tensor:
@@ -39,7 +41,7 @@ def lookup_embedding(table: nn.Embedding, tokens: Tensor, shared: "SharedWeights
     return table(tokens)
 
 
-def _can_share(layers: tuple[nn.Module, ...]) -> bool:
+def _can_share(layers: tuple[nn.Module, ...]) -> TypeGuard[tuple[nn.Linear, ...]]:
     return all(_is_plain(layer) and layer.bias is None for layer in layers)
 
 
@@ -74,7 +76,7 @@ class SharedWeights:
     def __init__(self) -> None:
         self.joined: dict[tuple[Any, ...], tuple[Tensor, GradAccumulator]] = {}
 
-    @torch.compiler.disable
+    @disable
     def product(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> Tensor:
         """(..., D) -> (..., sum of D_i)."""
         weights = [layer.weight for layer in layers]
@@ -84,10 +86,10 @@ class SharedWeights:
             self.joined[key] = _Join.apply(total, x.dtype, *weights), total  # pyright: ignore[reportArgumentType]
         return _Product.apply(x, *self.joined[key])  # pyright: ignore[reportReturnType]
 
-    @torch.compiler.disable
+    @disable
     def products(self, x: Tensor, layers: tuple[nn.Linear, ...]) -> tuple[Tensor, ...]:
         """As `product`, split by layer: (..., D_i)."""
-        y = self.product(x, layers)  # pyright: ignore[reportAttributeAccessIssue]
+        y = self.product(x, layers)
         return (y,) if len(layers) == 1 else _Split.apply(y, [layer.out_features for layer in layers])  # pyright: ignore
 
 

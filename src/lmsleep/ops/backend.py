@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmsleep.ops.compiler import assume_constant_result
+
 logger = logging.getLogger(__name__)
 
 Implementation = Callable[..., Any]
@@ -165,7 +167,7 @@ def describe(device: str | None = None, dtype: torch.dtype = torch.float32, long
     return {op: _choose(op, device, dtype, long) for op in sorted(_TABLES)}
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool, compiled: bool) -> str:
     """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
     key = (op, device, dtype, forced, long, compiled)
