@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_ind, ttest_rel
 
-from lmsleep.figures.stats import LEVEL, Estimate, mean_share, paired_differences, per_slice
+from lmsleep.figures.stats import LEVEL, Estimate, mean_difference, mean_share, per_slice
 
 
 @cache
@@ -56,9 +56,8 @@ def means(runs: pd.DataFrame, columns: Sequence[int] = (1, 2, 4)) -> list[float]
 
 def ahead(runs: pd.DataFrame, n: int, base: int = 1) -> Estimate:
     """How far N = n is above N = base, paired by seed, over all slices together."""
-    whole = runs[runs.n_passes.isin([n, base])].groupby(["n_passes", "seed"])[["value"]].mean().reset_index()
-    (record,) = paired_differences(whole, "n_passes", base).to_dict("records")
-    return Estimate.of(record)
+    value, base_value = (runs[runs.n_passes == m].groupby("seed").value.mean() for m in (n, base))
+    return mean_difference((value - base_value).dropna())
 
 
 def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
