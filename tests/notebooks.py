@@ -9,23 +9,28 @@ import sys
 import tempfile
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-from nbclient import NotebookClient
 from PIL import Image
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 FOLDER, WIDTH = Path("notebooks"), 600  # pixels
 READERS = "23"  # notebooks that read `results/`; the others write into the folder that they run in
 
 
-def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
+def execute(path: Path, folder: Path) -> "NotebookNode":
     """The notebook with its outputs, run in a folder."""
+    import nbformat  # a second, which processes that only collect tests are spared
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": folder}}).execute()
     return notebook
 
 
-def small(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def small(notebook: "NotebookNode") -> "NotebookNode":
     """The notebook without stderr and HTML, its pictures no wider than WIDTH and with 32 colours."""
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
@@ -47,6 +52,8 @@ def smaller(png: str) -> str:
 
 
 def main(paths: list[Path]) -> None:
+    import nbformat
+
     for path in paths:
         with tempfile.TemporaryDirectory() as apart:
             nbformat.write(small(execute(path, FOLDER if path.stem[0] in READERS else Path(apart))), path)

@@ -2,6 +2,7 @@
 training <- commands; and the command line on top."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -46,12 +47,18 @@ def room(module):
     return parts[1] if len(parts) > 1 else ""
 
 
+@cache
+def trees():
+    """(file, its syntax tree) of the package."""
+    return {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
 def imports():
     """(file, room of the file, imported room) for each import of the package in its source, function-local ones too."""
-    for path in sorted(ROOT.rglob("*.py")):
+    for path, tree in trees().items():
         relative = path.relative_to(ROOT)
         here = relative.parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -65,30 +72,32 @@ def imports():
                     yield str(relative), here, room(name)
 
 
-IMPORTS = sorted({(f, here, there) for f, here, there in imports() if here not in (there, "__init__")})
+@pytest.fixture(scope="module")
+def between_rooms():
+    return sorted({(f, here, there) for f, here, there in imports() if here not in (there, "__init__")})
 
 
-def test_the_source_is_seen():
-    assert {here for _, here, _ in IMPORTS} >= {"model", "sleep", "data", "training", "cli"}
-    assert ("sleep.py", "sleep", "memory") in IMPORTS
+def test_the_source_is_seen(between_rooms):
+    assert {here for _, here, _ in between_rooms} >= {"model", "sleep", "data", "training", "cli"}
+    assert ("sleep.py", "sleep", "memory") in between_rooms
 
 
 @pytest.mark.parametrize("here", sorted(ALLOWED))
-def test_a_room_imports_only_what_lies_below_it(here):
-    wrong = [(f, there) for f, room, there in IMPORTS if room == here and there not in ALLOWED[here] | FILES]
+def test_a_room_imports_only_what_lies_below_it(between_rooms, here):
+    wrong = [(f, there) for f, room, there in between_rooms if room == here and there not in ALLOWED[here] | FILES]
     assert not wrong
 
 
-def test_nothing_imports_the_command_line():
-    assert not [(f, there) for f, here, there in IMPORTS if there == "cli" and here not in ENTRY_POINTS]
-    assert not [(f, there) for f, here, there in IMPORTS if there in ("figures", "bench") and here not in TOP]
+def test_nothing_imports_the_command_line(between_rooms):
+    assert not [(f, there) for f, here, there in between_rooms if there == "cli" and here not in ENTRY_POINTS]
+    assert not [(f, there) for f, here, there in between_rooms if there in ("figures", "bench") and here not in TOP]
 
 
 def test_there_is_no_cycle_between_files():
     """Imports inside functions and those for type checkers alone count. The package itself only names its modules."""
     edges = {}
-    for path in ROOT.rglob("*.py"):
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    for path, tree in trees().items():
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         names = [name for n in nodes for name in (n.module, *(f"{n.module}.{alias.name}" for alias in n.names))]
         edges[path] = {file_of(name) for name in names if name.startswith("lmsleep.")} - {None, path}
     del edges[ROOT / "__init__.py"]
@@ -96,9 +105,9 @@ def test_there_is_no_cycle_between_files():
     TopologicalSorter(edges).prepare()
 
 
-def test_there_is_no_cycle_between_rooms():
+def test_there_is_no_cycle_between_rooms(between_rooms):
     edges = {}
-    for _, here, there in IMPORTS:
+    for _, here, there in between_rooms:
         edges.setdefault(here, set()).add(there)
 
     def visit(node, path):
