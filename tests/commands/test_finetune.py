@@ -31,7 +31,7 @@ SHORT = [
 def folder(tmp_path_factory):
     """A tiny Ouro with random weights and a tokenizer."""
     folder = tmp_path_factory.mktemp("ouro")
-    config = tiny_ouro() | {"vocab_size": 900}
+    config = tiny_ouro() | {"vocab_size": 900, "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}
     write(folder, config, random_weights(ouro_shapes(config)))
     shutil.move(gsm_bpe.train_bpe(folder), folder / "tokenizer.json")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": gsm_bpe.EOS}))

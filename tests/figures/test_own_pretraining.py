@@ -61,7 +61,7 @@ def commands(tmp_path_factory):
         repo.close()
 
 
-@pytest.fixture(scope="module", params=list(WARMUP))
+@pytest.fixture(scope="module", params=["fig4b", pytest.param("fig5", marks=pytest.mark.slow)])
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     for stage in ("data@{}", "pretrain@{}", "train_{}@1-0", "train_{}@2-0", "evaluate@{}", "table@{}"):

@@ -40,9 +40,10 @@ def rows():
             yield model, n, seed, "all", tokens, "test_needle_loss", 9.0
 
 
-@pytest.fixture
-def drawn(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
     """The numbers of the figure."""
+    tmp_path = tmp_path_factory.mktemp("text")
     table = pd.DataFrame(rows(), columns=COLUMNS[1:]).assign(figure="text")[COLUMNS]
     table.to_csv(tmp_path / "text.csv", index=False)
     (tmp_path / "corpus.json").write_text('{"python": "3.11.7"}')

@@ -105,7 +105,7 @@ def run(command, *more):
     main(words) if "argv" in signature(main).parameters else run_main(main, words)
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=["fig4a", pytest.param("fig4b", marks=pytest.mark.slow), "fig5"])
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     name = request.param

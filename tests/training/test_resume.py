@@ -53,7 +53,7 @@ def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, stop):
     def part(*callbacks, folder="resumed", workers=workers, ckpt_path=None):
         curve, seen = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder()
         callbacks = [*callbacks, curve, seen, LastCheckpoint(str(tmp_path / folder))]
-        options = {"data_options": {"num_workers": workers}, "enable_checkpointing": True}
+        options = {"data_options": {"num_workers": workers, "eval_rows": 8}, "enable_checkpointing": True}
         cell = run(2, callbacks, **options, **setting)
         try:
             cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
