@@ -19,8 +19,7 @@ from lmsleep.training import OptimizerConfig
 GOLDEN = Path(__file__).parent / "golden"
 PATTERNS = ("AGAG", "AMAM", "AJAJ")
 HEADS, WIDTH = (32, 64), 64  # sizes of a head that the CUDA kernels take
-# Steps of a run with each pattern and N.
-RUNS = {(pattern, n): 50 if n == 2 else 20 for pattern in ("AG", "AM", "AJ") for n in (1, 2, 4)}
+RUNS, STEPS = [(pattern, n) for pattern in ("AG", "AM", "AJ") for n in (1, 2, 4)], 20
 TASK = Rule110(steps=1, width=8, n_states=2)
 # Training magnifies rounding, the more the larger its steps: at muon_lr 2e-3 weights changed by a millionth move losses
 # of N = 4 by more than a tenth. With the small steps and output projections below that is 2e-6, float32 moves them by
@@ -61,7 +60,7 @@ def losses(pattern, n_passes, dtype, device="cpu"):
     model = fixed_model(pattern, 32, dtype, device)
     optimizer = OptimizerConfig(muon_lr=2e-4, adamw_lr=2e-4).build(model.blocks, model)
     values = []
-    for step in range(RUNS[pattern, n_passes]):
+    for step in range(STEPS):
         batch = TASK.rows(split="train", seed=0, step=step, batch_size=16)
         loss = read_windows(model, batch.tokens.to(device), batch.targets.to(device), n_passes).loss
         optimizer.zero_grad()

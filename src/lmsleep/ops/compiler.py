@@ -1,5 +1,5 @@
-"""`disable` and `assume_constant_result` of `torch.compiler`, which load the compiler: that takes as long as torch itself,
-and most programs never compile. As torch marks functions of its own."""
+"""`disable` and `assume_constant_result` of `torch.compiler`, as torch marks functions of its own: without loading the
+compiler, which takes as long as torch itself, and most programs never compile."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
