@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -170,7 +169,9 @@ def test_all_train_by_the_command_line(tmp_path):
 
 
 def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(tmp_path):
-    subprocess.run([sys.executable, EXAMPLES / "birds.py"], cwd=tmp_path, check=True, capture_output=True)
+    run = start("birds", folder=tmp_path, env=os.environ | {"PYTHONPATH": str(EXAMPLES)})
+    run.join()
+    assert run.exitcode == 0
     tokenizer = Tokenizer.from_file(str(tmp_path / "tiny/tokenizer.json"))
     asked = "Où est le WREN?"
     assert tokenizer.decode(tokenizer.encode(asked).ids) == f" {asked}"
