@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ class SaveConfig(SaveConfigCallback):
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
                 path = f"{folder}/{self.config_filename}"
-                options = {"skip_none": False, "skip_validation": True, "overwrite": True, "multifile": self.multifile}
-                self.parser.save(self.config, path, **options)
+                save = partial(self.parser.save, skip_none=False, skip_validation=True, multifile=self.multifile)
+                save(self.config, path, overwrite=True)
             trainer.strategy.barrier()
 
 
