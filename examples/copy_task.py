@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lmsleep.tasks import IGNORE, Batch, Task
-from lmsleep.tasks.base import stream
+from lmsleep.tasks.base import check_batch_size, stream
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Copy(Task):
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """`batch_size` rows drawn from (seed, split, step) and nothing else, so that every N sees the same batches."""
+        check_batch_size(batch_size)
         rng = stream(seed, split, step)
         windows = rng.integers(0, self.n_symbols, (batch_size, self.n_windows, self.window_size))
         back = rng.integers(1, self.n_windows + 1, batch_size)

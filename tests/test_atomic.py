@@ -20,6 +20,13 @@ def test_a_file_of_safetensors_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "tensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_not_called_missing():
+    sentence = r"^path must be one that can be written, got '/proc/x'$"
+    with pytest.raises(ValueError, match=sentence), atomic_write("/proc/x"):
+        pytest.fail("nothing can be written")
+
+
 def test_the_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
     """What a crash of the machine may cut off cannot be tried here: the order of the calls to the system is."""
     calls = []

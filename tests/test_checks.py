@@ -2,14 +2,25 @@
 
 import ast
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 import lmsleep
-from lmsleep.checks import check_integer, first_line, parse_object, read_object, typed, usable_device
+from lmsleep.checks import (
+    check_integer,
+    first_line,
+    naming_file,
+    parse_object,
+    program,
+    read_object,
+    typed,
+    usable_device,
+)
 
 
 def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path):
@@ -37,6 +48,38 @@ def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path
 )
 def test_an_error_in_a_line(error, line):
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda: b"\x89PNG".decode(), "x.y: must be text in UTF-8, got the byte 0x89 at position 0"),
+        (lambda: yaml.safe_load("a: b: c"), "x.y: mapping values are not allowed here at line 1, column 5: a: b: c ^"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_in_words_of_ours(read, said):
+    with pytest.raises(ValueError) as raised, naming_file("x.y"):
+        read()
+    assert str(raised.value) == said
+
+
+@pytest.mark.parametrize(
+    ("started", "folders", "told"),
+    [
+        (["/bin/lmsleep", "fit"], None, "lmsleep"),
+        (["/bin/lmsleep", "fit"], "my examples", "PYTHONPATH='my examples' lmsleep"),
+        (["examples/rule.py", "fit"], None, "python examples/rule.py"),
+        (["/a/lmsleep/__main__.py", "finetune"], None, "python -m lmsleep"),
+        (["/a/lmsleep/figures/train.py", "--out"], None, "lmsleep"),
+        (["mine.py", "notes.txt"], None, "lmsleep"),
+    ],
+)
+def test_a_command_that_is_told_begins_as_the_one_that_was_given(monkeypatch, started, folders, told):
+    monkeypatch.setattr(sys, "argv", started)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if folders:
+        monkeypatch.setenv("PYTHONPATH", folders)
+    assert program() == told
 
 
 def test_json_nested_too_deep_is_refused():

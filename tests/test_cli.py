@@ -372,6 +372,8 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
         ("--checkpoint.dirpath=gs://a", "an address must be one that can be read and written here: "),
         ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "ckpt_path must be a checkpoint on a disk, got 'http:"),
         ("--model.accelerate=graph", "accelerate='graph' needs a CUDA device, got cpu"),
+        ("--trainer.accelerator=tpu", "--trainer.accelerator must be one that `lmsleep doctor` finds .*, got tpu"),
+        ("--checkpoint.dirpath=/proc/x", "the folder '/proc/x' cannot be made"),
         ("--ckpt_path=none.ckpt", "ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'"),
     ],
 )
@@ -424,7 +426,8 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
         (["demo", "--row=1"], "there is no option --row, but there is --rows"),
         (
             ["fit", *TINY, "--trainer.logger=nolive.Logger"],
-            "--trainer.logger must be a class that can be imported, got nolive.Logger: No module named 'nolive'",
+            "--trainer.logger must be a class that can be imported, got nolive.Logger: No module named 'nolive'; "
+            "PYTHONPATH=FOLDER says where it lies",
         ),
         (["demo", "--rws=1"], "there is no option --rws, but there is --rows"),
     ],
@@ -441,6 +444,15 @@ def test_a_configuration_without_settings_is_one_sentence(capsys, tmp_path, cont
     with pytest.raises(SystemExit, match="2"):
         main(["fit", f"--config={tmp_path}/empty.yaml"])
     assert capsys.readouterr().err.startswith("error: --config must name a file of settings, such as configs/")
+
+
+def test_a_configuration_that_is_no_yaml_is_named(capsys, tmp_path):
+    (tmp_path / "page.md").write_text("# Guide\na: b: c")
+    with pytest.raises(SystemExit, match=r"^error: page\.md: mapping values are not allowed here at line 2, [^<]*$"):
+        main(["fit", f"--config={tmp_path}/page.md"])
+    (tmp_path / "x.png").write_bytes(b"\x89PNG")
+    with pytest.raises(SystemExit, match=r"^error: .*x\.png: must be text in UTF-8, got the byte 0x89 at position 0$"):
+        main(["fit", f"--config={tmp_path}/x.png"])
 
 
 @pytest.mark.parametrize("section", ["model: 3", "sleep: 3", "sleep: [1]", "trainer: x", "checkpoint: no"])
@@ -544,7 +556,7 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_so_is_its_replay(fit):
     sentence = r"^error: (loss|gradient) is not finite at step \d+ \(n_passes=1, seed=0\)"
     with pytest.raises(SystemExit, match=sentence) as failed:
         fit("--trainer.max_steps=3", "--model.model.embedding_std=1e38")
-    said, command = str(failed.value).split("; to repeat it: lmsleep ")
+    said, command = re.split("; to repeat it: .*lmsleep ", str(failed.value))
     with pytest.raises(SystemExit) as repeated:
         main(command.split())
     assert str(repeated.value) == said
@@ -704,7 +716,9 @@ def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):
     env = os.environ | {"PYTHONPATH": paths}
     process = start(*command, folder=tmp_path, env=env, output=str(tmp_path / "said"))
     process.join(300)
-    assert process.exitcode == 143 and "arning" not in (tmp_path / "said").read_text()
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 143 and "arning" not in said and "SIGTERMException" not in said
+    assert re.search(r"^stopped by SIGTERM at step 1[23]; --ckpt_path=killed/last\.ckpt goes on$", said, re.M)
     stopped = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
     assert 12 <= stopped["global_step"] <= 13
     rest = fit(*steps, "--ckpt_path=killed/last.ckpt")

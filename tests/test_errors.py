@@ -1,6 +1,8 @@
 """Which errors become a sentence, and which keep their traceback."""
 
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +16,7 @@ from lmsleep.errors import one_sentence
         (ValueError("n must be 1 or more, got 0"), "n must be 1 or more, got 0"),
         (
             UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
-            "a file .* UTF-8: 'utf-8' codec can't decode .*",
+            "a file that is read must be text in UTF-8, got the byte 0xff at position 0",
         ),
         (FileNotFoundError("no file x"), "no file x"),
         (FloatingPointError("loss is not finite"), "loss is not finite"),
@@ -34,6 +36,13 @@ def test_ctrl_c_ends_without_a_traceback_as_a_shell_expects():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SystemExit, match=f"^error: there is no file or folder '{tmp_path}/x'$"), one_sentence():
         (tmp_path / "x").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="takes no folders, but says that they are missing")
+def test_a_folder_that_cannot_be_made_is_not_called_missing():
+    for make in (lambda: Path("/proc/x").mkdir(parents=True), lambda: os.makedirs("/proc/x/y")):
+        with pytest.raises(SystemExit, match=r"^error: the folder '/proc/x' cannot be made$"), one_sentence():
+            make()
 
 
 def test_a_path_of_the_wrong_kind_is_named(tmp_path):
@@ -58,7 +67,7 @@ def test_a_full_disk_is_a_sentence():
 
 
 def test_a_file_that_is_no_yaml_is_a_sentence():
-    with pytest.raises(SystemExit, match=r"^error: while parsing [^\n]*line 1[^\n]*$"), one_sentence():
+    with pytest.raises(SystemExit, match=r"^error: while parsing [^\n]* at line 1[^\n]*$"), one_sentence():
         yaml.safe_load("a: [")
 
 

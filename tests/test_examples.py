@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,6 +168,11 @@ def test_all_train_by_the_command_line(tmp_path):
     assert saved["model_config"]["pattern"] == "AH"
     assert saved["model_config"]["rule_options"] == {"H": {"decay_logits": [1, 4]}}
     assert saved["sleep"]["on_overflow"] == "passes_by_window.PassesByWindow(passes=(3, 2))"
+    told = re.search(r"^to score it: (PYTHONPATH=.* python .*hebbian_rule\.py test .*)$", said.read_text(), re.M)
+    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PATH": found}
+    scored = subprocess.run(told[1], shell=True, cwd=EXAMPLES.parent, env=plain, capture_output=True, text=True)
+    assert scored.returncode == 0 and "test/exact" in scored.stdout, scored.stderr[-2000:]
 
 
 def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(tmp_path):

@@ -22,7 +22,7 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
         keep: a path in the same folder, under which the previous file of `path` is kept.
 
     Raises:
-        ValueError: if the folder of `path` does not exist.
+        ValueError: if the folder of `path` does not exist, or takes no files.
         OSError: with the name of `path` if it cannot be written.
     """
     path = Path(path)
@@ -30,7 +30,13 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
     remove_stale(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    with temporary.open("xb") as lock:
+    try:
+        lock = temporary.open("xb")
+    except FileNotFoundError:  # although its folder is there, as in /proc
+        raise ValueError(f"path must be one that can be written, got {str(path)!r}") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    with lock:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones

@@ -1,7 +1,9 @@
 """Checks of values from JSON, YAML and callers, and of files: what is wrong is one sentence in a ValueError."""
 
 import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,7 +66,7 @@ def naming_file(path: object, *others: str) -> Iterator[None]:
     except (*_OF_CONTENT, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        message = " ".join(str(error).split()) if isinstance(error, YAMLError) else first_line(error)
+        message = sentence(error)
         if not isinstance(error, ValueError | YAMLError):
             message = f"must be as its stage writes it, got {type(error).__name__}: {message}"
         named = any(name in message for name in (str(path), *others))
@@ -72,6 +74,15 @@ def naming_file(path: object, *others: str) -> Iterator[None]:
 
 
 _OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, YAMLError)
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error in one line, without what a library calls its input."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"must be text in UTF-8, got the byte 0x{error.object[error.start]:02x} at position {error.start}"
+    if isinstance(error, YAMLError):
+        return " ".join(re.sub(r' in "<[^>]*>",', " at", str(error)).split())
+    return first_line(error)
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:
@@ -153,10 +164,21 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent)}")
 
 
+def program() -> str:
+    """How a command that a user is told begins: `lmsleep`, or the script that runs it as this command was run, behind
+    what PYTHONPATH names."""
+    script, folders = sys.argv[0], os.environ.get("PYTHONPATH")
+    name = "lmsleep"
+    if script.endswith(".py") and sys.argv[1:2] in (["fit"], ["finetune"], ["chat"], ["demo"]):
+        name = f"python {'-m lmsleep' if Path(script).name == '__main__.py' else shlex.quote(script)}"
+    return f"PYTHONPATH={shlex.quote(folders)} {name}" if folders else name
+
+
 def left_by_run(folder: Path) -> str:
     """The end of a message about a file that is missing in a folder: what a run of `lmsleep fit` left there."""
     if (folder / LAST).is_file():
-        return f"; {folder} is of a run, and `lmsleep export --ckpt {folder / LAST} --out OUT` makes a model of it"
+        export = f"{program()} export --ckpt {shlex.quote(str(folder / LAST))} --out OUT"
+        return f"; {folder} is of a run, and `{export}` makes a model of it"
     if (folder / "config.yaml").is_file():
         return f"; {folder} is of a run that was broken off before its first checkpoint, and has no weights"
     return ""

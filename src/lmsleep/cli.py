@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -44,6 +45,8 @@ CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. Exit codes: 1 for a bad value, 2 for arguments that cannot
     be parsed, 141 for a closed output, 143 for SIGTERM."""
+    # Before torch is loaded: its threads would else spin for each other, and hundreds of times longer on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = resolve_configs(sys.argv[1:] if args is None else args)
     if args is None:
         sys.argv[1:] = words  # Lightning reads it, and starts the processes of other devices with it

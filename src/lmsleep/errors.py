@@ -13,12 +13,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pydoc import locate
+from traceback import extract_tb
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from jsonargparse._typehints import get_all_subclass_paths
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from lmsleep.checks import sentence
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -70,7 +73,7 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     if missing := re.search(r"the following arguments are required: (.*)", rest):
         return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
     if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", rest):
-        return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}"
+        return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}; {WHERE}"
     if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
     if refused := _NOT_CALLABLE.search(rest):
@@ -83,6 +86,7 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     return f"{key} must be {allowed}, got {value[1] or 'nothing'}"
 
 
+WHERE = "PYTHONPATH=FOLDER says where it lies"
 TASK = "data.task.init_args"
 # A key, and its message: the rest of the line and the lines below it with a deeper indentation.
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
@@ -147,12 +151,14 @@ def error_sentence(error: Exception) -> str:
     if key := getattr(error, "full_key", None):  # of OmegaConf, whose keys begin with the command
         return f"--{key.partition('.')[2]} refers to what cannot be had: {str(error).splitlines()[0]}"
     if isinstance(error, UnicodeDecodeError):
-        return f"a file that is read must be text in UTF-8: {error}"
+        return f"a file that is read {sentence(error)}"
     if not isinstance(error, OSError) or error.strerror is None:
-        return " ".join(str(error).split()) if isinstance(error, YAMLError) else str(error)
+        return sentence(error) if isinstance(error, YAMLError) else str(error)
     if error.filename is None:
         return error.strerror.lower()
     path = repr(str(error.filename))
     if isinstance(error, FileNotFoundError):
+        if extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs"):
+            return f"the folder {path} cannot be made"
         return f"there is no file or folder {path}"
     return f"{path} cannot be used: {error.strerror.lower()}"

@@ -1,5 +1,6 @@
 """The doctor's words on this machine, and on others that are made up."""
 
+import re
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,12 @@ def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monk
     doctor.main()
     words = capsys.readouterr().out
     assert "above 128" in words and "fla" in words and "All kernels are in place." in words
+
+
+@pytest.mark.parametrize(("n", "said"), [(1, "CPU: 1 thread"), (2, "CPU: 2 threads; .* OMP_NUM_THREADS=1 .*")])
+def test_threads_are_counted_and_where_several_are_slow_is_said(monkeypatch, capsys, n, said):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n)
+    assert re.fullmatch(said, doctor.threads()) and f"CPU: {n} thread" in report(capsys)
 
 
 @pytest.mark.parametrize(("free", "enough"), [(10**8, False), (10**12, True)])

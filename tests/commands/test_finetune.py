@@ -139,6 +139,20 @@ def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
 
 
+def test_a_line_end_in_a_template_is_written_as_the_help_shows_it(folder, data, tmp_path, recwarn):
+    templates = [
+        r"--question=\nQ: {question}\tA:",
+        r"--answer= {answer}\\n",
+        r"--data.task.init_args.context={context}\n",
+    ]
+    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *templates, "--steps=1", *SHORT])
+    task = json.loads((tmp_path / "config.json").read_text())["trained"]["task"]["init_args"]
+    assert (task["question"], task["answer"], task["context"]) == ("\nQ: {question}\tA:", r" {answer}\n", "{context}\n")
+    assert [str(warning.message) for warning in recwarn if "backslash" in str(warning.message)] == [
+        r"answer has a backslash and an n: a line end is \n within double quotes of YAML, got ' {answer}\\n'"
+    ]
+
+
 def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, data, tmp_path):
     """In a file of settings, where it is only warned of, the card shows no code that would fail."""
     lines = [{"q": f"How many {i}?", "doc": f"The wren has {i} eggs. " * 3, "answer": i} for i in range(60)]

@@ -56,6 +56,12 @@ def test_the_answers_are_those_that_test_counts(lmsleep, tmp_path, capsys, task)
     assert sum(hits) / len(hits) == pytest.approx(wanted["test/token"], abs=1e-6)
 
 
+def test_it_leaves_the_predictions_alone(lmsleep, tmp_path):
+    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+    lmsleep("predict", "rule110", "--trainer.logger=null")
+    assert [path.name for path in (tmp_path / "predict").iterdir()] == ["predictions.csv"]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_in_the_order_of_the_task(lmsleep, tmp_path, task):
     lmsleep("fit", task, "--trainer.max_steps=1")

@@ -39,7 +39,7 @@ def test_the_last_registration_of_a_letter_counts():
             register_mixer("Z", "mine", factory)
         model = HybridConfig(vocab_size=3, window_size=4, d_model=8, n_heads=2, pattern="AZ").build()
         assert type(model.blocks.layers[1].mixer) is factory
-    with pytest.raises(ValueError, match=r"^pattern must be made of .*Z \(mine\), got 'AX'$"):
+    with pytest.raises(ValueError, match=r"^pattern must be made of .*Z \(mine\), or letters that .*, got 'AX'$"):
         HybridConfig(pattern="AX")
 
 

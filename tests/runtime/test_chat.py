@@ -12,6 +12,7 @@ from lmsleep import Session
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
 from lmsleep.runtime.answer import printable
+from lmsleep.runtime.chat import open_chat
 from lmsleep.runtime.terminal import Chat
 
 TEXT = "The wren by the mill is blue. The mole is pink."
@@ -53,6 +54,19 @@ def test_one_question_prints_its_answer_alone(folder, capsys):
         assert re.search(rf"{name} .* 100% 8 windows, 8 sleeps", said.err)
 
 
+def test_a_document_that_is_no_text_is_named(folder, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(SystemExit, match=r"^error: x\.png: must be text in UTF-8, got the byte 0x89 at position 0$"):
+        run("--read", "x.png", "--ask", "Which?")
+
+
+def test_a_line_end_in_a_template_is_written_with_a_backslash(folder):
+    templates: dict = {"context": None, "question": r"\nQ: {question}\\n"}
+    with pytest.warns(UserWarning, match="^question has a backslash and an n"):
+        session = open_chat("model", None, None, None, None, None, templates)
+    assert session.prompter.prompts("Why?") == ["\nQ: Why?\\n"]
+
+
 def test_files_may_be_named_one_by_one(folder, capsys):
     run("--read", "one.txt", "--read=two.txt", "--ask", "Which?")
     said = capsys.readouterr()
@@ -90,7 +104,7 @@ def test_options_replace_those_of_the_training(folder, capsys):
         (["--memory=one.txt"], "path must be a saved memory"),
         (["--read=one.txt", "--memory=no/where"], "memory must lie in a folder that exists, got 'no/where'"),
         (["--read=one.txt", "--memory=model"], "memory must be a file, got 'model'"),
-        (["--read=model/model.safetensors"], "model/model.safetensors: 'utf-8' codec can't decode byte"),
+        (["--read=model/model.safetensors"], "model/model.safetensors: must be text in UTF-8, got the byte"),
         (["--read=/dev/null"], "--read must name files, but there is none at '/dev/null'"),
         (["--read=empty.txt"], "empty.txt: a document must have text in it, got '\\n'"),
         (["--tokenizer=gone"], "tokenizer must be a folder or a name"),

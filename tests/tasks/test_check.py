@@ -1,12 +1,16 @@
 """A task that breaks its contract is told where, before a run; ours keep it."""
 
+import importlib
 import itertools
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 from lmsleep.tasks import IGNORE, Batch, Depo, GSMInfinite, Rule110, TextLM, TextQA, check_task
+from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,23 @@ SIZES = {
     "window_size of the task must be 1 or more, got 0": sizes(window_size=0),
     "slices of the task must be a tuple of one or more integers, got ()": sizes(slices=()),
 }
+
+
+@pytest.mark.parametrize("size", [0, -3, 2**20 + 1])
+def test_a_batch_of_no_size_is_refused_by_every_task(tmp_path, monkeypatch, size):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    lines = [json.dumps({"context": "a wren", "question": "What?", "answer": "a bird"})] * 40
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    make_dataset(tmp_path / "gsm", DatasetConfig(MINI, train=12, val=4, test=4))
+    text = str(tmp_path / "a.jsonl")
+    stored = GSMInfinite(path=str(tmp_path / "gsm"))
+    own = importlib.import_module("copy_task").Copy()
+    for task in (Rule110(), Depo(), GSMInfinite(), stored, TextQA(text), TextLM(text, window_size=8), own):
+        for split in ("train", "val"):
+            with pytest.raises(ValueError, match=r"^batch_size must be (1 or more|at most 1048576), got "):
+                task.rows(split=split, seed=0, step=0, batch_size=size)
+        with pytest.raises(ValueError, match=r"^batch_size must be (1 or more|at most 1048576), got "):
+            task.held_out_steps("val", size, 8)
 
 
 def task_of(change):

@@ -63,6 +63,12 @@ def test_a_bad_row_is_named(datasets, tmp_path):
         _ = TextQA(str(tmp_path / "x.parquet"), window_size=40).slices
 
 
+def test_a_file_that_is_no_text_is_named_in_words_of_ours(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\n")
+    with pytest.raises(ValueError, match=r"x\.png, line 1: must be text in UTF-8, got the byte 0x89 at position 0$"):
+        _ = TextQA(str(tmp_path / "x.png")).slices
+
+
 def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no network")))
     (tmp_path / "bad.parquet").write_bytes(b"no table")

@@ -1,5 +1,8 @@
 """Training: the module knows no N, every N sees the same batches, and a resumed run is the run itself."""
 
+import subprocess
+import sys
+
 import lightning as L
 import pytest
 import torch
@@ -33,6 +36,18 @@ def test_one_pass_trains_like_no_callback_bit_for_bit(run):
     assert same(weights(plain.module), weights(one.module))
     assert recorders[0].losses == recorders[1].losses
     assert one.sleep.n_sleeps == 4 * 2
+
+
+def test_lightning_warns_of_no_hook_of_ours():
+    """In a process of its own, as pytest resets the filters of warnings."""
+    code = (
+        "import lightning as L; from lmsleep import SleepModule; from lmsleep.data import RowsDataModule\n"
+        "from lmsleep.tasks import Rule110; task = Rule110(2, 6, 2)\n"
+        "trainer = L.Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False)\n"
+        "trainer.fit(SleepModule(task), RowsDataModule(task, 2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "max_steps=1" in done.stderr and "overridden" not in done.stderr
 
 
 def test_taking_the_callback_away_leaves_the_plain_hybrid(run):

@@ -21,7 +21,6 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -29,9 +28,9 @@ from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
 from lmsleep.checks import require
+from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
-from lmsleep.errors import one_sentence
 from lmsleep.training.optimizer import full_tensor
 
 Scaling = Literal["strong", "weak"]
@@ -79,7 +78,7 @@ class ScaleCLI(BenchCLI):
 def main(args: list[str] | None = None) -> None:
     """The command; in the processes that it starts, one rank."""
     args = list(sys.argv[1:] if args is None else args)
-    with one_sentence(MisconfigurationException):
+    with run_errors():
         options = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
         check_distinct(counts=options.counts, passes=options.passes)
         require(min(options.counts) >= 1, "counts must be 1 or more", min(options.counts))

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.checks import require, usable_device
+from lmsleep.checks import naming_file, require, usable_device
 from lmsleep.model import HybridConfig, HybridLM
 
 
 def read_model(path: Path) -> HybridConfig:
     """The model in a configuration of `lmsleep fit`. Raises ValueError if there is none."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with naming_file(path):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         config = HybridConfig(**content["model"]["model"])
     except (KeyError, TypeError) as error:

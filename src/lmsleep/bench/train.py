@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
+from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
-from lmsleep.errors import one_sentence
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offered
 from lmsleep.windows import check_n_passes
@@ -68,7 +67,7 @@ class BenchCLI(PlanCLI):
 def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
-    with quiet(), one_sentence(MisconfigurationException):
+    with quiet(), run_errors():
         options = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         if options.out:
             check_out(options.out)

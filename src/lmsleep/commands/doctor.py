@@ -48,7 +48,9 @@ PACKAGES = (
 def main() -> None:
     """Prints the report. Nothing is installed; the exit code is 0 whatever is missing."""
     console = Console()
-    console.print("\n".join([*machine(), disk(), *version_drift(), *pipeline()]), highlight=False, markup=False)
+    console.print(
+        "\n".join([*machine(), threads(), disk(), *version_drift(), *pipeline()]), highlight=False, markup=False
+    )
     console.print(packages())
     console.print(backends())
     console.print("\n".join(advice()), highlight=False, markup=False, soft_wrap=True)
@@ -65,6 +67,13 @@ def machine() -> list[str]:
         card = torch.cuda.get_device_properties(i)
         lines.append(f"device {i}: {card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}")
     return lines
+
+
+def threads() -> str:
+    """How many threads torch computes with on the CPU."""
+    n = torch.get_num_threads()
+    fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores" * (n > 1)
+    return f"CPU: {n} thread{'s' * (n > 1)}{fewer}"
 
 
 def disk() -> str:

@@ -24,7 +24,7 @@ from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import TextQA
-from lmsleep.tasks.text_qa import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields
+from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields, unescape
 from lmsleep.training.checkpoint import ONE_FILE
 
 TASK = "data.task.init_args."
@@ -32,7 +32,11 @@ TASK = "data.task.init_args."
 OPTIONS: dict[str, tuple[str, Any, str]] = {
     "val": (f"{TASK}val", None, "lines to validate on; without them, a tenth of DATA, which is then not trained on"),
     "test": (f"{TASK}test", None, "lines to test on; without them, another tenth"),
-    "context": (f"{TASK}context", TextQA.context, "what is read: a template over the fields of a line"),
+    "context": (
+        f"{TASK}context",
+        TextQA.context,
+        "what is read: a template over fields of a line, \\n for a line end",
+    ),
     "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
     "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
     "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
@@ -47,6 +51,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
 }
 COUNTS = ("window", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
+TEMPLATES = ("context", "question", "answer")
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
@@ -100,6 +105,7 @@ def make_parser() -> OneSentenceParser:
     for name, (target, default, text) in OPTIONS.items():
         flags = dict.fromkeys((f"--{name}", f"--{target}"))
         kind = positive_integer if name in COUNTS else str if default is None else type(default)
+        kind = unescape if name in TEMPLATES else kind
         text += "" if default is None else f" (default: {default!r})"
         parser.add_argument(*flags, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text)
     return parser

@@ -9,6 +9,8 @@ An option overrides the configuration. Those of Lightning's Trainer come last.
 
 import argparse
 import os
+import re
+import shlex
 import signal
 import sys
 import warnings
@@ -30,7 +32,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.checks import LAST, require
+from lmsleep.checks import LAST, naming_file, program, require, sentence
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
@@ -56,12 +58,19 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
         self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
         return super().format_help(formatter)
 
+    def parse_path(self, path: str | os.PathLike, *args: Any, **options: Any) -> Namespace:
+        try:
+            return super().parse_path(path, *args, **options)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: {sentence(error)}") from None
+
     def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, content: str, path: str | os.PathLike = "", **options: Any
     ) -> Namespace:
         """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
         mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
-        values = yaml.safe_load(content)
+        with naming_file(path or "--config"):
+            values = yaml.safe_load(content)
         sections = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
         for name, value in sections.items():
             if not isinstance(value, dict | None) and not Path(str(value)).is_file():
@@ -135,26 +144,34 @@ class SleepCLI(PlainCLI):
             raise ValueError(str(cause)) from None
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
-        """Adds what follows from the other settings and from the task, which is made by now."""
+        """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""
         run = self.config_init.get(str(self.subcommand), self.config_init)
         if run.trainer.get("enable_checkpointing") is False:
             run.checkpoint = Callback()  # a trainer without checkpoints refuses a callback that makes them
         if self.subcommand == "fit":
             settings |= steps_of_epochs(self.datamodule.task, self.datamodule.batch_size, run.trainer)
-        bars = [one for one in run.trainer.get("callbacks") or [] if isinstance(one, ProgressBar)]
+        wanted = run.trainer.get("enable_progress_bar") is not False
         # Behind the default callbacks: the report is printed before the bar, the path of predictions after it.
-        if not bars and run.trainer.get("enable_progress_bar") is not False:
+        if wanted and not any(isinstance(one, ProgressBar) for one in run.trainer.get("callbacks") or []):
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         if self.subcommand == "predict":
             self.trainer_defaults["callbacks"].append(PredictionWriter())
-        return super().instantiate_trainer(**settings)
+            settings |= {"logger": run.trainer.get("logger") or False}  # there is nothing to log
+        try:
+            return super().instantiate_trainer(**settings)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            if not re.search("No supported gpu backend|the accelerator is not available|torch_xla", str(error)):
+                raise
+            allowed = "--trainer.accelerator must be one that `lmsleep doctor` finds here, or auto"
+            raise ValueError(f"{allowed}, got {run.trainer.accelerator}") from None
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""
         keeper = find_callback(self.trainer, LastCheckpoint)
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
-            rank_zero_info(f"to score it: lmsleep test --config {folder}/config.yaml --ckpt_path {folder}/{LAST}")
+            config, last = (shlex.quote(f"{folder}/{name}") for name in ("config.yaml", LAST))
+            rank_zero_info(f"to score it: {program()} test --config {config} --ckpt_path {last}")
 
 
 def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +196,8 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
 
 def check_checkpoint(path: str | None) -> None:
     """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
-    if path is not None and path.startswith(("http://", "https://")):
-        raise ValueError(f"ckpt_path must be a checkpoint on a disk, got {path!r}")
+    web = path is not None and path.startswith(("http://", "https://"))
+    require(not web, "ckpt_path must be a checkpoint on a disk", path)
     if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or not is_local(path):
         return  # Lightning finds it
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
@@ -198,8 +215,7 @@ def run_trainer(args: list[str] | None) -> SleepCLI:
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Turns errors of a run into SystemExit: one sentence for a bad value, a missing package or too little memory, 143
-    for SIGTERM."""
+    """Turns errors of a run into SystemExit: one sentence that a user can act on, or 143 for SIGTERM."""
     with without_notices(), one_sentence(MisconfigurationException):
         try:
             yield
@@ -210,8 +226,7 @@ def run_errors() -> Iterator[None]:
                 raise
             raise ValueError(f"an address must be one that can be read and written here: {error}") from error
         except (MemoryError, RuntimeError) as error:
-            full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-            if not full:
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "t allocate memory" not in str(error):
                 raise
             remedy = "lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a step), "
             remedy += "data.eval_batch_size or sleep.n_passes, or set model.checkpointing"

@@ -20,16 +20,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from lmsleep.checks import require
 from lmsleep.commands.cost import StepTimer, StepWork
-from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, steps_of_epochs
+from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
 from lmsleep.commands.quiet import quiet
-from lmsleep.errors import one_sentence
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
@@ -139,7 +137,7 @@ class PlanCLI(SleepCLI):
 
 def main(args: list[str] | None = None) -> None:
     """The command."""
-    with quiet(), one_sentence(MisconfigurationException):
+    with quiet(), run_errors():
         cli = plan_run(PlanCLI, args, __doc__, "lmsleep plan")
         with cli.folder:
             steps = cli.full_run.max_steps

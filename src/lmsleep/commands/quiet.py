@@ -11,13 +11,12 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
-    "Experiment logs directory .* exists and is not empty|The dirpath has changed from|"
-    "overridden `on_before_batch_transfer`)"  # that of `SleepModule` replaces none of the data module
+    "Experiment logs directory .* exists and is not empty|The dirpath has changed from)"
 )
 NOTICES = re.compile(
     "GPU available: False|TPU available: False|HPU available: False|.*Tip: |(?:.rank: .+)?Seed set|"
     "`weights_only` was not set|Restoring states|Loaded model weights|Restored all states|"
-    "`Trainer.fit` stopped: `max_steps"
+    "`Trainer.fit` stopped: `max_steps|An SIGTERMException was raised"
 )
 
 

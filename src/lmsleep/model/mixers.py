@@ -79,7 +79,8 @@ def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
     if not letters <= MIXERS.keys():
         load_plugins()
     known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-    yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), f"must be made of {', '.join(known)}"
+    rule = f"must be made of {', '.join(known)}, or letters that a plugin or the script that is run registers"
+    yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), rule
     for letter in typed(dict[str, dict[str, Any]], config.rule_options or {}, "rule_options"):
         yield "rule_options", letter, letter in letters, f"must be by letters of the pattern {config.pattern!r}"
     for letter in sorted(letters):

@@ -66,7 +66,7 @@ def export(
         around = {name: fields[name] for name in ("role", "ahead", "behind") if name in fields}
         try:
             trained["task"] = {**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["task"], **around}
-        except (yaml.YAMLError, KeyError, TypeError):
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
             raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")

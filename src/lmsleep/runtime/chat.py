@@ -19,7 +19,7 @@ from lmsleep.model.folder import CONFIG, WEIGHTS
 from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
-from lmsleep.tasks.text_qa import CONTEXT, QUESTION
+from lmsleep.tasks.template import CONTEXT, QUESTION, unescape
 from lmsleep.windows import Eviction
 
 
@@ -38,7 +38,7 @@ def open_chat(
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
     if session.prompter is None:
         raise ValueError(f"tokenizer must be given, since there is no tokenizer.json in {model}")
-    if given := {name: text for name, text in templates.items() if text is not None}:
+    if given := {name: unescape(text) for name, text in templates.items() if text is not None}:
         task = replace(session.prompter.task, **given)
         for name, place, where in (("context", CONTEXT, ""), ("question", QUESTION, task.context)):
             require(place in getattr(task, name) + where, f"{name} must have {place} in it", getattr(task, name))
@@ -81,8 +81,8 @@ def main(
         n_passes: N; by default that of the training.
         eviction: by default that of the training.
         tokenizer: folder, file, name on the hub, or `bytes`; by default that of the model's folder.
-        context: template of a document, with {context} in it; by default that of the training.
-        question: template of a question, with {question} in it; by default that of the training.
+        context: template of a document, with {context} in it, \\n for a line end; by default that of the training.
+        question: template of a question, with {question} in it, \\n for a line end; by default that of the training.
         max_new_tokens: largest length of an answer.
         temperature: 0 takes the most likely token.
         top_k: sample from as many of the most likely tokens.

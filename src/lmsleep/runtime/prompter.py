@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lmsleep.checks import naming_file, parse_json, read_object, require, typed
 from lmsleep.hub import TOKENIZER, check_vocabulary, checkpoint_folder, named_eos, open_tokenizer
 from lmsleep.model.folder import CONFIG, MODEL_TYPE, read_config
-from lmsleep.tasks.text_qa import CONTEXT, QUESTION, TextQA, rename_fields
+from lmsleep.tasks.template import CONTEXT, QUESTION, rename_fields
+from lmsleep.tasks.text_qa import TextQA
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

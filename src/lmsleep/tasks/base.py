@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, require
 from lmsleep.windows import IGNORE
 
 SPLITS = ("train", "val", "test")
 MAX_LENGTH = 1 << 20  # tokens of a window or a row: a larger value is a mistake
-MAX_ROWS = 1 << 24  # of a batch or a split: the same
+MAX_ROWS = 1 << 24  # of a split: the same
+MAX_BATCH = 1 << 20  # rows: the same
 
 
 class Batch(NamedTuple):
@@ -56,11 +57,13 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """`batch_size` rows that depend on (seed, split, step) alone."""
+        """`batch_size` rows that depend on (seed, split, step) alone. Raises ValueError if one is out of range."""
 
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         """Batches with `n_rows` rows of `val` or `test`, rounded up to equally many of every slice. A task with stored
         rows shows each of them once instead, in batches of at most `batch_size`."""
+        check_batch_size(batch_size)
+        check_integer("n_rows", n_rows, 1, MAX_ROWS)
         return len(self.slices) * -(-n_rows // (batch_size * len(self.slices)))
 
     def epoch_steps(self, batch_size: int) -> int | None:
@@ -80,6 +83,11 @@ class Task(ABC):
 def check_split(split: str) -> None:
     """Raises ValueError for an unknown split."""
     require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError unless a batch can have so many rows."""
+    check_integer("batch_size", batch_size, 1, MAX_BATCH)
 
 
 def stream(seed: int, split: str, step: int) -> np.random.Generator:

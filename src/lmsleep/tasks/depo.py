@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import check_integer, require
-from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, stream
 from lmsleep.tasks.names import Names
 
 MAX_NAMES = 1 << 15  # a row draws from an array over all possible names
@@ -168,6 +168,7 @@ class Depo(Task):
         return np.concatenate([graph, asked], axis=1), np.pad(counted, ((0, 0), (self.graph_length, 0)))
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        check_batch_size(batch_size)
         rng, shape = stream(seed, split, step), (batch_size, self._n_questions)
         if split == "train":
             counts = np.arange(self.min_nodes, self.max_nodes + 1)

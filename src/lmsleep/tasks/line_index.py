@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lmsleep.checks import first_line
+from lmsleep.checks import first_line, sentence
 from lmsleep.hub import HUB_NAME
 
 TABLES = (".parquet", ".arrow")
@@ -78,7 +78,7 @@ class LineIndex:
             try:
                 measured = measure(line())
             except ValueError as error:
-                raise ValueError(f"{files[file]}, line {number}: {error}") from None
+                raise ValueError(f"{files[file]}, line {number}: {sentence(error)}") from None
             if measured is not None:
                 numbers.extend((file, place, *measured))
                 width = 2 + len(measured)

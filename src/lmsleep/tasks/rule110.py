@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lmsleep.checks import check_integer, require
-from lmsleep.tasks.base import IGNORE, Batch, Task, stream
+from lmsleep.tasks.base import IGNORE, Batch, Task, check_batch_size, stream
 
 ENUMERABLE = 24  # cells: 2^24 states take seconds
 MAX_STEPS = 4096
@@ -92,6 +92,7 @@ class Rule110(Task):
         return {} if share is None else {"majority": {str(self.steps): share}}
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        check_batch_size(batch_size)
         states = stream(seed, split, step).integers(0, 1 << self.width, (batch_size, self.n_states), dtype=np.uint64)
         evolved = states
         for _ in range(self.steps):

@@ -34,7 +34,9 @@ def build_task(spec: Mapping[str, Any] | str, *, from_anywhere: bool = False) ->
     if not _is_task_class(kind):
         known = ", ".join(PACKAGE + name for name in tasks.__all__ if _is_task_class(getattr(tasks, name)))
         others = (
-            ", or a Task of another package" if from_anywhere else "; others are built only where they are asked for"
+            ", or a Task of another package, which lies in a folder of PYTHONPATH or is installed"
+            if from_anywhere
+            else f"; others are built only where they are asked for, as by `lmsleep demo --task {path}`"
         )
         raise ValueError(f"class_path of a task must be one of {known}{others}, got {path!r}")
     return typed(kind, given.get("init_args", {}), f"init_args of {path}")

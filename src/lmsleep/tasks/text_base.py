@@ -10,7 +10,7 @@ import numpy as np
 
 from lmsleep.checks import check_integer, require
 from lmsleep.hub import open_tokenizer
-from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_split, stream
+from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_split, stream
 from lmsleep.tasks.line_index import LineIndex
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class TextTask(Task):
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         check_split(split)
+        require(step >= 0, "step must be 0 or more", step)
         rows = self._splits[split]
         epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
         return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])
@@ -149,7 +150,8 @@ class SplitRows:
 
 
 def epoch_steps(rows: SplitRows, split: str, batch_size: int) -> int:
-    """Batches of an epoch. Raises ValueError if `train` does not fill one."""
+    """Batches of an epoch. Raises ValueError if `train` does not fill one, or a batch cannot have so many rows."""
+    check_batch_size(batch_size)
     if split != "train":
         return -(-len(rows.rows) // batch_size)
     n, apart = len(rows.rows), rows.total - len(rows.rows)

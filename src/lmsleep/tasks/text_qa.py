@@ -1,11 +1,8 @@
 """Questions about contexts, one a line of JSON: your own text as a task."""
 
 import json
-import math
-import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,15 +15,10 @@ from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
 from lmsleep.tasks.line_index import LineIndex
+from lmsleep.tasks.template import ASKABLE, FIELD, QUESTION, fill_template, is_askable
 from lmsleep.tasks.text_base import TextTask
 
-CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
-_FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 AROUND_ROWS = 100  # rows that `TextQA.around` looks at
-ASKABLE = (
-    "context must call its question {question} or its document {context}, or else `lmsleep chat` does not know which "
-    "is asked"
-)
 CHAT_ML = "<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
@@ -76,6 +68,10 @@ class TextQA(TextTask):
         super().__post_init__()
         if not is_askable(self.context, self.question):
             warnings.warn(f"{ASKABLE}, got {self.context!r}", stacklevel=3)
+        for name in ("context", "question", "answer", "message"):
+            if "\\n" in (text := getattr(self, name) or ""):
+                rule = f"{name} has a backslash and an n: a line end is \\n within double quotes of YAML"
+                warnings.warn(f"{rule}, got {text!r}", stacklevel=3)
 
     def _open(self) -> None:
         _ = self.eos_id
@@ -137,8 +133,8 @@ class TextQA(TextTask):
         rows = self._splits["train"]
         row = parse_json(rows.lines.read(int(rows.rows[0])))
         if row.get("messages") is None:
-            several = len(set(_FIELD.findall(self.question))) > 1
-            return QUESTION if several else _FIELD.sub(QUESTION, self.question)
+            several = len(set(FIELD.findall(self.question))) > 1
+            return QUESTION if several else FIELD.sub(QUESTION, self.question)
         *before, question, answer = row["messages"]
         return self.texts(json.dumps({"messages": [*before, question | {"content": QUESTION}, answer]}))[1]
 
@@ -200,50 +196,3 @@ class TextQA(TextTask):
                 mask[i, first : first + len(part)] = True
             targets[i, start + len(question) - 1 : start + len(read)] = answer
         return Batch(*map(torch.from_numpy, (tokens, targets, windows, mask)))
-
-
-def is_askable(context: str, question: str) -> bool:
-    """Whether templates tell which field is the question: it may be one of several of the context."""
-    fields = set(_FIELD.findall(context))
-    return len(fields) < 2 or bool(fields & {"context", "question"} or _FIELD.search(question))
-
-
-def rename_fields(context: str, question: str) -> tuple[str, str]:
-    """Renames the fields of two templates to {context} and {question}, if there are two fields and no others. The
-    question may stand in the first template alone, if one of the fields has its own name."""
-    fields = set(_FIELD.findall(context))
-    asked = set(_FIELD.findall(question)) or {"question"} & fields
-    if not asked and len(fields) > 1:
-        asked = fields - {"context"}
-    read = fields - asked
-    if len(asked) > 1 or len(read) != 1:
-        return context, question
-    names = dict.fromkeys(read, "{context}") | dict.fromkeys(asked, "{question}")
-    context, question = (_FIELD.sub(lambda field: names[field[1]], text) for text in (context, question))
-    return context, question
-
-
-def fill_template(template: str, row: Mapping[str, Any]) -> str:
-    """Fills `{name}` in a template with the fields of a row: text, or a number, true or false as JSON writes it. Raises
-    ValueError if a field is missing or anything else."""
-
-    def value(match: re.Match[str]) -> str:
-        field: Any = row
-        for name in match[1].split("."):
-            inside = {str(i): item for i, item in enumerate(field)} if isinstance(field, list) else field
-            inside = inside if isinstance(inside, Mapping) else {}
-            if name not in inside:
-                names, hint = {"context", "question", "answer"}, ""
-                if match[1] in names and row and not names & row.keys():
-                    hint = f"; templates name other fields, as --context '{{{next(iter(row))}}}'"
-                got = ", ".join(map(str, inside)) or "none"
-                raise ValueError(f"must have the field {match[1]!r}, got {got}{hint}")
-            field = inside[name]
-        if isinstance(field, str):
-            return field
-        if not isinstance(field, int | float) or field in (math.inf, -math.inf) or field != field:
-            got = field if isinstance(field, float) else f"a {type(field).__name__}"
-            raise ValueError(f"{match[1]} must be text, a finite number, true or false, got {got}")
-        return json.dumps(field)
-
-    return _FIELD.sub(value, template)

@@ -190,13 +190,16 @@ class RunReport(L.Callback):
         if sleeps.wake_passes > 1:
             passes += f", {sleeps.wake_passes} of them awake in every window"
         backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
+        n = torch.get_num_threads()
+        several = f"; {n} threads: on busy cores a small model is faster with OMP_NUM_THREADS=1"
+        threads = several if n > 1 and pl_module.device.type == "cpu" else ""
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {parameters}; {windows} windows of up to "
             f"{model.window_size} tokens; {passes} ({sleeps.eviction} eviction); "
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
-            f"backends: {backends}"
+            f"backends: {backends}{threads}"
         )
         self.since, self.batches = time.perf_counter(), 0
 

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
@@ -176,6 +177,9 @@ class LastCheckpoint(GuardedCheckpoint):
                 if trainer.validating:
                     repeat_validation(trainer)
                 super().on_exception(trainer, pl_module, exception)
+                saved = f"{self.dirpath}/{LAST}"
+                goes_on = f"; --ckpt_path={os.path.relpath(saved)} goes on" if os.path.isfile(saved) else ""
+                rank_zero_info(f"stopped by SIGTERM at step {trainer.global_step}{goes_on}")
                 if self.requeue and trainer.is_global_zero:
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         finally:

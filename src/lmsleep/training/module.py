@@ -1,5 +1,6 @@
 """The LightningModule: reads a batch window by window and raises an overflow event; it does not know N."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -28,6 +29,9 @@ from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_wei
 from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
 from lmsleep.windows import SleepSettings
+
+# Of `SleepModule`, in every run with a data module: the hook there replaces none of `RowsDataModule`.
+warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule` but")
 
 
 class SleepModule(L.LightningModule):

@@ -1,5 +1,6 @@
 """Stops on a loss or a gradient that is not finite, and saves the step for `lmsleep replay`."""
 
+import shlex
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lmsleep.checks import program
 from lmsleep.tasks import Batch
 from lmsleep.tensors import save_tensors
 from lmsleep.training.callbacks import sleep_settings
@@ -133,4 +135,4 @@ def _save_step(step: StepRecord, batches: list[Batch], trainer: L.Trainer, modul
         save_tensors(folder / BATCHES, {name: x for name, x in named.items() if x is not None}, ENTRY, {})
     except OSError as error:
         return f"; they could not be written: {error}"
-    return f"; to repeat it: lmsleep replay {folder}"
+    return f"; to repeat it: {program()} replay {shlex.quote(str(folder))}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import check_integer, require
-from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, stream
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, stream
 from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
@@ -118,8 +118,9 @@ class GSMInfinite(Task):
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """The rows of (seed, split, step). Raises ValueError for an unknown split or one without rows, a negative seed
         or step, or a batch that no bucket fills."""
-        for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
-            require(value >= least, f"{name} must be {least} or more", value)
+        check_batch_size(batch_size)
+        for name, value in (("seed", seed), ("step", step)):
+            require(value >= 0, f"{name} must be 0 or more", value)
         if self.path is None:
             return self._draw(split, seed, step, batch_size)
         source = self._dataset.split(split)
@@ -183,7 +184,8 @@ def buckets(split: Split, window_size: int) -> list[np.ndarray]:
 
 
 def epoch_steps(split: Split, window_size: int, batch_size: int) -> int:
-    """Full batches in an epoch. Raises ValueError if there is none."""
+    """Full batches in an epoch. Raises ValueError if there is none, or a batch cannot have so many rows."""
+    check_batch_size(batch_size)
     sizes = [len(rows) for rows in buckets(split, window_size)]
     largest = f"the largest bucket of window_size {window_size}"
     require(max(sizes) >= batch_size, f"batch_size must be at most the {max(sizes)} rows of {largest}", batch_size)
@@ -204,7 +206,9 @@ def epoch_batches(split: Split, window_size: int, seed: int, epoch: int, batch_s
 @lru_cache(maxsize=8)
 def balanced_batches(split: Split, window_size: int, batch_size: int) -> list[np.ndarray]:
     """Row numbers (n,) of batches of at most `batch_size` that show each row once, the operation counts in turn; one
-    that needs fewer batches than others gets as many by halving its largest."""
+    that needs fewer batches than others gets as many by halving its largest. Raises ValueError if a batch cannot have
+    so many rows."""
+    check_batch_size(batch_size)
     by_op = []
     for op in np.unique(split.ops):
         own = [rows[split.ops[rows] == op] for rows in buckets(split, window_size)]
