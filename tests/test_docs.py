@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -50,6 +51,11 @@ def test_every_row_has_a_status_and_one_that_is_built_has_a_file_and_a_test():
         assert where and paper and ours and status.split(";")[0] in STATUS, row
         if status == "implemented":
             assert re.search(r"\]\(\.\./(src|dvc|configs|params)", held) and '"test_' in held, row
+
+
+def test_no_statement_of_the_paper_has_two_rows():
+    stated = Counter((where, paper) for where, paper, *_ in fidelity_rows())
+    assert not [statement for statement, rows in stated.items() if rows > 1]
 
 
 def test_every_test_that_is_named_exists():
