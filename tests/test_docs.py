@@ -14,6 +14,7 @@ from lmsleep.cli import COMMANDS, RUNS, TRAINER
 ROOT = Path(__file__).parents[1]
 FIDELITY, GUIDE = ROOT / "docs/fidelity.md", ROOT / "docs/guide.md"
 PAGES = [ROOT / "README.md", ROOT / "results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = sorted((ROOT / "results").glob("*/README.md"))
 MEASURED = {f"measured at {scales}" for scales in ("mini", "gpu", "mini and gpu")}
 STATUS = {"implemented", *MEASURED, "open", "not reachable here"}
 
@@ -76,6 +77,15 @@ def test_every_promise_of_the_guide_has_a_command_and_a_test():
         assert re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`", test), test  # that it exists, the test above looks
         for file in re.findall(r"pytest ([\w/.]+)", command):
             assert test.startswith(f"`{file}::"), command
+
+
+@pytest.mark.parametrize("page", PAGES + RESULTS, ids=page_id)
+def test_no_page_says_ten_words_twice(page):
+    """Outside of code, tables and pictures: a page that was merged, or an aside that was moved and left behind."""
+    prose = re.sub(r"^```[\s\S]*?^```|^[|!<].*$", "", page.read_text(), flags=re.M)
+    words = [re.findall(r"[^\W\d_]{2,}", paragraph) for paragraph in prose.split("\n\n")]
+    runs = Counter(" ".join(said[i : i + 10]) for said in words for i in range(len(said) - 9))
+    assert not [run for run, times in runs.items() if times > 1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
