@@ -105,7 +105,7 @@ def test_scales_stand_beside_each_other_each_with_its_verdict(write_report, resu
 def test_every_table_scrolls_inside_its_own_box_and_is_named(write_report):
     text = write_report()
     named = re.findall(r"<p class='title'>(.+?)</p><div class='scroll' [^>]*aria-label='\1' [^>]*><table ", text)
-    assert text.count("<table") == len(named) > 5
+    assert text.count("<table") == len(named) == text.count("</table><p class='more'>Scroll the table sideways") > 5
 
 
 def test_missing_figures_are_said_to_be_missing(write_report):
@@ -151,8 +151,26 @@ def test_what_every_figure_with_arms_gives_has_a_place_on_the_page(write_report,
 
 def test_two_seeds_are_shown_by_their_scores(write_report, results):
     record = {"n_passes": 1, "value": 0.5, "low": None, "high": None, "n": 2, "answers": 9, "scores": [0.25, 0.75]}
-    (results / "fig2b.json").write_text(json.dumps({"test_exact": [record], "overall": []}))
-    assert "<td>25.0 %, 75.0 %</td>" in Page(write_report()).section(write_report(), "fig2b")
+    of_more = record | {"n_passes": 4, "low": 0.4, "high": 0.6, "n": 3}
+    of_more.pop("scores")
+    for records, title in (
+        ([record], "scores of both seeds"),
+        ([record, of_more], "95 % interval over seeds; of two seeds the scores"),
+        ([of_more], "95 % interval over seeds"),
+    ):
+        (results / "fig2b.json").write_text(json.dumps({"test_exact": records, "overall": []}))
+        section = Page(write_report()).section(write_report(), "fig2b")
+        assert ("<td>25.0 %, 75.0 %</td>" in section) == (record in records)
+        assert f"<th scope='col'>{title}</th>" in section
+
+
+def test_what_was_scored_is_named(write_report):
+    """Rule 110 scores rows, which have four answers; the other tasks answers."""
+    text = write_report()
+    page = Page(text)
+    for name, counted in (("fig2b", "rows"), ("fig4a", "answers")):
+        section = page.section(text, name)
+        assert re.findall(r"<th scope='col'>(\w+) of all seeds</th>", section) == [counted]
 
 
 def test_a_picture_without_numbers_is_shown_and_says_so(write_report, results):

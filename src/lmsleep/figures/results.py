@@ -29,6 +29,7 @@ class Caption:
     shows: str
     paper: str
     level: str = ""
+    scored: str = "answers"
     compares: str | None = None
     direction: int = 1
     ours: bool = False
@@ -36,6 +37,11 @@ class Caption:
     borrows: bool = False
     by_hand: bool = False
     scales: tuple[str, ...] = ("smoke", "mini", "gpu", "paper")
+
+    @property
+    def counted(self) -> str:
+        """The title of a column that counts what was scored."""
+        return f"{self.scored} of all seeds"
 
     def at(self, level: int) -> str:
         """A slice in words: t = 32, 1 hop, 6 operations."""

@@ -13,6 +13,7 @@ from lmsleep.figures.words import interval, millions, nats, percent, points, rea
 
 QUALIFIERS = ("about", ">")
 OVER_SEEDS, OVER_ROWS = "95 % interval over seeds", "over one seed's rows (Wilson)"
+OF_TWO = "; of two seeds the scores"  # behind the title of a column of intervals
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -59,17 +60,20 @@ def accuracy_table(caption: Caption, numbers: Mapping[str, Any]) -> pd.DataFrame
     keys = [key for key in names if key in numbers["test_exact"][0]]
     differences = {tuple(r[key] for key in keys): r for r in numbers.get("difference", [])}
     bases = {f" from {names[caption.compares]} = {r['base']}" for r in differences.values() if caption.compares}
-    rows = []
-    for record in sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys]):
+    rows, records = [], sorted(numbers["test_exact"], key=lambda r: [r[key] for key in keys])
+    for record in records:
         difference = differences.get(tuple(record[key] for key in keys))
         single = "scores" in record
         row = {names[key]: str(record[key]) for key in keys} | {"right": percent(record["value"])}
         row[OVER_SEEDS] = ", ".join(map(percent, record["scores"])) if single else interval(Estimate.of(record))
         row[OVER_ROWS] = interval(Estimate.of(record, "wilson_"))
-        row |= {"seeds": str(record["n"]), "answers": readable(record["answers"]) if "answers" in record else ""}
+        row |= {"seeds": str(record["n"]), caption.counted: readable(record["answers"]) if "answers" in record else ""}
         rows.append(row | {"points" + "".join(bases): points(Estimate.of(difference)) if difference else ""})
     table = pd.DataFrame(rows)
-    return table.drop(columns=[name for name in (OVER_SEEDS, OVER_ROWS) if (table[name] == "–").all()])
+    table = table.drop(columns=[name for name in (OVER_SEEDS, OVER_ROWS) if (table[name] == "–").all()])
+    of_two = ["scores" in record for record in records]
+    title = "scores of both seeds" if all(of_two) else OVER_SEEDS + OF_TWO if any(of_two) else OVER_SEEDS
+    return table.rename(columns={OVER_SEEDS: title})
 
 
 def controls_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def accuracy(csv: Path) -> pd.DataFrame:
     caption, runs = CAPTIONS[csv.stem], scores(csv)
     by_slice = caption.compares == "slice"
     numbers = compare_steps(read(csv)) if by_slice else compare_passes(read(csv), by_slice=True)
-    table = accuracy_table(caption, numbers).drop(columns=["seeds", "answers"]).rename(columns=HEADINGS)
+    table = accuracy_table(caption, numbers).drop(columns=["seeds", caption.counted]).rename(columns=HEADINGS)
     if not by_slice and runs.seed.nunique() <= SINGLE:
         of_each = runs.sort_values("seed").groupby(["slice", "n_passes"]).value
         table.insert(3, "each seed", [each(values) for _, values in of_each])

@@ -10,6 +10,7 @@ from lmsleep.figures.pages.gpu import earlier_runs, means_and_gains
 from lmsleep.figures.pages.seeds import depo_runs
 from lmsleep.figures.scores import average_runs, last_validations, mean, passes, scores
 from lmsleep.figures.stats import FEWEST
+from lmsleep.figures.tables import OF_TWO
 from lmsleep.figures.words import counted, interval, percent, percents, short_commit
 
 GSM = {"fig4a": "4a, hard eviction", "fig4b": "4b, looped, Jet layers", "fig5": "5, sliding window"}
@@ -63,7 +64,7 @@ def fig2a(root: Path) -> pd.DataFrame:
             share = mean(runs)
             spread = interval(share) if share.n >= FEWEST else percents(runs.sort_values("seed").value)
             rows.append([scale, str(t), str(share.n), percent(share.value), spread])
-    return pd.DataFrame(rows, columns=["scale", "t", "seeds", "right", "95 % interval; of two seeds the scores"])
+    return pd.DataFrame(rows, columns=["scale", "t", "seeds", "right", f"95 % interval{OF_TWO}"])
 
 
 def fig2b(root: Path) -> pd.DataFrame:

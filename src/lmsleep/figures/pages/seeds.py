@@ -18,7 +18,8 @@ PAIRED = "points above N = 1, paired by seed"
 
 def fig2b(csv: Path) -> pd.DataFrame:
     """Means with intervals, and differences of all seeds, of those of the first look and of those of the second."""
-    table = accuracy_table(CAPTIONS["fig2b"], compare_passes(read(csv))).drop(columns=["seeds", "answers"])
+    caption = CAPTIONS["fig2b"]
+    table = accuracy_table(caption, compare_passes(read(csv))).drop(columns=["seeds", caption.counted])
     runs = scores(csv)
     for name, look in (("first", runs[runs.seed < CHOSEN_ON]), ("second", runs[runs.seed > CHOSEN_ON])):
         table[f"{name} look alone"] = [points(ahead(look, n)) if n > 1 else "" for n in passes(runs)]
