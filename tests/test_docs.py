@@ -129,6 +129,13 @@ def test_the_guide_s_task_runs_as_printed(monkeypatch):
     assert all(p.grad is not None for p in names["model"].parameters())
 
 
+def test_rules_have_the_same_arguments_wherever_one_is_written():
+    places = [GUIDE, *(ROOT / "examples").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
+    rules = [rule for place in places for rule in re.findall(r"def forward\(self, (.*?)\)(?: ->|:)", place.read_text())]
+    names = [re.findall(r"(\w+)(?::[^,]+)?(?:, |$)", rule) for rule in rules]
+    assert len(names) == 3 and all(of_one == ["x", "state", "cache", "ctx"] for of_one in names), names
+
+
 def test_a_wrong_name_is_noticed():
     assert "test_a_wrong_name_is_noticed" in functions_of(Path(__file__)) and "test_nothing" not in functions_of(
         Path(__file__)
