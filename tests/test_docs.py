@@ -13,7 +13,12 @@ from lmsleep.cli import COMMANDS, RUNS, TRAINER
 
 ROOT = Path(__file__).parents[1]
 FIDELITY, GUIDE = ROOT / "docs/fidelity.md", ROOT / "docs/guide.md"
-PAGES = [ROOT / "README.md", ROOT / "results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "results/README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 RESULTS = sorted((ROOT / "results").glob("*/README.md"))
 MEASURED = {f"measured at {scales}" for scales in ("mini", "gpu", "mini and gpu")}
 STATUS = {"implemented", *MEASURED, "open", "not reachable here"}
