@@ -1,5 +1,5 @@
-"""Makes what trying `lmsleep finetune` and `lmsleep chat` on a CPU takes, a minute or two: train.jsonl with questions,
-notes.txt to be read, and in tiny/ a Llama with random weights and a tokenizer.
+"""Makes what trying `lmsleep finetune` and `lmsleep chat` on a CPU takes, in the folder that you are in: train.jsonl,
+with questions; notes.txt, to be read; tiny/, a Llama with random weights and a tokenizer. It replaces nothing.
 
 python examples/birds.py
 lmsleep finetune --model tiny --data train.jsonl --out tuned --window 24 --adamw_lr 3e-3
@@ -8,33 +8,75 @@ lmsleep chat --model tuned --read notes.txt --ask "Which colour is the wren?"
 
 import json
 import random
+import sys
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-from transformers.utils.logging import disable_progress_bar
 
-BIRDS, COLOURS = ["wren", "robin", "heron"], ["red", "blue", "green"]
+LINES, NOTES, MODEL = MADE = Path("train.jsonl"), Path("notes.txt"), Path("tiny")
+OTHERS, COLOURS = ["robin", "heron"], ["red", "blue", "green"]
+SIZES = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def told(seen: dict[str, str]) -> str:
+    """The colours of birds in sentences."""
+    return " ".join(f"The {bird} by the mill is {colour}." for bird, colour in seen.items())
 
 
 def line() -> dict[str, str]:
-    """Three birds in any order, each with a colour, and a question about one."""
-    seen = {bird: random.choice(COLOURS) for bird in random.sample(BIRDS, 3)}
-    text = " ".join(f"The {bird} by the mill is {colour}." for bird, colour in seen.items())
-    return {"context": text, "question": "Which colour is the wren?", "answer": seen["wren"]}
+    """A wren and up to two other birds in any order, each with a colour, and a question about the wren."""
+    others = random.sample(OTHERS, random.randint(0, 2))
+    seen = {bird: random.choice(COLOURS) for bird in random.sample(["wren", *others], 1 + len(others))}
+    return {"context": told(seen), "question": "Which colour is the wren?", "answer": seen["wren"]}
 
 
-set_seed(0)
-disable_progress_bar()
-Path("train.jsonl").write_text("\n".join(json.dumps(line()) for _ in range(2000)), encoding="utf-8")
-Path("notes.txt").write_text(line()["context"], encoding="utf-8")
-print(f"notes.txt: {Path('notes.txt').read_text(encoding='utf-8')}")
+def train_tokenizer() -> Tokenizer:
+    """Words of the lines, and all bytes: a question may have letters that no line has."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    options = {"special_tokens": ["<eos>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=SIZES["vocab_size"], show_progress=False, **options)
+    tokenizer.train([str(LINES)], trainer)
+    return tokenizer
 
-tokenizer = Tokenizer(models.BPE())
-tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-letters = pre_tokenizers.ByteLevel.alphabet()  # all bytes: a question may have letters that no line has
-trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<eos>"], initial_alphabet=letters, show_progress=False)
-tokenizer.train(["train.jsonl"], trainer)
-PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained("tiny")
-sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
-LlamaForCausalLM(LlamaConfig(vocab_size=400, num_key_value_heads=2, **sizes)).save_pretrained("tiny")
+
+def random_llama() -> dict[str, torch.Tensor]:
+    """Weights by the names that transformers gives them: matrices normal with standard deviation 0.02, norms 1."""
+    V, D, F, layers, heads, kv_heads = SIZES.values()
+    shapes = {"model.embed_tokens": (V, D), "model.norm": (D,), "lm_head": (V, D)}
+    for layer in range(layers):
+        block = {f"self_attn.{name}_proj": (D, D) for name in "qo"}
+        block |= {f"self_attn.{name}_proj": (D * kv_heads // heads, D) for name in "kv"}
+        block |= {"mlp.gate_proj": (F, D), "mlp.up_proj": (F, D), "mlp.down_proj": (D, F)}
+        block |= {"input_layernorm": (D,), "post_attention_layernorm": (D,)}
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in block.items()}
+    return {f"{name}.weight": 0.02 * torch.randn(s) if len(s) == 2 else torch.ones(s) for name, s in shapes.items()}
+
+
+def main() -> None:
+    """Raises OSError if the folder cannot be written to."""
+    random.seed(1)  # weights that soon begin to learn: by 100 steps, others by 500 or not
+    torch.manual_seed(1)
+    MODEL.mkdir()
+    LINES.write_text("\n".join(json.dumps(line()) for _ in range(2000)), encoding="utf-8")
+    NOTES.write_text(told({"robin": "red", "wren": "blue", "heron": "green"}), encoding="utf-8")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
+    config |= {"rms_norm_eps": 1e-6, "rope_theta": 10000.0} | SIZES
+    (MODEL / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_file(random_llama(), MODEL / "model.safetensors", metadata={"format": "pt"})
+    train_tokenizer().save(str(MODEL / "tokenizer.json"))
+    (MODEL / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}), encoding="utf-8")
+    print(f"{NOTES}: {NOTES.read_text(encoding='utf-8')}")
+
+
+if __name__ == "__main__":
+    if there := [str(path) for path in MADE if path.exists()]:
+        what = "it" if len(there) == 1 else "them"
+        sys.exit(f"error: {', '.join(there)} would be replaced: move {what} away, or run this in another folder")
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f"error: {error.filename} cannot be written: {error.strerror}")

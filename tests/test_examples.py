@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_passes_by_window_are_counted_from_the_first(example, build, draw_tokens
     assert torch.equal(read_windows(model, tokens, on_overflow=by_window).fast_weights[0], S[0])
 
 
-@pytest.mark.parametrize("name", ["copy_task.py", "hebbian_rule.py", "passes_by_window.py"])
+@pytest.mark.parametrize("name", ["birds.py", "copy_task.py", "hebbian_rule.py", "passes_by_window.py"])
 def test_a_file_is_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 100
 
@@ -175,11 +176,50 @@ def test_all_train_by_the_command_line(tmp_path):
     assert scored.returncode == 0 and "test/exact" in scored.stdout, scored.stderr[-2000:]
 
 
-def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(tmp_path):
-    run = start("birds", folder=tmp_path, env=os.environ | {"PYTHONPATH": str(EXAMPLES)})
-    run.join()
-    assert run.exitcode == 0
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tiny/tokenizer.json"))
+def birds(folder):
+    """Runs the script in a folder, where transformers is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(sys.modules, "transformers", None)
+        runpy.run_path(str(EXAMPLES / "birds.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def aviary(tmp_path_factory):
+    """A folder with what the birds' script makes."""
+    folder = tmp_path_factory.mktemp("birds")
+    birds(folder)
+    return folder
+
+
+def test_the_birds_that_are_read_have_colours_of_their_own(aviary):
+    """So that no answer is right by chance of the text."""
+    notes = (aviary / "notes.txt").read_text()
+    assert sorted(re.findall(r"is (\w+)\.", notes)) == ["blue", "green", "red"] and "wren" in notes
+
+
+def test_the_llama_of_the_birds_is_one_of_transformers(aviary):
+    transformers = pytest.importorskip("transformers")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(aviary / "tiny", output_loading_info=True)
+    assert type(model).__name__ == "LlamaForCausalLM" and not any(report.values())
+    assert transformers.AutoTokenizer.from_pretrained(aviary / "tiny").eos_token == "<eos>"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "notes.txt", "tiny"])
+def test_the_birds_replace_nothing(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit, match=f"^error: {name} would be replaced: move it away, or .+"):
+        birds(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_birds_that_cannot_be_written_are_said_in_a_sentence():
+    with pytest.raises(SystemExit, match=r"^error: tiny cannot be written: .+$"):
+        birds("/proc")  # where nobody can write, root neither
+
+
+def test_the_tokenizer_of_the_birds_encodes_letters_that_no_line_has(aviary):
+    tokenizer = Tokenizer.from_file(str(aviary / "tiny/tokenizer.json"))
     asked = "Où est le WREN?"
     assert tokenizer.decode(tokenizer.encode(asked).ids) == f" {asked}"
     assert len(tokenizer.encode("The wren by the mill is red.").ids) == 8, "words are tokens, of which 24 are a window"

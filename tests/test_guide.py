@@ -74,10 +74,11 @@ def test_a_session_reads_is_asked_saved_loaded_and_forked_as_the_page_says(build
     speaker = build("AG", vocab_size=257, dtype=torch.float32, window_size=40)
     speaker.save_pretrained("runs/qa/model", trained={"task": task}, files=tokenizer_files("bytes"))
     Path("notes.txt").write_text("The wren by the mill is blue. The mole is pink.")
-    exec(code.replace("ask(question)", "ask(question, 9)"), page := {})
+    exec(code.replace('wren?")', 'wren?", 9)'), page := {})
     asked = page["session"]
     assert asked.prompter.prompts("Why?") == ["Q: Why? A:"] and Path("notes.memory").is_file()
-    said = [page["answer"](question) for question in ("Which colour is the wren?", "And the mole?")]
+    said = [page["answer"](f"The wren by the mill is {colour}.") for colour in ("red", "green")]
+    assert page["tokens"].shape == (1, 8)
     assert capsys.readouterr().out.endswith(" ".join(said) + "\n")
 
 
