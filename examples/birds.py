@@ -58,7 +58,7 @@ def random_llama() -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Raises OSError if the folder cannot be written to."""
-    random.seed(1)  # weights that soon begin to learn: by 100 steps, others by 500 or not
+    random.seed(1)  # a start that has learned after 100 of 500 steps; some need them all, some more
     torch.manual_seed(1)
     MODEL.mkdir()
     LINES.write_text("\n".join(json.dumps(line()) for _ in range(2000)), encoding="utf-8")
