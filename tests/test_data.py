@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsleep.data import BLOCK, RowsDataModule
+from lmsleep.data import BLOCK, RowsDataModule, TrainRows
 from lmsleep.tasks import Batch, Rule110, Task
 
 TASK = Rule110(steps=2, width=6, n_states=2)
@@ -51,6 +51,14 @@ def test_the_number_of_workers_does_not_change_the_batches(num_workers):
     assert same(train(num_workers=num_workers, trainer=trainer(3)), train(9)[3:])
 
 
+class Wide(Levels):
+    """Rows of five tokens."""
+
+    def rows(self, *, split, seed, step, batch_size):
+        tokens = torch.full((batch_size, 5), step)
+        return Batch(tokens, tokens, torch.full((batch_size,), step))
+
+
 class Ragged(Levels):
     """Rows whose length, and whether they have a mask, change with the step."""
 
@@ -65,6 +73,38 @@ def test_workers_hand_over_batches_of_any_shape():
     for wanted, batch in zip(islice(alone, 3 * BLOCK), helped, strict=False):
         for x, y in zip(wanted, batch, strict=True):
             assert (x is None) == (y is None) and (x is None or torch.equal(x, y))
+
+
+class Ending(Ragged):
+    """Its rows end with step 4."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def rows(self, *, step, **options):
+        if step > 4:
+            raise self.error("no more")
+        return super().rows(step=step, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize(("error", "raised"), [(KeyError, KeyError), (StopIteration, RuntimeError)])
+def test_an_error_is_raised_when_its_batch_has_its_turn(num_workers, error, raised):
+    loader = iter(RowsDataModule(Ending(error), batch_size=4, num_workers=num_workers).train_dataloader())
+    assert [int(next(loader).slice[0]) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(raised):
+        next(loader)
+
+
+@pytest.mark.parametrize(("most", "blocks"), [(1, 5), (2 * 4 * 100, 3), (1 << 30, 1)])
+def test_a_block_takes_little_memory(monkeypatch, most, blocks):
+    """Of 5 batches of 160 bytes in tokens, as many in targets and 32 in slices: one a block, two or all."""
+    monkeypatch.setattr("lmsleep.data.BLOCK_BYTES", most)
+    monkeypatch.setattr("lmsleep.data.BLOCK", 5)
+    monkeypatch.setattr("lmsleep.data.get_worker_info", lambda: SimpleNamespace(id=0, num_workers=1))
+    rows = TrainRows(Wide(), 4, 0, lambda: 0)
+    sizes = [len(block.shapes) for block in islice(rows, blocks)]
+    assert sizes == [max(1, min(5, most // 352))] * blocks
 
 
 def test_batches_are_the_task_s_rows_by_step():

@@ -1,7 +1,7 @@
 """The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from lmsleep.checks import check_integer, require
@@ -18,7 +19,7 @@ from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS
 
 TEST_SEED = 0  # held-out rows are the same for every run
 MAX_WORKERS = 1024  # a larger value is a mistake
-BLOCK = 8  # batches that a worker hands over together
+BLOCK, BLOCK_BYTES = 8, 4 << 20  # batches that a worker hands over together, and what they may take of shared memory
 
 
 class RowsDataModule(L.LightningDataModule):
@@ -116,12 +117,31 @@ class TrainRows(IterableDataset):
     ranks: int = 1
 
     def __iter__(self) -> Iterator["Batch | Block"]:
-        worker = get_worker_info()
+        worker, start = get_worker_info(), self.start()
         if worker is None:
-            yield from map(self.batch, count(self.start()))
+            for step in count(start):  # and no `map`, which a StopIteration of the task would end without a word
+                yield self.batch(step)
         else:  # the loader takes blocks from its workers in turn
-            for first in count(self.start() + worker.id * BLOCK, worker.num_workers * BLOCK):
-                yield Block.of([self.batch(step) for step in range(first, first + BLOCK)])
+            size = self._block_size(start)
+            for first in count(start + worker.id * size, worker.num_workers * size):
+                yield self._block(range(first, first + size))
+
+    def _block_size(self, step: int) -> int:
+        """Batches of a block, the same in all workers: by what the batch of `step` takes."""
+        try:
+            taken = sum(x.nbytes for x in self.batch(step) if x is not None)
+        except Exception:  # it is raised when the batch's turn has come
+            return 1
+        return max(1, min(BLOCK, BLOCK_BYTES // max(1, taken)))
+
+    def _block(self, steps: range) -> "Block":
+        batches = []
+        for step in steps:
+            try:
+                batches.append(self.batch(step))
+            except Exception:
+                return Block.of(batches, left=[*steps[len(batches) :]])
+        return Block.of(batches)
 
     def batch(self, step: int) -> Batch:
         """This rank's rows of a step."""
@@ -132,15 +152,16 @@ class TrainRows(IterableDataset):
 class Block(NamedTuple):
     """Batches of any shapes as few tensors: for each that comes from a worker, the two processes pass on a file."""
 
-    joined: Batch  # of each field the elements of all batches, (elements,); None if no batch has it
+    joined: tuple[Tensor | None, ...]  # of each field the elements of all batches, (elements,); None if no batch has it
     shapes: list[list[tuple[int, ...] | None]]  # of each batch, by field
+    left: list[int]  # steps behind these, which the worker could not draw
 
     @classmethod
-    def of(cls, batches: list[Batch]) -> "Block":
-        """Batches may differ in shape, and in whether they have a mask."""
+    def of(cls, batches: list[Batch], left: Sequence[int] = ()) -> "Block":
+        """Batches may differ in shape, and in whether they have a mask, but not in dtypes."""
         fields = [[x.flatten() for x in field if x is not None] for field in zip(*batches, strict=True)]
         shapes = [[None if x is None else tuple(x.shape) for x in batch] for batch in batches]
-        return cls(Batch._make(torch.cat(field) if field else None for field in fields), shapes)
+        return cls(tuple(torch.cat(field) if field else None for field in fields), shapes, [*left])
 
     def batches(self) -> Iterator[Batch]:
         """Those that it was made of, as views."""
@@ -153,11 +174,16 @@ class Block(NamedTuple):
 
 
 class BlockLoader(DataLoader):
-    """Takes the blocks apart that the workers send."""
+    """Takes the blocks apart that the workers send. What a worker could not draw is drawn here, where it raises."""
 
     def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         for item in super().__iter__():
-            yield from item.batches() if isinstance(item, Block) else (item,)
+            if not isinstance(item, Block):
+                yield item
+                continue
+            yield from item.batches()
+            for step in item.left:
+                yield self.dataset.batch(step)
 
 
 @dataclass(eq=False)

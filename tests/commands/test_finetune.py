@@ -149,7 +149,7 @@ def test_a_line_end_in_a_template_is_written_as_the_help_shows_it(folder, data, 
     task = json.loads((tmp_path / "config.json").read_text())["trained"]["task"]["init_args"]
     assert (task["question"], task["answer"], task["context"]) == ("\nQ: {question}\tA:", r" {answer}\n", "{context}\n")
     assert [str(warning.message) for warning in recwarn if "backslash" in str(warning.message)] == [
-        r"answer has a backslash and an n: a line end is \n within double quotes of YAML, got ' {answer}\\n'"
+        r"answer has a backslash and an n, which is no line end (in YAML, \n within double quotes is): ' {answer}\\n'"
     ]
 
 

@@ -175,7 +175,7 @@ def test_a_model_of_an_own_task_is_shown_where_that_is_asked_for(tmp_path, monke
     spec = task_spec(task) | {"class_path": "parity.Parity"}
     model_for(task, torch.float32).save_pretrained(folder, trained={"task": spec})
     words = ["demo", "--model", folder, "--rows", "1", "--pace", "0"]
-    with pytest.raises(SystemExit, match=r"others are built only where they are asked for, got 'parity\.Parity'$"):
+    with pytest.raises(SystemExit, match=r"by `lmsleep demo --task parity\.Parity`, got 'parity\.Parity'$"):
         lmsleep(words)
     assert "parity" not in sys.modules
     with pytest.raises(

@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     ),
     "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
     "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
+    "message": (f"{TASK}message", None, "how one of a line's messages is written, by {role} and {content}, another"),
     "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
     "n_passes": ("sleep.n_passes", 4, "N, passes over a window in all, the wake pass among them"),
     "steps": ("trainer.max_steps", 500, "of the optimizer, as many at most where --epochs is given too"),
@@ -51,7 +52,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
 }
 COUNTS = ("window", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
-TEMPLATES = ("context", "question", "answer")
+TEMPLATES = ("context", "question", "answer", "message")
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",

@@ -68,12 +68,12 @@ class TextQA(TextTask):
         super().__post_init__()
         if not is_askable(self.context, self.question):
             warnings.warn(f"{ASKABLE}, got {self.context!r}", stacklevel=3)
-        for name in ("context", "question", "answer", "message"):
-            if "\\n" in (text := getattr(self, name) or ""):
-                rule = f"{name} has a backslash and an n: a line end is \\n within double quotes of YAML"
-                warnings.warn(f"{rule}, got {text!r}", stacklevel=3)
 
     def _open(self) -> None:
+        for name in ("context", "question", "answer", "message"):
+            if "\\n" in (text := getattr(self, name) or ""):
+                rule = f"{name} has a backslash and an n, which is no line end (in YAML, \\n within double quotes is)"
+                warnings.warn(f"{rule}: {text!r}", stacklevel=3)
         _ = self.eos_id
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -178,7 +179,9 @@ class LastCheckpoint(GuardedCheckpoint):
                     repeat_validation(trainer)
                 super().on_exception(trainer, pl_module, exception)
                 saved = f"{self.dirpath}/{LAST}"
-                goes_on = f"; --ckpt_path={os.path.relpath(saved)} goes on" if os.path.isfile(saved) else ""
+                goes_on = (
+                    f"; --ckpt_path={shlex.quote(os.path.relpath(saved))} goes on" if os.path.isfile(saved) else ""
+                )
                 rank_zero_info(f"stopped by SIGTERM at step {trainer.global_step}{goes_on}")
                 if self.requeue and trainer.is_global_zero:
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
