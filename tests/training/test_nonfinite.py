@@ -132,7 +132,8 @@ def test_the_step_that_failed_can_be_repeated_from_what_it_left(run, tmp_path, s
     cell = run(3, [Overflow(what), warmup, StopOnNonFinite(), LastCheckpoint(str(tmp_path))], **options, **setting)
     with pytest.raises(FloatingPointError) as failed:
         fitted(cell)
-    sentence, _, folder = str(failed.value).partition("; to repeat it: lmsleep replay ")
+    sentence, _, command = str(failed.value).partition("; to repeat it: ")
+    folder = command.rpartition("lmsleep replay ")[2]
     assert sentence.startswith(f"{what} is not finite at step 2 (n_passes=3, seed=7)")
     assert folder == str(tmp_path / "nonfinite-step2")
     with pytest.raises(SystemExit) as repeated:
