@@ -183,7 +183,7 @@ class BlockLoader(DataLoader):
                 continue
             yield from item.batches()
             for step in item.left:
-                yield self.dataset.batch(step)
+                yield self.dataset.batch(step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(eq=False)
