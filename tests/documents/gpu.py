@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.documents.document import Document, document
 
 from lmsleep.figures.pages import arms, gpu
+from lmsleep.figures.plots.text import validations
 from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
 from lmsleep.figures.stats import Estimate, compare_steps, mean_difference
 from lmsleep.figures.words import NUMERALS, listed, millions, percent, percents, points
@@ -24,7 +25,13 @@ def sentences(folder: Path) -> tuple[str, ...]:
     """What the page says."""
     trained = (read(folder / f"{name}.csv").tokens.max() for name in ("fig2a", "fig2b", "fig3", *gpu.GSM))
     spans = (f"{millions(tokens, 1)} tokens a run" for tokens in trained)
-    return (*spans, *figure_sentences(folder), *arm_sentences(folder), *probe_sentences(folder))
+    return (
+        *spans,
+        *figure_sentences(folder),
+        *arm_sentences(folder),
+        *probe_sentences(folder),
+        *text_sentences(folder),
+    )
 
 
 def figure_sentences(folder: Path) -> tuple[str, ...]:
@@ -92,4 +99,16 @@ def probe_sentences(folder: Path) -> tuple[str, ...]:
         f"small p ({min(p):.4f}, times {len(verdicts)} {len(verdicts) * min(p):.3f})",
         f"is {label} points from what the one pass of N = 1 leaves",
         f"is {hops} points",
+    )
+
+
+def text_sentences(folder: Path) -> tuple[str, ...]:
+    """Of natural text."""
+    curves = {(r["n_passes"], r["last_tokens"]): r for r in validations(read(folder / "text.csv"))}
+    fewest, longest = min(tokens for _, tokens in curves), max(tokens for _, tokens in curves)
+    alone, slept = curves[1, longest], curves[4, fewest]
+    return (
+        f"its validation loss is lowest, {alone['lowest']:.3f} nats a byte, after {millions(alone['at_tokens'], 0)} of "
+        f"{millions(longest, 0)} tokens, and {alone['last']:.3f} at the end",
+        f"where N = 4 ends at {slept['last']:.3f} after {millions(slept['last_tokens'], 0)}",
     )

@@ -18,7 +18,7 @@ def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations():
     ]
     apart = [
         {"n_passes": 4, "trained_as": 4, "against": against, "value": value, "low": value - 0.5, "high": value + 0.5}
-        for against, value in (("equal steps", -0.0625), ("equal operations", 0.0625))
+        for against, value in (("equal steps", -0.0625), ("up to equal operations", 0.0625))
     ]
     table = losses_table({"losses": losses, "text": [record | {"n": 3} for record in apart]})
     assert table.iloc[1, :3].to_list() == ["N = 1, operations of N = 4", "380.0 M", "0.8750"]

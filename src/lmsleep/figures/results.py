@@ -167,8 +167,8 @@ def effect_verdict(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
 
 
 def text_verdict(records: list[dict[str, Any]]) -> Verdict:
-    """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at equal FLOPs; `records`
-    are `text` of text.json, see `plots.text.differences`."""
+    """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at up to equal FLOPs;
+    `records` are `text` of text.json, see `plots.text.differences`."""
     most = max(record["n_passes"] for record in records)
     differences = {record["against"]: Estimate.of(record) for record in records if record["n_passes"] == most}
     steps, operations = (direction(differences[against], -1) for against in (STEPS, OPERATIONS))

@@ -20,7 +20,7 @@ LEVEL = 0.95
 FEWEST = 3  # seeds with an interval: one of two is as wide as the scale
 HELPS, HURTS, UNDECIDED = "helps", "hurts", "undecided"
 MORE, LESS = "more", "less"
-STEPS, OPERATIONS = "equal steps", "equal operations"  # after which losses on text are compared
+STEPS, OPERATIONS = "equal steps", "up to equal operations"  # after which losses on text are compared
 
 
 class Estimate(NamedTuple):

@@ -108,7 +108,7 @@ def losses_table(numbers: Mapping[str, Any]) -> pd.DataFrame:
         row["95 % interval"] = "–" if loss.low != loss.low else f"{loss.low:.4f} to {loss.high:.4f}"
         for against in (STEPS, OPERATIONS):
             difference = differences.get((n, trained_as, against))
-            row[f"less N = 1 at {against}"] = nats(difference) if difference else ""
+            row[f"less N = 1 after {against}"] = nats(difference) if difference else ""
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -23,10 +23,12 @@ FEWEST = 500  # bytes of a group whose loss is shown
 
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Losses of each N at equal steps, and of N = 1 at the FLOPs of every larger N; below, differences from N = 1 at
-    equal steps, paired by seed, with 95 % intervals."""
+    equal steps, paired by seed, with 95 % intervals. Its numbers hold differences from `best_lengths` too."""
     scores = with_trained_as(table)
     loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
-    ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric])]
+    curves = validations(table)
+    best = best_lengths(scores, curves)
+    ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric], best)]
     bytes_of_all = [record for record in ahead if record["metric"] == "test_loss"]
     fig, axes = style.subplots(2 * len(PANELS), columns=len(PANELS), width=13, height=6.4, share_y=False)
     runs = sorted({(r["trained_as"], r["n_passes"]) for r in loss})
@@ -53,7 +55,7 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     fig.supxlabel(note, fontsize=9)
     style.legend(fig, axes[:1], "Natural text: passes N over each full window (N = 1: no sleep)")
     corpus = [read_object(data / "corpus.json")]
-    numbers = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": validations(table)}
+    numbers = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": curves}
     return fig, {name: jsonable(records) for name, records in numbers.items()} | {"corpus": corpus}
 
 
@@ -84,14 +86,24 @@ def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in scores.groupby(keys)]
 
 
-def differences(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """For one metric, paired by seed: every run minus N = 1 at equal steps, and each N minus N = 1 at equal FLOPs."""
+def best_lengths(scores: pd.DataFrame, curves: list[dict[str, Any]]) -> dict[int, int]:
+    """For each N, which N = 1 of at most its FLOPs (by `trained_as`) ends with the lowest mean validation loss, by
+    `validations`: more epochs of the same files may make a model worse, and are then no match for N."""
+    last = {record["last_tokens"]: record["last"] for record in curves if record["n_passes"] == 1}
+    of_n1 = scores[scores.n_passes == 1].drop_duplicates("trained_as")
+    ends = dict(zip(of_n1.trained_as, of_n1.tokens.map(last), strict=True))
+    return {N: min((as_n for as_n in ends if as_n <= N), key=ends.__getitem__) for N in scores.n_passes.unique()}
+
+
+def differences(scores: pd.DataFrame, best: dict[int, int]) -> list[dict[str, Any]]:
+    """For one metric, paired by seed: every run minus N = 1 at equal steps, and each N minus N = 1 of the length in
+    `best`, see `best_lengths`."""
     records = []
     for level, group in scores.groupby("slice"):
         runs = group.pivot(index="seed", columns=["n_passes", "trained_as"], values="value")
         names = runs.columns.to_list()
         pairs = [(run, (1, 1), STEPS) for run in names if run != (1, 1)]
-        pairs += [((N, N), (1, N), OPERATIONS) for N, as_n in names if N == as_n != 1 and (1, N) in names]
+        pairs += [((N, N), (1, best[N]), OPERATIONS) for N, as_n in names if N == as_n != 1]
         for run, base, against in pairs:
             estimate = over_seeds((runs[run] - runs[base]).dropna())
             keys = {"metric": group.metric.iloc[0], "slice": level, "n_passes": run[0], "trained_as": run[1]}
