@@ -1,6 +1,7 @@
 """Our figure on natural text: losses on unseen files, by distance of what must be remembered."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def best_lengths(scores: pd.DataFrame, curves: list[dict[str, Any]]) -> dict[int
     return {N: min((as_n for as_n in ends if as_n <= N), key=ends.__getitem__) for N in scores.n_passes.unique()}
 
 
-def differences(scores: pd.DataFrame, best: dict[int, int]) -> list[dict[str, Any]]:
+def differences(scores: pd.DataFrame, best: Mapping[Any, int]) -> list[dict[str, Any]]:
     """For one metric, paired by seed: every run minus N = 1 at equal steps, and each N minus N = 1 of the length in
     `best`, see `best_lengths`."""
     records = []
