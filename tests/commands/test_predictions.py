@@ -62,6 +62,30 @@ def test_it_leaves_the_predictions_alone(lmsleep, tmp_path):
     assert [path.name for path in (tmp_path / "predict").iterdir()] == ["predictions.csv"]
 
 
+LOGGED = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=logs"]
+
+
+@pytest.mark.parametrize(
+    ("command", "logger", "left"),
+    [
+        ("predict", LOGGED, {"predict", "predict/predictions.csv"}),  # as of a configuration of `lmsleep fit`
+        ("predict", ["--trainer.logger=true"], {"predict", "predict/predictions.csv"}),
+        ("validate", ["--trainer.logger=null"], set()),
+        ("test", ["--trainer.logger=null"], set()),
+        (
+            "test",
+            LOGGED,
+            {"logs", *(f"logs/lightning_logs{end}" for end in ("", "/version_0", "/version_0/metrics.csv"))},
+        ),
+    ],
+)
+def test_nothing_is_left_that_nobody_asked_for(lmsleep, tmp_path, command, logger, left):
+    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+    before = set(tmp_path.rglob("*"))
+    lmsleep(command, "rule110", *logger)
+    assert {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - before} == left
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_in_the_order_of_the_task(lmsleep, tmp_path, task):
     lmsleep("fit", task, "--trainer.max_steps=1")

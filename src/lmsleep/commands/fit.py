@@ -156,7 +156,8 @@ class SleepCLI(PlainCLI):
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         if self.subcommand == "predict":
             self.trainer_defaults["callbacks"].append(PredictionWriter())
-            settings |= {"logger": run.trainer.get("logger") or False}  # there is nothing to log
+        if self.subcommand == "predict" or (self.subcommand != "fit" and run.trainer.get("logger") is None):
+            settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
         try:
             return super().instantiate_trainer(**settings)
         except (MisconfigurationException, ModuleNotFoundError) as error:
