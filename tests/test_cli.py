@@ -53,6 +53,21 @@ def fit(tmp_path):
     return fit
 
 
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory):
+    """The folder that `lmsleep fit` leaves after a step."""
+    folder = tmp_path_factory.mktemp("trained")
+    main(["fit", *TINY, "--trainer.max_steps=1", f"--checkpoint.dirpath={folder}"])
+    return folder
+
+
+@pytest.fixture
+def trained(trained_folder, tmp_path):
+    """What `lmsleep fit` saves after a step, and in the folder `run` that run itself."""
+    shutil.copytree(trained_folder, tmp_path / "run")
+    return torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+
+
 def printed(capsys, *args):
     with pytest.raises(SystemExit) as end:
         main(args)
@@ -211,12 +226,11 @@ def test_the_same_command_gives_the_same_weights(fit):
     assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
 
 
-def test_a_checkpoint_gives_no_settings_and_no_code(fit, capsys):
-    content = fit("--trainer.max_steps=1")
-    torch.save(content | {"hyper_parameters": {"model": {"d_model": 256}}}, "settings.ckpt")
+def test_a_checkpoint_gives_no_settings_and_no_code(trained, capsys):
+    torch.save(trained | {"hyper_parameters": {"model": {"d_model": 256}}}, "settings.ckpt")
     main(["test", *TINY, "--ckpt_path=settings.ckpt"])
     assert "test/exact" in capsys.readouterr().out
-    torch.save(content | {"x": print}, "code.ckpt")
+    torch.save(trained | {"x": print}, "code.ckpt")
     with pytest.raises(SystemExit, match=r"^error: checkpoint .*code\.ckpt' must hold tensors and plain values alone$"):
         main(["test", *TINY, "--ckpt_path=code.ckpt"])
 
@@ -232,10 +246,9 @@ def test_a_fit_says_how_to_score_what_it_trained_and_random_weights_are_not_scor
         main(["test", *TINY])
 
 
-def test_weights_that_are_not_finite_are_read_by_no_command(fit):
-    content = fit("--trainer.max_steps=1")
-    content["state_dict"]["model.norm.weight"][0] = torch.nan
-    torch.save(content, "nan.ckpt")
+def test_weights_that_are_not_finite_are_read_by_no_command(trained):
+    trained["state_dict"]["model.norm.weight"][0] = torch.nan
+    torch.save(trained, "nan.ckpt")
     for command in (["fit", "--trainer.max_steps=2"], ["validate"], ["test"], ["predict"]):
         with pytest.raises(SystemExit, match=r"^error: model\.norm\.weight in the checkpoint must hold finite numbers"):
             main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=nan.ckpt"])
@@ -256,14 +269,6 @@ ODD = [
     ("pytorch-lightning_version", 3),
     ("pytorch-lightning_version", "x"),
 ]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """What `lmsleep fit` saves after a step."""
-    folder = tmp_path_factory.mktemp("trained")
-    main(["fit", *TINY, "--trainer.max_steps=1", f"--checkpoint.dirpath={folder}"])
-    return torch.load(folder / "last.ckpt", weights_only=True)
 
 
 def refused(content):
@@ -300,8 +305,8 @@ def test_a_folder_of_shards_is_neither_read_nor_written(tmp_path):
 
 
 @pytest.mark.parametrize("weights", [3, {"model.norm.weight": 3}, [1]])
-def test_weights_that_are_no_tensors_are_one_sentence(fit, weights):
-    torch.save(fit("--trainer.max_steps=1") | {"state_dict": weights}, "odd.ckpt")
+def test_weights_that_are_no_tensors_are_one_sentence(trained, weights):
+    torch.save(trained | {"state_dict": weights}, "odd.ckpt")
     for command in (["fit", "--trainer.max_steps=2"], ["test"]):
         with pytest.raises(SystemExit, match=r"^error: (weights|state_dict) in .*checkpoint.* must be "):
             main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
@@ -390,9 +395,8 @@ def test_a_folder_that_leads_to_itself_is_one_sentence(fit, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1000, -1000])
-def test_a_checkpoint_that_was_cut_short_is_refused(fit, tmp_path, size):
-    fit("--trainer.max_steps=1")
-    (tmp_path / "short.ckpt").write_bytes((tmp_path / "run" / "last.ckpt").read_bytes()[:size])
+def test_a_checkpoint_that_was_cut_short_is_refused(trained_folder, tmp_path, size):
+    (tmp_path / "short.ckpt").write_bytes((trained_folder / "last.ckpt").read_bytes()[:size])
     with pytest.raises(SystemExit, match=r"^error: checkpoint 'short.ckpt' is damaged or of another kind: .+"):
         main(["test", *TINY, "--ckpt_path=short.ckpt"])
 
@@ -603,9 +607,8 @@ def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit
             main([command, *TINY, *(["--trainer.max_steps=1"] if command == "fit" else []), *arguments])
 
 
-def test_what_may_not_be_written_or_read_is_one_sentence_before_the_first_step(fit, monkeypatch):
+def test_what_may_not_be_written_or_read_is_one_sentence_before_the_first_step(fit, trained, monkeypatch):
     """Root, who may do all, becomes somebody else for a while."""
-    fit("--trainer.max_steps=1")
     monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
     logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
     curve = "--trainer.callbacks+=lmsleep.training.LearningCurve"
@@ -691,8 +694,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(fit, monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "step"), [("predict", "predict_step"), ("test", "test_step")])
-def test_sigterm_ends_every_command_within_a_batch(fit, monkeypatch, tmp_path, command, step):
-    fit("--trainer.max_steps=1")
+def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_path, command, step):
     rows, whole = [], getattr(SleepModule, step)
 
     def terminated(self, batch, batch_idx):
