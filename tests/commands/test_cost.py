@@ -46,7 +46,7 @@ def test_windows_with_loss_count_as_often_as_they_are_read():
     ],
 )
 def test_operations_are_those_that_a_flop_counter_sees(pattern, n_passes, loop, wake_passes):
-    work = work_of(pattern, n_passes, loop=loop, sliding_window=6, wake_passes=wake_passes)
+    work = work_of(pattern, n_passes, rows=2, loop=loop, sliding_window=6, wake_passes=wake_passes)
     forward, both = FlopCounterMode(display=False), FlopCounterMode(display=False)
     model, batch = work.config.build(), work.batch
     with torch.no_grad(), forward:
