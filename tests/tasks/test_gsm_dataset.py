@@ -113,7 +113,7 @@ def test_duplicates_are_made_anew_and_workers_change_nothing(tmp_path: Path, mon
     assert verify_dataset(tmp_path / "a", WORDS) == 120
     make_dataset(tmp_path / "b", config, workers=2)
     assert contents(tmp_path / "b") == contents(tmp_path / "a")
-    monkeypatch.setattr("lmsleep.tasks.gsm.problem.MAX_ATTEMPTS", 2000)
+    monkeypatch.setattr("lmsleep.tasks.gsm.problem.MAX_ATTEMPTS", 200)
     with pytest.raises(ValueError, match="no new problem"):
         make_dataset(tmp_path / "c", replace(config, train=400))
     assert not (tmp_path / "c").exists()
