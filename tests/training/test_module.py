@@ -1,12 +1,12 @@
 """Training: the module knows no N, every N sees the same batches, and a resumed run is the run itself."""
 
-import subprocess
-import sys
+import os
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tests.programs import start
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
 from lmsleep.metrics import row_scores
@@ -38,16 +38,24 @@ def test_one_pass_trains_like_no_callback_bit_for_bit(run):
     assert one.sleep.n_sleeps == 4 * 2
 
 
-def test_lightning_warns_of_no_hook_of_ours():
+WATCHED = """
+import lightning as L
+from lmsleep import SleepModule
+from lmsleep.data import RowsDataModule
+from lmsleep.tasks import Rule110
+task = Rule110(2, 6, 2)
+trainer = L.Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False)
+trainer.fit(SleepModule(task), RowsDataModule(task, 2))
+"""
+
+
+def test_lightning_warns_of_no_hook_of_ours(tmp_path):
     """In a process of its own, as pytest resets the filters of warnings."""
-    code = (
-        "import lightning as L; from lmsleep import SleepModule; from lmsleep.data import RowsDataModule\n"
-        "from lmsleep.tasks import Rule110; task = Rule110(2, 6, 2)\n"
-        "trainer = L.Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False)\n"
-        "trainer.fit(SleepModule(task), RowsDataModule(task, 2))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "max_steps=1" in done.stderr and "overridden" not in done.stderr
+    (tmp_path / "watched.py").write_text(WATCHED)
+    env, said = os.environ | {"PYTHONPATH": str(tmp_path)}, tmp_path / "said"
+    process = start("watched", folder=tmp_path, env=env, output=str(said))
+    process.join(60)
+    assert process.exitcode == 0 and "max_steps=1" in said.read_text() and "overridden" not in said.read_text()
 
 
 def test_taking_the_callback_away_leaves_the_plain_hybrid(run):
