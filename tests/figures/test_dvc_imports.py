@@ -71,6 +71,7 @@ def imported(path):
     return names
 
 
+@cache
 def closure(*modules):
     """The files of ours that the modules import, as paths in src/lmsleep, with the packages on the way; not the command
     line, which hands the words of a stage over to a function of one of these."""
