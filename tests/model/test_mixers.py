@@ -85,6 +85,18 @@ def test_a_file_that_is_imported_again_registers_its_letter_again():
             register_mixer("Z", "mine", type("Mine", (GatedDelta,), {"__module__": "a_file"}))
 
 
+def test_a_script_that_a_module_of_its_run_imports_registers_its_letter_again(tmp_path):
+    (tmp_path / "rules.py").write_text(
+        "from lmsleep.model import register_mixer\n"
+        "class Mine: ...\n"
+        "register_mixer('Z', 'mine', Mine)\n"
+        "if __name__ == '__main__':\n"
+        "    import rules\n"
+    )
+    command = [sys.executable, "-W", "error::UserWarning:__main__", "-W", "error::UserWarning:rules", "rules.py"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stderr == ""
+
+
 def test_what_makes_no_mixer_is_not_registered():
     with pytest.raises(ValueError, match=r"^factory must make a mixer from a HybridConfig, got 3$"):
         register_mixer("Z", "mine", 3)

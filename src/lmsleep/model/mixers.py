@@ -1,10 +1,12 @@
 """The table of mixers: a letter of the pattern, a name, and what makes the mixer from a configuration."""
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from lmsleep.checks import require, typed
@@ -62,7 +64,11 @@ def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
 
 
 def _home(factory: MixerFactory) -> str:
-    return f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
+    """Module and name of a factory; a script that is imported besides is the module of its file."""
+    module = factory.__module__
+    if module == "__main__":
+        module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
+    return f"{module}.{getattr(factory, '__qualname__', factory)}"
 
 
 def make_mixer(config: ModelConfig, letter: str) -> Mixer:
@@ -78,8 +84,8 @@ def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
     letters = set(config.pattern.upper())
     if not letters <= MIXERS.keys():
         load_plugins()
-    known = (f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-    rule = f"must be made of {', '.join(known)}, or letters that a plugin or the script that is run registers"
+    known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
+    rule = f"must be made of {known}, or letters that a plugin, an imported file or the script that is run registers"
     yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), rule
     for letter in typed(dict[str, dict[str, Any]], config.rule_options or {}, "rule_options"):
         yield "rule_options", letter, letter in letters, f"must be by letters of the pattern {config.pattern!r}"
