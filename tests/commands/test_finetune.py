@@ -185,6 +185,16 @@ def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_pat
     assert (tmp_path / "tuned" / "chat_template.jinja").is_file()
 
 
+def test_a_model_without_tokenizer_takes_the_one_that_is_named(folder, data, tmp_path):
+    """As `save_pretrained` of transformers leaves a model alone."""
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    command = ["finetune", f"--model={bare}", f"--data={data}", f"--out={tmp_path / 'tuned'}", "--steps=1"]
+    with pytest.raises(SystemExit, match=r"bare must hold tokenizer.json, found none; tokenizer may be .*, or bytes"):
+        lmsleep([*command, *SHORT])
+    lmsleep([*command, "--tokenizer=bytes", "--data.task.init_args.window_size=99", *SHORT[1:]])
+    assert Session.from_pretrained(tmp_path / "tuned").prompter.tokenizer.get_vocab_size() == 257
+
+
 def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path):
     args = ["--steps=1", "--window=64", "--data.task.init_args.tokenizer=bytes", *SHORT[1:]]
     with pytest.warns(

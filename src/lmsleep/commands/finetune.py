@@ -40,6 +40,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
     "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
     "message": (f"{TASK}message", None, "how one of a line's messages is written, by {role} and {content}, another"),
+    "tokenizer": (f"{TASK}tokenizer", None, "tokenizer.json, a folder with one, or bytes; without it, that of MODEL"),
     "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
     "n_passes": ("sleep.n_passes", 4, "N, passes over a window in all, the wake pass among them"),
     "steps": ("trainer.max_steps", 500, "of the optimizer, as many at most where --epochs is given too"),
@@ -128,7 +129,8 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
         settings[f"trainer.{name}"] = min(most, settings["trainer.max_steps"])
     if options["epochs"] and not options["steps"]:
         settings["trainer.max_steps"] = -1
-    settings |= dict.fromkeys((f"{TASK}tokenizer", "model.init_from"), str(folder))
+    settings["model.init_from"] = str(folder)
+    settings[f"{TASK}tokenizer"] = options["tokenizer"] or str(folder)
     places = ("checkpoint.dirpath", "trainer.default_root_dir", "trainer.logger.init_args.save_dir")
     settings |= dict.fromkeys(places, options["out"]) | {f"{TASK}train": options["data"]}
     if torch.cuda.is_available():
