@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from lmsleep import FastWeights, HybridLM, read_windows
+from lmsleep import FastWeights, HybridLM, Session, read_windows
+from lmsleep.memory import KV
 from lmsleep.model import HybridConfig, PassContext, check_mixer, mixers, register_mixer
+from lmsleep.model.attention import Attention
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.mamba2 import Mamba2
 from lmsleep.model.mixers import MIXERS
@@ -182,6 +184,74 @@ def test_the_smallest_rule_keeps_the_contract():
 def test_a_rule_that_breaks_the_contract_is_told_where(sentence):
     with pytest.raises(ValueError, match=f"^{sentence}"):
         check_mixer(broken(BROKEN[sentence]), HybridConfig(**SMALL))
+
+
+@pytest.mark.parametrize("change", [{}, {"n_kv_heads": 1}, {"qk_norm": True}, {"attention_gate": True}], ids=str)
+def test_the_built_in_attention_keeps_the_contract(change):
+    check_mixer(Attention, HybridConfig(**SMALL, **change))
+
+
+class OneHead(nn.Module):
+    """Attention of one head without positions, whose parts can be broken."""
+
+    state_shape, broken = None, ""
+
+    def __init__(self, config):
+        super().__init__()
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
+
+    def forward(self, x, state, cache, ctx):
+        q, k, v = self.qkv(x)[:, None].chunk(3, dim=-1)
+        if cache and ctx.cache_slot is not None and "slot" not in self.broken:
+            keys, values = (a.index_copy(2, ctx.cache_slot, b) for a, b in zip(cache, (k, v), strict=True))
+        else:
+            keys, values = (torch.cat([a, b], dim=2) for a, b in zip(cache, (k, v), strict=True)) if cache else (k, v)
+        n, m = k.shape[2], keys.shape[2]
+        visible = torch.ones(n, m, dtype=torch.bool).tril(m - n) if ctx.visible is None else ctx.visible
+        if "visible" in self.broken:
+            visible = torch.ones(n, m, dtype=torch.bool).tril(m - n)
+        if self.broken == "causal":
+            visible = torch.ones(n, m, dtype=torch.bool)
+        if self.broken == "cache":
+            return x * v.mean(), None, KV(k, v)
+        y = ((q @ keys.mT).masked_fill(~visible, -1e9).softmax(-1) @ values)[:, 0]
+        return y, x if self.broken == "state" else None, KV(keys, values)
+
+    def flops_per_token(self, window_size):
+        return 0
+
+
+def test_an_attention_of_one_s_own_keeps_the_contract():
+    check_mixer(OneHead, HybridConfig(**SMALL))
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ("causal", "y of a token must not depend on later ones, got a difference"),
+        ("visible", "what ctx.visible hides must leave no trace in other tokens, got a difference"),
+        ("slot", "a token must write its key and value into slot ctx.cache_slot of the cache entry and return that"),
+        ("state", "the new state of a mixer without state_shape must be None, got 'Tensor'"),
+        ("cache", "y of a token must not depend on later ones, got a difference"),
+    ],
+)
+def test_an_attention_that_breaks_the_contract_is_told_where(broken, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        check_mixer(type("Broken", (OneHead,), {"broken": broken}), HybridConfig(**SMALL))
+
+
+def test_an_attention_of_one_s_own_decodes_in_static_buffers_or_is_refused():
+    """Its cache entry is a new one at every token."""
+    register_mixer("Z", "one head", OneHead)
+    config = HybridConfig(vocab_size=3, window_size=4, pattern="ZG", zero_init=False, **SMALL)
+    model, tokens = config.build(), torch.randint(3, (2, 7), generator=torch.Generator().manual_seed(0))
+    session = Session(model, n_passes=2, static=True)
+    got = torch.cat([session.feed(token) for token in tokens.split(1, dim=1)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(got, read_windows(model, tokens, n_passes=2).logits, rtol=1e-4, atol=1e-5)
+    model.blocks.layers[0].mixer.broken = "slot, visible"
+    with pytest.raises(ValueError, match=r"^static must be False for a mixer whose cache entry grows"):
+        Session(model, n_passes=2, static=True).feed(tokens[:, :1])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""What a mixer must keep to: `check_mixer` holds a fast-weight rule to the contract of `lmsleep.model.Mixer`."""
+"""What a mixer must keep to: `check_mixer` holds a fast-weight rule, or an attention, to the contract of
+`lmsleep.model.Mixer`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lmsleep.checks import require
+from lmsleep.memory import KV
+from lmsleep.model.attention import Rotary
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
+from lmsleep.ops.window_attention.sdpa import visibility
 
 Config = TypeVar("Config", bound=ModelConfig)
 TOKENS = 24
@@ -27,8 +31,8 @@ def check_parts(mixer: Any, name: str) -> None:
 
 
 def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: float = 1e-9) -> None:
-    """Holds a fast-weight rule to its contract, on random tokens and weights in float64; compare it with its definition
-    beside this.
+    """Holds a fast-weight rule, or a mixer without fast weights (an attention), to its contract, on random tokens and
+    weights in float64; compare it with its definition beside this.
 
     Args:
         make: as for `register_mixer`.
@@ -38,23 +42,28 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
     Raises:
         ValueError: that says which part of the contract is broken: shapes and dtypes, also under autocast; inputs as
             they were; no token knows a later one; any split of the tokens gives the same; a masked token leaves no
-            trace; a gradient reaches S; `flops_per_token` is an integer.
+            trace; a gradient reaches S; `flops_per_token` is an integer. Of an attention: a token sees what
+            `ctx.visible` says and no other, and writes into `ctx.cache_slot` where there is one.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mixer: Any = make(config)
         check_parts(mixer, "the rule")
-        require(mixer.state_shape is not None, "state_shape of the rule must be a tuple", None)
-        x, S = torch.randn(2, TOKENS, config.d_model), torch.randn(2, *mixer.state_shape)
-        with torch.autocast("cpu", torch.bfloat16):
-            _same_kind("the new state under autocast", mixer(x, S, None, EVERYTHING)[1], S)
+        x, S = torch.randn(2, TOKENS, config.d_model), torch.randn(2, *(mixer.state_shape or ()))
+        if mixer.state_shape is not None:
+            with torch.autocast("cpu", torch.bfloat16):
+                _same_kind("the new state under autocast", mixer(x, S, None, EVERYTHING)[1], S)
         with torch.no_grad():  # away from the initial values, of which many are equal
             for weight in mixer.double().parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
-        read = _Reader(mixer, tolerance)
         x, S = x.double(), S.double()
         flops = mixer.flops_per_token(config.window_size or TOKENS)
         require(type(flops) is int and flops >= 0, "flops_per_token must give an integer of 0 or more", flops)
+        if mixer.state_shape is None:
+            rotary = Rotary(config.attention_head_dim, config.rope_theta, 1, config.rotary_dim, config.rope_scaling)
+            _Attention(mixer, tolerance, rotary).check(x)
+            return
+        read = _Reader(mixer, tolerance)
         read.check_kinds(x, S)
         read.check_causal(x, S)
         read.check_splits(x, S)
@@ -123,6 +132,88 @@ class _Reader:
         ):
             require(any(gradient.any() for gradient in gradients), promise, None)
             require(all(gradient.isfinite().all() for gradient in gradients), f"{promise} that is finite", False)
+
+
+class _Attention(_Reader):
+    """A mixer without fast weights, in the contexts that a model gives it."""
+
+    def __init__(self, mixer: Any, tolerance: float, rotary: Rotary) -> None:
+        super().__init__(mixer, tolerance)
+        self.rotary = rotary
+
+    def read(
+        self, x: Tensor, size: int, cache: Any = None, mask: Tensor | None = None, start: int = 0
+    ) -> tuple[Tensor, Any]:
+        """y of tokens x in groups of `size`, after the cached ones before position `start`, and the last cache
+        entry."""
+        parts, held = [], TOKENS - 1 if cache else 0
+        for part in x.split(size, dim=1):
+            n = part.shape[1]
+            seen = None if mask is None else mask[:, : held + n]
+            visible = visibility(n, held, TOKENS, seen, x.device)
+            own = None if seen is None else seen[:, held:]
+            y, state, cache = self.mixer(
+                part, None, cache, PassContext(self.rotary(start, n, x), visible, own, visible)
+            )
+            require(state is None, "the new state of a mixer without state_shape must be None", type(state).__name__)
+            _same_kind("y", y, part)
+            held, start = held + n, start + n
+            if isinstance(cache, KV):
+                sizes = "keys and values in the cache entry must be of the tokens so far, along dimension 2"
+                require(cache.keys.shape[2] == cache.values.shape[2] == held, f"{sizes}, {held}", cache.keys.shape[2])
+            parts.append(y)
+        return torch.cat(parts, dim=1), cache
+
+    def check(self, x: Tensor) -> None:
+        """All of the contract."""
+        before = x.clone()
+        whole, cache = self.read(x, TOKENS)
+        require(torch.equal(x, before), "the mixer must leave its inputs as they were", "changed ones")
+        other = torch.cat([x[:, :-1], -x[:, -1:]], dim=1)
+        self.equal("y of a token must not depend on later ones", self.read(other, TOKENS)[0][:, :-1], whole[:, :-1])
+        for size in (1, 7):
+            promise = f"reading {size} tokens in turn must equal reading all at once"
+            self.equal(promise, self.read(x, size)[0], whole)
+        self.check_masked(x)
+        if isinstance(cache, KV):
+            self.check_evicted(x)
+            self.check_slots(x, cache, whole)
+
+    def check_masked(self, x: Tensor) -> None:
+        """Other values of masked tokens change nothing, whether they are cached or not."""
+        mask = torch.ones(x.shape[:2], dtype=torch.bool)
+        mask[:, [0, 1, 8, TOKENS - 1]] = False
+        other = torch.where(mask[..., None], x, -x)
+        for size in (TOKENS, 7, 1):
+            y, z = (self.read(tokens, size, mask=mask)[0][mask] for tokens in (x, other))
+            self.equal("what ctx.visible hides must leave no trace in other tokens", z, y)
+
+    def check_evicted(self, x: Tensor) -> None:
+        """Under sliding eviction the last of n tokens behind L - 1 kept ones sees no more than L."""
+        n, other = 4, x.clone()
+        other[:, 1:n] = -other[:, 1:n]
+        last = [
+            self.read(x[:, :n], n, self.read(tokens, TOKENS)[1].keep(TOKENS - 1), start=TOKENS)[0][:, -1]
+            for tokens in (x, other)
+        ]
+        self.equal("what ctx.visible hides in the cache must leave no trace", last[1], last[0])
+
+    def check_slots(self, x: Tensor, entry: KV, whole: Tensor) -> None:
+        """In static buffers, which CUDA graphs need, every token writes into its slot."""
+        promise = "a token must write its key and value into slot ctx.cache_slot of the cache entry and return that"
+        cache = KV(torch.zeros_like(entry.keys), torch.zeros_like(entry.values))
+        visible = torch.zeros(len(x), 1, 1, TOKENS, dtype=torch.bool)
+        for at, token in enumerate(x.split(1, dim=1)):
+            slot = torch.tensor([at])
+            visible[..., at] = True
+            ctx = PassContext(self.rotary.at(slot, x), visible, None, visible, slot)
+            try:
+                y, _, after = self.mixer(token, None, cache, ctx)
+            except RuntimeError as error:  # it made the cache longer than what is visible
+                raise ValueError(f"{promise}, got {error}") from None
+            require(after[0].shape == entry.keys.shape, promise, tuple(after[0].shape))
+            self.equal(promise, y[:, 0], whole[:, at])
+            cache = after
 
 
 def _gradients(of: Tensor, leaves: list[nn.Parameter] | list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmsleep.checks import require
 from lmsleep.memory import KV, AttentionCache, FastWeights, LayerCache
 from lmsleep.model import HybridLM, PassContext
 from lmsleep.runtime.graphs import capture
@@ -112,8 +113,10 @@ class Decoder:
         for buffer, state in zip(self.S, wake.S.states, strict=True):
             buffer.copy_(state)
         for buffers, entry in zip(self.layers, wake.cache.layers, strict=True):
-            if buffers and entry and not isinstance(buffers, KV):  # attention writes keys and values in place
-                for buffer, x in zip(buffers, entry, strict=True):
+            for buffer, x in zip(buffers or (), entry or (), strict=True):
+                allowed = "static must be False for a mixer whose cache entry grows in spite of ctx.cache_slot"
+                require(x.shape == buffer.shape, allowed, True)
+                if x is not buffer:  # attention may write keys and values in place
                     buffer.copy_(x)
         self.position += 1
         self.fresh += 1
