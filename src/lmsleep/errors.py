@@ -74,12 +74,17 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
         return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
     if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", rest):
         return f"{key} must be a class that can be imported, got {absent[1]}: {absent[2]}; {WHERE}"
+    if called := re.search(
+        r"Subtypes: \[collections\.abc\.Callable.*dot import path string: (.*?)$", rest, re.S | re.M
+    ):
+        return f"{key} must be the name of a function, or of a class that can be called, got {called[1]}"
     if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
     if refused := _NOT_CALLABLE.search(rest):
         return f"{key} must be a function or a class that can be called: {': '.join(filter(None, refused.groups()))}"
     value = re.search(r"(?:Given|Got) value: (.*)", rest)
-    kinds = dict.fromkeys(_EXPECTED.findall(rest))
+    settings = ["a mapping of settings"] if "Not a valid subclass of" in rest else []
+    kinds = dict.fromkeys([*settings, *_EXPECTED.findall(rest)])
     if not (value and kinds):
         return f"{key}: {' '.join(rest.split())}"
     allowed = " or ".join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))

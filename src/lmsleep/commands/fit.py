@@ -36,6 +36,7 @@ from lmsleep.checks import LAST, naming_file, program, require, sentence
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
+from lmsleep.commands.settings import check_trainer
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.pretrained import pretrained_config
@@ -63,6 +64,8 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
             return super().parse_path(path, *args, **options)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: {sentence(error)}") from None
+        except RecursionError:
+            raise ValueError(f"{path} must not refer to itself, nor be nested hundreds of levels deep") from None
 
     def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, content: str, path: str | os.PathLike = "", **options: Any
@@ -146,6 +149,7 @@ class SleepCLI(PlainCLI):
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""
         run = self.config_init.get(str(self.subcommand), self.config_init)
+        check_trainer(run.trainer)
         if run.trainer.get("enable_checkpointing") is False:
             run.checkpoint = Callback()  # a trainer without checkpoints refuses a callback that makes them
         if self.subcommand == "fit":

@@ -28,6 +28,7 @@ from lmsleep.checks import require
 from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
 from lmsleep.commands.quiet import quiet
+from lmsleep.commands.settings import check_trainer
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
@@ -76,6 +77,7 @@ class PlanCLI(SleepCLI):
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, allowed = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
         require(isinstance(every, int | None), f"{allowed} to plan a run", every)
+        check_trainer(trainer)
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
         self.whole, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps
