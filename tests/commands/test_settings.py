@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
     ("setting", "sentence"),
     [
         ("accumulate_grad_batches=0", "accumulate_grad_batches of the trainer must be 1 or more, got 0"),
+        ("val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
         ("check_val_every_n_epoch=0", "check_val_every_n_epoch of the trainer must be 1 or more, got 0"),
         ("log_every_n_steps=-1", "log_every_n_steps of the trainer must be 0 or more, got -1"),
         ("num_sanity_val_steps=-4", "num_sanity_val_steps of the trainer must be -1 or more, got -4"),
@@ -24,8 +25,6 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
     ],
 )
 def test_a_bad_setting_of_the_trainer_is_named_before_anything_is_written(command, setting, sentence, tmp_path):
-    if command == "plan" and setting.startswith(("check_val", "num_sanity")):
-        pytest.skip("plan has its own")
     with pytest.raises(SystemExit) as said:
         main([command, *RUN, f"--trainer.{setting}"])
     assert str(said.value) == f"error: {sentence}" and not list(tmp_path.iterdir())
@@ -55,3 +54,21 @@ def test_what_is_no_name_of_a_function_is_told_so(capsys):
         main(["fit", *RUN, "--sleep.on_overflow=5"])
     allowed = "must be the name of a function, or of a class that can be called"
     assert capsys.readouterr().err == f"error: --sleep.on_overflow {allowed}, got 5\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["test", "--ckpt_path=/dev/null"], "ckpt_path must be a regular file, got '/dev/null'"),
+        (["plan", "--steps=99999999999999999999"], "steps must be at most 1000000, got 99999999999999999999"),
+        (["demo", "--rows=99999999999"], "rows must be at most 1048576, got 99999999999"),
+        (["demo", "--seed=-1"], "seed must be 0 or more, got -1"),
+        (["bench", "train", "--passes=[]"], "passes must name one or more, got []"),
+        (["bench", "train", "--variants=[]"], "variants must name one or more, got []"),
+    ],
+)
+def test_a_bad_option_of_a_command_is_named(words, sentence):
+    name = words[: 2 if words[0] == "bench" else 1]
+    with pytest.raises(SystemExit) as said:
+        main([*name, *(RUN if name != ["demo"] else []), *words[len(name) :]])
+    assert str(said.value) == f"error: {sentence}"

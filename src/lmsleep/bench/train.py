@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
+from lmsleep.checks import require
 from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
@@ -69,6 +70,8 @@ def main(args: list[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), run_errors():
         options = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
+        for name in ("passes", "variants"):
+            require(options[name] != [], f"{name} must name one or more", options[name])
         if options.out:
             check_out(options.out)
         device = device_kind(options)

@@ -208,6 +208,7 @@ def check_checkpoint(path: str | None) -> None:
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():
         raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
+    require(Path(path).is_file(), "ckpt_path must be a regular file", path)
     check_checkpoint_file(path)
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, require
 from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
 from lmsleep.commands.quiet import quiet
@@ -72,7 +72,7 @@ class PlanCLI(SleepCLI):
 
     def before_instantiate_classes(self) -> None:
         """Shortens the run to the steps that are measured; `whole` has the settings of all of it."""
-        require(self.config.steps >= 2, "steps must be 2 or more", self.config.steps)
+        check_integer("steps", self.config.steps, 2, 1_000_000)
         trainer, fast = self.config.trainer, self.config.trainer.fast_dev_run
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, allowed = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"

@@ -15,6 +15,8 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     for name, least in LEAST.items():
         if settings.get(name) is not None:
             check_integer(f"{name} of the trainer", settings[name], least, 2**31 - 1)
+    every = settings.get("val_check_interval")
+    require(every != 0, "val_check_interval of the trainer must be more than 0, or null", every)
     clip = settings.get("gradient_clip_val")
     allowed = "gradient_clip_val of the trainer must be finite and 0 or more, or null"
     require(clip is None or 0 <= clip < math.inf, allowed, clip)

@@ -23,7 +23,7 @@ from rich.table import Table
 from scipy import stats
 
 from lmsleep.atomic import check_folder
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streamable, read_config
@@ -34,6 +34,7 @@ from lmsleep.runtime.session import Session
 from lmsleep.settle import forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
+from lmsleep.tasks.base import MAX_BATCH
 from lmsleep.tasks.spec import build_task
 from lmsleep.windows import Eviction, check_n_passes
 
@@ -172,7 +173,8 @@ def main(
     Raises:
         ValueError: if an argument is out of range, or concerns the training when there is a model.
     """
-    require(rows >= 1, "rows must be 1 or more", rows)
+    check_integer("rows", rows, 1, MAX_BATCH)
+    check_integer("seed", seed or 0, 0, 2**32 - 1)
     if not 0 <= pace < math.inf:
         raise ValueError(f"pace must be 0 seconds or more, got {pace:g}")
     if n_passes is not None:
