@@ -36,7 +36,6 @@ from lmsleep.checks import LAST, naming_file, program, require, sentence
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
-from lmsleep.commands.settings import check_trainer
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
 from lmsleep.pretrained import pretrained_config
@@ -46,6 +45,7 @@ from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import ONE_FILE, is_local
 from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
+from lmsleep.training.settings import check_trainer
 
 SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
 LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own

@@ -28,10 +28,10 @@ from lmsleep.checks import check_integer, require
 from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
 from lmsleep.commands.quiet import quiet
-from lmsleep.commands.settings import check_trainer
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
+from lmsleep.training.settings import check_trainer
 from lmsleep.windows import SleepSettings
 
 CLI = TypeVar("CLI", bound="PlanCLI")
