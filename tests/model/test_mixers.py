@@ -19,6 +19,8 @@ from lmsleep.model.mamba2 import Mamba2
 from lmsleep.model.mixers import MIXERS
 from lmsleep.pretrained import load_pretrained
 
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA")])
+
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
@@ -207,11 +209,10 @@ class OneHead(nn.Module):
         else:
             keys, values = (torch.cat([a, b], dim=2) for a, b in zip(cache, (k, v), strict=True)) if cache else (k, v)
         n, m = k.shape[2], keys.shape[2]
-        visible = torch.ones(n, m, dtype=torch.bool).tril(m - n) if ctx.visible is None else ctx.visible
-        if "visible" in self.broken:
-            visible = torch.ones(n, m, dtype=torch.bool).tril(m - n)
+        every = torch.ones(n, m, dtype=torch.bool, device=x.device)
+        visible = every.tril(m - n) if ctx.visible is None or "visible" in self.broken else ctx.visible
         if self.broken == "causal":
-            visible = torch.ones(n, m, dtype=torch.bool)
+            visible = every
         if self.broken == "cache":
             return x * v.mean(), None, KV(k, v)
         y = ((q @ keys.mT).masked_fill(~visible, -1e9).softmax(-1) @ values)[:, 0]
@@ -240,11 +241,13 @@ def test_an_attention_that_breaks_the_contract_is_told_where(broken, sentence):
         check_mixer(type("Broken", (OneHead,), {"broken": broken}), HybridConfig(**SMALL))
 
 
-def test_an_attention_of_one_s_own_decodes_in_static_buffers_or_is_refused():
-    """Its cache entry is a new one at every token."""
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_an_attention_of_one_s_own_decodes_in_static_buffers_or_is_refused(device):
+    """Its cache entry is a new one at every token; on a CUDA device the step is a graph."""
     register_mixer("Z", "one head", OneHead)
     config = HybridConfig(vocab_size=3, window_size=4, pattern="ZG", zero_init=False, **SMALL)
-    model, tokens = config.build(), torch.randint(3, (2, 7), generator=torch.Generator().manual_seed(0))
+    model, tokens = config.build().to(device), torch.randint(3, (2, 7), generator=torch.Generator().manual_seed(0))
+    tokens = tokens.to(device)
     session = Session(model, n_passes=2, static=True)
     got = torch.cat([session.feed(token) for token in tokens.split(1, dim=1)], dim=1)
     with torch.no_grad():
