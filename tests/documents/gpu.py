@@ -8,8 +8,8 @@ from tests.documents.document import Document, document
 from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.plots.text import validations
 from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
-from lmsleep.figures.stats import Estimate, compare_steps, mean_difference
-from lmsleep.figures.words import NUMERALS, listed, millions, percent, percents, points
+from lmsleep.figures.stats import STEPS, UNDECIDED, Estimate, compare_steps, mean_difference
+from lmsleep.figures.words import NUMERALS, listed, millions, nats, percent, percents, points
 from lmsleep.windows import Windows
 
 LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not
@@ -65,16 +65,21 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
 def arm_sentences(folder: Path) -> tuple[str, ...]:
     """Of the arms on Rule 110."""
     n4, ten, questions = arms.of_arm(folder, "n4"), arms.ten_runs(folder), arms.questions(folder)
-    corrected = [questions * welch(arms.of_arm(folder, arm), ten)[1] for arm in arms.OF_FIGURE_2B]
-    steps4, small = paired_p(arms.of_arm(folder, "steps4"), n4), percent(mean(scores(folder / "small.csv")).value)
+    verdicts = [r for group in arms.GROUPS for r in arms.arm_verdicts(folder, group, "arms")]
+    decided = sum(r["verdict"] != UNDECIDED for r in verdicts)
+    kept = sum(questions * paired_p(*arms.pairs(folder, r["arm"], r["against"])) < 0.05 for r in verdicts)
+    before = [questions * welch(runs, ten)[1] for runs in arms.earlier_runs(folder).values()]
+    steps4, small = arms.of_arm(folder, "steps4"), percent(mean(scores(folder / "small.csv")).value)
     at_test = json.loads((folder / "ablations.json").read_text())["arms_at_test"]
     drawn = {r["passes"]: r["exact"] for r in at_test if r["arm"] == "drawn" and not r["threshold"]}
     sleep = [Windows(length, 24, (False,) * 4 + (True,)).token_passes(4) / length for length in (100, 120)]
     return (
-        f"{NUMERALS[len(n4)]} seeds so far ({n4.index.min()} to {n4.index.max()})",
-        f"of the {questions} questions of this task",
-        f"p = {steps4:.3f}, and {questions} times that is {questions * steps4:.2f}",
-        f"{sum(p < 0.05 for p in corrected)} of {len(corrected)} stay below 0.05 with p times {questions}",
+        f"up to {NUMERALS[max(r['n'] for r in verdicts)]} seeds ({n4.index.min()} to {n4.index.max()})",
+        f"{decided} of the {questions} questions of this task are decided",
+        f"{kept} of the {questions} stay below 0.05 with p times {questions}",
+        f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one**",
+        f"by seed: {percents(steps4)}",
+        f"{sum(p < 0.05 for p in before)} of {len(before)} stayed below 0.05 with p times {questions}",
         f"has {percent(n4.mean())} in its {len(n4)} runs, which go from {100 * n4.min():.1f} to {percent(n4.max())}, "
         f"and figure 2b's runs of these seeds have {percent(ten[n4.index].mean())}",
         f"(`small`, d = 192, one seed) has {small}",
@@ -107,7 +112,22 @@ def text_sentences(folder: Path) -> tuple[str, ...]:
     curves = {(r["n_passes"], r["last_tokens"]): r for r in validations(read(folder / "text.csv"))}
     fewest, longest = min(tokens for _, tokens in curves), max(tokens for _, tokens in curves)
     alone, slept = curves[1, longest], curves[4, fewest]
+    numbers = json.loads((folder / "text.json").read_text())
+    (apart,) = (r for r in numbers["text"] if (r["n_passes"], r["against"]) == (4, STEPS))
+    of_n = {
+        (r["metric"], r["n_passes"]): r["value"]
+        for r in numbers["losses"]
+        if r["slice"] == 0 and r["tokens"] == fewest and r["n_passes"] == r["trained_as"]
+    }
+    cut = [of_n["cut_loss", n] - of_n["test_loss", n] for n in (1, 4)]
+    name = {
+        k: scores(folder / "text.csv", f"{k}_repeat_loss", n_passes=1, tokens=fewest, slice=1) for k in ("cut", "test")
+    }
+    name = {k: runs.value.mean() for k, runs in name.items()}
     return (
+        f"N = 4 is {nats(Estimate.of(apart))} nats a byte from N = 1 after equal steps",
+        f"N = 1 loses {cut[0]:.3f} nats a byte, N = 4 {cut[1]:.3f}",
+        f"costs N = 1 {name['cut']:.3f} nats a byte in place of {name['test']:.3f}",
         f"its validation loss is lowest, {alone['lowest']:.3f} nats a byte, after {millions(alone['at_tokens'], 0)} of "
         f"{millions(longest, 0)} tokens, and {alone['last']:.3f} at the end",
         f"where N = 4 ends at {slept['last']:.3f} after {millions(slept['last_tokens'], 0)}",

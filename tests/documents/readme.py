@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tests.documents.document import Document, document
 
-from lmsleep.figures.pages.arms import arm_verdicts
+from lmsleep.figures.pages.arms import arm_verdicts, of_arm
 from lmsleep.figures.pages.claims import claims
 from lmsleep.figures.scores import mean, means, passes, scores
-from lmsleep.figures.words import NUMERALS, listed, percent, percents
+from lmsleep.figures.words import listed, percent, percents
 
 STEPS = "train_h100_8d87959.json"  # the newest in results/bench
 
@@ -30,8 +30,8 @@ def sentences(root: Path) -> tuple[str, ...]:
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
-        f"{NUMERALS[max(steps4['n'], deep16['n'])]} seeds of N = 1 have {percent(steps4['exact'])} after four times "
-        f"the steps, {percent(deep16['exact'])} ({deep16['verdict']}) with four times the blocks",
+        f"has {percents(of_arm(gpu, 'steps4'))} after four times the steps ({steps4['verdict']}), "
+        f"{percent(deep16['exact'])} ({deep16['verdict']}) with four times the blocks",
         f"Depo is {' or '.join(sorted(of_depo))}",
         f"One narrower run of N = 4 with as many steps has {percent(mean(scores(gpu / 'small.csv')).value)}",
         whole_runs(root),

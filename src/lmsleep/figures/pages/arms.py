@@ -6,13 +6,11 @@ from typing import Any
 import pandas as pd
 
 from lmsleep.checks import read_object
-from lmsleep.figures.scores import scores, welch
+from lmsleep.figures.scores import read, scores, welch
 from lmsleep.figures.stats import Estimate
 from lmsleep.figures.tables import verdicts_table
 from lmsleep.figures.words import percent, points, probed
 
-# Of the commit of figure 2b, where N = 4 has ten runs.
-OF_FIGURE_2B = ("steps4", "deep16", "full", "attention", "reset", "embed", "cut")
 TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
 HARDEST = 8  # hops
 PAIRED = "points apart, paired by seed"
@@ -34,9 +32,9 @@ def arm_verdicts(folder: Path, group: str, figure: str) -> list[dict[str, Any]]:
 
 def beside_n4(folder: Path, group: str, figure: str) -> pd.DataFrame:
     """The verdicts of a group on the arms of a figure, below the accuracy of N = 4."""
-    n4 = percent(read_object(folder / f"{figure}.json")["exact"]["n4"])
-    first = pd.DataFrame([{"arm": "N = 4 (`n4`)", "against": "", "right": n4}])
-    table = verdicts_table(arm_verdicts(folder, group, figure), "question").drop(columns="seeds")
+    n4 = scores(folder / f"{figure}.csv", model="n4").groupby("seed").value.mean()
+    first = pd.DataFrame([{"arm": "N = 4 (`n4`)", "against": "", "right": percent(n4.mean()), "seeds": str(len(n4))}])
+    table = verdicts_table(arm_verdicts(folder, group, figure), "question")
     return pd.concat([first, table]).rename(columns={"arm": "question"})
 
 
@@ -50,20 +48,37 @@ def of_arm(folder: Path, arm: str) -> pd.Series:
     return scores(folder / "arms.csv", model=arm).set_index("seed").value
 
 
+def pairs(folder: Path, arm: str, against: str) -> tuple[pd.Series, pd.Series]:
+    """The scores of two arms on Rule 110, of the seeds that both have."""
+    first, second = of_arm(folder, arm), of_arm(folder, against)
+    seeds = first.index.intersection(second.index)
+    return first[seeds], second[seeds]
+
+
 def ten_runs(folder: Path) -> pd.Series:
     """The scores of figure 2b with N = 4, by seed."""
     return scores(folder / "fig2b.csv", n_passes=4).set_index("seed").value
 
 
+def earlier_runs(folder: Path) -> dict[str, pd.Series]:
+    """The scores of the arms that were run at figure 2b's commit before, by arm and seed."""
+    runs = read(folder / "arms_earlier.csv").groupby("model", sort=False)
+    return {str(arm): part.set_index("seed").exact for arm, part in runs}
+
+
 def against_ten(folder: Path) -> pd.DataFrame:
-    """The arms of figure 2b's commit against all its runs with N = 4, p multiplied by the number of questions."""
+    """The arms of figure 2b's commit against all its runs with N = 4, p multiplied by the number of questions, and
+    what the same seeds and all seeds of the arm score at the commit of the other arms."""
     rows, ten, times = [], ten_runs(folder), questions(folder)
-    for arm in OF_FIGURE_2B:
-        difference, p = welch(of_arm(folder, arm), ten)
+    for arm, runs in earlier_runs(folder).items():
+        difference, p = welch(runs, ten)
         corrected = "below 0.001" if times * p < 0.001 else f"{min(times * p, 1):.1g}"
-        rows.append([f"`{arm}`", percent(of_arm(folder, arm).mean()), points(difference), corrected])
-    header = ["arm", "right", f"points above N = 4, {len(ten)} runs", f"p, times {times}"]
-    return pd.DataFrame(rows, columns=header)
+        again = of_arm(folder, arm)
+        once_more = [percent(again[runs.index].mean()), percent(again.mean())]
+        rows.append([f"`{arm}`", percent(runs.mean()), points(difference), corrected, *once_more])
+    seeds = len(next(iter(earlier_runs(folder).values())))
+    header = ["arm", f"right, {seeds} seeds", f"points above N = 4, {len(ten)} runs", f"p, times {times}"]
+    return pd.DataFrame(rows, columns=[*header, "the same seeds again", "all seeds"])
 
 
 def depo(folder: Path) -> pd.DataFrame:
