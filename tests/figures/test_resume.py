@@ -1,9 +1,13 @@
 """A cell that is stopped on its way and run again ends as one that never was."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from tests.programs import start
@@ -72,3 +76,22 @@ def test_a_stopped_run_that_is_run_again_is_one_in_one_go_bit_for_bit(whole, tra
     assert (folder / "curve.csv").read_text() == (whole / "curve.csv").read_text()
     assert (folder / "curve.csv").read_text().count("\n") == 3
     assert json.loads((folder / "run.json").read_text())["tokens"] == 23 * 8 * 26  # the last validation was at 20
+
+
+@pytest.mark.slow
+def test_two_processes_leave_what_one_leaves(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    options = [*OPTIONS, "--data.seed=3", "--seed_everything=3", "--sleep.n_passes=2", "--trainer.precision=64-true"]
+    options.append("--data.eval_batch_size=16")
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    ends = {}
+    for name, more in (("one", []), ("two", two)):
+        command = [sys.executable, "-m", "lmsleep.figures.train", f"runs/{name}", *options, *more]
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+        ends[name] = tmp_path / "runs" / name
+    assert not list(tmp_path.glob("runs/.resume/*"))
+    for folder in ends.values():
+        assert {path.name for path in folder.iterdir()} == {"config.yaml", "curve.csv", "last.ckpt", "run.json"}
+        assert json.loads((folder / "run.json").read_text())["tokens"] == 23 * 8 * 26
+    one, two = (pd.read_csv(folder / "curve.csv") for folder in ends.values())
+    pd.testing.assert_frame_equal(one, two, rtol=1e-9)

@@ -70,6 +70,8 @@ def train(out: Path, fit_args: list[str]) -> None:
                 *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
             ]
         )
+    if not cli.trainer.is_global_zero:  # the folders are of the first of several processes
+        return
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
     read = {"tokens": tokens_read(cli.trainer), "seconds": round(time.time() - started, 1)}
     record = {**read, "args": fit_args, **made_with}
