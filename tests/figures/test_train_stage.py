@@ -113,9 +113,12 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     (state / ".last.ckpt.0123abcd").touch()
     (state / "previous.ckpt").touch()
     (state / "nonfinite-step3" / "x").mkdir(parents=True)
-    monkeypatch.setattr(
-        "lmsleep.figures.train.run_trainer", lambda _: SimpleNamespace(trainer=(state / "last.ckpt").touch())
-    )
+
+    def run_trainer(_):
+        (state / "last.ckpt").touch()
+        return SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True))
+
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", run_trainer)
     monkeypatch.setattr("lmsleep.figures.train.tokens_read", lambda _: 0)
     train(Path("runs/x"), arguments)
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}
