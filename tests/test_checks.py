@@ -77,9 +77,17 @@ def test_a_file_of_another_kind_is_named_in_words_of_ours(read, said):
 def test_a_command_that_is_told_begins_as_the_one_that_was_given(monkeypatch, started, folders, told):
     monkeypatch.setattr(sys, "argv", started)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.delenv("LMSLEEP_PLUGINS", raising=False)
     if folders:
         monkeypatch.setenv("PYTHONPATH", folders)
     assert program() == told
+
+
+def test_a_command_that_is_told_finds_the_modules_of_the_one_that_was_given(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/lmsleep", "fit"])
+    monkeypatch.setenv("PYTHONPATH", "examples")
+    monkeypatch.setenv("LMSLEEP_PLUGINS", "my_rule")
+    assert program() == "PYTHONPATH=examples LMSLEEP_PLUGINS=my_rule lmsleep"
 
 
 def test_json_nested_too_deep_is_refused():

@@ -26,6 +26,7 @@ SHORT = {
     "lmsleep test": "--data.eval_rows=16 --data.eval_batch_size=16",
     "lmsleep chat": "--max_new_tokens=2 </dev/null",
     "PYTHONPATH=examples lmsleep fit": FEW,
+    "PYTHONPATH=examples LMSLEEP_PLUGINS=hebbian_rule lmsleep fit": FEW,
     "python examples/hebbian_rule.py fit": FEW,
 }
 BEGINS = r"finetune .*--out (\S+)|^lmsleep fit (?!.*--ckpt_path).*--checkpoint.dirpath=(\S+)"  # the folder of a run

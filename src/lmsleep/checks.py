@@ -20,6 +20,7 @@ from yaml import YAMLError
 if TYPE_CHECKING:
     import torch
 
+PLUGINS = "LMSLEEP_PLUGINS"  # environment variable: modules that register mixers and backbones, separated by commas
 LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
 
 
@@ -166,12 +167,12 @@ def check_file(path: Path) -> None:
 
 def program() -> str:
     """How a command that a user is told begins: `lmsleep`, or the script that runs it as this command was run, behind
-    what PYTHONPATH names."""
-    script, folders = sys.argv[0], os.environ.get("PYTHONPATH")
-    name = "lmsleep"
+    the variables by which it finds modules."""
+    script, name = sys.argv[0], "lmsleep"
     if script.endswith(".py") and sys.argv[1:2] in (["fit"], ["finetune"], ["chat"], ["demo"]):
         name = f"python {'-m lmsleep' if Path(script).name == '__main__.py' else shlex.quote(script)}"
-    return f"PYTHONPATH={shlex.quote(folders)} {name}" if folders else name
+    found = {key: value for key in ("PYTHONPATH", PLUGINS) if (value := os.environ.get(key))}
+    return " ".join([*(f"{key}={shlex.quote(value)}" for key, value in found.items()), name])
 
 
 def left_by_run(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import lightning as pl
 import pytest
@@ -14,6 +15,8 @@ from lmsleep import HybridConfig, HybridLM, Session, SleepCallback, SleepModule,
 from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
 from lmsleep.hub import named_eos, open_tokenizer
+from lmsleep.model import mixers
+from lmsleep.pretrained import load_pretrained
 from lmsleep.pretrained.export import export, from_lightning
 from lmsleep.tasks import Rule110
 from lmsleep.tasks.spec import build_task
@@ -225,3 +228,57 @@ def test_a_tokenizer_that_is_gone_is_warned_of_and_the_model_written(run, tmp_pa
     with pytest.warns(UserWarning, match="no tokenizer is written: tokenizer must be a folder or a name"):
         out = exported(run, tmp_path, tokenizer=str(tmp_path / "gone"))
     assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+
+
+RULE = """
+from lmsleep.model import register_mixer
+from lmsleep.model.gated_delta import GatedDelta
+
+register_mixer("H", "mine", GatedDelta)
+"""
+
+
+@pytest.fixture
+def own_letter(tmp_path, monkeypatch):
+    """A checkpoint and a folder of a model with the letter H, which only the module `rule_of_mine` registers."""
+    monkeypatch.setattr(mixers, "MIXERS", mixers.MIXERS | {"H": mixers.MIXERS["G"]})
+    model = HybridConfig(3, d_model=16, pattern="AH", window_size=4, n_heads=2).build()
+    model.save_pretrained(tmp_path / "model")
+    weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    content = {"state_dict": weights, "model_config": model.config.to_dict(), "pytorch-lightning_version": "2.6.0"}
+    torch.save(content, tmp_path / "last.ckpt")
+    (tmp_path / "rule_of_mine.py").write_text(RULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(mixers, "MIXERS", {letter: mixers.MIXERS[letter] for letter in mixers.BUILT_IN})
+    monkeypatch.chdir(tmp_path)
+    mixers.load_plugins.cache_clear()
+    yield
+    sys.modules.pop("rule_of_mine", None)
+    mixers.load_plugins.cache_clear()
+
+
+PLAN = ["plan", "--data.task=Rule110", "--model.model.pattern=AH", "--trainer.max_steps=1", "--device=meta"]
+READERS = {
+    "export": lambda: lmsleep(["export", "--ckpt=last.ckpt", "--out=out"]),
+    "plan": lambda: lmsleep(PLAN),
+    "saved folder": lambda: HybridLM.from_pretrained("model"),
+    "weights to start from": lambda: load_pretrained("model", 4),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_letter_of_ones_own_is_known_where_its_module_is_named(own_letter, monkeypatch, read):
+    """To all alike, and by the user alone: what they read names no module."""
+    with pytest.raises(
+        (ValueError, SystemExit), match=r"pattern must be .* plugin \(LMSLEEP_PLUGINS=MODULE\), .* 'AH'"
+    ):
+        read()
+    mixers.load_plugins.cache_clear()
+    monkeypatch.setenv("LMSLEEP_PLUGINS", "no_such_rule")
+    with pytest.raises(
+        (ValueError, SystemExit), match=r"LMSLEEP_PLUGINS must name modules .*, got 'no_such_rule': No "
+    ):
+        read()
+    monkeypatch.setenv("LMSLEEP_PLUGINS", "json, rule_of_mine")
+    read()
+    assert mixers.MIXERS["H"][0] == "mine"

@@ -1,15 +1,17 @@
 """The table of mixers: a letter of the pattern, a name, and what makes the mixer from a configuration."""
 
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from lmsleep.checks import require, typed
+from lmsleep.checks import PLUGINS, require, typed
 from lmsleep.model.attention import Attention
 from lmsleep.model.block import Mixer
 from lmsleep.model.config import Check, ModelConfig
@@ -32,10 +34,17 @@ BUILT_IN = frozenset(MIXERS)
 
 @cache
 def load_plugins() -> None:
-    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, which register
-    mixers and backbones of their own. Called where a name is not known yet; a downloaded file adds none."""
+    """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, and the user in the
+    environment variable LMSLEEP_PLUGINS, which register mixers and backbones of their own. Called where a name is not
+    known yet; a downloaded file adds none. Raises ValueError if there is no such module."""
     for plugin in entry_points(group="lmsleep.plugins"):
         plugin.load()
+    for name in filter(None, os.environ.get(PLUGINS, "").replace(" ", "").split(",")):
+        try:
+            import_module(name)
+        except ImportError as error:
+            allowed = f"{PLUGINS} must name modules that can be imported; PYTHONPATH=FOLDER says where they lie"
+            raise ValueError(f"{allowed}, got {name!r}: {error}") from None
 
 
 def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
@@ -85,7 +94,8 @@ def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
     if not letters <= MIXERS.keys():
         load_plugins()
     known = ", ".join(f"{letter} ({name})" for letter, (name, _) in MIXERS.items())
-    rule = f"must be made of {known}, or letters that a plugin, an imported file or the script that is run registers"
+    rule = f"must be made of {known}, or letters that a plugin ({PLUGINS}=MODULE), an imported file or the script that "
+    rule += "is run registers"
     yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), rule
     for letter in typed(dict[str, dict[str, Any]], config.rule_options or {}, "rule_options"):
         yield "rule_options", letter, letter in letters, f"must be by letters of the pattern {config.pattern!r}"
