@@ -239,6 +239,7 @@ def test_help_lists_the_options_with_their_defaults(capsys):
     [
         ({"model": "nowhere"}, "model must be a folder or a name on the Hugging Face hub .*"),
         ({"data": "none.jsonl"}, "train must be a file or a pattern of files, but there is none at 'none.jsonl'"),
+        ({"context": "{"}, r"context must have a field of a line in braces, as \{context\}, got '\{'"),
         ({"out": "model"}, "out must be another folder than that of the model, got 'model'"),
         ({"out": "train.jsonl"}, "folder must be a new or an existing folder, got 'train.jsonl': .* is a file"),
     ],

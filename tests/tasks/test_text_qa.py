@@ -243,6 +243,11 @@ def test_a_bad_line_is_named_by_file_and_number(written, lines, bad, sentence):
         ({"val": "none.jsonl"}, "val must be a file or a pattern of files, but there is none at 'none.jsonl'"),
         ({"eos_token": "</s>"}, "eos_token must be in the vocabulary of tokenizer bytes, got '</s>'"),
         ({"tokenizer": "no folder"}, "tokenizer must be a folder or a name on the Hugging Face hub .*"),
+        ({"tokenizer": ""}, "tokenizer must be a folder .*, and there is no folder ''"),
+        ({"context": "{"}, r"context must have a field of a line in braces, as \{context\}, got '\{'"),
+        ({"context": "{con text}"}, "context must have a field of a line in braces, .*"),
+        ({"answer": "yes"}, r"answer must have a field of a line in braces, as \{answer\}, got 'yes'"),
+        ({"message": "{role}: "}, r"message must have a field of a line in braces, as \{content\}, got '\{role\}: '"),
     ],
 )
 def test_a_bad_setting_is_one_sentence(written, lines, options, sentence):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lmsleep.checks import require
+
 CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 ASKABLE = (
@@ -18,6 +20,13 @@ _ESCAPE = re.compile(r"\\([nt\\])")
 def unescape(template: str) -> str:
     r"""A template as a shell hands it over, with `\n`, `\t` and `\\` as the characters that they stand for."""
     return _ESCAPE.sub(lambda escape: {"n": "\n", "t": "\t"}.get(escape[1], escape[1]), template)
+
+
+def check_template(name: str, template: str, field: str | None = None) -> None:
+    """Raises ValueError if a template has no field, or not this one: it would be the same text for every line."""
+    fields = FIELD.findall(template)
+    rule = f"{name} must have a field of a line in braces, as {{{field or name}}}"
+    require(field in fields if field else fields, rule, template)
 
 
 def is_askable(context: str, question: str) -> bool:

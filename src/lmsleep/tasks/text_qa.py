@@ -15,7 +15,7 @@ from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
 from lmsleep.tasks.line_index import LineIndex
-from lmsleep.tasks.template import ASKABLE, FIELD, QUESTION, fill_template, is_askable
+from lmsleep.tasks.template import ASKABLE, FIELD, QUESTION, check_template, fill_template, is_askable
 from lmsleep.tasks.text_base import TextTask
 
 AROUND_ROWS = 100  # rows that `TextQA.around` looks at
@@ -70,6 +70,10 @@ class TextQA(TextTask):
             warnings.warn(f"{ASKABLE}, got {self.context!r}", stacklevel=3)
 
     def _open(self) -> None:
+        check_template("context", self.context)
+        check_template("answer", self.answer)
+        if self.message is not None:
+            check_template("message", self.message, "content")
         for name in ("context", "question", "answer", "message"):
             if "\\n" in (text := getattr(self, name) or ""):
                 rule = f"{name} has a backslash and an n, which is no line end (in YAML, \\n within double quotes is)"
