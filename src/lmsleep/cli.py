@@ -5,12 +5,13 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from lmsleep.checks import require
 from lmsleep.errors import HelpFormatter, Parser, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
@@ -37,6 +38,9 @@ COMMANDS = {
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
 NAMES = (*TRAINER, *RUNS, *COMMANDS)
+# Options that name a file or folder, beside those of type Path.
+PATHS = ("config", "model", "data", "out", "ckpt_path", "init_from", "train", "val", "test", "tokenizer", "path")
+PATHS += ("dirpath", "default_root_dir", "save_dir", "gradient_file")
 # Options that read a configuration file.
 CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 
@@ -52,6 +56,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.argv[1:] = words  # Lightning reads it, and starts the processes of other devices with it
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in NAMES), "")
     rest = words[len(name.split()) :]
+    if name in TRAINER or name in RUNS:
+        with one_sentence():
+            check_paths(rest, PATHS)
     if name in TRAINER:
         importlib.import_module("lmsleep.commands.fit").run_trainer(None if args is None else words)
     elif name in RUNS:
@@ -81,7 +88,10 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     parser = Parser(prog=prog, description=description, **options)
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     with one_sentence():
-        words = join_list_options(function, sys.argv[1:] if args is None else args)
+        given = list(sys.argv[1:] if args is None else args)
+        taken = [p.name for p in parameters if p.name in PATHS or Path in (p.annotation, *get_args(p.annotation))]
+        check_paths(given, taken, *(p.name for p in parameters if alone))
+        words = join_list_options(function, given)
         values = vars(parser.instantiate(parser.parse_args(words)))
         paths = {name: path for name, path in values.items() if isinstance(path, Path)}
         paths = {name: Path(resolve_configs([f"--{name}={path}"])[0].partition("=")[2]) for name, path in paths.items()}
@@ -99,6 +109,18 @@ def resolve_configs(words: Sequence[str]) -> list[str]:
         replaced = is_read and name.startswith("configs/") and not Path(name).exists() and packaged.is_file()
         resolved.append(f"{option}{equals}{packaged}" if replaced else word)
     return resolved
+
+
+def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -> None:
+    """Raises ValueError if an option of these names, without what is before its last dot, is empty: as a path it would
+    be the current folder. `first` is the name of a word before all options."""
+    option = first
+    for word in words:
+        name, equals, value = word.partition("=")
+        option = name.rstrip("+") if word.startswith("-") else option
+        empty = equals and not value if word.startswith("-") else not word
+        taken = option.rpartition(".")[2].lstrip("-") in names
+        require(not (empty and taken), f"{option} must have a value", "")
 
 
 def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
         ValueError: if it is neither a folder nor a name that the hub knows.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and source != "":  # which is the current folder for a Path
         return path
     if not HUB_NAME.fullmatch(str(source)):
         allowed = f"{field} must be a folder or a name on the Hugging Face hub (owner/model)"

@@ -1,5 +1,6 @@
 """A stage that reads what is not what another stage writes says so in one sentence with the name of the file."""
 
+import importlib
 import shutil
 
 import pytest
@@ -140,3 +141,11 @@ def test_rows_that_are_not_for_the_model_are_named(tmp_path):
     shutil.copyfile(__file__, path)
     with pytest.raises(ValueError, match=str(path)):
         read_rows(path, model)
+
+
+@pytest.mark.parametrize("name", ["train", "measure"])
+def test_a_stage_writes_to_no_place_that_is_empty(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"^Stage `{name}`"):
+        importlib.import_module(f"lmsleep.figures.{name}").main(["", "nothing"])
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from lmsleep.figures.provenance import commit, hardware
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; a failing benchmark ends it with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0].startswith("-"):
+    if words[:1] in ([], [""]) or words[0].startswith("-"):
         sys.exit(__doc__)
     out = Path(words[0])
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ RESUME = Path("runs/.resume")
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; a run that fails ends it with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0].startswith("-"):
+    if words[:1] in ([], [""]) or words[0].startswith("-"):
         sys.exit(__doc__)
     with one_sentence():
         out, args = Path(words[0]), words[1:]
