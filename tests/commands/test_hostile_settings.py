@@ -1,8 +1,12 @@
 """Settings and files that Lightning, jsonargparse or YAML would answer late, with a traceback, or with no field."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from lmsleep.cli import main
+from lmsleep.cli import PATHS, check_paths, main, run
+from lmsleep.training import settings
 
 RUN = ["--data.task=lmsleep.tasks.Rule110", "--data.task.steps=2", "--data.task.width=12", "--data.task.n_states=2"]
 RUN += ["--data.batch_size=8", "--data.eval_rows=16", "--model.model.d_model=16", "--trainer.accelerator=cpu"]
@@ -60,6 +64,14 @@ def test_what_is_no_name_of_a_function_is_told_so(capsys):
     ("words", "sentence"),
     [
         (["test", "--ckpt_path=/dev/null"], "ckpt_path must be a regular file, got '/dev/null'"),
+        (
+            ["test", "--ckpt_path=best"],
+            "ckpt_path must be a file, or last: a command does not know which of a run was best, got 'best'",
+        ),
+        (
+            ["plan", "--ckpt_path=run/last.ckpt"],
+            "ckpt_path must be null to plan a run, whose steps are counted from the first, got 'run/last.ckpt'",
+        ),
         (["plan", "--steps=99999999999999999999"], "steps must be at most 1000000, got 99999999999999999999"),
         (["demo", "--rows=99999999999"], "rows must be at most 1048576, got 99999999999"),
         (["demo", "--seed=-1"], "seed must be 0 or more, got -1"),
@@ -72,3 +84,108 @@ def test_a_bad_option_of_a_command_is_named(words, sentence):
     with pytest.raises(SystemExit) as said:
         main([*name, *(RUN if name != ["demo"] else []), *words[len(name) :]])
     assert str(said.value) == f"error: {sentence}"
+
+
+@pytest.mark.parametrize(("command", "dirpath"), [("test", "run"), ("predict", "null")])
+def test_a_last_checkpoint_that_is_not_there_is_not_random_weights(command, dirpath, tmp_path):
+    with pytest.raises(SystemExit) as said:
+        main([command, *RUN, "--ckpt_path=last", f"--checkpoint.dirpath={dirpath}"])
+    folder = None if dirpath == "null" else str(tmp_path / dirpath)
+    assert str(said.value) == f"error: ckpt_path=last must find last.ckpt in checkpoint.dirpath, got {folder!r}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_configuration_of_a_run_can_be_planned(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("ckpt_path: null\nweights_only: null")  # as `fit` writes it, among others
+    main(["plan", *RUN, "--config=config.yaml", "--device=meta"])
+    assert "tokens a step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("fit --checkpoint.dirpath=", "--checkpoint.dirpath"),
+        ("fit --trainer.default_root_dir= --model.init_from=x", "--trainer.default_root_dir"),
+        ("fit --model.init_from @", "--model.init_from"),
+        ("fit --data.task.init_args.train=", "--data.task.init_args.train"),
+        ("test --ckpt_path @ --trainer.logger=false", "--ckpt_path"),
+        ("plan --config=", "--config"),
+        ("bench train --out=", "--out"),
+        ("finetune --model= --data=x", "--model"),
+        ("finetune --model x --data @", "--data"),
+        ("finetune --model=x --data=x --out=", "--out"),
+        ("finetune --model=x --data=x --tokenizer=", "--tokenizer"),
+        ("export --ckpt x --out @", "--out"),
+        ("export --ckpt= --out=x", "--ckpt"),
+        ("replay @", "bundle"),
+        ("chat --model=", "--model"),
+        ("chat --model x --read a.txt @", "--read"),
+        ("chat --model x --read=", "--read"),
+        ("demo --save=", "--save"),
+        ("bench wake --out=", "--out"),
+    ],
+)
+def test_a_path_that_is_empty_is_not_the_current_folder(words, option, tmp_path):
+    with pytest.raises(SystemExit) as said:
+        main([word.replace("@", "") for word in words.split()])
+    assert str(said.value) == f"error: {option} must have a value, got ''" and not list(tmp_path.iterdir())
+
+
+def test_a_program_of_the_pipeline_takes_no_empty_path_either(tmp_path):
+    def program(figure: str, out: Path) -> None:
+        pytest.fail(f"{figure} is written to {out}")
+
+    with pytest.raises(SystemExit, match=r"^error: --out must have a value, got ''$"):
+        run(program, ["--figure=fig2b", "--out", ""])
+
+
+def test_a_text_may_be_empty():
+    check_paths(["--trainer.logger.name=", "--ask", "", "--config=a.yaml"], PATHS)
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "kind"),
+    [
+        ("fit", "data.task.init_args.steps", "an integer"),
+        ("fit", "model.model.pattern", "a string"),
+        ("plan", "model.optimizer.muon_lr", "a finite number"),
+        ("plan", "trainer.callbacks.init_args.path", "a string"),
+    ],
+)
+def test_a_setting_below_a_class_may_be_null_only_where_the_class_says_so(command, setting, kind, tmp_path):
+    words = ["--trainer.callbacks+=lmsleep.training.LearningCurve", "--trainer.callbacks.path=curve.csv"]
+    with pytest.raises(SystemExit) as said:
+        main([command, *RUN, *words, f"--{setting}=null"])
+    assert str(said.value) == f"error: --{setting} must be {kind}, got None" and not list(tmp_path.iterdir())
+
+
+def test_a_change_of_pretrained_weights_may_not_be_null_either():
+    with pytest.raises(SystemExit, match=r"^error: --model\.model\.pattern must be a string, got None$"):
+        main(["plan", *RUN, "--model.init_from=nowhere", "--model.model.pattern=null"])
+
+
+class Other:
+    """A class of another package: a default says what its annotation does not, another cannot be told."""
+
+    def __init__(self, name: str = None, path: "Unknown" = 3):  # noqa: F821, RUF013
+        pass
+
+
+def test_a_class_of_another_package_is_taken_at_its_word():
+    settings.check_nulls({"name": None, "path": None}, Other, "other")
+    settings.check_nulls({"mode": None}, None, "other")
+
+
+def test_settings_of_the_trainer_are_checked_once(monkeypatch):
+    checked = []
+
+    class Counted(dict):
+        def items(self):
+            checked.append(self)
+            return super().items()
+
+    monkeypatch.setattr(settings, "LEAST", Counted(settings.LEAST))
+    monkeypatch.setattr("lightning.Trainer.fit", lambda *_, **__: sys.exit("not trained"))
+    with pytest.raises(SystemExit, match=r"^not trained$"):
+        main(["plan", *RUN])
+    assert len(checked) == 1

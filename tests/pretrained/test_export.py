@@ -257,10 +257,8 @@ def own_letter(tmp_path, monkeypatch):
     mixers.load_plugins.cache_clear()
 
 
-PLAN = ["plan", "--data.task=Rule110", "--model.model.pattern=AH", "--trainer.max_steps=1", "--device=meta"]
 READERS = {
     "export": lambda: lmsleep(["export", "--ckpt=last.ckpt", "--out=out"]),
-    "plan": lambda: lmsleep(PLAN),
     "saved folder": lambda: HybridLM.from_pretrained("model"),
     "weights to start from": lambda: load_pretrained("model", 4),
 }

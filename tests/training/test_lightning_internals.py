@@ -16,6 +16,7 @@ SRC = Path(lmsleep.__file__).parent
 PRIVATE = {
     "LightningCLI": ["_parse_ckpt_path"],
     "ModelCheckpoint": [
+        "_find_last_checkpoints",
         "_monitor_candidates",
         "_save_checkpoint",
         "_save_topk_checkpoint",

@@ -38,14 +38,15 @@ from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
+from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import ONE_FILE, is_local
-from lmsleep.training.lightning_internals import PlainCLI
+from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
 from lmsleep.training.ranks import raise_on_all_ranks
-from lmsleep.training.settings import check_trainer
+from lmsleep.training.settings import check_nulls, check_trainer
 
 SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
 LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
@@ -134,6 +135,13 @@ class SleepCLI(PlainCLI):
         seed = config.get("seed_everything")
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
+    def before_instantiate_classes(self) -> None:
+        """Checks the settings of the trainer, and that no other setting is null that may not be."""
+        run = self.config.get(str(self.subcommand), self.config)
+        check_trainer(run.trainer)
+        for name, kind in {"data": RowsDataModule, "model": SleepModule, "sleep": None, "trainer": None}.items():
+            check_nulls(run[name].as_dict(), kind, f"--{name}")
+
     def instantiate_classes(self) -> None:
         """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
@@ -149,7 +157,6 @@ class SleepCLI(PlainCLI):
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""
         run = self.config_init.get(str(self.subcommand), self.config_init)
-        check_trainer(run.trainer)
         if run.trainer.get("enable_checkpointing") is False:
             run.checkpoint = Callback()  # a trainer without checkpoints refuses a callback that makes them
         if self.subcommand == "fit":
@@ -163,12 +170,16 @@ class SleepCLI(PlainCLI):
         if self.subcommand == "predict" or (self.subcommand != "fit" and run.trainer.get("logger") is None):
             settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
         try:
-            return super().instantiate_trainer(**settings)
+            trainer = super().instantiate_trainer(**settings)
         except (MisconfigurationException, ModuleNotFoundError) as error:
             if not re.search("No supported gpu backend|the accelerator is not available|torch_xla", str(error)):
                 raise
             allowed = "--trainer.accelerator must be one that `lmsleep doctor` finds here, or auto"
             raise ValueError(f"{allowed}, got {run.trainer.accelerator}") from None
+        if self.subcommand not in (None, "fit") and run.get("ckpt_path") == "last" and not has_last_checkpoint(trainer):
+            folder = getattr(run.checkpoint, "dirpath", None)
+            raise ValueError(f"ckpt_path=last must find {LAST} in checkpoint.dirpath, got {folder!r}")
+        return trainer
 
     def after_fit(self) -> None:
         """Prints the command that scores the weights."""
@@ -196,6 +207,7 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
     """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with the
     `given` ones as changes. Raises ValueError as `pretrained_config`."""
     if model.init_from and model.model and changes:
+        check_nulls(changes.as_dict(), HybridConfig, "--model.model")
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
 
 
@@ -203,7 +215,8 @@ def check_checkpoint(path: str | None) -> None:
     """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
     web = path is not None and path.startswith(("http://", "https://"))
     require(not web, "ckpt_path must be a checkpoint on a disk", path)
-    if path is None or path in ("best", "last", "hpc") or path.startswith("registry") or not is_local(path):
+    require(path != "best", "ckpt_path must be a file, or last: a command does not know which of a run was best", path)
+    if path is None or path in ("last", "hpc") or path.startswith("registry") or not is_local(path):
         return  # Lightning finds it
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():

@@ -31,7 +31,6 @@ from lmsleep.commands.quiet import quiet
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
-from lmsleep.training.settings import check_trainer
 from lmsleep.windows import SleepSettings
 
 CLI = TypeVar("CLI", bound="PlanCLI")
@@ -56,7 +55,8 @@ class PlanCLI(SleepCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--ckpt_path", type=str | None, help=SUPPRESS)  # of the run; not read
+        parser.add_argument("--ckpt_path", type=str | None, help=SUPPRESS)
+        parser.add_argument("--weights_only", type=bool | None, help=SUPPRESS)  # in the config.yaml of a run; not read
         parser.add_argument("--steps", type=int, default=20, help="steps that are timed, after as many to warm up")
         parser.add_argument(
             "--device", type=Literal["own", "meta"], default="own", help="own: the run's; meta: measure nothing"
@@ -65,6 +65,8 @@ class PlanCLI(SleepCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        start = self.config.ckpt_path
+        require(start is None, "ckpt_path must be null to plan a run, whose steps are counted from the first", start)
         model, given = self.config.model, parser.parse_args(args, defaults=False).get("model.model")
         # A preset of a published model has all sizes: its weights are not downloaded to plan it.
         if model.init_from and (Path(model.init_from).is_dir() or "vocab_size" not in (given or ())):
@@ -77,7 +79,7 @@ class PlanCLI(SleepCLI):
         require(not fast, "fast_dev_run of the trainer must be false to plan a run", fast)
         every, allowed = trainer.val_check_interval, "val_check_interval of the trainer must be a number of batches"
         require(isinstance(every, int | None), f"{allowed} to plan a run", every)
-        check_trainer(trainer)
+        super().before_instantiate_classes()
         self.folder = tempfile.TemporaryDirectory(prefix="lmsleep-plan-")
         self.whole, self.clock = trainer.clone(), StepTimer()
         trainer.max_steps = 2 * self.config.steps

@@ -36,6 +36,12 @@ class GuardedCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
+def has_last_checkpoint(trainer: L.Trainer) -> bool:
+    """Whether the trainer finds a checkpoint that `last` names. Without this it would score random weights."""
+    keepers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    return any(one._find_last_checkpoints(trainer) for one in keepers)
+
+
 def saves_shards(trainer: L.Trainer) -> bool:
     """Whether checkpoints are folders of shards. Without this a sharded run would leave what no command reads."""
     return getattr(trainer.strategy, "_save_distributed_checkpoint", False)

@@ -1,10 +1,14 @@
-"""What a run needs of the settings of Lightning's Trainer, and Lightning itself checks late, or never."""
+"""What a run needs of its settings, and Lightning and its parser check late, or never."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from dataclasses import is_dataclass
+from inspect import signature
+from pydoc import locate
+from typing import Any, get_args, get_type_hints
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, require, typed
 
 # Setting -> the least that it may be.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "num_sanity_val_steps": -1}
@@ -25,3 +29,24 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         require(devices == "auto", "devices of the trainer must be their number, their numbers, or auto", devices)
     bare = settings.get("barebones")
     require(not bare, "barebones of the trainer must be false: a run reports and makes checkpoints", bare)
+
+
+def check_nulls(settings: Mapping[str, Any], kind: Any, name: str) -> None:
+    """Raises ValueError if a setting is null that may not be, by annotations and defaults of the class `kind`, or of
+    classes below it. The parser takes null for everything that belongs to a class within another."""
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    with suppress(NameError, TypeError, ValueError):  # of another package: not every annotation can be told here
+        hints = get_type_hints(kind.__init__)
+        defaults = {p.name: p.default for p in signature(kind).parameters.values()}
+    for key, value in settings.items():
+        hint = hints.get(key, Any)
+        if value is None and defaults.get(key, ...) is not None:
+            typed(hint, None, f"{name}.{key}")
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, Mapping):
+                continue
+            if path := one.get("class_path"):
+                check_nulls(one.get("init_args") or {}, locate(path), f"{name}.{key}.init_args")
+            else:
+                check_nulls(one, next(filter(is_dataclass, (hint, *get_args(hint))), None), f"{name}.{key}")
