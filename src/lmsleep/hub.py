@@ -55,14 +55,18 @@ def push(folder: str | Path, name: str, private: bool | None = None) -> str:
 
 
 def read_tokenizer(path: Path) -> "Tokenizer":
-    """Reads a tokenizer.json. Raises ValueError if there is no such file, or it holds anything else."""
+    """Reads a tokenizer.json, without a length to which it would cut or fill texts. Raises ValueError if there is no
+    such file, or it holds anything else."""
     from tokenizers import Tokenizer  # slow to import
 
     check_file(path)
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: object = "tokenizer") -> None:

@@ -15,7 +15,7 @@ from lmsleep import HybridConfig, HybridLM, Session
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
-from lmsleep.tasks import TextQA
+from lmsleep.tasks import Documents, TextQA
 from lmsleep.tasks.spec import build_task
 
 L = 48
@@ -70,6 +70,54 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     session = Session(model, n_passes=4)
     session.feed(task.encode("The wren has 3 eggs. " * 9))
     assert session.generate(task.encode("\nQuestion: How many eggs?\nAnswer:"), 4, stop=task.eos_id).shape == (1, 4)
+
+
+def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
+    """Its held-out loss falls, and the card goes on from a text."""
+    for i in range(20):
+        (tmp_path / f"docs/{i % 3}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"docs/{i % 3}/{i}.md").write_text("The wren by the mill is blue.\n" * (2 + i % 5))
+    out = tmp_path / "tuned"
+    args = [f"--model={folder}", f"--data={tmp_path / 'docs'}", f"--out={out}", "--window=16", "--n_windows=3"]
+    rates = ["--muon_lr=3e-3", "--adamw_lr=1e-2", "--steps=20", "--trainer.val_check_interval=10", "--n_passes=2"]
+    lmsleep(["finetune", *args, *rates, *SHORT[1:]])
+    shown = capsys.readouterr().out
+    assert "| windows | rows | next token | loss |" in shown and "| all | " in shown
+    logged = pd.read_csv(out / "version_0/metrics.csv")
+    first, last = logged["val/loss"].dropna()
+    assert last < 0.7 * first and logged["sleeps_per_row"].max() > 0.5
+    trained = json.loads((out / "config.json").read_text())["trained"]
+    assert trained["after_loss"] and build_task(trained["task"]) == Documents(
+        f"{tmp_path / 'docs'}", tokenizer=str(folder), window_size=16, n_windows=3
+    )
+    code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)
+    exec(code[1].replace("64", "4"), {})
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "sentence"),
+    [
+        ("notes.md", ["--context={text}"], "context must be left out with data without questions, got '{text}'"),
+        ("notes.md", ["--text={text}"], "text must be left out with files that are documents themselves, got .*"),
+        ("train.jsonl", ["--n_windows=2"], "n_windows must be left out with data with questions, got 2"),
+        (
+            "notes.jsonl",
+            [],
+            r"notes.jsonl, line 1: must have the field 'context', got body; templates name other fields, as --context "
+            r"'\{body\}', or --text '\{body\}' without questions",
+        ),
+        ("notes.jsonl", ["--text={text}"], "notes.jsonl, line 1: must have the field 'text', got body"),
+        ("empty", [], "train must be a file, a folder or a pattern of files, but there is none at 'empty'"),
+    ],
+)
+def test_data_that_does_not_fit_its_options_is_one_sentence(folder, data, tmp_path, monkeypatch, given, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("The wren.")
+    (tmp_path / "notes.jsonl").write_text('{"body": "The wren."}')
+    with pytest.raises(SystemExit, match=f"^error: {sentence}$"):
+        lmsleep(["finetune", f"--model={folder}", f"--data={data}", "--out=tuned", *given, *SHORT])
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_path):

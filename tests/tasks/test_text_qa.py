@@ -203,7 +203,8 @@ def test_what_stands_around_a_question_has_its_one_field_whatever_its_name(writt
         ("[1]\n", "must be a JSON object, one a line, got a list"),
         (
             {"id": 1, "q": "a"},
-            r"must have the field 'context', got id, q; templates name other fields, as --context '\{id\}'",
+            r"must have the field 'context', got id, q; templates name other fields, as --context '\{id\}', or --text "
+            r"'\{id\}' without questions",
         ),
         ({"context": "a", "question": "b"}, "must have the field 'answer', got context, question"),
         (

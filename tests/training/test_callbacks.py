@@ -225,6 +225,22 @@ def test_windows_with_loss_sleep_in_a_run_that_asks_for_it(run):
     torch.testing.assert_close(cell.trainer.callback_metrics["val/loss"], torch.stack(losses).mean())
 
 
+@dataclass(frozen=True)
+class Uneven(Spoken):
+    """The first rows have one window, as short documents do."""
+
+    def rows(self, *, step, **options):
+        batch = super().rows(step=step, **options)
+        tokens, targets = (x[:, : 14 if step else 6] for x in batch[:2])
+        return batch._replace(tokens=tokens, targets=targets, mask=torch.ones_like(tokens, dtype=torch.bool))
+
+
+def test_a_first_batch_of_one_window_says_nothing_of_a_run_with_longer_rows(run):
+    sleeper = SleepCallback(3, after_loss=True)
+    assert warned(run(None, [sleeper], task=Uneven(steps=2, width=6, n_states=2), max_steps=2))[1] == []
+    assert sleeper.n_sleeps == 2
+
+
 def test_two_sleep_callbacks_are_refused(run):
     cell = run(2, [SleepCallback(3)])
     with pytest.raises(ValueError, match=r"callbacks must hold one SleepCallback, got 2"):

@@ -2,14 +2,17 @@
 
 lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned
 lmsleep finetune --model Qwen/Qwen3-0.6B --data train.jsonl --out tuned --n_passes 2 --lora.rank 16 --epochs 3
+lmsleep finetune --model Qwen/Qwen3-0.6B --data notes/ --out tuned                         every file is a document
 
-DATA has a JSON object a line, with `context`, `question` and `answer` (docs/guide.md). The command is `lmsleep fit` and
-`lmsleep test` with a preset: every option of `lmsleep fit --help` can follow, and overrides the preset.
+DATA is text, of which every token is learned, or has a JSON object a line, with `context`, `question` and `answer`
+(docs/guide.md). The command is `lmsleep fit` and `lmsleep test` with a preset: every option of `lmsleep fit --help` can
+follow, and overrides the preset.
 """
 
 import json
 from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,26 @@ from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
-from lmsleep.tasks import TextQA
+from lmsleep.tasks import Documents, Task, TextQA
+from lmsleep.tasks.line_index import holds_documents
 from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields, unescape
 from lmsleep.training.checkpoint import ONE_FILE
 
 TASK = "data.task.init_args."
 # Option -> option of `lmsleep fit`, default (None: that of `lmsleep fit`), help.
 OPTIONS: dict[str, tuple[str, Any, str]] = {
-    "val": (f"{TASK}val", None, "lines to validate on; without them, a tenth of DATA, which is then not trained on"),
-    "test": (f"{TASK}test", None, "lines to test on; without them, another tenth"),
+    "val": (f"{TASK}val", None, "what to validate on; without it, a tenth of DATA, which is then not trained on"),
+    "test": (f"{TASK}test", None, "what to test on; without it, another tenth"),
     "context": (
         f"{TASK}context",
         TextQA.context,
-        "what is read: a template over fields of a line, \\n for a line end",
+        "of a line, what is read: a template over its fields, \\n for a line end",
     ),
     "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
     "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
     "message": (f"{TASK}message", None, "how one of a line's messages is written, by {role} and {content}, another"),
+    "text": (f"{TASK}text", None, "of a line without a question, the document: another, such as {text}"),
+    "n_windows": (f"{TASK}n_windows", Documents.n_windows, "windows of a row at most: a longer document has several"),
     "tokenizer": (f"{TASK}tokenizer", None, "tokenizer.json, a folder with one, or bytes; without it, that of MODEL"),
     "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
     "n_passes": ("sleep.n_passes", 4, "N, passes over a window in all, the wake pass among them"),
@@ -52,8 +58,8 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "lora.alpha": ("model.lora.alpha", None, "of their scale alpha / rank; without it, twice the rank"),
     "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
 }
-COUNTS = ("window", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
-TEMPLATES = ("context", "question", "answer", "message")
+COUNTS = ("window", "n_windows", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
+TEMPLATES = ("context", "question", "answer", "message", "text")
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
@@ -62,6 +68,19 @@ PRESET = {
     "trainer.logger": "lightning.pytorch.loggers.CSVLogger",
     "trainer.logger.init_args.name": "",
 }
+DOCUMENTS = {"sleep.after_loss": "true"}  # added where every window carries loss
+GOES_ON = """
+
+To go on from a text, as in training:
+
+```python
+from lmsleep import Session
+
+session = Session.from_pretrained({})
+session.feed("A text of any length: a window that is full is slept on, and forgotten.")
+tokens = session.generate(" And then", 64, temperature=0)
+print(session.prompter.decode(tokens[0].tolist()))
+```"""
 # Options of `lmsleep fit` without a dot, beside those of the Trainer and its parts.
 OTHERS = ("config", "seed_everything", "ckpt_path", "weights_only", "print_config", "data", "model", "trainer")
 
@@ -82,16 +101,17 @@ def main(args: Sequence[str] | None = None) -> None:
         require(is_askable(context, question), ASKABLE, context)
         folder = checkpoint_folder(options.model, (*FILES, *TOKENIZER), "model")
         require(out.resolve() != folder.resolve(), "out must be another folder than that of the model", str(out))
+        settings = fit_options(vars(options), folder)
     if any("ModelParallelStrategy" in word for word in rest):  # export reads one file
         rest.append(f"--{ONE_FILE}")
-    cli = run_trainer(["fit", *fit_options(vars(options), folder), *rest])
+    cli = run_trainer(["fit", *settings, *rest])
     with run_errors():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
-        table = scores_table(scores, cli.datamodule.task.baselines().get("commonest", {}))
+        table = scores_table(scores, cli.datamodule.task)
         export(out / "last.ckpt", out, card=card_text(out, cli, table))
-    print(f"Answers on test rows:\n\n{table}\n")
+    print(f"Scores on test rows:\n\n{table}\n")
     print(f"{out}: model, tokenizer, last.ckpt; its README.md says how to ask")
 
 
@@ -102,7 +122,11 @@ def make_parser() -> OneSentenceParser:
         "lmsleep finetune", usage, __doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
-    parser.add_argument("--data", help="lines: a JSONL, .parquet or .arrow file, a folder or name of a dataset")
+    parser.add_argument(
+        "--data",
+        help="text: a file, a folder or a pattern such as 'docs/**/*.md'; or lines: a JSONL, .parquet or .arrow file, "
+        "a folder or name of a dataset",
+    )
     parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
         flags = dict.fromkeys((f"--{name}", f"--{target}"))
@@ -121,8 +145,16 @@ def positive_integer(text: str) -> int:
 
 
 def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
-    """The preset and the options given, as options of `lmsleep fit`."""
-    settings = dict(PRESET)
+    """The preset and the options given, as options of `lmsleep fit`. Raises ValueError if one does not fit the data."""
+    text, documents = options["text"], holds_documents(options["data"])
+    require(text is None or not documents, "text must be left out with files that are documents themselves", text)
+    documents |= text is not None
+    kind, what = (Documents, "without questions") if documents else (TextQA, "with questions")
+    known = {TASK + field.name for field in fields(kind)}
+    for name, (target, _, _) in OPTIONS.items():
+        fits = options[name] is None or not target.startswith(TASK) or target in known
+        require(fits, f"{name} must be left out with data {what}", options[name])
+    settings = PRESET | DOCUMENTS if documents else dict(PRESET)
     for name, (target, default, _) in OPTIONS.items():
         settings[target] = default if options[name] is None else options[name]
     for name, most in (("val_check_interval", 100), ("log_every_n_steps", 10)):
@@ -137,26 +169,33 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
         settings["trainer.precision"] = "bf16-mixed"
     settings = {name: value for name, value in settings.items() if value is not None}
     # In JSON, since templates with a colon or braces would be read as YAML.
-    arguments = {name.removeprefix(TASK): value for name, value in settings.items() if name.startswith(TASK)}
-    task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": arguments})
+    arguments = {name.removeprefix(TASK): value for name, value in settings.items() if name in known}
+    task = json.dumps({"class_path": f"lmsleep.tasks.{kind.__name__}", "init_args": arguments})
     return [f"--data.task={task}", *(f"--{k}={value}" for k, value in settings.items() if not k.startswith(TASK))]
 
 
-def scores_table(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
-    """A Markdown table of exact answers, the share of the commonest answer, and loss, by windows of context."""
+def scores_table(scores: Mapping[str, float], task: Task) -> str:
+    """A Markdown table by windows of context: exact answers and the share of the commonest answer, or of `Documents`
+    the share of next tokens that are right; and loss."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
-    lines = ["| windows | rows | exact | commonest answer | loss |", "|---|---|---|---|---|"]
+    commonest = task.baselines().get("commonest", {})
+    heads, share = ["exact", "commonest answer"], "exact"
+    if isinstance(task, Documents):
+        heads, share = ["next token"], "token"
+    lines = [["windows", "rows", *heads, "loss"], ["---"] * (3 + len(heads))]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
-        rows, exact, loss = (scores[f"test/{name}{end}"] for name in ("rows", "exact", "loss"))
-        always = f"{commonest[title]:.3f}" if title in commonest else "–"
-        lines.append(f"| {title} | {rows:.0f} | {exact:.3f} | {always} | {loss:.3f} |")
-    return "\n".join(lines)
+        rows, right, loss = (scores[f"test/{name}{end}"] for name in ("rows", share, "loss"))
+        always = [f"{commonest[title]:.3f}" if title in commonest else "–"] * (len(heads) - 1)
+        lines.append([title, f"{rows:.0f}", f"{right:.3f}", *always, f"{loss:.3f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
     """The start of the model card: base model, scores, and how to ask."""
     task = cli.datamodule.task
     text = f"Fine-tuned from `{cli.model.init_from}` by `lmsleep finetune`. {task}.\n\n{scores}"
+    if isinstance(task, Documents):
+        return text + GOES_ON.format(repr(str(out)))
     if not isinstance(task, TextQA) or not is_askable(task.context, task.question):
         return text
     document, question, _ = task.example

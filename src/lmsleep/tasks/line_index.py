@@ -1,14 +1,15 @@
-"""An index of the lines of text files, or of the rows of a Hugging Face dataset.
+"""An index of the lines of text files, of whole files, or of the rows of a Hugging Face dataset.
 
 Files are read once to index their lines; a line is read from disk when it is asked for.
 """
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,25 @@ from lmsleep.checks import first_line, sentence
 from lmsleep.hub import HUB_NAME
 
 TABLES = (".parquet", ".arrow")
+ROWS = {".jsonl", ".csv", *TABLES}  # of files that hold rows, as .json does where there is nothing else
+
+
+def holds_documents(source: str) -> bool:
+    """Whether files, a folder or a pattern are documents of text, rather than rows with fields: by their extensions."""
+    is_folder = Path(source).is_dir()
+    extensions = {path.suffix for path in text_files(source, whole=True)}
+    if not extensions and not is_folder:
+        extensions = {Path(source).suffix or ".json"}  # a name on the hub has none
+    return not extensions & ROWS and extensions != {".json"}
+
+
+def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
+    """The file, the files of a pattern or, if `whole` files are wanted, all below a folder; of the last two no hidden
+    ones."""
+    if Path(source).is_file():
+        return (Path(source),)
+    pattern = f"{escape(source)}/**" if whole and Path(source).is_dir() else source
+    return tuple(path for path in map(Path, sorted(glob(pattern, recursive=True))) if path.is_file())
 
 
 def open_dataset(source: str) -> Any:
@@ -65,25 +85,33 @@ class LineIndex:
 
     @classmethod
     def of(
-        cls, pattern: str, field: str, measure: Callable[[str], tuple[int, ...] | None], column: str | None = None
+        cls,
+        source: str,
+        field: str,
+        measure: Callable[[str], tuple[int, ...] | None],
+        column: str | None = None,
+        whole: bool = False,
     ) -> "LineIndex":
-        """Indexes a dataset, a file or all files of a pattern. Raises ValueError if there is none or a line is bad."""
-        files, records = (Path(pattern),), open_dataset(pattern)
-        if records is None and not files[0].is_file():
-            files = tuple(map(Path, sorted(glob(pattern, recursive=True))))
+        """Indexes a dataset, a file or all files of a pattern; with `whole`, each file, of which a folder may be given,
+        as one line. Raises ValueError if there is none or a line is bad."""
+        records = None if whole else open_dataset(source)
+        files = text_files(source, whole) if records is None else (Path(source),)
         if not files:
-            raise ValueError(f"{field} must be a file or a pattern of files, but there is none at {pattern!r}")
+            kinds = "a file, a folder or a pattern" if whole else "a file or a pattern"
+            raise ValueError(f"{field} must be {kinds} of files, but there is none at {source!r}")
         numbers, width = array("q"), 2
-        for file, place, number, line in _lines_of(files) if records is None else _rows_of(records, column):
+        lines = _whole(files) if whole else _lines_of(files) if records is None else _rows_of(records, column)
+        for file, place, number, line in lines:
             try:
                 measured = measure(line())
             except ValueError as error:
-                raise ValueError(f"{files[file]}, line {number}: {sentence(error)}") from None
+                where = f"{files[file]}" if whole else f"{files[file]}, line {number}"
+                raise ValueError(f"{where}: {sentence(error)}{_remedy(source, files, file) * whole}") from None
             if measured is not None:
                 numbers.extend((file, place, *measured))
                 width = 2 + len(measured)
         if not numbers:
-            raise ValueError(f"{field} must have lines with text, found none in {pattern!r}")
+            raise ValueError(f"{field} must have lines with text, found none in {source!r}")
         table = np.frombuffer(numbers, np.int64).reshape(-1, width)
         return cls(files, table) if records is None else DatasetIndex(files, table, records, column)
 
@@ -113,6 +141,15 @@ class DatasetIndex(LineIndex):
 Place = tuple[int, int, int, Callable[[], str]]  # number of its file, place in it, number from 1, the line
 
 
+def _remedy(source: str, files: Sequence[Path], bad: int) -> str:
+    """What to give in place of a folder with a bad file."""
+    if not Path(source).is_dir():
+        return ""
+    others = Counter(path.suffix for path in files if path.suffix not in ("", files[bad].suffix))
+    suffix = others.most_common(1)[0][0] if others else ".txt"
+    return f"; in place of the folder, '{source.rstrip('/')}/**/*{suffix}' leaves it out"
+
+
 def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
     for file, path in enumerate(files):
         with path.open("rb") as lines:
@@ -120,6 +157,11 @@ def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
             for number, line in enumerate(lines, 1):
                 yield file, place, number, line.decode
                 place += len(line)
+
+
+def _whole(files: Sequence[Path]) -> Iterator[Place]:
+    for file, path in enumerate(files):
+        yield file, 0, 1, partial(path.read_text, encoding="utf-8")
 
 
 def _rows_of(records: Any, column: str | None) -> Iterator[Place]:

@@ -1,4 +1,4 @@
-"""Templates over the fields of a line: `{name}` stands for a field."""
+"""Lines of JSON, and templates over their fields: `{name}` stands for a field."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lmsleep.checks import require
+from lmsleep.checks import parse_json, require
 
 CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
@@ -50,6 +50,17 @@ def rename_fields(context: str, question: str) -> tuple[str, str]:
     return context, question
 
 
+def parse_row(line: str) -> dict[str, Any]:
+    """The object of a line of JSON. Raises ValueError if it is none."""
+    try:
+        row = parse_json(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"must be a JSON object, one a line, got a {type(row).__name__}")
+    return row
+
+
 def fill_template(template: str, row: Mapping[str, Any]) -> str:
     """Fills `{name}` in a template with the fields of a row: text, or a number, true or false as JSON writes it. Raises
     ValueError if a field is missing or anything else."""
@@ -62,7 +73,8 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
             if name not in inside:
                 names, hint = {"context", "question", "answer"}, ""
                 if match[1] in names and row and not names & row.keys():
-                    hint = f"; templates name other fields, as --context '{{{next(iter(row))}}}'"
+                    field = f"'{{{next(iter(row))}}}'"
+                    hint = f"; templates name other fields, as --context {field}, or --text {field} without questions"
                 got = ", ".join(map(str, inside)) or "none"
                 raise ValueError(f"must have the field {match[1]!r}, got {got}{hint}")
             field = inside[name]

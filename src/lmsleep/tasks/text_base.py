@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextTask(Task):
-    """Base of `TextQA` and `TextLM`.
+    """Base of `TextQA`, `TextLM` and `Documents`.
 
     An epoch shows every row of a split once, in an order that depends on (seed, epoch); a batch has rows of equally
     many windows. Batches of `train` are full; the few rows that fill none are left out of the epoch.
@@ -37,6 +37,8 @@ class TextTask(Task):
         ValueError: if an argument is out of range, a file is missing, or a line, which is named, cannot be used.
     """
 
+    more_rows = ""  # what to do where these are too few, at the end of a message
+
     train: str
     val: str | None = None
     test: str | None = None
@@ -49,18 +51,17 @@ class TextTask(Task):
         check_integer("window_size", self.window_size, 1, MAX_LENGTH)
         require(0 < self.held_out < 0.5, "held_out must be above 0 and below 0.5", self.held_out)
 
-    @property
-    def _column(self) -> str | None:
-        """The text column of a dataset; None: all columns, as a line of JSON."""
-        return None
-
     @abstractmethod
-    def _measure(self, line: str) -> tuple[int, ...] | None:
-        """The numbers to keep of a line; None: the line is skipped."""
+    def _index(self, source: str, name: str) -> "LineIndex":
+        """The index of `source`, which the argument `name` is."""
 
     @abstractmethod
     def _windows(self, lines: "LineIndex") -> np.ndarray:
         """The number of windows of each row, (rows,)."""
+
+    def _units(self, lines: "LineIndex", rows: int, least: int) -> np.ndarray:
+        """What each of the rows is held out with, as numbers (rows,) that ascend from 0; `least` are needed."""
+        return np.arange(rows)
 
     @abstractmethod
     def _batch(self, lines: "LineIndex", rows: np.ndarray) -> Batch:
@@ -90,25 +91,29 @@ class TextTask(Task):
     def _lines(self) -> dict[str, "LineIndex"]:
         self._open()
         files = {name: pattern for name in SPLITS if (pattern := getattr(self, name)) is not None}
-        return {name: LineIndex.of(pattern, name, self._measure, self._column) for name, pattern in files.items()}
+        return {name: self._index(pattern, name) for name, pattern in files.items()}
 
     @cached_property
     def _splits(self) -> dict[str, "SplitRows"]:
         counts = {name: self._windows(lines) for name, lines in self._lines.items()}
         chosen = {name: np.arange(len(windows)) for name, windows in counts.items()}
-        left = np.random.default_rng(self.split_seed).permutation(chosen["train"])
         held = [name for name in SPLITS if name not in counts]
         for name, rows in chosen.items():
             least = 1 + len(held) * (name == "train")
             apart = f", of which {' and '.join(held)} take one each unless they are given" if least > 1 else ""
             if len(rows) < least:
-                got = f"{len(rows)} in {getattr(self, name)!r}"
+                got = f"{len(rows)} in {getattr(self, name)!r}{self.more_rows}"
                 raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
-        most = (len(left) - 1) // max(1, len(held))
-        share = max(1, min(round(self.held_out * len(left)), most))
-        for name in held:
-            chosen[name], left = left[:share], left[share:]
-        chosen["train"] = left
+        units = self._units(self._lines["train"], len(chosen["train"]), 1 + len(held))
+        order = np.random.default_rng(self.split_seed).permutation(units[-1] + 1)
+        left = np.argsort(np.argsort(order)[units], kind="stable")  # the rows, by the places of their units
+        ends = np.cumsum(np.bincount(units)[order])
+        most = (len(order) - 1) // max(1, len(held))
+        share = max(1, min(round(self.held_out * len(order)), most))
+        cuts = [0, *(ends[share * number - 1] for number in range(1, len(held) + 1))]
+        for name, first, last in zip(held, cuts, cuts[1:], strict=False):
+            chosen[name] = left[first:last]
+        chosen["train"] = left[cuts[-1] :]
         files = {name: name if name in counts else "train" for name in SPLITS}
         return {
             name: SplitRows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))

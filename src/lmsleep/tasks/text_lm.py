@@ -31,10 +31,6 @@ class TextLM(TextTask):
     join: bool = True
     column: str = "text"
 
-    @property
-    def _column(self) -> str:
-        return self.column
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("n_windows", self.n_windows, 1, MAX_LENGTH // self.window_size)
@@ -43,8 +39,8 @@ class TextLM(TextTask):
     def sequence_length(self) -> int:
         return self.n_windows * self.window_size
 
-    def _measure(self, line: str) -> tuple[int]:
-        return (len(self.encode(line)),)
+    def _index(self, source: str, name: str) -> LineIndex:
+        return LineIndex.of(source, name, lambda line: (len(self.encode(line)),), self.column)
 
     def _windows(self, lines: LineIndex) -> np.ndarray:
         return np.full(len(row_starts(lines, self.sequence_length, self.join)), self.n_windows - 1)

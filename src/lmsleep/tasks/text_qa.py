@@ -15,7 +15,7 @@ from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
 from lmsleep.tasks.line_index import LineIndex
-from lmsleep.tasks.template import ASKABLE, FIELD, QUESTION, check_template, fill_template, is_askable
+from lmsleep.tasks.template import ASKABLE, FIELD, QUESTION, check_template, fill_template, is_askable, parse_row
 from lmsleep.tasks.text_base import TextTask
 
 AROUND_ROWS = 100  # rows that `TextQA.around` looks at
@@ -91,12 +91,7 @@ class TextQA(TextTask):
     def texts(self, line: str) -> tuple[str, str, str]:
         """Context, question and answer of a line of JSON. Raises ValueError if it is no object, or a field is missing
         or no text."""
-        try:
-            row = parse_json(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"must be a JSON object, one a line, got a {type(row).__name__}")
+        row = parse_row(line)
         if row.get("messages") is None:
             return fill_template(self.context, row), fill_template(self.question, row), fill_template(self.answer, row)
         messages = row["messages"]
@@ -161,6 +156,9 @@ class TextQA(TextTask):
             raise ValueError("answer must have text, got none")
         context, question, answer = map(self.encode, texts)
         return context, question, [*answer, self.eos_id]
+
+    def _index(self, source: str, name: str) -> LineIndex:
+        return LineIndex.of(source, name, self._measure)
 
     def _measure(self, line: str) -> tuple[int, int, int] | None:
         """Windows of context, tokens read in the last window, tokens of context; None for an empty line."""

@@ -146,6 +146,8 @@ class SleepCallback(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.settings().sleeps and not self.n_sequences:
             windows = Windows.of(batch.targets, pl_module.model.window_size, self.after_loss)
+            if windows.length <= windows.size < pl_module.task.sequence_length:
+                windows = None  # rows of one window, others of which have several
             self.settings().warn_if_idle(len(pl_module.model.blocks.state_index), windows, rank_zero_warn)
         self.n_sequences += len(batch.tokens)
 

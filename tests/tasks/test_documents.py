@@ -1,0 +1,233 @@
+"""Documents as rows: against rows cut by hand, the loss of transformers, and passes written out."""
+
+import json
+import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import gsm_bpe
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from lmsleep import read_windows
+from lmsleep.pretrained import load_pretrained
+from lmsleep.tasks import IGNORE, Documents, check_task
+from lmsleep.tasks.line_index import holds_documents
+
+L, SPLITS = 16, ("train", "val", "test")
+TEXTS = [f"{'Once upon a time ' * (i % 9)}there was a wrén {i}\n\n" for i in range(40)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Documents of 20 to 160 bytes, some in a folder below, and a hidden file that is none of them."""
+    (tmp_path / "docs/more").mkdir(parents=True)
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"docs/{'more/' * (i % 2)}{i:02d}.md").write_text(text)
+    (tmp_path / "docs/.hidden").write_bytes(b"\xff")
+    return tmp_path / "docs"
+
+
+def rows(task, split="train", batch_size=8):
+    """Of each row of an epoch: all its tokens, the last target included, and its slice."""
+    found = []
+    for step in range(-(-len(task._splits[split].rows) // batch_size)):
+        batch = task.rows(split=split, seed=0, step=step, batch_size=batch_size)
+        assert batch.mask is None or torch.equal(batch.mask, batch.targets != IGNORE)
+        for tokens, targets, level in zip(batch.tokens, batch.targets, batch.slice.tolist(), strict=True):
+            said = targets[targets != IGNORE].tolist()
+            assert said[:-1] == tokens[1 : len(said)].tolist() and (targets[len(said) :] == IGNORE).all()
+            found.append(((int(tokens[0]), *said), level))
+    return found
+
+
+def cut(ids, length):
+    """The rows of a document, written out."""
+    return [tuple(ids[i : i + length + 1]) for i in range(0, len(ids) - 1, length)]
+
+
+def test_every_token_but_the_first_of_a_document_is_a_target_once(folder, tmp_path):
+    tokenizer = gsm_bpe.train_bpe(tmp_path)
+    for task in (Documents(str(folder), window_size=L, n_windows=3), Documents(str(folder), tokenizer=tokenizer)):
+        task = replace(task, window_size=L, n_windows=3)
+        check_task(task)
+        found = [row for split in SPLITS for row in rows(task, split, batch_size=1)]
+        wanted = Counter(row for text in TEXTS for row in cut(task.encode(text), 3 * L))
+        assert Counter(row for row, _ in found) == wanted
+        assert all(level == -(-(len(row) - 1) // L) - 1 for row, level in found)
+        assert task.sequence_length == max(map(len, wanted)) - 1
+
+
+def test_a_tokenizer_that_would_cut_or_fill_texts_does_not(folder, tmp_path):
+    """Some of the hub are saved with a greatest length."""
+    path = gsm_bpe.train_bpe(tmp_path)
+    task = Documents(str(folder), tokenizer=path, window_size=L)
+    wanted = rows(task)
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(path)
+    assert rows(replace(task)) == wanted and max(len(row) for row, _ in wanted) > 30
+
+
+def test_whole_documents_are_held_out(folder):
+    """Each has its number at its end; the shares are of documents, whatever their length."""
+    task = Documents(str(folder), window_size=L, n_windows=12)
+    texts = {split: "".join(task.decode(row) for row, _ in rows(task, split, 1)) for split in SPLITS}
+    numbers = {split: {int(n) for n in re.findall(r"wrén (\d+)\n", text)} for split, text in texts.items()}
+    assert [len(numbers[split]) for split in SPLITS] == [32, 4, 4] and len(set().union(*numbers.values())) == 40
+    other = replace(task, split_seed=1)
+    assert {row for row, _ in rows(other, "val", 1)} != {row for row, _ in rows(task, "val", 1)}
+
+
+def test_a_single_document_has_rows_held_out_and_says_so(tmp_path):
+    (tmp_path / "book.txt").write_text("".join(TEXTS))
+    task = Documents(str(tmp_path / "book.txt"), window_size=L, n_windows=2)
+    with pytest.warns(UserWarning, match=r"^too few documents to hold one out, 1 in .*book.txt: rows are held out"):
+        found = [row for split in SPLITS for row, _ in rows(task, split, 1)]
+    assert Counter(found) == Counter(cut(task.encode("".join(TEXTS)), 2 * L))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = replace(task, val=task.train, test=task.train)
+        assert len(rows(given, "train", 1)) == len(rows(given, "val", 1)) == len(found)
+
+
+def test_a_folder_a_pattern_lines_and_a_dataset_give_the_same_rows(folder, tmp_path):
+    import datasets
+
+    order = sorted(folder.rglob("*.md"))
+    lines = [{"id": path.stem, "body": path.read_text()} for path in order]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    datasets.Dataset.from_list(lines).to_parquet(tmp_path / "rows.parquet")
+    task = Documents(str(folder), window_size=L)
+    wanted = rows(task)
+    assert rows(replace(task, train=f"{folder}/**/*.md")) == wanted
+    for name in ("lines.jsonl", "rows.parquet"):
+        assert rows(replace(task, train=str(tmp_path / name), text="{body}")) == wanted
+    titled = replace(task, train=str(tmp_path / "lines.jsonl"), text="# {id}\n{body}", window_size=200)
+    assert titled.decode(rows(titled)[0][0]).startswith("# ")
+
+
+def test_the_loss_is_that_of_transformers(folder, tmp_path):
+    """At one pass over one window: of documents alone, and together with padding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    theirs = LlamaForCausalLM(LlamaConfig(vocab_size=257, **sizes)).eval()
+    theirs.save_pretrained(tmp_path / "llama")
+    model = load_pretrained(tmp_path / "llama", window_size=256)
+    task = Documents(str(folder), window_size=256)
+    batch = task.rows(split="train", seed=0, step=0, batch_size=8)
+    losses, counts = [], []
+    with torch.no_grad():
+        for row, (ids, _) in enumerate(rows(task)[:8]):
+            ids = torch.tensor([ids])
+            losses.append(theirs(input_ids=ids, labels=ids).loss)
+            counts.append(ids.shape[1] - 1)
+            one = read_windows(model, ids[:, :-1], ids[:, 1:])
+            torch.testing.assert_close(one.loss, losses[row], rtol=0, atol=1e-5)
+        whole = read_windows(model, batch.tokens, batch.targets, mask=batch.mask).loss
+    counts = torch.tensor(counts)
+    torch.testing.assert_close(whole, (torch.stack(losses) * counts).sum() / counts.sum(), rtol=0, atol=1e-5)
+
+
+def test_a_window_is_slept_on_once_its_loss_is_taken(folder, build):
+    """A batch of documents of different lengths, against each by itself, pass by pass."""
+    task = Documents(str(folder), window_size=L)
+    model = build("AG", vocab_size=task.vocab_size, window_size=L)
+    batch = task.rows(split="val", seed=0, step=0, batch_size=8)
+    reading = read_windows(model, batch.tokens, batch.targets, 3, mask=batch.mask, after_loss=True)
+    total, count = 0.0, 0
+    for ids, _ in rows(task, "val"):
+        S, ids = model.init_fast_weights(1), torch.tensor([ids])
+        for start in range(0, ids.shape[1] - 1, L):
+            h, S = model.blocks(model.embed(ids[:, start : start + L][:, : ids.shape[1] - 1 - start]), S)
+            said = ids[:, start + 1 : start + L + 1]
+            total += F.cross_entropy(model.logits(h)[0], said[0], reduction="sum")
+            count += said.shape[1]
+            for _ in range(2):
+                h, S = model.blocks(h, S)
+    torch.testing.assert_close(reading.loss, total / count)
+    assert reading.windows.n_sleeps == 3 and len({tuple(row) for row in batch.mask.tolist()}) > 2
+
+
+def test_documents_with_nothing_to_predict_are_counted_and_named(folder, written):
+    (folder / "00.md").write_text("")
+    (folder / "02.md").write_text("a")
+    with pytest.warns(UserWarning, match=r"^2 of 40 documents are left out, the first at .*/00\.md: in less than two "):
+        found = rows(Documents(str(folder), window_size=L))
+    assert min(len(row) for row, _ in found) > 1
+    lines = [{"text": "a wren"}, {"text": ""}, *({"text": text} for text in TEXTS)]
+    with pytest.warns(UserWarning, match=r"^1 of 42 documents are left out, the first at byte 19 of .*\.jsonl: "):
+        assert rows(Documents(written(lines), window_size=L, text="{text}"))
+
+
+def test_documents_that_never_fill_a_window_are_warned_of(folder):
+    with pytest.warns(UserWarning, match=r"^no document is longer than a window of 200 tokens, the longest has 158 "):
+        assert Documents(str(folder), window_size=200).slices == (0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "sentence"),
+    [
+        ({}, {}, "train must be a file, a folder or a pattern of files, but there is none at '{}'"),
+        (
+            {"a.md": b"ab", "b.pyc": b"ab\xff"},
+            {},
+            r"{}/b\.pyc: must be text in UTF-8, got the byte 0xff at position 2; in place of the folder, "
+            r"'{}/\*\*/\*\.md' leaves it out",
+        ),
+        ({"a.md": b"a"}, {}, "train must have documents of two tokens or more, found none in '{}'"),
+        (
+            {"a.md": b"short"},
+            {},
+            "train must have 3 or more rows, of which val and test take one each unless they are given, got 1 in '{}'; "
+            "a document has more of them with a smaller window_size or n_windows",
+        ),
+        ({"a.md": b"short"}, {"text": "body"}, "text must name a field, such as {text}, got 'body'"),
+        ({"a.md": b"short"}, {"n_windows": 0}, "n_windows must be 1 or more, got 0"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, content, options, sentence):
+    (tmp_path / "in").mkdir()
+    for name, text in content.items():
+        (tmp_path / "in" / name).write_bytes(text)
+    where = str(tmp_path / "in")
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=f"^{sentence.replace('{}', where)}$"):
+        warnings.simplefilter("ignore")
+        _ = Documents(where, **options).slices
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ({"id": 1}, "must have the field 'text', got id"),
+        ({"text": None}, "text must be text, a finite number, true or false, got a NoneType"),
+        ("text\n", "must be JSON, got expecting value at character 0"),
+        ('"text"\n', "must be a JSON object, one a line, got a str"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(written, line, sentence):
+    path = written([{"text": "a wren"}, "\n", line])
+    with pytest.raises(ValueError, match=f"^{path}, line 3: {sentence}$"):
+        _ = Documents(path, text="{text}").slices
+
+
+def test_what_holds_documents_is_known_by_extensions(tmp_path):
+    files = {"text": ["a.md", "b/package.json"], "lines": ["a.md", "b/c.jsonl"], "json": ["a.json"], "none": []}
+    for folder, names in files.items():
+        (tmp_path / folder / "b").mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).write_text("{}")
+    (tmp_path / "README").write_text("")
+    for name in ("text", "none", "README", "text/a.md", "text/*", "gone.txt", "gone/*.md"):
+        assert holds_documents(str(tmp_path / name)), name
+    for name in ("lines", "json", "lines/**", "json/a.json", "gone.jsonl", "gone.parquet", "gone/*.jsonl"):
+        assert not holds_documents(str(tmp_path / name)), name
+    assert not any(map(holds_documents, ("owner/name", "owner/name:split")))
+    assert not Path("owner").exists()
