@@ -79,13 +79,13 @@ def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
         (tmp_path / f"docs/{i % 3}/{i}.md").write_text("The wren by the mill is blue.\n" * (2 + i % 5))
     out = tmp_path / "tuned"
     args = [f"--model={folder}", f"--data={tmp_path / 'docs'}", f"--out={out}", "--window=16", "--n_windows=3"]
-    rates = ["--muon_lr=3e-3", "--adamw_lr=1e-2", "--steps=20", "--trainer.val_check_interval=10", "--n_passes=2"]
+    rates = ["--muon_lr=3e-3", "--adamw_lr=1e-2", "--steps=10", "--trainer.val_check_interval=5", "--n_passes=2"]
     lmsleep(["finetune", *args, *rates, *SHORT[1:]])
     shown = capsys.readouterr().out
     assert "| windows | rows | next token | loss |" in shown and "| all | " in shown
     logged = pd.read_csv(out / "version_0/metrics.csv")
     first, last = logged["val/loss"].dropna()
-    assert last < 0.7 * first and logged["sleeps_per_row"].max() > 0.5
+    assert last < 0.9 * first and logged["sleeps_per_row"].max() > 0.5
     trained = json.loads((out / "config.json").read_text())["trained"]
     assert trained["after_loss"] and build_task(trained["task"]) == Documents(
         f"{tmp_path / 'docs'}", tokenizer=str(folder), window_size=16, n_windows=3

@@ -189,7 +189,7 @@ def test_documents_that_never_fill_a_window_are_warned_of(folder):
             "train must have 3 or more rows, of which val and test take one each unless they are given, got 1 in '{}'; "
             "a document has more of them with a smaller window_size or n_windows",
         ),
-        ({"a.md": b"short"}, {"text": "body"}, "text must name a field, such as {text}, got 'body'"),
+        ({"a.md": b"short"}, {"text": "body"}, "text must have a field of a line in braces, as {text}, got 'body'"),
         ({"a.md": b"short"}, {"n_windows": 0}, "n_windows must be 1 or more, got 0"),
     ],
 )

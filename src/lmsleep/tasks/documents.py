@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
 from lmsleep.tasks.line_index import DatasetIndex, LineIndex
-from lmsleep.tasks.template import FIELD, fill_template, parse_row
+from lmsleep.tasks.template import check_template, fill_template, parse_row
 from lmsleep.tasks.text_base import TextTask
 
 
@@ -46,7 +46,8 @@ class Documents(TextTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("n_windows", self.n_windows, 1, MAX_LENGTH // self.window_size)
-        require(self.text is None or FIELD.search(self.text), "text must name a field, such as {text}", self.text)
+        if self.text is not None:
+            check_template("text", self.text)
 
     @property
     def sequence_length(self) -> int:

@@ -36,7 +36,7 @@ def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     ones."""
     if Path(source).is_file():
         return (Path(source),)
-    pattern = f"{escape(source)}/**" if whole and Path(source).is_dir() else source
+    pattern = f"{escape(str(Path(source)))}/**" if whole and Path(source).is_dir() else source
     return tuple(path for path in map(Path, sorted(glob(pattern, recursive=True))) if path.is_file())
 
 
