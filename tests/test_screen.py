@@ -19,7 +19,8 @@ def seen(folder, *words):
     """The lines of a command in such a terminal, those that were drawn over too."""
     ours, its = pty.openpty()
     termios.tcsetwinsize(its, (30, 100))
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    left_out = ("COLUMNS", "PYTHONPATH")  # with which the commands that are printed begin, where it is set
+    env = {name: value for name, value in os.environ.items() if name not in left_out} | {"TERM": "xterm"}
     run, said = start("lmsleep", *words, folder=folder, env=env, output=os.ttyname(its)), b""
     while ours in wait([ours, run.sentinel]):
         said += os.read(ours, 1 << 16)
