@@ -271,19 +271,19 @@ ODD = [
 ]
 
 
-def refused(content):
-    """What `lmsleep fit` and `lmsleep test` say of a checkpoint."""
+def refused(content, commands=("fit", "test")):
+    """What each of these commands says of a checkpoint."""
     torch.save(content, "odd.ckpt")
-    for command in (["fit", "--trainer.max_steps=2"], ["test"]):
+    for command in commands:
         with pytest.raises(SystemExit) as end:
-            main([command[0], *TINY, *command[1:], "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
+            main([command, *TINY, "--trainer.max_steps=2", "--checkpoint.dirpath=other", "--ckpt_path=odd.ckpt"])
         yield str(end.value.code)
 
 
 @pytest.mark.parametrize(("key", "value"), ODD, ids=str)
 def test_a_value_of_another_shape_in_a_checkpoint_is_one_sentence_with_file_and_key(trained, key, value):
-    for said in refused(trained | {key: value}):
-        assert re.match(rf"error: .*\b{key} in checkpoint '.*odd\.ckpt' must ", said)
+    (said,) = refused(trained | {key: value}, ["fit"])  # which reads most of it
+    assert re.match(rf"error: .*\b{key} in checkpoint '.*odd\.ckpt' must ", said)
 
 
 @pytest.mark.parametrize("content", [{}, [1], torch.ones(2), 3, {"state_dict": {}}, {1: 2}], ids=str)
