@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import runpy
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 
@@ -170,10 +170,13 @@ def test_all_train_by_the_command_line(tmp_path):
     assert saved["model_config"]["rule_options"] == {"H": {"decay_logits": [1, 4]}}
     assert saved["sleep"]["on_overflow"] == "passes_by_window.PassesByWindow(passes=(3, 2))"
     told = re.search(r"^to score it: (PYTHONPATH=.* python .*hebbian_rule\.py test .*)$", said.read_text(), re.M)
-    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PATH": found}
-    scored = subprocess.run(told[1], shell=True, cwd=EXAMPLES.parent, env=plain, capture_output=True, text=True)
-    assert scored.returncode == 0 and "test/exact" in scored.stdout, scored.stderr[-2000:]
+    assert told, said.read_text()
+    paths, _, script, *words = shlex.split(told[1])
+    env |= {"PYTHONPATH": paths.removeprefix("PYTHONPATH=")}
+    run = start(Path(script).stem, *words, folder=EXAMPLES.parent, env=env, output=str(tmp_path / "scored"))
+    run.join()
+    scored = (tmp_path / "scored").read_text()
+    assert run.exitcode == 0 and "test/exact" in scored, scored[-2000:]
 
 
 def birds(folder):
