@@ -105,7 +105,10 @@ def run(command, *more):
     main(words) if "argv" in signature(main).parameters else run_main(main, words)
 
 
-@pytest.fixture(scope="module", params=["fig4a", pytest.param("fig4b", marks=pytest.mark.slow), "fig5"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fig4b", "fig5")]
+
+
+@pytest.fixture(scope="module", params=["fig4a", *SLOW])
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     name = request.param

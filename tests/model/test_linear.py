@@ -237,6 +237,7 @@ def test_autocast_leaves_float64_alone():
         assert torch.equal(project(x, layer, shared=SharedWeights())[0], layer(x))
 
 
+@pytest.mark.slow
 def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens):
     model, tokens = build("AG", torch.float32), draw_tokens(2, 4)
     h, S, cache = model.embed(tokens).detach(), model.init_fast_weights(2), model.init_cache()
@@ -250,6 +251,7 @@ def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens):
     assert alone <= 1 and breaks(SharedWeights()) > alone
 
 
+@pytest.mark.slow
 def test_compiled_code_is_not_compiled_again_for_the_shared_weights_of_every_step(build, draw_tokens):
     model, compiled = build("AG", torch.float32), []
     tokens, targets = draw_tokens(2, 18), draw_tokens(2, 18, seed=1)
