@@ -7,7 +7,6 @@ lmsleep fit --data.task.help lmsleep.tasks.Depo                                 
 An option overrides the configuration. Those of Lightning's Trainer come last.
 """
 
-import argparse
 import os
 import re
 import shlex
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,12 +30,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.checks import LAST, naming_file, program, require, sentence
+from lmsleep.checks import LAST, program, require
+from lmsleep.commands.parser import RunParser
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import HelpFormatter, OneSentenceParser, one_sentence
+from lmsleep.errors import HelpFormatter, one_sentence
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
@@ -47,41 +46,6 @@ from lmsleep.training.checkpoint import ONE_FILE, is_local
 from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.settings import check_nulls, check_trainer
-
-SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
-LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
-
-
-class RunParser(OneSentenceParser, LightningArgumentParser):
-    """Lightning's parser with one-sentence errors, and a help that leaves Lightning's own options to the end."""
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        groups = self._action_groups
-        self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
-        return super().format_help(formatter)
-
-    def parse_path(self, path: str | os.PathLike, *args: Any, **options: Any) -> Namespace:
-        try:
-            return super().parse_path(path, *args, **options)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: {sentence(error)}") from None
-        except RecursionError:
-            raise ValueError(f"{path} must not refer to itself, nor be nested hundreds of levels deep") from None
-
-    def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, content: str, path: str | os.PathLike = "", **options: Any
-    ) -> Namespace:
-        """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
-        mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
-        with naming_file(path or "--config"):
-            values = yaml.safe_load(content)
-        sections = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
-        for name, value in sections.items():
-            if not isinstance(value, dict | None) and not Path(str(value)).is_file():
-                self.error(f"{name} in {path or '--config'} must have settings below it, got {value!r}")
-        if None in sections.values():
-            content = yaml.safe_dump(values | {name: value or {} for name, value in sections.items()}, sort_keys=False)
-        return super().parse_string(content, path, **options)
 
 
 class SaveConfig(SaveConfigCallback):

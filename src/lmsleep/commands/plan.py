@@ -26,7 +26,8 @@ from rich.table import Table
 
 from lmsleep.checks import check_integer, require
 from lmsleep.commands.cost import StepTimer, StepWork
-from lmsleep.commands.fit import RunParser, SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
+from lmsleep.commands.fit import SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
+from lmsleep.commands.parser import RunParser
 from lmsleep.commands.quiet import quiet
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config

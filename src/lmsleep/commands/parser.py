@@ -1,0 +1,48 @@
+"""How the options and configurations of a run are read."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lmsleep.checks import naming_file, sentence
+from lmsleep.errors import OneSentenceParser
+
+SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
+LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
+
+
+class RunParser(OneSentenceParser, LightningArgumentParser):
+    """Lightning's parser with one-sentence errors, and a help that leaves Lightning's own options to the end."""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        groups = self._action_groups
+        self._action_groups = sorted(groups, key=lambda g: any(a.dest.startswith(LIGHTNING) for a in g._group_actions))
+        return super().format_help(formatter)
+
+    def parse_path(self, path: str | os.PathLike, *args: Any, **options: Any) -> Namespace:
+        try:
+            return super().parse_path(path, *args, **options)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: {sentence(error)}") from None
+        except RecursionError:
+            raise ValueError(f"{path} must not refer to itself, nor be nested hundreds of levels deep") from None
+
+    def parse_string(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, content: str, path: str | os.PathLike = "", **options: Any
+    ) -> Namespace:
+        """Reads a configuration; a section with nothing below it is absent. Raises SystemExit where another one has no
+        mapping, nor the name of a file with one: it would replace the section of an earlier configuration."""
+        with naming_file(path or "--config"):
+            values = yaml.safe_load(content)
+        sections = {name: values[name] for name in SECTIONS if name in values} if isinstance(values, dict) else {}
+        for name, value in sections.items():
+            if not isinstance(value, dict | None) and not Path(str(value)).is_file():
+                self.error(f"{name} in {path or '--config'} must have settings below it, got {value!r}")
+        if None in sections.values():
+            content = yaml.safe_dump(values | {name: value or {} for name, value in sections.items()}, sort_keys=False)
+        return super().parse_string(content, path, **options)
