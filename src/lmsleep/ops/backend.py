@@ -6,14 +6,14 @@ hand, and counts as installed only if that import works: one built without its k
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lmsleep.ops.compiler import assume_constant_result
 
@@ -75,13 +75,9 @@ _SAID: set[str] = set()
 
 
 def kernel(name: str, implementation: str, install: str, **limits: Any) -> Backend:
-    """A backend of CUDA kernels whose `implementation`, `package.module.function`, is imported when first needed;
+    """A backend of CUDA kernels whose `implementation`, `package.module:function`, is imported when first needed;
     `limits` are further fields of `Backend`."""
-    module, _, function = implementation.rpartition(".")
-
-    def load() -> Implementation:
-        return getattr(import_module(module), function)
-
+    load = partial(resolve_name, implementation)
     return Backend(name, load, install, cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
 
 
@@ -102,15 +98,6 @@ def offered(op: str, backend: Backend) -> Iterator[None]:
         _BROKEN.pop((op, backend.name), None)
         for key in [key for key, name in _CHOSEN.items() if (key[0], name) == (op, backend.name)]:
             del _CHOSEN[key]
-
-
-def check_shapes(like: str, tensor: Tensor, expected: Mapping[str, tuple[Tensor, Sequence[int]]]) -> None:
-    """Raises ValueError unless all tensors have their expected shapes, those that fit `tensor`, which is called
-    `like`."""
-    for name, (x, shape) in expected.items():
-        if x.shape != shape:
-            fit = f"{tuple(shape)} to fit {like} {tuple(tensor.shape)}"
-            raise ValueError(f"{name} must have shape {fit}, got {tuple(x.shape)}")
 
 
 def resolve(

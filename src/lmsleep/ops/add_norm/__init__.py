@@ -5,7 +5,8 @@ from torch import Tensor
 
 from lmsleep.ops.add_norm.naive import add_norm_naive
 from lmsleep.ops.add_norm.plain import add_norm_torch
-from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
+from lmsleep.ops.backend import Backend, kernel, register, resolve
+from lmsleep.ops.shapes import check_shapes
 
 MAX_CHANNELS = 8192  # a row is one tile
 
@@ -14,7 +15,7 @@ register(
     "add_norm",
     kernel(
         "triton",
-        "lmsleep.ops.add_norm.fused.add_norm_triton",
+        "lmsleep.ops.add_norm.fused:add_norm_triton",
         "pip install triton",
         limit=f"{MAX_CHANNELS} channels",
     ),

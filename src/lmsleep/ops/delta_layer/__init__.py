@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import Backend, check_shapes, is_forced, kernel, register, resolve
+from lmsleep.ops.backend import Backend, is_forced, kernel, register, resolve
 from lmsleep.ops.delta_layer.composed import delta_layer_torch
 from lmsleep.ops.delta_layer.naive import delta_layer_naive
+from lmsleep.ops.shapes import check_shapes
 
 register(
     "delta_layer",
-    kernel("triton", "lmsleep.ops.delta_layer.fused.delta_layer_triton", "pip install triton"),
+    kernel("triton", "lmsleep.ops.delta_layer.fused:delta_layer_triton", "pip install triton"),
     Backend("torch", lambda: delta_layer_torch),
     Backend("naive", lambda: delta_layer_naive, automatic=False),
 )

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import WINDOW, Backend, check_shapes, kernel, register, resolve
+from lmsleep.ops.backend import WINDOW, Backend, kernel, register, resolve
 from lmsleep.ops.gated_delta.closed_form import gated_delta_torch
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
+from lmsleep.ops.shapes import check_shapes
 
 register(
     "gated_delta",
-    kernel("triton", "lmsleep.ops.gated_delta.window.gated_delta_triton", "pip install triton", short=True),
-    kernel("fla", "lmsleep.ops.gated_delta.fla.gated_delta_fla", "pip install flash-linear-attention"),
+    kernel("triton", "lmsleep.ops.gated_delta.window:gated_delta_triton", "pip install triton", short=True),
+    kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", "pip install flash-linear-attention"),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),
 )

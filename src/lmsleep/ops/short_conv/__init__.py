@@ -11,7 +11,7 @@ register(
     "short_conv",
     kernel(
         "causal_conv1d",
-        "lmsleep.ops.short_conv.causal_conv1d.short_conv_causal_conv1d",
+        "lmsleep.ops.short_conv.causal_conv1d:short_conv_causal_conv1d",
         "pip install --no-build-isolation --no-cache-dir causal-conv1d",
         eager=True,
     ),

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
+from lmsleep.ops.backend import Backend, kernel, register, resolve
 from lmsleep.ops.gated_delta import gated_delta
+from lmsleep.ops.shapes import check_shapes
 from lmsleep.ops.ssd.closed_form import ssd_torch
 from lmsleep.ops.ssd.naive import ssd_naive
 
@@ -13,7 +14,7 @@ MIN_CORRECTION = 1e-6
 
 register(
     "ssd",
-    kernel("mamba_ssm", "lmsleep.ops.ssd.mamba.ssd_mamba", "pip install --no-build-isolation --no-cache-dir mamba-ssm"),
+    kernel("mamba_ssm", "lmsleep.ops.ssd.mamba:ssd_mamba", "pip install --no-build-isolation --no-cache-dir mamba-ssm"),
     Backend("torch", lambda: ssd_torch),
     Backend("naive", lambda: ssd_naive, automatic=False),
 )

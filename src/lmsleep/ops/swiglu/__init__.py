@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
+from lmsleep.ops.backend import Backend, kernel, register, resolve
+from lmsleep.ops.shapes import check_shapes
 
 
 def swiglu_torch(gate: Tensor, up: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
 
 register(
     "swiglu",
-    kernel("triton", "lmsleep.ops.swiglu.fused.swiglu_triton", "pip install triton"),
+    kernel("triton", "lmsleep.ops.swiglu.fused:swiglu_triton", "pip install triton"),
     Backend("torch", lambda: swiglu_torch),
     Backend("naive", lambda: swiglu_naive, automatic=False),
 )

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lmsleep.ops.backend import Backend, check_shapes, kernel, register, resolve
+from lmsleep.ops.backend import Backend, kernel, register, resolve
+from lmsleep.ops.shapes import check_shapes
 from lmsleep.ops.window_attention.limits import MAX_CHANNELS, MAX_TOKENS
 from lmsleep.ops.window_attention.naive import window_attention_naive
 from lmsleep.ops.window_attention.sdpa import window_attention_torch
@@ -12,7 +13,7 @@ register(
     "window_attention",
     kernel(
         "triton",
-        "lmsleep.ops.window_attention.window.window_attention_triton",
+        "lmsleep.ops.window_attention.window:window_attention_triton",
         "pip install triton",
         limit=f"{MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),

@@ -1,0 +1,14 @@
+"""Whether the inputs of an op fit one another."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def check_shapes(like: str, tensor: Tensor, expected: Mapping[str, tuple[Tensor, Sequence[int]]]) -> None:
+    """Raises ValueError unless all tensors have their expected shapes, those that fit `tensor`, which is called
+    `like`."""
+    for name, (x, shape) in expected.items():
+        if x.shape != shape:
+            fit = f"{tuple(shape)} to fit {like} {tuple(tensor.shape)}"
+            raise ValueError(f"{name} must have shape {fit}, got {tuple(x.shape)}")
