@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, WordVocabulary, dataset, make_dataset
-from lmsleep.tasks.gsm.dataset import write_split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.problem import draw_problem
+from lmsleep.tasks.gsm.stored import write_split
 
 CONFIG = DatasetConfig(MINI, train=160, val=20, test=40)
 WORDS = WordVocabulary(MINI.templates, MINI.max_value)

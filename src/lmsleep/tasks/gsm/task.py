@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lmsleep.checks import check_integer, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, stream
-from lmsleep.tasks.gsm.dataset import Dataset, Split
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
 from lmsleep.tasks.gsm.problem import ProblemConfig, draw_problem, loss_windows
+from lmsleep.tasks.gsm.stored import Dataset, Split
 
 Loss = Literal["answer", "text"]
 
