@@ -104,6 +104,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = SleepConfig
     base_model_prefix = "model"
+    _input_embed_layer = "embedding"  # of the model
     folder: Path | None = None  # that it was loaded from
     _is_stateful = True  # a sleep cannot be undone, as speculative decoding would
 
@@ -116,9 +117,6 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing to do: `HybridLM` initialises its weights."""
-
-    def get_input_embeddings(self) -> torch.nn.Module:
-        return self.model.embedding
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
