@@ -104,6 +104,10 @@ _SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "N
 
 def unknown_option_sentence(name: str, options: Collection[str]) -> str:
     """The sentence for an option that does not exist, with the closest ones of `options`."""
+    if os.path.exists(name):
+        return (
+            f"there is no option {name}; a pattern of files must stand in quotes, or the shell puts their names there"
+        )
     start, _, last = name.rpartition(".")
     beside = [option.removeprefix(f"{start}.") for option in options if option.startswith(f"{start}.")]
     near = [f"{start}.{found}" for found in get_close_matches(last, beside)] if start else []

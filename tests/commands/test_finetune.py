@@ -120,6 +120,15 @@ def test_data_that_does_not_fit_its_options_is_one_sentence(folder, data, tmp_pa
     assert not (tmp_path / "tuned").exists()
 
 
+def test_a_pattern_that_the_shell_replaced_should_stand_in_quotes(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.md", "b.md"):
+        (tmp_path / name).write_text("The wren.")
+    with pytest.raises(SystemExit):
+        lmsleep(["finetune", f"--model={folder}", "--data", "a.md", "b.md", "--out=tuned", *SHORT])
+    assert "error: there is no option b.md; a pattern of files must stand in quotes" in capsys.readouterr().err
+
+
 def test_the_settings_of_a_run_take_the_place_of_the_preset(folder, data, tmp_path):
     args = ["--sleep.n_passes=2", "--sleep.eviction=sliding", "--trainer.max_steps=1", *SHORT]
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])

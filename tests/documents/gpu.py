@@ -124,7 +124,9 @@ def text_sentences(folder: Path) -> tuple[str, ...]:
         k: scores(folder / "text.csv", f"{k}_repeat_loss", n_passes=1, tokens=fewest, slice=1) for k in ("cut", "test")
     }
     name = {k: runs.value.mean() for k, runs in name.items()}
+    (middle,) = (r for (n, tokens), r in curves.items() if n == 1 and fewest < tokens < longest)
     return (
+        f"N = 1 passes {middle['lowest']:.3f} at {millions(middle['at_tokens'], 0)} tokens",
         f"N = 4 is {nats(Estimate.of(apart))} nats a byte from N = 1 after equal steps",
         f"N = 1 loses {cut[0]:.3f} nats a byte, N = 4 {cut[1]:.3f}",
         f"costs N = 1 {name['cut']:.3f} nats a byte in place of {name['test']:.3f}",

@@ -231,3 +231,12 @@ def test_what_holds_documents_is_known_by_extensions(tmp_path):
         assert not holds_documents(str(tmp_path / name)), name
     assert not any(map(holds_documents, ("owner/name", "owner/name:split")))
     assert not Path("owner").exists()
+
+
+def test_a_file_that_links_lead_to_as_well_is_one_document(folder):
+    task = Documents(str(folder), window_size=L, n_windows=12)
+    wanted = [rows(task, split) for split in SPLITS]
+    (folder / "more/loop").symlink_to(folder)
+    (folder / "more/zz.md").symlink_to(folder / "00.md")
+    (folder / "more/nothing.md").symlink_to(folder / "nothing.md")
+    assert [rows(replace(task), split) for split in SPLITS] == wanted

@@ -33,11 +33,15 @@ def holds_documents(source: str) -> bool:
 
 def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     """The file, the files of a pattern or, if `whole` files are wanted, all below a folder; of the last two no hidden
-    ones."""
+    ones, and each once, however many links lead to it: a copy would be trained on and held out."""
     if Path(source).is_file():
         return (Path(source),)
     pattern = f"{escape(str(Path(source)))}/**" if whole and Path(source).is_dir() else source
-    return tuple(path for path in map(Path, sorted(glob(pattern, recursive=True))) if path.is_file())
+    found: dict[Path, Path] = {}
+    for path in map(Path, sorted(glob(pattern, recursive=True))):
+        if path.is_file():
+            found.setdefault(path.resolve(), path)
+    return tuple(found.values())
 
 
 def open_dataset(source: str) -> Any:
