@@ -91,7 +91,7 @@ def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
         f"{tmp_path / 'docs'}", tokenizer=str(folder), window_size=16, n_windows=3
     )
     code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)
-    exec(code[1].replace("64", "4"), {})
+    exec(code[1].replace(", 64, ", ", 4, "), {})
 
 
 @pytest.mark.parametrize(

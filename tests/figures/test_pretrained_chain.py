@@ -105,10 +105,10 @@ def run(command, *more):
     main(words) if "argv" in signature(main).parameters else run_main(main, words)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fig4b", "fig5")]
+FIG4B, FIG5 = (pytest.param(name, marks=pytest.mark.slow) for name in ("fig4b", "fig5"))
 
 
-@pytest.fixture(scope="module", params=["fig4a", *SLOW])
+@pytest.fixture(scope="module", params=["fig4a", FIG4B, FIG5])
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     name = request.param
@@ -182,7 +182,7 @@ def test_training_starts_from_the_checkpoint(figure, n_passes):
 
 
 @pytest.mark.parametrize("n_passes", [1, 2])
-@pytest.mark.parametrize("figure", ["fig5"], indirect=True)
+@pytest.mark.parametrize("figure", [FIG5], indirect=True)
 def test_a_token_that_was_never_read_keeps_its_embedding(figure, n_passes):
     before = published(figure)["model.embed_tokens.weight"]
     moved = from_lightning(checkpoint(figure, n_passes)).embedding.weight != before
