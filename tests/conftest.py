@@ -14,6 +14,8 @@ def pytest_collection():
     Lightning goes before the tests, as its logger keeps the stderr of its import: not one that pytest closes after a
     test."""
     gc.disable()
+    # OpenMP reads this once; where its threads have computed, a process that is forked hangs as it computes.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
     from lightning.fabric.utilities import registry
 
