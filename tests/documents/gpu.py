@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tests.documents.document import Document, document
+from tests.documents.readme import step_times
 
 from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.plots.text import validations
@@ -31,6 +32,7 @@ def sentences(folder: Path) -> tuple[str, ...]:
         *arm_sentences(folder),
         *probe_sentences(folder),
         *text_sentences(folder),
+        *memory_sentences(folder),
     )
 
 
@@ -134,3 +136,9 @@ def text_sentences(folder: Path) -> tuple[str, ...]:
         f"{millions(longest, 0)} tokens, and {alone['last']:.3f} at the end",
         f"where N = 4 ends at {slept['last']:.3f} after {millions(slept['last_tokens'], 0)}",
     )
+
+
+def memory_sentences(folder: Path) -> tuple[str, ...]:
+    """Of a card of 24 GB; Rule 110 was measured as a benchmark."""
+    peak = step_times(folder.parents[1], "peak_bytes")["rule110.yaml", 4]
+    return (f"Rule 110 with N = 4 holds [{peak / 2**30:.1f}](../bench/train_h100.md)",)

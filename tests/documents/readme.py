@@ -38,10 +38,11 @@ def sentences(root: Path) -> tuple[str, ...]:
     )
 
 
-def step_times(root: Path) -> dict[tuple[str, int], float]:
-    """Milliseconds of a training step on an H100 by configuration and N, at the commit that the file names."""
+def step_times(root: Path, of: str = "ms_per_step") -> dict[tuple[str, int], float]:
+    """Milliseconds of a training step on an H100, or another of its numbers, by configuration and N, at the commit that
+    the file names."""
     timed = json.loads((root / "results/bench" / STEPS).read_text())["rows"]
-    return {(row["run"], row["n_passes"]): row["ms_per_step"] for row in timed if row["commit"] in STEPS}
+    return {(row["run"], row["n_passes"]): row[of] for row in timed if row["commit"] in STEPS}
 
 
 def whole_runs(root: Path) -> str:

@@ -26,7 +26,8 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     by_name |= {name: by_operations(scores(folder / f"{name}.csv")) for name in GSM}
     text = folder / "text.json"
     by_name |= {"text": losses_table(read_object(text))} if text.exists() else {}
-    return by_name | {"ways": ways(folder), "rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder)}
+    by_name |= {"ways": ways(folder), "rates": rates(folder / "fig3_rates.csv"), "earlier": earlier(folder)}
+    return by_name | {"memory": memory(folder / "memory.csv")}
 
 
 def accuracy(csv: Path) -> pd.DataFrame:
@@ -99,3 +100,15 @@ def earlier(folder: Path) -> pd.DataFrame:
         by_n = {f"N = {n}": points(mean_difference(gain)) for n, gain in gains}
         rows.append({"commit": commit, "runs": str(len(runs))} | by_n)
     return pd.DataFrame(rows)
+
+
+def memory(csv: Path) -> pd.DataFrame:
+    """The most bytes that the tensors of a training held at once, in GiB: of a figure's runs by N, and of what they
+    start from, whose windows hold a row (so that no N matters)."""
+    table = pd.read_csv(csv)
+    table["GiB"] = (table.allocated_bytes / 2**30).map("{:.1f}".format)
+    starts = table[table.run == "start"].set_index("figure").GiB
+    runs = table[table.run == "run"].pivot(index="figure", columns="n_passes", values="GiB")
+    rows = runs.rename(columns="N = {}".format).assign(**{"what it starts from": starts.reindex(runs.index).fillna("")})
+    rows.index = rows.index.str.removeprefix("fig")
+    return rows.reset_index()
