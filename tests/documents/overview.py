@@ -49,9 +49,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     """Of runs at the paper's sizes, and of scale gpu beside them."""
     folder, depo = root / "results/paper", root / "results/paper/fig3_words.csv"
     six, both = rule110.six_seeds(folder), rule110.both_sets(folder)
-    left, ends = rule110.leaves(folder), rule110.ends_2b(folder)
-    rows = int(scores(folder / "fig2b.csv", "val_rows").value.iloc[0])
-    spread = {n: interval(wilson(ends[n], rows)) for n in (1, 2)}
+    left, ends, end = rule110.leaves(folder / "fig2b.csv"), rule110.ends_part(folder), rule110.end_2b(folder)
+    spread = interval(wilson(end.value, end.rows))
     one_hop = last_validations(depo).query("n_passes == 1 and slice == 1").iloc[0]
     gpu = scores(root / "results/gpu/fig3.csv")
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
@@ -61,10 +60,11 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"**N = 2 is {points(ahead(both, 2))} points above N = 1** over six seeds after {millions(rule110.END_T12)} "
         f"tokens, three of them run twice and averaged; the six once each give {points(ahead(six, 2))}. N = 4 is "
         f"{points(ahead(six, 4))} above N = 1",
-        f"one seed and {millions(rule110.END_2B)} of the paper's 5 B tokens give {percents(ends)} for N = 1, 2, 3 and "
-        f"4, where always answering 1 gives {percent(rule110.majority(32), 2)}",
-        f"N = 1 ({spread[1]} over its rows) leaves that line at {millions(left[1])} tokens",
-        f"N = 2 ({spread[2]}) is below N = 1",
+        f"N = 1 answers {percent(end.value)} ({spread} over its rows) after the paper's 5 B tokens",
+        f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that it leaves at {millions(left[1])} "
+        "tokens",
+        f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
+        "4",
         f"The paper prints {printed_2b(root)} %",
         f"from {millions(paper.one_hop_begins(depo, 1))} tokens on with N = 1, {percent(one_hop.value, 0)} at "
         f"{millions(one_hop.tokens)} of 4.6 B",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.document import Document, document
 
+from lmsleep.checks import read_object
 from lmsleep.figures.pages import paper, rule110
 from lmsleep.figures.pages.paper import (
     BY_WINDOWS,
@@ -16,7 +17,7 @@ from lmsleep.figures.pages.paper import (
     rates,
     slower,
 )
-from lmsleep.figures.pages.rule110 import END_2B, END_T12, MIDDLE_T12, majority
+from lmsleep.figures.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
 from lmsleep.figures.results import paper_values
 from lmsleep.figures.scores import ahead, last_validations, means, passes, read, scores
 from lmsleep.figures.tables import printed
@@ -26,7 +27,7 @@ from lmsleep.figures.words import listed, millions, percent, percents, points, s
 def documents(root: Path) -> list[Document]:
     """The README and the verdicts."""
     folder = root / "results/paper"
-    rule = (*fig2a_sentences(folder), *fig2b_sentences(root), *t12_sentences(folder))
+    rule = (*fig2a_sentences(folder), *fig2b_sentences(root), *part_sentences(root), *t12_sentences(folder))
     sentences = (*rule, *depo_sentences(folder), *fig6_sentences(folder))
     tables = paper.tables(folder) | rule110.tables(folder)
     return [
@@ -67,26 +68,43 @@ def fig2a_sentences(folder: Path) -> tuple[str, ...]:
 
 
 def fig2b_sentences(root: Path) -> tuple[str, ...]:
-    """Of figure 2b."""
+    """Of figure 2b with all its tokens."""
+    folder = root / "results/paper"
+    end, left = rule110.end_2b(folder), rule110.leaves(folder / "fig2b.csv")
+    exact = scores(folder / "fig2b.csv", "val_exact", n_passes=1).set_index("tokens").value
+    part = rule110.ends_part(folder)
+    decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
+    made = read_object(folder / "fig2b.meta.json")
+    return (
+        f"in {made['seconds']:,} s beside other runs",
+        f"answers {percent(end.value)} of {end.rows:,} test rows",
+        f"The paper prints {printed_2b(root)} % at 5 B tokens",
+        f"stays above the majority line from {millions(left[1])} tokens on",
+        f"it had {percent(exact[END_PART])} at {millions(END_PART)} tokens, where the run below whose schedule ends "
+        f"there has {percent(part[1])}",
+        f"from {percent(decay)} on, while the learning rate falls",
+    )
+
+
+def part_sentences(root: Path) -> tuple[str, ...]:
+    """Of the part of figure 2b."""
     folder = root / "results/paper"
     ends, left, tokens, line = (
-        rule110.ends_2b(folder),
-        rule110.leaves(folder),
-        millions(END_2B),
+        rule110.ends_part(folder),
+        rule110.leaves(folder / "fig2b_part.csv"),
+        millions(END_PART),
         percent(majority(32), 2),
     )
     tested = read(folder / "fig2b_controls.csv").pivot(index="n_passes", columns="metric", values="value")
     rows = f"{tested.test_count[1]:,.0f}"
     return (
-        f"Figure 2b: one seed, {tokens} tokens for every N",
-        f"steps ({tokens} tokens, {percent(END_2B / 5e9, 0)} of the paper's 5 B)",
+        f"A part of figure 2b: one seed, {tokens} tokens for every N",
+        f"steps ({tokens} tokens, {percent(END_PART / 5e9, 0)} of the paper's 5 B)",
         f"Always answering 1 scores {line}",
         f"After {tokens} tokens N = 3 and 4 are {100 * (ends[3] - ends[1]):.1f} and {100 * (ends[4] - ends[1]):.1f} "
         "points ahead of N = 1",
         f"N = 2 is {100 * (ends[1] - ends[2]):.1f} points behind",
         f"the last fifth of {tokens} tokens",
-        f"The paper prints {printed_2b(root)} % at 5 B tokens",
-        f"N = 1 stays above the majority line from {millions(left[1])} tokens on, where the paper's is near it to 5 B",
         f"always answering 1 scores {percent(tested.cut_exact[1])} on the first {rows}",
         f"{signed(tested.test_n3_exact[2] - tested.test_exact[2])} points, within the noise of {rows} rows",
         f"above {line} is at {listed(f'{left[n] / 1e6:.0f}' for n in (1, 2, 3, 4))} M tokens for N = 1, 2, 3 and 4",
@@ -143,14 +161,15 @@ def fig6_sentences(folder: Path) -> tuple[str, ...]:
 def verdict_sentences(folder: Path) -> tuple[str, ...]:
     """What the verdicts say."""
     csv = folder / "fig3_words.csv"
-    ends, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder)
+    ends, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder / "fig2b.csv")
     one_hop = scores(csv, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
     tokens = last_validations(csv).groupby("n_passes").tokens.max() / 1e6
     return (
         f"Three seeds, {millions(ends.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
-        f"One seed, {millions(END_2B)} of 5 B tokens. N = 1 to 4 have {percents(rule110.ends_2b(folder))}, always "
-        f"answering 1 has {percent(majority(32), 2)}",
-        f"N = 1 stays above that from {millions(left[1])} tokens on",
+        f"N = 1 answers {percent(rule110.end_2b(folder).value)} of test rows after all 5 B tokens",
+        f"always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
+        "on",
+        f"after {millions(END_PART)} tokens N = 1 to 4 have {percents(rule110.ends_part(folder))}",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
         f"N = 2 is {points(ahead(rule110.both_sets(folder), 2))} points above N = 1 over six seeds, three of them run "
         "twice and averaged",

@@ -70,7 +70,7 @@ def fig2a(root: Path) -> pd.DataFrame:
 def fig2b(root: Path) -> pd.DataFrame:
     """Accuracy against N, at several numbers of steps."""
     paper, gpu = root / "results/paper", root / "results/gpu"
-    mini, fresh, long = at_scales(root, "fig2b").values()
+    mini, fresh, whole = at_scales(root, "fig2b").values()
     six = rule110.six_seeds(paper)
     rows = [
         across("mini", "t = 4", mini),
@@ -79,7 +79,8 @@ def fig2b(root: Path) -> pd.DataFrame:
         together("gpu", "t = 12", last_validations(gpu / "fig2b.csv"), earlier_runs(gpu)),
         across("paper", "t = 12", six),
         together("paper", "t = 12", six, rule110.first_set(paper, rule110.END_T12)),
-        across("paper", "t = 32", long),
+        across("paper", "t = 32, 15 % of the tokens", last_validations(paper / "fig2b_part.csv")),
+        across("paper", "t = 32", whole),
     ]
     return pd.DataFrame(rows)
 

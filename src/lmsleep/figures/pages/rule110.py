@@ -1,7 +1,8 @@
-"""The tables of results/paper about Rule 110: figures 2a and 2b, and t = 12."""
+"""The tables of results/paper about Rule 110: figures 2a and 2b (whole, and a part of its tokens), and t = 12."""
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from lmsleep.figures.stats import paired_differences, wilson
 from lmsleep.figures.words import interval, listed, millions, percent, points
 from lmsleep.tasks import Rule110
 
-MIDDLE_T12, END_T12, END_2B = 40_140_800, 60_006_400, 768_000_000  # tokens
+MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
 
@@ -22,7 +23,9 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "fig2a": fig2a(folder),
         "tried at t = 8": tried(folder, "fig2a", 1).rename(columns={"val_exact": "exact at 40 M"}),
         "fig2b": fig2b(folder),
-        "controls": controls(folder / "fig2b_controls.csv"),
+        "controls": controls(folder / "fig2b.csv"),
+        "fig2b part": fig2b_part(folder),
+        "controls part": controls(folder / "fig2b_controls.csv"),
         "tried at t = 32": tried(folder, "fig2b", 2).set_axis(["changed", "exact", "loss"], axis=1),
         "t = 12": t12(folder),
         "t = 12, pooled": t12_pooled(folder),
@@ -74,37 +77,72 @@ def tried(folder: Path, figure: str, digits: int) -> pd.DataFrame:
 
 
 def fig2b(folder: Path) -> pd.DataFrame:
+    """The first validation from each billion tokens on, and the test at the end, of every N that has come there."""
+    exact, loss = (scores(folder / "fig2b.csv", f"val_{name}") for name in ("exact", "loss"))
+    rows = []
+    for billion in range(1, 6):
+        row = {"tokens": f"{billion} B"}
+        for n in passes(exact):
+            run, its_loss = (runs[runs.n_passes == n].set_index("tokens").value for runs in (exact, loss))
+            at = min((t for t in run.index if t >= billion * 1e9), default=run.index.max())
+            row[f"N = {n}"] = f"{percent(run[at])}; {its_loss[at]:.3f} ({millions(at)})"
+        rows.append(row)
+    share, loss, counted = (scores(folder / "fig2b.csv", f"test_{name}") for name in ("exact", "loss", "rows"))
+    cells = zip(share.n_passes, share.value, loss.value, counted.value, strict=True)
+    tests = {f"N = {n}": accuracy_and_loss(value, nats, int(rows)) for n, value, nats, rows in cells}
+    return pd.DataFrame([*rows, {"tokens": "test"} | tests])
+
+
+def accuracy_and_loss(share: float, loss: float, rows: int) -> str:
+    """A share of so many rows with its interval, and a loss."""
+    return f"{percent(share)} ({interval(wilson(share, rows))}); {loss:.3f}"
+
+
+def fig2b_part(folder: Path) -> pd.DataFrame:
     """Accuracy with its interval, and loss, at three places of the curves."""
     keys, rows = ["tokens", "n_passes"], []
     exact, loss, count = (
-        scores(folder / "fig2b.csv", f"val_{name}").set_index(keys).value for name in ("exact", "loss", "rows")
+        scores(folder / "fig2b_part.csv", f"val_{name}").set_index(keys).value for name in ("exact", "loss", "rows")
     )
-    for tokens in (261_120_000, 537_600_000, END_2B):
-        row = {"tokens": millions(tokens)}
-        for n, share in exact[tokens].items():
-            spread = interval(wilson(share, int(count[tokens, n])))
-            row[f"N = {n}"] = f"{percent(share)} ({spread}); {loss[tokens, n]:.3f}"
-        rows.append(row)
+    for tokens in (261_120_000, 537_600_000, END_PART):
+        shares = exact[tokens].items()
+        cells = {f"N = {n}": accuracy_and_loss(v, loss[tokens, n], int(count[tokens, n])) for n, v in shares}
+        rows.append({"tokens": millions(tokens)} | cells)
     return pd.DataFrame(rows)
 
 
-def leaves(folder: Path) -> dict[int, float]:
-    """For each N, the tokens of the first validation from which figure 2b's run stays above the majority line."""
+def leaves(csv: Path) -> dict[int, float]:
+    """For each N, the tokens of the first validation from which a run of t = 32 stays above the majority line."""
     tokens = {}
-    for n, run in scores(folder / "fig2b.csv", "val_exact").sort_values("tokens").groupby("n_passes"):
+    for n, run in scores(csv, "val_exact").sort_values("tokens").groupby("n_passes"):
         on_line = run[run.value <= majority(32)]
         tokens[n] = run[run.tokens > on_line.tokens.max()].tokens.iloc[0]
     return tokens
 
 
-def ends_2b(folder: Path) -> pd.Series:
-    """Accuracy by N at the end of figure 2b's schedule."""
-    return last_validations(folder / "fig2b.csv").set_index("n_passes").value
+def ends_part(folder: Path) -> pd.Series:
+    """Accuracy by N at the end of the schedule of 768 M tokens."""
+    return last_validations(folder / "fig2b_part.csv").set_index("n_passes").value
+
+
+class Ending(NamedTuple):
+    """The test of a run."""
+
+    value: float
+    tokens: int
+    rows: int
+
+
+def end_2b(folder: Path, n: int = 1) -> Ending:
+    """That of figure 2b's run with N = n."""
+    test, rows = (scores(folder / "fig2b.csv", f"test_{name}", n_passes=n).iloc[0] for name in ("exact", "rows"))
+    return Ending(test.value, int(test.tokens), int(rows.value))
 
 
 def controls(csv: Path) -> pd.DataFrame:
-    """The models of figure 2b with S cut, and with every number of passes."""
-    rows, table = [], read(csv)
+    """Models of t = 32 with S cut, and with every number of passes."""
+    table = read(csv)
+    rows, table = [], table[table.slice == "all"]
     for n in passes(table):
         cells = [*map(percent, passes_at_test(table, n))]
         cells[n] = f"**{cells[n]}**"
