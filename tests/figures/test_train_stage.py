@@ -1,5 +1,6 @@
 """The name under which an interrupted run keeps its state: another one wherever it would not go on as it began."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -122,3 +123,27 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     monkeypatch.setattr("lmsleep.figures.train.tokens_read", lambda _: 0)
     train(Path("runs/x"), arguments)
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}
+
+
+def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}}, "run.yaml")
+    clock, stopped = [0.0], [True, True, False]
+    state = RESUME / digest(Path("runs/x"), ["--config", "run.yaml"])
+
+    def run_trainer(_):
+        state.mkdir(parents=True, exist_ok=True)
+        clock[0] += 100.0
+        if stopped.pop(0):
+            raise SystemExit(143)
+        return SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True))
+
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", run_trainer)
+    monkeypatch.setattr("lmsleep.figures.train.tokens_read", lambda _: 0)
+    monkeypatch.setattr("lmsleep.figures.train.time.time", lambda: clock[0])
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            train(Path("runs/x"), ["--config", "run.yaml"])
+    train(Path("runs/x"), ["--config", "run.yaml"])
+    assert json.loads(Path("runs/x/run.json").read_text())["seconds"] == 300.0
+    assert [path.name for path in Path("runs/x").iterdir()] == ["run.json"]

@@ -19,11 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
-from lmsleep.checks import require
+from lmsleep.checks import read_object, require
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
@@ -36,6 +37,7 @@ from lmsleep.training.curve import tokens_read
 from lmsleep.training.nonfinite import FOLDER_PREFIX
 
 RESUME = Path("runs/.resume")
+SECONDS = "seconds.json"  # beside the checkpoint, which is the same whenever a run was stopped
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,33 +58,45 @@ def train(out: Path, fit_args: list[str]) -> None:
     print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
     started, code = time.time(), commit()
-    with nullcontext() if attended else quiet():
-        cli = run_trainer(
-            [
-                "fit",
-                *fit_args,
-                f"--trainer.default_root_dir={state}",
-                "--trainer.logger=false",
-                f"--checkpoint.dirpath={state}",
-                "--trainer.callbacks+=lmsleep.training.LearningCurve",
-                f"--trainer.callbacks.path={state / 'curve.csv'}",
-                *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
-                *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
-            ]
-        )
+    try:
+        with nullcontext() if attended else quiet():
+            cli = run_trainer(
+                [
+                    "fit",
+                    *fit_args,
+                    f"--trainer.default_root_dir={state}",
+                    "--trainer.logger=false",
+                    f"--checkpoint.dirpath={state}",
+                    "--trainer.callbacks+=lmsleep.training.LearningCurve",
+                    f"--trainer.callbacks.path={state / 'curve.csv'}",
+                    *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
+                    *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
+                ]
+            )
+    finally:
+        seconds = keep_seconds(state, time.time() - started)
     if not cli.trainer.is_global_zero:  # the folders are of the first of several processes
         return
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
-    read = {"tokens": tokens_read(cli.trainer), "seconds": round(time.time() - started, 1)}
+    read = {"tokens": tokens_read(cli.trainer), "seconds": round(seconds, 1)}
     record = {**read, "args": fit_args, **made_with}
     save_json(state / "run.json", record)
-    for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
+    for needless in (*state.glob(".*"), state / PREVIOUS, state / SECONDS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
     for bundle in state.glob(f"{FOLDER_PREFIX}*"):  # of an earlier failure
         shutil.rmtree(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
+
+
+def keep_seconds(state: Path, seconds: float) -> float:
+    """Adds to the seconds that a run has taken, which its folder keeps until it has ended. Gives their sum."""
+    file = state / SECONDS
+    seconds += read_object(file)["seconds"] if file.exists() else 0.0
+    if state.is_dir():
+        rank_zero_only(save_json)(file, {"seconds": seconds})
+    return seconds
 
 
 def arguments_of_arm(out: Path) -> tuple[str, ...]:
