@@ -4,6 +4,8 @@ gradients.
 The harness itself is tested on the CPU, where the definitions stand in for the kernels.
 """
 
+import statistics
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,9 +22,9 @@ TOLERANCE = {"y": 0.005, "S": 0.005} | dict.fromkeys(("dt", "A", "log_decay", "b
 GRADIENT_TOLERANCE = 0.008
 
 
-def draw(op, length, device, dtype):
+def draw(op, length, device, dtype, seed):
     """For each of two windows the op's inputs by name, and the initial state. Decays and states are float32."""
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(seed)
 
     def normal(*shape, dtype=dtype):
         return torch.randn(*shape, generator=g).to(device, dtype).requires_grad_()
@@ -91,19 +93,28 @@ def two_windows_three_passes(op, backend, windows, state):
 
 
 def assert_parity(op, backend, length, device, dtype, factor=1.0):
-    windows, state = draw(op, length, device, dtype)
+    # A few tokens with a small norm multiply what bfloat16 rounds off: over draws of 4 tokens the twin's own error lies
+    # between 0.006 and 0.1, so there the median of several draws is compared.
+    draws = 5 if dtype == torch.bfloat16 else 1
+    errors = [errors_of(op, backend, length, device, dtype, seed) for seed in range(draws)]
+    for name in errors[0]:
+        error, usual = (statistics.median(of_draw[name][i] for of_draw in errors) for i in (0, 1))
+        allowed = max(factor * TOLERANCE.get(name.split(" of ")[0], GRADIENT_TOLERANCE), 1.25 * usual)
+        assert error <= allowed, f"{name}: error ratio {error:.5f} above {allowed}"
+
+
+def errors_of(op, backend, length, device, dtype, seed):
+    """By name the error of a backend, and that of the twin in bfloat16: what rounding between the passes costs it too
+    is not the kernel's."""
+    windows, state = draw(op, length, device, dtype, seed)
     exact = [{name: t.detach().double().requires_grad_() for name, t in w.items()} for w in windows]
     for name in ("A", "D", "weight", "bias", "taps", "A_log", "dt_bias"):  # one parameter serves both windows
         if name in exact[0]:
             exact[1][name] = exact[0][name]
     want = two_windows_three_passes(op, "torch", exact, state.detach().double().requires_grad_())
     got = two_windows_three_passes(op, backend, windows, state)
-    # What rounding between the passes costs the twin too is not the kernel's.
     twin = two_windows_three_passes(op, "torch", windows, state) if dtype == torch.bfloat16 else want
-    for name, value in got.items():
-        error, usual = (ratio(found, want[name]) for found in (value, twin[name]))
-        allowed = max(factor * TOLERANCE.get(name.split(" of ")[0], GRADIENT_TOLERANCE), 1.25 * usual)
-        assert error <= allowed, f"{name}: error ratio {error:.5f} above {allowed}"
+    return {name: [ratio(found[name].detach(), want[name].detach()).item() for found in (got, twin)] for name in got}
 
 
 def ratio(value, want):

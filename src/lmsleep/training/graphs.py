@@ -121,6 +121,8 @@ class StepGraphs:
         if key != self.key:
             self.graphed = None  # frees its memory before the next capture
             gc.collect()  # a graph of another step that is freed during a capture ends it
+            # The captured backward stays alive, and with it its stream for each parameter; autograd waits for that.
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
             with autocast_without_cache(batch.tokens.device.type):
                 module = _StepModule(self.model, step, batch)
                 example = tuple(x.clone() for x in _tensors(batch))
