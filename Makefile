@@ -2,7 +2,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?=
-JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+JOBS ?=
+WORKERS := $(or $(JOBS),$(shell nproc 2>/dev/null || echo 1))
 
 .PHONY: help install repro test lint api clean
 
@@ -25,7 +26,7 @@ repro: install  ## the figures of params.yaml, or of SCALE=smoke|mini|gpu|paper;
 	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS=$(JOBS) configs/scale/repro "$(SCALE)" $(FIGURES)
 
 test: install  ## the test suite
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check src tests benchmarks examples notebooks

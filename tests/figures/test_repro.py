@@ -63,6 +63,17 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("scale", "cells"), [("smoke", None), ("mini", None), ("gpu", "1"), ("paper", "1")])
+def test_runs_share_the_cores_but_not_a_gpu(start, tmp_path, scale, cells):
+    cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
+    said = start(scale, JOBS="").communicate()[0]
+    assert f"data: 2 stages, {cores} at a time" in said and f"train: 4 stages, {cells or cores} at a time" in said
+    said = start(scale, JOBS="3").communicate()[0]
+    assert "data: 2 stages, 3 at a time" in said and "train: 4 stages, 3 at a time" in said
+    shutil.copy(ROOT / f"configs/scale/{scale}.yaml", tmp_path / "params.yaml")
+    assert f"train: 4 stages, {cells or cores} at a time" in start("", JOBS="").communicate()[0]
+
+
 def test_arms_of_two_tasks_are_told_apart(start, tmp_path):
     stages = f"{STAGES} {' '.join(f'train_{f}@n4-0 evaluate@{f} figure@{f}' for f in ('arms', 'arms_depo'))}"
     for figure in ("arms", "arms_depo"):
