@@ -8,11 +8,11 @@ import torch
 
 pytest.importorskip("triton")
 KERNELS = {
-    "gated_delta.window": ("window_forward", "window_backward"),
+    "gated_delta.fused": ("window_forward", "window_backward"),
     "delta_layer.fused": ("layer_forward", "layer_backward", "mixed_backward"),
     "add_norm.fused": ("norm_forward", "norm_backward"),
     "swiglu.fused": ("swiglu_forward", "swiglu_backward"),
-    "window_attention.window": ("attend_forward", "attend_backward"),
+    "window_attention.fused": ("attend_forward", "attend_backward"),
 }
 
 
@@ -48,9 +48,9 @@ def launches(monkeypatch):
 def test_every_kernel_is_launched_on_the_device_of_its_tensors(launches):
     from lmsleep.ops.add_norm.fused import add_norm_triton
     from lmsleep.ops.delta_layer.fused import delta_layer_triton
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
     from lmsleep.ops.swiglu.fused import swiglu_triton
-    from lmsleep.ops.window_attention.window import window_attention_triton
+    from lmsleep.ops.window_attention.fused import window_attention_triton
 
     def leaf(*shape):
         return torch.zeros(*shape, requires_grad=True)

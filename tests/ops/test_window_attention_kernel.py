@@ -26,7 +26,7 @@ CASES = [  # B, n, H, G, K
 
 @pytest.fixture
 def op():
-    from lmsleep.ops.window_attention.window import window_attention_triton
+    from lmsleep.ops.window_attention.fused import window_attention_triton
 
     return window_attention_triton
 

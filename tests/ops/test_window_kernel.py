@@ -58,7 +58,7 @@ def worst_ratios(got, expected):
     ids=str,
 )
 def test_agrees_with_the_loop_in_float32(case):
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
 
     inputs, upstream = draw(**case)
     got = outputs_and_gradients(gated_delta_triton, inputs, upstream, [torch.float32] * 6)
@@ -70,7 +70,7 @@ def test_agrees_with_the_loop_in_float32(case):
 @only_cpu
 @interpreter
 def test_half_inputs_keep_a_float32_state():
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
 
     inputs, upstream = draw(B=1, H=2, L=24, K=16, V=16)
     half, full = torch.float16, torch.float32  # the interpreter cannot multiply in bfloat16
@@ -86,7 +86,7 @@ def test_half_inputs_keep_a_float32_state():
 @only_cpu
 @interpreter
 def test_gradients_of_one_output_alone():
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
 
     inputs, _ = draw(B=1, H=1, L=6, K=16, V=16)
     for output in (0, 1):
@@ -102,7 +102,7 @@ def test_gradients_of_one_output_alone():
 @only_cpu
 @interpreter
 def test_is_one_node_of_a_compiled_graph():
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
 
     inputs, _ = draw(B=1, H=1, L=6, K=16, V=16)
     inputs = [x.float() for x in inputs]
@@ -120,7 +120,7 @@ def test_is_one_node_of_a_compiled_graph():
 @only_cpu
 @interpreter
 def test_a_key_that_does_not_fit_is_one_sentence():
-    from lmsleep.ops.gated_delta.window import gated_delta_triton
+    from lmsleep.ops.gated_delta.fused import gated_delta_triton
 
     x, gate = torch.zeros(1, 1, 2, 300), torch.zeros(1, 1, 2)
     with pytest.raises(ValueError, match="backend 'triton' takes keys of up to 256 channels, got 300; use 'torch'"):

@@ -10,7 +10,7 @@ from lmsleep.ops.shapes import check_shapes
 
 register(
     "gated_delta",
-    kernel("triton", "lmsleep.ops.gated_delta.window:gated_delta_triton", "pip install triton", short=True),
+    kernel("triton", "lmsleep.ops.gated_delta.fused:gated_delta_triton", "pip install triton", short=True),
     kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", "pip install flash-linear-attention"),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),

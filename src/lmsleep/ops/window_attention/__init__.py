@@ -13,7 +13,7 @@ register(
     "window_attention",
     kernel(
         "triton",
-        "lmsleep.ops.window_attention.window:window_attention_triton",
+        "lmsleep.ops.window_attention.fused:window_attention_triton",
         "pip install triton",
         limit=f"{MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),
