@@ -1,4 +1,4 @@
-"""Whether the inputs of an op fit one another."""
+"""Whether the inputs of an op fit one another, and the tiles that hold them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,3 +12,8 @@ def check_shapes(like: str, tensor: Tensor, expected: Mapping[str, tuple[Tensor,
         if x.shape != shape:
             fit = f"{tuple(shape)} to fit {like} {tuple(tensor.shape)}"
             raise ValueError(f"{name} must have shape {fit}, got {tuple(x.shape)}")
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size` channels: a power of two, of which tensor cores need 16."""
+    return max(16, 1 << (size - 1).bit_length())

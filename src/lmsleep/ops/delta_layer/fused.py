@@ -9,7 +9,8 @@ from lmsleep.ops.backend import WINDOW
 from lmsleep.ops.delta_layer.composed import delta_layer_torch
 from lmsleep.ops.delta_layer.layer_kernel import layer_backward, layer_forward, triton
 from lmsleep.ops.delta_layer.mixed_kernel import mixed_backward
-from lmsleep.ops.gated_delta.fused import chunk_length, padded, precision
+from lmsleep.ops.gated_delta.fused import chunk_length, precision
+from lmsleep.ops.shapes import padded
 
 GROUP = 8  # batch rows that one program of `mixed_backward` takes
 # What a program holds of a head: all of V, over which the norm goes, and all of K.

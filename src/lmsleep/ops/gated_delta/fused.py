@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.ops.gated_delta.window_kernel import triton, window_backward, window_forward
+from lmsleep.ops.shapes import padded
 
 MAX_KEY_DIM = 256
 
@@ -151,11 +152,6 @@ def _tile(K: int, V: int) -> dict[str, int]:
     BK, BV = padded(K), padded(V)
     BV = min(BV, 64, 8192 // BK)
     return {"BK": BK, "BV": BV, "num_warps": 4 if BK * BV <= 4096 else 8, "num_stages": 1}
-
-
-def padded(size: int) -> int:
-    """The tile that holds `size` channels: a power of two, of which tensor cores need 16."""
-    return max(16, triton.next_power_of_2(size))
 
 
 def precision(v: Tensor) -> str:

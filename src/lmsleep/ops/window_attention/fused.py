@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from lmsleep.ops.shapes import padded
+from lmsleep.ops.window_attention import MAX_TOKENS
 from lmsleep.ops.window_attention.kernel import attend_backward, attend_forward, triton
-from lmsleep.ops.window_attention.limits import MAX_TOKENS
 
 
 def window_attention_triton(
@@ -82,8 +83,8 @@ def _launch(
             G=G,
             R=R,
             HALF=HALF,
-            C=_power(HALF),
-            BK=_power(2 * HALF),
+            C=padded(HALF),
+            BK=padded(2 * HALF),
             MASKED=mask is not None,
             **tile,
         )
@@ -93,8 +94,3 @@ def _tile(K: int, dtype: torch.dtype) -> dict[str, int]:
     """Rows of a program's tile, and its warps. 64 rows are what the tensor cores' widest products take, which read
     operands out of shared memory: smaller tiles need more registers."""
     return {"T": MAX_TOKENS, "num_warps": 4 if K * dtype.itemsize <= 128 else 8, "num_stages": 1}
-
-
-def _power(size: int) -> int:
-    """The smallest power of two that holds `size`, from 16 on, which is what products take."""
-    return max(16, 1 << (size - 1).bit_length())
