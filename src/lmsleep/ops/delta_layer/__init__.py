@@ -54,9 +54,9 @@ def delta_layer(
         ValueError: if a shape does not fit, or the forced backend is unknown or cannot run here.
     """
     H, K, V = state.shape[1:]
-    columns = 2 * H * K + H * V
-    _check({"taps": (taps, (columns, taps.shape[-1]))}, projected, A_log, dt_bias, weight, state, left, mask, columns)
-    return _run(projected, taps, A_log, dt_bias, weight, state, left, mask, False, beta_scale, eps, backend)
+    inputs = (projected, taps, A_log, dt_bias, weight, state, left, mask)
+    _check(inputs, "taps", (), 2 * H * K + H * V)
+    return _run(inputs, False, beta_scale, eps, backend)
 
 
 def jet_layer(
@@ -78,53 +78,41 @@ def jet_layer(
         kernels: (B, n, H V, W); the last tap is the current token's.
         left: (B, W - 1, H V).
     """
-    (B, n, _), (H, _, V) = projected.shape, state.shape[1:]
-    shape = {"kernels": (kernels, (B, n, H * V, kernels.shape[-1]))}
-    _check(shape, projected, A_log, dt_bias, weight, state, left, mask, H * V)
-    return _run(projected, kernels, A_log, dt_bias, weight, state, left, mask, True, beta_scale, eps, backend)
+    inputs = (projected, kernels, A_log, dt_bias, weight, state, left, mask)
+    _check(inputs, "kernels", projected.shape[:2], state.shape[1] * state.shape[3])
+    return _run(inputs, True, beta_scale, eps, backend)
 
 
-def _check(
-    expected: dict[str, tuple[Tensor, tuple[int, ...]]],
-    projected: Tensor,
-    A_log: Tensor,
-    dt_bias: Tensor,
-    weight: Tensor,
-    state: Tensor,
-    left: Tensor | None,
-    mask: Tensor | None,
-    columns: int,
-) -> None:
-    (taps, _), (B, n), (H, K, V) = next(iter(expected.values())), projected.shape[:2], state.shape[1:]
-    expected = {"projected": (projected, (B, n, 2 * H * (K + V + 1))), **expected}
-    expected |= {"A_log": (A_log, (H,)), "dt_bias": (dt_bias, (H,)), "weight": (weight, (V,))}
-    expected |= {"state": (state, (B, H, K, V))}
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def _check(inputs: Inputs, name: str, per: tuple[int, ...], columns: int) -> None:
+    """Raises ValueError unless all shapes fit. `name` is what the taps are called, which are one set for each of `per`;
+    `columns` are those convolved."""
+    projected, taps, A_log, dt_bias, weight, state, left, mask = inputs
+    (B, n), (H, K, V), W = projected.shape[:2], state.shape[1:], taps.shape[-1]
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "projected": (projected, (B, n, 2 * H * (K + V + 1))),
+        name: (taps, (*per, columns, W)),
+        "A_log": (A_log, (H,)),
+        "dt_bias": (dt_bias, (H,)),
+        "weight": (weight, (V,)),
+        "state": (state, (B, H, K, V)),
+    }
     if left is not None:
-        expected["left"] = (left, (B, taps.shape[-1] - 1, columns))
+        expected["left"] = (left, (B, W - 1, columns))
     if mask is not None:
         expected["mask"] = (mask, (B, n))
     check_shapes("state", state, expected)
 
 
 def _run(
-    projected: Tensor,
-    taps: Tensor,
-    A_log: Tensor,
-    dt_bias: Tensor,
-    weight: Tensor,
-    state: Tensor,
-    left: Tensor | None,
-    mask: Tensor | None,
-    per_token: bool,
-    beta_scale: float,
-    eps: float,
-    backend: str | None,
+    inputs: Inputs, per_token: bool, beta_scale: float, eps: float, backend: str | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    projected = inputs[0]
     if backend is None and not is_forced("delta_layer") and is_forced("gated_delta", "short_conv", "dynamic_conv"):
         backend = "torch"  # the implementation that these ops are part of
     implementation = resolve("delta_layer", projected.device, projected.dtype, backend)
     with torch.autocast(projected.device.type, enabled=False):
-        y, state, tail = implementation(
-            projected, taps, A_log, dt_bias, weight, state, left, mask, per_token, beta_scale, eps
-        )
+        y, state, tail = implementation(*inputs, per_token, beta_scale, eps)
     return y.to(projected.dtype), state, tail.to(projected.dtype)
