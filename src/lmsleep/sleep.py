@@ -194,6 +194,10 @@ class Reading:
         if not scored:
             return cls(model, windows, whole, S, None, None, None)
         logits, targets = (torch.cat(parts, dim=1) for parts in zip(*scored, strict=True))
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-        return cls(model, windows, whole, S, loss, logits, targets)
+        return cls(model, windows, whole, S, masked_cross_entropy(logits, targets), logits, targets)
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of line 9: the mean, in nats, over the targets (B, P) that are not `IGNORE`, of logits (B, P, V)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

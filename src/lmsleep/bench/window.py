@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
@@ -29,7 +28,7 @@ from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
-from lmsleep.sleep import read_windows
+from lmsleep.sleep import masked_cross_entropy, read_windows
 from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
 
 PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
@@ -149,8 +148,7 @@ def _by_windows(n_passes: int, eviction: Eviction, model: HybridLM, tokens: Tens
 def _in_parallel(model: HybridLM, tokens: Tensor, targets: Tensor) -> Tensor:
     last = slice(-model.window_size, None)
     logits = model.logits(parallel_hidden(model, tokens, _shared(tokens))[:, last])
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(wide.flatten(0, 1), targets[:, last].flatten(), ignore_index=IGNORE)
+    return masked_cross_entropy(logits, targets[:, last])
 
 
 def main(
