@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_pretrained_chain import edited, run
 
 from lmsleep.pretrained import from_lightning
-from lmsleep.pretrained.export import sleep_settings
+from lmsleep.pretrained.export import trained_sleeps
 
 ROOT = Path(__file__).parents[2]
 STEPS = 2
@@ -83,7 +83,7 @@ def test_it_is_pretrained_as_a_looped_language_model_that_sees_the_whole_row(fig
     said = json.loads((pretrained(figure) / "config.json").read_text())
     assert (said["model"]["pattern"], said["model"]["window_size"], said["trained"]["steps"]) == ("AAAA", 240, STEPS)
     assert (said["trained"]["wake_passes"], said["trained"]["task"]["init_args"]["loss"]) == (4, "text")
-    assert sleep_settings(pretrained(figure) / "last.ckpt")["wake_passes"] == 4
+    assert trained_sleeps(pretrained(figure) / "last.ckpt")["wake_passes"] == 4
     weights = from_lightning(pretrained(figure) / "last.ckpt").state_dict()
     for name, weight in load_file(pretrained(figure) / "model.safetensors").items():
         assert torch.equal(weight, weights[name])
@@ -107,7 +107,7 @@ def test_the_runs_start_from_it_and_train_the_inserted_layers_first(figure, n_pa
 @pytest.mark.parametrize("n_passes", [1, 2])
 def test_they_are_awake_for_one_pass(figure, n_passes):
     sleeps = {"n_passes": n_passes, "eviction": {"fig4b": "hard", "fig5": "sliding"}[figure]}
-    assert sleep_settings(checkpoint(figure, n_passes)) == sleeps | {"after_loss": False, "wake_passes": 1}
+    assert trained_sleeps(checkpoint(figure, n_passes)) == sleeps | {"after_loss": False, "wake_passes": 1}
 
 
 def test_the_table_holds_every_operation_count_of_every_run(figure):

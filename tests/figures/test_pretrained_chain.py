@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from lmsleep.cli import run as run_main
 from lmsleep.figures.train import RESUME
 from lmsleep.pretrained import from_lightning
-from lmsleep.pretrained.export import sleep_settings
+from lmsleep.pretrained.export import trained_sleeps
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset, solve
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_a_run_sleeps_as_its_figure_says(figure, n_passes):
     config = from_lightning(checkpoint(figure, n_passes)).config
     eviction = "sliding" if figure == "fig5" else "hard"
     sleeps = {"n_passes": n_passes, "eviction": eviction, "after_loss": False, "wake_passes": 1}
-    assert sleep_settings(checkpoint(figure, n_passes)) == sleeps
+    assert trained_sleeps(checkpoint(figure, n_passes)) == sleeps
     assert config.window_size == (96 if figure == "fig5" else 128)
     # the middle half of eight blocks; all of them and the two inserted ones
     assert (config.pattern, config.loop_range) == (

@@ -14,7 +14,7 @@ from lmsleep.tasks.gsm.definition import Definition
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.graph import Core
 from lmsleep.tasks.gsm.problem import Problem, draw_problem, fingerprint, fits_windows, loss_windows
-from lmsleep.tasks.gsm.solver import Reading, parse_phrase
+from lmsleep.tasks.gsm.solver import Equations, parse_phrase
 from lmsleep.tasks.gsm.world import WORLDS, Parameter
 
 PAPER = ProblemConfig(templates=("zoo", "school", "film"))
@@ -96,14 +96,14 @@ def test_every_quantity_can_be_resolved_and_distractors_decide_nothing():
     for problem in draw(MINI, words, 200):
         text = words.decode(problem.ids)
         sentences = text.split("Problem: ")[1].split(". Answer:")[0].split(". ")
-        whole = Reading(sentences)
+        whole = Equations(sentences)
         assert min(whole.value(quantity) for quantity in whole.rules) >= 0
         core = [
             s for s in sentences if parse_phrase(s.split(" equals ")[0])[1] not in WORLDS["terse"].distractor_places
         ]
         distractors += len(sentences) - len(core)
         question = parse_phrase(text.split("Question: ")[1].split("?")[0])
-        alone = Reading(core)
+        alone = Equations(core)
         assert alone.value(question) == problem.answer
         values = {quantity: alone.value(quantity) for quantity in alone.rules}
         assert max(values.values()) <= MINI.max_value

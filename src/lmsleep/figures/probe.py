@@ -25,7 +25,7 @@ from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.pretrained.export import from_lightning, sleep_settings
+from lmsleep.pretrained.export import from_lightning, trained_sleeps
 from lmsleep.sleep import Pass, read_windows
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.rule110 import rule110_step
@@ -77,7 +77,7 @@ def probe_run(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int])
     0."""
     config = read_config([run / "config.yaml"])
     task = build_task(config["data"]["task"], from_anywhere=True)
-    sleeps = sleep_settings(run / "last.ckpt")
+    sleeps = trained_sleeps(run / "last.ckpt")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)
     batches = [task.rows(split="test", seed=0, step=step, batch_size=READ) for step in range(count)]

@@ -30,7 +30,7 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
     return _model(_read(Path(checkpoint)), Path(checkpoint))
 
 
-def sleep_settings(checkpoint: str | Path) -> dict[str, Any]:
+def trained_sleeps(checkpoint: str | Path) -> dict[str, Any]:
     """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with. Raises ValueError if
     it was trained with an `on_overflow`."""
     settings = _sleeps(_read(Path(checkpoint)))

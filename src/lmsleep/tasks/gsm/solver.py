@@ -63,7 +63,7 @@ def parse_right(text: str) -> Rule:
     return Rule(None if constant is None else int(constant), match["operator"], join, [parse_phrase(t) for t in terms])
 
 
-class Reading:
+class Equations:
     """The sentences of a problem, resolved on demand."""
 
     def __init__(self, sentences: list[str]) -> None:
@@ -132,7 +132,7 @@ def solve(text: str) -> Solution:
     if match is None:
         raise ValueError(f"the text is not question, problem and answer: {text[:60]!r} ... {text[-60:]!r}")
     sentences = match["sentences"].split(". ")
-    reading = Reading(sentences)
-    answer = reading.value(parse_phrase(match["question"]))
+    equations = Equations(sentences)
+    answer = equations.value(parse_phrase(match["question"]))
     stated = match["stated"]
-    return Solution(answer, reading.operations(), None if stated is None else int(stated), len(sentences))
+    return Solution(answer, equations.operations(), None if stated is None else int(stated), len(sentences))
