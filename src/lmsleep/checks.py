@@ -20,6 +20,7 @@ from yaml import YAMLError
 if TYPE_CHECKING:
     import torch
 
+ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 PLUGINS = "LMSLEEP_PLUGINS"  # environment variable: modules that register mixers and backbones, separated by commas
 LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
 

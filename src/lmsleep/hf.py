@@ -19,7 +19,7 @@ from torch import Tensor
 from lmsleep.checks import require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import MODEL_TYPE, check_streamable
+from lmsleep.model.folder import MODEL_TYPE, VERSION, check_streamable
 from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows
@@ -42,7 +42,7 @@ class SleepConfig(PreTrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    version: int = 1
+    version: int = VERSION
     model: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
     n_passes: int | None = None

@@ -6,9 +6,9 @@ from tests.documents.document import Document, document
 from tests.documents.paper import printed_2b
 from tests.documents.readme import step_times, whole_runs
 
+from lmsleep.bench.tables import WINDOWED
 from lmsleep.figures.pages import overview, paper, rule110
 from lmsleep.figures.pages.overview import most_seeds
-from lmsleep.figures.pages.paper import BY_WINDOWS
 from lmsleep.figures.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from lmsleep.figures.scores import ahead, last_validations, means, read, scores
 from lmsleep.figures.stats import wilson
@@ -78,7 +78,7 @@ def speed_sentences(root: Path) -> tuple[str, ...]:
     """Of speed."""
     mini, folder = root / "results/mini", root / "results/paper"
     small = paper.fig6_rates(mini)
-    slower, times = paper.slower(small), (small[BY_WINDOWS, 1] / small[BY_WINDOWS, 4]).iloc[-1]
+    slower, times = paper.slower(small), (small[WINDOWED, 1] / small[WINDOWED, 4]).iloc[-1]
     largest = paper.slower(paper.fig6_rates(folder)).max()
     step, cpu, read_before = step_times(root), paper.latency(mini), paper.latency(folder).groupby("slice").mean()
     return (

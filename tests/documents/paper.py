@@ -5,18 +5,10 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.document import Document, document
 
+from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.checks import read_object
 from lmsleep.figures.pages import paper, rule110
-from lmsleep.figures.pages.paper import (
-    BY_WINDOWS,
-    PARALLEL,
-    fig6_rates,
-    one_hop_begins,
-    one_sequence,
-    other_runs,
-    rates,
-    slower,
-)
+from lmsleep.figures.pages.paper import fig6_rates, one_hop_begins, one_sequence, other_runs, rates, slower
 from lmsleep.figures.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
 from lmsleep.figures.results import paper_values
 from lmsleep.figures.scores import ahead, last_validations, means, passes, read, scores
@@ -140,13 +132,13 @@ def depo_sentences(folder: Path) -> tuple[str, ...]:
 
 def fig6_sentences(folder: Path) -> tuple[str, ...]:
     """Of figure 6."""
-    memory = scores(folder / "fig6.csv", "peak_bytes", model=BY_WINDOWS).value / 1e9
+    memory = scores(folder / "fig6.csv", "peak_bytes", model=WINDOWED).value / 1e9
     sets = ("one sequence", "beside training runs", "batches of 3", "batches of 4")
     single, beside, *more = (rates(other_runs(folder, name)) / 1e3 for name in sets)
-    three, four = (by_window[BY_WINDOWS, 1][2000] for by_window in more)
+    three, four = (by_window[WINDOWED, 1][2000] for by_window in more)
 
     def windowed_and_parallel(by_window: pd.DataFrame, window: int, unit: str = "") -> str:
-        return f"{by_window[BY_WINDOWS, 1][window]:.1f}{unit} against {by_window[PARALLEL, 1][window]:.1f} k"
+        return f"{by_window[WINDOWED, 1][window]:.1f}{unit} against {by_window[PARALLEL, 1][window]:.1f} k"
 
     return (
         f"{memory.min():.0f} to {memory.max():.0f} of 80 GB by windows of 2,000 and 4,000",

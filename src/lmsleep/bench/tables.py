@@ -10,6 +10,7 @@ from lmsleep.checks import naming_file, require
 
 # Of every results file.
 COLUMNS = ["figure", "model", "n_passes", "seed", "slice", "tokens", "metric", "value"]
+PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"  # the models of figure 6
 # model, n_passes, slice, tokens, metric, value
 Measurement = tuple[str, int, int, int, str, float]
 

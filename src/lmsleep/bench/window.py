@@ -25,13 +25,12 @@ from torch import Tensor
 from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
+from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
 from lmsleep.checks import require
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
 from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
 
-PARALLEL, WINDOWED = "parallel sliding window", "reading by windows"
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]
 
 

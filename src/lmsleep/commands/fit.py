@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.checks import LAST, program, require
+from lmsleep.checks import LAST, ONE_FILE, program, require
 from lmsleep.commands.parser import RunParser
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
@@ -42,7 +42,7 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
-from lmsleep.training.checkpoint import ONE_FILE, is_local
+from lmsleep.training.checkpoint import is_local
 from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.settings import check_nulls, check_trainer

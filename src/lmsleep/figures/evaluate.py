@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.checks import naming_file, require
+from lmsleep.checks import LAST, naming_file, require
 from lmsleep.figures.settings import has_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
@@ -48,8 +48,8 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = from_lightning(run / "last.ckpt").to(device)
-    sleeps = trained_sleeps(run / "last.ckpt")
+    model = from_lightning(run / LAST).to(device)
+    sleeps = trained_sleeps(run / LAST)
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     trained = sleeps.pop("n_passes")

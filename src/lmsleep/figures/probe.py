@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lmsleep.atomic import save_csv
 from lmsleep.bench.tables import COLUMNS
+from lmsleep.checks import LAST
 from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
@@ -61,7 +62,7 @@ def main(
     for figure in figures:
         for run in [runs / figure / f"n{n}-s{seed}" for n in passes for seed in seeds]:
             columns = run_columns(figure, run)
-            models = {columns["n_passes"]: from_lightning(run / "last.ckpt")}
+            models = {columns["n_passes"]: from_lightning(run / LAST)}
             if columns["n_passes"] == max(passes):
                 torch.manual_seed(columns["seed"])
                 models[0] = models[max(passes)].config.build().eval()
@@ -77,7 +78,7 @@ def probe_run(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int])
     0."""
     config = read_config([run / "config.yaml"])
     task = build_task(config["data"]["task"], from_anywhere=True)
-    sleeps = trained_sleeps(run / "last.ckpt")
+    sleeps = trained_sleeps(run / LAST)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)
     batches = [task.rows(split="test", seed=0, step=step, batch_size=READ) for step in range(count)]

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
-from lmsleep.checks import read_object, require
+from lmsleep.checks import LAST, read_object, require
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(out: Path, fit_args: list[str]) -> None:
     """Runs `lmsleep fit` into `out`, resuming an interrupted run with the same arguments and code."""
     state = RESUME / digest(out, fit_args)
-    print(f"{out}: {'resuming' if (state / 'last.ckpt').exists() else 'starting'}", flush=True)
+    print(f"{out}: {'resuming' if (state / LAST).exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
     started, code = time.time(), commit()
     try:
@@ -70,7 +70,7 @@ def train(out: Path, fit_args: list[str]) -> None:
                     "--trainer.callbacks+=lmsleep.training.LearningCurve",
                     f"--trainer.callbacks.path={state / 'curve.csv'}",
                     *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
-                    *([f"--ckpt_path={state / 'last.ckpt'}"] if (state / "last.ckpt").exists() else []),
+                    *([f"--ckpt_path={state / LAST}"] if (state / LAST).exists() else []),
                 ]
             )
     finally:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file
-from lmsleep.checks import first_line, left_by_run, require, typed
+from lmsleep.checks import ONE_FILE, first_line, left_by_run, require, typed
 from lmsleep.hub import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite, warn_if_broken_off
@@ -78,8 +78,7 @@ def export(
 def _read(path: Path) -> dict[str, Any]:
     if path.is_dir() and (left := left_by_run(path)):
         raise ValueError(f"ckpt must be a file, got {str(path)!r}{left}")
-    one_file = "ckpt must be one file, as --trainer.strategy.save_distributed_checkpoint=false makes it, and no folder"
-    require(not path.is_dir(), one_file, str(path))
+    require(not path.is_dir(), f"ckpt must be one file, as --{ONE_FILE} makes it, and no folder", str(path))
     if not path.is_file():
         left = left_by_run(path.parent)
         raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}{left}")

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
-from lmsleep.checks import LAST, first_line, require
+from lmsleep.checks import LAST, ONE_FILE, first_line, require
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
     handle_requeue,
@@ -30,7 +30,6 @@ from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.resume import check_content
 
 PREVIOUS = "previous.ckpt"
-ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import require
+from lmsleep.training.settings import check_trainer
 
 MAX_RATE = 1e4  # a larger learning rate is a mistake
 
@@ -89,9 +90,8 @@ def total_steps(trainer: L.Trainer) -> int:
     checkpoint is restored would begin with the first batch. Raises ValueError if the settings give no number."""
     steps, epochs, batches = trainer.max_steps, trainer.max_epochs, trainer.limit_train_batches
     accumulate = trainer.accumulate_grad_batches
-    check_integer("accumulate_grad_batches of the trainer", accumulate, 1, 2**31 - 1)
     every = getattr(trainer, "val_check_interval", 0)  # Lightning has none for {}
-    require(every != 0, "val_check_interval of the trainer must be more than 0, or null", every)
+    check_trainer({"accumulate_grad_batches": accumulate, "val_check_interval": every})
     counts = [steps] if steps >= 0 else []
     if epochs is not None and epochs >= 0 and isinstance(batches, int):
         counts.append(epochs * -(-batches // accumulate))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.scores import read, scores
 from lmsleep.figures.words import counted, millions, percent
 
-BY_WINDOWS, PARALLEL = "reading by windows", "parallel sliding window"
 SHOWN = (73_728_000, 193_536_000, 313_344_000)  # tokens, of Depo's curves
 
 
@@ -53,7 +53,7 @@ def fig6_rates(folder: Path) -> pd.DataFrame:
 
 def slower(by_window: pd.DataFrame) -> pd.Series:
     """By how much reading by windows is slower than in parallel, by window, from `rates`."""
-    return 1 - by_window[BY_WINDOWS, 1] / by_window[PARALLEL, 1]
+    return 1 - by_window[WINDOWED, 1] / by_window[PARALLEL, 1]
 
 
 def one_sequence(folder: Path) -> float:
@@ -63,14 +63,14 @@ def one_sequence(folder: Path) -> float:
 
 def times_slower(folder: Path) -> str:
     """How many times slower N = 4 is than N = 1, over the windows: 3.0 to 4.0."""
-    by_windows = fig6_rates(folder)[BY_WINDOWS]
+    by_windows = fig6_rates(folder)[WINDOWED]
     times = by_windows[1] / by_windows[4]
     return f"{times.min():.1f} to {times.max():.1f}"
 
 
 def fig6(folder: Path) -> pd.DataFrame:
     """Tokens a second against windows and N."""
-    by_window = fig6_rates(folder)[[(PARALLEL, 1), *((BY_WINDOWS, n) for n in (1, 2, 3, 4))]]
+    by_window = fig6_rates(folder)[[(PARALLEL, 1), *((WINDOWED, n) for n in (1, 2, 3, 4))]]
     table = by_window.map(lambda rate: f"{rate / 1e3:.1f} k")
     table.iloc[0, 0] = f"{table.iloc[0, 0]} tokens/s"
     table.columns = [PARALLEL, "by windows, N = 1", "N = 2", "N = 3", "N = 4"]

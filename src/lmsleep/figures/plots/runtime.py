@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
+from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.plots import style
 from lmsleep.figures.stats import jsonable, over_seeds
 from lmsleep.figures.words import readable
 
-WINDOWED = "reading by windows"
 LOOK = {"markersize": 5, "linewidth": 1.6, "markevery": 1, "clip_on": False}  # a marker may lie on the frame
 
 
@@ -78,7 +78,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     once, windowed = speed[speed.n_passes == speed.n_passes.min()], speed[speed.model == WINDOWED]
     looks = style.looks(sorted(windowed.n_passes.unique()))
     parallel = {"color": style.DARK, "marker": "x", "linestyle": "--"}
-    for name, look in {"parallel sliding window": parallel, WINDOWED: next(iter(looks.values()))}.items():
+    for name, look in {PARALLEL: parallel, WINDOWED: next(iter(looks.values()))}.items():
         style.curve(left, once[once.model == name], "place", over_seeds, **LOOK | look | {"label": name})
     for n, look in looks.items():
         style.curve(right, windowed[windowed.n_passes == n], "place", over_seeds, **LOOK | look)
