@@ -84,7 +84,7 @@ def check_fast_weights(name: str, S: Any, start: FastWeights) -> None:
 
 
 class KV(NamedTuple):
-    """Keys and values (B, H, m, K) of the m visible tokens, oldest first."""
+    """Keys and values (B, kv_heads, m, K) of the m visible tokens, oldest first."""
 
     keys: Tensor
     values: Tensor
@@ -96,7 +96,7 @@ class KV(NamedTuple):
 
 
 class ConvTail(NamedTuple):
-    """The last inputs (B, w, D) of a short convolution, w = its width - 1."""
+    """The last inputs (B, w, channels) of a short convolution, w = its width - 1."""
 
     inputs: Tensor
 

@@ -165,7 +165,7 @@ def test_the_folder_names_the_arm_and_an_unknown_one_is_refused(at_root, tmp_pat
     ],
 )
 def test_a_wrong_entry_is_one_sentence(tmp_path, monkeypatch, entry, sentence):
-    monkeypatch.setattr(module, "TABLE", tmp_path / "arms.yaml")
+    monkeypatch.setattr(module, "ARMS_FILE", tmp_path / "arms.yaml")
     (tmp_path / "arms.yaml").write_text(yaml.safe_dump({"n4": entry}))
     with pytest.raises(ValueError, match=sentence):
         arms()

@@ -64,7 +64,7 @@ def test_a_place_with_one_possible_token_costs_nothing():
 
 def test_held_out_rows_are_the_test_rows_of_the_module():
     module = RowsDataModule(Rule110(steps=2, width=6, n_states=2), batch_size=4, eval_rows=15, eval_batch_size=5)
-    rows, batches = held_out(module.task, module), list(module.test_dataloader())
+    rows, batches = held_out(module), list(module.test_dataloader())
     assert len(rows.tokens) == 15
     assert torch.equal(rows.targets, torch.cat([b.targets for b in batches]))
 

@@ -28,14 +28,14 @@ def stored(tmp_path_factory):
 
 
 def as_rows(task, module):
-    rows = held_out(task, module)
+    rows = held_out(module)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     return {**tensors, "answers": task.answers(rows.targets)}
 
 
 def test_the_module_shows_every_stored_row_once_whatever_eval_rows_says(stored):
     module = RowsDataModule(stored, batch_size=4, eval_rows=8, eval_batch_size=16)
-    rows = held_out(stored, module)
+    rows = held_out(module)
     assert len(rows.tokens) == 72 and len(torch.unique(rows.tokens, dim=0)) == 72
     assert rows.mask is not None and rows.tokens.shape[1] > min(b.tokens.shape[1] for b in module.test_dataloader())
 

@@ -1,1 +1,1 @@
-"""Commands around training. Only fit.py, which reads the settings of a run, can change a weight of a stage."""
+"""Commands around training. Stages depend on fit.py and parser.py alone, which read the settings of a run."""

@@ -168,8 +168,8 @@ def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> 
 
 
 def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
-    """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with the
-    `given` ones as changes. Raises ValueError as `pretrained_config`."""
+    """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with
+    `changes`. Raises ValueError as `pretrained_config`."""
     if model.init_from and model.model and changes:
         check_nulls(changes.as_dict(), HybridConfig, "--model.model")
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))

@@ -67,7 +67,7 @@ def check_vocabulary(dataset: DatasetConfig, config: dict[str, Any]) -> None:
 
 def make_data(task: Task, out: Path, **data: int) -> None:
     """Writes the test rows of `task` as tensors (R, T), and their baselines."""
-    rows = held_out(task, RowsDataModule(task, **data))
+    rows = held_out(RowsDataModule(task, **data))
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     tensors["answers"] = task.answers(rows.targets)
@@ -76,7 +76,7 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     save_json(out / "baselines.json", baselines)
 
 
-def held_out(task: Task, module: RowsDataModule) -> Batch:
+def held_out(module: RowsDataModule) -> Batch:
     """All test batches of a data module in one, with masked padding to the longest."""
     batches = [
         batch if batch.mask is not None else batch._replace(mask=torch.ones_like(batch.tokens, dtype=torch.bool))

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from lmsleep.checks import require, typed
 
-PARAMS, TABLE = Path("params.yaml"), Path("configs/arms.yaml")
+PARAMS, ARMS_FILE = Path("params.yaml"), Path("configs/arms.yaml")
 ARMS = "arms"  # the figure of arms in params.yaml; `arms_depo` is that on Depo
 # The letters of the axes of a grid in the names of its cells.
 LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
@@ -60,11 +60,12 @@ class Arm:
 
 
 def arms() -> dict[str, Arm]:
-    """All arms by name. Raises ValueError if an entry of the table is invalid, or its reference arm does not exist."""
-    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    found = {name: typed(Arm, entry, f"{name} in {TABLE}") for name, entry in entries.items()}
+    """All arms by name. Raises ValueError if an entry of the file is invalid, or its reference arm does not exist."""
+    entries = yaml.safe_load(ARMS_FILE.read_text(encoding="utf-8"))
+    found = {name: typed(Arm, entry, f"{name} in {ARMS_FILE}") for name, entry in entries.items()}
     for name, arm in found.items():
-        require(arm.against in found, f"against of {name} in {TABLE} must be one of {', '.join(found)}", arm.against)
+        rule = f"against of {name} in {ARMS_FILE} must be one of {', '.join(found)}"
+        require(arm.against in found, rule, arm.against)
     return found
 
 

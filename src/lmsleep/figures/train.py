@@ -29,7 +29,7 @@ from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
-from lmsleep.figures.settings import TABLE, arm_of, arms, read_config
+from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, read_config
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
@@ -102,7 +102,7 @@ def keep_seconds(state: Path, seconds: float) -> float:
 def arguments_of_arm(out: Path) -> tuple[str, ...]:
     """The arguments of the arm that a folder is named after. Raises ValueError if there is no such arm."""
     known = arms()
-    require(arm_of(out) in known, f"the folder must be called <arm>-s<seed> with an arm of {TABLE}", str(out))
+    require(arm_of(out) in known, f"the folder must be called <arm>-s<seed> with an arm of {ARMS_FILE}", str(out))
     arm = known[arm_of(out)]
     return arm.arms_depo if out.parent.name == "arms_depo" and arm.arms_depo else arm.arguments
 

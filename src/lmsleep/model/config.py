@@ -47,8 +47,8 @@ class ModelConfig:
         fast_norm_eps: epsilon of the norm inside a Jet layer; None: norm_eps.
         sandwich_norm: a second norm after the mixer and the MLP of every block that has an MLP (Ouro).
         norm_between_passes: every pass ends with the final norm, and the next starts from its output (Ouro).
-        between_passes: what a pass of a sleep starts from, see `BETWEEN_PASSES`; `carry` is Algorithm 1, others are
-            ablations.
+        between_passes: what a pass of a sleep starts from, see `lmsleep.model.hybrid.BETWEEN_PASSES`; `carry` is
+            Algorithm 1, others are ablations.
         loop: (first, last + 1) of the blocks that a sleep repeats; None: all.
         tie_embeddings: the output projection is the embedding.
         embedding_std: initial standard deviation of the embeddings; that of the output projection is 0.02.

@@ -78,7 +78,7 @@ class _Reader:
         self.mixer, self.tolerance = mixer, tolerance
 
     def equal(self, promise: str, got: Tensor, want: Tensor) -> None:
-        """Raises ValueError, which begins with `said`, if two tensors differ."""
+        """Raises ValueError, which begins with `promise`, if two tensors differ."""
         apart = (got - want).detach().abs().max().item()
         if not torch.allclose(got, want, self.tolerance, self.tolerance):
             raise ValueError(f"{promise}, got a difference of {apart:.2g}")

@@ -242,7 +242,7 @@ class Session(StreamReader):
         draw = sampler(**how, device=self.model.embedding.weight.device)
         rows = to_rows(prompt, None, self.batch_size, self.model, self.prompter)
         if not min(rows.lengths):
-            raise ValueError("prompt must have at least one token in every row")
+            raise ValueError(f"prompt must have at least one token in every row, got rows of {rows.lengths}")
         answers = new_answers(len(rows.lengths), stop, self.model.embedding.num_embeddings, self.prompter, as_text)
         if asleep:
             self.sleep()

@@ -19,7 +19,7 @@ PANELS = {  # metric -> title, what a slice counts
     "test_needle_loss": ("a needle of random letters", "windows since then"),
 }
 NUMBERS = ("test_loss", *PANELS, "test_needle_exact", "test_new_loss", "cut_loss")
-FEWEST = 500  # bytes of a group whose loss is shown
+FEWEST_BYTES = 500  # of a group whose loss is shown
 
 
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
@@ -76,7 +76,7 @@ def with_trained_as(table: pd.DataFrame) -> pd.DataFrame:
     one = scores.metric.isin(["test_loss", "cut_loss"])
     scores = scores[one == (scores.slice == "all")]
     scores = scores.assign(slice=scores.slice.where(~one, "0").astype(int))
-    few = scores[scores.metric.str.fullmatch("test_(repeat|rare|new)_count") & (scores.value < FEWEST)]
+    few = scores[scores.metric.str.fullmatch("test_(repeat|rare|new)_count") & (scores.value < FEWEST_BYTES)]
     left_out = set(zip(few.metric.str.replace("_count", "_loss"), few.slice, strict=True))
     return scores[[place not in left_out for place in zip(scores.metric, scores.slice, strict=True)]]
 
