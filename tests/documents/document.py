@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lmsleep.figures.tables import markdown
-
 NUMBER = r"[-+−]?\d+(?:[.,]\d+)*"
 # What may change in a sentence when its data do: numbers, but for those of a setting, and where an interval lies.
 VARIABLE = re.compile(rf"(?<!N = )(?<!t = )(?<![\d.,]){NUMBER}|(?:above|around|below)\s+zero")
@@ -58,6 +56,13 @@ class Document:
 def document(path: str, tables: dict[str, pd.DataFrame], sentences: tuple[str, ...] = ()) -> Document:
     """A text with these tables, written in Markdown, and sentences."""
     return Document(path, {name: markdown(table) for name, table in tables.items()}, sentences, OWN)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, with its last line ended; empty where a row lacks a column."""
+    lines = [table.columns, *table.fillna("").itertuples(index=False)]
+    written = [f"| {' | '.join(map(str, line))} |\n".replace("|  ", "| ") for line in lines]
+    return "".join([written[0], "|---" * len(table.columns) + "|\n", *written[1:]])
 
 
 def faults(document: Document, text: str) -> list[str]:

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 from tests.documents.document import Document, document
+from tests.documents.pages import arms, gpu
 from tests.documents.readme import step_times
+from tests.documents.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
+from tests.documents.words import NUMERALS, listed, percents
 
-from lmsleep.figures.pages import arms, gpu
 from lmsleep.figures.plots.text import validations
-from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
 from lmsleep.figures.stats import STEPS, UNDECIDED, Estimate, compare_steps, mean_difference
-from lmsleep.figures.words import NUMERALS, listed, millions, nats, percent, percents, points
+from lmsleep.figures.words import millions, nats, percent, points
 from lmsleep.windows import Windows
 
 LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from tests.documents.document import Document, document
+from tests.documents.pages import overview, paper, rule110
+from tests.documents.pages.overview import most_seeds
+from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from tests.documents.paper import printed_2b
 from tests.documents.readme import step_times, whole_runs
+from tests.documents.scores import ahead, last_validations, means, read, scores
+from tests.documents.words import listed, percents
 
 from lmsleep.bench.tables import WINDOWED
-from lmsleep.figures.pages import overview, paper, rule110
-from lmsleep.figures.pages.overview import most_seeds
-from lmsleep.figures.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
-from lmsleep.figures.scores import ahead, last_validations, means, read, scores
 from lmsleep.figures.stats import wilson
-from lmsleep.figures.words import interval, listed, millions, percent, percents, points
+from lmsleep.figures.words import interval, millions, percent, points
 
 
 def documents(root: Path) -> list[Document]:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 from tests.documents.document import Document, document
+from tests.documents.pages import paper, rule110
+from tests.documents.pages.paper import fig6_rates, one_hop_begins, one_sequence, other_runs, rates, slower
+from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
+from tests.documents.scores import ahead, last_validations, means, passes, read, scores
+from tests.documents.words import listed, percents, side
 
 from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.checks import read_object
-from lmsleep.figures.pages import paper, rule110
-from lmsleep.figures.pages.paper import fig6_rates, one_hop_begins, one_sequence, other_runs, rates, slower
-from lmsleep.figures.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
 from lmsleep.figures.results import paper_values
-from lmsleep.figures.scores import ahead, last_validations, means, passes, read, scores
 from lmsleep.figures.tables import printed
-from lmsleep.figures.words import listed, millions, percent, percents, points, side, signed
+from lmsleep.figures.words import millions, percent, points, signed
 
 
 def documents(root: Path) -> list[Document]:

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from tests.documents.document import Document, document
+from tests.documents.pages.arms import arm_verdicts, of_arm
+from tests.documents.pages.claims import claims
+from tests.documents.scores import mean, means, passes, scores
+from tests.documents.words import listed, percents
 
-from lmsleep.figures.pages.arms import arm_verdicts, of_arm
-from lmsleep.figures.pages.claims import claims
-from lmsleep.figures.scores import mean, means, passes, scores
-from lmsleep.figures.words import listed, percent, percents
+from lmsleep.figures.words import percent
 
 STEPS = "train_h100_8d87959.json"  # the newest in results/bench
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from scipy.stats import mannwhitneyu
 from tests.documents.document import Document, document
+from tests.documents.pages import seeds
+from tests.documents.pages.seeds import DEPO_HOPS, depo_runs
+from tests.documents.scores import ahead, average_runs, means, scores
+from tests.documents.words import percents, side
 
-from lmsleep.figures.pages import seeds
-from lmsleep.figures.pages.seeds import DEPO_HOPS, depo_runs
-from lmsleep.figures.scores import ahead, average_runs, means, scores
-from lmsleep.figures.words import percent, percents, points, side
+from lmsleep.figures.words import percent, points
 
 
 def documents(root: Path) -> list[Document]:

@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from tests.documents.__main__ import documents, main
-from tests.documents.document import Document, faults, renewed
-
-from lmsleep.figures.scores import read
+from tests.documents.document import Document, faults, markdown, renewed
+from tests.documents.scores import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,6 +133,11 @@ def test_pages_follow_their_tables_when_these_change(repository, monkeypatch):
     main(repository, write=True)
     assert ", 90.0 and" in (repository / "results/README.md").read_text()
     assert "| 2 | 90.0 % |" in (repository / "results/seeds/README.md").read_text()
+
+
+def test_a_cell_without_a_value_is_empty_in_markdown():
+    table = pd.DataFrame([{"N": 1, "right": "5.0 %"}, {"N": 4, "right": "9.0 %", "points": "+4.0"}])
+    assert markdown(table) == "| N | right | points |\n|---|---|---|\n| 1 | 5.0 % | |\n| 4 | 9.0 % | +4.0 |\n"
 
 
 TEXT = """\

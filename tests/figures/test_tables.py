@@ -1,13 +1,6 @@
-"""Tables of texts, and how they are written in Markdown."""
+"""Tables of texts."""
 
-import pandas as pd
-
-from lmsleep.figures.tables import losses_table, markdown
-
-
-def test_a_cell_without_a_value_is_empty_in_markdown():
-    table = pd.DataFrame([{"N": 1, "right": "5.0 %"}, {"N": 4, "right": "9.0 %", "points": "+4.0"}])
-    assert markdown(table) == "| N | right | points |\n|---|---|---|\n| 1 | 5.0 % | |\n| 4 | 9.0 % | +4.0 |\n"
+from lmsleep.figures.tables import losses_table
 
 
 def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations():

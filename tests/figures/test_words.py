@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lmsleep.figures.stats import Estimate
-from lmsleep.figures.words import counted, interval, listed, millions, nats, percents, points, probed, side, signed
+from lmsleep.figures.words import counted, interval, millions, nats, points, probed, signed
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,7 @@ def test_losses_and_shares_have_their_intervals_too():
     assert (interval(share), interval(one)) == ("10.2 to 30.4 %", "–")
 
 
-def test_where_an_interval_lies_is_said_of_intervals_alone():
-    ends = [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.2), (0.0, 0.2)]
-    assert [side(Estimate(0, *end, 3)) for end in ends] == ["above zero", "below zero", "around zero", "around zero"]
-    with pytest.raises(ValueError, match="estimate must have an interval, got one of 1 seeds"):
-        side(Estimate(0.1, math.nan, math.nan, 1))
-
-
-def test_counts_and_lists():
+def test_counts():
     assert (millions(138_240_000), millions(40_140_800, 1)) == ("138 M", "40.1 M")
     assert [counted(n, "hops") for n in (1, 2)] == ["1 hop", "2 hops"]
     assert [probed(f"after_{k}_steps") for k in (1, 8)] == ["after 1 step", "after 8 steps"]
-    assert (listed("abc"), percents([0.123]), percents([0.1, 0.2])) == ("a, b and c", "12.3 %", "10.0 and 20.0 %")

@@ -16,13 +16,6 @@ OVER_SEEDS, OVER_ROWS = "95 % interval over seeds", "over one seed's rows (Wilso
 OF_TWO = "; of two seeds the scores"  # behind the title of a column of intervals
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, with its last line ended; empty where a row lacks a column."""
-    lines = [table.columns, *table.fillna("").itertuples(index=False)]
-    written = [f"| {' | '.join(map(str, line))} |\n".replace("|  ", "| ") for line in lines]
-    return "".join([written[0], "|---" * len(table.columns) + "|\n", *written[1:]])
-
-
 def paper_table(caption: Caption, paper: pd.DataFrame) -> pd.DataFrame:
     """A row for each metric and N, a column for each slice; values of unknown N share a cell."""
     levels = sorted(paper["slice"].unique())

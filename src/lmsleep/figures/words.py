@@ -2,26 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable
 
 from lmsleep.figures.stats import Estimate
-
-NUMERALS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def percent(share: float, digits: int = 1) -> str:
     """0.123 -> 12.3 %."""
     return f"{100 * share:.{digits}f} %"
-
-
-def percents(shares: Iterable[float]) -> str:
-    """0.123, 0.2, 0.3 -> 12.3, 20.0 and 30.0 %."""
-    return f"{listed(f'{100 * share:.1f}' for share in shares)} %"
-
-
-def each(shares: Iterable[float]) -> str:
-    """Single scores, without digits: 95, 70, 21 %."""
-    return f"{', '.join(f'{100 * share:.0f}' for share in shares)} %"
 
 
 def signed(share: float, digits: int = 1) -> str:
@@ -54,13 +41,6 @@ def nats(difference: Estimate) -> str:
     return f"{difference.value:+.4f}{ends}"
 
 
-def side(difference: Estimate) -> str:
-    """Where the interval of a difference lies. Raises ValueError if there is none, as of one seed."""
-    if math.isnan(difference.low):
-        raise ValueError(f"estimate must have an interval, got one of {difference.n} seeds")
-    return {1: "above zero", -1: "below zero", 0: "around zero"}[difference.sign]
-
-
 def readable(x: float) -> str:
     """1500000 -> 1.5M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -82,11 +62,6 @@ def counted(count: object, things: str) -> str:
 def probed(name: str) -> str:
     """What a probe reads: after_1_steps -> after 1 step."""
     return re.sub(r"\b1 (\w+)s$", r"1 \1", name.replace("_", " "))
-
-
-def listed(words: Iterable[str]) -> str:
-    """a, b and c."""
-    return " and ".join(", ".join(words).rsplit(", ", 1))
 
 
 def short_commit(commit: str, digits: int) -> str:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
+from tests.documents.scores import read, scores
 
 from lmsleep.bench.tables import PARALLEL, WINDOWED
-from lmsleep.figures.scores import read, scores
 from lmsleep.figures.words import counted, millions, percent
 
 SHOWN = (73_728_000, 193_536_000, 313_344_000)  # tokens, of Depo's curves

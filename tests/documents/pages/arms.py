@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tests.documents.scores import read, scores, welch
 
 from lmsleep.checks import read_object
-from lmsleep.figures.scores import read, scores, welch
 from lmsleep.figures.stats import Estimate
 from lmsleep.figures.tables import verdicts_table
 from lmsleep.figures.words import percent, points, probed

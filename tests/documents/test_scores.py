@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-
-from lmsleep.figures.scores import ahead, average_runs, last_validations, paired_p, welch
+from tests.documents.scores import ahead, average_runs, last_validations, paired_p, welch
 
 
 def test_welch_s_test_is_that_of_welch_and_satterthwaite():

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pandas as pd
+from tests.documents.pages import paper, rule110
+from tests.documents.scores import ahead, last_validations, mean, passes, scores
 
 from lmsleep.checks import read_object
-from lmsleep.figures.pages import paper, rule110
 from lmsleep.figures.results import CAPTIONS, Caption, direction, effect_verdict, paper_values, read_verdicts
-from lmsleep.figures.scores import ahead, last_validations, mean, passes, scores
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import percent
 

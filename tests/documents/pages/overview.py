@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import pandas as pd
+from tests.documents.pages import rule110
+from tests.documents.pages.gpu import earlier_runs, means_and_gains
+from tests.documents.pages.seeds import depo_runs
+from tests.documents.scores import average_runs, last_validations, mean, passes, scores
+from tests.documents.words import percents
 
 from lmsleep.checks import read_object
-from lmsleep.figures.pages import rule110
-from lmsleep.figures.pages.gpu import earlier_runs, means_and_gains
-from lmsleep.figures.pages.seeds import depo_runs
-from lmsleep.figures.scores import average_runs, last_validations, mean, passes, scores
 from lmsleep.figures.stats import FEWEST
 from lmsleep.figures.tables import OF_TWO
-from lmsleep.figures.words import counted, interval, percent, percents, short_commit
+from lmsleep.figures.words import counted, interval, percent, short_commit
 
 GSM = {"fig4a": "4a, hard eviction", "fig4b": "4b, looped, Jet layers", "fig5": "5, sliding window"}
 SCALES = ("mini", "gpu", "paper")

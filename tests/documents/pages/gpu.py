@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pandas as pd
+from tests.documents.scores import ahead, last_validations, mean, passes, read, scores
+from tests.documents.words import each, percents
 
 from lmsleep.checks import read_object
 from lmsleep.figures.results import CAPTIONS
-from lmsleep.figures.scores import ahead, last_validations, mean, passes, read, scores
 from lmsleep.figures.stats import compare_passes, compare_steps, mean_difference
 from lmsleep.figures.tables import OVER_SEEDS, accuracy_table, losses_table
-from lmsleep.figures.words import counted, each, percent, percents, points
+from lmsleep.figures.words import counted, percent, points
 
 GSM = ("fig4a", "fig4b", "fig5")
 SINGLE = 5  # seeds, up to which a table of N has the score of every run

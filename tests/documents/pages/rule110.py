@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from tests.documents.pages.gpu import passes_at_test
+from tests.documents.pages.paper import other_runs
+from tests.documents.scores import ahead, average_runs, last_validations, mean, passes, read, scores
+from tests.documents.words import listed
 
-from lmsleep.figures.pages.gpu import passes_at_test
-from lmsleep.figures.pages.paper import other_runs
-from lmsleep.figures.scores import ahead, average_runs, last_validations, mean, passes, read, scores
 from lmsleep.figures.stats import paired_differences, wilson
-from lmsleep.figures.words import interval, listed, millions, percent, points
+from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import Rule110
 
 MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
