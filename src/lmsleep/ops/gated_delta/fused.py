@@ -71,17 +71,9 @@ def _outputs(
 
 @torch.library.custom_op("lmsleep::gated_delta_window_backward", mutates_args=())
 def _backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    b: Tensor,
-    state: Tensor,
-    starts: Tensor,
-    inverses: Tensor,
-    do: Tensor,
-    dfinal: Tensor,
-) -> list[Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, state: Tensor,
+    starts: Tensor, inverses: Tensor, do: Tensor, dfinal: Tensor,
+) -> list[Tensor]:  # fmt: skip
     """dq, dk, dv, dg, db, dstate; all but dv and dstate as one share for each column block of the state."""
     (B, H, L, K), V = k.shape, v.shape[-1]
     q, k, v, g, b, do = _addressable(q, k, v, g, b, do)
@@ -102,17 +94,9 @@ def _backward(
 
 @_backward.register_fake
 def _gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    b: Tensor,
-    state: Tensor,
-    starts: Tensor,
-    inverses: Tensor,
-    do: Tensor,
-    dfinal: Tensor,
-) -> list[Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, state: Tensor,
+    starts: Tensor, inverses: Tensor, do: Tensor, dfinal: Tensor,
+) -> list[Tensor]:  # fmt: skip
     (B, H, L, K), V = k.shape, v.shape[-1]
     BV = _tile(K, V)["BV"]
     n = (V + BV - 1) // BV

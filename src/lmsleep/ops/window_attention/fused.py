@@ -59,16 +59,9 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _launch(
-    kernel,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    mask: Tensor | None,
-    more: list[Tensor],
-    out: Tensor,
-) -> None:
+    kernel, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None,
+    more: list[Tensor], out: Tensor,
+) -> None:  # fmt: skip
     """Runs a kernel that reads q, k, v and `more` by the strides of rows and tokens and writes `out`."""
     (B, n, _), HALF = q.shape, cos.shape[1]
     G, R = k.shape[2] // (2 * HALF), q.shape[2] // k.shape[2]
