@@ -52,6 +52,27 @@ def open_chat(
     return Session.load(memory, session.model, tokenizer=session.prompter)
 
 
+def check_files(read: list[Path], memory: Path | None) -> None:
+    """Raises ValueError if a document or the folder of `memory` is not there, or OSError if that takes no files: known
+    before a long document is read."""
+    for file in read:
+        if not file.is_file():
+            raise ValueError(f"--read must name files, but there is none at {str(file)!r}")
+    if memory is not None:
+        require(memory.absolute().parent.is_dir(), "memory must lie in a folder that exists", str(memory))
+        require(not memory.is_dir(), "memory must be a file", str(memory))
+        if read:
+            check_writable(memory.absolute().parent)
+
+
+def check_web(**options: object) -> None:
+    """Raises ValueError if gradio is not installed, or one of these options of the terminal is given."""
+    if find_spec("gradio") is None:
+        raise ValueError('web needs gradio: pip install "lmsleep[web]"')
+    for name, value in options.items():
+        require(value is None, f"{name} must be left out with web", str(value))
+
+
 def main(
     model: str,
     read: list[Path] = [],  # noqa: B006
@@ -96,19 +117,9 @@ def main(
     how = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     sampler(**how)  # raises before the model is loaded
     check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
-    for file in read:
-        if not file.is_file():
-            raise ValueError(f"--read must name files, but there is none at {str(file)!r}")
-    if memory is not None:  # known before a long document is read
-        require(memory.absolute().parent.is_dir(), "memory must lie in a folder that exists", str(memory))
-        require(not memory.is_dir(), "memory must be a file", str(memory))
-        if read:
-            check_writable(memory.absolute().parent)
+    check_files(read, memory)
     if web:
-        if find_spec("gradio") is None:
-            raise ValueError('web needs gradio: pip install "lmsleep[web]"')
-        for name, value in (("ask", ask), ("memory", memory)):
-            require(value is None, f"{name} must be left out with web", str(value))
+        check_web(ask=ask, memory=memory)
     templates = {"context": context, "question": question}
     session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates)
     if web:
