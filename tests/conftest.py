@@ -17,13 +17,13 @@ def pytest_collection():
     # OpenMP reads this once; where its threads have computed, a process that is forked hangs as it computes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
+
+    if not torch.cuda.is_available():
+        # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported, as by Lightning.
+        os.environ["TRITON_INTERPRET"] = "1"
     from lightning.fabric.utilities import registry
 
     registry.entry_points = cache(registry.entry_points)  # those of all packages, read anew for every trainer
-
-    if not torch.cuda.is_available():
-        # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported.
-        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_finish():
