@@ -103,20 +103,14 @@ def test_the_definition_is_that_of_torch():
     torch.testing.assert_close(add_norm_naive(x, x, norm.weight, 1e-5, x.dtype), (2 * x, norm(2 * x)))
 
 
-def test_is_one_node_of_a_compiled_graph():
+def test_is_one_node_of_a_compiled_graph(compiled_calls):
     pytest.importorskip("triton")
     from lmsleep.ops.add_norm.fused import add_norm_triton
 
     inputs, _ = draw((2, 16), torch.float32, torch.float32)
-    targets = []
-
-    def keep(graph, _):
-        targets.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
-        return graph
-
-    compiled = torch.compile(add_norm_triton, backend=keep, fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs, 1e-6, torch.float32), add_norm_triton(*inputs, 1e-6, torch.float32))
-    assert sum("add_norm" in target for target in targets) == 1
+    outputs, calls = compiled_calls(add_norm_triton, *inputs, 1e-6, torch.float32)
+    torch.testing.assert_close(outputs, add_norm_triton(*inputs, 1e-6, torch.float32))
+    assert sum("add_norm" in call for call in calls) == 1
 
 
 def test_bad_input_is_named():

@@ -114,20 +114,14 @@ def test_larger_heads_longer_windows_and_wider_convolutions_go_to_the_compositio
     assert len(asked) == 5
 
 
-def test_is_one_node_of_a_compiled_graph():
+def test_is_one_node_of_a_compiled_graph(compiled_calls):
     from lmsleep.ops.delta_layer.fused import delta_layer_triton
 
     inputs, _ = low(*draw(1, 1, 6, 16, 16), torch.float32)
-    targets = []
-
-    def keep(graph, _):
-        targets.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
-        return graph
-
     arguments = (*inputs.values(), False, 1.0, 1e-6)
-    compiled = torch.compile(delta_layer_triton, backend=keep, fullgraph=True)
-    torch.testing.assert_close(compiled(*arguments), delta_layer_triton(*arguments))
-    assert sum("delta_layer" in target for target in targets) == 1
+    outputs, calls = compiled_calls(delta_layer_triton, *arguments)
+    torch.testing.assert_close(outputs, delta_layer_triton(*arguments))
+    assert sum("delta_layer" in call for call in calls) == 1
 
 
 def all_ratios(case, dtype):
