@@ -52,9 +52,10 @@ class GatedDelta(DeltaRule):
 
     def __init__(self, config: ModelConfig) -> None:
         H, K, V = config.fast_shape
-        self.key_heads = config.fast_key_heads or H
-        super().__init__(config, self.key_heads)
-        self.conv_weight = nn.Parameter(torch.empty(2 * self.key_heads * K + H * V, config.conv_size))
+        G = config.fast_key_heads or H
+        super().__init__(config, key_heads=G)
+        self.key_heads = G
+        self.conv_weight = nn.Parameter(torch.empty(2 * G * K + H * V, config.conv_size))
         self.A_log = nn.Parameter(torch.empty(H))
         self.dt_bias = nn.Parameter(torch.empty(H))
         self.norm = RMSNorm(V, config.norm_eps)
