@@ -160,10 +160,10 @@ def usable_device(name: Any) -> "torch.device":
         raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
 
 
-def check_file(path: Path) -> None:
-    """Raises ValueError if there is no such file."""
+def check_file(path: Path, remedy: str = "") -> None:
+    """Raises ValueError if there is no such file; `remedy` ends its message where no run left anything."""
     if not path.is_file():
-        raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent)}")
+        raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent) or remedy}")
 
 
 def program() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.checks import check_file, first_line, left_by_run, read_object, require
+from lmsleep.checks import check_file, first_line, read_object, require
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,9 +81,7 @@ def open_tokenizer(source: str | Path) -> "Tokenizer":
     if source != "bytes":
         path = Path(source)
         path = path if path.is_file() else tokenizer_folder(source) / TOKENIZER[0]
-        if not path.is_file():
-            remedy = left_by_run(path.parent) or "; tokenizer may be that of another folder, or bytes"
-            raise ValueError(f"{path.parent} must hold {path.name}, found none{remedy}")
+        check_file(path, "; tokenizer may be that of another folder, or bytes")
         return read_tokenizer(path)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # slow to import
 
