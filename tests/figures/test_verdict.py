@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lmsleep.figures.results import COSTS, HARMS, HELPS, OPPOSITE, SAME, direction, load
+from lmsleep.figures.results import HELPS_AT_STEPS, OPPOSITE, SAME, SLEEP_HARMS, SLEEP_HELPS, direction, load
 from lmsleep.figures.stats import UNDECIDED, Estimate
 
 
@@ -67,11 +67,11 @@ def test_the_largest_t_decides_figure_2a_and_fewer_right_is_the_papers_direction
 @pytest.mark.parametrize(
     ("steps", "operations", "word"),
     [
-        ((-0.02, -0.01), (-0.02, -0.01), HELPS),
-        ((-0.02, -0.01), (-0.02, 0.01), COSTS),
-        ((-0.02, -0.01), (0.01, 0.02), COSTS),
+        ((-0.02, -0.01), (-0.02, -0.01), SLEEP_HELPS),
+        ((-0.02, -0.01), (-0.02, 0.01), HELPS_AT_STEPS),
+        ((-0.02, -0.01), (0.01, 0.02), HELPS_AT_STEPS),
         ((-0.02, 0.01), (-0.02, -0.01), UNDECIDED),
-        ((0.01, 0.02), (-0.02, -0.01), HARMS),
+        ((0.01, 0.02), (-0.02, -0.01), SLEEP_HARMS),
         ((None, None), (None, None), UNDECIDED),
     ],
 )

@@ -14,10 +14,10 @@ from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate
 from lmsleep.figures.words import counted, nats, points
 
 SAME, OPPOSITE = "same direction", "opposite direction"
-HELPS, COSTS, HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
+SLEEP_HELPS, HELPS_AT_STEPS, SLEEP_HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
 WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
-TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", HELPS: "good", COSTS: "", HARMS: "bad"}
+TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", SLEEP_HELPS: "good", HELPS_AT_STEPS: "", SLEEP_HARMS: "bad"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def text_verdict(records: list[dict[str, Any]]) -> Verdict:
     most = max(record["n_passes"] for record in records)
     differences = {record["against"]: Estimate.of(record) for record in records if record["n_passes"] == most}
     steps, operations = (direction(differences[against], -1) for against in (STEPS, OPERATIONS))
-    word = {SAME: HELPS if operations == SAME else COSTS, OPPOSITE: HARMS, UNDECIDED: UNDECIDED}[steps]
+    helps = SLEEP_HELPS if operations == SAME else HELPS_AT_STEPS
+    word = {SAME: helps, OPPOSITE: SLEEP_HARMS, UNDECIDED: UNDECIDED}[steps]
     spans = ", ".join(f"{nats(differences[against])} after {against}" for against in (STEPS, OPERATIONS))
     seeds = seeds_in_words(differences[STEPS].n)
     return Verdict(word, f"N = {most} against N = 1, nats a byte of unseen files: {spans}; {seeds}.")
