@@ -44,7 +44,10 @@ def gpu(monkeypatch):
     table = {"gated_delta": Choice("triton", {"fla": "could run, triton is preferred"})}
     above = {"gated_delta": Choice("fla", {"triton": "could run, fla is preferred"})}
     monkeypatch.setattr(doctor, "machine", lambda: ["a machine"])
-    monkeypatch.setattr(doctor, "describe", lambda long=False: above if long else table)
+    other = {"gated_delta": Choice("torch", {"triton": "it takes keys of at most 256 channels"})}
+    monkeypatch.setattr(
+        doctor, "describe", lambda long=False, beyond=False: above if long else other if beyond else table
+    )
 
 
 def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys):
@@ -71,11 +74,12 @@ def test_says_how_to_install_what_is_missing_and_broken(gpu, monkeypatch, capsys
     assert "triton is missing" not in words and "flash-linear-attention is missing" not in words
 
 
-def test_long_windows_that_use_another_backend_have_a_row_of_their_own(gpu, monkeypatch, capsys):
+def test_long_windows_and_other_sizes_that_use_another_backend_have_rows_of_their_own(gpu, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "package_state", lambda package: ("1", "works"))
     doctor.main()
     words = capsys.readouterr().out
     assert "above 128" in words and "fla" in words and "All kernels are in place." in words
+    assert "other sizes" in words and "keys of at most" in words
 
 
 @pytest.mark.parametrize(("n", "said"), [(1, "CPU: 1 thread"), (2, "CPU: 2 threads; .* OMP_NUM_THREADS=1 .*")])

@@ -83,19 +83,59 @@ def test_long_windows_take_the_kernels_made_for_them_first(op, monkeypatch):
         Backend("torch", lambda: torch.mul),
     )
     assert resolve("double", cuda, torch.float32) is torch.add
-    assert resolve("double", cuda, torch.float32, None, True) is torch.sub
-    assert resolve("double", cuda, torch.float64, None, True) is torch.add
-    assert resolve("double", cuda, torch.float32, "short", True) is torch.add
+    assert resolve("double", cuda, torch.float32, long=True) is torch.sub
+    assert resolve("double", cuda, torch.float64, long=True) is torch.add
+    assert resolve("double", cuda, torch.float32, "short", long=True) is torch.add
     assert describe("cuda", long=True)["double"].others["short"] == "could run, any is preferred"
 
 
 def test_beyond_its_limit_a_backend_is_not_taken(op):
-    register("double", Backend("small", lambda: torch.add, limit="8 tokens"), Backend("torch", lambda: torch.mul))
+    limit = "at most 8 tokens"
+    register("double", Backend("small", lambda: torch.add, limit=limit), Backend("torch", lambda: torch.mul))
     assert resolve("double", CPU, torch.float32) is torch.add
-    assert resolve("double", CPU, torch.float32, None, True) is torch.mul
+    assert resolve("double", CPU, torch.float32, long=True) is torch.add
+    assert resolve("double", CPU, torch.float32, beyond=True) is torch.mul
     assert resolve("double", CPU, torch.float32, "small") is torch.add
     with pytest.raises(ValueError, match="'small' cannot run: it takes at most 8 tokens; use 'torch'"):
-        resolve("double", CPU, torch.float32, "small", True)
+        resolve("double", CPU, torch.float32, "small", beyond=True)
+
+
+@pytest.mark.parametrize("name", ["gated_delta", "ssd", "short_conv", "add_norm", "window_attention"])
+def test_sizes_that_no_kernel_takes_are_left_to_torch(name, op, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "_LOADED", {(name, each): torch.add for each in backends._TABLES[name]})
+    assert describe("cuda")[name].backend != "torch"
+    assert describe("cuda", beyond=True)[name].backend == "torch"
+
+
+def key_of(size):
+    x, gate = torch.zeros(1, 1, 2, size), torch.zeros(1, 1, 2)
+    return lambda: gated_delta(x, x, x, gate, gate)
+
+
+def state_of(size):
+    x, B = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, size)
+    return lambda: ssd(x, x[..., 0], -torch.ones(1), B, B)
+
+
+def convolution_of(channels, taps):
+    return lambda: short_conv(torch.zeros(1, 2, channels), torch.zeros(channels, taps))
+
+
+@pytest.mark.parametrize(
+    ("call", "beyond"),
+    [
+        *((key_of(256), False), (key_of(257), True), (state_of(256), False), (state_of(257), True)),
+        *((convolution_of(8, 4), False), (convolution_of(8, 2), False), (convolution_of(12, 4), True)),
+        *((convolution_of(8, 5), True), (convolution_of(8, 1), True)),
+    ],
+)
+def test_an_op_says_whether_its_sizes_are_beyond_its_kernels(call, beyond, monkeypatch):
+    said = []
+    chosen = backends._chosen
+    monkeypatch.setattr(backends, "_chosen", lambda *case: said.append(case[5]) or chosen(*case))
+    call()
+    assert said == [beyond]
 
 
 def test_compiled_code_leaves_eager_kernels_alone(op, monkeypatch):

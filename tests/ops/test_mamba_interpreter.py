@@ -68,10 +68,3 @@ def test_a_token_with_zero_dt_leaves_no_trace(kernel):
     _, with_padding = kernel(x, torch.where(kept[:, None], dt, 0.0), A, B, C, D, state)
     _, without = kernel(x[:, kept], dt[:, kept], A, B[:, kept], C[:, kept], D, state)
     torch.testing.assert_close(with_padding, without, rtol=1e-5, atol=1e-5)
-
-
-def test_a_state_that_is_too_wide_is_refused(kernel):
-    x, dt, A, _, _, D, _ = inputs(4)
-    wide = torch.zeros(2, 4, 1, 512)
-    with pytest.raises(ValueError, match="takes N up to 256, got 512; use 'torch'"):
-        kernel(x, dt, A, wide, wide, D, torch.zeros(2, 2, 16, 512))

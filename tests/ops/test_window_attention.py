@@ -105,7 +105,7 @@ def test_what_is_beyond(monkeypatch, n, K, dtype, beyond):
     twin = resolve("window_attention", torch.device("cpu"), dtype)
     # The module is looked up by name: `lmsleep.ops.window_attention` is the function that the package exports.
     module = sys.modules["lmsleep.ops.window_attention"]
-    monkeypatch.setattr(module, "resolve", lambda *args: asked.append(args[-1]) or twin)
+    monkeypatch.setattr(module, "resolve", lambda *_, beyond: asked.append(beyond) or twin)
     inputs, _, rotary, _ = draw(1, n, 1, 1, K)
     window_attention(*(x.to(dtype) for x in inputs), rotary)
     assert asked == [beyond]

@@ -145,12 +145,11 @@ def packages() -> Table:
 
 
 def backends() -> Table:
-    """The backend of every op; a second row if long windows use another."""
-    rows, long = [], describe(long=True)
+    """The backend of every op; a row more each if long windows, or sizes that a kernel does not take, use another."""
+    rows, others = [], {f"above {WINDOW} tokens": describe(long=True), "other sizes": describe(beyond=True)}
     for op, choice in describe().items():
         rows.append((op, choice))
-        if long[op].backend != choice.backend:
-            rows.append((f"{op}, above {WINDOW} tokens", long[op]))
+        rows += [(f"{op}, {which}", of[op]) for which, of in others.items() if of[op].backend != choice.backend]
     lines = [(name, used, "\n".join(f"{one}: {why}" for one, why in others.items())) for name, (used, others) in rows]
     return table("Backends", ("op", "uses", "why not the others"), lines)
 

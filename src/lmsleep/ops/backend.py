@@ -35,7 +35,7 @@ class Backend:
         automatic: whether it may be taken without being asked for.
         short: made for windows of up to WINDOW tokens; above, other kernels go before it.
         eager: in compiled code it is not taken unless asked for, because the compiler does better with torch.
-        limit: what it takes at most, in words; the op says of its inputs, as `long`, whether they are beyond.
+        limit: sizes that it takes, in words; the op says whether its inputs are `beyond`.
     """
 
     name: str
@@ -70,7 +70,7 @@ _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], Implementation] = {}
 _BROKEN: dict[tuple[str, str], Exception] = {}
-_CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool], str] = {}
+_CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool, bool], str] = {}
 _SAID: set[str] = set()
 
 
@@ -101,22 +101,26 @@ def offered(op: str, backend: Backend) -> Iterator[None]:
 
 
 def resolve(
-    op: str, device: torch.device, dtype: torch.dtype, forced: str | None = None, long: bool = False
+    op: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    forced: str | None = None,
+    long: bool = False,
+    beyond: bool = False,
 ) -> Implementation:
     """The implementation of `op` for tensors of this device and dtype.
 
     Args:
-        op: a registered op.
-        device: where the tensors are.
-        dtype: of the tensors.
+        op: a registered op. device, dtype: of the tensors.
         forced: a backend's name; goes before `use_backend`, which goes before the automatic choice.
-        long: whether there are more than WINDOW tokens, or the inputs are beyond a backend's `limit`.
+        long: whether there are more than WINDOW tokens.
+        beyond: whether the inputs are beyond the `limit` of backends.
 
     Raises:
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
     """
     compiled = torch.compiler.is_compiling()
-    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, compiled)]
+    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, beyond, compiled)]
 
 
 def is_forced(*ops: str) -> bool:
@@ -142,39 +146,40 @@ def use_backend(**names: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
-def describe(device: str | None = None, dtype: torch.dtype = torch.float32, long: bool = False) -> dict[str, Choice]:
-    """For every op, the backend it uses and why not each other one.
-
-    Args:
-        device: device type, "cpu" or "cuda"; by default "cuda" where CUDA is at hand.
-        dtype: of the tensors.
-        long: whether there are more than WINDOW tokens.
-    """
+def describe(
+    device: str | None = None, dtype: torch.dtype = torch.float32, long: bool = False, beyond: bool = False
+) -> dict[str, Choice]:
+    """For every op, the backend it uses and why not each other one. `device` is "cpu" or "cuda", which is the default
+    where CUDA is at hand; `dtype`, `long` and `beyond` as of `resolve`."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return {op: _choose(op, device, dtype, long) for op in sorted(_TABLES)}
+    return {op: _choose(op, device, dtype, long, beyond) for op in sorted(_TABLES)}
 
 
 @assume_constant_result
-def _chosen(op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool, compiled: bool) -> str:
+def _chosen(
+    op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool, beyond: bool, compiled: bool
+) -> str:
     """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
-    key = (op, device, dtype, forced, long, compiled)
+    key = (op, device, dtype, forced, long, beyond, compiled)
     if key not in _CHOSEN:
         if forced is None:
-            choice = _choose(op, device, dtype, long, compiled)
+            choice = _choose(op, device, dtype, long, beyond, compiled)
             name, why = choice.backend, _why_not_better(_in_order(op, long), choice)
         else:
             name, why = forced, "forced"
-            if obstacle := _obstacle(op, _backend(op, name), device, dtype, long):
+            if obstacle := _obstacle(op, _backend(op, name), device, dtype, beyond):
                 raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
         _CHOSEN[key] = name
-        _say(f"{op}: {name} ({why})" if why else f"{op}: {name}")
+        if (said := f"{op}: {name} ({why})" if why else f"{op}: {name}") not in _SAID:
+            _SAID.add(said)
+            logger.info(said)
     return _CHOSEN[key]
 
 
-def _choose(op: str, device: str, dtype: torch.dtype, long: bool, compiled: bool = False) -> Choice:
+def _choose(op: str, device: str, dtype: torch.dtype, long: bool, beyond: bool, compiled: bool = False) -> Choice:
     chosen, others = None, {}
     for backend in _in_order(op, long):
-        if obstacle := _obstacle(op, backend, device, dtype, long):
+        if obstacle := _obstacle(op, backend, device, dtype, beyond):
             others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
         elif not backend.automatic:
             others[backend.name] = "used only when asked for"
@@ -194,7 +199,7 @@ def _in_order(op: str, long: bool) -> list[Backend]:
     return sorted(table, key=lambda b: (not b.cuda_only, b.short)) if long else table
 
 
-def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: bool) -> Obstacle | None:
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, beyond: bool) -> Obstacle | None:
     others = (b for b in _TABLES[op].values() if not b.cuda_only and b is not backend)
     elsewhere = f"use {', '.join(repr(b.name) for b in others)}"
     if backend.cuda_only and not torch.cuda.is_available():
@@ -204,8 +209,8 @@ def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, long: 
     if backend.dtypes and dtype not in backend.dtypes:
         taken = ", ".join(_name(d) for d in backend.dtypes)
         return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
-    if backend.limit and long:
-        return Obstacle(f"it takes at most {backend.limit}", elsewhere)
+    if backend.limit and beyond:
+        return Obstacle(f"it takes {backend.limit}", elsewhere)
     if error := _import_error(op, backend):
         return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
     return None
@@ -238,12 +243,6 @@ def _why_not_better(table: list[Backend], choice: Choice) -> str:
             break
         reasons.setdefault(choice.others[backend.name].split(";")[0], []).append(backend.name)
     return "; ".join(r if r == "no CUDA device" else f"{', '.join(names)}: {r}" for r, names in reasons.items())
-
-
-def _say(message: str) -> None:
-    if message not in _SAID:
-        _SAID.add(message)
-        logger.info(message)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -17,7 +17,7 @@ register(
         "triton",
         "lmsleep.ops.add_norm.fused:add_norm_triton",
         "pip install triton",
-        limit=f"{MAX_CHANNELS} channels",
+        limit=f"at most {MAX_CHANNELS} channels",
     ),
     Backend("torch", lambda: add_norm_torch),
     Backend("naive", lambda: add_norm_naive, automatic=False),
@@ -49,5 +49,5 @@ def add_norm(
     """
     check_shapes("h", h, {"weight": (weight, h.shape[-1:])} | ({} if y is None else {"y": (y, h.shape)}))
     with torch.autocast(h.device.type, enabled=False):
-        implementation = resolve("add_norm", h.device, h.dtype, backend, h.shape[-1] > MAX_CHANNELS)
+        implementation = resolve("add_norm", h.device, h.dtype, backend, beyond=h.shape[-1] > MAX_CHANNELS)
         return implementation(h, y, weight, eps, dtype or h.dtype)

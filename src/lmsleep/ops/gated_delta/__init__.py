@@ -8,10 +8,13 @@ from lmsleep.ops.gated_delta.closed_form import gated_delta_torch
 from lmsleep.ops.gated_delta.naive import gated_delta_naive
 from lmsleep.ops.shapes import check_shapes
 
+MAX_KEY_DIM = 256
+LIMIT = f"keys of at most {MAX_KEY_DIM} channels"
+
 register(
     "gated_delta",
-    kernel("triton", "lmsleep.ops.gated_delta.fused:gated_delta_triton", "pip install triton", short=True),
-    kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", "pip install flash-linear-attention"),
+    kernel("triton", "lmsleep.ops.gated_delta.fused:gated_delta_triton", "pip install triton", short=True, limit=LIMIT),
+    kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", "pip install flash-linear-attention", limit=LIMIT),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),
 )
@@ -50,5 +53,6 @@ def gated_delta(
     expected["state"] = (state, (B, H, K, v.shape[-1]))
     check_shapes("k", k, expected)
     with torch.autocast(q.device.type, enabled=False):
-        o, after = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW)(q, k, v, log_decay, beta, state)
+        implementation = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW, K > MAX_KEY_DIM)
+        o, after = implementation(q, k, v, log_decay, beta, state)
     return o.to(v.dtype), after

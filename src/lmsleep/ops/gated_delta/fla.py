@@ -15,13 +15,7 @@ if utils.IS_NVIDIA_HOPPER and utils.TRITON_ABOVE_3_4_0 and not utils.TRITON_ABOV
 def gated_delta_fla(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`gated_delta_naive` on CUDA: any length, state in float32, products in the dtype of v.
-
-    Raises:
-        ValueError: for a key size the kernels do not take.
-    """
-    if k.shape[-1] > 256:
-        raise ValueError(f"gated_delta: backend 'fla' takes keys of up to 256 channels, got {k.shape[-1]}; use 'torch'")
+    """`gated_delta_naive` on CUDA: any length, state in float32, products in the dtype of v."""
     q, k, v, log_decay, beta = (x.transpose(1, 2) for x in (q, k, v, log_decay, beta))
     o, state = chunk_gated_delta_rule(
         q.to(v.dtype),

@@ -6,8 +6,6 @@ from torch import Tensor
 from lmsleep.ops.gated_delta.window_kernel import triton, window_backward, window_forward
 from lmsleep.ops.shapes import padded
 
-MAX_KEY_DIM = 256
-
 
 def gated_delta_triton(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
@@ -16,14 +14,7 @@ def gated_delta_triton(
 
     Products run on tensor cores: in bfloat16 or tf32 where v is bfloat16 or float16, else in three tf32 products, which
     have float32's accuracy.
-
-    Raises:
-        ValueError: for a key size that does not fit into a program.
     """
-    if k.shape[-1] > MAX_KEY_DIM:
-        raise ValueError(
-            f"gated_delta: backend 'triton' takes keys of up to {MAX_KEY_DIM} channels, got {k.shape[-1]}; use 'torch'"
-        )
     o, final, _, _ = _forward(q.to(v.dtype), k.to(v.dtype), v, log_decay, beta, state.float())
     return o, final
 

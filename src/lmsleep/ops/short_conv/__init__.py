@@ -14,6 +14,7 @@ register(
         "lmsleep.ops.short_conv.causal_conv1d:short_conv_causal_conv1d",
         "pip install --no-build-isolation --no-cache-dir causal-conv1d",
         eager=True,
+        limit="2 to 4 taps, and channels in multiples of 8",
     ),
     Backend("torch", lambda: short_conv_torch),
     Backend("naive", lambda: short_conv_naive, automatic=False),
@@ -52,7 +53,9 @@ def short_conv(
     left = _check(x, weight, (x.shape[-1],), left, activation)
     if bias is not None and bias.shape != x.shape[-1:]:
         raise ValueError(f"bias must have shape {tuple(x.shape[-1:])}, got {tuple(bias.shape)}")
-    return resolve("short_conv", x.device, x.dtype, backend)(x, weight, bias, left, activation).to(x.dtype)
+    beyond = not 2 <= weight.shape[-1] <= 4 or x.shape[-1] % 8 != 0
+    implementation = resolve("short_conv", x.device, x.dtype, backend, beyond=beyond)
+    return implementation(x, weight, bias, left, activation).to(x.dtype)
 
 
 def dynamic_conv(

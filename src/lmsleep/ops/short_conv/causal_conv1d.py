@@ -8,17 +8,7 @@ from torch import Tensor
 def short_conv_causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor | None, activation: str | None
 ) -> Tensor:
-    """`short_conv_naive` on CUDA, accumulated in float32.
-
-    Raises:
-        ValueError: for a width or a number of channels the kernel does not take.
-    """
-    dim, width = weight.shape
-    if not 2 <= width <= 4 or dim % 8:
-        raise ValueError(
-            f"short_conv: backend 'causal_conv1d' takes 2 to 4 taps and channels in multiples of 8, "
-            f"got {width} taps and {dim} channels; use 'torch'"
-        )
+    """`short_conv_naive` on CUDA, accumulated in float32."""
     before = None if left is None else _packed(left).transpose(1, 2)
     x = _packed(x).transpose(1, 2)
     return causal_conv1d_fn(x, weight, bias, initial_states=before, activation=activation).transpose(1, 2)

@@ -10,11 +10,16 @@ from lmsleep.ops.ssd.closed_form import ssd_torch
 from lmsleep.ops.ssd.naive import ssd_naive
 
 MIN_CORRECTION = 1e-6
-
+MAX_STATE = 256
 
 register(
     "ssd",
-    kernel("mamba_ssm", "lmsleep.ops.ssd.mamba:ssd_mamba", "pip install --no-build-isolation --no-cache-dir mamba-ssm"),
+    kernel(
+        "mamba_ssm",
+        "lmsleep.ops.ssd.mamba:ssd_mamba",
+        "pip install --no-build-isolation --no-cache-dir mamba-ssm",
+        limit=f"N of at most {MAX_STATE}",
+    ),
     Backend("torch", lambda: ssd_torch),
     Backend("naive", lambda: ssd_naive, automatic=False),
 )
@@ -50,7 +55,7 @@ def ssd(
         ValueError: if a shape does not fit, or the forced backend is unknown or cannot run here.
     """
     state = _check(x, dt, A, B, C, D, state)
-    implementation = resolve("ssd", x.device, x.dtype, backend)
+    implementation = resolve("ssd", x.device, x.dtype, backend, beyond=B.shape[-1] > MAX_STATE)
     dt, A = dt.to(state.dtype), A.to(state.dtype)
     with torch.autocast(x.device.type, enabled=False):
         y, final_state = implementation(x, dt, A, B, C, D, state)

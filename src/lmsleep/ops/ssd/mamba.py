@@ -4,7 +4,6 @@ import torch
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-MAX_STATE = 256
 CHUNKS = (32, 64, 128, 256)
 
 
@@ -12,14 +11,7 @@ CHUNKS = (32, 64, 128, 256)
 def ssd_mamba(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`ssd_naive` on CUDA: products in x's dtype, decays and the state in float32. Differentiable in every argument.
-
-    Raises:
-        ValueError: if the state is wider than the kernels take.
-    """
-    N, length = state.shape[-1], x.shape[1]
-    if N > MAX_STATE:
-        raise ValueError(f"ssd: backend 'mamba_ssm' takes N up to {MAX_STATE}, got {N}; use 'torch'")
-    chunk = next((c for c in CHUNKS if c >= length), CHUNKS[-1])
+    """`ssd_naive` on CUDA: products in x's dtype, decays and the state in float32. Differentiable in every argument."""
+    chunk = next((c for c in CHUNKS if c >= x.shape[1]), CHUNKS[-1])
     B, C = B.to(x.dtype), C.to(x.dtype)
     return mamba_chunk_scan_combined(x, dt, A, B, C, chunk, D=D, initial_states=state, return_final_states=True)

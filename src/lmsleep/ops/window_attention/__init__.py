@@ -18,7 +18,7 @@ register(
         "triton",
         "lmsleep.ops.window_attention.fused:window_attention_triton",
         "pip install triton",
-        limit=f"{MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
+        limit=f"at most {MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),
     Backend("torch", lambda: window_attention_torch),
     Backend("naive", lambda: window_attention_naive, automatic=False),
@@ -60,5 +60,5 @@ def window_attention(
     check_shapes("q", q, expected)
     beyond = n > MAX_TOKENS or MAX_CHANNELS.get(q.dtype.itemsize, 0) < K
     with torch.autocast(q.device.type, enabled=False):
-        o = resolve("window_attention", q.device, q.dtype, backend, beyond)(q, k, v, rotary, mask)
+        o = resolve("window_attention", q.device, q.dtype, backend, beyond=beyond)(q, k, v, rotary, mask)
     return o.to(q.dtype)
