@@ -13,6 +13,8 @@ README = (ROOT / "README.md").read_text()
 QUICK = ["--trainer.max_steps=2", "--data.eval_rows=16", "--data.eval_batch_size=16"]
 # command -> what makes it short enough for a test, in the order in which they are run
 SHORTENED = {
+    "lmsleep demo --model results/gpu/model": ["--pace=0", "--rows=40"],
+    "lmsleep doctor": [],
     "lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4": [
         *QUICK,
         "--trainer.val_check_interval=2",
@@ -20,8 +22,6 @@ SHORTENED = {
     "python examples/birds.py": [],
     "lmsleep finetune --model tiny --data train.jsonl --out tuned --window 24 --adamw_lr 3e-3": QUICK,
     'lmsleep chat --model tuned --read notes.txt --ask "Which colour is the wren?"': ["--max_new_tokens=4"],
-    "lmsleep demo --model results/gpu/model": ["--pace=0", "--rows=40"],
-    "lmsleep doctor": [],
 }
 # run by continuous integration, in the words of .ci/run
 IN_CI = {"make repro", "make test"}
@@ -32,8 +32,10 @@ def blocks(language):
 
 
 def commands():
+    """Those of the blocks but for the clone, whose address is the reader's, and those named in sentences."""
     lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line]
+    named = re.findall(r"`((?:python|lmsleep) [^`]+)`", README)
+    return [line for line in (*lines, *named) if line and not line.startswith("git clone ")]
 
 
 def test_every_command_is_run_somewhere():
@@ -56,9 +58,18 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         assert run.exitcode == 0, f"{command}: {(tmp_path / 'said').read_text()[-4000:]}"
 
 
-def test_the_example_runs_has_a_gradient_and_prints_what_stands_beside_it(capsys):
+def test_the_example_has_six_lines_runs_has_a_gradient_and_holds_what_stands_beside_it():
     (code,) = blocks("python")
-    names: dict = {}
-    exec(code, names)
-    assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
+    assert len(code.splitlines()) == 6
+    exec(code, names := {})
+    said, number = re.findall(r"# (out\S+): (\d+)$", code, flags=re.M)[0]
+    assert eval(said, names) == int(number)
     assert all(p.grad is not None for p in names["model"].parameters())
+
+
+def test_the_page_is_short_and_comes_to_its_usage_soon():
+    """Addresses of links are neither words nor numbers, and bars of tables are no words."""
+    assert len(README.split()) <= 900
+    before = re.sub(r"\]\([^)]*\)|<!--.*?-->", "]", README.partition("## Use it")[0])
+    assert len([word for word in before.split() if re.search(r"\w", word)]) <= 434
+    assert len(re.findall(r"(?<![\w./-])\d+(?:[.,]\d+)*", before)) <= 45

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pandas as pd
-from tests.documents.pages import paper, rule110
-from tests.documents.scores import ahead, last_validations, mean, passes, scores
+from tests.documents.pages import rule110
+from tests.documents.scores import ahead, passes, scores
 
 from lmsleep.checks import read_object
-from lmsleep.figures.results import CAPTIONS, Caption, direction, effect_verdict, paper_values, read_verdicts
+from lmsleep.figures.results import CAPTIONS, direction, effect_verdict, paper_values, read_verdicts
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import percent
 
@@ -20,94 +20,56 @@ CLAIMS = {
     "fig4b": "4b: in a looped transformer, too",
     "fig5": "5: under a sliding window, too",
     "fig6": "6: reading by windows costs little",
-    "latency": "Waking latency depends on neither N nor context",
 }
-GPU, PAPER = "(results/gpu/README.md)", "(results/paper/README.md)"
-DEPO_BUDGET = 4.6e9  # tokens, of the paper
+GPU, PAPER = "[scale `gpu`](results/gpu/README.md)", "[the paper's sizes](results/paper/README.md)"
 
 
 def claims(root: Path) -> pd.DataFrame:
     """A row for each claim."""
-    header = ["claim of the paper", "scale `gpu`", "the paper's sizes", "the paper prints"]
+    header = ["claim of the paper", GPU, PAPER, "the paper prints"]
     rows = [[claim, at_gpu(root, name), at_paper(root, name), in_paper(root, name)] for name, claim in CLAIMS.items()]
     return pd.DataFrame(rows, columns=header)
 
 
 def at_gpu(root: Path, name: str) -> str:
-    """The verdict on the figure, and the scores of its ends."""
+    """The verdict on the figure."""
     folder = root / "results/gpu"
     if name == "order":
-        return f"N 2→4: {order(scores(folder / 'fig2b.csv'), GPU)}"
+        return order(scores(folder / "fig2b.csv"))
     caption, numbers = CAPTIONS[name], folder / f"{name}.json"
     if caption.measured:
         return "–"
     verdict = effect_verdict(caption, read_object(numbers)) if numbers.exists() else None
-    if verdict is None:
-        return "not run yet"
-    return f"[{verdict.word}]{GPU}; {extremes(scores(folder / f'{name}.csv'), caption)}"
+    return verdict.word if verdict else "not run yet"
 
 
-def order(runs: pd.DataFrame, link: str) -> str:
+def order(runs: pd.DataFrame) -> str:
     """The verdict on the largest N against N = 2."""
-    return f"[{direction(ahead(runs, max(passes(runs)), 2), 1)}]{link}"
-
-
-def extremes(runs: pd.DataFrame, caption: Caption) -> str:
-    """t = 4→16: 100.0→10.2 %; or, where a figure is about N, the same over all slices, and at the hardest."""
-    least, most = caption.at(runs.slice.min()), caption.at(runs.slice.max())
-    if caption.compares == "slice":
-        return f"{least}→{runs.slice.max()}: {arrow(runs, 'slice')}"
-    hardest, spread = runs[runs.slice == runs.slice.max()], f"N 1→{runs.n_passes.max()}: {arrow(runs, 'n_passes')}"
-    if least == most:
-        return f"{most}, {spread}"
-    return f"all {caption.level}, {spread}; {most}: {arrow(hardest, 'n_passes')}"
-
-
-def arrow(runs: pd.DataFrame, by: str) -> str:
-    """Means at the least and the greatest of a column: 100.0→10.2 %."""
-    first, last = (mean(runs[runs[by] == end]).value for end in (runs[by].min(), runs[by].max()))
-    return f"{100 * first:.1f}→{percent(last)}"
+    return direction(ahead(runs, max(passes(runs)), 2), 1)
 
 
 def at_paper(root: Path, name: str) -> str:
-    """The verdict written down, and what bears it out."""
+    """The verdict written down; of figure 2b at fewer steps, too, where six seeds were run."""
     folder = root / "results/paper"
     written = read_verdicts(folder / "verdicts.yaml")
-    verdict = f"[{written[name].word}]{PAPER}" if name in written else ""
+    verdict = written[name].word if name in written else "not run"
     six = rule110.six_seeds(folder)
-    if name == "fig2a":
-        return f"{verdict}; {extremes(last_validations(folder / 'fig2a.csv'), CAPTIONS[name])}"
     if name == "fig2b":
-        alone = percent(rule110.end_2b(folder).value)
-        return (
-            f"t = 12, N 1→4: {arrow(six, 'n_passes')}; t = 32: N = 1 has {alone} after all its tokens, unlike the "
-            f"paper's; N 2→4 {verdict}"
-        )
+        fewer, alone = direction(ahead(six, max(passes(six))), 1), percent(rule110.end_2b(folder).value)
+        last = f"t = 32: N = 1 has {alone} after all its tokens, unlike the paper's; N 2→4 {verdict}"
+        return f"t = 12: {fewer}; {last}"
     if name == "order":
-        return f"t = 12, N 2→4: {order(six, PAPER)}"
-    if name == "fig3":
-        tokens = last_validations(folder / "fig3_words.csv").tokens.max()
-        return f"{verdict} at {percent(tokens / DEPO_BUDGET, 0)} of its tokens"
-    if name == "fig6":
-        slower = percent(paper.slower(paper.fig6_rates(folder)).max(), 0)
-        alone, times = percent(paper.one_sequence(folder), 0), paper.times_slower(folder)
-        return f"{verdict}; {slower} slower in one measurement (one sequence {alone}), N = 4 {times} times"
-    if name == "latency":
-        link = "(results/bench/wake_h100.md)"
-        return f"[{paper.awake(folder)} ms]{link}; a sleep over 1,024 tokens {paper.pauses(folder)} ms"
-    return verdict if (folder / f"{name}.csv").exists() else "not run"
+        return f"t = 12: {order(six)}"
+    return verdict
 
 
 def in_paper(root: Path, name: str) -> str:
-    """The paper's numbers for the least and the largest N that they are known of, where these are furthest."""
-    if name == "latency":
-        return "never timed"
+    """The paper's numbers, where the claim is furthest: for N = 1 and the most passes; of the order, for N = 2."""
     values, figure = paper_values(root / "docs/paper_values.csv"), "fig2b" if name == "order" else name
     values = values[(values.figure == figure) & values.metric.str.endswith("accuracy") & values.n_passes.notna()]
     if values.empty:
         return "–"
-    level = int(values.slice.max())
-    at_level = values[values.slice == level].sort_values("n_passes").to_dict("records")
-    first, last = at_level[name == "order"], at_level[-1]
-    spread = f"N {first['n_passes']}→{last['n_passes']}: {printed(first)}→{printed(last)} %"
-    return f"{CAPTIONS[figure].at(level)}, {spread}"
+    furthest = values[values.slice == values.slice.max()].sort_values("n_passes").to_dict("records")
+    if name == "order":
+        return f"N = 2: {printed(furthest[1])} %"
+    return f"{printed(furthest[0])} → {printed(furthest[-1])} %"
