@@ -4,20 +4,34 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import lmsleep
-from lmsleep.cli import resolve_configs
+from lmsleep.cli import main, resolve_configs
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_version_is_that_of_the_citation_and_of_the_newest_entry():
-    assert re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)[1] == lmsleep.__version__
-    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)[1] == lmsleep.__version__
+def test_the_version_is_that_of_the_tag_and_the_next_one_that_of_the_pages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"] and "setuptools-scm" in str(project["build-system"])
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)[1]
+    newest, note = re.search(r"^## ([\d.]+)(.*)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M).groups()
+    assert cited == newest
+    if "not yet released" in note:
+        assert project["tool"]["setuptools_scm"]["fallback_version"] == f"{newest}.dev0"
+
+
+def test_the_command_says_the_version_of_the_installed_package(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"lmsleep {lmsleep.__version__}\n"
+    assert lmsleep.__version__ == metadata.version("lmsleep")
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -51,11 +65,17 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path):
 
     run("build", "--outdir", str(tmp_path / "dist"))  # the archive of the sources, and from that the wheel
     (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (sources,) = (tmp_path / "dist").glob("*.tar.gz")
+    assert sources.stat().st_size < 2_000_000, "no results"
+    with tarfile.open(sources) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CHANGELOG.md", "docs/guide.md", "tests/conftest.py", "src/lmsleep/configs/model/mini.yaml"} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "empty").mkdir()
     alone = {"folder": tmp_path / "empty", "PYTHONPATH": str(tmp_path / "site")}
     assert str(tmp_path / "site") in run("inspect", "--details", "lmsleep", **alone)
     assert "Language models that sleep" in run("lmsleep", **alone)
     assert "window_attention" in run("lmsleep", "doctor", **alone)
+    assert wheel.name.split("-")[1] == run("lmsleep", "--version", **alone).split()[1]
     run("lmsleep", "fit", "--config", "configs/experiment/smoke/rule110.yaml", "--trainer.max_steps=5", **alone)
     assert list((tmp_path / "empty").rglob("last.ckpt"))

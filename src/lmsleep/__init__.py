@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmsleep.sleep import read_windows
     from lmsleep.training import SleepCallback, SleepModule
 
-__version__ = "0.1.0"
+    __version__: str  # of the installed package, which has it from the newest tag
 
 _HOMES = {
     "memory": ("AttentionCache", "FastWeights"),
@@ -28,6 +28,10 @@ __all__ += ["Session", "SleepCallback", "SleepModule", "read_windows"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # as long to import as all the rest here
+
+        return version("lmsleep")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"lmsleep.{home}"), name)

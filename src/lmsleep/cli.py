@@ -67,6 +67,10 @@ def main(args: Sequence[str] | None = None) -> None:
         run(importlib.import_module(COMMANDS[name][0]).main, rest, f"lmsleep {name}")
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
+    elif words == ["--version"]:
+        from lmsleep import __version__
+
+        print(f"lmsleep {__version__}")
     else:
         command = " ".join(words[: 2 if words[0] == "bench" else 1])
         near = get_close_matches(command, NAMES)[:1]
@@ -142,7 +146,12 @@ def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list
 
 def overview() -> str:
     """The text of `lmsleep --help`."""
-    lines = ["Language models that sleep.", "", "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help)", ""]
+    lines = [
+        "Language models that sleep.",
+        "",
+        "usage: lmsleep COMMAND [options]   (lmsleep COMMAND --help, lmsleep --version)",
+        "",
+    ]
     lines += [f"  {name:14}{what}" for name, what in TRAINER.items()]
     lines += ["", *(f"  {name:14}{what}" for name, (_, what) in {**RUNS, **COMMANDS}.items())]
     return "\n".join([*lines, "", "Figures: make repro, or dvc repro figure@fig2b."])
