@@ -55,6 +55,12 @@ def test_one_question_prints_its_answer_alone(folder, capsys):
         assert re.search(rf"{name} .* 100% 8 windows, 8 sleeps", said.err)
 
 
+def test_one_window_is_one_window(folder, tmp_path, capsys):
+    (tmp_path / "short.txt").write_text("Wren")
+    run("--read", "short.txt", "--ask", "Which?")
+    assert re.search(r"short\.txt .* 100% 1 window, 1 sleep ", capsys.readouterr().err)
+
+
 def test_a_document_that_is_no_text_is_named(folder, tmp_path):
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(SystemExit, match=r"^error: x\.png: must be text in UTF-8, got the byte 0x89 at position 0$"):

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -163,10 +164,19 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
         f"{sum(p.numel() for p in cell.module.parameters()):,} parameters",
         "3 windows of up to 6 tokens; 3 passes (hard eviction)",
         f"{8 * 14 * 2} tokens a step, 3 steps; seed 0",
-        "gated_delta torch",
+        "backends: torch for every op",
     ):
         assert words in text
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
+
+
+def test_the_summary_names_the_ops_of_each_backend(run, caplog, monkeypatch):
+    chosen = {"ssd": "torch", "swiglu": "triton", "add_norm": "triton"}
+    choices = {op: SimpleNamespace(backend=backend) for op, backend in chosen.items()}
+    monkeypatch.setattr("lmsleep.training.callbacks.describe", lambda device: choices)
+    with caplog.at_level(logging.INFO):
+        fitted(run(1, [RunReport()]))
+    assert "backends: torch for ssd; triton for swiglu, add_norm" in "\n".join(caplog.messages)
 
 
 def test_the_summary_says_one_pass(run, caplog):

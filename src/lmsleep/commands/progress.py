@@ -53,21 +53,22 @@ class RunProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
-        return fix_name(super().init_train_tqdm(), "train")
+        return self._bar("train")
 
     def init_validation_tqdm(self) -> Tqdm:
-        return fix_name(super().init_validation_tqdm(), "validate")
+        return self._bar("validate", below=self.trainer.state.fn == "fit")
 
     def init_test_tqdm(self) -> Tqdm:
-        return fix_name(super().init_test_tqdm(), "test")
+        return self._bar("test")
 
     def init_predict_tqdm(self) -> Tqdm:
-        return fix_name(super().init_predict_tqdm(), "predict")
+        return self._bar("predict")
 
-
-def fix_name(bar: Tqdm, name: str) -> Tqdm:
-    """The bar with a fixed name, without Lightning's numbers of epochs and loaders, no wider than the terminal and
-    `WIDTH`."""
-    bar.dynamic_ncols, bar.ncols = None, min(WIDTH, get_terminal_size().columns)
-    bar.desc, bar.set_description = name, lambda *_: None
-    return bar
+    def _bar(self, name: str, below: bool = False) -> Tqdm:
+        """A bar with a fixed name, without Lightning's numbers of epochs and loaders, no wider than the terminal and
+        `WIDTH`; `below` another it is wiped away at its end."""
+        place = {"position": 2 * self.process_position + below, "leave": not below, "file": sys.stdout}
+        columns = min(WIDTH, get_terminal_size().columns)
+        bar = Tqdm(desc=name, disable=self.is_disabled, ncols=columns, smoothing=0, bar_format=self.BAR_FORMAT, **place)
+        bar.set_description = lambda *_: None
+        return bar

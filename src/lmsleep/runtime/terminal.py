@@ -26,6 +26,11 @@ HELP = """/read FILE   read another document
 /quit        or Ctrl-D; Ctrl-C ends an answer or a reading"""
 
 
+def plural(count: int, thing: str) -> str:
+    """1 sleep, 2 sleeps."""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
 @dataclass
 class ChatLevel:
     """A session or fork; and the documents (name, text) to read again for each question, if that is read first."""
@@ -83,13 +88,14 @@ class Chat:
             task = bar.add_task(name, total=None, window="", state="")
 
             def show_window(number: int, total: int) -> None:
-                window = f"window {number}/{total}, {self.n_sleeps - before} sleeps; "
+                window = f"window {number}/{total}, {plural(self.n_sleeps - before, 'sleep')}; "
                 bar.update(task, total=total, completed=number - 1, window=window, state="awake")
 
             with self.showing(lambda event: bar.update(task, state=f"asleep, {event}")):
                 self.n_tokens += session.read(document, question, on_window=show_window)
             windows = int(bar.tasks[0].total or 0)
-            bar.update(task, completed=windows, window=f"{windows} windows, ", state=f"{self.n_sleeps - before} sleeps")
+            sleeps = plural(self.n_sleeps - before, "sleep")
+            bar.update(task, completed=windows, window=f"{plural(windows, 'window')}, ", state=sleeps)
 
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:

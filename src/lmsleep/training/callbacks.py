@@ -191,14 +191,19 @@ class RunReport(L.Callback):
         passes = sleeps.on_overflow or f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
         if sleeps.wake_passes > 1:
             passes += f", {sleeps.wake_passes} of them awake in every window"
-        backends = ", ".join(f"{op} {c.backend}" for op, c in describe(pl_module.device.type).items())
+        ops_by_backend: dict[str, list[str]] = {}
+        for op, choice in describe(pl_module.device.type).items():
+            ops_by_backend.setdefault(choice.backend, []).append(op)
+        backends = "; ".join(f"{backend} for {', '.join(ops)}" for backend, ops in ops_by_backend.items())
+        if len(ops_by_backend) == 1:
+            backends = f"{backends.split()[0]} for every op"
         n = torch.get_num_threads()
-        several = f"; {n} threads: on busy cores a small model is faster with OMP_NUM_THREADS=1"
+        several = f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)"
         threads = several if n > 1 and pl_module.device.type == "cpu" else ""
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {parameters}; {windows} windows of up to "
-            f"{model.window_size} tokens; {passes} ({sleeps.eviction} eviction); "
+            f"{model.window_size} tokens; {passes} ({sleeps.eviction} eviction)\n"
             f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {trainer.max_steps:,} steps; "
             f"seed {data.seed}\n"
             f"backends: {backends}{threads}"
