@@ -119,6 +119,30 @@ def test_missing_figures_are_said_to_be_missing(write_report):
     assert "id='probe'" not in text  # which a scale may leave out
 
 
+def test_a_figure_that_was_not_run_is_said_to_be_missing_once(write_report, results):
+    (results / "verdicts.yaml").write_text("fig5: {verdict: not run, sentence: It was never loaded.}\n")
+    text = write_report("paper")
+    section = Page(text).section(text, "fig5")
+    assert "It was never loaded." in section and "Not among the results" not in section
+
+
+def test_counts_and_tokens_are_written_for_people(write_report, results):
+    record = {"n_passes": 2, "value": 0.5, "low": 0.4, "high": 0.6, "n": 3, "answers": 4096}
+    overall = [record | {"base": 1, "tokens": 40_140_800}]
+    (results / "fig2b.json").write_text(json.dumps({"test_exact": [record], "overall": overall}))
+    section = Page(write_report()).section(write_report(), "fig2b")
+    assert "<td>4,096</td>" in section and "N = 2 at 40.1M tokens: " in section
+
+
+def test_a_long_first_column_may_break_on_a_phone_and_the_others_not(write_report, results):
+    arm = {"arm": "n1", "title": "no gradient between passes", "question": "What if?", "against": "n4", "exact": 0.25}
+    arm |= {"value": -0.5, "low": -0.625, "high": -0.375, "n": 3, "verdict": "hurts"}
+    (results / "probe.json").write_text(json.dumps({"verdicts": [arm]}))
+    text = write_report("gpu")
+    assert "<td class='long'>no gradient between passes</td>" in text
+    assert min(map(len, re.findall(r"<td class='long'>(.*?)</td>", text))) > 16
+
+
 def test_a_verdict_on_an_arm_is_in_the_tables_of_its_figure(write_report, results):
     arm = {"arm": "n1", "title": "no sleep", "question": "What if nothing sleeps?", "against": "n4", "exact": 0.25}
     arm |= {"value": -0.5, "low": -0.625, "high": -0.375, "n": 3, "verdict": "hurts"}
@@ -127,6 +151,7 @@ def test_a_verdict_on_an_arm_is_in_the_tables_of_its_figure(write_report, result
     section = Page(text).section(text, "probe")
     for cell in ("no sleep", "n4", "25.0 %", "-50.0 (-62.5 to -37.5)", "3", "hurts"):
         assert f"<td>{cell}</td>" in section
+    assert "Made with seed" not in section, "the runs are those of other figures"
 
 
 def test_what_every_figure_with_arms_gives_has_a_place_on_the_page(write_report, results, monkeypatch):

@@ -19,7 +19,7 @@ from lmsleep.figures.results import CAPTIONS, Caption, Result, load, paper_value
 from lmsleep.figures.stats import Estimate
 from lmsleep.figures.words import percent, points, readable, short_commit
 
-WIDE = 2.2  # aspect ratio from which a picture takes the whole width of the page
+WIDE = 700  # points of width from which a picture takes the whole width of the page
 # Numbers that have their own tables.
 SHOWN = ("test_exact", "difference", "overall", "controls", "text", "verdicts")
 # Colours of pictures -> colours of the theme: text, page, grid, notes, N = 1 and 2, the first t of figure 2a.
@@ -86,7 +86,7 @@ def figure_view(scale: str, result: Result) -> dict[str, Any]:
 
 def difference_text(record: dict[str, Any]) -> str:
     """N = 2: +12.3 (+4.5 to +20.1), with its tokens if the record has them."""
-    at = f" at {readable(record['tokens'])} tokens" if "tokens" in record else ""
+    at = f" at {three_digits(record['tokens'])} tokens" if "tokens" in record else ""
     return f"N = {record['n_passes']}{at}: {points(Estimate.of(record))}"
 
 
@@ -97,7 +97,7 @@ def picture(scale: str, name: str, svg: str, alt: str) -> dict[str, Any]:
     inside = re.sub(r"^.*?<svg [^>]*>|<metadata>.*?</metadata>|<style.*?</style>|</svg>\s*$", "", svg, flags=re.S)
     inside = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{scale}-{name}-", inside)
     inside = re.sub("#([0-9a-f]{6})", lambda color: THEME.get(color[1], color[0]), inside)
-    shape = {"box": f"0 0 {width:g} {height:g}", "least": round(width), "wide": width > WIDE * height}
+    shape = {"box": f"0 0 {width:g} {height:g}", "least": round(width), "wide": width > WIDE or width > 2 * height}
     return shape | {"inside": inside, "alt": alt}
 
 
@@ -126,9 +126,9 @@ def shown(scale: str, result: Result) -> dict[str, pd.DataFrame]:
 
 
 def folded(scale: str, result: Result) -> dict[str, pd.DataFrame]:
-    """The tables that are folded, by their titles: all other lists of records."""
+    """The tables that are folded, by what they hold: all other lists of records."""
     return {
-        f"Ours at {scale} scale: {name.replace('_', ' ')}": tables.records_table(records)
+        f"{name.replace('_', ' ')} at {scale} scale": tables.records_table(records)
         for name, records in result.numbers.items()
         if name not in SHOWN and isinstance(records, list) and records and isinstance(records[0], dict)
     }
@@ -144,7 +144,12 @@ def provenance_of(result: Result) -> dict[str, str]:
 def tokens(result: Result) -> str:
     """Training tokens, such as 3.33M, or the range over runs."""
     ends = dict.fromkeys(result.tokens[:1] + result.tokens[-1:])
-    return " to ".join(readable(float(f"{n:.3g}")) for n in ends) or "–"
+    return " to ".join(map(three_digits, ends)) or "–"
+
+
+def three_digits(n: float) -> str:
+    """3331264 -> 3.33M."""
+    return readable(float(f"{n:.3g}"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lmsleep.figures.results import Caption
 from lmsleep.figures.stats import OPERATIONS, STEPS, Estimate
-from lmsleep.figures.words import interval, millions, nats, percent, points, readable
+from lmsleep.figures.words import interval, millions, nats, percent, points
 
 QUALIFIERS = ("about", ">")
 OVER_SEEDS, OVER_ROWS = "95 % interval over seeds", "over one seed's rows (Wilson)"
@@ -60,7 +60,7 @@ def accuracy_table(caption: Caption, numbers: Mapping[str, Any]) -> pd.DataFrame
         row = {names[key]: str(record[key]) for key in keys} | {"right": percent(record["value"])}
         row[OVER_SEEDS] = ", ".join(map(percent, record["scores"])) if single else interval(Estimate.of(record))
         row[OVER_ROWS] = interval(Estimate.of(record, "wilson_"))
-        row |= {"seeds": str(record["n"]), caption.counted: readable(record["answers"]) if "answers" in record else ""}
+        row |= {"seeds": str(record["n"]), caption.counted: f"{record['answers']:,}" if "answers" in record else ""}
         rows.append(row | {"points" + "".join(bases): points(Estimate.of(difference)) if difference else ""})
     table = pd.DataFrame(rows)
     table = table.drop(columns=[name for name in (OVER_SEEDS, OVER_ROWS) if (table[name] == "–").all()])
