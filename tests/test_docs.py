@@ -59,6 +59,13 @@ def test_every_row_has_a_status_and_one_that_is_built_has_a_file_and_a_test():
             assert re.search(r"\]\(\.\./(src|dvc|configs|params)", held) and '"test_' in held, row
 
 
+def test_a_section_of_the_claims_is_one_table_and_a_cell_is_short():
+    sections = FIDELITY.read_text().partition("\n## The table\n")[2].split("\n### ")[1:]
+    assert [section.count("\n| where | ") for section in sections] == [1] * len(sections)
+    shown = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell) for row in fidelity_rows() for cell in row]
+    assert not [cell for cell in shown if len(cell) > 220]
+
+
 def test_no_statement_of_the_paper_has_two_rows():
     stated = Counter((where, paper) for where, paper, *_ in fidelity_rows())
     assert not [statement for statement, rows in stated.items() if rows > 1]
