@@ -30,6 +30,8 @@ def test_what_every_run_is_told_is_left_out(recwarn):
         warnings.warn("Checkpoint directory x exists and is not empty.", stacklevel=1)
         warnings.warn("It is recommended to use `self.log('change_of_S/pass-2', ..., sync_dist=True)`", stacklevel=1)
         warnings.warn("The dirpath has changed from 'a' to 'b', therefore `best_model_score` ...", stacklevel=1)
+        warnings.warn("`max_epochs` was not set. Setting it to 1000 epochs.", stacklevel=1)
+        warnings.warn("Found 40 module(s) in eval mode at the start of training.", stacklevel=1)
         warnings.warn("no window sleeps", stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["no window sleeps"]
     said = {"GPU available: False, used: False": False, "[rank: 1] Seed set to 0": False, "warm-up: 3 parameters": True}

@@ -11,7 +11,8 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
-    "Experiment logs directory .* exists and is not empty|The dirpath has changed from)"
+    "Experiment logs directory .* exists and is not empty|The dirpath has changed from|"
+    ".max_epochs. was not set|Found .* module.s. in eval mode)"
 )
 NOTICES = re.compile(
     "GPU available: False|TPU available: False|HPU available: False|.*Tip: |(?:.rank: .+)?Seed set|"

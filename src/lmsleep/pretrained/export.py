@@ -147,4 +147,4 @@ def main(
     """
     export(ckpt, out, DTYPES[dtype], config, card)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"{out}: {size / 1e6:.1f} MB, from {ckpt}")
+    print(f"{out}: {size / 1e6:.3g} MB, from {ckpt}")
