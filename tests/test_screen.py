@@ -13,7 +13,7 @@ from tests.programs import start
 SMOKE = Path(__file__).parents[1] / "configs/experiment/smoke/rule110.yaml"
 RUN = ["--config", str(SMOKE), "--sleep.n_passes=2", "--trainer.accelerator=cpu"]
 SAYS_NOTHING = (
-    r"Epoch|Training|Validation|Testing|v_num|DataLoader \d:|warning|Seed set|GPU available|Tip:|weights_only|dirpath"
+    r"Epoch|Training|Validation|Testing|v_num|DataLoader|warning|Seed set|GPU available|Tip:|weights_only|dirpath"
 )
 SAYS_NOTHING += "|Trainer.fit"
 

@@ -35,6 +35,7 @@ from lmsleep.commands.parser import RunParser
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
+from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, one_sentence
 from lmsleep.model import HybridConfig
@@ -131,6 +132,9 @@ class SleepCLI(PlainCLI):
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         if self.subcommand == "predict":
             self.trainer_defaults["callbacks"].append(PredictionWriter())
+        self.says_scores = run.get("verbose", False)
+        if self.says_scores:
+            run.verbose = False  # a table of Lightning's own
         if self.subcommand == "predict" or (self.subcommand != "fit" and run.trainer.get("logger") is None):
             settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
         try:
@@ -152,6 +156,13 @@ class SleepCLI(PlainCLI):
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             config, last = (shlex.quote(f"{folder}/{name}") for name in ("config.yaml", LAST))
             rank_zero_info(f"to score it: {program()} test --config {config} --ckpt_path {last}")
+
+    def after_validate(self) -> None:
+        """Prints the scores."""
+        if self.says_scores and self.trainer.is_global_zero:
+            print_scores("val" if self.subcommand == "validate" else "test", self.trainer.callback_metrics)
+
+    after_test = after_validate
 
 
 def steps_of_epochs(task: Task, batch_size: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
