@@ -22,7 +22,7 @@ TRAINER = {
 }
 # Commands that take the arguments of fit: (module whose `main` parses them, help).
 RUNS = {
-    "finetune": ("lmsleep.commands.finetune", "fine-tune a pretrained model on a file of questions and answers"),
+    "finetune": ("lmsleep.commands.finetune", "fine-tune a pretrained model on documents, or on questions and answers"),
     "plan": ("lmsleep.commands.plan", "say what a run will cost by taking its first steps: time, memory"),
     "bench train": ("lmsleep.bench.train", "measure a training step at several N, beside other gated delta rules"),
     "bench scale": ("lmsleep.bench.scale", "measure a training step over several devices, whole or sharded models"),
