@@ -34,6 +34,14 @@ def test_the_command_says_the_version_of_the_installed_package(capsys):
     assert lmsleep.__version__ == metadata.version("lmsleep")
 
 
+def test_sources_that_are_not_installed_have_a_version_too(monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert lmsleep.__version__ == "0+unknown"
+
+
 @pytest.mark.usefixtures("empty_folder")
 @pytest.mark.parametrize("option", ["--config ", "--config=", "--trainer="])
 def test_a_configuration_of_ours_is_found_from_anywhere(option):

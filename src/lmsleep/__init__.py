@@ -29,9 +29,12 @@ __all__ += ["Session", "SleepCallback", "SleepModule", "read_windows"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # as long to import as all the rest here
+        from importlib.metadata import PackageNotFoundError, version  # as long to import as all the rest here
 
-        return version("lmsleep")
+        try:
+            return version("lmsleep")
+        except PackageNotFoundError:  # run from its sources
+            return "0+unknown"
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(f"lmsleep.{home}"), name)
