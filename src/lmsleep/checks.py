@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 PLUGINS = "LMSLEEP_PLUGINS"  # environment variable: modules that register mixers and backbones, separated by commas
 LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
+# Options and settings that name a file or folder, beside options of type Path.
+PATHS = ("config", "model", "data", "out", "ckpt_path", "init_from", "train", "val", "test", "tokenizer", "path")
+PATHS += ("dirpath", "default_root_dir", "save_dir", "gradient_file")
 
 
 def read_object(path: Path) -> dict[str, Any]:

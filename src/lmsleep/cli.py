@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
-from lmsleep.checks import require
+from lmsleep.checks import PATHS, require
 from lmsleep.errors import HelpFormatter, Parser, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
@@ -38,9 +38,6 @@ COMMANDS = {
     "bench window": ("lmsleep.bench.window", "measure training throughput against window size and N (figure 6)"),
 }
 NAMES = (*TRAINER, *RUNS, *COMMANDS)
-# Options that name a file or folder, beside those of type Path.
-PATHS = ("config", "model", "data", "out", "ckpt_path", "init_from", "train", "val", "test", "tokenizer", "path")
-PATHS += ("dirpath", "default_root_dir", "save_dir", "gradient_file")
 # Options that read a configuration file.
 CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer", "optimizer")
 

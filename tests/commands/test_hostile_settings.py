@@ -131,6 +131,27 @@ def test_a_path_that_is_empty_is_not_the_current_folder(words, option, tmp_path)
     assert str(said.value) == f"error: {option} must have a value, got ''" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["fit", "plan"])
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("checkpoint: {dirpath: ''}", "checkpoint.dirpath"),
+        ("model: {init_from: ''}", "model.init_from"),
+        ("trainer: {default_root_dir: ''}", "trainer.default_root_dir"),
+        (
+            "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: ''}}]}",
+            "trainer.callbacks.init_args.dirpath",
+        ),
+    ],
+)
+def test_nor_is_one_in_a_configuration(command, text, option, tmp_path):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(SystemExit) as said:
+        main([command, *RUN, "--config=own.yaml"])
+    assert str(said.value) == f"error: --{option} must have a value, got ''"
+    assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
+
+
 def test_a_program_of_the_pipeline_takes_no_empty_path_either(tmp_path):
     def program(figure: str, out: Path) -> None:
         pytest.fail(f"{figure} is written to {out}")
@@ -172,8 +193,8 @@ class Other:
 
 
 def test_a_class_of_another_package_is_taken_at_its_word():
-    settings.check_nulls({"name": None, "path": None}, Other, "other")
-    settings.check_nulls({"mode": None}, None, "other")
+    settings.check_empty({"name": None, "path": None}, Other, "other")
+    settings.check_empty({"mode": None}, None, "other")
 
 
 def test_settings_of_the_trainer_are_checked_once(monkeypatch):

@@ -46,7 +46,7 @@ from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import is_local
 from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
 from lmsleep.training.ranks import raise_on_all_ranks
-from lmsleep.training.settings import check_nulls, check_trainer
+from lmsleep.training.settings import check_empty, check_trainer
 
 
 class SaveConfig(SaveConfigCallback):
@@ -101,11 +101,12 @@ class SleepCLI(PlainCLI):
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def before_instantiate_classes(self) -> None:
-        """Checks the settings of the trainer, and that no other setting is null that may not be."""
+        """Checks the settings of the trainer, and that no other is null that may not be, or a path that is empty."""
         run = self.config.get(str(self.subcommand), self.config)
         check_trainer(run.trainer)
-        for name, kind in {"data": RowsDataModule, "model": SleepModule, "sleep": None, "trainer": None}.items():
-            check_nulls(run[name].as_dict(), kind, f"--{name}")
+        kinds = {"data": RowsDataModule, "model": SleepModule}
+        for name in ("data", "model", "sleep", "checkpoint", "trainer"):
+            check_empty(run[name].as_dict(), kinds.get(name), f"--{name}")
 
     def instantiate_classes(self) -> None:
         """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
@@ -182,7 +183,7 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
     """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with
     `changes`. Raises ValueError as `pretrained_config`."""
     if model.init_from and model.model and changes:
-        check_nulls(changes.as_dict(), HybridConfig, "--model.model")
+        check_empty(changes.as_dict(), HybridConfig, "--model.model")
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
 
 
