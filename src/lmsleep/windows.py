@@ -124,14 +124,18 @@ class SleepSettings:
             warn(f"{self._asked}, but the model has no fast weights to sleep with")
         elif self.sleeps and windows is not None and not windows.n_sleeps:
             reason = "none of them full" if windows.length < windows.size else "loss in every full one"
-            warn(self.idle(f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {reason})"))
+            which = f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {reason})"
+            warn(self.idle(which, several=windows.length > windows.size))
 
-    def idle(self, which: str) -> str:
-        """What a warning says where `which` sleeps."""
+    def idle(self, which: str, several: bool = True) -> str:
+        """What a warning says where `which` sleeps; `several`: rows have more than one window."""
+        remedy = "--sleep.after_loss=true, in Python after_loss, lets those with loss sleep too"
+        if self.after_loss or not several:
+            remedy = "rows have several windows with a smaller window_size or, of some tasks, a larger n_windows"
+        followed = " or is followed by others" if self.after_loss else ""
         return (
             f"{self._asked}, but {which} sleeps, so that it trains as with n_passes=1: a window sleeps where it is "
-            f"full and carries no loss (targets of {IGNORE} alone); --sleep.after_loss=true, in Python after_loss, "
-            "lets those with loss sleep too"
+            f"full and carries no loss (targets of {IGNORE} alone){followed}; {remedy}"
         )
 
     @property

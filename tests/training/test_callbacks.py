@@ -217,6 +217,18 @@ def test_a_run_in_which_nothing_sleeps_says_so_before_its_first_step_and_at_its_
     assert said[1].startswith("n_passes is 4, but no window of this run sleeps")
 
 
+@pytest.mark.parametrize("after_loss", [True, False])
+def test_a_run_whose_rows_have_one_window_is_told_to_make_several(run, after_loss):
+    """Where windows with loss may sleep already, or could not if they might."""
+    _, said = warned(run(None, [SleepCallback(4, after_loss=after_loss)], task=SPOKEN, max_steps=2))
+    assert len(said) == 2 * (not after_loss)
+    task = OneWindow(steps=2, width=6, n_states=2)
+    _, said = warned(run(None, [SleepCallback(4, after_loss=after_loss)], task=task, max_steps=2))
+    assert "(6 tokens, windows of 6, loss in every full one)" in said[0]
+    remedy = "rows have several windows with a smaller window_size or, of some tasks, a larger n_windows"
+    assert said[0].endswith(remedy) and said[1].endswith(remedy) == after_loss == ("is followed by others" in said[1])
+
+
 @pytest.mark.parametrize(("n_passes", "task"), [(1, SPOKEN), (4, TASK), (None, SPOKEN)])
 def test_a_run_that_sleeps_or_was_not_asked_to_warns_of_nothing(run, n_passes, task):
     assert warned(run(n_passes, task=task, max_steps=2))[1] == []
@@ -243,6 +255,14 @@ class Uneven(Spoken):
         batch = super().rows(step=step, **options)
         tokens, targets = (x[:, : 14 if step else 6] for x in batch[:2])
         return batch._replace(tokens=tokens, targets=targets, mask=torch.ones_like(tokens, dtype=torch.bool))
+
+
+class OneWindow(Spoken):
+    sequence_length = 6
+
+    def rows(self, **options):
+        batch = super().rows(**options)
+        return batch._replace(tokens=batch.tokens[:, :6], targets=batch.targets[:, :6])
 
 
 def test_a_first_batch_of_one_window_says_nothing_of_a_run_with_longer_rows(run):
