@@ -77,6 +77,18 @@ def test_scores_equal_the_loops_per_slice_and_over_several_batches():
     assert 0 < values["exact"] < values["token"] < 1
 
 
+def test_free_text_has_the_perplexity_of_its_loss_and_nothing_of_answers():
+    of_answers, of_text = SliceScores((2, 5, 9)), SliceScores((2, 5, 9), has_answers=False)
+    for scores in (of_answers, of_text):
+        scores.update(*batch(0))
+    values, wanted = of_text.compute(), of_answers.compute()
+    names = {f"{name}{of}" for name in ("loss", "token", "rows") for of in ("", "-2", "-5", "-9")}
+    assert values.keys() - {name for name in values if name.startswith("perplexity")} == names
+    assert {name: values[name] for name in names} == {name: wanted[name] for name in names}
+    for of in ("", "-2", "-5", "-9"):
+        assert values[f"perplexity{of}"].item() == pytest.approx(math.exp(values[f"loss{of}"]), rel=1e-5)
+
+
 def test_reset_forgets():
     scores = SliceScores((2, 5, 9))
     scores.update(*batch(0))

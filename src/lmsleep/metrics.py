@@ -33,16 +33,16 @@ def row_scores(logits: Tensor, targets: Tensor, answers: Tensor) -> tuple[Tensor
 
 
 class SliceScores(Metric):
-    """The scores of `row_scores`, accumulated for each slice and over all rows."""
+    """The scores of `row_scores`, accumulated for each slice and over all rows; `has_answers` as of `Task`."""
 
     full_state_update = False
     sums: Tensor
     counts: Tensor
     rows: Tensor
 
-    def __init__(self, slices: tuple[int, ...]) -> None:
+    def __init__(self, slices: tuple[int, ...], has_answers: bool = True) -> None:
         super().__init__()
-        self.slices = slices
+        self.slices, self.has_answers = slices, has_answers
         shape = (len(slices) + 1, len(SCORES))
         self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -64,14 +64,18 @@ class SliceScores(Metric):
     def compute(self) -> dict[str, Tensor]:
         """`exact` over all rows, `exact-<slice>` for each slice that had rows, and so on for every score;
         `count-<slice>` is the number of answers of `exact-<slice>`, `rows-<slice>` that of rows with an answer. (Not
-        with a slash: to loggers that keep a metric in a file, `exact` would be a file and a folder.)"""
+        with a slash: to loggers that keep a metric in a file, `exact` would be a file and a folder.) Without answers
+        there are `loss`, `perplexity`, which is its exponential, `token` and `rows`."""
         values: dict[str, Tensor] = {}
         for row, level in enumerate([*self.slices, None]):
             if not self.counts[row, 0]:
                 continue
             suffix = "" if level is None else f"-{level}"
             means = self.sums[row] / self.counts[row]
-            values |= {f"{name}{suffix}": means[i].float() for i, name in enumerate(SCORES)}
-            values[f"count{suffix}"] = self.counts[row, SCORES.index("exact")].float()
-            values[f"rows{suffix}"] = self.rows[row].float()
+            found = dict(zip(SCORES, means, strict=True)) | {"rows": self.rows[row]}
+            if self.has_answers:
+                found["count"] = self.counts[row, SCORES.index("exact")]
+            else:
+                found = {name: found[name] for name in ("loss", "token", "rows")} | {"perplexity": found["loss"].exp()}
+            values |= {f"{name}{suffix}": value.float() for name, value in found.items()}
         return values

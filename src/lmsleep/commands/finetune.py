@@ -175,18 +175,19 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def scores_table(scores: Mapping[str, float], task: Task) -> str:
-    """A Markdown table by windows of context: exact answers and the share of the commonest answer, or of `Documents`
-    the share of next tokens that are right; and loss."""
+    """A Markdown table by windows of context: exact answers, the share of the commonest answer, and loss; or of free
+    text the share of next tokens that are right, loss and perplexity."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     commonest = task.baselines().get("commonest", {})
-    heads, share = ["exact", "commonest answer"], "exact"
-    if isinstance(task, Documents):
-        heads, share = ["next token"], "token"
-    lines = [["windows", "rows", *heads, "loss"], ["---"] * (3 + len(heads))]
+    heads, names = ["exact", "commonest answer", "loss"], ["exact", "loss"]
+    if not task.has_answers:
+        heads, names = ["next token", "loss", "perplexity"], ["token", "loss", "perplexity"]
+    lines = [["windows", "rows", *heads], ["---"] * (2 + len(heads))]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
-        rows, right, loss = (scores[f"test/{name}{end}"] for name in ("rows", share, "loss"))
-        always = [f"{commonest[title]:.3f}" if title in commonest else "–"] * (len(heads) - 1)
-        lines.append([title, f"{rows:.0f}", f"{right:.3f}", *always, f"{loss:.3f}"])
+        values = [f"{scores[f'test/{name}{end}']:.3f}" for name in names]
+        if task.has_answers:
+            values.insert(1, f"{commonest[title]:.3f}" if title in commonest else "–")
+        lines.append([title, f"{scores[f'test/rows{end}']:.0f}", *values])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -14,7 +14,7 @@ REFRESH_RATE = 20
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Batches, elapsed and remaining time, loss and exact answers in one line of at most 100 columns."""
+    """Batches, elapsed and remaining time, loss and any exact answers in one line of at most 100 columns."""
 
     BAR_FORMAT = "{desc} {n_fmt}/{total_fmt} {bar} {elapsed}<{remaining}{postfix}"
 

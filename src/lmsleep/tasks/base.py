@@ -35,6 +35,8 @@ class Task(ABC):
     them, step i draws rows of slice `slices[i % len(slices)]`, so that any multiple of `len(slices)` steps is balanced.
     """
 
+    has_answers = True  # False: every token of a free text is a target; no row of it is ever exact
+
     @property
     @abstractmethod
     def vocab_size(self) -> int:

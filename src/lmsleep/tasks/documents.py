@@ -39,6 +39,8 @@ class Documents(TextTask):
     """
 
     more_rows = "; a document has more of them with a smaller window_size or n_windows"
+    unit = "document"
+    has_answers = False
 
     n_windows: int = 4
     text: str | None = None

@@ -27,6 +27,8 @@ class TextLM(TextTask):
         column: the text column of a dataset.
     """
 
+    has_answers = False
+
     n_windows: int = 4
     join: bool = True
     column: str = "text"

@@ -40,7 +40,7 @@ class LearningCurve(L.Callback):
         self.rows.append({"step": trainer.global_step, "tokens": tokens_read(trainer), **scores})
         save_csv(self.path, pd.DataFrame(self.rows))
         if self.label:
-            text = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact"))
+            text = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact") if name in scores)
             print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {text}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class SleepModule(L.LightningModule):
         self.init_from = init_from
         self.graphs = StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
-        self.scores = SliceScores(task.slices)
+        self.scores = SliceScores(task.slices, task.has_answers)
         self._resumed: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
@@ -156,7 +156,8 @@ class SleepModule(L.LightningModule):
         loss, *exact = self._graphed(batch) if graphed else self._loss_and_exact(batch, exact=logs)
         if logs:
             # Without prog_bar, for which Lightning would wait for the device.
-            self.log_dict({"train/loss": loss, "train/exact": exact[0]}, batch_size=len(batch.tokens))
+            scores = {"train/loss": loss} | ({"train/exact": exact[0]} if exact else {})
+            self.log_dict(scores, batch_size=len(batch.tokens))
         return loss if self.trainer.world_size == 1 else loss * loss_weight(batch.targets, self.trainer)
 
     def _loss_and_exact(
@@ -166,7 +167,7 @@ class SleepModule(L.LightningModule):
         shared = SharedWeights() if batch.tokens.is_cuda and self.device_mesh is None else None
         reading = self(batch, loss_windows, shared)
         assert reading.loss is not None, "a training batch has targets"
-        if not exact:
+        if not (exact and self.task.has_answers):
             return (reading.loss,)
         with torch.no_grad():
             sums, counts = row_scores(*self._scored(reading))
