@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from lmsleep import read_windows
+from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
 from lmsleep.tasks import IGNORE, Documents, check_task
 from lmsleep.tasks.line_index import holds_documents
@@ -87,13 +88,71 @@ def test_whole_documents_are_held_out(folder):
 def test_a_single_document_has_rows_held_out_and_says_so(tmp_path):
     (tmp_path / "book.txt").write_text("".join(TEXTS))
     task = Documents(str(tmp_path / "book.txt"), window_size=L, n_windows=2)
-    with pytest.warns(UserWarning, match=r"^too few documents to hold one out, 1 in .*book.txt: rows are held out"):
+    with pytest.warns(
+        UserWarning, match=r"^too few different documents to hold one out, 1 in .*book.txt: rows are held out"
+    ):
         found = [row for split in SPLITS for row, _ in rows(task, split, 1)]
     assert Counter(found) == Counter(cut(task.encode("".join(TEXTS)), 2 * L))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         given = replace(task, val=task.train, test=task.train)
         assert len(rows(given, "train", 1)) == len(rows(given, "val", 1)) == len(found)
+
+
+def test_copies_of_a_document_are_held_out_together(folder):
+    """Whatever their names: no text is both trained on and tested, and none is left out."""
+    for i in range(0, 40, 3):
+        (folder / f"copy{i}.md").write_text(TEXTS[i])
+    (folder / "empty.md").write_text("")
+    (folder / "empty2.md").write_text("")
+    task = Documents(str(folder), window_size=L, n_windows=12)
+    with pytest.warns(
+        UserWarning, match=r"^14 of 54 documents in .*docs are copies of others, and are held out with them"
+    ):
+        assert task.slices
+    for seed in range(5):
+        texts = {split: Counter(row for row, _ in rows(replace(task, split_seed=seed), split, 1)) for split in SPLITS}
+        assert sum(map(len, texts.values())) == 40 == len(set().union(*texts.values()))
+        assert sum(texts.values(), Counter()) == Counter(tuple(task.encode(x)) for x in TEXTS + TEXTS[::3])
+    assert [len(texts[split]) for split in SPLITS] == [32, 4, 4]
+    with warnings.catch_warnings():  # nothing is held out from among copies
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "2 of 56 documents are left out")
+        assert replace(task, val=task.train, test=task.train).slices
+
+
+def test_documents_for_test_that_are_trained_on_too_are_warned_of(folder, tmp_path):
+    (tmp_path / "test").mkdir()
+    for name, text in {"a": TEXTS[3], "b": "Another wren.", "c": TEXTS[4], "empty": ""}.items():
+        (tmp_path / "test" / name).write_text(text)
+    (folder / "empty").write_text("")
+    task = Documents(str(folder), test=str(tmp_path / "test"), window_size=L)
+    rule = r"^2 of 3 documents in .*/test, for test, are in .*/docs too, which is trained on$"
+    with pytest.warns(UserWarning, match=rule):
+        assert task.slices
+
+
+def test_documents_are_counted(folder):
+    task = Documents(str(folder), window_size=L, n_windows=3)
+    sizes = [[len(row) - 1 for row, _ in rows(task, split, 1)] for split in SPLITS]
+    told = re.fullmatch(
+        r"Documents: (\d+) rows .*; documents: 32 \(([\d,]+) tokens\), 4 \((\d+) .*\) and 4 \(.*\)", str(task)
+    )
+    assert told and [len(sizes[0]), sum(sizes[0]), sum(sizes[1])] == [int(n.replace(",", "")) for n in told.groups()]
+
+
+def test_what_takes_a_while_to_read_is_named(folder, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    assert Documents(str(folder), window_size=L).slices and not caplog.messages
+    monkeypatch.setattr("lmsleep.tasks.line_index.LONG", 1000)
+    assert Documents(str(folder), window_size=L).slices and caplog.messages == [f"reading {folder}: 0 MB"]
+
+
+def test_tokens_are_those_of_the_tokenizer(tmp_path):
+    for path in (gsm_bpe.train_bpe(tmp_path), gsm_bpe.train_llama(tmp_path, True, True), "bytes"):
+        task = Documents("none", tokenizer=path)
+        for text in (*TEXTS, "", "<eos>", "☃ ünder\r\n"):
+            assert task.encode(text) == open_tokenizer(path).encode(text, add_special_tokens=False).ids
 
 
 def test_a_folder_a_pattern_lines_and_a_dataset_give_the_same_rows(folder, tmp_path):

@@ -3,7 +3,7 @@
 import warnings
 from array import array
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ class Documents(TextTask):
     A document is tokenised whole, and cut into rows of up to `n_windows` windows, each of which starts without fast
     weights. No row crosses documents, and every token but the first of a document is a target once. Every window
     carries loss, so that none sleeps without `--sleep.after_loss=true`. val and test, unless given, are whole documents
-    of train; if it has too few, rows. All tokens are held in memory, 4 bytes each.
+    of train, with all their copies; if it has too few, rows. All tokens are held in memory, 4 bytes each.
 
     Args:
         n_windows: of a row at most.
@@ -39,7 +39,6 @@ class Documents(TextTask):
     """
 
     more_rows = "; a document has more of them with a smaller window_size or n_windows"
-    unit = "document"
     has_answers = False
 
     n_windows: int = 4
@@ -58,12 +57,13 @@ class Documents(TextTask):
     def _index(self, source: str, name: str) -> "TokenIndex":
         tokens = array("i")
 
-        def measure(line: str) -> tuple[int] | None:
+        def measure(line: str) -> tuple[int, int] | None:
             if self.text is not None and not line.strip():
                 return None
-            ids = self.encode(line if self.text is None else fill_template(self.text, parse_row(line)))
-            tokens.extend(ids)
-            return (len(ids),)
+            text = line if self.text is None else fill_template(self.text, parse_row(line))
+            ids = self.encode(text)
+            tokens.fromlist(ids)
+            return len(ids), hash(text)
 
         index = LineIndex.of(source, name, measure, whole=self.text is None)
         self._warn_of_lengths(index, source, name)
@@ -89,13 +89,42 @@ class Documents(TextTask):
     def _windows(self, lines: LineIndex) -> np.ndarray:
         return -(-self._rows(lines).lengths // self.window_size) - 1
 
+    @cached_property
+    def _lines(self) -> dict[str, LineIndex]:
+        lines = super()._lines
+        for name in lines.keys() - {"train"}:
+            if (source := getattr(self, name)) == self.train:
+                continue
+            mine, trained = (np.unique(self._contents(lines[one])) for one in (name, "train"))
+            if shared := int(np.isin(mine, trained).sum()):
+                some = f"{shared:,} of {len(mine):,} documents in {source}, for {name}"
+                warnings.warn(f"{some}, are in {self.train} too, which is trained on", stacklevel=2)
+        return lines
+
+    def _contents(self, lines: LineIndex) -> np.ndarray:
+        """A hash of the document of each row, (rows,)."""
+        return lines.table[self._rows(lines).documents, 3]
+
     def _units(self, lines: LineIndex, rows: int, least: int) -> np.ndarray:
-        documents = np.unique(self._rows(lines).documents, return_inverse=True)[1]
-        if documents[-1] + 1 >= least:
-            return documents
-        few = f"{documents[-1] + 1} in {self.train}"
-        warnings.warn(f"too few documents to hold one out, {few}: rows are held out", stacklevel=2)
-        return super()._units(lines, rows, least)
+        """Documents that differ, in the order of the first of each."""
+        _, first, units = np.unique(self._contents(lines), return_index=True, return_inverse=True)
+        count, different = len(np.unique(self._rows(lines).documents)), len(first)
+        if different < least:
+            few = f"too few different documents to hold one out, {different} in {self.train}"
+            warnings.warn(f"{few}: rows are held out", stacklevel=2)
+            return super()._units(lines, rows, least)
+        if different < count and least > 1:
+            copies = f"{count - different:,} of {count:,} documents in {self.train} are copies of others"
+            warnings.warn(f"{copies}, and are held out with them or not at all", stacklevel=2)
+        return np.argsort(np.argsort(first))[units]
+
+    def __str__(self) -> str:
+        told = []
+        for rows in self._splits.values():
+            cut = self._rows(rows.lines)
+            documents, tokens = len(np.unique(cut.documents[rows.rows])), int(cut.lengths[rows.rows].sum())
+            told.append(f"{documents:,} ({tokens:,} tokens)")
+        return f"{super().__str__()}; documents: {', '.join(told[:-1])} and {told[-1]}"
 
     def _batch(self, lines: LineIndex, rows: np.ndarray) -> Batch:
         assert isinstance(lines, TokenIndex)
@@ -112,7 +141,8 @@ class Documents(TextTask):
 
 @dataclass(frozen=True, eq=False)
 class TokenIndex(LineIndex):
-    """Documents; the third number of a row of `table` is that of its tokens, and `tokens` are those of all (n,)."""
+    """Documents; a row of `table` has third the number of its tokens, and fourth a hash of its text; `tokens` are
+    those of all (n,)."""
 
     tokens: np.ndarray
 

@@ -20,6 +20,7 @@ from lmsleep.hub import HUB_NAME
 
 TABLES = (".parquet", ".arrow")
 ROWS = {".jsonl", ".csv", *TABLES}  # of files that hold rows, as .json does where there is nothing else
+LONG = 1_000_000  # bytes, from which on reading is spoken of: it takes seconds
 
 
 def holds_documents(source: str) -> bool:
@@ -44,10 +45,11 @@ def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     return tuple(found.values())
 
 
-def open_dataset(source: str) -> Any:
+def open_dataset(source: str, note: str = "") -> Any:
     """Opens a dataset, memory-mapped; None: `source` is a text file or a pattern of these.
 
     Args:
+        note: ends the message of an error.
         source: .parquet or .arrow files, a folder, or a name on the hub (no extension); `:split` after it chooses the
             split, `train` by default.
 
@@ -76,7 +78,7 @@ def open_dataset(source: str) -> Any:
             return dataset[split or "train"] if isinstance(dataset, datasets.DatasetDict) else dataset
         return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # no network, no such dataset or split, a damaged file: there are many kinds
-        raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}") from None
+        raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}{note}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,19 +100,23 @@ class LineIndex:
     ) -> "LineIndex":
         """Indexes a dataset, a file or all files of a pattern; with `whole`, each file, of which a folder may be given,
         as one line. Raises ValueError if there is none or a line is bad."""
-        records = None if whole else open_dataset(source)
+        note = "" if whole else _note_of_kinds(source)
+        records = None if whole else open_dataset(source, note)
         files = text_files(source, whole) if records is None else (Path(source),)
         if not files:
             kinds = "a file, a folder or a pattern" if whole else "a file or a pattern"
             raise ValueError(f"{field} must be {kinds} of files, but there is none at {source!r}")
         numbers, width = array("q"), 2
+        _tell(source, sum(file.stat().st_size for file in files) if records is None else records.data.nbytes)
         lines = _whole(files) if whole else _lines_of(files) if records is None else _rows_of(records, column)
         for file, place, number, line in lines:
             try:
                 measured = measure(line())
             except ValueError as error:
-                where = f"{files[file]}" if whole else f"{files[file]}, line {number}"
-                raise ValueError(f"{where}: {sentence(error)}{_remedy(source, files, file) * whole}") from None
+                where, note = f"{files[file]}, line {number}", note
+                if whole:
+                    where, note = f"{files[file]}", _remedy(source, files, file)
+                raise ValueError(f"{where}: {sentence(error)}{note}") from None
             if measured is not None:
                 numbers.extend((file, place, *measured))
                 width = 2 + len(measured)
@@ -142,6 +148,14 @@ class DatasetIndex(LineIndex):
         return _record_text(self.dataset[int(self.table[line, 1])], self.column)
 
 
+def _tell(source: str, size: int) -> None:
+    """Says what is read, if it takes a while."""
+    if size >= LONG:
+        from lightning.pytorch.utilities import rank_zero_info  # slow to import
+
+        rank_zero_info(f"reading {source}: {size / 1e6:,.0f} MB")
+
+
 Place = tuple[int, int, int, Callable[[], str]]  # number of its file, place in it, number from 1, the line
 
 
@@ -152,6 +166,18 @@ def _remedy(source: str, files: Sequence[Path], bad: int) -> str:
     others = Counter(path.suffix for path in files if path.suffix not in ("", files[bad].suffix))
     suffix = others.most_common(1)[0][0] if others else ".txt"
     return f"; in place of the folder, '{source.rstrip('/')}/**/*{suffix}' leaves it out"
+
+
+def _note_of_kinds(source: str) -> str:
+    """What to say of a folder or a pattern whose files are of several kinds, if it cannot be read as rows."""
+    files = text_files(source, whole=True)
+    rows = [path for path in files if path.suffix in ROWS]
+    others = Counter(path.suffix for path in files if path.suffix and path.suffix not in ROWS)
+    if not rows or not others:
+        return ""
+    folder = Path(source) if Path(source).is_dir() else rows[0].parent
+    texts = f"'{folder}/**/*{others.most_common(1)[0][0]}'"
+    return f"; all of it is read as rows, since it has {rows[0]}: {texts} has texts alone"
 
 
 def _lines_of(files: Sequence[Path]) -> Iterator[Place]:

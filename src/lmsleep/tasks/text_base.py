@@ -60,7 +60,7 @@ class TextTask(Task):
         """The number of windows of each row, (rows,)."""
 
     def _units(self, lines: "LineIndex", rows: int, least: int) -> np.ndarray:
-        """What each of the rows is held out with, as numbers (rows,) that ascend from 0; `least` are needed."""
+        """What each of the rows is held out with, as numbers (rows,) from 0; `least` are needed."""
         return np.arange(rows)
 
     @abstractmethod
@@ -74,7 +74,8 @@ class TextTask(Task):
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without special tokens around it. Raises ValueError if it has half a surrogate pair."""
         text.encode()
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # In two thirds of the time of `encode`, which also finds the place of each token in the text.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(list(tokens))
@@ -105,7 +106,7 @@ class TextTask(Task):
                 got = f"{len(rows)} in {getattr(self, name)!r}{self.more_rows}"
                 raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
         units = self._units(self._lines["train"], len(chosen["train"]), 1 + len(held))
-        order = np.random.default_rng(self.split_seed).permutation(units[-1] + 1)
+        order = np.random.default_rng(self.split_seed).permutation(units.max() + 1)
         left = np.argsort(np.argsort(order)[units], kind="stable")  # the rows, by the places of their units
         ends = np.cumsum(np.bincount(units)[order])
         most = (len(order) - 1) // max(1, len(held))
