@@ -344,7 +344,7 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
         ("--data.eval_rows=${data.batch_size", "--data.eval_rows refers to what cannot be had: no viable alternative"),
         (
             "--data.task.init_args.steps=${data.batch_size}",
-            "--model.task.init_args.steps refers to what cannot be had: Interpolation key 'data.batch_size' not found",
+            "--data.task.init_args.steps refers to what cannot be had: Interpolation key 'data.batch_size' not found",
         ),
     ],
 )

@@ -60,6 +60,8 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
         rest = inner[3]
     if message.startswith("Unexpected config"):
         return "--config must name a file of settings, such as configs/experiment/rule110.yaml"
+    if re.fullmatch(r"the following arguments are required: (\w+\.)?data\.task", message):
+        return NO_TASK
     if not keys:
         return " ".join(message.split())
     # A task is a class of several, whose arguments have a level of their own.
@@ -68,8 +70,8 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", rest):
         known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
         return unknown_option_sentence(start + unknown[2], [start + name for name in known])
-    if key in ("--model.task", "--data.task") and "Got value: None" in rest:
-        return "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
+    if key == "--data.task" and "Got value: None" in rest:
+        return NO_TASK
     if missing := re.search(r"the following arguments are required: (.*)", rest):
         return " and ".join(start + name for name in missing[1].split(", ")) + " must be given"
     if absent := re.search(r"class_path '([^']+)':\s+(No module named '[^']+')", rest):
@@ -93,6 +95,7 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
 
 WHERE = "PYTHONPATH=FOLDER says where it lies"
 TASK = "data.task.init_args"
+NO_TASK = "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
 # A key, and its message: the rest of the line and the lines below it with a deeper indentation.
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)

@@ -86,7 +86,7 @@ class SleepCLI(PlainCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(SleepCallback, "sleep")
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.link_arguments("data.task", "model.task")
+        parser.link_arguments("data.task", "model.task", apply_on="instantiate")  # one object: it reads files once
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)

@@ -29,6 +29,7 @@ from lmsleep.commands.cost import StepTimer, StepWork
 from lmsleep.commands.fit import SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
 from lmsleep.commands.parser import RunParser
 from lmsleep.commands.quiet import quiet
+from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
@@ -106,16 +107,21 @@ class PlanCLI(SleepCLI):
         """The configuration with its objects, such as the task; neither the model nor its data are built."""
         return self.parser.instantiate_classes(self.config, instantiate_groups=False)
 
+    @property
+    def data(self) -> RowsDataModule:
+        """The rows of the run, whose files are read once."""
+        return self.datamodule if self.device_available else self.parts.data
+
     @cached_property
     def full_run(self) -> Any:
         """The settings of the trainer for the whole run."""
-        data, run = self.parts.data, self.whole.clone()
+        data, run = self.data, self.whole.clone()
         run.update(Namespace(steps_of_epochs(data.task, data.batch_size, run)))
         return run
 
     def work(self) -> StepWork:
         """The work of a step."""
-        data, model = self.parts.data, self.parts.model
+        data, model = self.data, self.parts.model
         sleeps = SleepSettings(**{field.name: self.config.sleep[field.name] for field in fields(SleepSettings)})
         config = model.model or (pretrained_config(model.init_from) if model.init_from else HybridConfig())
         config = config.for_task(data.task.vocab_size, data.task.window_size, data.task.sequence_length)
