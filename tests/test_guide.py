@@ -29,7 +29,8 @@ SHORT = {
     "PYTHONPATH=examples LMSLEEP_PLUGINS=hebbian_rule lmsleep fit": FEW,
     "python examples/hebbian_rule.py fit": FEW,
 }
-BEGINS = r"finetune .*--out (\S+)|^lmsleep fit (?!.*--ckpt_path).*--checkpoint.dirpath=(\S+)"  # the folder of a run
+# The folder of a run that begins.
+BEGINS = r"^(?!.*--ckpt_path)(?:.*finetune .*--out (\S+)|lmsleep fit .*--checkpoint.dirpath=(\S+))"
 # Run by others, or by nobody here, and why.
 ELSEWHERE = {
     "make repro|timeout -s TERM 540 make repro": "tests/figures/test_repro.py, and continuous integration",

@@ -54,6 +54,7 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={out}", "--trainer.max_steps=3", *SHORT])
     shown = capsys.readouterr().out
     assert "| windows | rows | exact | commonest answer | loss |" in shown
+    assert shown.endswith("README.md shows how to ask\n")
     for title, share in TextQA(str(data), tokenizer=str(folder), window_size=L).baselines()["commonest"].items():
         assert re.search(rf"\| {title} \| \d \| \d\.\d{{3}} \| {share:.3f} \| \d\.\d{{3}} \|", shown)
     trained = json.loads((out / "config.json").read_text())["trained"]
@@ -72,18 +73,26 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     assert session.generate(task.encode("\nQuestion: How many eggs?\nAnswer:"), 4, stop=task.eos_id).shape == (1, 4)
 
 
-def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
-    """Its held-out loss falls, and the card goes on from a text."""
+@pytest.fixture
+def documents(tmp_path):
+    """20 documents of several windows of 16 tokens."""
     for i in range(20):
         (tmp_path / f"docs/{i % 3}").mkdir(parents=True, exist_ok=True)
-        (tmp_path / f"docs/{i % 3}/{i}.md").write_text("The wren by the mill is blue.\n" * (2 + i % 5))
+        (tmp_path / f"docs/{i % 3}/{i}.md").write_text(f"{i}. " + "The wren by the mill is blue.\n" * (2 + i % 5))
+    return tmp_path / "docs"
+
+
+def test_a_folder_of_documents_is_learned_asleep(folder, documents, tmp_path, capsys):
+    """Its held-out loss falls, and the card goes on from a text."""
     out = tmp_path / "tuned"
-    args = [f"--model={folder}", f"--data={tmp_path / 'docs'}", f"--out={out}", "--window=16", "--n_windows=3"]
+    args = [f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", "--n_windows=3"]
     rates = ["--muon_lr=3e-3", "--adamw_lr=1e-2", "--steps=10", "--trainer.val_check_interval=5", "--n_passes=2"]
     lmsleep(["finetune", *args, *rates, *SHORT[1:]])
     shown = capsys.readouterr().out
-    assert "| windows | rows | next token | loss |" in shown and "| all | " in shown
+    assert "| windows | rows | next token | loss | perplexity |" in shown and "| all | " in shown
+    assert shown.endswith("README.md shows how to go on from a text\n")
     logged = pd.read_csv(out / "version_0/metrics.csv")
+    assert "val/perplexity-1" in logged and not [name for name in logged if re.search("exact|answer|count", name)]
     first, last = logged["val/loss"].dropna()
     assert last < 0.9 * first and logged["sleeps_per_row"].max() > 0.5
     trained = json.loads((out / "config.json").read_text())["trained"]
@@ -94,9 +103,49 @@ def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
     exec(code[1].replace(", 64, ", ", 4, "), {})
 
 
+def test_files_are_read_once(folder, documents, tmp_path, monkeypatch, recwarn):
+    read, path = [], f"{documents}/**/*.md"
+    index = Documents._index
+    monkeypatch.setattr(
+        Documents, "_index", lambda self, source, name: read.append(source) or index(self, source, name)
+    )
+    lmsleep(["finetune", f"--model={folder}", f"--data={path}", f"--out={tmp_path / 'out'}", "--steps=1", *SHORT])
+    assert read == [path]
+
+
+def test_a_run_goes_on_and_one_of_fit_says_that_the_model_is_of_before(folder, documents, tmp_path, caplog):
+    out = tmp_path / "tuned"
+    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *SHORT[1:]]
+
+    def steps():
+        return json.loads((out / "config.json").read_text())["trained"]["steps"]
+
+    lmsleep([*line, "--steps=1"])
+    lmsleep([*line, "--steps=2", f"--ckpt_path={out}/last.ckpt"])
+    assert steps() == 2 and not [said for said in caplog.messages if "to renew" in said or "to score" in said]
+    again = ["fit", f"--config={out}/config.yaml", f"--ckpt_path={out}/last.ckpt", "--trainer.max_steps=3"]
+    lmsleep([*again, "--trainer.val_check_interval=1"])
+    said = next(said for said in caplog.messages if "to renew" in said)
+    assert "the model and README.md in " in said and steps() == 2
+    lmsleep(said.partition("lmsleep ")[2].split())
+    assert steps() == 3
+
+
 @pytest.mark.parametrize(
     ("data", "given", "sentence"),
     [
+        (
+            "mixed",
+            [],
+            r"mixed, line 1: must have the field 'context', .*; all of it is read as rows, since it has "
+            r"mixed/rows.jsonl: 'mixed/\*\*/\*.txt' has texts alone",
+        ),
+        (
+            "mixed/*",
+            [],
+            r"mixed/a.txt, line 1: must be JSON, .*; all of it is read as rows, since it has "
+            r"mixed/rows.jsonl: 'mixed/\*\*/\*.txt' has texts alone",
+        ),
         ("notes.md", ["--context={text}"], "context must be left out with data without questions, got '{text}'"),
         ("notes.md", ["--text={text}"], "text must be left out with files that are documents themselves, got .*"),
         ("train.jsonl", ["--n_windows=2"], "n_windows must be left out with data with questions, got 2"),
@@ -112,7 +161,10 @@ def test_a_folder_of_documents_is_learned_asleep(folder, tmp_path, capsys):
 )
 def test_data_that_does_not_fit_its_options_is_one_sentence(folder, data, tmp_path, monkeypatch, given, sentence):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "mixed"):
+        (tmp_path / name).mkdir()
+    for name, text in {"a.txt": "The wren.", "b.txt": "The mole.", "rows.jsonl": '{"body": "The wren."}'}.items():
+        (tmp_path / "mixed" / name).write_text(text)
     (tmp_path / "notes.md").write_text("The wren.")
     (tmp_path / "notes.jsonl").write_text('{"body": "The wren."}')
     with pytest.raises(SystemExit, match=f"^error: {sentence}$"):

@@ -52,6 +52,7 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
     "steps": ("trainer.max_steps", 500, "of the optimizer, as many at most where --epochs is given too"),
     "epochs": ("trainer.max_epochs", None, "rounds over the rows"),
     "batch_size": ("data.batch_size", 8, "rows of a step, over all devices"),
+    "ckpt_path": ("ckpt_path", None, "last.ckpt of a run that this one goes on from, with the same settings"),
     "muon_lr": ("model.optimizer.muon_lr", 1e-3, "learning rate of matrices"),
     "adamw_lr": ("model.optimizer.adamw_lr", 5e-5, "learning rate of all else"),
     "lora.rank": ("model.lora.rank", None, "rank of adapters, which then train in place of the weights (needs peft)"),
@@ -82,7 +83,14 @@ tokens = session.generate(" And then", 64, temperature=0)
 print(session.prompter.decode(tokens[0].tolist()))
 ```"""
 # Options of `lmsleep fit` without a dot, beside those of the Trainer and its parts.
-OTHERS = ("config", "seed_everything", "ckpt_path", "weights_only", "print_config", "data", "model", "trainer")
+OTHERS = ("config", "seed_everything", "weights_only", "print_config", "data", "model", "trainer")
+
+
+class FinetuneCLI(SleepCLI):
+    """Its `fit`, which is scored and exported at once."""
+
+    def after_fit(self) -> None:
+        pass
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -104,15 +112,17 @@ def main(args: Sequence[str] | None = None) -> None:
         settings = fit_options(vars(options), folder)
     if any("ModelParallelStrategy" in word for word in rest):  # export reads one file
         rest.append(f"--{ONE_FILE}")
-    cli = run_trainer(["fit", *settings, *rest])
+    cli = run_trainer(["fit", *settings, *rest], FinetuneCLI)
     with run_errors():
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
         table = scores_table(scores, cli.datamodule.task)
-        export(out / "last.ckpt", out, card=card_text(out, cli, table))
+        card = card_text(out, cli, table)
+        export(out / "last.ckpt", out, card=card)
     print(f"Scores on test rows:\n\n{table}\n")
-    print(f"{out}: model, tokenizer, last.ckpt; its README.md says how to ask")
+    how = "go on from a text" if isinstance(cli.datamodule.task, Documents) else "ask"
+    print(f"{out}: model, tokenizer, last.ckpt" + f"; its README.md shows how to {how}" * ("```" in card))
 
 
 def make_parser() -> OneSentenceParser:

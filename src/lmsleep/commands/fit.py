@@ -151,12 +151,15 @@ class SleepCLI(PlainCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Prints the command that scores the weights."""
+        """Prints the command that scores the weights, and the one that renews a model exported beside them."""
         keeper = find_callback(self.trainer, LastCheckpoint)
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             config, last = (shlex.quote(f"{folder}/{name}") for name in ("config.yaml", LAST))
             rank_zero_info(f"to score it: {program()} test --config {config} --ckpt_path {last}")
+            if Path(folder, "model.safetensors").is_file():
+                export = f"{program()} export --ckpt {last} --out {shlex.quote(folder)}"
+                rank_zero_info(f"the model and README.md in {folder} are of before this run; to renew them: {export}")
 
     def after_validate(self) -> None:
         """Prints the scores."""
@@ -201,11 +204,11 @@ def check_checkpoint(path: str | None) -> None:
     check_checkpoint_file(path)
 
 
-def run_trainer(args: list[str] | None) -> SleepCLI:
+def run_trainer(args: list[str] | None, cli: type[SleepCLI] = SleepCLI) -> SleepCLI:
     """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `run_errors`."""
     prog = f"lmsleep {(sys.argv[1:] if args is None else args)[0]}"
     with run_errors():
-        return make_cli(SleepCLI, args, __doc__, prog, save_config_callback=SaveConfig)
+        return make_cli(cli, args, __doc__, prog, save_config_callback=SaveConfig)
 
 
 @contextmanager
