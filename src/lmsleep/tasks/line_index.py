@@ -45,11 +45,10 @@ def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     return tuple(found.values())
 
 
-def open_dataset(source: str, note: str = "") -> Any:
+def open_dataset(source: str) -> Any:
     """Opens a dataset, memory-mapped; None: `source` is a text file or a pattern of these.
 
     Args:
-        note: ends the message of an error.
         source: .parquet or .arrow files, a folder, or a name on the hub (no extension); `:split` after it chooses the
             split, `train` by default.
 
@@ -78,7 +77,7 @@ def open_dataset(source: str, note: str = "") -> Any:
             return dataset[split or "train"] if isinstance(dataset, datasets.DatasetDict) else dataset
         return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # no network, no such dataset or split, a damaged file: there are many kinds
-        raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}{note}") from None
+        raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +99,10 @@ class LineIndex:
     ) -> "LineIndex":
         """Indexes a dataset, a file or all files of a pattern; with `whole`, each file, of which a folder may be given,
         as one line. Raises ValueError if there is none or a line is bad."""
-        note = "" if whole else _note_of_kinds(source)
-        records = None if whole else open_dataset(source, note)
+        try:
+            records = None if whole else open_dataset(source)
+        except ValueError as error:
+            raise ValueError(f"{error}{_note_of_kinds(source)}") from None
         files = text_files(source, whole) if records is None else (Path(source),)
         if not files:
             kinds = "a file, a folder or a pattern" if whole else "a file or a pattern"
@@ -113,9 +114,8 @@ class LineIndex:
             try:
                 measured = measure(line())
             except ValueError as error:
-                where, note = f"{files[file]}, line {number}", note
-                if whole:
-                    where, note = f"{files[file]}", _remedy(source, files, file)
+                where = f"{files[file]}" if whole else f"{files[file]}, line {number}"
+                note = _remedy(source, files, file) if whole else "" if column else _note_of_kinds(source)
                 raise ValueError(f"{where}: {sentence(error)}{note}") from None
             if measured is not None:
                 numbers.extend((file, place, *measured))
