@@ -65,7 +65,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
     folder = root / "results/paper"
     end, left = rule110.end_2b(folder), rule110.leaves(folder / "fig2b.csv")
     exact = scores(folder / "fig2b.csv", "val_exact", n_passes=1).set_index("tokens").value
-    part = rule110.ends_part(folder)
+    part, cut = rule110.ends_part(folder), scores(folder / "fig2b.csv", "cut_exact", n_passes=1).value.iloc[0]
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
     made = read_object(folder / "fig2b.meta.json")
     return (
@@ -73,9 +73,10 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"The paper prints {printed_2b(root)} % at 5 B tokens",
         f"stays above the majority line from {millions(left[1])} tokens on",
-        f"it had {percent(exact[END_PART])} at {millions(END_PART)} tokens, where the run below whose schedule ends "
-        f"there has {percent(part[1])}",
-        f"from {percent(decay)} on, while the learning rate falls",
+        f"{percent(decay)} at 4 B tokens, where the learning rate begins to fall",
+        f"At {millions(END_PART)} tokens it had {percent(exact[END_PART])}; the run below, whose schedule ends there, "
+        f"has {percent(part[1])}",
+        f"With S cut it answers {percent(cut)}",
     )
 
 
@@ -160,7 +161,7 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
     return (
         f"Three seeds, {millions(ends.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
         f"N = 1 answers {percent(rule110.end_2b(folder).value)} of test rows after all 5 B tokens",
-        f"always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
+        f"Always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
         "on",
         f"after {millions(END_PART)} tokens N = 1 to 4 have {percents(rule110.ends_part(folder))}",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
