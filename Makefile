@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 	@echo "for lmsleep and dvc in this shell: source $(BIN)/activate"
 
 repro: install  ## the figures of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3"; JOBS cells at a time
-	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS=$(JOBS) configs/scale/repro "$(SCALE)" $(FIGURES)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS="$(JOBS)" configs/scale/repro "$(SCALE)" $(FIGURES)
 
 test: install  ## the test suite
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile

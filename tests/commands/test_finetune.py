@@ -131,6 +131,17 @@ def test_a_run_goes_on_and_one_of_fit_says_that_the_model_is_of_before(folder, d
     assert steps() == 3
 
 
+def test_a_run_goes_on_with_the_same_documents_alone(folder, documents, tmp_path):
+    """With one more, others are held out, which were trained on."""
+    out = tmp_path / "tuned"
+    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *SHORT[1:]]
+    lmsleep([*line, "--steps=1"])
+    (documents / "more.md").write_text("One more. " * 40)
+    refused = "data must be 'Documents: .*', with which the checkpoint was trained, got 'Documents: "
+    with pytest.raises(SystemExit, match=refused):
+        lmsleep([*line, "--steps=2", f"--ckpt_path={out}/last.ckpt"])
+
+
 @pytest.mark.parametrize(
     ("data", "given", "sentence"),
     [

@@ -65,13 +65,27 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
 
 @pytest.mark.parametrize(("scale", "cells"), [("smoke", None), ("mini", None), ("gpu", "1"), ("paper", "1")])
 def test_runs_share_the_cores_but_not_a_gpu(start, tmp_path, scale, cells):
-    cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # which nproc obeys
+    cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True, env=env).stdout.strip()
     said = start(scale, JOBS="").communicate()[0]
     assert f"data: 2 stages, {cores} at a time" in said and f"train: 4 stages, {cells or cores} at a time" in said
     said = start(scale, JOBS="3").communicate()[0]
     assert "data: 2 stages, 3 at a time" in said and "train: 4 stages, 3 at a time" in said
     shutil.copy(ROOT / f"configs/scale/{scale}.yaml", tmp_path / "params.yaml")
     assert f"train: 4 stages, {cells or cores} at a time" in start("", JOBS="").communicate()[0]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "abc", "2 3", "01"])
+def test_jobs_are_a_number(start, jobs):
+    error = f"error: JOBS must be a number of at least 1, got '{jobs}'\n"
+    assert start("smoke", JOBS=jobs).communicate() == ("", error)
+
+
+def test_the_scale_of_params_may_be_quoted_or_explained(start, tmp_path):
+    text = (tmp_path / "params.yaml").read_text()
+    for scale in ('"gpu"', "gpu  # mine", "'gpu'"):
+        (tmp_path / "params.yaml").write_text(re.sub(r"^scale: .*", f"scale: {scale}", text, flags=re.M))
+        assert "train: 4 stages, 1 at a time" in start("", JOBS="").communicate()[0]
 
 
 def test_arms_of_two_tasks_are_told_apart(start, tmp_path):

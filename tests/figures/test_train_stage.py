@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from lmsleep.figures.train import RESUME, digest, main, train
+from lmsleep.figures.train import RESUME, digest, main, seconds_before, train
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset
 
 PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
@@ -128,22 +128,29 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
 def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     OmegaConf.save({"data": {"task": "lmsleep.tasks.Rule110"}}, "run.yaml")
-    clock, stopped = [0.0], [True, True, False]
+    clock, codes = [0.0], [143, 130, 1, 0]
     state = RESUME / digest(Path("runs/x"), ["--config", "run.yaml"])
 
     def run_trainer(_):
         state.mkdir(parents=True, exist_ok=True)
         clock[0] += 100.0
-        if stopped.pop(0):
-            raise SystemExit(143)
+        if code := codes.pop(0):
+            raise SystemExit(code)
         return SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True))
 
     monkeypatch.setattr("lmsleep.figures.train.run_trainer", run_trainer)
     monkeypatch.setattr("lmsleep.figures.train.tokens_read", lambda _: 0)
     monkeypatch.setattr("lmsleep.figures.train.time.time", lambda: clock[0])
-    for _ in range(2):
+    for _ in range(3):  # a failure, as of a run that another process has in use, adds nothing
         with pytest.raises(SystemExit):
             train(Path("runs/x"), ["--config", "run.yaml"])
     train(Path("runs/x"), ["--config", "run.yaml"])
     assert json.loads(Path("runs/x/run.json").read_text())["seconds"] == 300.0
     assert [path.name for path in Path("runs/x").iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("note", ["garbage", "{}", '{"seconds": "x"}', '{"seconds": null}', '{"seconds": 1e999}', "[]"])
+def test_a_note_of_seconds_that_cannot_be_read_counts_none(tmp_path, note):
+    (tmp_path / "seconds.json").write_text(note)
+    assert seconds_before(tmp_path) == 0
+    assert seconds_before(tmp_path / "nowhere") == 0

@@ -276,3 +276,12 @@ def test_compiles_into_one_graph_and_follows_a_block(name, call):
     with use_backend(**{name: "naive"}):
         torch.testing.assert_close(compiled(), call())
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("sizes", [[(8, 4), (9, 4), (16, 5)], [(16, 1), (24, 2)]])
+def test_sizes_may_be_symbols_to_the_compiler(sizes):
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x, w: short_conv(x, w), backend="eager", dynamic=True, fullgraph=True)
+    for channels, taps in sizes:
+        x, w = torch.randn(2, 7, channels), torch.randn(channels, taps)
+        torch.testing.assert_close(compiled(x, w), short_conv(x, w))

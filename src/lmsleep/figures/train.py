@@ -37,7 +37,8 @@ from lmsleep.training.curve import tokens_read
 from lmsleep.training.nonfinite import FOLDER_PREFIX
 
 RESUME = Path("runs/.resume")
-SECONDS = "seconds.json"  # beside the checkpoint, which is the same whenever a run was stopped
+SECONDS = "seconds.json"  # beside the checkpoint, which must not depend on the clock
+STOPPED = (130, 143)  # exit codes after Ctrl-C and TERM
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +58,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / LAST).exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
-    started, code = time.time(), commit()
+    started, code, before = time.time(), commit(), seconds_before(state)
     try:
         with nullcontext() if attended else quiet():
             cli = run_trainer(
@@ -73,30 +74,33 @@ def train(out: Path, fit_args: list[str]) -> None:
                     *([f"--ckpt_path={state / LAST}"] if (state / LAST).exists() else []),
                 ]
             )
-    finally:
-        seconds = keep_seconds(state, time.time() - started)
+    except SystemExit as end:
+        if end.code in STOPPED and state.is_dir():
+            rank_zero_only(save_json)(state / SECONDS, {"seconds": before + time.time() - started})
+        raise
     if not cli.trainer.is_global_zero:  # the folders are of the first of several processes
         return
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
-    read = {"tokens": tokens_read(cli.trainer), "seconds": round(seconds, 1)}
+    read = {"tokens": tokens_read(cli.trainer), "seconds": round(before + time.time() - started, 1)}
     record = {**read, "args": fit_args, **made_with}
     save_json(state / "run.json", record)
-    for needless in (*state.glob(".*"), state / PREVIOUS, state / SECONDS):  # temporary files of killed `atomic_write`s
+    for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
     for bundle in state.glob(f"{FOLDER_PREFIX}*"):  # of an earlier failure
         shutil.rmtree(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(state, out)
+    (out / SECONDS).unlink(missing_ok=True)  # not before run.json is in its place
 
 
-def keep_seconds(state: Path, seconds: float) -> float:
-    """Adds to the seconds that a run has taken, which its folder keeps until it has ended. Gives their sum."""
-    file = state / SECONDS
-    seconds += read_object(file)["seconds"] if file.exists() else 0.0
-    if state.is_dir():
-        rank_zero_only(save_json)(file, {"seconds": seconds})
-    return seconds
+def seconds_before(state: Path) -> float:
+    """What the parts of a run took that were stopped (not those that were killed); 0 if its folder does not say."""
+    try:
+        seconds = float(read_object(state / SECONDS)["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # a note that must stop no run
+        return 0.0
+    return seconds if 0 <= seconds < float("inf") else 0.0
 
 
 def arguments_of_arm(out: Path) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from lmsleep.checks import require, typed
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
+from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import MuonAdamW
 from lmsleep.windows import SleepSettings
@@ -66,6 +67,8 @@ def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     settings["data.task"] = type(task).__name__
     for field in fields(task) if is_dataclass(task) else ():
         settings[f"data.task.{field.name}"] = getattr(task, field.name)
+    if isinstance(task, TextTask):  # with other files, rows that were trained on may be held out
+        settings["data"] = str(task)
     return {name: _as_json(value) for name, value in settings.items()}
 
 
