@@ -120,8 +120,7 @@ def resolve(
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
     """
     compiled = torch.compiler.is_compiling()
-    # Not bool(...): of a size that is a symbol to torch.compile, these are guards.
-    long, beyond = True if long else False, True if beyond else False  # noqa: SIM210
+    long, beyond = True if long else False, True if beyond else False  # noqa: SIM210  guards, if sizes are symbols
     return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, beyond, compiled)]
 
 
