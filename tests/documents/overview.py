@@ -51,7 +51,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     folder, depo = root / "results/paper", root / "results/paper/fig3_words.csv"
     six, both = rule110.six_seeds(folder), rule110.both_sets(folder)
     left, ends, end = rule110.leaves(folder / "fig2b.csv"), rule110.ends_part(folder), rule110.end_2b(folder)
-    spread = interval(wilson(end.value, end.rows))
+    spread, at = interval(wilson(end.value, end.rows)), rule110.at_tokens(folder)
+    bare = paper.other_runs(folder, "tried: no short convolution (`conv_size=1`)").query("metric == 'test_exact'")
     one_hop = last_validations(depo).query("n_passes == 1 and slice == 1").iloc[0]
     gpu = scores(root / "results/gpu/fig3.csv")
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
@@ -64,8 +65,11 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"N = 1 answers {percent(end.value)} ({spread} over its rows) after the paper's 5 B tokens",
         f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that it leaves at {millions(left[1])} "
         "tokens",
+        f"At {millions(rule110.MIDDLE)} tokens N = {listed(map(str, at.index))} answer {percents(at)}",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
+        f"without its short convolution N = 1 stays at {percent(bare.value.iloc[0])} through "
+        f"{millions(rule110.END_PART)} tokens",
         f"The paper prints {printed_2b(root)} %",
         f"from {millions(paper.one_hop_begins(depo, 1))} tokens on with N = 1, {percent(one_hop.value, 0)} at "
         f"{millions(one_hop.tokens)} of 4.6 B",

@@ -62,14 +62,23 @@ def fig2a_sentences(folder: Path) -> tuple[str, ...]:
 
 def fig2b_sentences(root: Path) -> tuple[str, ...]:
     """Of figure 2b with all its tokens."""
-    folder = root / "results/paper"
-    end, left = rule110.end_2b(folder), rule110.leaves(folder / "fig2b.csv")
-    exact = scores(folder / "fig2b.csv", "val_exact", n_passes=1).set_index("tokens").value
-    part, cut = rule110.ends_part(folder), scores(folder / "fig2b.csv", "cut_exact", n_passes=1).value.iloc[0]
+    folder, csv = root / "results/paper", root / "results/paper/fig2b.csv"
+    end, left = rule110.end_2b(folder), rule110.leaves(csv)
+    exact = scores(csv, "val_exact", n_passes=1).set_index("tokens").value
+    part, cut = rule110.ends_part(folder), scores(csv, "cut_exact", n_passes=1).value.iloc[0]
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
-    made = read_object(folder / "fig2b.meta.json")
+    made, at, so_far = read_object(folder / "fig2b.meta.json"), rule110.at_tokens(folder), last_validations(csv)
+    four = so_far[so_far.n_passes == 4].iloc[0]
+    tries = other_runs(folder, "tried: no short convolution (`conv_size=1`)")
+    warm, heads = (other_runs(folder, f"cut off: {name}").iloc[0] for name in ("warm-up of 1,000 steps", "8 heads"))
     return (
-        f"in {made['seconds']:,} s beside other runs",
+        f"on H200s, {made['seconds'] / 3600:.2f} hours of them so far",
+        f"at {millions(rule110.MIDDLE)} tokens N = {listed(map(str, at.index))} have {percents(at)}",
+        f"N = 4 at {millions(four.tokens)} tokens is above what N = 1 has after all 5 B",
+        f"changed and a schedule that ends at {millions(END_PART)} tokens",
+        f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
+        f"cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
+        f"{percent(exact[warm.tokens])}, one with 8 heads at {millions(heads.tokens)}",
         f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"The paper prints {printed_2b(root)} % at 5 B tokens",
         f"stays above the majority line from {millions(left[1])} tokens on",
@@ -158,12 +167,13 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
     ends, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder / "fig2b.csv")
     one_hop = scores(csv, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
     tokens = last_validations(csv).groupby("n_passes").tokens.max() / 1e6
+    at = rule110.at_tokens(folder)
     return (
         f"Three seeds, {millions(ends.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
+        f"At {millions(rule110.MIDDLE)} of 5 B tokens N = {listed(map(str, at.index))} answer {percents(at)} of rows",
         f"N = 1 answers {percent(rule110.end_2b(folder).value)} of test rows after all 5 B tokens",
         f"Always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
         "on",
-        f"after {millions(END_PART)} tokens N = 1 to 4 have {percents(rule110.ends_part(folder))}",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
         f"N = 2 is {points(ahead(rule110.both_sets(folder), 2))} points above N = 1 over six seeds, three of them run "
         "twice and averaged",

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.documents.document import Document, document
 from tests.documents.pages.arms import arm_verdicts, of_arm
 from tests.documents.pages.claims import claims
-from tests.documents.pages.rule110 import end_2b
+from tests.documents.pages.rule110 import at_tokens, end_2b
 from tests.documents.scores import means, passes, scores
 from tests.documents.words import NUMERALS, listed, percents
 
@@ -27,14 +27,14 @@ def sentences(root: Path) -> tuple[str, ...]:
     alone, *asleep = means(shown, passes(shown))
     arms = {record["arm"]: record for record in arm_verdicts(gpu, "controls", "arms")}
     steps4, n4 = of_arm(gpu, "steps4"), of_arm(gpu, "n4")
-    whole = percent(end_2b(root / "results/paper").value)
+    whole, at = percent(end_2b(root / "results/paper").value), at_tokens(root / "results/paper")
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
         f"Is it the sleep, or its operations? {arms['steps4']['verdict'].capitalize()}",
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one",
-        f"One seed of figure 2b with all the paper's tokens has {whole} without sleep where the paper prints about "
-        "10 %",
+        f"one seed of N = {listed(map(str, at.index))} has {percents(at)} at equal tokens",
+        f"it ends at {whole}, far above the paper's",
         whole_runs(root),
     )
 

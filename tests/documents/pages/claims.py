@@ -55,7 +55,7 @@ def at_paper(root: Path, name: str) -> str:
     six = rule110.six_seeds(folder)
     if name == "fig2b":
         fewer = direction(ahead(six, max(passes(six))), 1)
-        return f"t = 12: {fewer}; t = 32: contradicted at N = 1, other N {verdict}"
+        return f"t = 12: {fewer}; t = 32: {verdict}, N = 1 contradicted"
     if name == "order":
         return f"t = 12: {order(six)}"
     return verdict

@@ -1,5 +1,6 @@
 """The tables of results/paper about Rule 110: figures 2a and 2b (whole, and a part of its tokens), and t = 12."""
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from lmsleep.figures.stats import paired_differences, wilson
 from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import Rule110
 
-MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
+MIDDLE_T12, END_T12, END_PART, MIDDLE = 40_140_800, 60_006_400, 768_000_000, 2_048_000_000  # tokens
+FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
 
@@ -22,12 +24,13 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     """All by name."""
     return {
         "fig2a": fig2a(folder),
-        "tried at t = 8": tried(folder, "fig2a", 1).rename(columns={"val_exact": "exact at 40 M"}),
+        "tried at t = 8": tried(folder, "fig2a", 1, FEW).rename(columns={"val_exact": "exact at 40 M"}),
         "fig2b": fig2b(folder),
         "controls": controls(folder / "fig2b.csv"),
         "fig2b part": fig2b_part(folder),
         "controls part": controls(folder / "fig2b_controls.csv"),
-        "tried at t = 32": tried(folder, "fig2b", 2).set_axis(["changed", "exact", "loss"], axis=1),
+        "tried at t = 32": tried(folder, "fig2b", 2, FEW).set_axis(["changed", "exact", "loss"], axis=1),
+        "tried for longer": tried(folder, "fig2b", 1, END_PART).set_axis(["changed", "exact", "loss"], axis=1),
         "t = 12": t12(folder),
         "t = 12, pooled": t12_pooled(folder),
     }
@@ -67,31 +70,39 @@ def decided_2a(folder: Path) -> str:
     return ", and ".join(f"t = {base} above {listed(steps)}" for base, steps in below.items())
 
 
-def tried(folder: Path, figure: str, digits: int) -> pd.DataFrame:
-    """The settings tried for a figure: accuracy with so many digits, and loss where it was noted."""
+def tried(folder: Path, figure: str, digits: int, tokens: int) -> pd.DataFrame:
+    """The settings tried for a figure with so many tokens: accuracy with so many digits, loss where it was noted."""
     runs = read(folder / "other_runs.csv")
-    runs = runs[runs["set"].str.startswith("tried: ") & (runs.figure == figure)]
+    runs = runs[runs["set"].str.startswith("tried: ") & (runs.figure == figure) & (runs.tokens == tokens)]
     scores = zip(runs.metric, runs.value, strict=True)
-    text = [percent(value, digits) if metric == "val_exact" else f"{value:.4f}" for metric, value in scores]
+    text = [percent(value, digits) if metric.endswith("_exact") else f"{value:.4f}" for metric, value in scores]
     runs = runs.assign(text=text, setting=runs["set"].str.removeprefix("tried: "))
     return runs.pivot(index="setting", columns="metric", values="text").loc[runs.setting.unique()].reset_index()
 
 
 def fig2b(folder: Path) -> pd.DataFrame:
-    """The first validation from each billion tokens on, and the test at the end, of every N that has come there."""
+    """The first validation from each billion tokens on (the last, if it ends just before), that of a run which has not
+    ended, and the test of those which have, for every N."""
     exact, loss = (scores(folder / "fig2b.csv", f"val_{name}") for name in ("exact", "loss"))
-    rows = []
-    for billion in range(1, 6):
-        row = {"tokens": f"{billion} B"}
-        for n in passes(exact):
-            run, its_loss = (runs[runs.n_passes == n].set_index("tokens").value for runs in (exact, loss))
-            at = min((t for t in run.index if t >= billion * 1e9), default=run.index.max())
-            row[f"N = {n}"] = f"{percent(run[at])}; {its_loss[at]:.3f} ({millions(at)})"
-        rows.append(row)
-    share, loss, counted = (scores(folder / "fig2b.csv", f"test_{name}") for name in ("exact", "loss", "rows"))
-    cells = zip(share.n_passes, share.value, loss.value, counted.value, strict=True)
-    tests = {f"N = {n}": accuracy_and_loss(value, nats, int(rows)) for n, value, nats, rows in cells}
-    return pd.DataFrame([*rows, {"tokens": "test"} | tests])
+    share, nats, counted = (scores(folder / "fig2b.csv", f"test_{name}") for name in ("exact", "loss", "rows"))
+    tests = zip(share.n_passes, share.value, nats.value, counted.value, strict=True)
+    ended = {int(n): accuracy_and_loss(value, its_loss, int(rows)) for n, value, its_loss, rows in tests}
+    places = [*(f"{billion} B" for billion in range(1, 6)), "so far", "test"]
+    columns = {}
+    for n in passes(exact):
+        run, its_loss = (runs[runs.n_passes == n].set_index("tokens").value.sort_index() for runs in (exact, loss))
+        seen = [run.index[run.index >= billion * 1e9 - BETWEEN] for billion in range(1, 6)]
+        at = [min((t for t in near if t >= 1e9 * billion), default=near.max()) for billion, near in enumerate(seen, 1)]
+        at.append(math.nan if n in ended else run.index.max())
+        cells = ["" if math.isnan(t) else f"{percent(run[t])}; {its_loss[t]:.3f} ({millions(t)})" for t in at]
+        columns[f"N = {n}"] = [*cells, ended.get(n, "")]
+    table = pd.DataFrame({"tokens": places} | columns)
+    return table[(table.iloc[:, 1:] != "").any(axis=1)]
+
+
+def at_tokens(folder: Path, tokens: int = MIDDLE) -> pd.Series:
+    """Accuracy by N of figure 2b's runs at a validation that they have."""
+    return scores(folder / "fig2b.csv", "val_exact", tokens=tokens).set_index("n_passes").value.sort_index()
 
 
 def accuracy_and_loss(share: float, loss: float, rows: int) -> str:
@@ -143,7 +154,7 @@ def end_2b(folder: Path, n: int = 1) -> Ending:
 def controls(csv: Path) -> pd.DataFrame:
     """Models of t = 32 with S cut, and with every number of passes."""
     table = read(csv)
-    rows, table = [], table[table.slice == "all"]
+    rows, table = [], table[(table.slice == "all") & ~table.metric.str.startswith("val_")]
     for n in passes(table):
         cells = [*map(percent, passes_at_test(table, n))]
         cells[n] = f"**{cells[n]}**"
