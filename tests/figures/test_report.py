@@ -245,6 +245,15 @@ def test_untested_runs_count_up_to_their_last_validation(write_report, results):
     assert "seed 7; 2k to 8k training tokens a run" in said
 
 
+def test_runs_without_a_test_count_beside_those_with_one(write_report, results):
+    rows = ["figure,model,n_passes,seed,slice,tokens,metric,value"]
+    rows += [f"fig2b,AG,{n},7,5,{tokens},val_exact,0.5" for n in (1, 4) for tokens in (1000, 2000 * n)]
+    (results / "fig2b.csv").write_text("\n".join([*rows, "fig2b,AG,1,7,5,9000,test_exact,0.5"]) + "\n")
+    text = write_report()
+    said = " ".join(Page(Page(text).section(text, "fig2b")).texts)
+    assert "seed 7; 8k to 9k training tokens a run" in said
+
+
 def test_rows_of_other_figures_are_no_runs_of_their_own(write_report, results):
     without = write_report()
     for name in ("controls", "ablations"):

@@ -133,13 +133,12 @@ def read_drawing(path: Path) -> str:
 
 
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The seeds and the training tokens of the runs in a table: at the test, or at the last validation."""
+    """The seeds and the training tokens of the runs in a table: at the test or, of those not tested, at the last
+    validation."""
     table = tables.read(csv)
-    scored = table[table.metric == "test_exact"]
-    if scored.empty:
-        validated = table[table.metric == "val_exact"]
-        scored = validated.loc[validated.groupby(["model", "n_passes", "seed", "slice"]).tokens.idxmax()]
-    return tuple(sorted(map(int, scored.seed.unique()))), tuple(sorted(map(int, scored.tokens.unique())))
+    scored = table[table.metric.isin(("test_exact", "val_exact"))]
+    last = scored.groupby(["model", "n_passes", "seed", "slice"]).tokens.max().reset_index()
+    return tuple(sorted(map(int, last.seed.unique()))), tuple(sorted(map(int, last.tokens.unique())))
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
