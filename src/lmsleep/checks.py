@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import formatannotation
@@ -150,6 +150,18 @@ def require(allowed: object, rule: str, got: object) -> None:
     """Raises ValueError unless `allowed`; `rule` names the value and what is allowed: "steps must be 0 or more"."""
     if not allowed:
         raise ValueError(f"{rule}, got {got!r}")
+
+
+def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -> None:
+    """Raises ValueError if an option of these names, without what is before its last dot, is empty: as a path it would
+    be the current folder. `first` is the name of a word before all options."""
+    option = first
+    for word in words:
+        name, equals, value = word.partition("=")
+        option = name.rstrip("+") if word.startswith("-") else option
+        empty = equals and not value if word.startswith("-") else not word
+        taken = option.rpartition(".")[2].lstrip("-") in names
+        require(not (empty and taken), f"{option} must have a value", "")
 
 
 def usable_device(name: Any) -> "torch.device":

@@ -5,13 +5,13 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
-from lmsleep.checks import PATHS, require
+from lmsleep.checks import PATHS, check_paths
 from lmsleep.errors import HelpFormatter, Parser, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
@@ -110,18 +110,6 @@ def resolve_configs(words: Sequence[str]) -> list[str]:
         replaced = is_read and name.startswith("configs/") and not Path(name).exists() and packaged.is_file()
         resolved.append(f"{option}{equals}{packaged}" if replaced else word)
     return resolved
-
-
-def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -> None:
-    """Raises ValueError if an option of these names, without what is before its last dot, is empty: as a path it would
-    be the current folder. `first` is the name of a word before all options."""
-    option = first
-    for word in words:
-        name, equals, value = word.partition("=")
-        option = name.rstrip("+") if word.startswith("-") else option
-        empty = equals and not value if word.startswith("-") else not word
-        taken = option.rpartition(".")[2].lstrip("-") in names
-        require(not (empty and taken), f"{option} must have a value", "")
 
 
 def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list[str]:

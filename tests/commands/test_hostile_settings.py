@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lmsleep.cli import PATHS, check_paths, main, run
+from lmsleep.checks import PATHS, check_paths
+from lmsleep.cli import main, run
 from lmsleep.training import settings
 
 RUN = ["--data.task=lmsleep.tasks.Rule110", "--data.task.steps=2", "--data.task.width=12", "--data.task.n_states=2"]

@@ -103,6 +103,27 @@ def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, mon
     assert logging.getLogger("lightning.pytorch.utilities.rank_zero").isEnabledFor(logging.INFO)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--config=",
+        "--config @",
+        "--ckpt_path=",
+        "--checkpoint.dirpath=",
+        "--trainer.default_root_dir @",
+        "--arm --model.init_from=",
+    ],
+)
+def test_a_path_that_is_empty_is_one_sentence_and_trains_nothing(tmp_path, monkeypatch, words):
+    """As `lmsleep fit` has it, also where the stage would put another path in its place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmsleep.figures.train.arguments_of_arm", lambda _: ())
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda _: pytest.fail("it was trained"))
+    option = next(word for word in words.replace("=", " ").split() if word not in ("--arm", "@"))
+    with pytest.raises(SystemExit, match=f"^error: {option} must have a value, got ''$"):
+        main(["runs/x", *(word.replace("@", "") for word in words.split())])
+
+
 def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, monkeypatch):
     """A kill within the first writing of a checkpoint, a loss that was not finite once: the next run has the same state
     folder."""

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
-from lmsleep.checks import LAST, read_object, require
+from lmsleep.checks import LAST, PATHS, check_paths, read_object, require
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(__doc__)
     with one_sentence():
         out, args = Path(words[0]), words[1:]
+        check_paths(args, PATHS)
         if args[:1] == ["--arm"]:
             args = [*args[1:], *arguments_of_arm(out)]
         train(out, args)
