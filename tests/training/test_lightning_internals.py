@@ -23,7 +23,7 @@ PRIVATE = {
         "_should_skip_saving_checkpoint",
     ],
     "ModelParallelStrategy": ["_save_distributed_checkpoint"],
-    "epoch loop": ["_broadcast_sigterm_tensor"],
+    "epoch loop": ["_batches_that_stepped", "_broadcast_sigterm_tensor"],
     "signal connector": ["_sigterm_notifier_fn", "_slurm_sigusr_handler_fn"],
     "trainer": ["_signal_connector"],
 }

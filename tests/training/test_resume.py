@@ -2,15 +2,17 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import HybridConfig, SleepModule
 from lmsleep.model import Lora
-from lmsleep.training import DrawPasses, LastCheckpoint, LearningCurve
+from lmsleep.training import DrawPasses, LastCheckpoint, LearningCurve, RunReport
 
 from .conftest import TASK, Recorder, fitted, weights
 
@@ -24,6 +26,23 @@ class TerminateAt(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.fit_loop.total_batch_idx == self.batch:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Numbers(Logger):
+    """Keeps the value of each metric under the number with which it was logged last, but of those of a clock."""
+
+    name, version = "numbers", 0
+
+    def __init__(self):
+        super().__init__()
+        self.logged = {}
+
+    def log_hyperparams(self, *_, **__):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        for name in metrics.keys() - {"epoch", "tokens_per_second", "sleeps_per_row"}:
+            self.logged[step, name] = metrics[name]
 
 
 EPOCHS = {"val_check_interval": None, "check_val_every_n_epoch": 1, "max_epochs": 3, "max_steps": -1}
@@ -51,32 +70,85 @@ def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, stop):
     setting, workers = SETTINGS[name], STOPS[stop]
 
     def part(*callbacks, folder="resumed", workers=workers, ckpt_path=None):
-        curve, seen = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder()
-        callbacks = [*callbacks, curve, seen, LastCheckpoint(str(tmp_path / folder))]
+        curve, seen, logger = LearningCurve(str(tmp_path / folder / "curve.csv")), Recorder(), Numbers()
+        callbacks = [*callbacks, curve, seen, RunReport(), LastCheckpoint(str(tmp_path / folder))]
         options = {"data_options": {"num_workers": workers, "eval_rows": 8}, "enable_checkpointing": True}
+        options |= {"logger": logger, "log_every_n_steps": 1}
         cell = run(2, callbacks, **options, **setting)
         try:
             cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
         except SIGTERMException:
             assert ckpt_path is None
-        return cell, seen, curve.rows
+        return cell, seen, curve.rows, logger.logged
 
     if name not in uncut:
         uncut[name] = part(folder="whole", workers=0)
-    whole, everything, curve = uncut[name]
+    whole, everything, curve, numbers = uncut[name]
     n = len(everything.tokens)
     for i, tokens in enumerate(everything.tokens):
         assert torch.equal(tokens, TASK.rows(split="train", seed=0, step=i, batch_size=8).tokens)
-    _, before, _ = part(TerminateAt(stop))
+    _, before, _, numbers_before = part(TerminateAt(stop))
     saved = tmp_path / "resumed" / "last.ckpt"  # none is there where no step was complete
-    resumed, after, rows = part(ckpt_path=saved if saved.exists() else None)
+    resumed, after, rows, numbers_after = part(ckpt_path=saved if saved.exists() else None)
     assert len(before.losses) == stop + 1 < n
     again = len(before.losses) + len(after.losses) - n
     assert 0 <= again < setting.get("accumulate_grad_batches", 1)
     assert before.losses == everything.losses[: stop + 1] and after.losses == everything.losses[stop + 1 - again :]
     assert resumed.trainer.global_step == whole.trainer.global_step
     assert all(map(torch.equal, weights(resumed.module), weights(whole.module)))
-    assert rows == curve
+    assert rows == curve and numbers_before | numbers_after == numbers
+
+
+LONGER = {
+    "validated at its end": {"val_check_interval": 4},
+    "saved at its end": {"val_check_interval": 3},
+    "validated at its end, then nowhere": ({"val_check_interval": 4}, {"val_check_interval": 100}),
+    "steps of two batches": {"val_check_interval": 3, "accumulate_grad_batches": 2},
+    "epochs": {"limit_train_batches": 2, "check_val_every_n_epoch": 1, "val_check_interval": None},
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_run_that_had_ended_goes_on_for_longer_as_one_that_never_did(run, tmp_path, name):
+    """The rates of both schedules are equal up to step 4, at which the shorter one ends. Metrics have the numbers of
+    the unbroken run."""
+    first, second = LONGER[name] if isinstance(LONGER[name], tuple) else (LONGER[name], LONGER[name])
+
+    def part(folder, max_steps, ckpt_path=None, **options):
+        logger, seen = Numbers(), Recorder()
+        callbacks = [seen, LastCheckpoint(str(tmp_path / folder)), RunReport()]
+        options |= {"enable_checkpointing": True, "logger": logger, "log_every_n_steps": 1, "max_steps": max_steps}
+        cell = run(2, callbacks, **options)
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+        return cell.module, seen, logger.logged
+
+    whole, everything, numbers = part("whole", 8, **second)
+    _, before, numbers_before = part("parts", 4, **first)
+    resumed, after, numbers_after = part("parts", 8, tmp_path / "parts/last.ckpt", **second)
+    assert before.losses + after.losses == everything.losses
+    assert all(map(torch.equal, weights(resumed), weights(whole)))
+    assert numbers.items() <= (numbers_before | numbers_after).items()  # which may have validations of its own
+    assert len({step for step, name in numbers if name == "train/loss"}) == 8
+
+
+def test_the_rates_of_a_longer_run_are_those_of_its_own_schedule(run, tmp_path):
+    """Also where the shorter one had decayed on the way."""
+    rates = []
+
+    class Watch(L.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def fit(max_steps, ckpt_path=None):
+        cell = run(2, [Watch(), LastCheckpoint(str(tmp_path))], max_steps=max_steps, enable_checkpointing=True)
+        cell.module.optimizer_config = replace(cell.module.optimizer_config, decay_fraction=0.5)
+        cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+        return cell.module.optimizer_config
+
+    fit(6)
+    config = fit(12, tmp_path / "last.ckpt")
+    factors = [config.schedule(6)(step) for step in range(6)] + [config.schedule(12)(step) for step in range(6, 12)]
+    assert rates == [[config.muon_lr * factor, config.adamw_lr * factor] for factor in factors]
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["whole", "adapters"])

@@ -89,6 +89,12 @@ def repeat_validation(trainer: L.Trainer) -> None:
     progress.increment_started()
 
 
+def number_metrics(trainer: L.Trainer) -> None:
+    """Numbers what a training step logs by the steps before it. Without this a run that goes on from a checkpoint made
+    by a validation, where it makes none itself, would number all by one too low."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
 def uncount_batches(checkpoint: dict[str, Any], n: int) -> None:
     """Takes the last `n` training batches off the counts in a checkpoint, so that they are read again. Without this the
     gradients of an incomplete step, which are in no checkpoint, would be lost."""

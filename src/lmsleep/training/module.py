@@ -24,7 +24,8 @@ from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
-from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, total_steps
+from lmsleep.training.lightning_internals import number_metrics
+from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, ScheduledRates, total_steps
 from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_weight, shard, stop_together
 from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
@@ -102,6 +103,8 @@ class SleepModule(L.LightningModule):
             compile_blocks(self.model)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        if self.training:
+            number_metrics(self.trainer)
         if self.training and "graph" in self.accelerate:
             self.graphs.observe(batch.targets, self._sleeps.after_loss)
         return batch
@@ -205,7 +208,7 @@ class SleepModule(L.LightningModule):
             check_graph_trainer(self.trainer)
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
         factor = self.optimizer_config.schedule(total_steps(self.trainer))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = ScheduledRates(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

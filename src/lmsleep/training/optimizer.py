@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
+from torch.optim.lr_scheduler import LambdaLR
 
 from lmsleep.checks import require
 from lmsleep.training.settings import check_trainer
@@ -83,6 +84,18 @@ class OptimizerConfig:
             return warm * (self.final_ratio + (1 - self.final_ratio) * left)
 
         return factor
+
+
+class ScheduledRates(LambdaLR):
+    """The learning rates by `OptimizerConfig.schedule`, those of a run that goes on too: in its checkpoint are those of
+    the schedule until then, which may have been shorter."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        rates = [rate * factor(self.last_epoch) for rate, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates
 
 
 def total_steps(trainer: L.Trainer) -> int:
