@@ -1,8 +1,10 @@
 """One line of progress that counts all batches of a run."""
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.progress import WIDTH, RunProgressBar
@@ -20,9 +22,10 @@ TINY = {
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def fit(**trainer):
+def fit(ckpt_path=None, **trainer):
     """A run of `lmsleep fit` with other settings of its trainer."""
     given = TINY | {f"trainer.{name}": value for name, value in trainer.items()}
+    given |= {} if ckpt_path is None else {"ckpt_path": ckpt_path, "checkpoint.dirpath": f"from-{ckpt_path.name}"}
     return run_trainer(["fit", *(f"--{name}={value}" for name, value in given.items())])
 
 
@@ -35,6 +38,30 @@ def test_the_line_fits_and_says_batches_loss_and_answers(capsys, monkeypatch):
     assert re.match(rf"train 6/6 .*<00:00, loss={score}, exact={score}", lines[-1])
     assert not any(line.startswith(f"train {n}/6") for line in lines for n in range(1, 6))  # a file is no terminal
     assert max(map(len, lines)) <= WIDTH and not re.search("v_num|Epoch|DataLoader", out)
+
+
+@pytest.mark.parametrize(("before", "interval"), [(4, 2), (3, 2), (4, 4)])
+def test_a_run_that_goes_on_counts_all_batches_and_times_its_own(capsys, monkeypatch, before, interval):
+    """From a run that had ended, and from one that was stopped, with its epoch open."""
+    bars = []
+    finished = RunProgressBar.on_train_batch_end
+
+    def look(self, *args):
+        finished(self, *args)
+        bar = self.train_progress_bar
+        bars.append((bar.initial, bar.n, bar.total))
+
+    settings = {"accumulate_grad_batches": 2, "val_check_interval": interval}
+    fit(**settings, max_steps=before, default_root_dir="run")
+    monkeypatch.setattr(RunProgressBar, "on_train_batch_end", look)
+    monkeypatch.setattr(RunProgressBar, "refresh_rate", 1)
+    capsys.readouterr()
+    for path in sorted(Path().rglob("*.ckpt")):
+        bars.clear()
+        done = 2 * torch.load(path, weights_only=True)["global_step"]
+        fit(**settings, max_steps=6, default_root_dir="run", ckpt_path=path)
+        assert bars == [(done, n, 12) for n in range(done + 1, 13)]
+    assert "/?" not in "".join(line for line in capsys.readouterr().out.splitlines() if "train" in line)
 
 
 def test_the_line_is_drawn_below_the_report():

@@ -1,9 +1,7 @@
-"""The sleep as a callback, and the report of a run."""
+"""The sleep as a callback."""
 
-import logging
 import warnings
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -153,36 +151,6 @@ def test_its_sleep_is_the_plain_function(build, draw_tokens, training):
 def test_a_bad_argument_is_one_sentence(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         SleepCallback(**arguments)
-
-
-def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
-    with caplog.at_level(logging.INFO):
-        cell = fitted(run(3, [RunReport()], log_every_n_steps=2, accumulate_grad_batches=2, max_steps=3))
-    text = "\n".join(caplog.messages)
-    for words in (
-        "Rule110(steps=2, width=6, n_states=2)",
-        f"{sum(p.numel() for p in cell.module.parameters()):,} parameters",
-        "3 windows of up to 6 tokens; 3 passes (hard eviction)",
-        f"{8 * 14 * 2} tokens a step, 3 steps; seed 0",
-        "backends: torch for every op",
-    ):
-        assert words in text
-    assert cell.trainer.callback_metrics["tokens_per_second"] > 0
-
-
-def test_the_summary_names_the_ops_of_each_backend(run, caplog, monkeypatch):
-    chosen = {"ssd": "torch", "swiglu": "triton", "add_norm": "triton"}
-    choices = {op: SimpleNamespace(backend=backend) for op, backend in chosen.items()}
-    monkeypatch.setattr("lmsleep.training.callbacks.describe", lambda device: choices)
-    with caplog.at_level(logging.INFO):
-        fitted(run(1, [RunReport()]))
-    assert "backends: torch for ssd; triton for swiglu, add_norm" in "\n".join(caplog.messages)
-
-
-def test_the_summary_says_one_pass(run, caplog):
-    with caplog.at_level(logging.INFO):
-        fitted(run(1, [RunReport()]))
-    assert "; 1 pass (hard eviction)" in "\n".join(caplog.messages)
 
 
 def warned(cell):

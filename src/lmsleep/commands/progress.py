@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 
 WIDTH = 100
 # Steps between updates on CUDA, where each reads the loss and so waits for the device, and into a file.
@@ -38,6 +38,16 @@ class RunProgressBar(TQDMProgressBar):
         batches = self.trainer.num_training_batches
         return batches if steps < 0 else min(batches, steps * self.trainer.accumulate_grad_batches)
 
+    @property
+    def _done(self) -> int:
+        """The batches before a resume, which took none of the time that is shown."""
+        loop = self.trainer.fit_loop
+        return loop.batch_idx + 1 if loop.epoch_loop.restarting else 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.initial = self.train_progress_bar.n = self._done
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:  # pyright: ignore
         """Reads metrics off the device, only when the bar is drawn."""
         metrics, shown = trainer.callback_metrics, {}
@@ -53,7 +63,7 @@ class RunProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def init_train_tqdm(self) -> Tqdm:
-        return self._bar("train")
+        return self._bar("train", total=convert_inf(self.total_train_batches), initial=self._done)
 
     def init_validation_tqdm(self) -> Tqdm:
         return self._bar("validate", below=self.trainer.state.fn == "fit")
@@ -64,11 +74,19 @@ class RunProgressBar(TQDMProgressBar):
     def init_predict_tqdm(self) -> Tqdm:
         return self._bar("predict")
 
-    def _bar(self, name: str, below: bool = False) -> Tqdm:
+    def _bar(self, name: str, below: bool = False, **counts: Any) -> Tqdm:
         """A bar with a fixed name, without Lightning's numbers of epochs and loaders, no wider than the terminal and
         `WIDTH`; `below` another it is wiped away at its end."""
         place = {"position": 2 * self.process_position + below, "leave": not below, "file": sys.stdout}
         columns = min(WIDTH, get_terminal_size().columns)
-        bar = Tqdm(desc=name, disable=self.is_disabled, ncols=columns, smoothing=0, bar_format=self.BAR_FORMAT, **place)
+        bar = Tqdm(
+            desc=name,
+            disable=self.is_disabled,
+            ncols=columns,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+            **place,
+            **counts,
+        )
         bar.set_description = lambda *_: None
         return bar

@@ -10,6 +10,7 @@ import pandas as pd
 from lmsleep.atomic import check_writable, save_csv
 from lmsleep.checks import require
 from lmsleep.data import RowsDataModule
+from lmsleep.training.report import all_steps
 
 
 class LearningCurve(L.Callback):
@@ -41,7 +42,7 @@ class LearningCurve(L.Callback):
         save_csv(self.path, pd.DataFrame(self.rows))
         if self.label:
             text = ", ".join(f"{name} {scores[name]:.3f}" for name in ("loss", "exact") if name in scores)
-            print(f"{self.label}: step {trainer.global_step:,} of {trainer.max_steps:,}, {text}", flush=True)
+            print(f"{self.label}: step {trainer.global_step:,} of {all_steps(trainer)}, {text}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
