@@ -29,8 +29,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lmsleep.atomic import check_checkpoint_file
-from lmsleep.checks import LAST, ONE_FILE, program, require
+from lmsleep.checks import LAST, program, require
+from lmsleep.commands.leftovers import folders_to_make, remove_empty
 from lmsleep.commands.parser import RunParser
 from lmsleep.commands.predictions import PredictionWriter
 from lmsleep.commands.progress import RunProgressBar
@@ -43,7 +43,7 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
-from lmsleep.training.checkpoint import is_local
+from lmsleep.training.checkpoint import check_checkpoint
 from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.settings import check_empty, check_trainer
@@ -72,8 +72,13 @@ class SleepCLI(PlainCLI):
     which `--ckpt_path` resumes), and one task for model and data (`--data.task`)."""
 
     def __init__(self, *classes: Any, args: list[str] | None = None, **options: Any) -> None:
-        self.words = sys.argv[1:] if args is None else args
-        super().__init__(*classes, args=args, **options)
+        self.words, self.new = sys.argv[1:] if args is None else args, []
+        try:
+            super().__init__(*classes, args=args, **options)
+        except BaseException:
+            for folder in self.new:
+                remove_empty(folder)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The command that is asked for alone: learning the options of all four takes longer than the rest."""
@@ -150,6 +155,12 @@ class SleepCLI(PlainCLI):
             raise ValueError(f"ckpt_path=last must find {LAST} in checkpoint.dirpath, got {folder!r}")
         return trainer
 
+    def before_fit(self) -> None:
+        """Notes what is removed if the run is refused."""
+        self.new = folders_to_make(self.trainer) if self.trainer.is_global_zero else []
+
+    before_validate = before_test = before_predict = before_fit
+
     def after_fit(self) -> None:
         """Prints the command that scores the weights, and the one that renews a model exported beside them."""
         keeper = find_callback(self.trainer, LastCheckpoint)
@@ -188,20 +199,6 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
     if model.init_from and model.model and changes:
         check_empty(changes.as_dict(), HybridConfig, "--model.model")
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
-
-
-def check_checkpoint(path: str | None) -> None:
-    """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
-    web = path is not None and path.startswith(("http://", "https://"))
-    require(not web, "ckpt_path must be a checkpoint on a disk", path)
-    require(path != "best", "ckpt_path must be a file, or last: a command does not know which of a run was best", path)
-    if path is None or path in ("last", "hpc") or path.startswith("registry") or not is_local(path):
-        return  # Lightning finds it
-    require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
-    if not Path(path).exists():
-        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
-    require(Path(path).is_file(), "ckpt_path must be a regular file", path)
-    check_checkpoint_file(path)
 
 
 def run_trainer(args: list[str] | None, cli: type[SleepCLI] = SleepCLI) -> SleepCLI:

@@ -62,6 +62,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return content
 
 
+def check_checkpoint(path: str | None) -> None:
+    """Raises ValueError if there is no checkpoint at `path`, or it is damaged or a web address."""
+    web = path is not None and path.startswith(("http://", "https://"))
+    require(not web, "ckpt_path must be a checkpoint on a disk", path)
+    require(path != "best", "ckpt_path must be a file, or last: a command does not know which of a run was best", path)
+    if path is None or path in ("last", "hpc") or path.startswith("registry") or not is_local(path):
+        return  # Lightning finds it
+    require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
+    if not Path(path).exists():
+        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
+    require(Path(path).is_file(), "ckpt_path must be a regular file", path)
+    check_checkpoint_file(path)
+
+
 def use_atomic_io(trainer: L.Trainer) -> None:
     """Makes a trainer use `AtomicCheckpointIO`, also if its strategy has its own way to read checkpoints."""
     strategy = trainer.strategy
