@@ -142,6 +142,54 @@ def test_a_run_goes_on_with_the_same_documents_alone(folder, documents, tmp_path
         lmsleep([*line, "--steps=2", f"--ckpt_path={out}/last.ckpt"])
 
 
+def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, documents, tmp_path, monkeypatch):
+    """Not by the setting of the run that the option stands for."""
+    monkeypatch.chdir(tmp_path)
+    line = ["finetune", f"--model={folder}", "--data=docs", "--window=16", "--steps=1", *SHORT[1:]]
+    lmsleep([*line, "--out=tuned"])
+    trained, new = "with which the checkpoint was trained, got", "; other settings are a new run from these weights: "
+    new += "lmsleep export, then --model"
+    for more, sentence in (
+        ("--window=32", f"--window must be 16, {trained} 32{new}"),
+        ("--n_windows=2", f"--n_windows must be 4, {trained} 2{new}"),
+        ("--muon_lr=0.5", f"--muon_lr must be 0.001, {trained} 0.5{new}"),
+        ("--batch_size=2", f"--batch_size must be 4, {trained} 2{new}"),
+        ("--tokenizer=bytes", f"--tokenizer must be '{folder}', {trained} 'bytes'{new}"),
+        ("--data=docs/0", f"--data must be 'docs', {trained} 'docs/0'{new}"),
+        ("--lora.rank=2", f"--lora.rank must be None, {trained} 2"),
+        ("--n_passes=2", f"--n_passes must be 4, {trained} 2; --sleep.allow_other_n=true uses it all the same"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: {re.escape(sentence)}"):
+            lmsleep([*line, more, "--out=other", "--ckpt_path=tuned/last.ckpt"])
+    with pytest.raises(SystemExit, match=r"^error: --out must be a folder without last.ckpt, got '.*tuned'; go on "):
+        lmsleep([*line, "--out=tuned"])
+    assert not (tmp_path / "other").exists() and len([*(tmp_path / "tuned").glob("version_*")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("--window=2000000", "--window must be at most 1048576, got 2000000"),
+        ("--lora.rank=2 --lora.alpha=x", "--lora.alpha must be a number or null, got x"),
+        ("--lora.rank=2 --lora.alpha=0", "--lora.alpha must be finite and more than 0, or None, got 0.0"),
+        ("--n_passes=20000", "--n_passes must be at most 10000, got 20000"),
+        ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
+        ("--trainer.val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
+        (
+            "--trainer.callbacks+=WarmupStage --trainer.callbacks.steps=1 --trainer.callbacks.train=nothing",
+            "train of the warm-up stage must match the name of a parameter, got 'nothing', which matches none",
+        ),
+    ],
+)
+def test_what_is_out_of_range_is_named_as_it_was_typed(folder, data, tmp_path, capsys, given, sentence):
+    with pytest.raises(SystemExit) as end:
+        lmsleep(
+            ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path / 'out'}", *SHORT, *given.split()]
+        )
+    said = end.value.code if isinstance(end.value.code, str) else capsys.readouterr().err.splitlines()[-1]
+    assert said == f"error: {sentence}" and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("data", "given", "sentence"),
     [
@@ -167,7 +215,7 @@ def test_a_run_goes_on_with_the_same_documents_alone(folder, documents, tmp_path
             r"'\{body\}', or --text '\{body\}' without questions",
         ),
         ("notes.jsonl", ["--text={text}"], "notes.jsonl, line 1: must have the field 'text', got body"),
-        ("empty", [], "train must be a file, a folder or a pattern of files, but there is none at 'empty'"),
+        ("empty", [], "--data must be a file, a folder or a pattern of files, but there is none at 'empty'"),
     ],
 )
 def test_data_that_does_not_fit_its_options_is_one_sentence(folder, data, tmp_path, monkeypatch, given, sentence):
@@ -229,7 +277,7 @@ def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
     assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
     HybridLM.from_pretrained(tmp_path)
     with pytest.raises(
-        SystemExit, match=r"^error: lora must be \{.*'rank': 2.*\}, with which .* got \{.*'rank': 3.*\}$"
+        SystemExit, match=r"^error: --lora\.rank must be 2, with which the checkpoint was trained, got 3$"
     ):
         args = ["--lora.rank=3", "--steps=3", f"--ckpt_path={tmp_path}/last.ckpt", *SHORT]
         lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
@@ -329,13 +377,13 @@ def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path)
     [
         ("--stps=3", "there is no option --stps, but there is --steps"),
         ("--lora.rnk=3", "there is no option --lora.rnk, but there is --lora.rank"),
-        ("--sleep.n_pases=3", "there is no option --sleep.n_pases, but there is --sleep.n_passes.*"),
+        ("--sleep.n_pases=3", "there is no option --sleep.n_pases, but there is --n_passes.*"),
         ("--data.task.init_args.helt_out=3", "there is no option .*helt_out, but there is .*held_out"),
         ("--steps=x", "--steps must be an integer of 1 or more, got x"),
         ("--trainer.max_steps=0", "--steps must be an integer of 1 or more, got 0"),
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
         ("--lora.rank=-1", "--lora.rank must be an integer of 1 or more, got -1"),
-        ("--lora.alpha=4", "--model.lora.rank must be given"),
+        ("--lora.alpha=4", "--lora.rank must be given"),
         ("--muon_lr=x", "--muon_lr must be a number, got x"),
     ],
 )
@@ -358,8 +406,8 @@ def test_help_lists_the_options_with_their_defaults(capsys):
     ("change", "sentence"),
     [
         ({"model": "nowhere"}, "model must be a folder or a name on the Hugging Face hub .*"),
-        ({"data": "none.jsonl"}, "train must be a file or a pattern of files, but there is none at 'none.jsonl'"),
-        ({"context": "{"}, r"context must have a field of a line in braces, as \{context\}, got '\{'"),
+        ({"data": "none.jsonl"}, "--data must be a file or a pattern of files, but there is none at 'none.jsonl'"),
+        ({"context": "{"}, r"--context must have a field of a line in braces, as \{context\}, got '\{'"),
         ({"out": "model"}, "out must be another folder than that of the model, got 'model'"),
         ({"out": "train.jsonl"}, "folder must be a new or an existing folder, got 'train.jsonl': .* is a file"),
     ],

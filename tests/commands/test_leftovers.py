@@ -12,6 +12,7 @@ TINY += ["--trainer.check_val_every_n_epoch=null", "--trainer.enable_progress_ba
 TINY += ["--trainer.val_check_interval=1", "--trainer.enable_model_summary=false", "--trainer.default_root_dir=out"]
 LOGGED = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=out/logs", "--trainer.logger.name=", *TINY]
 WARMUP = ["--trainer.callbacks+=WarmupStage", "--trainer.callbacks.steps=2", "--trainer.callbacks.train=nothing"]
+NO_MATCH = "train of the warm-up stage must match the name of a parameter"
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
@@ -23,9 +24,18 @@ def everything():
     ("words", "sentence"),
     [
         (["fit", *LOGGED, "--checkpoint.dirpath=first"], "dirpath must be a folder without last.ckpt"),
-        (["fit", *LOGGED, "--checkpoint.dirpath=out/a/b", *WARMUP], "train must match the name of a parameter"),
-        (["fit", *TINY, *WARMUP], "train must match the name of a parameter"),  # the trainer's own logger
-        (["fit", *TINY, *WARMUP, "--trainer.logger=false"], "train must match the name of a parameter"),
+        (
+            ["fit", *LOGGED, "--checkpoint.dirpath=out/a/b", *WARMUP],
+            NO_MATCH,
+        ),
+        (
+            ["fit", *TINY, *WARMUP],
+            NO_MATCH,
+        ),  # the trainer's own logger
+        (
+            ["fit", *TINY, *WARMUP, "--trainer.logger=false"],
+            NO_MATCH,
+        ),
         (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--data.seed=5"], "data.seed must be 0"),
         (["test", *LOGGED, "--ckpt_path=first/last.ckpt", "--sleep.n_passes=2"], "n_passes must be 1"),
         (["validate", *LOGGED, "--ckpt_path=first/last.ckpt", "--model.model.d_model=32"], "model.* must be 16"),
@@ -44,6 +54,6 @@ def test_a_folder_that_was_there_stays_though_it_is_empty():
     for folder in ("out/logs/version_0", "out/logs/version_1/mine", "out/checkpoints"):
         Path(folder).mkdir(parents=True)
     before = everything()
-    with pytest.raises(SystemExit, match=r"^error: train must match"):
+    with pytest.raises(SystemExit, match=r"^error: train of the warm-up stage must match"):
         main(["fit", *LOGGED, *WARMUP])
     assert everything() == before

@@ -265,7 +265,7 @@ def test_a_checkpoint_of_another_model_is_refused(run, checkpoint):
     content = torch.load(path, weights_only=False)
     content["model_config"] |= {"d_model": 32, "zero_init": False}
     torch.save(content, path)
-    sentence = r"^model\.d_model must be 32, with which the checkpoint was trained, got 16$"
+    sentence = r"^model\.model\.d_model must be 32, with which the checkpoint was trained, got 16$"
     with pytest.raises(ValueError, match=sentence):
         cell.trainer.test(cell.module, cell.data, ckpt_path=path)
 

@@ -169,7 +169,7 @@ def test_a_run_resumes_only_with_the_same_stage(tmp_path):
     ("options", "words"),
     [
         ({"steps": 0}, "steps of the warm-up stage must be 1 or more, got 0"),
-        ({"steps": 1, "train": "("}, r"train must be a regular expression, got '\('"),
+        ({"steps": 1, "train": "("}, r"train of the warm-up stage must be a regular expression, got '\('"),
         ({"steps": 1, "eviction": "soft"}, "eviction must be one of"),
     ],
 )
@@ -179,7 +179,7 @@ def test_bad_input(options, words):
 
 
 def test_a_regular_expression_that_matches_nothing(tmp_path):
-    with pytest.raises(ValueError, match="train must match the name of a parameter, got 'mamba'"):
+    with pytest.raises(ValueError, match="train of the warm-up stage must match the name of a parameter, got 'mamba'"):
         fit(1, WarmupStage(steps=1, train="mamba"), folder=tmp_path)
 
 

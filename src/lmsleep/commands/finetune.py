@@ -10,7 +10,6 @@ follow, and overrides the preset.
 """
 
 import json
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,46 +20,16 @@ import torch
 from lmsleep.atomic import check_folder
 from lmsleep.checks import require
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
-from lmsleep.errors import OneSentenceParser, one_sentence
+from lmsleep.commands.flags import OPTIONS, PLACES, TASK, FlagParser, make_parser, naming_flags
+from lmsleep.errors import one_sentence
 from lmsleep.hub import TOKENIZER, checkpoint_folder
-from lmsleep.model.lora import TARGETS
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import Documents, Task, TextQA
 from lmsleep.tasks.line_index import holds_documents
-from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields, unescape
+from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields
 from lmsleep.training.checkpoint import ONE_FILE
 
-TASK = "data.task.init_args."
-# Option -> option of `lmsleep fit`, default (None: that of `lmsleep fit`), help.
-OPTIONS: dict[str, tuple[str, Any, str]] = {
-    "val": (f"{TASK}val", None, "what to validate on; without it, a tenth of DATA, which is then not trained on"),
-    "test": (f"{TASK}test", None, "what to test on; without it, another tenth"),
-    "context": (
-        f"{TASK}context",
-        TextQA.context,
-        "of a line, what is read: a template over its fields, \\n for a line end",
-    ),
-    "question": (f"{TASK}question", TextQA.question, "what is asked, another"),
-    "answer": (f"{TASK}answer", TextQA.answer, "what is said, another"),
-    "message": (f"{TASK}message", None, "how one of a line's messages is written, by {role} and {content}, another"),
-    "text": (f"{TASK}text", None, "of a line without a question, the document: another, such as {text}"),
-    "n_windows": (f"{TASK}n_windows", Documents.n_windows, "windows of a row at most: a longer document has several"),
-    "tokenizer": (f"{TASK}tokenizer", None, "tokenizer.json, a folder with one, or bytes; without it, that of MODEL"),
-    "window": (f"{TASK}window_size", 512, "L, tokens of a window"),
-    "n_passes": ("sleep.n_passes", 4, "N, passes over a window in all, the wake pass among them"),
-    "steps": ("trainer.max_steps", 500, "of the optimizer, as many at most where --epochs is given too"),
-    "epochs": ("trainer.max_epochs", None, "rounds over the rows"),
-    "batch_size": ("data.batch_size", 8, "rows of a step, over all devices"),
-    "ckpt_path": ("ckpt_path", None, "last.ckpt of a run that this one goes on from, with the same settings"),
-    "muon_lr": ("model.optimizer.muon_lr", 1e-3, "learning rate of matrices"),
-    "adamw_lr": ("model.optimizer.adamw_lr", 5e-5, "learning rate of all else"),
-    "lora.rank": ("model.lora.rank", None, "rank of adapters, which then train in place of the weights (needs peft)"),
-    "lora.alpha": ("model.lora.alpha", None, "of their scale alpha / rank; without it, twice the rank"),
-    "lora.targets": ("model.lora.targets", None, f"layers with adapters; without it, [{','.join(TARGETS)}]"),
-}
-COUNTS = ("window", "n_windows", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
-TEMPLATES = ("context", "question", "answer", "message", "text")
 PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
@@ -89,13 +58,17 @@ OTHERS = ("config", "seed_everything", "weights_only", "print_config", "data", "
 class FinetuneCLI(SleepCLI):
     """Its `fit`, which is scored and exported at once."""
 
+    def __init__(self, *classes: Any, **options: Any) -> None:
+        with naming_flags():
+            super().__init__(*classes, **options | {"parser_class": FlagParser})
+
     def after_fit(self) -> None:
         pass
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = make_parser()
+    parser = make_parser(__doc__)
     options, rest = parser.parse_known_args(args)
     for name in (word[2:].split("=")[0] for word in rest if word.startswith("-")):
         if "." not in name.removeprefix("lora.") and name not in OTHERS:
@@ -125,35 +98,6 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"{out}: model, tokenizer, last.ckpt" + f"; its README.md shows how to {how}" * ("```" in card))
 
 
-def make_parser() -> OneSentenceParser:
-    """The parser of this command's own options."""
-    usage = "%(prog)s --model MODEL --data DATA [options]"
-    parser = OneSentenceParser(
-        "lmsleep finetune", usage, __doc__, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
-    parser.add_argument(
-        "--data",
-        help="text: a file, a folder or a pattern such as 'docs/**/*.md'; or lines: a JSONL, .parquet or .arrow file, "
-        "a folder or name of a dataset",
-    )
-    parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
-    for name, (target, default, text) in OPTIONS.items():
-        flags = dict.fromkeys((f"--{name}", f"--{target}"))
-        kind = positive_integer if name in COUNTS else str if default is None else type(default)
-        kind = unescape if name in TEMPLATES else kind
-        text += "" if default is None else f" (default: {default!r})"
-        parser.add_argument(*flags, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text)
-    return parser
-
-
-def positive_integer(text: str) -> int:
-    """A positive integer. Raises ArgumentTypeError if the text is none."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be an integer of 1 or more, got {text}")
-    return int(text)
-
-
 def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
     """The preset and the options given, as options of `lmsleep fit`. Raises ValueError if one does not fit the data."""
     text, documents = options["text"], holds_documents(options["data"])
@@ -173,8 +117,7 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
         settings["trainer.max_steps"] = -1
     settings["model.init_from"] = str(folder)
     settings[f"{TASK}tokenizer"] = options["tokenizer"] or str(folder)
-    places = ("checkpoint.dirpath", "trainer.default_root_dir", "trainer.logger.init_args.save_dir")
-    settings |= dict.fromkeys(places, options["out"]) | {f"{TASK}train": options["data"]}
+    settings |= dict.fromkeys(PLACES, options["out"]) | {f"{TASK}train": options["data"]}
     if torch.cuda.is_available():
         settings["trainer.precision"] = "bf16-mixed"
     settings = {name: value for name, value in settings.items() if value is not None}

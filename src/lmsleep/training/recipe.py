@@ -40,7 +40,9 @@ class WarmupStage(L.Callback):
         try:
             self.pattern = None if train is None else re.compile(train)
         except re.error as error:
-            raise ValueError(f"train must be a regular expression, got {train!r}: {error}") from None
+            raise ValueError(
+                f"train of the warm-up stage must be a regular expression, got {train!r}: {error}"
+            ) from None
         if eviction is not None:
             check_eviction(eviction)
         self.steps, self.train = steps, train
@@ -69,7 +71,9 @@ class WarmupStage(L.Callback):
             parts = [f"blocks.layers.{i}.{part}." for i in model.blocks.state_index for part in ("mixer", "mixer_norm")]
             trained = {name for name in names if name.startswith(tuple(parts))}
         if not trained:
-            raise ValueError(f"train must match the name of a parameter, got {self.train!r}, which matches none")
+            raise ValueError(
+                f"train of the warm-up stage must match the name of a parameter, got {self.train!r}, which matches none"
+            )
         return trained
 
     def stage_eviction(self, sleeper: SleepCallback) -> Eviction:

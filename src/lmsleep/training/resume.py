@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lmsleep.checks import require, typed
+from lmsleep.model import Lora
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.tasks.text_base import TextTask
@@ -43,19 +44,27 @@ def check_content(content: Any, name: str) -> None:
 def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Raises ValueError if a checkpoint is not of the model of a `SleepModule`, has weights that are not finite, was
     trained with other sleep settings, unless `allow_other_n`, or training would go on with other `run_settings`."""
+    if trainer.state.fn == TrainerFn.FITTING:  # first: what is set here can make the model another, too
+        settings, note = run_settings(trainer, module), "; other settings are a new run from these weights: "
+        for name, value in checkpoint.get("settings", {}).items():
+            check_as_trained(name, value, settings.get(name), f"{note}lmsleep export, then --model.init_from")
     config, trained = module.model.config.to_dict(), checkpoint.get("model_config", {})
     for name in sorted(trained.keys() - INIT_FIELDS):
-        check_as_trained(f"model.{name}", trained[name], config.get(name))
-    check_as_trained("lora", checkpoint.get("lora"), module.model.lora and asdict(module.model.lora))
+        of_task = name in config and getattr(module.task, name, None) == config[name]
+        check_as_trained(f"{'data.task' if of_task else 'model.model'}.{name}", trained[name], config.get(name))
+    check_lora(checkpoint.get("lora"), module.model.lora)
     sleeper, sleeps = find_callback(trainer, SleepCallback), asdict(sleep_settings(trainer))
     if not (sleeper and sleeper.allow_other_n):
         for name, value in {**asdict(SleepSettings()), **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, sleeps[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
-    if trainer.state.fn == TrainerFn.FITTING:
-        settings, note = run_settings(trainer, module), "; other settings are a new run from these weights: "
-        for name, value in checkpoint.get("settings", {}).items():
-            check_as_trained(name, value, settings.get(name), f"{note}lmsleep export, then --model.init_from")
+
+
+def check_lora(trained: Mapping[str, Any] | None, lora: Lora | None) -> None:
+    """Raises ValueError if a model has other adapters than it was trained with, or there were none."""
+    before, now = trained or {}, asdict(lora) if lora else {}
+    for name in before.keys() & now.keys() or ("rank",):
+        check_as_trained(f"model.lora.{name}", before.get(name), now.get(name))
 
 
 def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
