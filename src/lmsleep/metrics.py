@@ -48,6 +48,11 @@ class SliceScores(Metric):
         self.add_state("counts", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros(len(slices) + 1, dtype=torch.float64), dist_reduce_fx="sum")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the scores."""
+        return (*SCORES, "rows", "count") if self.has_answers else ("loss", "token", "rows", "perplexity")
+
     def update(self, logits: Tensor, targets: Tensor, answers: Tensor, slice_: Tensor) -> None:
         """Adds a batch: (B, P, V), (B, P), (B, P), (B,)."""
         sums, counts = row_scores(logits, targets, answers)
@@ -72,10 +77,7 @@ class SliceScores(Metric):
                 continue
             suffix = "" if level is None else f"-{level}"
             means = self.sums[row] / self.counts[row]
-            found = dict(zip(SCORES, means, strict=True)) | {"rows": self.rows[row]}
-            if self.has_answers:
-                found["count"] = self.counts[row, SCORES.index("exact")]
-            else:
-                found = {name: found[name] for name in ("loss", "token", "rows")} | {"perplexity": found["loss"].exp()}
-            values |= {f"{name}{suffix}": value.float() for name, value in found.items()}
+            found = dict(zip(SCORES, means, strict=True)) | {"rows": self.rows[row], "perplexity": means[0].exp()}
+            found["count"] = self.counts[row, SCORES.index("exact")]
+            values |= {f"{name}{suffix}": found[name].float() for name in self.names}
         return values

@@ -25,6 +25,7 @@ from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_setti
 from lmsleep.training.checkpoint import use_atomic_io
 from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, check_graph_trainer, compile_blocks
 from lmsleep.training.lightning_internals import number_metrics
+from lmsleep.training.monitor import check_monitors
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, ScheduledRates, total_steps
 from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_weight, shard, stop_together
 from lmsleep.training.resume import check_resumed, check_states, run_settings
@@ -84,8 +85,8 @@ class SleepModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self._resumed = None
-        if self.trainer.world_size > 1:
-            stop_together(self.trainer)
+        check_monitors(self.trainer, self)
+        stop_together(self.trainer)
         use_atomic_io(self.trainer)
 
     def configure_model(self) -> None:
@@ -155,8 +156,7 @@ class SleepModule(L.LightningModule):
         # Only for steps that are logged: metrics take some 7 % of a mini model's step.
         every: int = self.trainer.log_every_n_steps or 1  # pyright: ignore[reportAttributeAccessIssue]
         logs = self.global_step == 0 or (self.global_step + 1) % every == 0
-        graphed = "graph" in self.accelerate
-        loss, *exact = self._graphed(batch) if graphed else self._loss_and_exact(batch, exact=logs)
+        loss, *exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch, exact=logs)
         if logs:
             # Without prog_bar, for which Lightning would wait for the device.
             scores = {"train/loss": loss} | ({"train/exact": exact[0]} if exact else {})

@@ -58,6 +58,8 @@ def loss_weight(targets: Tensor, trainer: L.Trainer) -> Tensor:
 def stop_together(trainer: L.Trainer) -> None:
     """Makes all ranks stop training after the same batch, with a checkpoint, when one of them gets SIGTERM; see
     `handle_sigterm`. Outside of training a rank stops alone."""
+    if trainer.world_size == 1:
+        return
     heard: list[int] = []
     result: HostCopy | None = None
 
