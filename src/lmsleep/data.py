@@ -92,6 +92,14 @@ class RowsDataModule(L.LightningDataModule):
         sampler = UnrepeatedDistributedSampler(rows, *turns, shuffle=False) if ranks > 1 else None
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
+    def check_held_out(self, split: str) -> None:
+        """Raises ValueError if `val` or `test` has too few rows for the ranks of the trainer, which would else come to
+        light when they are read."""
+        rows = self._held_out(split).dataset
+        if isinstance(rows, HeldOutRows) and rows.ranks > 1:
+            for step in range(len(rows)):
+                _ = rows[step]
+
     @property
     def _rank_of_ranks(self) -> tuple[int, int]:
         """This process and how many there are; without a trainer it is alone."""

@@ -191,6 +191,41 @@ def test_what_is_out_of_range_is_named_as_it_was_typed(folder, data, tmp_path, c
 
 
 @pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            "--trainer.devices=2 --trainer.strategy=ddp",
+            "eval_batch_size must leave a batch of test for each of 2 ranks, and not 1 in all, got 4",
+        ),
+        (
+            "--trainer.enable_checkpointing=false",
+            "enable_checkpointing of the trainer must be true: the checkpoint is exported, got False",
+        ),
+        (
+            "--trainer.fast_dev_run=true",
+            "fast_dev_run of the trainer must be false: it leaves no checkpoint to export, got True",
+        ),
+        (
+            "--trainer.limit_test_batches=0",
+            "limit_test_batches of the trainer must be more than 0: README.md has the scores, got 0",
+        ),
+        (
+            "--checkpoint.dirpath=other",
+            "--checkpoint.dirpath must be left out: --out is the folder for all that is made",
+        ),
+    ],
+)
+def test_what_the_test_or_the_export_would_lack_is_refused_before_training(
+    folder, documents, tmp_path, capsys, given, sentence
+):
+    args = [f"--model={folder}", f"--data={documents}", f"--val={documents}", f"--out={tmp_path / 'out'}", "--steps=1"]
+    with pytest.raises(SystemExit) as end:
+        lmsleep(["finetune", *args, "--window=16", *SHORT[1:], *given.split()])
+    said = end.value.code if isinstance(end.value.code, str) else capsys.readouterr().err.splitlines()[-1]
+    assert said == f"error: {sentence}" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("data", "given", "sentence"),
     [
         (

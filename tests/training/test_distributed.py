@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,20 @@ def test_ranks_of_a_sharded_model_share_every_held_out_batch_and_others_take_the
     sentence = r"^eval_batch_size must leave a batch of val for each of 6 ranks, and not 5 in all, got 4$"
     with pytest.raises(ValueError, match=sentence):
         held_out(6, None)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sharded", "size", "fits"),
+    [(1, False, 20, True), (6, False, 4, False), (2, True, 2, True), (3, True, 2, False)],
+)
+def test_too_few_rows_for_all_ranks_can_be_found_before_a_run(ranks, sharded, size, fits):
+    data = RowsDataModule(Rule110(steps=2), batch_size=size, eval_rows=20)
+    strategy = ModelParallelStrategy() if sharded else None
+    data.trainer = SimpleNamespace(world_size=ranks, global_rank=0, strategy=strategy)
+    for split in ("val", "test"):
+        refused = pytest.raises(ValueError, match=rf"^eval_batch_size must leave .*{split}.* {ranks} ranks")
+        with nullcontext() if fits else refused:
+            data.check_held_out(split)
 
 
 def test_fsdp_that_flattens_is_refused():

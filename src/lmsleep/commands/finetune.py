@@ -28,6 +28,8 @@ from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import Documents, Task, TextQA
 from lmsleep.tasks.line_index import holds_documents
 from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields
+from lmsleep.training import LastCheckpoint
+from lmsleep.training.callbacks import find_callback
 from lmsleep.training.checkpoint import ONE_FILE
 
 PRESET = {
@@ -62,6 +64,18 @@ class FinetuneCLI(SleepCLI):
         with naming_flags():
             super().__init__(*classes, **options | {"parser_class": FlagParser})
 
+    def before_fit(self) -> None:
+        """Checks what the test and the export need, which are after the training."""
+        super().before_fit()
+        trainer, keeps = self.trainer, find_callback(self.trainer, LastCheckpoint) is not None
+        require(keeps, "enable_checkpointing of the trainer must be true: the checkpoint is exported", keeps)
+        fast, limit = bool(trainer.fast_dev_run), trainer.limit_test_batches  # pyright: ignore
+        require(not fast, "fast_dev_run of the trainer must be false: it leaves no checkpoint to export", fast)
+        require(limit, "limit_test_batches of the trainer must be more than 0: README.md has the scores", limit)
+        self.datamodule.trainer = trainer
+        for split in ("val", "test"):
+            self.datamodule.check_held_out(split)
+
     def after_fit(self) -> None:
         pass
 
@@ -73,6 +87,8 @@ def main(args: Sequence[str] | None = None) -> None:
     for name in (word[2:].split("=")[0] for word in rest if word.startswith("-")):
         if "." not in name.removeprefix("lora.") and name not in OTHERS:
             parser.error(f"unrecognized arguments: --{name}")
+        if name == PLACES[0]:
+            parser.error(f"--{name} must be left out: --out is the folder for all that is made")
     if missing := [f"--{name}" for name in ("model", "data") if getattr(options, name) is None]:
         parser.error(f"the following arguments are required: {' and '.join(missing)}")
     out = options.out

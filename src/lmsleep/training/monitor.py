@@ -30,7 +30,8 @@ def check_monitors(trainer: L.Trainer, module: Any) -> None:
         is_score = re.fullmatch(rf"(val|train|test)/({'|'.join(SCORED)})(-\d+)?", name)
         if is_score or not any(map(may_log, (module, *trainer.callbacks))):  # pyright: ignore
             allowed = f"train/loss, {', '.join(names)}, with a slice as {names[0]}-{scores.slices[0]} has it"
-            why = "" if scores.has_answers or not is_score else "; rows of free text have no answers, which could be exact"
+            free = is_score and not scores.has_answers
+            why = "; rows of free text have no answers, which could be exact" if free else ""
             raise ValueError(f"monitor of {type(keeper).__name__} must be one of {allowed}, got {name!r}{why}")
 
 
