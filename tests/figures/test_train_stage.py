@@ -118,7 +118,7 @@ def test_a_path_that_is_empty_is_one_sentence_and_trains_nothing(tmp_path, monke
     """As `lmsleep fit` has it, also where the stage would put another path in its place."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lmsleep.figures.train.arguments_of_arm", lambda _: ())
-    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda _: pytest.fail("it was trained"))
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda *_: pytest.fail("it was trained"))
     option = next(word for word in words.replace("=", " ").split() if word not in ("--arm", "@"))
     with pytest.raises(SystemExit, match=f"^error: {option} must have a value, got ''$"):
         main(["runs/x", *(word.replace("@", "") for word in words.split())])
@@ -136,7 +136,7 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     (state / "previous.ckpt").touch()
     (state / "nonfinite-step3" / "x").mkdir(parents=True)
 
-    def run_trainer(_):
+    def run_trainer(*_):
         (state / "last.ckpt").touch()
         return SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True))
 
@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monke
     clock, codes = [0.0], [143, 130, 1, 0]
     state = RESUME / digest(Path("runs/x"), ["--config", "run.yaml"])
 
-    def run_trainer(_):
+    def run_trainer(*_):
         state.mkdir(parents=True, exist_ok=True)
         clock[0] += 100.0
         if code := codes.pop(0):
@@ -168,6 +168,37 @@ def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monke
     train(Path("runs/x"), ["--config", "run.yaml"])
     assert json.loads(Path("runs/x/run.json").read_text())["seconds"] == 300.0
     assert [path.name for path in Path("runs/x").iterdir()] == ["run.json"]
+
+
+def test_a_run_that_was_killed_has_the_seconds_until_its_last_checkpoint(tmp_path, monkeypatch):
+    """The note is written with each checkpoint; what the killed run did behind it is done again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    small = {"init_args": {"steps": 2, "width": 6, "n_states": 2}, "class_path": "lmsleep.tasks.Rule110"}
+    trainer = {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    data = {"task": small, "batch_size": 4, "eval_rows": 4}
+    OmegaConf.save({"data": data, "model": {"model": {"d_model": 16}}, "trainer": trainer}, "run.yaml")
+    clock, args = [0.0], ["runs/x", "--config=run.yaml"]
+    state = RESUME / digest(Path("runs/x"), args[1:])
+    monkeypatch.setattr("lmsleep.figures.train.time.time", lambda: clock[0])
+
+    class Killed(BaseException):
+        """As a kill, which no run can answer."""
+
+    def end_of_batch(*_):
+        clock[0] += 100.0
+        if clock[0] == 300.0:
+            raise Killed
+
+    monkeypatch.setattr("lmsleep.training.RunReport.on_train_batch_end", end_of_batch)
+    with pytest.raises(Killed):
+        main(args)
+    assert json.loads((state / "seconds.json").read_text()) == {"seconds": 200.0}
+    clock[0] = 1000.0
+    main(args)
+    assert json.loads(Path("runs/x/run.json").read_text())["seconds"] == 400.0
+    assert not Path("runs/x/seconds.json").exists()
+    assert "seconds" not in Path("runs/x/config.yaml").read_text()
 
 
 @pytest.mark.parametrize("note", ["garbage", "{}", '{"seconds": "x"}', '{"seconds": null}', '{"seconds": 1e999}', "[]"])

@@ -60,9 +60,9 @@ OTHERS = ("config", "seed_everything", "weights_only", "print_config", "data", "
 class FinetuneCLI(SleepCLI):
     """Its `fit`, which is scored and exported at once."""
 
-    def __init__(self, *classes: Any, **options: Any) -> None:
+    def __init__(self, *classes: Any, args: list[str] | None = None, **options: Any) -> None:
         with naming_flags():
-            super().__init__(*classes, **options | {"parser_class": FlagParser})
+            super().__init__(*classes, args=args, **options | {"parser_class": FlagParser})
 
     def before_fit(self) -> None:
         """Checks what the test and the export need, which are after the training."""

@@ -77,7 +77,7 @@ def in_flags(sentence: str) -> str:
     return re.sub(r"--([\w.]+\w)", lambda found: f"--{FLAGS.get(found[1].replace('.init_args', ''), found[1])}", named)
 
 
-def make_parser(description: str) -> OneSentenceParser:
+def make_parser(description: str | None) -> OneSentenceParser:
     """The parser of the command's own options."""
     usage = "%(prog)s --model MODEL --data DATA [options]"
     parser = OneSentenceParser(

@@ -13,11 +13,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 import lmsleep
 from lmsleep.atomic import save_json
 from lmsleep.checks import LAST, PATHS, check_paths, read_object, require
-from lmsleep.commands.fit import run_trainer
+from lmsleep.commands.fit import SleepCLI, run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import one_sentence
 from lmsleep.figures.provenance import commit, hardware
@@ -59,7 +61,7 @@ def train(out: Path, fit_args: list[str]) -> None:
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / LAST).exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
-    started, code, before = time.time(), commit(), seconds_before(state)
+    code, clock = commit(), RunClock(state)
     try:
         with nullcontext() if attended else quiet():
             cli = run_trainer(
@@ -73,16 +75,17 @@ def train(out: Path, fit_args: list[str]) -> None:
                     f"--trainer.callbacks.path={state / 'curve.csv'}",
                     *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
                     *([f"--ckpt_path={state / LAST}"] if (state / LAST).exists() else []),
-                ]
+                ],
+                with_callback(clock),
             )
     except SystemExit as end:
         if end.code in STOPPED and state.is_dir():
-            rank_zero_only(save_json)(state / SECONDS, {"seconds": before + time.time() - started})
+            clock.note()
         raise
     if not cli.trainer.is_global_zero:  # the folders are of the first of several processes
         return
     made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
-    read = {"tokens": tokens_read(cli.trainer), "seconds": round(before + time.time() - started, 1)}
+    read = {"tokens": tokens_read(cli.trainer), "seconds": round(clock.seconds, 1)}
     record = {**read, "args": fit_args, **made_with}
     save_json(state / "run.json", record)
     for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
@@ -95,8 +98,40 @@ def train(out: Path, fit_args: list[str]) -> None:
     (out / SECONDS).unlink(missing_ok=True)  # not before run.json is in its place
 
 
+class RunClock(L.Callback):
+    """The seconds of a run with those of its earlier parts, noted beside each checkpoint: a run that is killed has no
+    other time to do it."""
+
+    def __init__(self, state: Path) -> None:
+        self.path, self.before, self.since = state / SECONDS, seconds_before(state), time.time()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.time() - self.since
+
+    @rank_zero_only
+    def note(self) -> None:
+        with suppress(OSError):  # it must stop no run
+            save_json(self.path, {"seconds": self.seconds})
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.note()
+
+
+def with_callback(callback: L.Callback) -> type[SleepCLI]:
+    """`lmsleep fit` with a callback that is not in its config.yaml."""
+
+    class StageCLI(SleepCLI):
+        def before_fit(self) -> None:
+            super().before_fit()
+            self.trainer.callbacks.append(callback)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return StageCLI
+
+
 def seconds_before(state: Path) -> float:
-    """What the parts of a run took that were stopped (not those that were killed); 0 if its folder does not say."""
+    """What the parts of a run took that were stopped, or killed until their last checkpoint; 0 if its folder does not
+    say."""
     try:
         seconds = float(read_object(state / SECONDS)["seconds"])
     except (OSError, ValueError, KeyError, TypeError):  # a note that must stop no run
