@@ -34,6 +34,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(path.read_bytes(), str(path))
 
 
+def read_text(path: Path) -> str:
+    """A text of a user. Raises ValueError or OSError, which name the file, if it cannot be read or is not UTF-8."""
+    with naming_file(path):
+        return decode_text(path.read_bytes())
+
+
+def decode_text(text: bytes) -> str:
+    """A text in UTF-8, or a line of it: a byte order mark, and how a system ends lines, are none of it. Raises
+    UnicodeDecodeError, a ValueError."""
+    return text.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parses JSON. Raises json.JSONDecodeError, a ValueError, if it is invalid or nested too deep, and ValueError if an
     object has a key twice."""

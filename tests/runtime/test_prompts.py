@@ -113,7 +113,7 @@ def test_a_session_reads_a_document_as_in_its_row(tuned, seen, first):
 
 def test_a_session_reads_files_and_rows_and_needs_a_tokenizer_for_it(tuned, seen, tmp_path):
     wanted = tuned({"context": DOCUMENT, "question": QUESTION, "answer": "blue"})
-    (tmp_path / "notes.txt").write_text(DOCUMENT)
+    (tmp_path / "notes.txt").write_bytes(b"\xef\xbb\xbf" + DOCUMENT.encode())
     session, windows = Session.from_pretrained("model"), []
     with session.fork() as branch:
         branch.read(tmp_path / "notes.txt", on_window=lambda *at: windows.append(at))

@@ -121,6 +121,17 @@ def test_copies_of_a_document_are_held_out_together(folder):
         assert replace(task, val=task.train, test=task.train).slices
 
 
+def test_a_copy_from_another_system_is_the_same_document(folder):
+    """One with a byte order mark, and with other line ends, is held out with the document that it is of."""
+    for i, text in enumerate(TEXTS):
+        (folder / f"copy{i}.md").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n" if i % 2 else "\r").encode())
+    task = Documents(str(folder), window_size=L, n_windows=12)
+    with pytest.warns(UserWarning, match=r"^40 of 80 documents in .*docs are copies of others"):
+        found = [Counter(row for row, _ in rows(task, split, 1)) for split in SPLITS]
+    assert sum(found, Counter()) == Counter(tuple(task.encode(text)) for text in TEXTS + TEXTS)
+    assert sum(map(len, found)) == 40
+
+
 def test_documents_for_test_that_are_trained_on_too_are_warned_of(folder, tmp_path):
     (tmp_path / "test").mkdir()
     for name, text in {"a": TEXTS[3], "b": "Another wren.", "c": TEXTS[4], "empty": ""}.items():

@@ -48,6 +48,17 @@ def test_rows_of_files_that_are_not_joined_cross_none(written):
     assert found == wanted and len(found) > 50
 
 
+def test_text_from_another_system_is_the_same_text(written, tmp_path):
+    """With a byte order mark and other line ends, as `Path.read_text` takes them for line ends."""
+    task = TextLM(written([TEXT], "book.txt"), window_size=L)
+    (tmp_path / "other.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    assert (tmp_path / "other.txt").read_text(encoding="utf-8-sig") == TEXT
+    other = TextLM(str(tmp_path / "other.txt"), window_size=L)
+    for split in ("train", "test"):
+        one, two = (one.rows(split=split, seed=0, step=0, batch_size=8) for one in (task, other))
+        assert torch.equal(one.tokens, two.tokens) and torch.equal(one.targets, two.targets)
+
+
 @pytest.mark.parametrize("after_loss", [False, True])
 def test_a_language_model_is_trained_on_a_book(written, tmp_path, after_loss):
     with warnings.catch_warnings(record=True) as caught:

@@ -145,6 +145,15 @@ def test_files_of_their_own_are_used_whole(written, lines):
     assert torch.equal(rows[1].tokens, rows[2].tokens) and not torch.equal(rows[0].tokens, rows[1].tokens)
 
 
+def test_lines_from_another_system_are_the_same_lines(written, lines, tmp_path):
+    task = TextQA(written(lines), window_size=L)
+    content = Path(task.train).read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "other.jsonl").write_bytes(b"\xef\xbb\xbf" + content)
+    other = replace(task, train=str(tmp_path / "other.jsonl"))
+    batches = (one.rows(split="train", seed=0, step=3, batch_size=8) for one in (task, other))
+    assert all(map(torch.equal, *batches))
+
+
 def test_the_baseline_is_the_commonest_answer_of_the_test_rows_of_a_slice(written, lines):
     asked = [dict(line(0, 1 + i % 4), answer=answer) for i, answer in enumerate("aaabbcaaddaabbcaab")]
     task = TextQA(written(lines), test=written(asked, "test.jsonl"), window_size=L)

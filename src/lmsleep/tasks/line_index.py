@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lmsleep.checks import first_line, sentence
+from lmsleep.checks import decode_text, first_line, sentence
 from lmsleep.hub import HUB_NAME
 
 TABLES = (".parquet", ".arrow")
@@ -134,7 +134,7 @@ class LineIndex:
         file, place = self.table[line, :2]
         with self.files[file].open("rb") as lines:
             lines.seek(place)
-            return lines.readline().decode()
+            return decode_text(lines.readline())
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +185,13 @@ def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
         with path.open("rb") as lines:
             place = 0
             for number, line in enumerate(lines, 1):
-                yield file, place, number, line.decode
+                yield file, place, number, partial(decode_text, line)
                 place += len(line)
 
 
 def _whole(files: Sequence[Path]) -> Iterator[Place]:
     for file, path in enumerate(files):
-        yield file, 0, 1, partial(path.read_text, encoding="utf-8")
+        yield file, 0, 1, lambda path=path: decode_text(path.read_bytes())
 
 
 def _rows_of(records: Any, column: str | None) -> Iterator[Place]:
