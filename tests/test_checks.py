@@ -63,6 +63,14 @@ def test_a_file_of_another_kind_is_named_in_words_of_ours(read, said):
     assert str(raised.value) == said
 
 
+def test_an_error_while_reading_names_its_file_too(tmp_path):
+    """That of opening does; one of reading has no file of its own."""
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: 'x\.y'$"), naming_file("x.y"):
+        raise OSError(5, "Input/output error")
+    with pytest.raises(FileNotFoundError, match=r"other'$"), naming_file("x.y"):
+        (tmp_path / "other").open()
+
+
 @pytest.mark.parametrize(
     ("started", "folders", "told"),
     [

@@ -34,7 +34,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(path.read_bytes(), str(path))
 
 
-def read_text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """A text of a user. Raises ValueError or OSError, which name the file, if it cannot be read or is not UTF-8."""
     with naming_file(path):
         return decode_text(path.read_bytes())
@@ -77,11 +77,13 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
 @contextmanager
 def naming_file(path: object, *others: str) -> Iterator[None]:
     """Turns errors that the content of a file causes within the block into ValueError beginning with the path; messages
-    that already name the path or one of `others` stay as they are."""
+    that already name the path or one of `others` stay as they are. An OSError has the path as its file, unless it has
+    one, as that of reading has not."""
     try:
         yield
     except (*_OF_CONTENT, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path) if error.filename is None else error.filename
             raise
         message = sentence(error)
         if not isinstance(error, ValueError | YAMLError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.checks import check_file, first_line, read_object, read_text, require
+from lmsleep.checks import check_file, first_line, read_object, require, text_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -138,4 +138,4 @@ def tokenizer_config(source: str | Path) -> dict[str, Any]:
 def template_file(source: str | Path) -> str | None:
     """The chat_template.jinja beside a tokenizer; None if there is none."""
     path = tokenizer_folder(source) / TOKENIZER[2]
-    return read_text(path) if path.is_file() else None
+    return text_of(path) if path.is_file() else None

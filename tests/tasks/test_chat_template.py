@@ -129,3 +129,10 @@ def test_a_bad_template_is_one_sentence_and_no_code(folder, template, sentence):
         write = chat_template(str(path))
         assert write is not None
         write(MESSAGES)
+
+
+def test_a_template_that_is_no_text_is_named(folder):
+    path, _ = folder(CHAT_ML)
+    (path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"\.jinja: must be text in UTF-8, got the byte 0xff at position 0$"):
+        chat_template(str(path))

@@ -1,13 +1,16 @@
 """Datasets of Hugging Face: the same rows as from a file of JSON lines."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from lmsleep.tasks import TextLM, TextQA
-from lmsleep.tasks.line_index import open_dataset
+from lmsleep.errors import one_sentence
+from lmsleep.tasks import Documents, TextLM, TextQA
+from lmsleep.tasks.line_index import open_dataset, text_files
 
 LINES = [
     {"context": f"Bird {i} is blue. " * (1 + i % 3), "question": f"Bird {i}?", "answer": "blue"} for i in range(30)
@@ -67,6 +70,55 @@ def test_a_file_that_is_no_text_is_named_in_words_of_ours(tmp_path):
     (tmp_path / "x.png").write_bytes(b"\x89PNG\n")
     with pytest.raises(ValueError, match=r"x\.png, line 1: must be text in UTF-8, got the byte 0x89 at position 0$"):
         _ = TextQA(str(tmp_path / "x.png")).slices
+
+
+UNREADABLE = "/proc/self/mem"  # a file by its kind, of which no first byte can be had
+
+
+@pytest.mark.skipif(not Path(UNREADABLE).is_file(), reason="there is no file that opens and cannot be read")
+@pytest.mark.parametrize("task", [TextQA, TextLM, Documents])
+def test_a_file_that_cannot_be_read_is_named(task):
+    with pytest.raises(SystemExit, match=f"^error: '{UNREADABLE}' cannot be used: input/output error$"), one_sentence():
+        _ = task(UNREADABLE).slices
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(tmp_path, monkeypatch):
+    for folder in (tmp_path / "docs", tmp_path / "docs/private"):
+        folder.mkdir()
+        (folder / "a.md").write_text("The wren.")
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path).rstrip("/").endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    rule = f"^error: '{tmp_path}/docs/private/?' cannot be used: permission denied$"
+    for source in (tmp_path / "docs", tmp_path / "docs/private"):
+        with pytest.raises(SystemExit, match=rule), one_sentence():
+            _ = Documents(str(source)).slices
+    assert len(text_files(f"{tmp_path}/docs/*")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "must be as long as when it was indexed, but ends before"),
+        (b"\xff" * 9999, "must be text in UTF-8, got the byte 0xff at position 0"),
+        (b"\n" * 9999, "must be JSON, got expecting value at character 1"),
+        (None, "there is no file or folder"),
+    ],
+)
+def test_a_file_that_changes_while_a_run_reads_it_is_named(tmp_path, content, problem):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    task = TextQA(str(path), window_size=40)
+    task.rows(split="train", seed=0, step=0, batch_size=8)
+    path.unlink() if content is None else path.write_bytes(content)
+    where = f"{problem} '{path}'" if content is None else rf"{path}, from byte \d+ on: {problem}"
+    with pytest.raises(SystemExit, match=f"^error: {where}$"), one_sentence():
+        task.rows(split="train", seed=0, step=0, batch_size=8)
 
 
 def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):

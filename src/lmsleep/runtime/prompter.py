@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.checks import naming_file, parse_json, read_object, read_text, require, typed
+from lmsleep.checks import naming_file, parse_json, read_object, require, text_of, typed
 from lmsleep.hub import TOKENIZER, check_vocabulary, checkpoint_folder, named_eos, open_tokenizer
 from lmsleep.model.folder import CONFIG, MODEL_TYPE, read_config
 from lmsleep.tasks.template import CONTEXT, QUESTION, rename_fields
@@ -152,7 +152,7 @@ class Prompter:
         the messages around a document are unknown. Raises ValueError if there is no text or no such conversation.
         """
         with naming_file(document) if isinstance(document, Path) else nullcontext():
-            text = read_text(document) if isinstance(document, Path) else document
+            text = text_of(document) if isinstance(document, Path) else document
             require(text.strip(), "a document must have text in it", text)
         if self.role and isinstance(document, Path) and document.suffix == ".json":
             return replace(self, before=parse_conversation(text)), None

@@ -11,7 +11,7 @@ import torch
 
 from lmsleep.checks import check_integer
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
-from lmsleep.tasks.line_index import DatasetIndex, LineIndex
+from lmsleep.tasks.line_index import LineIndex
 from lmsleep.tasks.template import check_template, fill_template, parse_row
 from lmsleep.tasks.text_base import TextTask
 
@@ -78,8 +78,7 @@ class Documents(TextTask):
             warnings.warn(f"{rule} (of {source}): nothing sleeps, so choose a smaller window_size", stacklevel=2)
         if len(short):
             file, place = index.table[short[0], :2]
-            unit = "row" if isinstance(index, DatasetIndex) else "byte"
-            first = f"{'' if self.text is None else f'{unit} {place} of '}{index.files[file]}"
+            first = f"{'' if self.text is None else f'{index.unit} {place} of '}{index.files[file]}"
             left_out = f"{len(short)} of {len(index.table)} documents are left out, the first at {first}"
             warnings.warn(f"{left_out}: in less than two tokens there is nothing to predict", stacklevel=2)
 

@@ -4,6 +4,7 @@ Files are read once to index their lines; a line is read from disk when it is as
 """
 
 import json
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from glob import escape, glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lmsleep.checks import decode_text, first_line, sentence
+from lmsleep.checks import decode_text, first_line, naming_file, sentence
 from lmsleep.hub import HUB_NAME
 
+Parsed = TypeVar("Parsed")
 TABLES = (".parquet", ".arrow")
 ROWS = {".jsonl", ".csv", *TABLES}  # of files that hold rows, as .json does where there is nothing else
 LONG = 1_000_000  # bytes, from which on reading is spoken of: it takes seconds
@@ -34,14 +36,18 @@ def holds_documents(source: str) -> bool:
 
 def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     """The file, the files of a pattern or, if `whole` files are wanted, all below a folder; of the last two no hidden
-    ones, and each once, however many links lead to it: a copy would be trained on and held out."""
+    ones, and each once, however many links lead to it: a copy would be trained on and held out. Raises OSError if a
+    folder below it cannot be read."""
     if Path(source).is_file():
         return (Path(source),)
-    pattern = f"{escape(str(Path(source)))}/**" if whole and Path(source).is_dir() else source
+    below = whole and Path(source).is_dir()
+    pattern = f"{escape(str(Path(source)))}/**" if below else source
     found: dict[Path, Path] = {}
     for path in map(Path, sorted(glob(pattern, recursive=True))):
         if path.is_file():
             found.setdefault(path.resolve(), path)
+        elif below and path.is_dir():
+            os.scandir(path).close()  # `glob` passes over a folder that cannot be read
     return tuple(found.values())
 
 
@@ -84,6 +90,8 @@ def open_dataset(source: str) -> Any:
 class LineIndex:
     """Indexed lines of text files; a row of `table` (n, 2 + k) has the number of the file, the byte offset of the line,
     and the k numbers that `measure` gave."""
+
+    unit = "byte"  # of places
 
     files: tuple[Path, ...]
     table: np.ndarray
@@ -130,21 +138,34 @@ class LineIndex:
         """The end of each line, in tokens of the whole text, (n,)."""
         return np.cumsum(self.table[:, 2])
 
-    def read(self, line: int) -> str:
+    def read(self, line: int, parse: Callable[[str], Parsed]) -> Parsed:
+        """What `parse` makes of a line. Raises ValueError or OSError, which name the file: it may have changed."""
         file, place = self.table[line, :2]
-        with self.files[file].open("rb") as lines:
+        try:
+            return parse(self._line(line))
+        except ValueError as error:
+            raise ValueError(f"{self.files[file]}, from {self.unit} {place} on: {sentence(error)}") from None
+
+    def _line(self, line: int) -> str:
+        file, place = self.table[line, :2]
+        with naming_file(self.files[file]), self.files[file].open("rb") as lines:
             lines.seek(place)
-            return decode_text(lines.readline())
+            text = lines.readline()
+        if not text:
+            raise ValueError("must be as long as when it was indexed, but ends before")
+        return decode_text(text)
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex(LineIndex):
     """Rows of a dataset, as lines of JSON or the text of one column."""
 
+    unit = "row"
+
     dataset: Any
     column: str | None
 
-    def read(self, line: int) -> str:
+    def _line(self, line: int) -> str:
         return _record_text(self.dataset[int(self.table[line, 1])], self.column)
 
 
@@ -182,7 +203,7 @@ def _note_of_kinds(source: str) -> str:
 
 def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
     for file, path in enumerate(files):
-        with path.open("rb") as lines:
+        with naming_file(path), path.open("rb") as lines:
             place = 0
             for number, line in enumerate(lines, 1):
                 yield file, place, number, partial(decode_text, line)
@@ -191,7 +212,9 @@ def _lines_of(files: Sequence[Path]) -> Iterator[Place]:
 
 def _whole(files: Sequence[Path]) -> Iterator[Place]:
     for file, path in enumerate(files):
-        yield file, 0, 1, lambda path=path: decode_text(path.read_bytes())
+        with naming_file(path):
+            text = path.read_bytes()
+        yield file, 0, 1, partial(decode_text, text)
 
 
 def _rows_of(records: Any, column: str | None) -> Iterator[Place]:

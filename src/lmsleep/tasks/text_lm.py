@@ -58,7 +58,7 @@ class TextLM(TextTask):
         skip = start - int(lines.ends[line] - lines.table[line, 2])
         tokens: list[int] = []
         while len(tokens) < skip + self.sequence_length + 1:
-            tokens += self.encode(lines.read(line))
+            tokens += lines.read(line, self.encode)
             line += 1
         return tokens[skip : skip + self.sequence_length + 1]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.checks import parse_json
 from lmsleep.hub import default_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
@@ -110,7 +109,7 @@ class TextQA(TextTask):
         """If the first line is a conversation: the `role` of the document's message, and the messages `ahead` of it and
         `behind` it, None if those of the first lines differ; else empty."""
         lines = self._lines["train"]
-        rows = [parse_json(lines.read(i)).get("messages") for i in range(min(AROUND_ROWS, len(lines.table)))]
+        rows = [lines.read(i, parse_row).get("messages") for i in range(min(AROUND_ROWS, len(lines.table)))]
         if not rows or rows[0] is None:
             return {}
         cut = []
@@ -130,7 +129,7 @@ class TextQA(TextTask):
         """The text around a question that is asked later, with `{question}` in it; without that if the question is part
         of the context; `{question}` alone if its template has several fields."""
         rows = self._splits["train"]
-        row = parse_json(rows.lines.read(int(rows.rows[0])))
+        row = rows.lines.read(int(rows.rows[0]), parse_row)
         if row.get("messages") is None:
             several = len(set(FIELD.findall(self.question))) > 1
             return QUESTION if several else FIELD.sub(QUESTION, self.question)
@@ -141,12 +140,12 @@ class TextQA(TextTask):
     def example(self) -> tuple[str, str, str]:
         """`texts` of a test row."""
         rows = self._splits["test"]
-        return self.texts(rows.lines.read(int(rows.rows[0])))
+        return rows.lines.read(int(rows.rows[0]), self.texts)
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """`commonest`: how often the commonest answer is right, for the test rows of each slice and for `all`."""
         rows = self._splits["test"]
-        answers = np.array([self.texts(rows.lines.read(int(row)))[2] for row in rows.rows], dtype=object)
+        answers = np.array([rows.lines.read(int(row), self.texts)[2] for row in rows.rows], dtype=object)
         groups = {str(n): answers[rows.windows == n] for n in np.unique(rows.windows)} | {"all": answers}
         return {"commonest": {name: Counter(g).most_common(1)[0][1] / len(g) for name, g in groups.items()}}
 
@@ -191,7 +190,7 @@ class TextQA(TextTask):
         tokens = np.full((len(rows), start + self._tail), self.eos_id)
         targets, mask = np.full_like(tokens, IGNORE), np.zeros_like(tokens, dtype=bool)
         for i, row in enumerate(rows):
-            context, question, answer = self._parts(lines.read(row))
+            context, question, answer = lines.read(row, self._parts)
             read = question + answer[:-1]  # the end of sequence is a target, never an input
             for first, part in ((start - windows[i] * L, context), (start, read)):
                 tokens[i, first : first + len(part)] = part
