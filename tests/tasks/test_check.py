@@ -58,12 +58,13 @@ SIZES = {
 def test_a_batch_of_no_size_is_refused_by_every_task(tmp_path, monkeypatch, size):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     lines = [json.dumps({"context": "a wren", "question": "What?", "answer": "a bird"})] * 40
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    for name in ("a.jsonl", "a.txt"):
+        (tmp_path / name).write_text("\n".join(lines))
     make_dataset(tmp_path / "gsm", DatasetConfig(MINI, train=12, val=4, test=4))
-    text = str(tmp_path / "a.jsonl")
+    questions, book = (str(tmp_path / name) for name in ("a.jsonl", "a.txt"))
     stored = GSMInfinite(path=str(tmp_path / "gsm"))
     own = importlib.import_module("copy_task").Copy()
-    for task in (Rule110(), Depo(), GSMInfinite(), stored, TextQA(text), TextLM(text, window_size=8), own):
+    for task in (Rule110(), Depo(), GSMInfinite(), stored, TextQA(questions), TextLM(book, window_size=8), own):
         for split in ("train", "val"):
             with pytest.raises(ValueError, match=r"^batch_size must be (1 or more|at most 1048576), got "):
                 task.rows(split=split, seed=0, step=0, batch_size=size)

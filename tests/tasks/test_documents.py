@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lmsleep import read_windows
 from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
-from lmsleep.tasks import IGNORE, Documents, check_task
+from lmsleep.tasks import IGNORE, Documents, TextLM, check_task
 from lmsleep.tasks.line_index import holds_documents
 
 L, SPLITS = 16, ("train", "val", "test")
@@ -286,6 +286,32 @@ def test_a_line_that_cannot_be_used_is_named(written, line, sentence):
     path = written([{"text": "a wren"}, "\n", line])
     with pytest.raises(ValueError, match=f"^{path}, line 3: {sentence}$"):
         _ = Documents(path, text="{text}").slices
+
+
+@pytest.mark.parametrize("kind", [Documents, TextLM])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.json", "rows", "rows/*"])
+def test_rows_are_not_read_as_if_they_were_text(folder, tmp_path, kind, name):
+    (tmp_path / "rows").mkdir()
+    for path in ("rows.jsonl", "rows.csv", "rows.json", "rows/of.jsonl", "rows/z.md"):
+        (tmp_path / path).write_text('{"body": "The wren."}\n' * 20)
+    if (kind, name) == (TextLM, "rows"):
+        pytest.skip("a folder is a dataset")
+    book = str(folder / "00.md")
+    first = tmp_path / ("rows/of.jsonl" if "." not in name else name)
+    rule = (
+        rf"got rows in '{first}'; --text '\{{body\}}', .*, makes documents of rows, those of train, .* alike$"
+    )
+    for options in ({"train": str(tmp_path / name)}, {"train": book, "val": str(tmp_path / name)}):
+        with pytest.raises(ValueError, match=f"^{[*options][-1]} must be text, {rule}"):
+            _ = kind(**options, window_size=L).slices
+
+
+def test_texts_are_not_read_as_if_their_lines_were_rows(folder, tmp_path, written):
+    """As the package datasets would: a row of each line."""
+    (folder / "more.txt").write_text("The wren.")
+    task = Documents(written([{"text": text} for text in TEXTS]), val=str(folder), window_size=L, text="{text}")
+    with pytest.raises(ValueError, match=f"^val must have rows, of which text makes documents, got '{folder}'$"):
+        _ = task.slices
 
 
 def test_what_holds_documents_is_known_by_extensions(tmp_path):

@@ -281,7 +281,7 @@ def test_too_few_rows_are_one_sentence(written, lines):
             _ = TextQA(few, window_size=L, **given).slices
     assert len(TextQA(one, two, two, window_size=L).rows(split="train", seed=0, step=0, batch_size=1).tokens) == 1
     with pytest.raises(ValueError, match=f"^val must have 1 or more rows, got 0 in '{one}'$"):
-        _ = TextLM(written(lines), one, window_size=L, n_windows=9).slices
+        _ = TextLM(written(lines, "book.txt"), one, window_size=L, n_windows=9).slices
     almost_half = TextQA(written(lines), window_size=L, held_out=0.4999)
     assert almost_half.epoch_steps(1) > 0
     with pytest.raises(ValueError, match=r"^train must have lines with text, found none"):

@@ -4,14 +4,15 @@ import warnings
 from array import array
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from lmsleep.checks import check_integer
+from lmsleep.checks import check_integer, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
-from lmsleep.tasks.line_index import LineIndex
+from lmsleep.tasks.line_index import LineIndex, holds_documents
 from lmsleep.tasks.template import check_template, fill_template, parse_row
 from lmsleep.tasks.text_base import TextTask
 
@@ -55,6 +56,8 @@ class Documents(TextTask):
         return max(int(self._rows(rows.lines).lengths[rows.rows].max()) for rows in self._splits.values())
 
     def _index(self, source: str, name: str) -> "TokenIndex":
+        texts = self.text is not None and Path(source).is_dir() and holds_documents(source)
+        require(not texts, f"{name} must have rows, of which text makes documents", source)
         tokens = array("i")
 
         def measure(line: str) -> tuple[int, int] | None:

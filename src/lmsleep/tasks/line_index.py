@@ -27,11 +27,16 @@ LONG = 1_000_000  # bytes, from which on reading is spoken of: it takes seconds
 
 def holds_documents(source: str) -> bool:
     """Whether files, a folder or a pattern are documents of text, rather than rows with fields: by their extensions."""
-    is_folder = Path(source).is_dir()
-    extensions = {path.suffix for path in text_files(source, whole=True)}
-    if not extensions and not is_folder:
-        extensions = {Path(source).suffix or ".json"}  # a name on the hub has none
-    return not extensions & ROWS and extensions != {".json"}
+    files = text_files(source, whole=True)
+    if not files and not Path(source).is_dir():
+        files = (Path(source if Path(source).suffix else f"{source}.json"),)  # a name on the hub has none
+    return rows_among(files) is None
+
+
+def rows_among(files: Sequence[Path]) -> Path | None:
+    """The first of files that makes all of them rows, by its extension; None: they are documents of text."""
+    alone = {path.suffix for path in files} == {".json"}
+    return next((path for path in files if alone or path.suffix in ROWS), None)
 
 
 def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
@@ -115,6 +120,10 @@ class LineIndex:
         if not files:
             kinds = "a file, a folder or a pattern" if whole else "a file or a pattern"
             raise ValueError(f"{field} must be {kinds} of files, but there is none at {source!r}")
+        if (whole or column) and records is None and (rows := rows_among(files)):
+            remedy = "--text '{body}', a template over their fields, makes documents of rows"
+            alike = "those of train, val and test alike"
+            raise ValueError(f"{field} must be text, got rows in {str(rows)!r}; {remedy}, {alike}")
         numbers, width = array("q"), 2
         _tell(source, sum(file.stat().st_size for file in files) if records is None else records.data.nbytes)
         lines = _whole(files) if whole else _lines_of(files) if records is None else _rows_of(records, column)
