@@ -114,11 +114,23 @@ def test_copies_of_a_document_are_held_out_together(folder):
         texts = {split: Counter(row for row, _ in rows(replace(task, split_seed=seed), split, 1)) for split in SPLITS}
         assert sum(map(len, texts.values())) == 40 == len(set().union(*texts.values()))
         assert sum(texts.values(), Counter()) == Counter(tuple(task.encode(x)) for x in TEXTS + TEXTS[::3])
-    assert [len(texts[split]) for split in SPLITS] == [32, 4, 4]
+        assert [sum(texts[split].values()) for split in SPLITS] == [44, 5, 5]
     with warnings.catch_warnings():  # nothing is held out from among copies
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "2 of 56 documents are left out")
         assert replace(task, val=task.train, test=task.train).slices
+
+
+def test_many_copies_of_a_document_neither_fill_a_split_nor_empty_it(folder):
+    """They are trained on, and what is held out stays a tenth each of all documents."""
+    for i in range(60):
+        (folder / f"copy{i}.md").write_text(TEXTS[7])
+    task = Documents(str(folder), window_size=L, n_windows=12)
+    with pytest.warns(UserWarning, match=r"^60 of 100 documents in .*docs are copies of others"):
+        assert task.slices
+    for seed in range(9):
+        counts = [len(rows(replace(task, split_seed=seed), split, 1)) for split in SPLITS]
+        assert counts == [80, 10, 10]
 
 
 def test_a_copy_from_another_system_is_the_same_document(folder):
@@ -298,9 +310,7 @@ def test_rows_are_not_read_as_if_they_were_text(folder, tmp_path, kind, name):
         pytest.skip("a folder is a dataset")
     book = str(folder / "00.md")
     first = tmp_path / ("rows/of.jsonl" if "." not in name else name)
-    rule = (
-        rf"got rows in '{first}'; --text '\{{body\}}', .*, makes documents of rows, those of train, .* alike$"
-    )
+    rule = rf"got rows in '{first}'; --text '\{{body\}}', .*, makes documents of rows, those of train, .* alike$"
     for options in ({"train": str(tmp_path / name)}, {"train": book, "val": str(tmp_path / name)}):
         with pytest.raises(ValueError, match=f"^{[*options][-1]} must be text, {rule}"):
             _ = kind(**options, window_size=L).slices

@@ -154,6 +154,31 @@ def test_lines_from_another_system_are_the_same_lines(written, lines, tmp_path):
     assert all(map(torch.equal, *batches))
 
 
+def test_equal_rows_are_held_out_together(written, lines):
+    """Whatever else their lines say; one of which there are many is trained on."""
+    copies = [line | {"id": i} for i, line in enumerate(lines[:30] * 3 + lines[40:41] * 210)]
+    path = written([*lines, *copies])
+    task = TextQA(path, window_size=L)
+    with pytest.warns(
+        UserWarning, match=rf"^\d+ of 600 rows in {path} are copies of others, and are held out with them"
+    ):
+        assert task.slices
+    for seed in range(3):
+        drawn = replace(task, split_seed=seed)
+        found = []
+        for split in ("train", "val", "test"):
+            batches = [
+                drawn.rows(split=split, seed=0, step=i, batch_size=1) for i in range(drawn.held_out_steps(split, 1, 0))
+            ]
+            found.append(Counter(("".join(read), said) for batch in batches for read, said in shown(drawn, batch)))
+        assert [count.total() for count in found] == [480, 60, 60]
+        assert sum(map(len, found)) == len(set().union(*found))
+    with pytest.warns(
+        UserWarning, match=r"^too few different rows to hold one out, 2 in .*: rows are held out, copies or"
+    ):
+        assert TextQA(written(lines[:2] * 20), window_size=L).slices
+
+
 def test_the_baseline_is_the_commonest_answer_of_the_test_rows_of_a_slice(written, lines):
     asked = [dict(line(0, 1 + i % 4), answer=answer) for i, answer in enumerate("aaabbcaaddaabbcaab")]
     task = TextQA(written(lines), test=written(asked, "test.jsonl"), window_size=L)
@@ -302,6 +327,7 @@ def test_contexts_that_never_fill_a_window_are_warned_of(written, lines):
         _ = TextQA(written(lines), window_size=400).slices
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* are copies of others")
         _ = TextQA(written(lines), window_size=L).slices
 
 

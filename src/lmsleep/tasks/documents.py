@@ -39,6 +39,7 @@ class Documents(TextTask):
             and train, val and test may be folders, too.
     """
 
+    unit = "documents"
     more_rows = "; a document has more of them with a smaller window_size or n_windows"
     has_answers = False
 
@@ -107,18 +108,8 @@ class Documents(TextTask):
         """A hash of the document of each row, (rows,)."""
         return lines.table[self._rows(lines).documents, 3]
 
-    def _units(self, lines: LineIndex, rows: int, least: int) -> np.ndarray:
-        """Documents that differ, in the order of the first of each."""
-        _, first, units = np.unique(self._contents(lines), return_index=True, return_inverse=True)
-        count, different = len(np.unique(self._rows(lines).documents)), len(first)
-        if different < least:
-            few = f"too few different documents to hold one out, {different} in {self.train}"
-            warnings.warn(f"{few}: rows are held out", stacklevel=2)
-            return super()._units(lines, rows, least)
-        if different < count and least > 1:
-            copies = f"{count - different:,} of {count:,} documents in {self.train} are copies of others"
-            warnings.warn(f"{copies}, and are held out with them or not at all", stacklevel=2)
-        return np.argsort(np.argsort(first))[units]
+    def _sources(self, lines: LineIndex) -> np.ndarray:
+        return self._rows(lines).documents
 
     def __str__(self) -> str:
         told = []

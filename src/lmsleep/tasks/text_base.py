@@ -1,5 +1,6 @@
 """Base of the tasks on your own text: files, splits, and the order of rows."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from lmsleep.checks import check_integer, require
 from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_split, stream
+from lmsleep.tasks.held_out import hold_out
 from lmsleep.tasks.line_index import LineIndex
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class TextTask(Task):
 
     Args:
         train: a file, a pattern such as `books/*.txt`, or a dataset as `open_dataset` reads it. val, test: the same;
-            None: a random share of the rows of `train`, which are then not trained on.
+            None: a random share of the rows of `train`, which are then not trained on. Copies are held out together;
+            more of them than a share are trained on.
         tokenizer: a tokenizer.json, a folder that holds one, a name on the Hugging Face hub, or `bytes`: one token for
             each byte of UTF-8, and `<eos>`.
         window_size: L.
@@ -37,6 +40,7 @@ class TextTask(Task):
         ValueError: if an argument is out of range, a file is missing, or a line, which is named, cannot be used.
     """
 
+    unit = "rows"  # what may have copies
     more_rows = ""  # what to do where these are too few, at the end of a message
 
     train: str
@@ -59,9 +63,10 @@ class TextTask(Task):
     def _windows(self, lines: "LineIndex") -> np.ndarray:
         """The number of windows of each row, (rows,)."""
 
-    def _units(self, lines: "LineIndex", rows: int, least: int) -> np.ndarray:
-        """What each of the rows is held out with, as numbers (rows,) from 0; `least` are needed."""
-        return np.arange(rows)
+    def _sources(self, lines: "LineIndex") -> np.ndarray | None:
+        """The line that each row is of, (rows,), where the last number of a line is a hash of its text, by which copies
+        are known; None: rows have no copies."""
+        return None
 
     @abstractmethod
     def _batch(self, lines: "LineIndex", rows: np.ndarray) -> Batch:
@@ -105,21 +110,35 @@ class TextTask(Task):
             if len(rows) < least:
                 got = f"{len(rows)} in {getattr(self, name)!r}{self.more_rows}"
                 raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
-        units = self._units(self._lines["train"], len(chosen["train"]), 1 + len(held))
-        order = np.random.default_rng(self.split_seed).permutation(units.max() + 1)
-        left = np.argsort(np.argsort(order)[units], kind="stable")  # the rows, by the places of their units
-        ends = np.cumsum(np.bincount(units)[order])
-        most = (len(order) - 1) // max(1, len(held))
-        share = max(1, min(round(self.held_out * len(order)), most))
-        cuts = [0, *(ends[share * number - 1] for number in range(1, len(held) + 1))]
-        for name, first, last in zip(held, cuts, cuts[1:], strict=False):
-            chosen[name] = left[first:last]
-        chosen["train"] = left[cuts[-1] :]
+        groups, sizes = self._groups(self._lines["train"], len(chosen["train"]), 1 + len(held))
+        parts = hold_out(sizes, len(held), self.held_out, self.split_seed)
+        places = np.argsort(np.concatenate(parts))  # of the groups
+        rows = np.argsort(places[groups], kind="stable")
+        ends = np.cumsum([np.isin(groups, part).sum() for part in parts])
+        chosen |= zip([*held, "train"], np.split(rows, ends[:-1]), strict=True)
         files = {name: name if name in counts else "train" for name in SPLITS}
         return {
             name: SplitRows(self._lines[file], chosen[name], counts[file][chosen[name]], len(counts[file]))
             for name, file in files.items()
         }
+
+    def _groups(self, lines: "LineIndex", rows: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+        """The group in which each row of train is held out (rows,), in the order of their first lines, and how many
+        lines each has: a line and its copies, or where these are fewer than `least`, a row."""
+        alone = np.arange(rows), np.ones(rows, int)
+        if (sources := self._sources(lines)) is None:
+            return alone
+        present, source = np.unique(sources, return_inverse=True)
+        _, first, group = np.unique(lines.table[present, -1], return_index=True, return_inverse=True)
+        if len(first) < least:
+            few = f"too few different {self.unit} to hold one out, {len(first)} in {self.train}"
+            warnings.warn(f"{few}: rows are held out, copies or not", stacklevel=2)
+            return alone
+        if (copies := len(present) - len(first)) and least > 1:
+            some = f"{copies:,} of {len(present):,} {self.unit} in {self.train} are copies of others"
+            warnings.warn(f"{some}, and are held out with them or not at all", stacklevel=2)
+        group = np.argsort(np.argsort(first))[group]
+        return group[source], np.bincount(group)
 
     @property
     def slices(self) -> tuple[int, ...]:

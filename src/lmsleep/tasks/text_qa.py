@@ -149,8 +149,7 @@ class TextQA(TextTask):
         groups = {str(n): answers[rows.windows == n] for n in np.unique(rows.windows)} | {"all": answers}
         return {"commonest": {name: Counter(g).most_common(1)[0][1] / len(g) for name, g in groups.items()}}
 
-    def _parts(self, line: str) -> tuple[list[int], list[int], list[int]]:
-        texts = self.texts(line)
+    def _parts(self, texts: tuple[str, str, str]) -> tuple[list[int], list[int], list[int]]:
         if not texts[2].strip():
             raise ValueError("answer must have text, got none")
         context, question, answer = map(self.encode, texts)
@@ -159,11 +158,16 @@ class TextQA(TextTask):
     def _index(self, source: str, name: str) -> LineIndex:
         return LineIndex.of(source, name, self._measure)
 
-    def _measure(self, line: str) -> tuple[int, int, int] | None:
-        """Windows of context, tokens read in the last window, tokens of context; None for an empty line."""
+    def _sources(self, lines: LineIndex) -> np.ndarray:
+        return np.arange(len(lines.table))
+
+    def _measure(self, line: str) -> tuple[int, int, int, int] | None:
+        """Windows of context, tokens read in the last window, tokens of context, and a hash of the texts; None for an
+        empty line."""
         if not line.strip():
             return None
-        parts = self._parts(line)
+        texts = self.texts(line)
+        parts = self._parts(texts)
         for name, part, least in zip(("context", "question", "answer"), parts, (1, 1, 2), strict=True):
             if len(part) < least:
                 raise ValueError(f"{name} must have a token, got none")
@@ -172,7 +176,7 @@ class TextQA(TextTask):
             raise ValueError(
                 f"question and answer must fit into a window of {L} tokens, got {question} and {answer - 1}"
             )
-        return -(-context // self.window_size), question + answer - 1, context
+        return -(-context // self.window_size), question + answer - 1, context, hash(texts)
 
     def _windows(self, lines: LineIndex) -> np.ndarray:
         longest = int(lines.table[:, 4].max(initial=0))
@@ -190,7 +194,7 @@ class TextQA(TextTask):
         tokens = np.full((len(rows), start + self._tail), self.eos_id)
         targets, mask = np.full_like(tokens, IGNORE), np.zeros_like(tokens, dtype=bool)
         for i, row in enumerate(rows):
-            context, question, answer = lines.read(row, self._parts)
+            context, question, answer = lines.read(row, lambda line: self._parts(self.texts(line)))
             read = question + answer[:-1]  # the end of sequence is a target, never an input
             for first, part in ((start - windows[i] * L, context), (start, read)):
                 tokens[i, first : first + len(part)] = part
