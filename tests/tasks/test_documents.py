@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gsm_bpe
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from lmsleep import read_windows
 from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
-from lmsleep.tasks import IGNORE, Documents, TextLM, check_task
+from lmsleep.tasks import IGNORE, Documents, TextLM, TextQA, check_task
 from lmsleep.tasks.line_index import holds_documents
 
 L, SPLITS = 16, ("train", "val", "test")
@@ -95,6 +96,7 @@ def test_a_single_document_has_rows_held_out_and_says_so(tmp_path):
     assert Counter(found) == Counter(cut(task.encode("".join(TEXTS)), 2 * L))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* too, which is trained on$")
         given = replace(task, val=task.train, test=task.train)
         assert len(rows(given, "train", 1)) == len(rows(given, "val", 1)) == len(found)
 
@@ -117,7 +119,7 @@ def test_copies_of_a_document_are_held_out_together(folder):
         assert [sum(texts[split].values()) for split in SPLITS] == [44, 5, 5]
     with warnings.catch_warnings():  # nothing is held out from among copies
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "2 of 56 documents are left out")
+        warnings.filterwarnings("ignore", "2 of 56 documents are left out|.* too, which is trained on$")
         assert replace(task, val=task.train, test=task.train).slices
 
 
@@ -153,6 +155,25 @@ def test_documents_for_test_that_are_trained_on_too_are_warned_of(folder, tmp_pa
     rule = r"^2 of 3 documents in .*/test, for test, are in .*/docs too, which is trained on$"
     with pytest.warns(UserWarning, match=rule):
         assert task.slices
+
+
+@pytest.mark.parametrize("name", ["same", "copy"])
+def test_the_file_that_is_trained_on_is_warned_of_as_one_to_test_on(written, tmp_path, name):
+    """Of every task on texts, by what the rows say; of one text in rows, by its files."""
+    lines = [{"context": text, "question": "Which?", "answer": i} for i, text in enumerate(TEXTS)]
+    for kind, train, unit in (
+        (TextQA, written([*lines, lines[0]]), "40 of 40 rows"),
+        (partial(Documents, text="{context}"), written([*lines, lines[0]], "documents.jsonl"), "40 of 40 documents"),
+        (TextLM, written(TEXTS, "book.txt"), "1 of 1 files"),
+    ):
+        other = str(tmp_path / f"link{Path(train).suffix}")
+        Path(other).unlink(missing_ok=True)
+        Path(other).symlink_to(train)
+        val = train if name == "same" else other
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert kind(train, val=val, window_size=32).slices
+        assert f"{unit} in {val}, for val, are in {train} too, which is trained on" in [str(w.message) for w in caught]
 
 
 def test_documents_are_counted(folder):

@@ -3,7 +3,7 @@
 import warnings
 from array import array
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,22 +91,6 @@ class Documents(TextTask):
 
     def _windows(self, lines: LineIndex) -> np.ndarray:
         return -(-self._rows(lines).lengths // self.window_size) - 1
-
-    @cached_property
-    def _lines(self) -> dict[str, LineIndex]:
-        lines = super()._lines
-        for name in lines.keys() - {"train"}:
-            if (source := getattr(self, name)) == self.train:
-                continue
-            mine, trained = (np.unique(self._contents(lines[one])) for one in (name, "train"))
-            if shared := int(np.isin(mine, trained).sum()):
-                some = f"{shared:,} of {len(mine):,} documents in {source}, for {name}"
-                warnings.warn(f"{some}, are in {self.train} too, which is trained on", stacklevel=2)
-        return lines
-
-    def _contents(self, lines: LineIndex) -> np.ndarray:
-        """A hash of the document of each row, (rows,)."""
-        return lines.table[self._rows(lines).documents, 3]
 
     def _sources(self, lines: LineIndex) -> np.ndarray:
         return self._rows(lines).documents

@@ -97,7 +97,19 @@ class TextTask(Task):
     def _lines(self) -> dict[str, "LineIndex"]:
         self._open()
         files = {name: pattern for name in SPLITS if (pattern := getattr(self, name)) is not None}
-        return {name: self._index(pattern, name) for name, pattern in files.items()}
+        lines = {name: self._index(pattern, name) for name, pattern in files.items()}
+        contents = {name: self._contents(index) for name, index in lines.items()}
+        for name in [*files][1:]:
+            if shared := int(np.isin(contents[name], contents["train"]).sum()):
+                some = f"{shared:,} of {len(contents[name]):,} {self.unit} in {files[name]}, for {name}"
+                warnings.warn(f"{some}, are in {self.train} too, which is trained on", stacklevel=2)
+        return lines
+
+    def _contents(self, lines: "LineIndex") -> np.ndarray:
+        """What splits should not share: hashes of the lines that rows are of or, where these have none, of files."""
+        if (sources := self._sources(lines)) is None:
+            return np.unique([hash(file.resolve()) for file in lines.files])
+        return np.unique(lines.table[sources, -1])
 
     @cached_property
     def _splits(self) -> dict[str, "SplitRows"]:

@@ -28,6 +28,7 @@ class TextLM(TextTask):
     """
 
     has_answers = False
+    unit = "files"
 
     n_windows: int = 4
     join: bool = True
