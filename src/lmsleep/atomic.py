@@ -73,11 +73,11 @@ def save_json(path: Path, values: Any) -> None:
     save_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def save_csv(path: Path, frame: Any, float_format: str | None = None) -> None:
-    """Writes a pandas DataFrame atomically as CSV, without its index."""
+def save_csv(path: Path, frame: Any, **options: Any) -> None:
+    """Writes a pandas DataFrame atomically as CSV, without its index; `options` as of `to_csv`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=float_format)
+        frame.to_csv(temporary, index=False, **options)
 
 
 def remove_stale(path: Path) -> None:

@@ -141,9 +141,24 @@ def test_answers_of_a_row():
     assert answers_of(targets, said, [-1, -1, -1, 0, -1]) == [("7", "7", 1)]
 
 
+def test_of_free_text_nothing_is_called_right_or_an_answer(lmsleep, tmp_path, capsys):
+    (tmp_path / "book.txt").write_text("".join(f"The wren has {i} eggs.\n" for i in range(200)))
+    text = "{class_path: lmsleep.tasks.TextLM, init_args: {train: book.txt, window_size: 12}}"
+    given = [f"--data.task={text}", "--model.model.window_size=12", "--sleep.after_loss=true"]
+    lmsleep("fit", "rule110", "--trainer.max_steps=1", *given)
+    capsys.readouterr()
+    lmsleep("test", "rule110", *given)
+    assert {*scores(capsys)["all"]} == {"loss", "token", "rows", "perplexity"}
+    lmsleep("predict", "rule110", *given)
+    table = pd.read_csv(tmp_path / "predict" / "predictions.csv")
+    assert [*table] == ["row", "slice", "expected", "answered", "expected_text", "answered_text"]
+    assert capsys.readouterr().out == f"predict/predictions.csv: {len(table)} rows\n"
+
+
 def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
-    """Depo's tokens through a stand-in that names them; what is kept is read back from the file."""
-    task = type("Named", (), {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<{t}>"})()
+    """Depo's tokens through a stand-in that names them; what is kept is read back from the file, a bare \\r too."""
+    methods = {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<\r{t[1]}>"}
+    task = type("Named", (), methods | {"has_answers": True})()
     trainer = SimpleNamespace(received_sigterm=False, world_size=1, default_root_dir=str(tmp_path))
     writer, module = PredictionWriter(), SimpleNamespace(task=task, predict_step=lambda batch: None)
     writer.setup(trainer, module, "predict")
@@ -151,4 +166,4 @@ def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
     writer.on_predict_batch_end(trainer, module, said, SimpleNamespace(slice=torch.tensor([2])), 0)
     writer.on_predict_end(trainer, module)
     table = pd.read_csv(tmp_path / "predictions.csv")
-    assert (table.expected_text[0], table.answered_text[0]) == ("<[3, 4]>", "<[3, 5]>")
+    assert (table.expected_text[0], table.answered_text[0]) == ("<\r4>", "<\r5>")

@@ -17,7 +17,7 @@ from lmsleep.runtime import demo_models
 from lmsleep.runtime.demo import compare_answers, gain_text, share_text
 from lmsleep.settle import forget
 from lmsleep.sleep import sleep
-from lmsleep.tasks import Batch, Depo, Rule110, Task, TextQA
+from lmsleep.tasks import Batch, Depo, Rule110, Task, TextLM, TextQA
 from lmsleep.tasks.spec import task_spec
 
 DEPO = Depo(
@@ -165,6 +165,14 @@ def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
     with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
         lmsleep(["demo", "--model", str(tmp_path)])
+
+
+def test_a_model_of_free_text_is_refused_since_it_has_no_answers(tmp_path):
+    (tmp_path / "book.txt").write_text("The wren by the mill is blue.\n" * 9)
+    task = TextLM(str(tmp_path / "book.txt"), window_size=8)
+    model_for(task, torch.float32).save_pretrained(tmp_path / "model", trained={"task": task_spec(task)})
+    with pytest.raises(SystemExit, match=r"^error: model must be of a task with answers, got TextLM, free text; "):
+        lmsleep(["demo", "--model", str(tmp_path / "model")])
 
 
 def test_a_model_of_an_own_task_is_shown_where_that_is_asked_for(tmp_path, monkeypatch, capsys):

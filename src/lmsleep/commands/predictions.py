@@ -1,6 +1,7 @@
 """The answers of a checkpoint as a table."""
 
 import os
+from csv import QUOTE_NONNUMERIC
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ COLUMNS = ["row", "slice", "expected", "answered", "right"]
 
 
 class PredictionWriter(L.Callback):
-    """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows.
+    """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows or, of
+    free text, for each row.
 
-    Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0; for a
-    task on texts also `expected_text` and `answered_text`. The mean of `right` is `test/exact`. Raises ValueError if
-    there are several devices.
+    Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0, whose
+    mean is `test/exact`, unless the task has no answers; for a task on texts also `expected_text` and `answered_text`.
+    Raises ValueError if there are several devices.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -43,13 +45,16 @@ class PredictionWriter(L.Callback):
             self.lines += [(self.n_rows, level, *answer) for answer in answers_of(*tokens)]
             self.n_rows += 1
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         path, table = Path(trainer.default_root_dir) / FILE, pd.DataFrame(self.lines, columns=COLUMNS)
-        if decode := getattr(pl_module.task, "decode", None):
+        task = pl_module.task
+        table = table if task.has_answers else table.drop(columns="right")
+        if decode := getattr(task, "decode", None):
             for name in ("expected", "answered"):
                 table[f"{name}_text"] = [decode(list(map(int, tokens.split()))) for tokens in table[name]]
-        save_csv(path, table)
-        print(f"{os.path.relpath(path)}: {len(self.lines):,} answers of {self.n_rows:,} rows")
+        save_csv(path, table, quoting=QUOTE_NONNUMERIC)  # a text may have a bare \r, which else would end a line
+        answers = f"{len(self.lines):,} answers of " if task.has_answers else ""
+        print(f"{os.path.relpath(path)}: {answers}{self.n_rows:,} rows")
 
 
 def answers_of(targets: list[int], predictions: list[int], answers: list[int]) -> list[tuple[str, str, int]]:

@@ -192,6 +192,9 @@ def main(
     if model and task:
         require(task == trained["task"]["class_path"], "task must be that of the model, or left out", task)
     shown = build_task(trained["task"], from_anywhere=bool(model and task))
+    if not shown.has_answers:
+        name = type(shown).__name__
+        raise ValueError(f"model must be of a task with answers, got {name}, free text; `lmsleep test` has its scores")
     show(Console(highlight=False), reader, shown, trained, n_passes or trained.get("n_passes", 1), rows, pace)
 
 
