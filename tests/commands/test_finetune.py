@@ -89,7 +89,7 @@ def test_a_folder_of_documents_is_learned_asleep(folder, documents, tmp_path, ca
     rates = ["--muon_lr=3e-3", "--adamw_lr=1e-2", "--steps=10", "--trainer.val_check_interval=5", "--n_passes=2"]
     lmsleep(["finetune", *args, *rates, *SHORT[1:]])
     shown = capsys.readouterr().out
-    assert "| windows | rows | next token | loss | perplexity |" in shown and "| all | " in shown
+    assert "| windows | rows | token | loss | perplexity |" in shown and "| all | " in shown
     assert shown.endswith("README.md shows how to go on from a text\n")
     logged = pd.read_csv(out / "version_0/metrics.csv")
     assert "val/perplexity-1" in logged and not [name for name in logged if re.search("exact|answer|count", name)]

@@ -145,12 +145,11 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
 
 def scores_table(scores: Mapping[str, float], task: Task) -> str:
     """A Markdown table by windows of context: exact answers, the share of the commonest answer, and loss; or of free
-    text the share of next tokens that are right, loss and perplexity."""
+    text the share of tokens that are right, loss and perplexity."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     commonest = task.baselines().get("commonest", {})
-    heads, names = ["exact", "commonest answer", "loss"], ["exact", "loss"]
-    if not task.has_answers:
-        heads, names = ["next token", "loss", "perplexity"], ["token", "loss", "perplexity"]
+    names = ["exact", "loss"] if task.has_answers else ["token", "loss", "perplexity"]
+    heads = ["exact", "commonest answer", "loss"] if task.has_answers else names
     lines = [["windows", "rows", *heads], ["---"] * (2 + len(heads))]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
         values = [f"{scores[f'test/{name}{end}']:.3f}" for name in names]
