@@ -242,6 +242,11 @@ def test_what_the_test_or_the_export_would_lack_is_refused_before_training(
         ),
         ("notes.md", ["--context={text}"], "context must be left out with data without questions, got '{text}'"),
         ("notes.md", ["--text={text}"], "text must be left out with files that are documents themselves, got .*"),
+        (
+            "notes.md",
+            ["--val=mixed/rows.jsonl"],
+            r"val must be text, got rows in 'mixed/rows.jsonl'; --text '\{body\}', a template over .*",
+        ),
         ("train.jsonl", ["--n_windows=2"], "n_windows must be left out with data with questions, got 2"),
         (
             "notes.jsonl",
