@@ -245,7 +245,7 @@ def test_what_the_test_or_the_export_would_lack_is_refused_before_training(
         (
             "notes.md",
             ["--val=mixed/rows.jsonl"],
-            r"val must be text, got rows in 'mixed/rows.jsonl'; --text '\{body\}', a template over .*",
+            r"--val must be text, got rows in 'mixed/rows.jsonl'; --text '\{body\}', a template over .*",
         ),
         ("train.jsonl", ["--n_windows=2"], "n_windows must be left out with data with questions, got 2"),
         (
