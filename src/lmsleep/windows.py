@@ -83,6 +83,10 @@ class Windows:
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
 
 
+class IdleWarning(UserWarning, ValueError):
+    """N > 1, and nothing sleeps. Where such a warning is an error, it is that of a bad value."""
+
+
 @dataclass(frozen=True)
 class SleepSettings:
     """How a model reads and sleeps; by default it is the plain hybrid, which never sleeps.
@@ -117,15 +121,15 @@ class SleepSettings:
         return self.n_passes > 1 or self.on_overflow is not None
 
     def warn_if_idle(
-        self, fast_layers: int, windows: Windows | None = None, warn: Callable[[str], None] = warnings.warn
+        self, fast_layers: int, windows: Windows | None = None, warn: Callable[[IdleWarning], None] = warnings.warn
     ) -> None:
         """Warns where a sleep changes nothing: without fast-weight layers, or where no window of a batch sleeps."""
         if self.sleeps and not fast_layers:
-            warn(f"{self._asked}, but the model has no fast weights to sleep with")
+            warn(IdleWarning(f"{self._asked}, but the model has no fast weights to sleep with"))
         elif self.sleeps and windows is not None and not windows.n_sleeps:
             reason = "none of them full" if windows.length < windows.size else "loss in every full one"
             which = f"no window of the batch ({windows.length} tokens, windows of {windows.size}, {reason})"
-            warn(self.idle(which, several=windows.length > windows.size))
+            warn(IdleWarning(self.idle(which, several=windows.length > windows.size)))
 
     def idle(self, which: str, several: bool = True) -> str:
         """What a warning says where `which` sleeps; `several`: rows have more than one window."""

@@ -124,6 +124,26 @@ def test_a_path_that_is_empty_is_one_sentence_and_trains_nothing(tmp_path, monke
         main(["runs/x", *(word.replace("@", "") for word in words.split())])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "window_size", "sentence"),
+    [("AG", 10, r"no window of the batch \(10 tokens, windows of 10, "), ("AA", 4, "the model has no fast weights ")],
+)
+def test_a_run_in_which_nothing_would_sleep_is_an_error_before_its_first_step(
+    tmp_path, monkeypatch, pattern, window_size, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    task = {"class_path": "lmsleep.tasks.Rule110", "init_args": {"steps": 1, "width": 4, "n_states": 2}}
+    model = {"d_model": 8, "n_heads": 1, "pattern": pattern, "window_size": window_size}
+    data, trainer = {"task": task, "batch_size": 2, "eval_rows": 2}, {"accelerator": "cpu", "max_steps": 1}
+    OmegaConf.save({"data": data, "model": {"model": model}, "trainer": trainer}, "run.yaml")
+    with pytest.raises(SystemExit, match=f"^error: n_passes is 2, but {sentence}"):
+        main(["runs/x", "--config", "run.yaml", "--sleep.n_passes=2"])
+    assert not Path("runs/x").exists() and not list(tmp_path.rglob("*.ckpt"))
+    main(["runs/x", "--config", "run.yaml"])
+    assert Path("runs/x/last.ckpt").is_file()
+
+
 def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, monkeypatch):
     """A kill within the first writing of a checkpoint, a loss that was not finite once: the next run has the same state
     folder."""

@@ -5,13 +5,15 @@ python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experimen
 The arguments after the folder are those of `lmsleep fit`; after `--arm`, those of configs/arms.yaml for the arm of a
 folder <arm>-s<seed> are appended. The folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC empties an output
 folder before its stage starts, so the state to resume from lives elsewhere, under a hash of arguments, configuration
-files, dataset, initial weights and code: a run that was stopped resumes, a changed one starts afresh.
+files, dataset, initial weights and code: a run that was stopped resumes, a changed one starts afresh. A run with N > 1
+whose first batch has no window that sleeps ends with an error.
 """
 
 import hashlib
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from glob import glob
@@ -37,6 +39,7 @@ from lmsleep.tasks.gsm import Dataset
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.curve import tokens_read
 from lmsleep.training.nonfinite import FOLDER_PREFIX
+from lmsleep.windows import IdleWarning
 
 RESUME = Path("runs/.resume")
 SECONDS = "seconds.json"  # beside the checkpoint, which must not depend on the clock
@@ -63,7 +66,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     attended = sys.stderr.isatty()
     code, clock = commit(), RunClock(state)
     try:
-        with nullcontext() if attended else quiet():
+        with nullcontext() if attended else quiet(), warnings.catch_warnings():
+            warnings.simplefilter("error", IdleWarning)  # nobody reads a warning in a grid
             cli = run_trainer(
                 [
                     "fit",

@@ -86,7 +86,8 @@ class RunReport(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         sleeper = find_callback(trainer, SleepCallback)
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
-            pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
+            if layers:  # none without fast weights
+                pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0
