@@ -339,7 +339,7 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
         ("--model.optimizer.betas=null", "betas"),
         ("--model.optimizer.betas=[0.9]", "betas"),
         ("--model.optimizer.eps=-1", "eps must be finite and more than 0, got -1"),
-        (f"--data.seed={2**64}", "seed must be 0 or more and below 2^64"),
+        (f"--data.seed={2**64}", f"seed must be at most {2**64 - 1}"),
         ("--data.no_such_key=1", "no_such_key"),
         ("--data.eval_rows=${data.batch_size", "--data.eval_rows refers to what cannot be had: no viable alternative"),
         (

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from lmsleep.checks import check_integer, require
 from lmsleep.tasks import Batch, Task
-from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS
+from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_counter
 
 TEST_SEED = 0  # held-out rows are the same for every run
 MAX_WORKERS = 1024  # a larger value is a mistake
@@ -52,7 +52,7 @@ class RowsDataModule(L.LightningDataModule):
             check_integer(name, value, 1, MAX_BATCH)
         check_integer("eval_rows", eval_rows, 1, MAX_ROWS)
         check_integer("num_workers", num_workers, 0, MAX_WORKERS)
-        require(0 <= seed < 2**64, "seed must be 0 or more and below 2^64", seed)
+        check_counter("seed", seed)
         self.task = task
         self.batch_size = batch_size
         self.seed = seed

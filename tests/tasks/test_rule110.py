@@ -145,8 +145,12 @@ def test_a_bad_argument_is_one_sentence(change, sentence):
     ("change", "sentence"),
     [
         ({"split": "dev"}, "split must be one of train, val, test, got 'dev'"),
-        ({"seed": -1}, r"seed must be 0 or more and below 2\^64, got -1"),
-        ({"step": -1}, r"step must be 0 or more and below 2\^64, got -1"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"step": -1}, "step must be 0 or more, got -1"),
+        ({"seed": 2**64}, f"seed must be at most {2**64 - 1}, got {2**64}"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),  # numpy would take it for 1
+        ({"step": 1.5}, "step must be an integer, got 1.5"),
+        ({"seed": "1"}, "seed must be an integer, got '1'"),
     ],
 )
 def test_a_bad_counter_is_one_sentence(change, sentence):

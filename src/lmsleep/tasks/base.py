@@ -92,14 +92,19 @@ def check_batch_size(batch_size: int) -> None:
     check_integer("batch_size", batch_size, 1, MAX_BATCH)
 
 
+def check_counter(name: str, value: int) -> None:
+    """Raises ValueError unless a seed or step is an integer of 64 bits; numpy would take 1.5 for 1."""
+    check_integer(name, value, 0, 2**64 - 1)
+
+
 def stream(seed: int, split: str, step: int) -> np.random.Generator:
     """Random numbers that depend on (seed, split, step) alone.
 
     Philox is counter-based: seed and split form the key, the step the highest word of the counter. Two steps are 2^192
     draws apart and splits have different keys, so the streams are disjoint. Raises ValueError for an unknown split, or
-    a seed or step that is negative or has more than 64 bits.
+    a seed or step as of `check_counter`.
     """
     check_split(split)
-    for name, value in (("seed", seed), ("step", step)):
-        require(0 <= value < 2**64, f"{name} must be 0 or more and below 2^64", value)
+    check_counter("seed", seed)
+    check_counter("step", step)
     return np.random.Generator(np.random.Philox(key=[seed, SPLITS.index(split)], counter=[0, 0, 0, step]))

@@ -80,10 +80,13 @@ class Depo(Task):
     def __post_init__(self) -> None:
         most, hops = self.max_nodes, self.test_hops
         check_integer("max_nodes", most, 2, MAX_NAMES)
-        self._require("min_nodes", 2 <= self.min_nodes <= most, f"between 2 and max_nodes={most}")
-        self._require("max_hops", 1 <= self.max_hops < most, f"at least 1 and less than max_nodes={most}")
-        different = len(hops) > 0 and len(set(hops)) == len(hops) and set(hops) <= set(range(1, self.max_hops + 1))
-        self._require("test_hops", different, f"different numbers between 1 and max_hops={self.max_hops}")
+        check_integer("min_nodes", self.min_nodes, 2, MAX_NAMES)
+        check_integer("max_hops", self.max_hops, 1, MAX_NAMES)
+        self._require("min_nodes", self.min_nodes <= most, f"between 2 and max_nodes={most}")
+        self._require("max_hops", self.max_hops < most, f"at least 1 and less than max_nodes={most}")
+        different = {type(k) for k in hops} == {int} and len(set(hops)) == len(hops)
+        within = different and set(hops) <= set(range(1, self.max_hops + 1))
+        self._require("test_hops", within, f"different integers between 1 and max_hops={self.max_hops}")
         for field in ("n_queries", "window_size", "graph_length", "question_length"):
             check_integer(field, getattr(self, field), 1, MAX_LENGTH)
         self._check_names()

@@ -11,7 +11,7 @@ import numpy as np
 
 from lmsleep.checks import check_integer, require
 from lmsleep.hub import open_tokenizer
-from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_split, stream
+from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_counter, check_split, stream
 from lmsleep.tasks.held_out import hold_out
 from lmsleep.tasks.line_index import LineIndex
 
@@ -159,7 +159,8 @@ class TextTask(Task):
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         check_split(split)
-        require(step >= 0, "step must be 0 or more", step)
+        check_counter("seed", seed)
+        check_counter("step", step)
         rows = self._splits[split]
         epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
         return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import check_integer, require
-from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, stream
+from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, check_counter, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
 from lmsleep.tasks.gsm.problem import ProblemConfig, draw_problem, loss_windows
@@ -116,11 +116,11 @@ class GSMInfinite(Task):
         return tuple(range(low, high + 1))
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
-        """The rows of (seed, split, step). Raises ValueError for an unknown split or one without rows, a negative seed
-        or step, or a batch that no bucket fills."""
+        """The rows of (seed, split, step). Raises ValueError for an unknown split or one without rows, a seed or step
+        as of `check_counter`, or a batch that no bucket fills."""
         check_batch_size(batch_size)
-        for name, value in (("seed", seed), ("step", step)):
-            require(value >= 0, f"{name} must be 0 or more", value)
+        check_counter("seed", seed)
+        check_counter("step", step)
         if self.path is None:
             return self._draw(split, seed, step, batch_size)
         source = self._dataset.split(split)
