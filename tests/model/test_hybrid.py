@@ -79,6 +79,15 @@ def test_more_tokens_than_places_are_refused(build, draw_tokens):
         model.wake(draw_tokens(1, 3), wake.S, wake.cache)
 
 
+def test_a_pass_over_more_than_a_window_is_refused(build, draw_tokens):
+    """Attention would see more than L tokens."""
+    model, tokens = build("AG"), draw_tokens(2, 7)
+    S = model.init_fast_weights(2)
+    for read in (lambda: model.blocks(model.embed(tokens), S), lambda: model(tokens)):
+        with pytest.raises(ValueError, match=r"^h must fit into the 6 free places of the window, got 7$"):
+            read()
+
+
 def test_zero_init_starts_as_the_identity(build, draw_tokens):
     model = build("AGMJ", zero_init=True)
     h = model.embed(draw_tokens(2, 6))

@@ -145,6 +145,14 @@ def test_a_shape_that_does_not_fit_is_one_sentence(name, shape):
         delta_layer(*inputs.values())
 
 
+def test_a_state_of_another_batch_is_told_the_one_that_fits():
+    inputs, _ = draw(**SIZES)
+    inputs["state"] = inputs["state"][:1]
+    expected = r"^state must have shape \(2, 2, 3, 5\) to fit projected \(2, 7, 36\), got \(1, 2, 3, 5\)$"
+    with pytest.raises(ValueError, match=expected):
+        delta_layer(*inputs.values())
+
+
 def test_kernels_of_the_wrong_number_of_tokens_are_refused():
     inputs, _ = draw(**SIZES, jet=True)
     inputs["taps"] = inputs["taps"][:, 1:]

@@ -101,8 +101,12 @@ class Blocks(nn.Module):
         Args:
             cache: of the tokens before them; None: there are none.
             mask: (B, n) bool, False for masked tokens.
+
+        Raises:
+            ValueError: if h has more tokens than fit into the window.
         """
         cache = cache or AttentionCache(self.config.window_size or 1)
+        require(h.shape[1] <= cache.room, f"h must fit into the {cache.room} free places of the window", h.shape[1])
         return self.run(0, self.config.depth, h, S, cache, self.context(h, cache, mask, use_cache=False))[:2]
 
     def context(

@@ -91,13 +91,13 @@ def _check(inputs: Inputs, name: str, per: tuple[int, ...], columns: int) -> Non
     `columns` are those convolved."""
     projected, taps, A_log, dt_bias, weight, state, left, mask = inputs
     (B, n), (H, K, V), W = projected.shape[:2], state.shape[1:], taps.shape[-1]
+    check_shapes("projected", projected, {"state": (state, (B, H, K, V))})
     expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
         "projected": (projected, (B, n, 2 * H * (K + V + 1))),
         name: (taps, (*per, columns, W)),
         "A_log": (A_log, (H,)),
         "dt_bias": (dt_bias, (H,)),
         "weight": (weight, (V,)),
-        "state": (state, (B, H, K, V)),
     }
     if left is not None:
         expected["left"] = (left, (B, W - 1, columns))
