@@ -9,6 +9,7 @@ import torch
 
 from lmsleep.data import BLOCK, RowsDataModule, TrainRows
 from lmsleep.tasks import Batch, Rule110, Task
+from lmsleep.training import SleepModule
 
 TASK = Rule110(steps=2, width=6, n_states=2)
 
@@ -170,3 +171,11 @@ def test_every_slice_gets_the_same_number_of_held_out_rows(eval_rows, batches):
 def test_a_bad_argument_is_one_sentence(change, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         RowsDataModule(TASK, **change)
+
+
+@pytest.mark.parametrize("make", [RowsDataModule, SleepModule])
+def test_a_task_of_another_class_is_refused(make):
+    """One with the same fields lacks what `Task` adds to them."""
+    expected = r"^task must be of a class under lmsleep\.tasks\.Task, got 'SimpleNamespace'$"
+    with pytest.raises(ValueError, match=expected):
+        make(SimpleNamespace(vocab_size=3, sequence_length=14, window_size=6, slices=(1,)))

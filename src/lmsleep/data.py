@@ -47,6 +47,7 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        require(isinstance(task, Task), "task must be of a class under lmsleep.tasks.Task", type(task).__name__)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             check_integer(name, value, 1, MAX_BATCH)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lmsleep.checks import require
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -66,6 +67,7 @@ class SleepModule(L.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
+        require(isinstance(task, Task), "task must be of a class under lmsleep.tasks.Task", type(task).__name__)
         self.task = task
         config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
         if init_from is not None and isinstance(task, TextTask):
