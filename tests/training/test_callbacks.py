@@ -202,12 +202,6 @@ def test_a_run_that_sleeps_or_was_not_asked_to_warns_of_nothing(run, n_passes, t
     assert warned(run(n_passes, task=task, max_steps=2))[1] == []
 
 
-def test_a_model_without_fast_weights_has_no_change_of_S_to_log():
-    sleeper = SleepCallback(2)
-    sleeper.change = [[]]  # one pass, no layer
-    RunReport().on_validation_epoch_end(SimpleNamespace(callbacks=[sleeper]), L.LightningModule())
-
-
 def test_windows_with_loss_sleep_in_a_run_that_asks_for_it(run):
     sleeper = SleepCallback(3, after_loss=True)
     cell = run(None, [sleeper, RunReport()], task=SPOKEN, max_steps=2, log_every_n_steps=1)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 
+from lmsleep import SleepCallback
 from lmsleep.training import RunReport
 
 from .conftest import fitted
@@ -24,6 +25,12 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
     ):
         assert words in text
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
+
+
+def test_a_model_without_fast_weights_has_no_change_of_S_to_log():
+    sleeper = SleepCallback(2)
+    sleeper.change = [[]]  # one pass, no layer
+    RunReport().on_validation_epoch_end(SimpleNamespace(callbacks=[sleeper]), L.LightningModule())
 
 
 EPOCHS = {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 3, "check_val_every_n_epoch": 1}
