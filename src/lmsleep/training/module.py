@@ -186,15 +186,13 @@ class SleepModule(L.LightningModule):
             return self.graphs(step, batch, self._sleeps)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        reading = self(batch)
-        self.scores.update(*self._scored(reading), batch.slice)
+        self.scores.update(*self._scored(self(batch)), batch.slice)
 
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The most likely token at each position of the windows with loss (B, P), and the targets there."""
-        reading = self(batch)
-        logits, targets, _ = self._scored(reading)
+        logits, targets, _ = self._scored(self(batch))
         return {"predictions": logits.argmax(-1), "targets": targets}
 
     def on_validation_epoch_end(self) -> None:
