@@ -3,12 +3,23 @@
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lmsleep.ops import (
+    add_norm,
+    delta_layer,
+    describe,
+    dynamic_conv,
+    gated_delta,
+    short_conv,
+    ssd,
+    use_backend,
+    window_attention,
+)
 from lmsleep.ops import backend as backends
-from lmsleep.ops import delta_layer, describe, dynamic_conv, gated_delta, short_conv, ssd, use_backend, window_attention
 from lmsleep.ops.backend import Backend, register, resolve
 
 CPU = torch.device("cpu")
@@ -96,8 +107,11 @@ def test_beyond_its_limit_a_backend_is_not_taken(op):
     assert resolve("double", CPU, torch.float32, long=True) is torch.add
     assert resolve("double", CPU, torch.float32, beyond=True) is torch.mul
     assert resolve("double", CPU, torch.float32, "small") is torch.add
-    with pytest.raises(ValueError, match="'small' cannot run: it takes at most 8 tokens; use 'torch'"):
-        resolve("double", CPU, torch.float32, "small", beyond=True)
+    assert resolve("double", CPU, torch.float32, "torch", beyond=True, n=9) is torch.mul
+    with pytest.raises(
+        ValueError, match=r"^double: backend 'small' cannot run for n=9, K=2: it takes at most 8 tokens; use 'torch'$"
+    ):
+        resolve("double", CPU, torch.float32, "small", beyond=True, n=9, K=2)
 
 
 @pytest.mark.parametrize("name", ["gated_delta", "ssd", "short_conv", "add_norm", "window_attention"])
@@ -138,6 +152,34 @@ def test_an_op_says_whether_its_sizes_are_beyond_its_kernels(call, beyond, monke
     assert said == [beyond]
 
 
+def norm_of(channels):
+    return lambda: add_norm(torch.zeros(1, channels), None, torch.zeros(channels))
+
+
+def window_of(n, channels):
+    x = torch.zeros(1, n, channels)
+    return lambda: window_attention(x, x, x, (torch.zeros(n, channels // 2),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "call", "said"),
+    [
+        ("gated_delta", "triton", key_of(257), "K=257: it takes keys of at most 256 channels"),
+        ("gated_delta", "fla", key_of(257), "K=257: it takes keys of at most 256 channels"),
+        ("ssd", "mamba_ssm", state_of(257), "N=257: it takes N of at most 256"),
+        ("short_conv", "causal_conv1d", convolution_of(12, 5), "D=12, W=5: it takes 2 to 4 taps, and channels in mul"),
+        ("add_norm", "triton", norm_of(8193), "D=8193: it takes at most 8192 channels"),
+        ("window_attention", "triton", window_of(65, 66), "n=65, K=66: it takes at most 64 tokens and heads of 128 "),
+    ],
+)
+def test_a_kernel_that_is_asked_for_more_than_it_takes_names_the_sizes(op, monkeypatch, name, kernel, call, said):
+    monkeypatch.setitem(backends._TABLES[name], kernel, replace(backends._TABLES[name][kernel], cuda_only=False))
+    backends._LOADED[name, kernel] = torch.add
+    sentence = rf"^{name}: backend '{kernel}' cannot run for {said}.*; use 'torch', 'naive'$"
+    with use_backend(**{name: kernel}), pytest.raises(ValueError, match=sentence):
+        call()
+
+
 def test_compiled_code_leaves_eager_kernels_alone(op, monkeypatch):
     register("double", Backend("kernel", lambda: torch.add, eager=True), Backend("torch", lambda: torch.mul))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
@@ -152,7 +194,8 @@ def test_describe_gives_a_reason_for_every_other_backend(op, monkeypatch):
     chosen, others = describe("cuda", torch.bfloat16)["double"]
     assert chosen == "kernel"
     assert others["broken"] == (
-        "its import failed (OSError: undefined symbol: _ZN3c10); install it with: pip install broken"
+        "its import failed (OSError: undefined symbol: _ZN3c10); use 'torch', 'spare', 'naive', "
+        "or install it with: pip install broken"
     )
     assert others["torch"] == others["spare"] == "could run, kernel is preferred"
     assert others["naive"] == "used only when asked for"
@@ -179,14 +222,17 @@ def test_unknown_names_are_refused(op):
         pass
     with pytest.raises(ValueError, match="double: backend must be one of broken, kernel, torch, spare, naive, got 'x'"):
         resolve("double", CPU, torch.float32, "x")
+    with pytest.raises(ValueError, match="double: backend must be one of broken, kernel, torch, spare, naive, got ''"):
+        resolve("double", CPU, torch.float32, "")
     with pytest.raises(ValueError, match="got 'x'"), use_backend(double="naive", ssd="x"):
         pass
     assert resolve("double", CPU, torch.float32) is torch.add
 
 
-def test_a_broken_package_says_how_to_install_it(op):
+def test_a_broken_package_says_what_to_use_and_how_to_install_it(op):
     with pytest.raises(
-        ValueError, match=r"'broken' cannot run: its import failed .*; install it with: pip install broken$"
+        ValueError,
+        match=r"'broken' cannot run: its import failed .*; use 'torch', 'spare', 'naive', or install it with: .+$",
     ):
         resolve("double", CPU, torch.float32, "broken")
 

@@ -9,6 +9,7 @@ from lmsleep.model.attention import Rotary
 from lmsleep.ops import window_attention
 from lmsleep.ops.backend import resolve
 from lmsleep.ops.window_attention.naive import window_attention_naive
+from lmsleep.ops.window_attention.sdpa import attend
 
 
 def draw(B, n, H, G, K, *, masked=False):
@@ -105,7 +106,16 @@ def test_what_is_beyond(monkeypatch, n, K, dtype, beyond):
     twin = resolve("window_attention", torch.device("cpu"), dtype)
     # The module is looked up by name: `lmsleep.ops.window_attention` is the function that the package exports.
     module = sys.modules["lmsleep.ops.window_attention"]
-    monkeypatch.setattr(module, "resolve", lambda *_, beyond: asked.append(beyond) or twin)
+    monkeypatch.setattr(module, "resolve", lambda *_, beyond, **sizes: asked.append(beyond) or twin)
     inputs, _, rotary, _ = draw(1, n, 1, 1, K)
     window_attention(*(x.to(dtype) for x in inputs), rotary)
     assert asked == [beyond]
+
+
+def test_heads_may_be_counted_by_symbols_to_the_compiler():
+    """Those that share keys, and those that do not."""
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, backend="eager", dynamic=True, fullgraph=True)
+    for H, G in ((4, 2), (3, 3)):
+        q, k, v = (torch.randn(2, heads, 5, 4) for heads in (H, G, G))
+        assert torch.equal(compiled(q, k, v, None), attend(q, k, v, None))

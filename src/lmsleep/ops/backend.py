@@ -49,13 +49,6 @@ class Backend:
     limit: str = ""
 
 
-class Obstacle(NamedTuple):
-    """Why a backend cannot run, and what to do about it."""
-
-    reason: str
-    remedy: str
-
-
 class Choice(NamedTuple):
     """The backend an op uses and, for each of the others, why not."""
 
@@ -69,7 +62,7 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
 _LOADED: dict[tuple[str, str], Implementation] = {}
-_BROKEN: dict[tuple[str, str], Exception] = {}
+_BROKEN: dict[tuple[str, str], str] = {}
 _CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool, bool], str] = {}
 _SAID: set[str] = set()
 
@@ -77,8 +70,7 @@ _SAID: set[str] = set()
 def kernel(name: str, implementation: str, install: str, **limits: Any) -> Backend:
     """A backend of CUDA kernels whose `implementation`, `package.module:function`, is imported when first needed;
     `limits` are further fields of `Backend`."""
-    load = partial(resolve_name, implementation)
-    return Backend(name, load, install, cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
+    return Backend(name, partial(resolve_name, implementation), install, cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
 
 
 def register(op: str, *backends: Backend) -> None:
@@ -107,6 +99,7 @@ def resolve(
     forced: str | None = None,
     long: bool = False,
     beyond: bool = False,
+    **sizes: int,
 ) -> Implementation:
     """The implementation of `op` for tensors of this device and dtype.
 
@@ -114,14 +107,20 @@ def resolve(
         op: a registered op. device, dtype: of the tensors.
         forced: a backend's name; goes before `use_backend`, which goes before the automatic choice.
         long: whether there are more than WINDOW tokens.
-        beyond: whether the inputs are beyond the `limit` of backends.
+        beyond, sizes: whether the inputs are beyond the `limit` of backends; the sizes that it is about, by symbol.
 
     Raises:
         ValueError: for an unknown backend, or a forced one that cannot run here; says what to do.
     """
     compiled = torch.compiler.is_compiling()
     long, beyond = True if long else False, True if beyond else False  # noqa: SIM210  guards, if sizes are symbols
-    return _LOADED[op, _chosen(op, device.type, dtype, forced or _FORCED.get(op), long, beyond, compiled)]
+    forced = _FORCED.get(op) if forced is None else forced
+    name = _chosen(op, device.type, dtype, forced, long, beyond and forced is None, compiled)
+    if forced is not None and beyond and (backend := _TABLES[op][name]).limit:
+        obstacle = _obstacle(op, backend, device.type, dtype, beyond)
+        got = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
+        raise ValueError(f"{op}: backend {name!r} cannot run for {got}: {obstacle}")
+    return _LOADED[op, name]
 
 
 def is_forced(*ops: str) -> bool:
@@ -169,7 +168,7 @@ def _chosen(
         else:
             name, why = forced, "forced"
             if obstacle := _obstacle(op, _backend(op, name), device, dtype, beyond):
-                raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle.reason}; {obstacle.remedy}")
+                raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle}")
         _CHOSEN[key] = name
         if (said := f"{op}: {name} ({why})" if why else f"{op}: {name}") not in _SAID:
             _SAID.add(said)
@@ -181,7 +180,7 @@ def _choose(op: str, device: str, dtype: torch.dtype, long: bool, beyond: bool, 
     chosen, others = None, {}
     for backend in _in_order(op, long):
         if obstacle := _obstacle(op, backend, device, dtype, beyond):
-            others[backend.name] = f"{obstacle.reason}; {obstacle.remedy}"
+            others[backend.name] = obstacle
         elif not backend.automatic:
             others[backend.name] = "used only when asked for"
         elif backend.eager and compiled:
@@ -200,31 +199,32 @@ def _in_order(op: str, long: bool) -> list[Backend]:
     return sorted(table, key=lambda b: (not b.cuda_only, b.short)) if long else table
 
 
-def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, beyond: bool) -> Obstacle | None:
+def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, beyond: bool) -> str | None:
+    """Why a backend cannot run; what to do about it."""
     others = (b for b in _TABLES[op].values() if not b.cuda_only and b is not backend)
     elsewhere = f"use {', '.join(repr(b.name) for b in others)}"
     if backend.cuda_only and not torch.cuda.is_available():
-        return Obstacle("no CUDA device", f"{elsewhere} here")
+        return f"no CUDA device; {elsewhere} here"
     if backend.cuda_only and device != "cuda":
-        return Obstacle(f"the tensors are on {device}", f"move them to CUDA or {elsewhere}")
+        return f"the tensors are on {device}; move them to CUDA or {elsewhere}"
     if backend.dtypes and dtype not in backend.dtypes:
         taken = ", ".join(_name(d) for d in backend.dtypes)
-        return Obstacle(f"it does not take {_name(dtype)}", f"convert to one of {taken}, or {elsewhere}")
+        return f"it does not take {_name(dtype)}; convert to one of {taken}, or {elsewhere}"
     if backend.limit and beyond:
-        return Obstacle(f"it takes {backend.limit}", elsewhere)
+        return f"it takes {backend.limit}; {elsewhere}"
     if error := _import_error(op, backend):
-        return Obstacle(f"its import failed ({type(error).__name__}: {error})", f"install it with: {backend.install}")
+        return f"its import failed ({error}); {elsewhere}, or install it with: {backend.install}"
     return None
 
 
-def _import_error(op: str, backend: Backend) -> Exception | None:
-    """Loads the backend, once."""
+def _import_error(op: str, backend: Backend) -> str | None:
+    """Loads the backend, once. What its import raised."""
     key = (op, backend.name)
     if key not in _LOADED and key not in _BROKEN:
         try:
             _LOADED[key] = backend.load()
         except Exception as error:  # a broken binary package raises whatever its loader raises
-            _BROKEN[key] = error
+            _BROKEN[key] = f"{type(error).__name__}: {error}"
     return _BROKEN.get(key)
 
 

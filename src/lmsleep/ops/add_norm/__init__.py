@@ -49,5 +49,6 @@ def add_norm(
     """
     check_shapes("h", h, {"weight": (weight, h.shape[-1:])} | ({} if y is None else {"y": (y, h.shape)}))
     with torch.autocast(h.device.type, enabled=False):
-        implementation = resolve("add_norm", h.device, h.dtype, backend, beyond=h.shape[-1] > MAX_CHANNELS)
+        D = h.shape[-1]
+        implementation = resolve("add_norm", h.device, h.dtype, backend, beyond=D > MAX_CHANNELS, D=D)
         return implementation(h, y, weight, eps, dtype or h.dtype)

@@ -53,6 +53,6 @@ def gated_delta(
     expected["state"] = (state, (B, H, K, v.shape[-1]))
     check_shapes("k", k, expected)
     with torch.autocast(q.device.type, enabled=False):
-        implementation = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW, K > MAX_KEY_DIM)
+        implementation = resolve("gated_delta", v.device, v.dtype, backend, L > WINDOW, K > MAX_KEY_DIM, K=K)
         o, after = implementation(q, k, v, log_decay, beta, state)
     return o.to(v.dtype), after

@@ -53,8 +53,9 @@ def short_conv(
     left = _check(x, weight, (x.shape[-1],), left, activation)
     if bias is not None and bias.shape != x.shape[-1:]:
         raise ValueError(f"bias must have shape {tuple(x.shape[-1:])}, got {tuple(bias.shape)}")
-    beyond = not 2 <= weight.shape[-1] <= 4 or x.shape[-1] % 8 != 0
-    implementation = resolve("short_conv", x.device, x.dtype, backend, beyond=beyond)
+    D, W = weight.shape
+    beyond = not 2 <= W <= 4 or D % 8 != 0
+    implementation = resolve("short_conv", x.device, x.dtype, backend, beyond=beyond, D=D, W=W)
     return implementation(x, weight, bias, left, activation).to(x.dtype)
 
 

@@ -55,7 +55,8 @@ def ssd(
         ValueError: if a shape does not fit, or the forced backend is unknown or cannot run here.
     """
     state = _check(x, dt, A, B, C, D, state)
-    implementation = resolve("ssd", x.device, x.dtype, backend, beyond=B.shape[-1] > MAX_STATE)
+    N = B.shape[-1]
+    implementation = resolve("ssd", x.device, x.dtype, backend, beyond=N > MAX_STATE, N=N)
     dt, A = dt.to(state.dtype), A.to(state.dtype)
     with torch.autocast(x.device.type, enabled=False):
         y, final_state = implementation(x, dt, A, B, C, D, state)

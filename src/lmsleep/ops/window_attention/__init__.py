@@ -60,5 +60,6 @@ def window_attention(
     check_shapes("q", q, expected)
     beyond = n > MAX_TOKENS or MAX_CHANNELS.get(q.dtype.itemsize, 0) < K
     with torch.autocast(q.device.type, enabled=False):
-        o = resolve("window_attention", q.device, q.dtype, backend, beyond=beyond)(q, k, v, rotary, mask)
+        implementation = resolve("window_attention", q.device, q.dtype, backend, beyond=beyond, n=n, K=K)
+        o = implementation(q, k, v, rotary, mask)
     return o.to(q.dtype)

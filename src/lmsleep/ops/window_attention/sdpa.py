@@ -31,7 +31,7 @@ def visibility(n: int, cached: int, reach: int, mask: Tensor | None, device: tor
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     """q (B, H, n, K) against k and v (B, G, m + n, K): (B, H, n, K). `visible` (B or 1, 1, n, m + n); None: causal."""
-    grouped = q.shape[1] != k.shape[1]
+    grouped = True if q.shape[1] != k.shape[1] else False  # noqa: SIM210  a guard, if sizes are symbols
     return F.scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None, enable_gqa=grouped)
 
 
