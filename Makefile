@@ -25,8 +25,9 @@ $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 repro: install  ## the figures of params.yaml, or of SCALE=smoke|mini|gpu|paper; FIGURES="fig2b fig3"; JOBS cells at a time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" JOBS="$(JOBS)" configs/scale/repro "$(SCALE)" $(FIGURES)
 
+# The programs that tests start read compiled sources, also where images of containers forbid Python to write them.
 test: install  ## the test suite
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check src tests benchmarks examples notebooks

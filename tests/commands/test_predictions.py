@@ -1,6 +1,7 @@
 """`lmsleep predict` writes every answer of the test rows, as `lmsleep test` counts them."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,26 @@ def lmsleep(tmp_path):
         main([command, f"--config={SMOKE / task}.yaml", *QUIET, *ends, *saved, *args])
 
     return lmsleep
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the first run of a task is kept."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def fitted(lmsleep, kept):
+    """fitted(task): makes fit/ the run of one step, which trains once for all tests."""
+
+    def fitted(task):
+        if not (kept / task).exists():
+            lmsleep("fit", task, "--trainer.max_steps=1")
+            shutil.copytree("fit", kept / task)
+        else:
+            shutil.copytree(kept / task, "fit")
+
+    return fitted
 
 
 def scores(capsys):
@@ -61,8 +82,8 @@ def test_the_answers_are_those_that_test_counts(lmsleep, tmp_path, capsys, task)
     assert sum(hits) / len(hits) == pytest.approx(wanted["all"]["token"], abs=1e-4)
 
 
-def test_it_leaves_the_predictions_alone(lmsleep, tmp_path):
-    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+def test_it_leaves_the_predictions_alone(lmsleep, fitted, tmp_path):
+    fitted("rule110")
     lmsleep("predict", "rule110", "--trainer.logger=null")
     assert [path.name for path in (tmp_path / "predict").iterdir()] == ["predictions.csv"]
 
@@ -84,16 +105,16 @@ LOGGED = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.log
         ),
     ],
 )
-def test_nothing_is_left_that_nobody_asked_for(lmsleep, tmp_path, command, logger, left):
-    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+def test_nothing_is_left_that_nobody_asked_for(lmsleep, fitted, tmp_path, command, logger, left):
+    fitted("rule110")
     before = set(tmp_path.rglob("*"))
     lmsleep(command, "rule110", *logger)
     assert {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - before} == left
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_rows_are_in_the_order_of_the_task(lmsleep, tmp_path, task):
-    lmsleep("fit", task, "--trainer.max_steps=1")
+def test_rows_are_in_the_order_of_the_task(lmsleep, fitted, tmp_path, task):
+    fitted(task)
     lmsleep("predict", task)
     table = pd.read_csv(tmp_path / "predict" / "predictions.csv", dtype={"expected": str})
     data = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())["data"]
@@ -110,14 +131,14 @@ def test_rows_are_in_the_order_of_the_task(lmsleep, tmp_path, task):
     assert set(table.row) == set(range(n_rows))
 
 
-def test_fit_and_test_write_no_predictions(lmsleep, tmp_path):
-    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+def test_fit_and_test_write_no_predictions(lmsleep, fitted, tmp_path):
+    fitted("rule110")
     lmsleep("test", "rule110")
     assert not list(tmp_path.rglob("predictions.csv"))
 
 
-def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, tmp_path, monkeypatch):
-    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, fitted, tmp_path, monkeypatch):
+    fitted("rule110")
     (tmp_path / "predict").mkdir()
     (tmp_path / "predict" / "predictions.csv").write_text("before")
     rows = [answers_of([1], [1], [0])] * 40  # the end comes in the second batch of 32
@@ -127,8 +148,8 @@ def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, tmp_
     assert [(p.name, p.read_text()) for p in (tmp_path / "predict").iterdir()] == [("predictions.csv", "before")]
 
 
-def test_several_devices_are_refused(lmsleep, tmp_path, monkeypatch):
-    lmsleep("fit", "rule110", "--trainer.max_steps=1")
+def test_several_devices_are_refused(lmsleep, fitted, tmp_path, monkeypatch):
+    fitted("rule110")
     monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)
     with pytest.raises(SystemExit, match=r"^error: devices of the trainer must be 1 to write predictions, got 2$"):
         lmsleep("predict", "rule110")

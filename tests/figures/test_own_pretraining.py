@@ -37,7 +37,7 @@ def shrink():
                 config.model.model.update({"fast_heads": 1, "fast_key_dim": 16, "fast_value_dim": 32})
                 config.trainer.callbacks[0].init_args.steps = WARMUP["fig4b" if name == "looped" else "fig5"]
     with edited("configs/dataset/gsm_terse.yaml") as config:
-        config.update({"train": 32, "val": 8, "test": 16})
+        config.update({"train": 32, "val": 8, "test": 8})
     with edited("params.yaml") as params:
         for name in WARMUP:
             params.figures[name].max_steps = params.pretrained[name].max_steps = STEPS
