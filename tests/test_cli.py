@@ -450,7 +450,7 @@ def test_a_configuration_without_settings_is_one_sentence(capsys, tmp_path, cont
     assert capsys.readouterr().err.startswith("error: --config must name a file of settings, such as configs/")
 
 
-def test_a_configuration_that_is_no_yaml_is_named(capsys, tmp_path):
+def test_a_configuration_that_is_no_yaml_is_named(tmp_path):
     (tmp_path / "page.md").write_text("# Guide\na: b: c")
     with pytest.raises(SystemExit, match=r"^error: page\.md: mapping values are not allowed here at line 2, [^<]*$"):
         main(["fit", f"--config={tmp_path}/page.md"])
@@ -575,7 +575,7 @@ def test_what_does_not_fit_in_memory_is_one_sentence_that_says_what_to_lower(fit
         fit("--trainer.max_steps=1")
 
 
-def test_a_batch_is_evaluated_before_the_first_step(fit, monkeypatch, tmp_path):
+def test_a_batch_is_evaluated_before_the_first_step(fit, monkeypatch):
     def full(*_):
         raise ValueError("too large")
 

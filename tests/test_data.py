@@ -71,7 +71,9 @@ class Ragged(Levels):
 
 def test_workers_hand_over_batches_of_any_shape():
     alone, helped = (RowsDataModule(Ragged(), batch_size=4, num_workers=n).train_dataloader() for n in (0, 2))
-    for wanted, batch in zip(islice(alone, 3 * BLOCK), helped, strict=False):
+    batches = [list(islice(loader, 3 * BLOCK)) for loader in (alone, helped)]
+    assert len(batches[0]) == 3 * BLOCK
+    for wanted, batch in zip(*batches, strict=True):
         for x, y in zip(wanted, batch, strict=True):
             assert (x is None) == (y is None) and (x is None or torch.equal(x, y))
 

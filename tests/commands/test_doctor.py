@@ -107,7 +107,7 @@ def test_packages_other_than_the_pinned_ones_are_named():
     assert doctor.version_drift() == ["packages: as constraints.txt"]
 
 
-def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart(tmp_path):
+def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart():
     assert doctor.pipeline() == []
     Path("dvc.yaml").write_text(
         "stages:\n"

@@ -103,7 +103,7 @@ def test_a_folder_of_documents_is_learned_asleep(folder, documents, tmp_path, ca
     exec(code[1].replace(", 64, ", ", 4, "), {})
 
 
-def test_files_are_read_once(folder, documents, tmp_path, monkeypatch, recwarn):
+def test_files_are_read_once(folder, documents, tmp_path, monkeypatch):
     read, path = [], f"{documents}/**/*.md"
     index = Documents._index
     monkeypatch.setattr(
@@ -376,7 +376,7 @@ def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, dat
     assert "| windows | rows |" in card and "session" not in card.split("# A language model")[1].split("| | |")[0]
 
 
-def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_path, capsys):
+def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_path):
     said = [("user", "The wren has 3 eggs."), ("assistant", "Good."), ("user", "How many eggs?"), ("assistant", "3")]
     line = json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
     (tmp_path / "chat.jsonl").write_text(f"{line}\n" * 30)

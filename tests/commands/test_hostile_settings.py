@@ -153,7 +153,7 @@ def test_nor_is_one_in_a_configuration(command, text, option, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
 
 
-def test_a_program_of_the_pipeline_takes_no_empty_path_either(tmp_path):
+def test_a_program_of_the_pipeline_takes_no_empty_path_either():
     def program(figure: str, out: Path) -> None:
         pytest.fail(f"{figure} is written to {out}")
 

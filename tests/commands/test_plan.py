@@ -94,7 +94,7 @@ def test_the_pretrained_models_are_planned_without_their_weights(model, capsys, 
     assert count in capsys.readouterr().out
 
 
-def test_settings_beside_pretrained_weights_are_changes_to_their_model(tmp_path, capsys):
+def test_settings_beside_pretrained_weights_are_changes_to_their_model(tmp_path):
     sizes = HybridConfig(vocab_size=5, window_size=4, d_model=24, pattern="AAAA", n_heads=2)
     sizes.build().save_pretrained(tmp_path / "model")
     task = ["--data.task=Rule110", f"--model.init_from={tmp_path / 'model'}", "--model.model.pattern=AAjAA"]

@@ -93,7 +93,7 @@ def test_pictures_take_the_colours_of_the_theme_and_keep_their_names_apart(write
         assert len(re.findall(rf"--{name}:", text)) == 2, f"{name} is to be said for light and for dark"
 
 
-def test_scales_stand_beside_each_other_each_with_its_verdict(write_report, results):
+def test_scales_stand_beside_each_other_each_with_its_verdict(write_report):
     text = write_report("mini", "gpu")
     section = Page(text).section(text, "fig2b")
     assert [section.count(f"Ours at {scale} scale</h3>") for scale in ("mini", "gpu")] == [1, 1]

@@ -192,7 +192,7 @@ def test_a_model_written_before_there_were_digests_is_read():
     assert HybridLM.from_pretrained(Path(__file__).parents[2] / "results/mini/model").config.pattern == "AG"
 
 
-def test_a_head_tied_by_hand_comes_back_tied_and_one_untied_by_hand_does_not(build, draw_tokens, tmp_path):
+def test_a_head_tied_by_hand_comes_back_tied_and_one_untied_by_hand_does_not(build, tmp_path):
     for tied in (True, False):
         model = build(tie_embeddings=not tied)
         weight = model.embedding.weight

@@ -152,7 +152,7 @@ def test_configurations_we_cannot_express(folder, key, value, word):
         pretrained_config(folder)
 
 
-def test_sources_that_do_not_exist(tmp_path, monkeypatch):
+def test_sources_that_do_not_exist(tmp_path):
     with pytest.raises(ValueError, match="folder or a name"):
         load_pretrained(tmp_path / "nothing", window_size=9)
     with pytest.raises(ValueError, match=r"must hold config\.json"):

@@ -107,7 +107,7 @@ def test_rows_of_different_length_read_as_if_alone(build, draw_tokens, eviction,
         close(state, torch.cat([one.fast_weights[layer] for one in alone]))
 
 
-def test_rows_that_come_into_phase_are_read_together_again(build, draw_tokens):
+def test_rows_that_come_into_phase_are_read_together_again(build):
     session = Session(build(), n_passes=2)
     session.feed([[1, 2], [3, 4, 5, 6, 0], [1, 1]])
     assert sorted(group.rows for group in session.groups) == [(0, 2), (1,)]
@@ -268,7 +268,7 @@ def test_a_copy_goes_on_apart(build, draw_tokens, static):
         torch.testing.assert_close(got, wanted[:, 8:])
 
 
-def test_a_session_says_how_it_sleeps_and_what_it_holds(build, draw_tokens):
+def test_a_session_says_how_it_sleeps_and_what_it_holds(build):
     session = Session(build(), 3, "sliding")
     assert repr(session) == "<Session: N = 3, sliding eviction; nothing read, windows of 6 tokens>"
     session.feed([[1, 2], [3]])

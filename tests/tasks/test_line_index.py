@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):
         _ = TextQA("x.parquet").slices
 
 
-def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(tmp_path, monkeypatch):
+def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"^owner/name needs the package datasets: pip install datasets$"):
         open_dataset("owner/name")
