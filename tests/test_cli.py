@@ -415,7 +415,7 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
         (["fit", *TINY, "--model.lora.alpha=4"], "--model.lora.rank must be given"),
         (["fit", *TINY, "--data.task=TextQA"], "--data.task.init_args.train must be given"),
         (["fit", *TINY, "--data.task.init_args.steps=x"], "--data.task.init_args.steps must be an integer, got x"),
-        (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard', 'sliding', got soft"),
+        (["fit", *TINY, "--sleep.eviction=soft"], "--sleep.eviction must be 'hard' or 'sliding', got soft"),
         (
             ["fit", *TINY, "--data.task=Rule111"],
             "--data.task must be the name of a class, got Rule111; there is Rule110",

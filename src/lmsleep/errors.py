@@ -89,7 +89,7 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     kinds = dict.fromkeys([*settings, *_EXPECTED.findall(rest)])
     if not (value and kinds):
         return f"{key}: {' '.join(rest.split())}"
-    allowed = " or ".join(_SPOKEN.get(kind, kind) for kind in map(str, kinds))
+    allowed = " or ".join(_SPOKEN.get(kind, kind.replace("', '", "' or '")) for kind in map(str, kinds))
     return f"{key} must be {allowed}, got {value[1] or 'nothing'}"
 
 

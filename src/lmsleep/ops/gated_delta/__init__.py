@@ -34,7 +34,7 @@ def gated_delta(
     Args:
         q, k: (B, H, L, K); q is scaled by K**-0.5 inside, neither is normalised here.
         v: (B, H, L, V).
-        log_decay: (B, H, L), at most 0.
+        log_decay: (B, H, L), finite and at most 0.
         beta: (B, H, L), the writing strength.
         state: (B, H, K, V); None is zero.
         backend: forces an implementation: "naive", "torch", "triton" or "fla".
