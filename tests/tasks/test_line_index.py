@@ -1,5 +1,6 @@
 """Datasets of Hugging Face: the same rows as from a file of JSON lines."""
 
+import csv
 import json
 import os
 import sys
@@ -46,6 +47,21 @@ def test_a_table_or_a_folder_gives_the_rows_of_the_same_lines(datasets, tmp_path
     for name in ("all.parquet", "part-*.parquet", "saved", str(arrow), "splits", "splits:train", "plain"):
         assert same_rows(TextQA(str(tmp_path / name), window_size=40), wanted), name
     assert len(open_dataset(f"{tmp_path}/splits:other")) == 1
+
+
+def test_cells_of_a_csv_file_are_text_as_they_stand_there(datasets, tmp_path):
+    """Answers that a reader of tables would take for numbers or for nothing; commas and line ends inside of cells."""
+    lines = [LINES[0] | {"answer": answer} for answer in ("007", "NA", "1.50", "a, b", "two\nlines", 'say "no"')] * 5
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (tmp_path / "lines.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        table = csv.DictWriter(file, lines[0])
+        table.writeheader()
+        table.writerows(lines)
+    made, wanted = (TextQA(str(tmp_path / f"lines.{kind}"), window_size=40) for kind in ("csv", "jsonl"))
+    assert same_rows(made, wanted)
+    (tmp_path / "bad.csv").write_text("context,question,answer\na,b,c\na,b,c,d\n")
+    with pytest.raises(ValueError, match=r"bad\.csv cannot be read as a dataset: .*line 3"):
+        _ = TextQA(str(tmp_path / "bad.csv")).slices
 
 
 def test_a_column_of_text_is_a_text(datasets, tmp_path):

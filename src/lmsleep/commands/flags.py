@@ -86,8 +86,8 @@ def make_parser(description: str | None) -> OneSentenceParser:
     parser.add_argument("--model", help="folder, or name on the Hugging Face hub, of weights and tokenizer")
     parser.add_argument(
         "--data",
-        help="text: a file, a folder or a pattern such as 'docs/**/*.md'; or lines: a JSONL, .parquet or .arrow file, "
-        "a folder or name of a dataset",
+        help="text: a file, a folder or a pattern such as 'docs/**/*.md'; or lines: a .jsonl, .csv, .parquet or .arrow "
+        "file, a folder or name of a dataset",
     )
     parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():

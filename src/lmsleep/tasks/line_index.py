@@ -20,8 +20,8 @@ from lmsleep.checks import decode_text, first_line, naming_file, sentence
 from lmsleep.hub import HUB_NAME
 
 Parsed = TypeVar("Parsed")
-TABLES = (".parquet", ".arrow")
-ROWS = {".jsonl", ".csv", *TABLES}  # of files that hold rows, as .json does where there is nothing else
+TABLES = (".parquet", ".arrow", ".csv")
+ROWS = {".jsonl", *TABLES}  # of files that hold rows, as .json does where there is nothing else
 LONG = 1_000_000  # bytes, from which on reading is spoken of: it takes seconds
 
 
@@ -57,11 +57,11 @@ def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
 
 
 def open_dataset(source: str) -> Any:
-    """Opens a dataset, memory-mapped; None: `source` is a text file or a pattern of these.
+    """Opens a dataset, memory-mapped unless it is a .csv file; None: `source` is a text file or a pattern of these.
 
     Args:
-        source: .parquet or .arrow files, a folder, or a name on the hub (no extension); `:split` after it chooses the
-            split, `train` by default.
+        source: .parquet, .arrow or .csv files, a folder, or a name on the hub (no extension); `:split` after it
+            chooses the split, `train` by default. Every cell of a .csv file is text.
 
     Raises:
         ValueError: if it cannot be read, or the package datasets is not installed.
@@ -81,6 +81,11 @@ def open_dataset(source: str) -> Any:
     try:
         if path.suffix == ".parquet":
             return datasets.Dataset.from_parquet(files)  # pyright: ignore[reportArgumentType]
+        if path.suffix == ".csv":
+            import pandas as pd  # slow to import
+
+            tables = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]  # 007 and NA are texts
+            return datasets.Dataset.from_pandas(pd.concat(tables), preserve_index=False)
         if path.suffix == ".arrow":
             return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
