@@ -147,6 +147,7 @@ def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, docum
     monkeypatch.chdir(tmp_path)
     line = ["finetune", f"--model={folder}", "--data=docs", "--window=16", "--steps=1", *SHORT[1:]]
     lmsleep([*line, "--out=tuned"])
+    shutil.copytree(folder, "copy")
     trained, new = "with which the checkpoint was trained, got", "; other settings are a new run from these weights: "
     new += "lmsleep export, then --model"
     for more, sentence in (
@@ -154,6 +155,7 @@ def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, docum
         ("--n_windows=2", f"--n_windows must be 4, {trained} 2{new}"),
         ("--muon_lr=0.5", f"--muon_lr must be 0.001, {trained} 0.5{new}"),
         ("--batch_size=2", f"--batch_size must be 4, {trained} 2{new}"),
+        ("--model=copy", f"--model must be '{folder}', {trained} 'copy'{new}"),
         ("--tokenizer=bytes", f"--tokenizer must be '{folder}', {trained} 'bytes'{new}"),
         ("--data=docs/0", f"--data must be 'docs', {trained} 'docs/0'{new}"),
         ("--lora.rank=2", f"--lora.rank must be None, {trained} 2"),

@@ -248,7 +248,7 @@ def test_a_kill_while_saving_leaves_the_previous_checkpoint(run, tmp_path):
         torch.save = save
         fitted(run(2, [LastCheckpoint(str(tmp_path), every_n_train_steps=2)], enable_checkpointing=True))
 
-    process = multiprocessing.get_context("fork").Process(target=fit_and_die)
+    process = multiprocessing.get_context("fork").Process(target=fit_and_die, daemon=True)
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL
@@ -494,7 +494,7 @@ def test_a_sharded_model_reads_a_checkpoint_as_carefully(run, checkpoint, tmp_pa
             said.put(repr(error))
 
     def found(*args):
-        process = fork.Process(target=resumed, args=args)
+        process = fork.Process(target=resumed, args=args, daemon=True)
         process.start()
         process.join(timeout=60)
         return said.get(timeout=1)

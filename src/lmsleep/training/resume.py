@@ -71,7 +71,8 @@ def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     """The settings of updates and rows by name, as JSON has them: with others, a resumed run would be another. None
     stands for what JSON cannot hold, such as a table in a task."""
     data, task = getattr(trainer, "datamodule", None), module.task
-    settings = {f"model.optimizer.{name}": value for name, value in asdict(module.optimizer_config).items()}
+    settings = {"model.init_from": module.init_from}  # from which the model card says that it was tuned
+    settings |= {f"model.optimizer.{name}": value for name, value in asdict(module.optimizer_config).items()}
     settings |= {f"data.{name}": getattr(data, name, None) for name in ("seed", "batch_size")}
     settings["data.task"] = type(task).__name__
     for field in fields(task) if is_dataclass(task) else ():
