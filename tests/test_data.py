@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsleep.data import BLOCK, RowsDataModule, TrainRows
-from lmsleep.tasks import Batch, Rule110, Task
+from lmsleep.tasks import Batch, Rule110, Task, check_task
 from lmsleep.training import SleepModule
 
 TASK = Rule110(steps=2, width=6, n_states=2)
@@ -175,7 +175,7 @@ def test_a_bad_argument_is_one_sentence(change, sentence):
         RowsDataModule(TASK, **change)
 
 
-@pytest.mark.parametrize("make", [RowsDataModule, SleepModule])
+@pytest.mark.parametrize("make", [RowsDataModule, SleepModule, check_task])
 def test_a_task_of_another_class_is_refused(make):
     """One with the same fields lacks what `Task` adds to them."""
     expected = r"^task must be of a class under lmsleep\.tasks\.Task, got 'SimpleNamespace'$"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from lmsleep.checks import check_integer, require
 from lmsleep.tasks import Batch, Task
-from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_counter
+from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_class, check_counter
 
 TEST_SEED = 0  # held-out rows are the same for every run
 MAX_WORKERS = 1024  # a larger value is a mistake
@@ -47,7 +47,7 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        require(isinstance(task, Task), "task must be of a class under lmsleep.tasks.Task", type(task).__name__)
+        check_class(task)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             check_integer(name, value, 1, MAX_BATCH)
