@@ -6,7 +6,7 @@ from tests.documents.document import Document, document
 from tests.documents.pages import overview, paper, rule110
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
-from tests.documents.paper import printed_2b
+from tests.documents.paper import printed_2b, whose_hops
 from tests.documents.readme import step_times, whole_runs
 from tests.documents.scores import ahead, last_validations, means, read, scores
 from tests.documents.words import listed, percents
@@ -48,12 +48,12 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
 
 def paper_sentences(root: Path) -> tuple[str, ...]:
     """Of runs at the paper's sizes, and of scale gpu beside them."""
-    folder, depo = root / "results/paper", root / "results/paper/fig3_words.csv"
+    folder = root / "results/paper"
     six, both = rule110.six_seeds(folder), rule110.both_sets(folder)
     left, ends, end = rule110.leaves(folder / "fig2b.csv"), rule110.ends_part(folder), rule110.end_2b(folder)
     spread, at = interval(wilson(end.value, end.rows)), rule110.at_tokens(folder)
     bare = paper.other_runs(folder, "tried: no short convolution (`conv_size=1`)").query("metric == 'test_exact'")
-    one_hop = last_validations(depo).query("n_passes == 1 and slice == 1").iloc[0]
+    two = rule110.end_2b(folder, 2)
     gpu = scores(root / "results/gpu/fig3.csv")
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
     return (
@@ -71,8 +71,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"without its short convolution N = 1 stays at {percent(bare.value.iloc[0])} through "
         f"{millions(rule110.END_PART)} tokens",
         f"The paper prints {printed_2b(root)} %",
-        f"from {millions(paper.one_hop_begins(depo, 1))} tokens on with N = 1, {percent(one_hop.value, 0)} at "
-        f"{millions(one_hop.tokens)} of 4.6 B",
+        f"N = 2 answers {percent(two.value)} ({interval(wilson(two.value, two.rows))})",
+        whose_hops(folder / "fig3.csv"),
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",
         whole_runs(root),

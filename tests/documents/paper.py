@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.document import Document, document
 from tests.documents.pages import paper, rule110
-from tests.documents.pages.paper import fig6_rates, one_hop_begins, one_sequence, other_runs, rates, slower
+from tests.documents.pages.paper import fig6_rates, hop_begins, one_sequence, other_runs, rates, slower
 from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
 from tests.documents.scores import ahead, last_validations, means, passes, read, scores
 from tests.documents.words import listed, percents, side
@@ -66,26 +66,33 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
     end, left = rule110.end_2b(folder), rule110.leaves(csv)
     exact = scores(csv, "val_exact", n_passes=1).set_index("tokens").value
     part, cut = rule110.ends_part(folder), scores(csv, "cut_exact", n_passes=1).value.iloc[0]
+    alone = scores(csv, "test_n1_exact", n_passes=2).value.iloc[0]
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
     made, at, so_far = read_object(folder / "fig2b.meta.json"), rule110.at_tokens(folder), last_validations(csv)
-    four = so_far[so_far.n_passes == 4].iloc[0]
+    three, four = (so_far[so_far.n_passes == n].iloc[0] for n in (3, 4))
+    two = rule110.end_2b(folder, 2)
     tries = other_runs(folder, "tried: no short convolution (`conv_size=1`)")
-    warm, heads = (other_runs(folder, f"cut off: {name}").iloc[0] for name in ("warm-up of 1,000 steps", "8 heads"))
+    cut_off = "warm-up of 1,000 steps", "8 heads", "output projections not zero at the start"
+    warm, heads, drawn = (other_runs(folder, f"cut off: {name}").iloc[0] for name in cut_off)
     return (
         f"on H200s, {made['seconds'] / 3600:.2f} hours of them so far",
         f"at {millions(rule110.MIDDLE)} tokens N = {listed(map(str, at.index))} have {percents(at)}",
-        f"N = 4 at {millions(four.tokens)} tokens is above what N = 1 has after all 5 B",
+        f"N = 2 ends at {percent(two.value)} of the test rows, {100 * (two.value - end.value):.1f} points above N = 1",
+        f"N = 4 has {percent(four.value)} at {millions(four.tokens)} tokens, N = 3 {percent(three.value)} at "
+        f"{millions(three.tokens)}",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
         f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
         f"cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
-        f"{percent(exact[warm.tokens])}, one with 8 heads at {millions(heads.tokens)}",
+        f"{percent(exact[warm.tokens])}; 8 heads at {millions(heads.tokens)} with {percent(heads.value, 2)}, output "
+        f"projections not zero at the start at {millions(drawn.tokens)} with {percent(drawn.value, 2)}",
         f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"The paper prints {printed_2b(root)} % at 5 B tokens",
         f"stays above the majority line from {millions(left[1])} tokens on",
         f"{percent(decay)} at 4 B tokens, where the learning rate begins to fall",
         f"At {millions(END_PART)} tokens it had {percent(exact[END_PART])}; the run below, whose schedule ends there, "
         f"has {percent(part[1])}",
-        f"With S cut it answers {percent(cut)}",
+        f"With S cut both answer {percent(cut)}",
+        f"N = 2 that is not allowed to sleep at test answers {percent(alone)}",
     )
 
 
@@ -131,14 +138,26 @@ def t12_sentences(folder: Path) -> tuple[str, ...]:
 
 
 def depo_sentences(folder: Path) -> tuple[str, ...]:
-    """Of Depo."""
-    csv = folder / "fig3_words.csv"
-    begins = [millions(one_hop_begins(csv, n)) for n in (1, 2)]
-    ends = last_validations(csv)
+    """Of Depo, in the printed layout and with words."""
+    csv, words = folder / "fig3.csv", folder / "fig3_words.csv"
+    begins = [millions(hop_begins(words, n)) for n in (1, 2)]
+    tested, so_far = scores(csv, n_passes=1).set_index("slice").value, last_validations(csv).query("n_passes == 4")
+    hours = read_object(folder / "fig3.meta.json")["seconds"] / 3600
     return (
+        f"{hours:.2f} hours of one so far",
+        f"{whose_hops(csv)}",
+        f"N = 1 ends at {percents(tested[[1, 2]])} of the test answers at one and two hops, and at "
+        f"{percents(tested[[4, 8, 16]])} at 4, 8 and 16",
+        f"N = 4 has {percents(so_far.set_index('slice').value[[1, 2]])} at {millions(so_far.tokens.max())} tokens",
         f"from {begins[0]} tokens on with N = 1 and from {begins[1]} with N = 2",
-        f"({millions(ends[ends.n_passes == 4].tokens.max(), 1)})",
+        f"({millions(last_validations(words).query('n_passes == 4').tokens.max(), 1)})",
     )
+
+
+def whose_hops(csv: Path) -> str:
+    """When figure 3's runs begin to find one hop and two."""
+    one, two = ([millions(hop_begins(csv, n, hops)) for n in (1, 4)] for hops in (1, 2))
+    return f"one hop from {one[0]} tokens on with N = 1, from {one[1]} with N = 4; two from {two[0]} and from {two[1]}"
 
 
 def fig6_sentences(folder: Path) -> tuple[str, ...]:
@@ -163,15 +182,20 @@ def fig6_sentences(folder: Path) -> tuple[str, ...]:
 
 def verdict_sentences(folder: Path) -> tuple[str, ...]:
     """What the verdicts say."""
-    csv = folder / "fig3_words.csv"
+    words, depo = folder / "fig3_words.csv", folder / "fig3.csv"
     ends, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder / "fig2b.csv")
-    one_hop = scores(csv, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
-    tokens = last_validations(csv).groupby("n_passes").tokens.max() / 1e6
+    so_far = last_validations(folder / "fig2b.csv").set_index("n_passes")
+    seen = last_validations(depo).groupby("n_passes").tokens.max()
+    one_hop = scores(words, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
+    tokens = last_validations(words).groupby("n_passes").tokens.max() / 1e6
     at = rule110.at_tokens(folder)
     return (
         f"Three seeds, {millions(ends.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
         f"At {millions(rule110.MIDDLE)} of 5 B tokens N = {listed(map(str, at.index))} answer {percents(at)} of rows",
-        f"N = 1 answers {percent(rule110.end_2b(folder).value)} of test rows after all 5 B tokens",
+        f"N = 1 and 2 end at {percents(rule110.end_2b(folder, n).value for n in (1, 2))} of test rows",
+        f"N = 4 has {percent(so_far.value[4])} at {millions(so_far.tokens[4])} tokens",
+        f"N = 1 has seen {millions(seen[1])} tokens, N = 4 {millions(seen[4])}",
+        f"Its runs find {whose_hops(depo)}",
         f"Always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
         "on",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",

@@ -27,14 +27,14 @@ def sentences(root: Path) -> tuple[str, ...]:
     alone, *asleep = means(shown, passes(shown))
     arms = {record["arm"]: record for record in arm_verdicts(gpu, "controls", "arms")}
     steps4, n4 = of_arm(gpu, "steps4"), of_arm(gpu, "n4")
-    whole, at = percent(end_2b(root / "results/paper").value), at_tokens(root / "results/paper")
+    at, ends = at_tokens(root / "results/paper"), [end_2b(root / "results/paper", n).value for n in (1, 2)]
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
         f"Is it the sleep, or its operations? {arms['steps4']['verdict'].capitalize()}",
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one",
-        f"one seed of N = {listed(map(str, at.index))} has {percents(at)} at equal tokens",
-        f"it ends at {whole}, far above the paper's",
+        f"one seed of each N has {percents(at)} at equal tokens",
+        f"end at {percents(ends)}",
         whole_runs(root),
     )
 

@@ -47,6 +47,12 @@ def order(runs: pd.DataFrame) -> str:
     return direction(ahead(runs, max(passes(runs)), 2), 1)
 
 
+def in_order(folder: Path) -> str:
+    """Whether the one seed of every N in figure 2b answers more with each pass, at equal tokens."""
+    rising = rule110.at_tokens(folder).is_monotonic_increasing
+    return "in order, one seed" if rising else "out of order, one seed"
+
+
 def at_paper(root: Path, name: str) -> str:
     """The verdict written down; of figure 2b at fewer steps, too, where six seeds were run."""
     folder = root / "results/paper"
@@ -55,9 +61,10 @@ def at_paper(root: Path, name: str) -> str:
     six = rule110.six_seeds(folder)
     if name == "fig2b":
         fewer = direction(ahead(six, max(passes(six))), 1)
-        return f"t = 12: {fewer}; t = 32: {verdict}, N = 1 contradicted"
+        words = verdict if verdict == fewer else f"t = 12: {fewer}; t = 32: {verdict}"
+        return f"{words}, N = 1 contradicted"
     if name == "order":
-        return f"t = 12: {order(six)}"
+        return f"t = 12: {order(six)}; t = 32: {in_order(folder)}"
     return verdict
 
 

@@ -8,12 +8,14 @@ from tests.documents.scores import read, scores
 from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.words import counted, millions, percent
 
-SHOWN = (73_728_000, 193_536_000, 313_344_000)  # tokens, of Depo's curves
+SHOWN = (276_480_000, 691_200_000, 1_105_920_000, 1_520_640_000, 1_843_200_000)  # tokens, of figure 3's curves
+WORDS = (73_728_000, 193_536_000, 313_344_000)  # of Depo with words
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
     """All by name."""
-    return {"fig3": depo(folder / "fig3_words.csv"), "fig6": fig6(folder)}
+    figure3, words = depo(folder / "fig3.csv", SHOWN), depo(folder / "fig3_words.csv", WORDS)
+    return {"fig3": figure3, "fig3 words": words, "fig6": fig6(folder)}
 
 
 def other_runs(folder: Path, name: str) -> pd.DataFrame:
@@ -24,20 +26,20 @@ def other_runs(folder: Path, name: str) -> pd.DataFrame:
     return runs.assign(slice=runs.slice.astype(int))
 
 
-def depo(csv: Path) -> pd.DataFrame:
-    """Loss and accuracy for each number of hops, at three places of the curves."""
+def depo(csv: Path, shown: tuple[int, ...]) -> pd.DataFrame:
+    """Loss and accuracy for each number of hops, at these places of the curves, of the runs that have them."""
     keys = ["tokens", "n_passes", "slice"]
     runs = scores(csv, "val_loss").merge(scores(csv, "val_exact"), on=keys, suffixes=("_loss", "_exact"))
     cells = runs.value_loss.map("{:.2f}; ".format) + runs.value_exact.map(percent)
-    table = runs.assign(cell=cells).pivot(index=keys[:2], columns="slice", values="cell").loc[[*SHOWN]].reset_index()
+    table = runs.assign(cell=cells).pivot(index=keys[:2], columns="slice", values="cell").loc[[*shown]].reset_index()
     table["tokens"] = [millions(tokens, 1) for tokens in table.tokens]
     return table.rename(columns=lambda name: {"tokens": "tokens", "n_passes": "N"}.get(name) or counted(name, "hops"))
 
 
-def one_hop_begins(csv: Path, n: int) -> float:
-    """The tokens of the first validation from which one hop is right more than twice as often as two."""
+def hop_begins(csv: Path, n: int, hops: int = 1) -> float:
+    """The tokens of the first validation from which so many hops are right more than twice as often as double them."""
     wide = scores(csv, "val_exact", n_passes=n).pivot(index="tokens", columns="slice", values="value")
-    not_yet = wide.index[wide[1] <= 2 * wide[2]].max()
+    not_yet = wide.index[wide[hops] <= 2 * wide[2 * hops]].max()
     return float(wide.index[wide.index > not_yet].min())
 
 

@@ -15,7 +15,7 @@ from lmsleep.figures.stats import paired_differences, wilson
 from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import Rule110
 
-MIDDLE_T12, END_T12, END_PART, MIDDLE = 40_140_800, 60_006_400, 768_000_000, 2_048_000_000  # tokens
+MIDDLE_T12, END_T12, END_PART, MIDDLE = 40_140_800, 60_006_400, 768_000_000, 3_072_000_000  # tokens
 FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
