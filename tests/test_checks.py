@@ -19,7 +19,6 @@ from lmsleep.checks import (
     program,
     read_object,
     typed,
-    usable_device,
 )
 
 
@@ -148,8 +147,8 @@ def test_plain_values_become_what_they_are_written_as():
         ({"pair": [1]}, r"pair in x must be tuple\[int, int\], got \[1\]"),
         ({"pair": [1, "2"]}, r"item 1 of pair in x must be an integer, got '2'"),
         ({"many": "xy"}, r"many in x must be tuple\[str, ...\], got 'xy'"),
-        ({"kind": "c"}, r"kind in x must be .*Literal\['a', 'b'\], got 'c'"),
-        ({"kind": ["a"]}, r"kind in x must be .*Literal\['a', 'b'\], got \['a'\]"),
+        ({"kind": "c"}, "kind in x must be one of a, b, got 'c'"),
+        ({"kind": ["a"]}, r"kind in x must be one of a, b, got \['a'\]"),
         ({"flag": 1}, "flag in x must be true or false, got 1"),
         ({"more": 1}, "x must hold the fields of .*Outer: .*unexpected keyword argument 'more'"),
         ({1: 2}, "x must hold the fields of .*Outer: .*unexpected keyword argument '1'"),
@@ -168,13 +167,6 @@ def test_an_integer_out_of_range_is_one_sentence(value, said):
     check_integer("n", 8, 1, 8)
     with pytest.raises(ValueError, match=f"^n must be {said}$"):
         check_integer("n", value, 1, 8)
-
-
-def test_a_device_that_is_none_is_one_sentence():
-    assert str(usable_device(None)) == str(usable_device("cpu")) == "cpu"
-    for name in ("gpu", "", 3.5, "cuda:99"):
-        with pytest.raises(ValueError, match=r"^device must be one that torch can use here, got "):
-            usable_device(name)
 
 
 def test_no_text_is_read_or_written_in_the_encoding_of_the_locale():

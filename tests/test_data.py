@@ -178,6 +178,6 @@ def test_a_bad_argument_is_one_sentence(change, sentence):
 @pytest.mark.parametrize("make", [RowsDataModule, SleepModule, check_task])
 def test_a_task_of_another_class_is_refused(make):
     """One with the same fields lacks what `Task` adds to them."""
-    expected = r"^task must be of a class under lmsleep\.tasks\.Task, got 'SimpleNamespace'$"
+    expected = r"^task must be lmsleep\.tasks\.base\.Task, got namespace\("
     with pytest.raises(ValueError, match=expected):
         make(SimpleNamespace(vocab_size=3, sequence_length=14, window_size=6, slices=(1,)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lmsleep.tensors import read_tensors, save_tensors
+from lmsleep.tensors import read_tensors, save_tensors, usable_device
 from test_atomic import full_disk
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int16)}
@@ -59,3 +59,10 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, free):
         save_tensors(tmp_path / "x", {"a": torch.zeros(100_000)}, "entry", {})
     assert (error.value.filename, error.value.strerror) == (str(tmp_path / "x"), "File too large")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_none_is_one_sentence():
+    assert str(usable_device(None)) == str(usable_device("cpu")) == "cpu"
+    for name in ("gpu", "", 3.5, "cuda:99"):
+        with pytest.raises(ValueError, match=r"^device must be one that torch can use here, got "):
+            usable_device(name)

@@ -1,24 +1,25 @@
 """Checks of values from JSON, YAML and callers, and of files: what is wrong is one sentence in a ValueError."""
 
 import json
+import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
-from inspect import formatannotation
-from numbers import Integral
-from pathlib import Path
+from dataclasses import fields
+from functools import cache, wraps
+from inspect import formatannotation, signature
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from reprlib import repr as shortened
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from yaml import YAMLError
 
-if TYPE_CHECKING:
-    import torch
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 ONE_FILE = "trainer.strategy.save_distributed_checkpoint=false"  # not a folder, which torch reads with pickle
 PLUGINS = "LMSLEEP_PLUGINS"  # environment variable: modules that register mixers and backbones, separated by commas
@@ -104,59 +105,96 @@ def sentence(error: Exception) -> str:
     return first_line(error)
 
 
-def typed(kind: Any, value: Any, name: str) -> Any:
-    """Converts a value from JSON or YAML to a type: lists to tuples, objects to dataclasses, integers to float where a
-    float is wanted, and nothing else.
+def typed(kind: Any, value: Any, name: str, *, loose: bool = False) -> Any:
+    """Converts a value from JSON, YAML or a caller to a type: lists to tuples, objects to dataclasses, integers to
+    float where a float is wanted, numbers of numpy to plain ones, paths to strings, and nothing else.
 
     Args:
-        kind: int, float, bool, str, a literal, a tuple, dict[str, ...], a dataclass of these, or one of them or None;
-            values of any other type are not checked.
+        kind: int, float, str, a class, a literal, a tuple or Sequence of these, dict[str, ...], a Callable, or one of
+            these or None. A value of one of several classes stays as it is; one of any other type is not checked.
         name: of the value, for messages.
+        loose: takes integers, infinity and nan as float, and tuples of any length, for who says more about them.
 
     Raises:
         ValueError: if the value is of another type, a number is not finite, or a dataclass refuses its fields.
     """
-    if kind is Any:
-        return value
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType) and len(kinds := set(args) - {NoneType}) == 1:
-        return None if value is None else typed(kinds.pop(), value, name)
-    if isinstance(kind, type) and kind not in _KINDS and isinstance(value, Mapping):
-        hints = get_type_hints(kind)
-        fields = {str(key): typed(hints.get(key), inner, f"{key} in {name}") for key, inner in value.items()}
+    if origin in (Union, UnionType):
+        kinds = [one for one in args if one is not NoneType]
+        if len(kinds) == 1 and value is not None:
+            return typed(kinds[0], value, name, loose=loose)
+        if any(_is_of(one, value, loose) for one in args):
+            return value
+    elif origin in (tuple, Sequence):
+        items = value if isinstance(value, list | tuple) else ()
+        free = origin is Sequence or args[1:] == (...,) or (loose and len(items) != len(args))
+        kinds = args[:1] * len(items) if free else args
+        if items is value and len(kinds) == len(items):
+            return tuple(typed(kinds[i], one, f"item {i} of {name}", loose=loose) for i, one in enumerate(items))
+    elif origin in (dict, Mapping):
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {key: typed(args[1], one, f"{key} in {name}", loose=loose) for key, one in value.items()}
+    elif _is_of(kind, value, loose):
+        kept = kind not in _PLAIN or (loose and type(value) is int)
+        return value if kept else kind(value)
+    elif isinstance(kind, type) and kind not in _WORDS and isinstance(value, Mapping):
+        inner = {str(key): typed(_hints(kind).get(key), one, f"{key} in {name}") for key, one in value.items()}
         try:
-            return kind(**fields)
+            return kind(**inner)
         except TypeError as error:
             raise ValueError(f"{name} must hold the fields of {formatannotation(kind)}: {error}") from None
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = args[:1] * len(value) if args[1:] == (...,) else args
-        if len(kinds) == len(value):
-            return tuple(typed(kind, value[i], f"item {i} of {name}") for i, kind in enumerate(kinds))
-    if origin is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: typed(args[1], inner, f"{key} in {name}") for key, inner in value.items()}
-    if kind is float and isinstance(value, int | float) and type(value) is not bool and abs(value) <= _LARGEST:
-        return float(value)
-    if kind in _KINDS and kind is not float and type(value) is kind:
-        return value
-    if origin is Literal and any(type(value) is type(one) and value == one for one in args):
-        return value
-    if kind in _KINDS or origin in (tuple, dict, Literal) or is_dataclass(kind):
-        allowed = _KINDS.get(origin or kind) or formatannotation(kind)
-        raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
-    return tuple(value) if isinstance(value, list) else value
+    choice = f"one of {', '.join(map(str, args))}" if origin is Literal else _WORDS.get(origin or kind)
+    raise ValueError(f"{name} must be {choice or formatannotation(kind)}, got {shortened(value)}")
 
 
-_LARGEST = sys.float_info.max  # excludes nan, inf and integers that no float can hold
-_KINDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
-_KINDS |= {str: "a string", list: "a list", dict: "an object"}
+def _is_of(kind: Any, value: Any, loose: bool) -> bool:
+    """Whether a value is of a type, whatever is in it; True of a type of which Python cannot tell."""
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(kind))
+    if origin in _PLAIN and isinstance(value, bool):
+        return False
+    try:
+        return isinstance(value, _PLAIN.get(origin, origin)) and (origin is not float or loose or math.isfinite(value))
+    except TypeError:
+        return True
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+_hints = cache(get_type_hints)
+_PLAIN: dict[Any, Any] = {int: Integral, float: Real, str: (str, PurePath)}  # by the type that they become
+_WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false", Callable: "a function"}
+_WORDS |= {str: "a string", list: "a list", dict: "an object"}
+
+
+def check_types(config: Any) -> None:
+    """Makes the fields of a dataclass what `typed` makes of them, by its annotations: the first of its own checks,
+    which say more of numbers and tuples."""
+    for name in (field.name for field in fields(config)):
+        value = typed(_hints(type(config))[name], getattr(config, name), name, loose=True)
+        object.__setattr__(config, name, value)  # it is frozen
+
+
+def checked(function: Function) -> Function:
+    """The function, whose arguments are what `typed` makes of them, by its annotations."""
+    parameters = signature(function)
+    names = {name for name, p in parameters.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(*args, **kwargs)
+        for name in names & given.arguments.keys():
+            given.arguments[name] = typed(_hints(function).get(name, Any), given.arguments[name], name, loose=True)
+        return function(*given.args, **given.kwargs)
+
+    return call  # pyright: ignore[reportReturnType]
 
 
 def check_integer(name: str, value: Any, low: int, high: int, note: str = "") -> None:
     """Raises ValueError unless `value` is an integer from `low` to `high`; `note` follows `low` in the message."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer, got {shortened(value)}")
-    if not low <= int(value) <= high:
-        allowed = f"{low} or more{note}" if int(value) < low else f"at most {high}"
+    if not low <= (number := typed(int, value, name)) <= high:
+        allowed = f"{low} or more{note}" if number < low else f"at most {high}"
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
 
 
@@ -176,17 +214,6 @@ def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -
         empty = equals and not value if word.startswith("-") else not word
         taken = option.rpartition(".")[2].lstrip("-") in names
         require(not (empty and taken), f"{option} must have a value", "")
-
-
-def usable_device(name: Any) -> "torch.device":
-    """A device by name; the CPU for None. Raises ValueError if torch cannot use it here."""
-    import torch  # slow to import
-
-    try:
-        return torch.empty(0, device="cpu" if name is None else name).device
-    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
-        reason = first_line(error)
-        raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
 
 
 def check_file(path: Path, remedy: str = "") -> None:

@@ -13,9 +13,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, checked, require
 from lmsleep.tasks import Batch, Task
-from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_class, check_counter
+from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_counter
 
 TEST_SEED = 0  # held-out rows are the same for every run
 MAX_WORKERS = 1024  # a larger value is a mistake
@@ -37,6 +37,7 @@ class RowsDataModule(L.LightningDataModule):
         ValueError: if a number is out of range or the ranks do not divide the batch.
     """
 
+    @checked
     def __init__(
         self,
         task: Task,
@@ -47,7 +48,6 @@ class RowsDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        check_class(task)
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             check_integer(name, value, 1, MAX_BATCH)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsleep.checks import check_file, first_line, read_object, require, text_of
+from lmsleep.checks import check_file, first_line, read_object, require, text_of, typed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,7 +26,7 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
     Raises:
         ValueError: if it is neither a folder nor a name that the hub knows.
     """
-    path = Path(source).expanduser()
+    path = Path(typed(str | Path, source, field)).expanduser()
     if path.is_dir() and source != "":  # which is the current folder for a Path
         return path
     if not HUB_NAME.fullmatch(str(source)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lmsleep.checks import require
+from lmsleep.checks import check_types, require
 from lmsleep.memory import FastWeights
 from lmsleep.sleep import Pass
 from lmsleep.windows import check_n_passes
@@ -33,6 +33,7 @@ class Settle:
     record: Callable[[Tensor], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_n_passes(self.most, "most")
         require(self.threshold >= 0, "threshold must be 0 or more", self.threshold)
 

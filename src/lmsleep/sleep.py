@@ -91,6 +91,8 @@ def read_windows(
         ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction, a shape
             or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"model must be a HybridLM, got {model!r:.99}")
     settings = SleepSettings(n_passes, eviction, after_loss, wake_passes, policy_name(on_overflow))
     check_batch(tokens, targets, mask, model.embedding.num_embeddings)
     windows = Windows.of_batch(tokens, targets, model.window_size, after_loss, loss_windows)

@@ -1,4 +1,4 @@
-"""Safetensors files, written atomically and verified against a digest in their header."""
+"""The device of tensors, and safetensors files, written atomically and verified against a digest in their header."""
 
 import hashlib
 import json
@@ -14,9 +14,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
+from lmsleep.checks import first_line
 
 _BLANK = "0" * 64  # stands in the place of the digest while the digest is computed
 _DIGEST = re.compile(rb'(?<=\\"sha256\\": \\")[^"]{64}(?=\\")')  # in JSON that is a string within JSON
+
+
+def usable_device(name: Any) -> torch.device:
+    """A device by name; the CPU for None. Raises ValueError if torch cannot use it here."""
+    try:
+        return torch.empty(0, device="cpu" if name is None else name).device
+    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
+        reason = first_line(error)
+        raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, header: Mapping[str, Any]) -> None:

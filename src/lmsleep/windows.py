@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require, typed
 
 IGNORE = -100  # a target without loss
 Eviction = Literal["hard", "sliding"]
@@ -63,7 +63,8 @@ class Windows:
             return cls.of(targets, size, after_loss)
         length = tokens.shape[1]
         silent = (False,) * -(-length // size)
-        return cls(length, size, silent if loss_windows is None else tuple(loss_windows), after_loss)
+        carry_loss = silent if loss_windows is None else typed(tuple[bool, ...], loss_windows, "loss_windows")
+        return cls(length, size, carry_loss, after_loss)
 
     def __iter__(self) -> Iterator[tuple[slice, bool, bool]]:
         """For each window: its slice, whether it carries loss, whether it sleeps."""
@@ -109,6 +110,7 @@ class SleepSettings:
     on_overflow: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_n_passes(self.n_passes)
         check_n_passes(self.wake_passes, "wake_passes")
         check_eviction(self.eviction)
@@ -166,6 +168,7 @@ def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, voc
     for name, given in (("tokens", tokens), ("targets", targets), ("mask", mask)):
         if given is None:
             continue
+        require(isinstance(given, Tensor), f"{name} must be a tensor", type(given).__name__)
         require(given.shape == shape, f"{name} must have the shape of tokens {shape}", tuple(given.shape))
         kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
         rule = "bool" if name == "mask" else "integers (torch.int64)"
@@ -185,8 +188,9 @@ def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
 
 
 def policy_name(on_overflow: object) -> str | None:
-    """What sleeps in place of passes 2..N, by its import path and, of a dataclass, its fields; None for None."""
-    if on_overflow is None:
+    """What sleeps in place of passes 2..N, by its import path and, of a dataclass, its fields; None for None. Raises
+    ValueError if it cannot be called."""
+    if typed(Callable | None, on_overflow, "on_overflow") is None:
         return None
     if isinstance(on_overflow, partial):
         return f"{policy_name(on_overflow.func)}, {on_overflow.args}, {on_overflow.keywords}"

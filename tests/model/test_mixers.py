@@ -102,7 +102,7 @@ def test_a_script_that_a_module_of_its_run_imports_registers_its_letter_again(tm
 
 
 def test_what_makes_no_mixer_is_not_registered():
-    with pytest.raises(ValueError, match=r"^factory must make a mixer from a HybridConfig, got 3$"):
+    with pytest.raises(ValueError, match=r"^factory must be a function, got 3$"):
         register_mixer("Z", "mine", 3)
 
 

@@ -227,7 +227,7 @@ def test_the_schedule_warms_up_stays_and_decays():
         ({"betas": (0.9, 1.5)}, r"betas must be two numbers of at least 0 and below 1, got \(0.9, 1.5\)"),
         ({"betas": (math.nan, 0.9)}, r"betas must be two numbers of at least 0 and below 1, got \(nan, 0.9\)"),
         ({"betas": (0.9,)}, r"betas must be two numbers of at least 0 and below 1, got \(0.9,\)"),
-        ({"betas": None}, "betas must be two numbers of at least 0 and below 1, got None"),
+        ({"betas": None}, r"betas must be tuple\[float, float\], got None"),
         ({"eps": -1}, "eps must be finite and more than 0, got -1"),
         ({"eps": math.nan}, "eps must be finite and more than 0, got nan"),
         ({"grad_clip": 0}, "grad_clip must be finite and more than 0, or None, got 0"),

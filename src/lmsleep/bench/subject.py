@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.checks import naming_file, require, usable_device
+from lmsleep.checks import naming_file, require
 from lmsleep.model import HybridConfig, HybridLM
+from lmsleep.tensors import usable_device
 
 
 def read_model(path: Path) -> HybridConfig:

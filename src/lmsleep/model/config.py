@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 
 MAX_SIZE, MAX_DEPTH = 2**31 - 1, 4096  # a larger value is a mistake
 BetweenPasses = Literal["carry", "reset", "embed", "cut_h", "cut"]
@@ -93,6 +93,7 @@ class ModelConfig:
     zero_init: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         for field, value, allowed, rule in self.checks():
             require(allowed, f"{field} {rule}", value)
         try:  # a copy, as config.json gives it back: lists in place of tuples

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lmsleep.checks import require
+from lmsleep.checks import checked, require, typed
 from lmsleep.memory import KV
 from lmsleep.model.attention import Rotary
 from lmsleep.model.block import Mixer, PassContext
@@ -30,6 +30,7 @@ def check_parts(mixer: Any, name: str) -> None:
     require(callable(getattr(mixer, "flops_per_token", None)), promise, type(mixer).__name__)
 
 
+@checked
 def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: float = 1e-9) -> None:
     """Holds a fast-weight rule, or a mixer without fast weights (an attention), to its contract, on random tokens and
     weights in float64; compare it with its definition beside this.
@@ -45,6 +46,7 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
             trace; a gradient reaches S; `flops_per_token` is an integer. Of an attention: a token sees what
             `ctx.visible` says and no other, and writes into `ctx.cache_slot` where there is one.
     """
+    config = typed(ModelConfig, config, "config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mixer: Any = make(config)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import check_folder, save_text
-from lmsleep.checks import check_file, read_object, require, typed, usable_device
+from lmsleep.checks import check_file, read_object, require, typed
 from lmsleep.hub import checkpoint_folder
-from lmsleep.tensors import read_tensors, save_tensors
+from lmsleep.tensors import read_tensors, save_tensors, usable_device
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 MODEL_TYPE, VERSION = "lmsleep", 1

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, checked, require
 from lmsleep.memory import AttentionCache, FastWeights, LayerCache
 from lmsleep.model.attention import Rotary
 from lmsleep.model.block import Block, LazySum, PassContext
-from lmsleep.model.config import BetweenPasses, Check, ModelConfig
+from lmsleep.model.config import MAX_SIZE, BetweenPasses, Check, ModelConfig
 from lmsleep.model.folder import load_folder, write_folder
 from lmsleep.model.layers import RMSNorm
 from lmsleep.model.linear import SharedWeights, lookup_embedding
 from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mixers import checks_of_mixers, make_mixer
 from lmsleep.ops.window_attention.sdpa import visibility
+from lmsleep.tensors import usable_device
 from lmsleep.windows import check_n_passes
 
 MAX_TABLE = 8192  # rows of the rotary table; later positions are computed in every pass
@@ -39,10 +40,11 @@ class HybridConfig(ModelConfig):
         yield from super().checks()
 
     def build(self, device: torch.device | str | None = None) -> "HybridLM":
-        """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing."""
+        """The model with freshly drawn weights. Raises ValueError if vocab_size or window_size is still missing, or
+        torch cannot use the device here."""
         for name in ("vocab_size", "window_size"):
             require(getattr(self, name) is not None, f"{name} must be set before the model is built", None)
-        with torch.device(device or "cpu"):
+        with usable_device(device):
             return HybridLM(self)
 
     def num_params(self) -> int:
@@ -226,6 +228,7 @@ class HybridLM(nn.Module):
     Each fast-weight block reads and writes its own part of S, each attention block its own part of the cache.
     """
 
+    @checked
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         assert config.vocab_size is not None and config.window_size is not None
@@ -267,6 +270,7 @@ class HybridLM(nn.Module):
 
     def init_fast_weights(self, batch_size: int) -> FastWeights:
         """S at the start of a sequence: zeros, float32 or wider."""
+        check_integer("batch_size", batch_size, 1, MAX_SIZE)
         weight = self.embedding.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return FastWeights.zeros(self.blocks.state_shapes, batch_size, weight.device, dtype)
@@ -343,6 +347,7 @@ class HybridLM(nn.Module):
         chosen = [i for block, i in self.blocks.state_index.items() if first <= block < last]
         return S.with_layers({i: wake.before[i] for i in chosen})
 
+    @checked
     def save_pretrained(
         self,
         folder: str | Path,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer
+from lmsleep.checks import check_integer, check_types
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER = "default"  # peft's name for a single adapter
@@ -33,6 +33,7 @@ class Lora:
     targets: tuple[str, ...] = TARGETS
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_integer("lora.rank", self.rank, 1, 2**31 - 1)
         if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise ValueError(f"lora.alpha must be finite and more than 0, or None, got {self.alpha}")

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from lmsleep.checks import PLUGINS, require, typed
+from lmsleep.checks import PLUGINS, checked, require, typed
 from lmsleep.model.attention import Attention
 from lmsleep.model.block import Mixer
 from lmsleep.model.config import Check, ModelConfig
@@ -47,6 +47,7 @@ def load_plugins() -> None:
             raise ValueError(f"{allowed}, got {name!r}: {error}") from None
 
 
+@checked
 def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
     """Registers a mixer for `letter` in patterns; a second call with the same letter replaces the first, and warns if
     another module made that. `check_mixer` holds it to the contract.
@@ -65,7 +66,6 @@ def register_mixer(letter: str, name: str, factory: MixerFactory) -> None:
     """
     require(len(letter) == 1 and "A" <= letter <= "Z", "letter must be one upper-case letter", letter)
     require(letter not in BUILT_IN, f"letter must not be one of the built-in {', '.join(sorted(BUILT_IN))}", letter)
-    require(callable(factory), "factory must make a mixer from a HybridConfig", factory)
     before = MIXERS.get(letter, (name, factory))[1]
     if _home(before) != _home(factory):
         warnings.warn(f"the letter {letter} of {_home(before)} is now that of {_home(factory)}", stacklevel=2)
@@ -97,7 +97,7 @@ def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
     rule = f"must be made of {known}, or letters that a plugin ({PLUGINS}=MODULE), an imported file or the script that "
     rule += "is run registers"
     yield "pattern", config.pattern, letters and letters <= MIXERS.keys(), rule
-    for letter in typed(dict[str, dict[str, Any]], config.rule_options or {}, "rule_options"):
+    for letter in config.rule_options or {}:
         yield "rule_options", letter, letter in letters, f"must be by letters of the pattern {config.pattern!r}"
     for letter in sorted(letters):
         _options(config, letter)

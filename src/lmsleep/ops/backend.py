@@ -231,7 +231,7 @@ def _import_error(op: str, backend: Backend) -> str | None:
 def _backend(op: str, name: str) -> Backend:
     if op not in _TABLES:
         raise ValueError(f"op must be one of {', '.join(sorted(_TABLES))}, got {op!r}")
-    if name not in _TABLES[op]:
+    if name not in list(_TABLES[op]):  # whatever it is
         raise ValueError(f"{op}: backend must be one of {', '.join(_TABLES[op])}, got {name!r}")
     return _TABLES[op][name]
 

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, require, typed
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.runtime.decoder import Decoder
@@ -48,9 +48,10 @@ class StreamReader:
         SleepSettings(n_passes, eviction).warn_if_idle(len(model.blocks.state_index))
         self.model, self.n_passes = model, n_passes
         self.eviction: Eviction = eviction
-        self.callbacks, self.static = tuple(callbacks), static
+        self.callbacks = typed(tuple[OnSleep, ...], callbacks, "callbacks")
+        self.static = typed(bool, static, "static")
         self._groups: list[Memory] = []
-        self._run = GraphedBlocks(model.blocks) if static else None
+        self._run = GraphedBlocks(model.blocks) if self.static else None
         self._decoder: Decoder | None = None
         self._decoding = False  # whether the decoder's buffers hold the memory
         self._lock = RLock()

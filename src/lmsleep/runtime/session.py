@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer
+from lmsleep.checks import check_integer, checked
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config
@@ -173,6 +173,7 @@ class Session(StreamReader):
         answers, steps = self._start_answers([question], max_new_tokens, stop, how, asleep)
         return stream_text(answers[0], steps)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""

@@ -82,11 +82,6 @@ class Task(ABC):
         return torch.where(targets == IGNORE, -1, 0)
 
 
-def check_class(task: object) -> None:
-    """Raises ValueError unless a task is of a class under `Task`: another lacks what that adds."""
-    require(isinstance(task, Task), "task must be of a class under lmsleep.tasks.Task", type(task).__name__)
-
-
 def check_split(split: str) -> None:
     """Raises ValueError for an unknown split."""
     require(split in SPLITS, f"split must be one of {', '.join(SPLITS)}", split)

@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 
-from lmsleep.checks import check_integer, require
-from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_class
+from lmsleep.checks import check_integer, checked, require
+from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task
 from lmsleep.windows import IGNORE, check_batch
 
 
+@checked
 def check_task(task: Task, batch_size: int = 8) -> None:
     """Holds a task to its contract: its class, sizes, and a batch of every split, drawn twice.
 
@@ -19,7 +20,6 @@ def check_task(task: Task, batch_size: int = 8) -> None:
         ValueError: that names the split and what is wrong: types, shapes, ranges, slices, a batch without targets, or
             rows that depend on more than (split, seed, step).
     """
-    check_class(task)
     for name, most in (("vocab_size", 2**31 - 1), ("window_size", MAX_LENGTH), ("sequence_length", MAX_LENGTH)):
         check_integer(f"{name} of the task", getattr(task, name), 1, most)
     slices: Any = task.slices

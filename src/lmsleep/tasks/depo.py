@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, stream
 from lmsleep.tasks.names import Names
 
@@ -78,14 +78,14 @@ class Depo(Task):
     PAD = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         most, hops = self.max_nodes, self.test_hops
         check_integer("max_nodes", most, 2, MAX_NAMES)
         check_integer("min_nodes", self.min_nodes, 2, MAX_NAMES)
         check_integer("max_hops", self.max_hops, 1, MAX_NAMES)
         self._require("min_nodes", self.min_nodes <= most, f"between 2 and max_nodes={most}")
         self._require("max_hops", self.max_hops < most, f"at least 1 and less than max_nodes={most}")
-        different = {type(k) for k in hops} == {int} and len(set(hops)) == len(hops)
-        within = different and set(hops) <= set(range(1, self.max_hops + 1))
+        within = 0 < len(set(hops)) == len(hops) and set(hops) <= set(range(1, self.max_hops + 1))
         self._require("test_hops", within, f"different integers between 1 and max_hops={self.max_hops}")
         for field in ("n_queries", "window_size", "graph_length", "question_length"):
             check_integer(field, getattr(self, field), 1, MAX_LENGTH)
@@ -98,10 +98,9 @@ class Depo(Task):
         self._require("graph_length", self.graph_length % L == 0, f"a multiple of window_size={L}")
 
     def _check_names(self) -> None:
-        self._require("naming", self.naming in ("text", "words"), "'text' or 'words'")
         if self.word_lengths is not None:
             self._require("word_lengths", self.naming == "words", "left out unless naming='words'")
-            in_order = 1 <= self.word_lengths[0] <= self.word_lengths[1] <= MAX_WORD
+            in_order = len(self.word_lengths) == 2 and 1 <= self.word_lengths[0] <= self.word_lengths[1] <= MAX_WORD
             self._require("word_lengths", in_order, f"(shortest, longest) with 1 <= shortest <= longest <= {MAX_WORD}")
         check_integer("n_symbols", 1 if self.n_symbols is None else self.n_symbols, 1, MAX_NAMES)
         most, names = self.max_nodes, self._names

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 from lmsleep.tasks.base import IGNORE, Batch, Task, check_batch_size, stream
 
 ENUMERABLE = 24  # cells: 2^24 states take seconds
@@ -51,6 +51,7 @@ class Rule110(Task):
     START = 2
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_integer("steps", self.steps, 0, MAX_STEPS)
         require(3 <= self.width <= 63, "width must be between 3 and 63", self.width)
         require(1 <= self.n_states <= self.width, f"n_states must be between 1 and width={self.width}", self.n_states)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_counter, check_split, stream
 from lmsleep.tasks.held_out import hold_out
@@ -52,6 +52,7 @@ class TextTask(Task):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_integer("window_size", self.window_size, 1, MAX_LENGTH)
         require(0 < self.held_out < 0.5, "held_out must be above 0 and below 0.5", self.held_out)
 

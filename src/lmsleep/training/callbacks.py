@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lmsleep.checks import checked
 from lmsleep.memory import FastWeights
 from lmsleep.sleep import OnOverflow, WindowPass, sleep
 from lmsleep.windows import Eviction, SleepSettings, Windows, policy_name
@@ -49,6 +50,7 @@ class SleepCallback(L.Callback):
         ValueError: if a number of passes is below 1 or given beside `on_overflow`, or the eviction is unknown.
     """
 
+    @checked
     def __init__(
         self,
         n_passes: int = 1,

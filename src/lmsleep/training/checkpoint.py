@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
-from lmsleep.checks import LAST, ONE_FILE, first_line, require
+from lmsleep.checks import LAST, ONE_FILE, checked, first_line, require
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
     handle_requeue,
@@ -109,6 +109,7 @@ class LastCheckpoint(GuardedCheckpoint):
 
     guard = staticmethod(raise_on_all_ranks)
 
+    @checked
     def __init__(
         self, dirpath: str | None = None, every_n_train_steps: int | None = None, overwrite: bool = False
     ) -> None:

@@ -8,7 +8,7 @@ import lightning as L
 import pandas as pd
 
 from lmsleep.atomic import check_writable, save_csv
-from lmsleep.checks import require
+from lmsleep.checks import checked, require
 from lmsleep.data import RowsDataModule
 from lmsleep.training.report import all_steps
 
@@ -21,6 +21,7 @@ class LearningCurve(L.Callback):
         label: starts a line printed after each validation, for runs without a progress bar; None: no line.
     """
 
+    @checked
     def __init__(self, path: str = "curve.csv", label: str | None = None) -> None:
         self.path, self.label = Path(path), label
         self.rows: list[dict[str, float]] = []

@@ -14,12 +14,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lmsleep.checks import checked
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
 from lmsleep.sleep import Reading, read_windows
 from lmsleep.tasks import Batch, Task
-from lmsleep.tasks.base import check_class
 from lmsleep.tasks.spec import is_ours, task_spec
 from lmsleep.tasks.text_base import TextTask
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
@@ -56,6 +56,7 @@ class SleepModule(L.LightningModule):
         ValueError: if model, task and weights do not fit together.
     """
 
+    @checked
     def __init__(
         self,
         task: Task,
@@ -67,7 +68,6 @@ class SleepModule(L.LightningModule):
         lora: Lora | None = None,
     ) -> None:
         super().__init__()
-        check_class(task)
         self.task = task
         config = model or (HybridConfig() if init_from is None else pretrained_config(init_from))
         if init_from is not None and isinstance(task, TextTask):

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lmsleep.checks import program
+from lmsleep.checks import checked, program
 from lmsleep.tasks import Batch
 from lmsleep.tensors import save_tensors
 from lmsleep.training.callbacks import sleep_settings
@@ -55,6 +55,7 @@ class StopOnNonFinite(L.Callback):
 
     MOST_PENDING = 32  # steps whose results have not arrived
 
+    @checked
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
         self.pending: deque[tuple[StepRecord, list[Batch], HostCopy]] = deque()

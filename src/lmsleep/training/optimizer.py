@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
 
-from lmsleep.checks import require
+from lmsleep.checks import check_types, require
 from lmsleep.training.settings import check_trainer
 
 MAX_RATE = 1e4  # a larger learning rate is a mistake
@@ -49,6 +49,7 @@ class OptimizerConfig:
     grad_clip: float | None = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("muon_lr", "adamw_lr", "weight_decay", "warmup_steps"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name} must be finite and 0 or more", value)

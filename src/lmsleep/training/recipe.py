@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.checks import require
+from lmsleep.checks import checked, require
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import SleepCallback, find_callback
 from lmsleep.training.resume import check_as_trained
@@ -35,6 +35,7 @@ class WarmupStage(L.Callback):
             unknown; on resuming with another stage.
     """
 
+    @checked
     def __init__(self, steps: int, train: str | None = None, eviction: Eviction | None = None) -> None:
         require(steps >= 1, "steps of the warm-up stage must be 1 or more", steps)
         try:
@@ -117,6 +118,7 @@ class DrawPasses(L.Callback):
     the step, so that ranks and resumed runs agree. Raises ValueError if `fewest` is not between 1 and N, or steps are
     CUDA graphs, which have a fixed N."""
 
+    @checked
     def __init__(self, fewest: int = 1) -> None:
         self.fewest = fewest
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lmsleep.atomic import check_folder
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 from lmsleep.tasks.base import MAX_ROWS, SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, WordVocabulary
@@ -46,6 +46,7 @@ class DatasetConfig:
     eos_token: str = "<|endoftext|>"
 
     def __post_init__(self) -> None:
+        check_types(self)
         n_ops = len(self.problem.slices)
         for split in SPLITS:
             rows = self.rows(split)

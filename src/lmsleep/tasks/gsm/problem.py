@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lmsleep.checks import require
+from lmsleep.checks import check_types, require
 from lmsleep.tasks.gsm.definition import Definition, draw_definition
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import PROMPT_END, Encoder
@@ -48,12 +48,11 @@ class ProblemConfig:
     window_sizes: tuple[int, ...] = (2000, 512)
 
     def __post_init__(self) -> None:
-        for name in ("ops", "templates", "layers", "width", "length", "window_sizes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list, as a YAML file gives it, has no hash
+        check_types(self)
         for name, least, most in (("ops", 1, 32), ("width", 1, 10), ("length", 8, 1 << 20)):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
-                raise ValueError(f"{name} must be two numbers in order between {least} and {most}, got {low}, {high}")
+            pair = getattr(self, name)
+            sound = len(pair) == 2 and least <= pair[0] <= pair[1] <= most
+            require(sound, f"{name} must be two numbers in order between {least} and {most}", pair)
         if not self.templates or not set(self.templates) <= set(WORLDS):
             got = ", ".join(self.templates) or "none"
             raise ValueError(f"templates must be some of {', '.join(WORLDS)}, got {got}")

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, check_types, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch, Task, check_batch_size, check_counter, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import TokenizerFile, WordVocabulary
@@ -75,7 +75,7 @@ class GSMInfinite(Task):
     loss: Loss = "answer"
 
     def __post_init__(self) -> None:
-        require(self.loss in get_args(Loss), f"loss must be one of {', '.join(get_args(Loss))}", self.loss)
+        check_types(self)
         counted = self.loss == "answer" or self.tokenizer is None
         require(counted, "loss must be 'answer' with a tokenizer, whose answers have any number of tokens", self.loss)
         check_integer("window_size", self.window_size, 1, MAX_LENGTH)
