@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 
 import lightning as L
@@ -97,6 +98,54 @@ def test_a_resumed_run_is_the_run_itself(run, uncut, tmp_path, name, stop):
     assert resumed.trainer.global_step == whole.trainer.global_step
     assert all(map(torch.equal, weights(resumed.module), weights(whole.module)))
     assert rows == curve and numbers_before | numbers_after == numbers
+
+
+class BreakOff(L.Callback):
+    """Ends a run at its fourth step: by SIGTERM within the validation, or as a kill would, within it or after it."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_validation_batch_end(self, trainer, *_):
+        if trainer.global_step == 4 and self.how == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.global_step == 4 and self.how == "kill":
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 5 and self.how == "later":
+            raise KeyboardInterrupt
+
+
+OF_TWO_STEPS = {
+    "batches": {"val_check_interval": 2},
+    "batches of half a step": {"val_check_interval": 4, "accumulate_grad_batches": 2},
+    "epochs": {"val_check_interval": None, "check_val_every_n_epoch": 1, "limit_train_batches": 2, "max_epochs": -1},
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "interval"),
+    [
+        *((how, "batches") for how in ("SIGTERM", "kill", "later", "end")),
+        *(("SIGTERM", "batches of half a step"), ("SIGTERM", "epochs"), ("later", "epochs")),
+    ],
+)
+def test_a_checkpoint_of_a_step_makes_up_for_the_validation_behind_it(run, tmp_path, how, interval):
+    """Saved every two steps, before the validation of the second."""
+
+    def curve_of(folder, *more, max_steps=6, ckpt_path=None):
+        curve = LearningCurve(str(tmp_path / folder / "curve.csv"))
+        callbacks = [*more, curve, LastCheckpoint(str(tmp_path / folder), every_n_train_steps=2)]
+        cell = run(2, callbacks, enable_checkpointing=True, max_steps=max_steps, **OF_TWO_STEPS[interval])
+        with suppress(SIGTERMException, SystemExit):
+            cell.trainer.fit(cell.module, cell.data, ckpt_path=ckpt_path)
+        return curve.rows
+
+    whole = curve_of("whole")
+    curve_of("broken", BreakOff(how), max_steps=4 if how == "end" else 6)
+    assert curve_of("broken", ckpt_path=tmp_path / "broken" / "last.ckpt") == whole
+    assert [row["step"] for row in whole] == [2, 4, 6]
 
 
 LONGER = {

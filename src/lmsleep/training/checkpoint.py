@@ -19,6 +19,7 @@ from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, rem
 from lmsleep.checks import LAST, ONE_FILE, checked, first_line, require
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
+    await_validation,
     handle_requeue,
     look_before_loading,
     repeat_validation,
@@ -169,9 +170,11 @@ class LastCheckpoint(GuardedCheckpoint):
                 optimizer.state.clear()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again."""
+        """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again; and
+        has a validation made that is still to come."""
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
             raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
+        await_validation(checkpoint)
         uncount_batches(checkpoint, pending_batches(trainer))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

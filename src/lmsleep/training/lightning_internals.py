@@ -89,6 +89,18 @@ def repeat_validation(trainer: L.Trainer) -> None:
     progress.increment_started()
 
 
+def await_validation(checkpoint: dict[str, Any]) -> None:
+    """Makes a checkpoint of the end of a training batch one of the first batch of the validation behind it, if there is
+    one. Without this a resumed run would skip that validation, and its curve would lack a point."""
+    loops = checkpoint["loops"]["fit_loop"]
+    read, validated = (loops[f"epoch_loop.{name}batch_progress"] for name in ("", "val_loop."))
+    if read["total"]["completed"] < read["total"]["processed"]:
+        for counts in (read["total"], read["current"]):
+            counts["completed"] += 1
+        started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        validated |= {"total": started, "current": dict(started)}
+
+
 def number_metrics(trainer: L.Trainer) -> None:
     """Numbers what a training step logs by the steps before it. Without this a run that goes on from a checkpoint made
     by a validation, where it makes none itself, would number all by one too low."""
