@@ -180,6 +180,26 @@ def test_a_kernel_that_is_asked_for_more_than_it_takes_names_the_sizes(op, monke
         call()
 
 
+@no_cuda
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [("cuda", "cannot run: no CUDA device"), ("small", "cannot run for n=9: it"), ("x", "must be one")],
+)
+def test_compiled_code_refuses_in_the_same_sentence(op, backend, said):
+    """And not as an error of the compiler, in which the sentence would be one of many lines."""
+    few = Backend("small", lambda: torch.add, limit="at most 8 tokens")
+    register("double", Backend("cuda", lambda: torch.add, cuda_only=True), few, Backend("torch", lambda: torch.mul))
+
+    def call(x):
+        return resolve("double", x.device, x.dtype, backend, beyond=x.shape[0] > 8, n=x.shape[0])(x, x)
+
+    x = torch.ones(9 if backend == "small" else 8)
+    torch.compiler.reset()
+    for each in (call, torch.compile(call, backend="eager")):
+        with pytest.raises(ValueError, match=f"^double: backend .*{said}"):
+            each(x)
+
+
 def test_compiled_code_leaves_eager_kernels_alone(op, monkeypatch):
     register("double", Backend("kernel", lambda: torch.add, eager=True), Backend("torch", lambda: torch.mul))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

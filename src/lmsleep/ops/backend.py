@@ -115,11 +115,10 @@ def resolve(
     compiled = torch.compiler.is_compiling()
     long, beyond = True if long else False, True if beyond else False  # noqa: SIM210  guards, if sizes are symbols
     forced = _FORCED.get(op) if forced is None else forced
-    name = _chosen(op, device.type, dtype, forced, long, beyond and forced is None, compiled)
-    if forced is not None and beyond and (backend := _TABLES[op][name]).limit:
-        obstacle = _obstacle(op, backend, device.type, dtype, beyond)
+    name = _chosen(op, device.type, dtype, forced, long, beyond, compiled)
+    if (op, name) not in _LOADED:
         got = ", ".join(f"{symbol}={size}" for symbol, size in sizes.items())
-        raise ValueError(f"{op}: backend {name!r} cannot run for {got}: {obstacle}")
+        raise ValueError(name.replace("cannot run: it takes", f"cannot run for {got}: it takes"))
     return _LOADED[op, name]
 
 
@@ -159,7 +158,8 @@ def describe(
 def _chosen(
     op: str, device: str, dtype: torch.dtype, forced: str | None, long: bool, beyond: bool, compiled: bool
 ) -> str:
-    """The name of a loaded backend: a constant to `torch.compile`, which runs this while it traces."""
+    """The name of a loaded backend, or what is said of a forced one that cannot run: a constant to `torch.compile`,
+    which runs this while it traces, and would take what it raised for an error of its own."""
     key = (op, device, dtype, forced, long, beyond, compiled)
     if key not in _CHOSEN:
         if forced is None:
@@ -167,8 +167,11 @@ def _chosen(
             name, why = choice.backend, _why_not_better(_in_order(op, long), choice)
         else:
             name, why = forced, "forced"
-            if obstacle := _obstacle(op, _backend(op, name), device, dtype, beyond):
-                raise ValueError(f"{op}: backend {name!r} cannot run: {obstacle}")
+            try:
+                if obstacle := _obstacle(op, _backend(op, name), device, dtype, beyond):
+                    return f"{op}: backend {name!r} cannot run: {obstacle}"
+            except ValueError as error:
+                return str(error)
         _CHOSEN[key] = name
         if (said := f"{op}: {name} ({why})" if why else f"{op}: {name}") not in _SAID:
             _SAID.add(said)
@@ -201,15 +204,14 @@ def _in_order(op: str, long: bool) -> list[Backend]:
 
 def _obstacle(op: str, backend: Backend, device: str, dtype: torch.dtype, beyond: bool) -> str | None:
     """Why a backend cannot run; what to do about it."""
-    others = (b for b in _TABLES[op].values() if not b.cuda_only and b is not backend)
-    elsewhere = f"use {', '.join(repr(b.name) for b in others)}"
+    elsewhere = "use " + ", ".join(repr(b.name) for b in _TABLES[op].values() if not b.cuda_only and b is not backend)
     if backend.cuda_only and not torch.cuda.is_available():
         return f"no CUDA device; {elsewhere} here"
     if backend.cuda_only and device != "cuda":
         return f"the tensors are on {device}; move them to CUDA or {elsewhere}"
     if backend.dtypes and dtype not in backend.dtypes:
-        taken = ", ".join(_name(d) for d in backend.dtypes)
-        return f"it does not take {_name(dtype)}; convert to one of {taken}, or {elsewhere}"
+        other, *taken = (str(d).removeprefix("torch.") for d in (dtype, *backend.dtypes))
+        return f"it does not take {other}; convert to one of {', '.join(taken)}, or {elsewhere}"
     if backend.limit and beyond:
         return f"it takes {backend.limit}; {elsewhere}"
     if error := _import_error(op, backend):
@@ -244,7 +246,3 @@ def _why_not_better(table: list[Backend], choice: Choice) -> str:
             break
         reasons.setdefault(choice.others[backend.name].split(";")[0], []).append(backend.name)
     return "; ".join(r if r == "no CUDA device" else f"{', '.join(names)}: {r}" for r, names in reasons.items())
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
