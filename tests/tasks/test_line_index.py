@@ -115,6 +115,14 @@ def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(tmp_path, monkey
         with pytest.raises(SystemExit, match=rule), one_sentence():
             _ = Documents(str(source)).slices
     assert len(text_files(f"{tmp_path}/docs/*")) == 1
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("**/*.md", "docs/*/*.md", "docs/priv[a]te/**", "d*/private/?.md", f"{tmp_path}/docs/**/a.*"):
+        for task in (Documents, TextLM):
+            with (
+                pytest.raises(SystemExit, match=r"^error: '.*private/?' cannot be used: permission denied$"),
+                one_sentence(),
+            ):
+                _ = task(pattern).slices
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, read_config
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
+from lmsleep.tasks.line_index import find_paths
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.curve import tokens_read
 from lmsleep.training.nonfinite import FOLDER_PREFIX
@@ -161,7 +161,7 @@ def digest(out: Path, fit_args: list[str]) -> str:
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
     patterns = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
-    texts = [Path(file) for pattern in patterns if pattern for file in sorted(glob(pattern, recursive=True))]
+    texts = [file for pattern in patterns if pattern for file in find_paths(pattern)]
     problems += [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts]
     start = Path(OmegaConf.select(config, "model.init_from") or "none").glob("*.safetensors")
     weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]

@@ -41,19 +41,25 @@ def rows_among(files: Sequence[Path]) -> Path | None:
 
 def text_files(source: str, whole: bool = False) -> tuple[Path, ...]:
     """The file, the files of a pattern or, if `whole` files are wanted, all below a folder; of the last two no hidden
-    ones, and each once, however many links lead to it: a copy would be trained on and held out. Raises OSError if a
-    folder below it cannot be read."""
+    ones, and each once, however many links lead to it: a copy would be trained on and held out."""
     if Path(source).is_file():
         return (Path(source),)
     below = whole and Path(source).is_dir()
-    pattern = f"{escape(str(Path(source)))}/**" if below else source
     found: dict[Path, Path] = {}
-    for path in map(Path, sorted(glob(pattern, recursive=True))):
+    for path in find_paths(f"{escape(str(Path(source)))}/**" if below else source):
         if path.is_file():
             found.setdefault(path.resolve(), path)
-        elif below and path.is_dir():
-            os.scandir(path).close()  # `glob` passes over a folder that cannot be read
     return tuple(found.values())
+
+
+def find_paths(pattern: str) -> list[Path]:
+    """What a pattern matches, sorted. Raises OSError on a folder that cannot be read, over which `glob` passes."""
+    for i, part in enumerate(parts := Path(pattern).parts):
+        if escape(part) != part:
+            above = os.path.join("", *parts[: i + (part == "**")], "")
+            for folder in glob(above, recursive=True) if above else ["."]:
+                os.scandir(folder).close()
+    return [Path(path) for path in sorted(glob(pattern, recursive=True))]
 
 
 def open_dataset(source: str) -> Any:
@@ -67,7 +73,7 @@ def open_dataset(source: str) -> Any:
         ValueError: if it cannot be read, or the package datasets is not installed.
     """
     name, _, split = source.partition(":")
-    path, files = Path(name), sorted(glob(name, recursive=True))
+    path, files = Path(name), [str(file) for file in find_paths(name)]
     on_hub = not files and not path.suffix and HUB_NAME.fullmatch(name)
     if not (path.suffix in TABLES or path.is_dir() or on_hub):
         return None
