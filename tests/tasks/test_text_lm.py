@@ -1,5 +1,6 @@
 """Plain text, against the text itself, byte for byte."""
 
+import re
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_rows_of_files_that_are_not_joined_cross_none(written):
             batch = task.rows(split=split, seed=0, step=step, batch_size=1)
             found[(*batch.tokens[0].tolist(), int(batch.targets[0, -1]))] += 1
     assert found == wanted and len(found) > 50
+
+
+def test_a_file_that_is_a_copy_of_another_is_warned_of(written):
+    """Whatever it is called: its rows, cut elsewhere, are trained on where those of the other are held out."""
+    for name, text in (("a", TEXT), ("b", TEXT.upper()), ("c", TEXT), ("d", ""), ("e", "")):
+        path = Path(written([text], f"{name}.txt"))
+    pattern = str(path.with_name("*.txt"))
+    task = TextLM(pattern, window_size=L)
+    sentence = f"1 of 3 files in {pattern} are copies of others: rows held out of one are trained on in another"
+    with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
+        assert task.slices
+    given = TextLM(
+        str(path.with_name("[ab].txt")), str(path.with_name("c.txt")), str(path.with_name("b.txt")), window_size=L
+    )
+    with pytest.warns(
+        UserWarning, match=r"^1 of 1 files in .*c\.txt, for val, are in .*\[ab\]\.txt too, which is trained on$"
+    ):
+        assert given.slices
 
 
 def test_text_from_another_system_is_the_same_text(written, tmp_path):

@@ -66,7 +66,7 @@ class TextTask(Task):
 
     def _sources(self, lines: "LineIndex") -> np.ndarray | None:
         """The line that each row is of, (rows,), where the last number of a line is a hash of its text, by which copies
-        are known; None: rows have no copies."""
+        are known; None: rows cross lines."""
         return None
 
     @abstractmethod
@@ -107,10 +107,11 @@ class TextTask(Task):
         return lines
 
     def _contents(self, lines: "LineIndex") -> np.ndarray:
-        """What splits should not share: hashes of the lines that rows are of or, where these have none, of files."""
-        if (sources := self._sources(lines)) is None:
-            return np.unique([hash(file.resolve()) for file in lines.files])
-        return np.unique(lines.table[sources, -1])
+        """What splits should not share: hashes of the lines that rows are of or, where rows cross lines, of files."""
+        if (sources := self._sources(lines)) is not None:
+            return np.unique(lines.table[sources, -1])
+        _, starts = np.unique(lines.table[:, 0], return_index=True)
+        return np.unique([hash(file.tobytes()) for file in np.split(lines.table[:, -1], starts[1:])])
 
     @cached_property
     def _splits(self) -> dict[str, "SplitRows"]:
@@ -140,6 +141,10 @@ class TextTask(Task):
         lines each has: a line and its copies, or where these are fewer than `least`, a row."""
         alone = np.arange(rows), np.ones(rows, int)
         if (sources := self._sources(lines)) is None:
+            files = len(np.unique(lines.table[:, 0]))
+            if (copies := files - len(self._contents(lines))) and least > 1:
+                some = f"{copies:,} of {files:,} files in {self.train} are copies of others"
+                warnings.warn(f"{some}: rows held out of one are trained on in another", stacklevel=2)
             return alone
         present, source = np.unique(sources, return_inverse=True)
         _, first, group = np.unique(lines.table[present, -1], return_index=True, return_inverse=True)

@@ -20,6 +20,8 @@ class TextLM(TextTask):
         targets  upon  a  time | there was  a
 
     Every window carries loss, so that none sleeps without `--sleep.after_loss=true`. Each line is tokenised by itself.
+    Copies are not held out together, as rows are cut across lines: a file that is one of another is warned of, and
+    `Documents` keeps them apart.
 
     Args:
         n_windows: of a row.
@@ -43,7 +45,7 @@ class TextLM(TextTask):
         return self.n_windows * self.window_size
 
     def _index(self, source: str, name: str) -> LineIndex:
-        return LineIndex.of(source, name, lambda line: (len(self.encode(line)),), self.column)
+        return LineIndex.of(source, name, lambda line: (len(self.encode(line)), hash(line)), self.column)
 
     def _windows(self, lines: LineIndex) -> np.ndarray:
         return np.full(len(row_starts(lines, self.sequence_length, self.join)), self.n_windows - 1)
