@@ -118,6 +118,8 @@ def typed(kind: Any, value: Any, name: str, *, loose: bool = False) -> Any:
     Raises:
         ValueError: if the value is of another type, a number is not finite, or a dataclass refuses its fields.
     """
+    if type(value) is kind and kind is not float:  # as most values are: settings are checked in every training step
+        return value
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         kinds = [one for one in args if one is not NoneType]

@@ -113,7 +113,6 @@ class SleepSettings:
         check_types(self)
         check_n_passes(self.n_passes)
         check_n_passes(self.wake_passes, "wake_passes")
-        check_eviction(self.eviction)
         alone = self.on_overflow is None or self.n_passes == 1
         require(alone, "n_passes must be left out beside on_overflow", self.n_passes)
 
@@ -190,8 +189,9 @@ def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
 def policy_name(on_overflow: object) -> str | None:
     """What sleeps in place of passes 2..N, by its import path and, of a dataclass, its fields; None for None. Raises
     ValueError if it cannot be called."""
-    if typed(Callable | None, on_overflow, "on_overflow") is None:
+    if on_overflow is None:
         return None
+    typed(Callable, on_overflow, "on_overflow")
     if isinstance(on_overflow, partial):
         return f"{policy_name(on_overflow.func)}, {on_overflow.args}, {on_overflow.keywords}"
     if is_dataclass(on_overflow):
