@@ -4,7 +4,6 @@ import gc
 import multiprocessing
 import os
 import sys
-from functools import cache
 
 import pytest
 
@@ -21,9 +20,7 @@ def pytest_collection():
     if not torch.cuda.is_available():
         # Without CUDA, Triton's kernels run in its interpreter; triton reads this when it is imported, as by Lightning.
         os.environ["TRITON_INTERPRET"] = "1"
-    from lightning.fabric.utilities import registry
-
-    registry.entry_points = cache(registry.entry_points)  # those of all packages, read anew for every trainer
+    import tests.once  # noqa: F401
 
 
 def pytest_collection_finish():

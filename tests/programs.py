@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["lmsleep.commands.fit"])
+FORKS.set_forkserver_preload(["tests.learned"])
 
 
 def start(

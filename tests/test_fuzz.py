@@ -182,7 +182,7 @@ PROPERTIES = (
     a_session_gives_the_same_in_whatever_parts_it_reads,
     a_configuration_is_refused_in_a_sentence_or_works,
 )
-FEW = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 MANY = settings(max_examples=2000, deadline=None, database=None)
 
 

@@ -25,6 +25,7 @@ SHORT = [
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
 ]
+AWAKE = [*SHORT, "--n_passes=1"]  # where nothing hangs on sleep, which takes most of the time
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +110,13 @@ def test_files_are_read_once(folder, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Documents, "_index", lambda self, source, name: read.append(source) or index(self, source, name)
     )
-    lmsleep(["finetune", f"--model={folder}", f"--data={path}", f"--out={tmp_path / 'out'}", "--steps=1", *SHORT])
+    lmsleep(["finetune", f"--model={folder}", f"--data={path}", f"--out={tmp_path / 'out'}", "--steps=1", *AWAKE])
     assert read == [path]
 
 
 def test_a_run_goes_on_and_one_of_fit_says_that_the_model_is_of_before(folder, documents, tmp_path, caplog):
     out = tmp_path / "tuned"
-    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *SHORT[1:]]
+    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *AWAKE[1:]]
 
     def steps():
         return json.loads((out / "config.json").read_text())["trained"]["steps"]
@@ -134,7 +135,7 @@ def test_a_run_goes_on_and_one_of_fit_says_that_the_model_is_of_before(folder, d
 def test_a_run_goes_on_with_the_same_documents_alone(folder, documents, tmp_path):
     """With one more, others are held out, which were trained on."""
     out = tmp_path / "tuned"
-    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *SHORT[1:]]
+    line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *AWAKE[1:]]
     lmsleep([*line, "--steps=1"])
     (documents / "more.md").write_text("One more. " * 40)
     refused = "data must be 'Documents: .*', with which the checkpoint was trained, got 'Documents: "
@@ -297,7 +298,7 @@ def test_one_setting_of_the_model_changes_that_of_the_weights_and_no_other(data,
     sizes.build().save_pretrained(source)
     shutil.move(gsm_bpe.train_bpe(tmp_path), source / "tokenizer.json")
     (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": gsm_bpe.EOS}))
-    args = ["finetune", f"--model={source}", f"--data={data}", "--steps=1", *SHORT]
+    args = ["finetune", f"--model={source}", f"--data={data}", "--steps=1", "--n_passes=2", *SHORT]
     for out, more, loop in (("middle", [], (2, 6)), ("all", ["--model.model.loop=null"], None)):
         lmsleep([*args, f"--out={tmp_path / out}", "--model.model.pattern=AAAAAjAj", *more])
         changes = {"pattern": "AAAAAjAj"} | ({"loop": None} if more else {})
@@ -308,7 +309,7 @@ def test_one_setting_of_the_model_changes_that_of_the_weights_and_no_other(data,
 
 def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
     lmsleep(
-        ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--lora.rank=2", "--steps=2", *SHORT]
+        ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--lora.rank=2", "--steps=2", *AWAKE]
     )
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["lora"]["rank"] == 2 and any("lora_B" in name for name in saved["state_dict"])
@@ -321,18 +322,24 @@ def test_adapters_are_merged_into_what_is_saved(folder, data, tmp_path):
     with pytest.raises(
         SystemExit, match=r"^error: --lora\.rank must be 2, with which the checkpoint was trained, got 3$"
     ):
-        args = ["--lora.rank=3", "--steps=3", f"--ckpt_path={tmp_path}/last.ckpt", *SHORT]
+        args = ["--lora.rank=3", "--steps=3", f"--ckpt_path={tmp_path}/last.ckpt", *AWAKE]
         lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
 
 
 def test_an_epoch_shows_every_row_once_and_what_is_learned_is_logged(folder, data, tmp_path):
-    args = ["--epochs=2", "--trainer.log_every_n_steps=4", "--trainer.accumulate_grad_batches=2", *SHORT]
+    args = [
+        "--epochs=2",
+        "--n_passes=2",
+        "--trainer.log_every_n_steps=4",
+        "--trainer.accumulate_grad_batches=2",
+        *SHORT,
+    ]
     args[args.index("--data.batch_size=4")] = "--data.batch_size=8"
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *args])
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2 * 32 // 8 // 2
     logged = pd.read_csv(tmp_path / "version_0/metrics.csv")
     assert {"lr/muon", "lr/adamw", "grad_norm", "tokens_per_second", "sleeps_per_row", "train/loss"} <= set(logged)
-    assert {f"change_of_S/pass-{n}" for n in (2, 3, 4)} <= set(logged) and (logged["grad_norm"].dropna() > 0).all()
+    assert "change_of_S/pass-2" in logged and (logged["grad_norm"].dropna() > 0).all()
     assert {"val/exact-2", "val/loss-2", "test/exact-1", "test/loss-2"} <= set(logged)
 
 
@@ -355,7 +362,7 @@ def test_a_line_end_in_a_template_is_written_as_the_help_shows_it(folder, data, 
         r"--answer= {answer}\\n",
         r"--data.task.init_args.context={context}\n",
     ]
-    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *templates, "--steps=1", *SHORT])
+    lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", *templates, "--steps=1", *AWAKE])
     task = json.loads((tmp_path / "config.json").read_text())["trained"]["task"]["init_args"]
     assert (task["question"], task["answer"], task["context"]) == ("\nQ: {question}\tA:", r" {answer}\n", "{context}\n")
     assert [str(warning.message) for warning in recwarn if "backslash" in str(warning.message)] == [
@@ -369,11 +376,11 @@ def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, dat
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     args = ["finetune", f"--model={folder}", f"--data={tmp_path}/own.jsonl", f"--out={tmp_path / 'out'}"]
     with pytest.raises(SystemExit, match=r"^error: context must call its question \{question\} or .* got '\{q\} \{doc"):
-        lmsleep([*args, "--context={q} {doc}", "--question=A:", "--steps=1", *SHORT])
+        lmsleep([*args, "--context={q} {doc}", "--question=A:", "--steps=1", *AWAKE])
     assert not (tmp_path / "out").exists()
     (tmp_path / "own.yaml").write_text("data: {task: {init_args: {context: '{q} {doc}', question: 'A:'}}}")
     with pytest.warns(UserWarning, match=r"^context must call its question"):
-        lmsleep([*args, "--steps=1", f"--config={tmp_path}/own.yaml", *SHORT])
+        lmsleep([*args, "--steps=1", f"--config={tmp_path}/own.yaml", *AWAKE])
     card = (tmp_path / "out/README.md").read_text()
     assert "| windows | rows |" in card and "session" not in card.split("# A language model")[1].split("| | |")[0]
 
@@ -388,7 +395,7 @@ def test_a_model_that_learned_from_conversations_is_asked_in_one(folder, tmp_pat
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}"
     (tmp_path / "model" / "chat_template.jinja").write_text(template + "<assistant>{% endif %}")
     given = {"model": tmp_path / "model", "data": tmp_path / "chat.jsonl", "out": tmp_path / "tuned", "steps": 1}
-    lmsleep(["finetune", *(f"--{name}={value}" for name, value in given.items()), *SHORT])
+    lmsleep(["finetune", *(f"--{name}={value}" for name, value in given.items()), *AWAKE])
     session = Session.from_pretrained(tmp_path / "tuned")
     assert session.prompter.format_question("{question}") == "<user>{question}\n<assistant>"
     assert "session.ask('How many eggs?')" in (tmp_path / "tuned" / "README.md").read_text()
@@ -400,13 +407,13 @@ def test_a_model_without_tokenizer_takes_the_one_that_is_named(folder, data, tmp
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     command = ["finetune", f"--model={bare}", f"--data={data}", f"--out={tmp_path / 'tuned'}", "--steps=1"]
     with pytest.raises(SystemExit, match=r"bare must hold tokenizer.json, found none; tokenizer may be .*, or bytes"):
-        lmsleep([*command, *SHORT])
-    lmsleep([*command, "--tokenizer=bytes", "--data.task.init_args.window_size=99", *SHORT[1:]])
+        lmsleep([*command, *AWAKE])
+    lmsleep([*command, "--tokenizer=bytes", "--data.task.init_args.window_size=99", *AWAKE[1:]])
     assert Session.from_pretrained(tmp_path / "tuned").prompter.tokenizer.get_vocab_size() == 257
 
 
 def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path):
-    args = ["--steps=1", "--window=64", "--data.task.init_args.tokenizer=bytes", *SHORT[1:]]
+    args = ["--steps=1", "--window=64", "--data.task.init_args.tokenizer=bytes", *AWAKE[1:]]
     with pytest.warns(
         UserWarning, match=r"^tokenizer bytes \(257 tokens\) is another than the model's own, .* \(\d+ tokens\)"
     ):

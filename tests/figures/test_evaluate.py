@@ -159,14 +159,14 @@ def test_a_run_is_tested_with_its_own_passes_with_others_with_none_and_an_arm_un
     torch.manual_seed(0)
     config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False)
     model = config.for_task(RULE110.vocab_size, RULE110.window_size).build().eval()
-    make_data(RULE110, tmp_path / "data", batch_size=16, eval_rows=16)
+    make_data(RULE110, tmp_path / "data", batch_size=16, eval_rows=8)
     table = evaluate_run(figure, saved_run("reset-s0", model, RULE110, n_passes=3), tmp_path / "data")
     assert set(table.model) == {"reset" if figure == "arms" else "AG"} and set(table.n_passes) == {3}
     found = table[table.slice == "all"].set_index("metric").value
     settles = {f"settle_{t:g}_" for t in THRESHOLDS} if figure == "arms" else set()
     ways = {"test_", "cut_"} | {f"test_n{n}_" for n in range(1, most + 1) if n != 3} | settles
     assert {metric for metric in found.index if metric.endswith("exact")} == {f"{way}exact" for way in ways}
-    batch = next(iter(RowsDataModule(RULE110, batch_size=16, eval_rows=16).test_dataloader()))
+    batch = next(iter(RowsDataModule(RULE110, batch_size=16, eval_rows=8).test_dataloader()))
     for metric, passes in (("test_loss", 3), ("test_n1_loss", 1), (f"test_n{most}_loss", most)):
         with torch.no_grad():
             assert found[metric] == pytest.approx(

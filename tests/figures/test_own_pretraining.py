@@ -21,6 +21,7 @@ from lmsleep.pretrained.export import trained_sleeps
 ROOT = Path(__file__).parents[2]
 STEPS = 2
 WARMUP = {"fig4b": STEPS, "fig5": STEPS - 1}  # fig4b ends within it
+pytestmark = pytest.mark.slow
 LAYERS = {0: 0, 2: 1, 3: 2, 5: 3}  # of AjAAjA, those of AAAA
 
 
@@ -61,7 +62,7 @@ def commands(tmp_path_factory):
         repo.close()
 
 
-@pytest.fixture(scope="module", params=["fig4b", pytest.param("fig5", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=list(WARMUP))
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     for stage in ("data@{}", "pretrain@{}", "train_{}@1-0", "train_{}@2-0", "evaluate@{}", "table@{}"):

@@ -35,6 +35,7 @@ TOKENS = 600
 STEPS = 2
 MODELS = {"fig4a": JET, "fig4b": OURO, "fig5": OURO}
 WINDOWS = {"gsm_jet_nemotron": 128, "gsm_ouro": 128, "gsm_ouro_sliding": 96}
+pytestmark = pytest.mark.slow
 PROBLEM = {"length": [140, 220], "width": [1, 2], "instruction": False}
 
 
@@ -105,10 +106,7 @@ def run(command, *more):
     main(words) if "argv" in signature(main).parameters else run_main(main, words)
 
 
-FIG4B, FIG5 = (pytest.param(name, marks=pytest.mark.slow) for name in ("fig4b", "fig5"))
-
-
-@pytest.fixture(scope="module", params=["fig4a", FIG4B, FIG5])
+@pytest.fixture(scope="module", params=list(MODELS))
 def figure(request, commands):
     """The name of a figure all of whose stages have run."""
     name = request.param
@@ -182,7 +180,7 @@ def test_training_starts_from_the_checkpoint(figure, n_passes):
 
 
 @pytest.mark.parametrize("n_passes", [1, 2])
-@pytest.mark.parametrize("figure", [FIG5], indirect=True)
+@pytest.mark.parametrize("figure", ["fig5"], indirect=True)
 def test_a_token_that_was_never_read_keeps_its_embedding(figure, n_passes):
     before = published(figure)["model.embed_tokens.weight"]
     moved = from_lightning(checkpoint(figure, n_passes)).embedding.weight != before

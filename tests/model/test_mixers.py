@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.programs import start
 from torch import nn
 
 from lmsleep import FastWeights, HybridLM, Session, read_windows
@@ -91,14 +92,18 @@ def test_a_file_that_is_imported_again_registers_its_letter_again():
 
 def test_a_script_that_a_module_of_its_run_imports_registers_its_letter_again(tmp_path):
     (tmp_path / "rules.py").write_text(
+        "import warnings\n"
+        "warnings.simplefilter('error', UserWarning)\n"
         "from lmsleep.model import register_mixer\n"
         "class Mine: ...\n"
         "register_mixer('Z', 'mine', Mine)\n"
         "if __name__ == '__main__':\n"
         "    import rules\n"
     )
-    command = [sys.executable, "-W", "error::UserWarning:__main__", "-W", "error::UserWarning:rules", "rules.py"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stderr == ""
+    env, said = os.environ | {"PYTHONPATH": str(tmp_path)}, tmp_path / "said"
+    script = start("rules", folder=tmp_path, env=env, output=str(said))
+    script.join(60)
+    assert (script.exitcode, said.read_text()) == (0, "")
 
 
 def test_what_makes_no_mixer_is_not_registered():

@@ -11,6 +11,7 @@ from gsm_bpe import train_bpe
 from gsm_verify import verify_dataset
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from tests.programs import FORKS
 
 from lmsleep.tasks.base import stream
 from lmsleep.tasks.gsm import MINI, Dataset, DatasetConfig, TokenizerFile, WordVocabulary, dataset, make_dataset
@@ -111,6 +112,7 @@ def test_duplicates_are_made_anew_and_workers_change_nothing(tmp_path: Path, mon
         seen.add(problem.fingerprint)
     assert len(seen) == 100 and set(rows.fingerprints.tolist()) == seen
     assert verify_dataset(tmp_path / "a", WORDS) == 120
+    monkeypatch.setattr("multiprocessing.get_context", lambda _: FORKS)  # as fresh as those that it would spawn
     make_dataset(tmp_path / "b", config, workers=2)
     assert contents(tmp_path / "b") == contents(tmp_path / "a")
     monkeypatch.setattr("lmsleep.tasks.gsm.problem.MAX_ATTEMPTS", 200)

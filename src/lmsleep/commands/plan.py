@@ -48,8 +48,12 @@ class PlanParser(RunParser):
     """Its help shows what `lmsleep fit` has not; the options of a run, all of which it takes, that of `fit` shows."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        self._action_groups = self._action_groups[:2]  # argparse's own: arguments with positions, options
-        return super().format_help(formatter)
+        groups = self._action_groups
+        self._action_groups = groups[:2]  # argparse's own: arguments with positions, options
+        try:
+            return super().format_help(formatter)
+        finally:
+            self._action_groups = groups
 
 
 class PlanCLI(SleepCLI):
