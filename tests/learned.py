@@ -4,6 +4,7 @@ import io
 from contextlib import redirect_stdout, suppress
 
 import tests.once  # noqa: F401
+
 from lmsleep.commands.finetune import FinetuneCLI
 from lmsleep.commands.fit import SleepCLI, run_trainer
 

@@ -5,11 +5,13 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping
+from contextlib import chdir
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.learned"])
 
@@ -19,7 +21,8 @@ def start(
 ) -> ForkServerProcess:
     """`python -m word ...` in a folder, which says what it says into a file or a terminal."""
     process = FORKS.Process(target=become, args=(words, folder, dict(env), output))
-    process.start()
+    with chdir(ROOT):  # where the process from which it is forked finds what it imports, should this be the first
+        process.start()
     return process
 
 

@@ -213,8 +213,17 @@ PIPELINE = """stages:
 """
 
 
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory):
+    """What DVC makes for a new repository."""
+    folder = tmp_path_factory.mktemp("new")
+    program, env = Path(sys.executable).parent / "dvc", os.environ | {"DVC_NO_ANALYTICS": "1"}
+    subprocess.run([program, "init", "-q", "--no-scm"], cwd=folder, env=env, check=True)
+    return folder / ".dvc"
+
+
 @pytest.fixture
-def repro(tmp_path):
+def repro(initialised, tmp_path):
     """repro(stage): the script that waits, as a process, in a repository of its own. The file `ended` is there when DVC
     has ended once."""
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
@@ -224,7 +233,7 @@ def repro(tmp_path):
     )
     (tmp_path / "bin/dvc").chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    subprocess.run(["dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=env, check=True)
+    shutil.copytree(initialised, tmp_path / ".dvc")
     command, pipe = ["sh", str(ROOT / "configs/scale/wait-and-repro")], subprocess.PIPE
     return lambda *args: subprocess.Popen([*command, *args], cwd=tmp_path, env=env, stderr=pipe, text=True)
 
@@ -243,8 +252,6 @@ def test_a_stage_that_fails_is_not_tried_again_and_says_why(repro, tmp_path):
 
 
 def test_a_job_that_waits_ends_at_a_signal(repro, tmp_path):
-    (tmp_path / "ended").unlink(missing_ok=True)
-
     def until_there(name):
         while not (tmp_path / name).exists():
             assert working.poll() is None

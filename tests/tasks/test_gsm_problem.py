@@ -149,7 +149,9 @@ class Everything:
         return True
 
 
-def test_what_cannot_be_drawn_is_explained(bpe: TokenizerFile):
+def test_what_cannot_be_drawn_is_explained(bpe: TokenizerFile, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lmsleep.tasks.gsm.problem.MAX_ATTEMPTS", 200)
+
     def draws() -> Draws:
         return Draws(stream(0, "train", 0))
 

@@ -91,7 +91,8 @@ def test_drawn_splits_share_no_row():
         batches = [task.rows(split=split, seed=0, step=step, batch_size=64).tokens for step in range(4)]
         return {tuple(row) for row in torch.cat(batches).tolist()}
 
-    assert not rows("train") & rows("test") and not rows("val") & rows("test")
+    test = rows("test")
+    assert not rows("train") & test and not rows("val") & test
 
 
 def test_an_epoch_shows_each_row_once_in_batches_of_one_bucket(path: str):

@@ -56,7 +56,8 @@ SETTINGS = {
     "bfloat16": {"precision": "bf16-true", "val_check_interval": 4, "max_steps": 6},
 }
 STOPS = {1: 0, 2: 2, 3: 0, 5: 2}  # within this batch -> processes that load
-FEW = {"epochs until a step": (3, 5), "float64": (3,), "bfloat16": (3,)}  # what else can differ, the others differ in
+# What else can differ, the others differ in.
+FEW = {"epochs until a step": (3, 5), "several validations within a step": (1, 5), "float64": (3,), "bfloat16": (3,)}
 CASES = [(name, stop) for name in SETTINGS for stop in FEW.get(name, STOPS)]
 
 
