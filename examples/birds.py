@@ -17,20 +17,25 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 LINES, NOTES, MODEL = MADE = Path("train.jsonl"), Path("notes.txt"), Path("tiny")
 OTHERS, COLOURS = ["robin", "heron"], ["red", "blue", "green"]
+PLACES = ["mill", "lake", "barn", "pond", "wood", "road", "hill", "wall"]
 SIZES = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def told(seen: dict[str, str]) -> str:
+def told(seen: dict[str, str], place: str) -> str:
     """The colours of birds in sentences."""
-    return " ".join(f"The {bird} by the mill is {colour}." for bird, colour in seen.items())
+    return " ".join(f"The {bird} by the {place} is {colour}." for bird, colour in seen.items())
 
 
 def line() -> dict[str, str]:
     """A wren and up to two other birds in any order, each with a colour, and a question about the wren."""
     others = random.sample(OTHERS, random.randint(0, 2))
     seen = {bird: random.choice(COLOURS) for bird in random.sample(["wren", *others], 1 + len(others))}
-    return {"context": told(seen), "question": "Which colour is the wren?", "answer": seen["wren"]}
+    return {
+        "context": told(seen, random.choice(PLACES)),
+        "question": "Which colour is the wren?",
+        "answer": seen["wren"],
+    }
 
 
 def train_tokenizer() -> Tokenizer:
@@ -58,11 +63,14 @@ def random_llama() -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Raises OSError if the folder cannot be written to."""
-    random.seed(1)  # a start that has learned after 100 of 500 steps; some need them all, some more
-    torch.manual_seed(1)
+    random.seed(3)  # a start that has learned after 300 of 500 steps; some need them all, some more
+    torch.manual_seed(3)
     MODEL.mkdir()
-    LINES.write_text("\n".join(json.dumps(line()) for _ in range(2000)), encoding="utf-8")
-    NOTES.write_text(told({"robin": "red", "wren": "blue", "heron": "green"}), encoding="utf-8")
+    lines: dict[str, None] = {}  # each once: copies would be held out together
+    while len(lines) < 1000:
+        lines[json.dumps(line())] = None
+    LINES.write_text("\n".join(lines), encoding="utf-8")
+    NOTES.write_text(told({"robin": "red", "wren": "blue", "heron": "green"}, "mill"), encoding="utf-8")
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
     config |= {"rms_norm_eps": 1e-6, "rope_theta": 10000.0} | SIZES
     (MODEL / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

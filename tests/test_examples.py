@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from lmsleep import HybridConfig, read_windows
 from lmsleep.model import check_mixer, mixers
-from lmsleep.tasks import IGNORE
+from lmsleep.tasks import IGNORE, TextQA
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 L = 6
@@ -199,6 +200,16 @@ def test_the_birds_that_are_read_have_colours_of_their_own(aviary):
     """So that no answer is right by chance of the text."""
     notes = (aviary / "notes.txt").read_text()
     assert sorted(re.findall(r"is (\w+)\.", notes)) == ["blue", "green", "red"] and "wren" in notes
+
+
+def test_the_birds_are_read_without_a_warning(aviary):
+    """No line has copies, and contexts fill the window of the command."""
+    task = TextQA(str(aviary / "train.jsonl"), tokenizer=str(aviary / "tiny"), window_size=24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert str(task).startswith("TextQA: 800 rows") and task.slices == (1,)
+    lines = (aviary / "train.jsonl").read_text().splitlines()
+    assert len(set(lines)) == len(lines) == 1000 and {line.count(" is ") - 1 for line in lines} == {1, 2, 3}
 
 
 def test_the_llama_of_the_birds_is_one_of_transformers(aviary):
