@@ -13,7 +13,9 @@ import yaml
 import lmsleep
 from lmsleep.checks import (
     check_integer,
+    counted,
     first_line,
+    json_kind,
     naming_file,
     parse_object,
     program,
@@ -181,3 +183,19 @@ def test_no_text_is_read_or_written_in_the_encoding_of_the_locale():
     for name, call in calls:
         text = ast.unparse(call)
         assert "encoding=" in text or "b'" in text or "Image" in text, f"{name}: {text}"
+
+
+def test_one_is_counted_in_the_singular():
+    assert [counted(n, "rows") for n in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
+
+
+def test_values_of_json_have_its_names():
+    assert [json_kind(value) for value in (None, True, 1, 1.5, "a", [], {})] == [
+        "null",
+        "true or false",
+        "a number",
+        "a number",
+        "a string",
+        "a list",
+        "an object",
+    ]

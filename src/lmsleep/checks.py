@@ -71,8 +71,14 @@ def parse_object(text: str | bytes, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{name} must be a JSON object, got a {type(values).__name__}")
+        raise ValueError(f"{name} must be a JSON object, got {json_kind(values)}")
     return values
+
+
+def json_kind(value: Any) -> str:
+    """What a value of JSON is called in messages."""
+    kinds = {NoneType: "null", int: "a number", float: "a number"}
+    return kinds.get(type(value)) or _WORDS.get(type(value), type(value).__name__)
 
 
 @contextmanager
@@ -193,6 +199,11 @@ def checked(function: Function) -> Function:
     return call  # pyright: ignore[reportReturnType]
 
 
+def counted(count: Any, things: str) -> str:
+    """A number of things: 1, rows -> 1 row; 2000, rows -> 2,000 rows."""
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
 def check_integer(name: str, value: Any, low: int, high: int, note: str = "") -> None:
     """Raises ValueError unless `value` is an integer from `low` to `high`; `note` follows `low` in the message."""
     if not low <= (number := typed(int, value, name)) <= high:
@@ -240,7 +251,8 @@ def left_by_run(folder: Path) -> str:
         export = f"{program()} export --ckpt {shlex.quote(str(folder / LAST))} --out OUT"
         return f"; {folder} is of a run, and `{export}` makes a model of it"
     if (folder / "config.yaml").is_file():
-        return f"; {folder} is of a run that was broken off before its first checkpoint, and has no weights"
+        started = f"{folder} is of a run that was broken off before its first checkpoint"
+        return f"; {started}, and has no weights: start that again, without --ckpt_path"
     return ""
 
 

@@ -164,7 +164,7 @@ def test_the_file_that_is_trained_on_is_warned_of_as_one_to_test_on(written, tmp
     for kind, train, unit in (
         (TextQA, written([*lines, lines[0]]), "40 of 40 rows"),
         (partial(Documents, text="{context}"), written([*lines, lines[0]], "documents.jsonl"), "40 of 40 documents"),
-        (TextLM, written(TEXTS, "book.txt"), "1 of 1 files"),
+        (TextLM, written(TEXTS, "book.txt"), "1 of 1 file"),
     ):
         other = str(tmp_path / f"link{Path(train).suffix}")
         Path(other).unlink(missing_ok=True)
@@ -173,7 +173,9 @@ def test_the_file_that_is_trained_on_is_warned_of_as_one_to_test_on(written, tmp
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert kind(train, val=val, window_size=32).slices
-        assert f"{unit} in {val}, for val, are in {train} too, which is trained on" in [str(w.message) for w in caught]
+        are = "is" if unit.startswith("1 ") else "are"
+        said = [str(warning.message) for warning in caught]
+        assert f"{unit} in {val}, for val, {are} in {train} too, which is trained on" in said
 
 
 def test_documents_are_counted(folder):
@@ -266,7 +268,7 @@ def test_documents_with_nothing_to_predict_are_counted_and_named(folder, written
         found = rows(Documents(str(folder), window_size=L))
     assert min(len(row) for row, _ in found) > 1
     lines = [{"text": "a wren"}, {"text": ""}, *({"text": text} for text in TEXTS)]
-    with pytest.warns(UserWarning, match=r"^1 of 42 documents are left out, the first at byte 19 of .*\.jsonl: "):
+    with pytest.warns(UserWarning, match=r"^1 of 42 documents is left out, the first at byte 19 of .*\.jsonl: "):
         assert rows(Documents(written(lines), window_size=L, text="{text}"))
 
 
@@ -278,7 +280,7 @@ def test_documents_that_never_fill_a_window_are_warned_of(folder):
 @pytest.mark.parametrize(
     ("content", "options", "sentence"),
     [
-        ({}, {}, "train must be a file, a folder or a pattern of files, but there is none at '{}'"),
+        ({}, {}, "train must have files in it, got the folder '{}', where there are none to read"),
         (
             {"a.md": b"ab", "b.pyc": b"ab\xff"},
             {},
@@ -310,9 +312,9 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, content, options
     ("line", "sentence"),
     [
         ({"id": 1}, "must have the field 'text', got id"),
-        ({"text": None}, "text must be text, a finite number, true or false, got a NoneType"),
+        ({"text": None}, "text must be text, a finite number, true or false, got null"),
         ("text\n", "must be JSON, got expecting value at character 0"),
-        ('"text"\n', "must be a JSON object, one a line, got a str"),
+        ('"text"\n', "must be a JSON object, one a line, got a string"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(written, line, sentence):
@@ -367,3 +369,17 @@ def test_a_file_that_links_lead_to_as_well_is_one_document(folder):
     (folder / "more/zz.md").symlink_to(folder / "00.md")
     (folder / "more/nothing.md").symlink_to(folder / "nothing.md")
     assert [rows(replace(task), split) for split in SPLITS] == wanted
+
+
+def test_one_of_a_kind_is_told_in_the_singular(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text("The wren is blue. " * (i + 2))
+    (tmp_path / "copy.txt").write_text("The wren is blue. " * 2)
+    (tmp_path / "short.txt").write_text("a")
+    task = Documents(str(tmp_path), window_size=64)
+    with pytest.warns(UserWarning) as warned:
+        told = str(task)
+    said = [str(warning.message) for warning in warned]
+    assert any(one.startswith("1 of 5 documents is left out, the first at ") for one in said)
+    copied = f"1 of 4 documents in {tmp_path} is a copy of another, and is held out with it or not at all"
+    assert copied in said and told.endswith("; documents: 2 (70 tokens), 1 (71 tokens) and 1 (53 tokens)")

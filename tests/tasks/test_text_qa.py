@@ -247,7 +247,7 @@ def test_what_stands_around_a_question_has_its_one_field_whatever_its_name(writt
         ),
         *(
             (f'{{"context": "a", "question": "b", "answer": {odd}}}\n', f"answer must be text, a .*, got {got}")
-            for odd, got in {"1e999": "inf", "-Infinity": "-inf", "NaN": "nan", "null": "a NoneType"}.items()
+            for odd, got in {"1e999": "inf", "-Infinity": "-inf", "NaN": "nan", "null": "null"}.items()
         ),
         (
             '{"context": "a", "question": "b", "answer": "c", "answer": "d"}\n',
@@ -275,7 +275,10 @@ def test_a_bad_line_is_named_by_file_and_number(written, lines, bad, sentence):
     [
         ({"window_size": 0}, "window_size must be 1 or more, got 0"),
         ({"held_out": 0.5}, "held_out must be above 0 and below 0.5, got 0.5"),
-        ({"val": "none.jsonl"}, "val must be a file or a pattern of files, but there is none at 'none.jsonl'"),
+        (
+            {"val": "none.jsonl"},
+            "val must be a file, a folder or a pattern of files, but there is none at 'none.jsonl'",
+        ),
         ({"eos_token": "</s>"}, "eos_token must be in the vocabulary of tokenizer bytes, got '</s>'"),
         ({"tokenizer": "no folder"}, "tokenizer must be a folder or a name on the Hugging Face hub .*"),
         ({"tokenizer": ""}, "tokenizer must be a folder .*, and there is no folder ''"),
@@ -292,14 +295,14 @@ def test_a_bad_setting_is_one_sentence(written, lines, options, sentence):
 
 def test_too_few_rows_are_one_sentence(written, lines):
     with pytest.raises(
-        ValueError, match=r"^batch_size must be at most the 240 rows of train \(of 300: 60 are held out\), got 241$"
+        ValueError, match=r"^batch_size must be at most the 240 rows of train \(of 300; held out: 60\), got 241$"
     ):
         TextQA(written(lines), window_size=L).rows(split="train", seed=0, step=0, batch_size=241)
     one, two = written(lines[:1], "one"), written(lines[:2], "two")
     for few, given, least, held in (
         (one, {}, 3, ", of which val and test take one each unless they are given"),
         (two, {}, 3, ", of which val and test take one each unless they are given"),
-        (one, {"val": two}, 2, ", of which test take one each unless they are given"),
+        (one, {"val": two}, 2, ", of which test takes one unless it is given"),
     ):
         count = 1 + (few == two)
         with pytest.raises(ValueError, match=f"^train must have {least} or more rows{held}, got {count} in '{few}'$"):

@@ -27,6 +27,12 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0
 
 
+def test_one_step_is_told_in_the_singular(run, caplog):
+    with caplog.at_level(logging.INFO):
+        fitted(run(1, [RunReport()], max_steps=1))
+    assert " tokens a step, 1 step; seed 0" in "\n".join(caplog.messages)
+
+
 def test_a_model_without_fast_weights_has_no_change_of_S_to_log():
     sleeper = SleepCallback(2)
     sleeper.change = [[]]  # one pass, no layer

@@ -27,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
-from lmsleep.checks import require
+from lmsleep.checks import counted, require
 from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
@@ -115,7 +115,7 @@ def run_ranks(args: list[str], count: int, folder: Path) -> list[dict[str, Any]]
     try:
         elastic_launch(ranks, sys.executable)(*command)
     except ChildFailedError:
-        raise ValueError(f"{count} devices: a process failed, see above") from None
+        raise ValueError(f"{counted(count, 'devices')}: a process failed, see above") from None
     return json.loads(out.read_text(encoding="utf-8"))
 
 
@@ -139,7 +139,7 @@ def run_rank(args: list[str], settings: Any) -> None:
                 row = measure([*options, *more], variant, n_passes, ScaleCLI)
             rows.append({"devices": count, "scaling": scaling, "how": settings.how, "batch_size": batch_size, **row})
             if os.environ["RANK"] == "0":
-                setting = f"{count} devices, {scaling}, {variant}, N={n_passes}"
+                setting = f"{counted(count, 'devices')}, {scaling}, {variant}, N={n_passes}"
                 print(f"{setting}: {row['ms_per_step']:.2f} ms", file=sys.stderr)
     if os.environ["RANK"] == "0":
         settings.out.write_text(json.dumps(rows), encoding="utf-8")

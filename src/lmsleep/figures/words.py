@@ -3,6 +3,7 @@
 import math
 import re
 
+from lmsleep.checks import counted as counted  # of these, too
 from lmsleep.figures.stats import Estimate
 
 
@@ -52,11 +53,6 @@ def readable(x: float) -> str:
 def millions(tokens: float, digits: int = 0) -> str:
     """138000000 -> 138 M."""
     return f"{tokens / 1e6:,.{digits}f} M"
-
-
-def counted(count: object, things: str) -> str:
-    """1, hops -> 1 hop; 2, hops -> 2 hops."""
-    return f"{count} {things.removesuffix('s') if count == 1 else things}"
 
 
 def probed(name: str) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lmsleep.checks import counted
 from lmsleep.errors import error_sentence
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.events import SleepEvent
@@ -24,11 +25,6 @@ HELP = """/read FILE   read another document
 /save FILE   keep the memory, for --memory FILE
 /stats       what was read and what is held
 /quit        or Ctrl-D; Ctrl-C ends an answer or a reading"""
-
-
-def plural(count: int, thing: str) -> str:
-    """1 sleep, 2 sleeps."""
-    return f"{count} {thing}{'s' * (count != 1)}"
 
 
 @dataclass
@@ -88,14 +84,14 @@ class Chat:
             task = bar.add_task(name, total=None, window="", state="")
 
             def show_window(number: int, total: int) -> None:
-                window = f"window {number}/{total}, {plural(self.n_sleeps - before, 'sleep')}; "
+                window = f"window {number}/{total}, {counted(self.n_sleeps - before, 'sleeps')}; "
                 bar.update(task, total=total, completed=number - 1, window=window, state="awake")
 
             with self.showing(lambda event: bar.update(task, state=f"asleep, {event}")):
                 self.n_tokens += session.read(document, question, on_window=show_window)
             windows = int(bar.tasks[0].total or 0)
-            sleeps = plural(self.n_sleeps - before, "sleep")
-            bar.update(task, completed=windows, window=f"{plural(windows, 'window')}, ", state=sleeps)
+            sleeps = counted(self.n_sleeps - before, "sleeps")
+            bar.update(task, completed=windows, window=f"{counted(windows, 'windows')}, ", state=sleeps)
 
     @contextmanager
     def showing(self, show: Callable[[SleepEvent], None]) -> Iterator[None]:
@@ -111,7 +107,7 @@ class Chat:
 
         def show(event: SleepEvent) -> None:
             if event.done:
-                notes.append(f"[dim]slept on {event.n_tokens} tokens: {event}[/]")
+                notes.append(f"[dim]slept on {counted(event.n_tokens, 'tokens')}: {event}[/]")
 
         notes: list[str] = []  # not within the line of an answer
         with suppress(KeyboardInterrupt), self.showing(show):
@@ -162,7 +158,7 @@ class Chat:
         fresh = session.groups[0].cache.fresh if session.groups else 0
         norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
         rows = {
-            "documents read": f"{self.n_tokens:,} tokens",
+            "documents read": counted(self.n_tokens, "tokens"),
             "window": f"{fresh} of {session.model.window_size} tokens",
             "sleeps": f"{self.n_sleeps:,}, {self.n_sleeps * session.n_passes:,} passes, {self.seconds:.1f} s",
             "last sleep": str(self.last_sleep or "none yet"),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmsleep.checks import counted
 from lmsleep.model import HybridLM
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.windows import check_tokens
@@ -51,7 +52,7 @@ def to_rows(
     device = model.embedding.weight.device
     rows, lengths = _padded(tokens)
     if batch_size not in (None, len(lengths)):
-        raise ValueError(f"tokens must have {batch_size} rows, as those read before, got {len(lengths)}")
+        raise ValueError(f"tokens must have {counted(batch_size, 'rows')}, as those read before, got {len(lengths)}")
     check_tokens("tokens", rows, model.embedding.num_embeddings)
     return TokenRows(rows.to(device), lengths, None if mask is None else _bool_mask(mask, rows.shape).to(device))
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from lmsleep.checks import counted
 from lmsleep.errors import error_sentence
 from lmsleep.runtime.events import SleepEvent
 from lmsleep.runtime.sampling import Sampling
@@ -102,7 +103,7 @@ class SessionPair:
 
 def stream_html(windows: Sequence[ShownWindow]) -> str:
     """The windows: grey after their sleep, framed while awake."""
-    spans = [f"… {len(windows) - MAX_WINDOWS:,} windows before"] if len(windows) > MAX_WINDOWS else []
+    spans = [f"… {counted(len(windows) - MAX_WINDOWS, 'windows')} before"] if len(windows) > MAX_WINDOWS else []
     for number, window in list(enumerate(windows, 1))[-MAX_WINDOWS:]:
         state = ' class="awake"' if window.changes is None else ""
         spans.append(f"<span{state}><sup>{number}</sup>{escape(window.text)}</span>")

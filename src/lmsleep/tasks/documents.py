@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, counted, require
 from lmsleep.tasks.base import IGNORE, MAX_LENGTH, Batch
 from lmsleep.tasks.line_index import LineIndex, holds_documents
 from lmsleep.tasks.template import check_template, fill_template, parse_row
@@ -83,7 +83,8 @@ class Documents(TextTask):
         if len(short):
             file, place = index.table[short[0], :2]
             first = f"{'' if self.text is None else f'{index.unit} {place} of '}{index.files[file]}"
-            left_out = f"{len(short)} of {len(index.table)} documents are left out, the first at {first}"
+            are = "is" if len(short) == 1 else "are"
+            left_out = f"{len(short)} of {counted(len(index.table), 'documents')} {are} left out, the first at {first}"
             warnings.warn(f"{left_out}: in less than two tokens there is nothing to predict", stacklevel=2)
 
     def _rows(self, lines: LineIndex) -> "Rows":
@@ -100,7 +101,7 @@ class Documents(TextTask):
         for rows in self._splits.values():
             cut = self._rows(rows.lines)
             documents, tokens = len(np.unique(cut.documents[rows.rows])), int(cut.lengths[rows.rows].sum())
-            told.append(f"{documents:,} ({tokens:,} tokens)")
+            told.append(f"{documents:,} ({counted(tokens, 'tokens')})")
         return f"{super().__str__()}; documents: {', '.join(told[:-1])} and {told[-1]}"
 
     def _batch(self, lines: LineIndex, rows: np.ndarray) -> Batch:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lmsleep.checks import parse_json, require
+from lmsleep.checks import json_kind, parse_json, require
 
 CONTEXT, QUESTION = "{context}", "{question}"  # placeholders in templates
 FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")
@@ -57,7 +57,7 @@ def parse_row(line: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"must be JSON, got {error.msg.lower()} at character {error.pos}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"must be a JSON object, one a line, got a {type(row).__name__}")
+        raise ValueError(f"must be a JSON object, one a line, got {json_kind(row)}")
     return row
 
 
@@ -81,7 +81,7 @@ def fill_template(template: str, row: Mapping[str, Any]) -> str:
         if isinstance(field, str):
             return field
         if not isinstance(field, int | float) or field in (math.inf, -math.inf) or field != field:
-            got = field if isinstance(field, float) else f"a {type(field).__name__}"
+            got = field if isinstance(field, float) else json_kind(field)
             raise ValueError(f"{match[1]} must be text, a finite number, true or false, got {got}")
         return json.dumps(field)
 

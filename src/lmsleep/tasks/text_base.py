@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmsleep.checks import check_integer, check_types, require
+from lmsleep.checks import check_integer, check_types, counted, require
 from lmsleep.hub import open_tokenizer
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task, check_batch_size, check_counter, check_split, stream
 from lmsleep.tasks.held_out import hold_out
@@ -102,8 +102,9 @@ class TextTask(Task):
         contents = {name: self._contents(index) for name, index in lines.items()}
         for name in [*files][1:]:
             if shared := int(np.isin(contents[name], contents["train"]).sum()):
-                some = f"{shared:,} of {len(contents[name]):,} {self.unit} in {files[name]}, for {name}"
-                warnings.warn(f"{some}, are in {self.train} too, which is trained on", stacklevel=2)
+                some = f"{shared:,} of {counted(len(contents[name]), self.unit)} in {files[name]}, for {name}"
+                are = "is" if shared == 1 else "are"
+                warnings.warn(f"{some}, {are} in {self.train} too, which is trained on", stacklevel=2)
         return lines
 
     def _contents(self, lines: "LineIndex") -> np.ndarray:
@@ -120,7 +121,8 @@ class TextTask(Task):
         held = [name for name in SPLITS if name not in counts]
         for name, rows in chosen.items():
             least = 1 + len(held) * (name == "train")
-            apart = f", of which {' and '.join(held)} take one each unless they are given" if least > 1 else ""
+            take = "take one each unless they are given" if len(held) > 1 else "takes one unless it is given"
+            apart = f", of which {' and '.join(held)} {take}" if least > 1 else ""
             if len(rows) < least:
                 got = f"{len(rows)} in {getattr(self, name)!r}{self.more_rows}"
                 raise ValueError(f"{name} must have {least} or more rows{apart}, got {got}")
@@ -153,8 +155,10 @@ class TextTask(Task):
             warnings.warn(f"{few}: rows are held out, copies or not", stacklevel=2)
             return alone
         if (copies := len(present) - len(first)) and least > 1:
-            some = f"{copies:,} of {len(present):,} {self.unit} in {self.train} are copies of others"
-            warnings.warn(f"{some}, and are held out with them or not at all", stacklevel=2)
+            some = f"{copies:,} of {counted(len(present), self.unit)} in {self.train}"
+            told = "is a copy of another, and is held out with it"
+            told = told if copies == 1 else "are copies of others, and are held out with them"
+            warnings.warn(f"{some} {told} or not at all", stacklevel=2)
         group = np.argsort(np.argsort(first))[group]
         return group[source], np.bincount(group)
 
@@ -180,7 +184,8 @@ class TextTask(Task):
     def __str__(self) -> str:
         counts = {name: len(rows.rows) for name, rows in self._splits.items()}
         held = [f"{counts[name]:,} of {getattr(self, name) or 'the same, held out,'} for {name}" for name in SPLITS[1:]]
-        return f"{type(self).__name__}: {counts['train']:,} rows of {self.train} to train on, {' and '.join(held)}"
+        trained = f"{counted(counts['train'], 'rows')} of {self.train} to train on"
+        return f"{type(self).__name__}: {trained}, {' and '.join(held)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +204,8 @@ def epoch_steps(rows: SplitRows, split: str, batch_size: int) -> int:
     if split != "train":
         return -(-len(rows.rows) // batch_size)
     n, apart = len(rows.rows), rows.total - len(rows.rows)
-    note = f" (of {rows.total}: {apart} are held out)" if apart else ""
-    require(batch_size <= n, f"batch_size must be at most the {n} rows of train{note}", batch_size)
+    note = f" (of {rows.total:,}; held out: {apart:,})" if apart else ""
+    require(batch_size <= n, f"batch_size must be at most the {counted(n, 'rows')} of train{note}", batch_size)
     return n // batch_size
 
 

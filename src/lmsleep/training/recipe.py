@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lmsleep.checks import checked, require
+from lmsleep.checks import checked, counted, require
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import SleepCallback, find_callback
 from lmsleep.training.resume import check_as_trained
@@ -61,7 +61,9 @@ class WarmupStage(L.Callback):
         if self.running(trainer):
             count = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in self.frozen)
             eviction = self.stage_eviction(self.sleeper)
-            rank_zero_info(f"warm-up: {count:,} parameters train for {self.steps:,} steps ({eviction} eviction)")
+            rank_zero_info(
+                f"warm-up: {count:,} parameters train for {counted(self.steps, 'steps')} ({eviction} eviction)"
+            )
 
     def trained(self, model: HybridLM) -> set[str]:
         """Names of the parameters that train in the stage. Raises ValueError if there are none."""

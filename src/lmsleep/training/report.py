@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from lmsleep.checks import counted
 from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
@@ -50,14 +51,16 @@ class RunReport(L.Callback):
         if len(ops_by_backend) == 1:
             backends = f"{backends.split()[0]} for every op"
         n = torch.get_num_threads()
+        total = all_steps(trainer)
+        steps = "1 step" if total == "1" else f"{total} steps"
         several = f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)"
         threads = several if n > 1 and pl_module.device.type == "cpu" else ""
         goes_on = f"\ngoes on at step {trainer.global_step:,} of {all_steps(trainer)}" if trainer.ckpt_path else ""
         rank_zero_info(
             f"{task}\n"
-            f"{model.config.pattern}, {parameters}; {windows} windows of up to "
-            f"{model.window_size} tokens; {passes} ({sleeps.eviction} eviction)\n"
-            f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {all_steps(trainer)} steps; "
+            f"{model.config.pattern}, {parameters}; {counted(windows, 'windows')} of up to "
+            f"{counted(model.window_size, 'tokens')}; {passes} ({sleeps.eviction} eviction)\n"
+            f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {steps}; "
             f"seed {data.seed}\n"
             f"backends: {backends}{threads}{goes_on}"
         )
