@@ -78,7 +78,7 @@ def test_a_column_of_text_is_a_text(datasets, tmp_path):
 
 def test_a_bad_row_is_named(datasets, tmp_path):
     datasets.Dataset.from_list([*LINES[:2], LINES[2] | {"answer": None}]).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"x\.parquet, line 3: answer must be text, .*, got a NoneType$"):
+    with pytest.raises(ValueError, match=r"x\.parquet, line 3: answer must be text, .*, got null$"):
         _ = TextQA(str(tmp_path / "x.parquet"), window_size=40).slices
 
 
@@ -149,13 +149,17 @@ def test_what_cannot_be_read_is_one_sentence(datasets, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no network")))
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     (tmp_path / "empty").mkdir()
-    for name in ("bad.parquet", "empty"):
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as a dataset: .+$"):
-            _ = TextQA(str(tmp_path / name)).slices
+    with pytest.raises(ValueError, match=r"bad\.parquet cannot be read as a dataset: .+$"):
+        _ = TextQA(str(tmp_path / "bad.parquet")).slices
+    for task in (TextQA, TextLM, Documents):
+        with pytest.raises(
+            ValueError, match=r"^train must have files in it, got the folder '.*empty', where there are"
+        ):
+            _ = task(str(tmp_path / "empty")).slices
     with pytest.raises(ValueError, match=r"^owner/name:test cannot be read as a dataset: no network$"):
         _ = TextQA("owner/name:test").slices
     with pytest.raises(
-        ValueError, match=r"^train must be a file or a pattern of files, but there is none at 'x.parquet'$"
+        ValueError, match=r"^train must be a file, a folder or a pattern of files, but there is none at 'x.parquet'$"
     ):
         _ = TextQA("x.parquet").slices
 
@@ -166,3 +170,25 @@ def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(m
         open_dataset("owner/name")
     for name in ("data/train.jsonl", "train.jsonl", "books/*.txt"):
         assert open_dataset(name) is None
+
+
+@pytest.mark.parametrize(("rows", "texts"), [("train", ["test.txt"]), ("rows", ["b.md", "sub/a.txt", "sub/b.md"])])
+def test_a_folder_of_rows_and_texts_is_refused_in_words_of_ours(datasets, tmp_path, monkeypatch, rows, texts):
+    """The package speaks of splits, or of files of which nobody has heard."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mixed"
+    (folder / "sub").mkdir(parents=True)
+    (folder / f"{rows}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    for name in texts:
+        (folder / name).write_text("The wren.")
+    kind = Path(texts[0]).suffix
+    said = "cannot be read as a dataset: it has rows and other files; .* mixed/"
+    with pytest.raises(ValueError, match=rf"^mixed {said}{rows}.jsonl: 'mixed/\*\*/\*{kind}' has texts alone$"):
+        _ = TextQA("mixed").slices
+
+
+def test_a_damaged_file_beside_others_is_not_called_a_mixture(datasets, tmp_path):
+    (tmp_path / "README.md").write_text("Rows.")
+    (tmp_path / "rows.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"cannot be read as a dataset: (?!it has rows)"):
+        _ = TextQA(str(tmp_path)).slices

@@ -99,7 +99,11 @@ def open_dataset(source: str) -> Any:
             return dataset[split or "train"] if isinstance(dataset, datasets.DatasetDict) else dataset
         return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # no network, no such dataset or split, a damaged file: there are many kinds
-        raise ValueError(f"{source} cannot be read as a dataset: {first_line(error)}") from None
+        note = _note_of_kinds(name)
+        # Of several kinds the package tells how it guesses one.
+        guesses = note and type(error).__name__ != "DatasetGenerationError"
+        reason = "it has rows and other files" if guesses else first_line(error)
+        raise ValueError(f"{source} cannot be read as a dataset: {reason}{note}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +127,13 @@ class LineIndex:
     ) -> "LineIndex":
         """Indexes a dataset, a file or all files of a pattern; with `whole`, each file, of which a folder may be given,
         as one line. Raises ValueError if there is none or a line is bad."""
-        try:
-            records = None if whole else open_dataset(source)
-        except ValueError as error:
-            raise ValueError(f"{error}{_note_of_kinds(source)}") from None
+        if Path(source).is_dir() and not text_files(source, whole=True):
+            raise ValueError(f"{field} must have files in it, got the folder {source!r}, where there are none to read")
+        records = None if whole else open_dataset(source)
         files = text_files(source, whole) if records is None else (Path(source),)
         if not files:
-            kinds = "a file, a folder or a pattern" if whole else "a file or a pattern"
-            raise ValueError(f"{field} must be {kinds} of files, but there is none at {source!r}")
+            kinds = "a file, a folder or a pattern of files"
+            raise ValueError(f"{field} must be {kinds}, but there is none at {source!r}")
         if (whole or column) and records is None and (rows := rows_among(files)):
             remedy = "--text '{body}', a template over their fields, makes documents of rows"
             alike = "those of train, val and test alike"
