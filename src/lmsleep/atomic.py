@@ -97,12 +97,12 @@ def check_writable(folder: str | Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
-def check_folder(folder: str | Path) -> None:
-    """Raises ValueError if `folder` or one of its parents is a file."""
+def check_folder(folder: str | Path, name: str = "folder") -> None:
+    """Raises ValueError, which says `name`, if `folder` or one of its parents is a file."""
     folder = Path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ValueError(f"folder must be a new or an existing folder, got {str(folder)!r}: {existing} is a file")
+        raise ValueError(f"{name} must be a new or an existing folder, got {str(folder)!r}: {existing} is a file")
 
 
 def lock_folder(folder: Path) -> IO[bytes]:

@@ -91,6 +91,25 @@ def test_export_writes_a_folder_that_reads_back(run, tmp_path, dtype, capsys):
     assert "A sleeper." in (tmp_path / "out/README.md").read_text()
 
 
+def test_a_model_in_the_folder_is_replaced_only_where_that_is_asked_for(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    words = ["export", f"--ckpt={run[1] / 'last.ckpt'}", f"--out={out}"]
+    lmsleep(words)
+    for file in ("model.safetensors", "config.json"):
+        (out / file).write_text("before")
+    with pytest.raises(
+        SystemExit, match=r"^error: --out must be a folder without model\.safetensors, .* --overwrite rep"
+    ):
+        lmsleep(words)
+    assert (out / "model.safetensors").read_text() == "before" and (out / "notes.txt").read_text() == "mine"
+    lmsleep([*words, "--overwrite"])
+    assert HybridLM.from_pretrained(out).config == run[0].model.config
+    with pytest.raises(SystemExit, match=r"^error: --out must be a new or an existing folder, got "):
+        lmsleep([*words[:2], f"--out={out}/notes.txt", "--overwrite"])
+
+
 def test_a_checkpoint_alone_names_its_task(run, tmp_path):
     shutil.copy(run[1] / "last.ckpt", tmp_path)
     export(tmp_path / "last.ckpt", tmp_path / "out")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import check_folder, save_text
-from lmsleep.checks import check_file, read_object, require, typed
-from lmsleep.hub import checkpoint_folder
+from lmsleep.checks import check_file, counted, read_object, require, typed
+from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.tensors import read_tensors, save_tensors, usable_device
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -41,6 +41,15 @@ def write_folder(
     size = sum(weight.numel() for weight in weights.values())
     for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
         save_text(folder / name, content)
+
+
+def check_no_model(folder: str | Path, name: str, remedy: str = "") -> None:
+    """Raises ValueError, which says `name`, if `folder` is a file, or has a file of a saved model, which another one
+    would replace; `remedy` ends the message."""
+    check_folder(folder, name)
+    there = [file for file in (WEIGHTS, CONFIG, CARD, *TOKENIZER) if (Path(folder) / file).exists()]
+    if there:
+        raise ValueError(f"{name} must be a folder without {', '.join(there)}, got {str(folder)!r}{remedy}")
 
 
 def load_folder(config_type: Any, source: str | Path, device: torch.device | str | None) -> Any:
@@ -90,7 +99,7 @@ def warn_if_broken_off(trained: Mapping[str, Any]) -> None:
     """Warns if the training took fewer steps than it was to take."""
     steps, wanted = trained.get("steps"), trained.get("max_steps")
     if isinstance(steps, int) and isinstance(wanted, int) and steps < wanted:
-        warnings.warn(f"the training of the model ended after {steps:,} of {wanted:,} steps", stacklevel=3)
+        warnings.warn(f"the training of the model ended after {steps:,} of {counted(wanted, 'steps')}", stacklevel=3)
 
 
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:

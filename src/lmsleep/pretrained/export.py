@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from lmsleep.atomic import check_checkpoint_file
+from lmsleep.atomic import check_checkpoint_file, check_folder
 from lmsleep.checks import ONE_FILE, first_line, left_by_run, require, typed
 from lmsleep.hub import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
-from lmsleep.model.folder import check_finite, warn_if_broken_off
+from lmsleep.model.folder import check_finite, check_no_model, warn_if_broken_off
 from lmsleep.model.lora import merged
 from lmsleep.windows import SleepSettings
 
@@ -132,6 +132,7 @@ def main(
     dtype: Literal["float32", "bfloat16"] = "float32",
     config: Path | None = None,
     card: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """The command.
 
@@ -141,10 +142,12 @@ def main(
         dtype: of the weights.
         config: the run's config.yaml; without it, the one beside the checkpoint.
         card: Markdown that opens the model card.
+        overwrite: replace the model in `out`.
 
     Raises:
-        ValueError: as `export`.
+        ValueError: as `export`, or if there is a model in `out`.
     """
+    check_folder(out, "out") if overwrite else check_no_model(out, "out", "; --overwrite replaces the model in it")
     export(ckpt, out, DTYPES[dtype], config, card)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {size / 1e6:.3g} MB, from {ckpt}")

@@ -22,11 +22,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from scipy import stats
 
-from lmsleep.atomic import check_folder
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, counted, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_streamable, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_no_model, check_streamable, read_config
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.demo_models import DEMO_TASKS, train_demo
 from lmsleep.runtime.events import SleepEvent
@@ -99,7 +98,7 @@ def share_text(value: float, rows: int) -> str:
 
 def gain_text(gains: np.ndarray) -> str:
     """The gain of sleep, from the difference of right answers in each row (R,), with a 95 % t interval over rows."""
-    mean = f"Asleep against awake, on the same {len(gains)} rows: {100 * gains.mean():+.1f} points"
+    mean = f"Asleep against awake, on the same {counted(len(gains), 'rows')}: {100 * gains.mean():+.1f} points"
     if len(gains) < 2 or not np.ptp(gains):
         return f"{mean}, the same in each."
     low, high = stats.ttest_1samp(gains, 0).confidence_interval()
@@ -185,7 +184,7 @@ def main(
         if model and value is not None:
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
-        check_folder(save)
+        check_no_model(save, "save")
     reader, trained = _load(model) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
     if save:
         reader.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
