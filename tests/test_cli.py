@@ -297,7 +297,7 @@ def test_complex_weights_are_one_sentence(trained):
 
 
 def test_a_folder_of_shards_is_neither_read_nor_written(tmp_path):
-    with pytest.raises(SystemExit, match=r"^error: ckpt_path must be one file, .*, got '\.'$"):
+    with pytest.raises(SystemExit, match=r"^error: --ckpt_path must be one file, .*, got '\.'$"):
         main(["test", *TINY, "--ckpt_path=."])
     trainer = SimpleNamespace(strategy=ModelParallelStrategy())
     with pytest.raises(ValueError, match=r"^checkpoints must be of one file, by --trainer\.strategy\.save_dist"):
@@ -317,7 +317,9 @@ def test_weights_that_are_no_tensors_are_one_sentence(trained, weights):
 def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     validate = ["validate", *TINY, "--ckpt_path=run/last.ckpt", "--sleep.n_passes=4"]
-    with pytest.raises(SystemExit, match=r"^error: n_passes must be 2, with which the checkpoint was trained, got 4"):
+    with pytest.raises(
+        SystemExit, match=r"^error: --sleep\.n_passes must be 2, with which the checkpoint was trained, got 4"
+    ):
         main(validate)
     main([*validate, "--sleep.allow_other_n=true"])
     assert re.search(r"val.*exact", capsys.readouterr().out)
@@ -326,20 +328,20 @@ def test_evaluating_with_another_n_must_be_asked_for(fit, capsys):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("--model.model.pattern=AXG", "pattern must be made of A (attention), "),
-        ("--model.model.window_size=0", "window_size must be 1 or more, got 0"),
-        ("--model.model.n_heads=3", "n_heads must divide d_model=16 unless head_dim is given, got 3"),
-        ("--sleep.n_passes=0", "n_passes must be 1 or more (the wake pass counts), got 0"),
+        ("--model.model.pattern=AXG", "--model.model.pattern must be made of A (attention), "),
+        ("--model.model.window_size=0", "--model.model.window_size must be 1 or more, got 0"),
+        ("--model.model.n_heads=3", "--model.model.n_heads must divide d_model=16 unless head_dim is given, got 3"),
+        ("--sleep.n_passes=0", "--sleep.n_passes must be 1 or more (the wake pass counts), got 0"),
         ("--sleep.eviction=soft", "soft"),
-        ("--data.task.init_args.steps=-1", "steps must be 0 or more, got -1"),
-        ("--data.batch_size=0", "batch_size must be 1 or more, got 0"),
-        ("--seed_everything=4294967296", "seed_everything must be from 0 to 2**32 - 1, got 4294967296"),
-        ("--model.optimizer.muon_lr=-1", "muon_lr must be finite and 0 or more, got -1"),
+        ("--data.task.init_args.steps=-1", "--data.task.init_args.steps must be 0 or more, got -1"),
+        ("--data.batch_size=0", "--data.batch_size must be 1 or more, got 0"),
+        ("--seed_everything=4294967296", "--seed_everything must be from 0 to 2**32 - 1, got 4294967296"),
+        ("--model.optimizer.muon_lr=-1", "--model.optimizer.muon_lr must be finite and 0 or more, got -1"),
         ("--model.optimizer.muon_lr=1e39", "muon_lr must be at most 10000, got 1e+39"),
         ("--model.optimizer.betas=null", "betas"),
         ("--model.optimizer.betas=[0.9]", "betas"),
         ("--model.optimizer.eps=-1", "eps must be finite and more than 0, got -1"),
-        (f"--data.seed={2**64}", f"seed must be at most {2**64 - 1}"),
+        (f"--data.seed={2**64}", f"--data.seed must be at most {2**64 - 1}"),
         ("--data.no_such_key=1", "no_such_key"),
         ("--data.eval_rows=${data.batch_size", "--data.eval_rows refers to what cannot be had: no viable alternative"),
         (
@@ -360,26 +362,29 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("--trainer.max_steps=-1", "max_steps of the trainer must be set"),
+        ("--trainer.max_steps=-1", "--trainer.max_steps must be set"),
         ("--trainer.max_steps=-2", ".*max_steps.* must be a non-negative integer or -1"),
-        ("--trainer={max_steps: -1, max_time: 00:00:01:00}", "max_steps of the trainer must be set"),
-        ("--trainer={max_steps: -1, max_epochs: -1, limit_train_batches: 2}", "max_steps of the trainer must be set"),
-        ("--trainer.val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
-        ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches of the trainer must be 1 or more, got 0"),
+        ("--trainer={max_steps: -1, max_time: 00:00:01:00}", "--trainer.max_steps must be set"),
+        ("--trainer={max_steps: -1, max_epochs: -1, limit_train_batches: 2}", "--trainer.max_steps must be set"),
+        ("--trainer.val_check_interval=0", "--trainer.val_check_interval must be more than 0, or null, got 0"),
+        ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches must be 1 or more, got 0"),
         (
             f"--trainer.accumulate_grad_batches={2**64}",
-            "accumulate_grad_batches of the trainer must be at most 2147483647",
+            "--trainer.accumulate_grad_batches must be at most 2147483647",
         ),
-        ("--trainer.val_check_interval={}", "val_check_interval of the trainer must be more than 0, or null, got 0"),
-        (f"--model.lora.rank={2**64}", "lora.rank must be at most 2147483647, got 18446744073709551616"),
+        ("--trainer.val_check_interval={}", "--trainer.val_check_interval must be more than 0, or null, got 0"),
+        (f"--model.lora.rank={2**64}", "--model.lora.rank must be at most 2147483647, got 18446744073709551616"),
         ("--ckpt_path=hdfs2://a", "Protocol not known: hdfs2"),
         ("--ckpt_path=gs://a", "an address must be one that can be read and written here: "),
         ("--checkpoint.dirpath=gs://a", "an address must be one that can be read and written here: "),
-        ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "ckpt_path must be a checkpoint on a disk, got 'http:"),
-        ("--model.accelerate=graph", "accelerate='graph' needs a CUDA device, got cpu"),
+        ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "--ckpt_path must be a checkpoint on a disk, got 'http:"),
+        ("--model.accelerate=graph", "--model.accelerate='graph' needs a CUDA device, got cpu"),
         ("--trainer.accelerator=tpu", "--trainer.accelerator must be one that `lmsleep doctor` finds .*, got tpu"),
         ("--checkpoint.dirpath=/proc/x", "the folder '/proc/x' cannot be made"),
-        ("--ckpt_path=none.ckpt", "ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'"),
+        (
+            "--ckpt_path=none.ckpt",
+            "--ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file 'none.ckpt'",
+        ),
     ],
 )
 def test_a_run_that_cannot_start_ends_with_one_sentence_and_leaves_nothing(fit, tmp_path, argument, sentence):
@@ -495,7 +500,7 @@ def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit
     fit("--trainer.max_steps=1", "--sleep.n_passes=2")
     trained = (tmp_path / "run" / "config.yaml").read_text()
     assert yaml.safe_load(trained)["sleep"]["n_passes"] == 2
-    with pytest.raises(SystemExit, match=r"^error: n_passes must be 2"):
+    with pytest.raises(SystemExit, match=r"^error: --sleep\.n_passes must be 2"):
         fit("--trainer.max_steps=2", "--sleep.n_passes=3", "--ckpt_path=run/last.ckpt")
     other = ["--sleep.n_passes=3", "--sleep.allow_other_n=true", "--ckpt_path=run/last.ckpt"]
     main(["test", *TINY, "--trainer.default_root_dir=run", *other])
@@ -519,7 +524,9 @@ def test_a_run_goes_on_with_the_sleep_that_it_was_trained_with(fit, tmp_path):
     resumed = fit(f"--config={tmp_path}/run/config.yaml", "--trainer.max_steps=2", "--ckpt_path=run/last.ckpt")
     assert resumed["global_step"] == 2
     for other in (["--sleep.n_passes=3"], [*SETTLE[:2], "--sleep.on_overflow.most=4"]):
-        with pytest.raises(SystemExit, match=r"^error: (n_passes must be 1|on_overflow must be 'lmsleep\.settle)"):
+        with pytest.raises(
+            SystemExit, match=r"^error: --sleep\.(n_passes must be 1|on_overflow must be 'lmsleep\.settle)"
+        ):
             fit("--trainer.max_steps=3", *other, "--ckpt_path=run/last.ckpt")
 
 
@@ -533,8 +540,11 @@ def test_a_session_says_that_it_sleeps_in_another_way_than_the_training(fit, tmp
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([*SETTLE, "--sleep.n_passes=2"], "n_passes must be left out beside on_overflow, got 2"),
-        ([*SETTLE, "--sleep.on_overflow.most=0"], "most must be 1 or more (the wake pass counts), got 0"),
+        ([*SETTLE, "--sleep.n_passes=2"], "--sleep.n_passes must be left out beside on_overflow, got 2"),
+        (
+            [*SETTLE, "--sleep.on_overflow.most=0"],
+            "--sleep.on_overflow.init_args.most must be 1 or more (the wake pass counts), got 0",
+        ),
         (
             ["--sleep.on_overflow=lmsleep.settle.Setle"],
             "--sleep.on_overflow must be a function or a class that can be called: module 'lmsleep.settle' has no "

@@ -1,13 +1,14 @@
 """Which errors become a sentence, and which keep their traceback."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lmsleep.errors import one_sentence
+from lmsleep.errors import naming_flags, one_sentence
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,30 @@ def test_a_warning_of_a_command_is_one_line():
     with one_sentence():
         assert warnings.formatwarning("a wren", UserWarning, "file.py", 3) == "warning: a wren\n"
     assert warnings.formatwarning is written
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("steps must be 2 or more, got 1", "--steps must be 2 or more, got 1"),
+        ("devices of the trainer must be 1, got 2", "--trainer.devices must be 1, got 2"),
+        ("accelerate='graph' needs a CUDA device, got cpu", "--accelerate='graph' needs a CUDA device, got cpu"),
+        ("rows of steps must be few", "rows of steps must be few"),
+        ("a.jsonl, line 1: must be JSON", "a.jsonl, line 1: must be JSON"),
+        ("--steps must be 2 or more, got 1", "--steps must be 2 or more, got 1"),
+        ("other must be 2, got 1", "other must be 2, got 1"),
+    ],
+)
+def test_an_error_that_begins_with_a_setting_names_its_option(said, sentence):
+    def flag(name, rest):
+        assert said.endswith(rest)
+        return None if name == "other" else f"--{name}"
+
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"), naming_flags(flag):
+        raise ValueError(said)
+
+
+def test_what_is_null_true_or_false_is_called_so():
+    with pytest.raises(SystemExit) as ended, one_sentence():
+        raise ValueError("a must be True, or None, got False; b must be 'None', got 'True'")
+    assert str(ended.value) == "error: a must be true, or null, got false; b must be 'None', got 'True'"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lmsleep.checks import PATHS, check_paths
-from lmsleep.errors import HelpFormatter, Parser, one_sentence, quiet_at_closed_pipe
+from lmsleep.errors import HelpFormatter, Parser, naming_flags, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -88,7 +88,8 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     options: dict[str, Any] = {"usage": usage, "formatter_class": HelpFormatter, "allow_abbrev": False}
     parser = Parser(prog=prog, description=description, **options)
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
-    with one_sentence():
+    flags = {} if alone else {p.name: f"--{p.name}" for p in parameters}
+    with one_sentence(), naming_flags(lambda name, _: flags.get(name)):
         given = list(sys.argv[1:] if args is None else args)
         taken = [p.name for p in parameters if p.name in PATHS or Path in (p.annotation, *get_args(p.annotation))]
         check_paths(given, taken, *(p.name for p in parameters if alone))

@@ -9,7 +9,7 @@ import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pydoc import locate
@@ -102,7 +102,7 @@ _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(
 _NOT_CALLABLE = re.compile(
     r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
 )
-_SPOKEN = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
+_SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
 
 
 def unknown_option_sentence(name: str, options: Collection[str]) -> str:
@@ -137,11 +137,30 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError, YAMLError, OmegaConfBaseException, *others) as error:
         if (type(error) is OSError and error.errno is None) or os.environ.get("LMSLEEP_TRACEBACK"):
             raise
-        sys.exit(f"error: {error_sentence(error)}")
+        sys.exit(f"error: {in_yaml(error_sentence(error))}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     finally:
         warnings.formatwarning = written
+
+
+@contextmanager
+def naming_flags(flag: Callable[[str, str], str | None]) -> Iterator[None]:
+    """Within the block a ValueError that begins with the name of a setting, as "steps must be ..." or "devices of the
+    trainer must be ...", has the option in its place that sets it: flag("steps", "must be ...") -> "--steps", or None
+    if there is none. A setting of the trainer is called "trainer.devices"."""
+    try:
+        yield
+    except ValueError as error:
+        begin = _SETTING.match(str(error))
+        if type(error) is not ValueError or not begin:
+            raise
+        rest = str(error)[begin.end() :]
+        option = flag(f"trainer.{begin[1]}" if begin[2] else begin[1], rest)
+        raise ValueError(f"{option}{rest}" if option else str(error)) from error
+
+
+_SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
 
 
 @contextmanager
@@ -156,6 +175,12 @@ def quiet_at_closed_pipe() -> Iterator[None]:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # which is flushed once more at the end
         sys.exit(128 + signal.SIGPIPE)
+
+
+def in_yaml(sentence: str) -> str:
+    """A sentence with null, true and false as options and configurations have them, in place of Python's."""
+    spoken = {"None": "null", "True": "true", "False": "false"}
+    return re.sub(r"\b(be|or|got) (None|True|False)\b", lambda found: f"{found[1]} {spoken[found[2]]}", sentence)
 
 
 def error_sentence(error: Exception) -> str:

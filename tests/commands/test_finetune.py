@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import gsm_bpe
 import pandas as pd
@@ -123,6 +124,10 @@ def test_a_run_goes_on_and_one_of_fit_says_that_the_model_is_of_before(folder, d
 
     lmsleep([*line, "--steps=1"])
     lmsleep([*line, "--steps=2", f"--ckpt_path={out}/last.ckpt"])
+    with pytest.raises(
+        SystemExit, match=r"^error: steps \(--steps, or those of --epochs\) must be 2 or more, .* got 1$"
+    ):
+        lmsleep([*line, "--steps=1", f"--ckpt_path={out}/last.ckpt"])
     assert steps() == 2 and not [said for said in caplog.messages if "to renew" in said or "to score" in said]
     again = ["fit", f"--config={out}/config.yaml", f"--ckpt_path={out}/last.ckpt", "--trainer.max_steps=3"]
     lmsleep([*again, "--trainer.val_check_interval=1"])
@@ -138,7 +143,7 @@ def test_a_run_goes_on_with_the_same_documents_alone(folder, documents, tmp_path
     line = ["finetune", f"--model={folder}", f"--data={documents}", f"--out={out}", "--window=16", *AWAKE[1:]]
     lmsleep([*line, "--steps=1"])
     (documents / "more.md").write_text("One more. " * 40)
-    refused = "data must be 'Documents: .*', with which the checkpoint was trained, got 'Documents: "
+    refused = "--data must be 'Documents: .*', with which the checkpoint was trained, got 'Documents: "
     with pytest.raises(SystemExit, match=refused):
         lmsleep([*line, "--steps=2", f"--ckpt_path={out}/last.ckpt"])
 
@@ -159,7 +164,7 @@ def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, docum
         ("--model=copy", f"--model must be '{folder}', {trained} 'copy'{new}"),
         ("--tokenizer=bytes", f"--tokenizer must be '{folder}', {trained} 'bytes'{new}"),
         ("--data=docs/0", f"--data must be 'docs', {trained} 'docs/0'{new}"),
-        ("--lora.rank=2", f"--lora.rank must be None, {trained} 2"),
+        ("--lora.rank=2", "--lora.rank must be left out, without which the checkpoint was trained, got 2"),
         ("--n_passes=2", f"--n_passes must be 4, {trained} 2; --sleep.allow_other_n=true uses it all the same"),
     ):
         with pytest.raises(SystemExit, match=f"^error: {re.escape(sentence)}"):
@@ -173,11 +178,11 @@ def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, docum
     ("given", "sentence"),
     [
         ("--window=2000000", "--window must be at most 1048576, got 2000000"),
-        ("--lora.rank=2 --lora.alpha=x", "--lora.alpha must be a number or null, got x"),
-        ("--lora.rank=2 --lora.alpha=0", "--lora.alpha must be finite and more than 0, or None, got 0.0"),
+        ("--lora.rank=2 --lora.alpha=x", "--lora.alpha must be a finite number or null, got x"),
+        ("--lora.rank=2 --lora.alpha=0", "--lora.alpha must be finite and more than 0, or null, got 0.0"),
         ("--n_passes=20000", "--n_passes must be at most 10000, got 20000"),
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
-        ("--trainer.val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
+        ("--trainer.val_check_interval=0", "--trainer.val_check_interval must be more than 0, or null, got 0"),
         (
             "--trainer.callbacks+=WarmupStage --trainer.callbacks.steps=1 --trainer.callbacks.train=nothing",
             "train of the warm-up stage must match the name of a parameter, got 'nothing', which matches none",
@@ -198,19 +203,19 @@ def test_what_is_out_of_range_is_named_as_it_was_typed(folder, data, tmp_path, c
     [
         (
             "--trainer.devices=2 --trainer.strategy=ddp",
-            "eval_batch_size must leave a batch of test for each of 2 ranks, and not 1 in all, got 4",
+            "--data.eval_batch_size must leave a batch of test for each of 2 ranks, and not 1 in all, got 4",
         ),
         (
             "--trainer.enable_checkpointing=false",
-            "enable_checkpointing of the trainer must be true: the checkpoint is exported, got False",
+            "--trainer.enable_checkpointing must be true: the checkpoint is exported, got false",
         ),
         (
             "--trainer.fast_dev_run=true",
-            "fast_dev_run of the trainer must be false: it leaves no checkpoint to export, got True",
+            "--trainer.fast_dev_run must be false: it leaves no checkpoint to export, got true",
         ),
         (
             "--trainer.limit_test_batches=0",
-            "limit_test_batches of the trainer must be more than 0: README.md has the scores, got 0",
+            "--trainer.limit_test_batches must be more than 0: README.md has the scores, got 0",
         ),
         (
             "--checkpoint.dirpath=other",
@@ -243,14 +248,14 @@ def test_what_the_test_or_the_export_would_lack_is_refused_before_training(
             r"mixed/a.txt, line 1: must be JSON, .*; all of it is read as rows, since it has "
             r"mixed/rows.jsonl: 'mixed/\*\*/\*.txt' has texts alone",
         ),
-        ("notes.md", ["--context={text}"], "context must be left out with data without questions, got '{text}'"),
-        ("notes.md", ["--text={text}"], "text must be left out with files that are documents themselves, got .*"),
+        ("notes.md", ["--context={text}"], "--context must be left out with data without questions, got '{text}'"),
+        ("notes.md", ["--text={text}"], "--text must be left out with files that are documents themselves, got .*"),
         (
             "notes.md",
             ["--val=mixed/rows.jsonl"],
             r"--val must be text, got rows in 'mixed/rows.jsonl'; --text '\{body\}', a template over .*",
         ),
-        ("train.jsonl", ["--n_windows=2"], "n_windows must be left out with data with questions, got 2"),
+        ("train.jsonl", ["--n_windows=2"], "--n_windows must be left out with data with questions, got 2"),
         (
             "notes.jsonl",
             [],
@@ -258,13 +263,21 @@ def test_what_the_test_or_the_export_would_lack_is_refused_before_training(
             r"'\{body\}', or --text '\{body\}' without questions",
         ),
         ("notes.jsonl", ["--text={text}"], "notes.jsonl, line 1: must have the field 'text', got body"),
-        ("empty", [], "--data must be a file, a folder or a pattern of files, but there is none at 'empty'"),
+        ("empty", [], "--data must have files in it, got the folder 'empty', where there are none to read"),
+        (
+            "split",
+            [],
+            r"split cannot be read as a dataset: it has rows and other files; all of it is read as rows, since it has "
+            r"split/train.jsonl: 'split/\*\*/\*.txt' has texts alone",
+        ),
     ],
 )
 def test_data_that_does_not_fit_its_options_is_one_sentence(folder, data, tmp_path, monkeypatch, given, sentence):
     monkeypatch.chdir(tmp_path)
-    for name in ("empty", "mixed"):
+    for name in ("empty", "mixed", "split"):
         (tmp_path / name).mkdir()
+    (tmp_path / "split" / "train.jsonl").write_text('{"body": "The wren."}')
+    (tmp_path / "split" / "test.txt").write_text("The wren.")
     for name, text in {"a.txt": "The wren.", "b.txt": "The mole.", "rows.jsonl": '{"body": "The wren."}'}.items():
         (tmp_path / "mixed" / name).write_text(text)
     (tmp_path / "notes.md").write_text("The wren.")
@@ -375,7 +388,9 @@ def test_a_question_that_no_one_could_ask_is_refused_before_training(folder, dat
     lines = [{"q": f"How many {i}?", "doc": f"The wren has {i} eggs. " * 3, "answer": i} for i in range(60)]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     args = ["finetune", f"--model={folder}", f"--data={tmp_path}/own.jsonl", f"--out={tmp_path / 'out'}"]
-    with pytest.raises(SystemExit, match=r"^error: context must call its question \{question\} or .* got '\{q\} \{doc"):
+    with pytest.raises(
+        SystemExit, match=r"^error: --context must call its question \{question\} or .* got '\{q\} \{doc"
+    ):
         lmsleep([*args, "--context={q} {doc}", "--question=A:", "--steps=1", *AWAKE])
     assert not (tmp_path / "out").exists()
     (tmp_path / "own.yaml").write_text("data: {task: {init_args: {context: '{q} {doc}', question: 'A:'}}}")
@@ -433,7 +448,7 @@ def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path)
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
         ("--lora.rank=-1", "--lora.rank must be an integer of 1 or more, got -1"),
         ("--lora.alpha=4", "--lora.rank must be given"),
-        ("--muon_lr=x", "--muon_lr must be a number, got x"),
+        ("--muon_lr=x", "--muon_lr must be a finite number, got x"),
     ],
 )
 def test_a_mistyped_option_is_one_sentence_that_says_what_was_meant(folder, data, capsys, argument, sentence):
@@ -454,16 +469,26 @@ def test_help_lists_the_options_with_their_defaults(capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": "nowhere"}, "model must be a folder or a name on the Hugging Face hub .*"),
-        ({"data": "none.jsonl"}, "--data must be a file or a pattern of files, but there is none at 'none.jsonl'"),
+        ({"model": "nowhere"}, "--model must be a folder or a name on the Hugging Face hub .*"),
+        (
+            {"data": "none.jsonl"},
+            "--data must be a file, a folder or a pattern of files, but there is none at 'none.jsonl'",
+        ),
         ({"context": "{"}, r"--context must have a field of a line in braces, as \{context\}, got '\{'"),
-        ({"out": "model"}, "out must be another folder than that of the model, got 'model'"),
-        ({"out": "train.jsonl"}, "folder must be a new or an existing folder, got 'train.jsonl': .* is a file"),
+        ({"out": "model"}, "--out must be another folder than that of the model, got 'model'"),
+        (
+            {"out": "saved"},
+            "--out must be a folder without model.safetensors, config.json, got '.*saved'; --checkpoint.*",
+        ),
+        ({"out": "train.jsonl"}, "--out must be a new or an existing folder, got 'train.jsonl': .* is a file"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(folder, data, tmp_path, monkeypatch, change, sentence):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, "model")
+    Path("saved").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(folder / name, "saved")
     shutil.copy(data, "train.jsonl")
     given = {"model": "model", "data": "train.jsonl", "out": "tuned"} | change
     with pytest.raises(SystemExit, match=f"^error: {sentence}$"):

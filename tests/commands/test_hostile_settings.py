@@ -1,6 +1,7 @@
 """Settings and files that Lightning, jsonargparse or YAML would answer late, with a traceback, or with no field."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("accumulate_grad_batches=0", "accumulate_grad_batches of the trainer must be 1 or more, got 0"),
-        ("val_check_interval=0", "val_check_interval of the trainer must be more than 0, or null, got 0"),
-        ("check_val_every_n_epoch=0", "check_val_every_n_epoch of the trainer must be 1 or more, got 0"),
-        ("log_every_n_steps=-1", "log_every_n_steps of the trainer must be 0 or more, got -1"),
-        ("num_sanity_val_steps=-4", "num_sanity_val_steps of the trainer must be -1 or more, got -4"),
-        ("gradient_clip_val=.nan", "gradient_clip_val of the trainer must be finite and 0 or more, or null, got nan"),
-        ("devices=foo", "devices of the trainer must be their number, their numbers, or auto, got 'foo'"),
-        ("barebones=true", "barebones of the trainer must be false: a run reports and makes checkpoints, got True"),
+        ("accumulate_grad_batches=0", "--trainer.accumulate_grad_batches must be 1 or more, got 0"),
+        ("val_check_interval=0", "--trainer.val_check_interval must be more than 0, or null, got 0"),
+        ("check_val_every_n_epoch=0", "--trainer.check_val_every_n_epoch must be 1 or more, got 0"),
+        ("log_every_n_steps=-1", "--trainer.log_every_n_steps must be 0 or more, got -1"),
+        ("num_sanity_val_steps=-4", "--trainer.num_sanity_val_steps must be -1 or more, got -4"),
+        ("gradient_clip_val=.nan", "--trainer.gradient_clip_val must be finite and 0 or more, or null, got nan"),
+        ("devices=foo", "--trainer.devices must be their number, their numbers, or auto, got 'foo'"),
+        ("barebones=true", "--trainer.barebones must be false: a run reports and makes checkpoints, got true"),
     ],
 )
 def test_a_bad_setting_of_the_trainer_is_named_before_anything_is_written(command, setting, sentence, tmp_path):
@@ -64,20 +65,20 @@ def test_what_is_no_name_of_a_function_is_told_so(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["test", "--ckpt_path=/dev/null"], "ckpt_path must be a regular file, got '/dev/null'"),
+        (["test", "--ckpt_path=/dev/null"], "--ckpt_path must be a regular file, got '/dev/null'"),
         (
             ["test", "--ckpt_path=best"],
-            "ckpt_path must be a file, or last: a command does not know which of a run was best, got 'best'",
+            "--ckpt_path must be a file, or last: a command does not know which of a run was best, got 'best'",
         ),
         (
             ["plan", "--ckpt_path=run/last.ckpt"],
-            "ckpt_path must be null to plan a run, whose steps are counted from the first, got 'run/last.ckpt'",
+            "--ckpt_path must be null to plan a run, whose steps are counted from the first, got 'run/last.ckpt'",
         ),
-        (["plan", "--steps=99999999999999999999"], "steps must be at most 1000000, got 99999999999999999999"),
-        (["demo", "--rows=99999999999"], "rows must be at most 1048576, got 99999999999"),
-        (["demo", "--seed=-1"], "seed must be 0 or more, got -1"),
-        (["bench", "train", "--passes=[]"], "passes must name one or more, got []"),
-        (["bench", "train", "--variants=[]"], "variants must name one or more, got []"),
+        (["plan", "--steps=99999999999999999999"], "--steps must be at most 1000000, got 99999999999999999999"),
+        (["demo", "--rows=99999999999"], "--rows must be at most 1048576, got 99999999999"),
+        (["demo", "--seed=-1"], "--seed must be 0 or more, got -1"),
+        (["bench", "train", "--passes=[]"], "--passes must name one or more, got []"),
+        (["bench", "train", "--variants=[]"], "--variants must name one or more, got []"),
     ],
 )
 def test_a_bad_option_of_a_command_is_named(words, sentence):
@@ -92,8 +93,45 @@ def test_a_last_checkpoint_that_is_not_there_is_not_random_weights(command, dirp
     with pytest.raises(SystemExit) as said:
         main([command, *RUN, "--ckpt_path=last", f"--checkpoint.dirpath={dirpath}"])
     folder = None if dirpath == "null" else str(tmp_path / dirpath)
-    assert str(said.value) == f"error: ckpt_path=last must find last.ckpt in checkpoint.dirpath, got {folder!r}"
+    got = "null" if folder is None else repr(folder)
+    assert str(said.value) == f"error: --ckpt_path=last must find last.ckpt in --checkpoint.dirpath, got {got}"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_with_its_last_checkpoint_starts_without_one_and_says_so(caplog):
+    for said in (1, 0):
+        caplog.clear()
+        with warnings.catch_warnings(record=True) as warned:
+            main(["fit", *RUN, "--ckpt_path=last", "--checkpoint.dirpath=run", f"--trainer.max_steps={2 - said}"])
+        told = [message for message in caplog.messages if message.startswith("there is no last.ckpt to go on from")]
+        assert len(told) == said and not [one for one in warned if "last" in str(one.message)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", *RUN, "--checkpoint.dirpath=run", "--ckpt_path=run/last.ckpt"],
+        ["test", *RUN, "--ckpt_path=run/last.ckpt"],
+        ["test", *RUN, "--checkpoint.dirpath=run", "--ckpt_path=last"],
+        ["export", "--ckpt=run/last.ckpt", "--out=model"],
+        ["chat", "--model=run"],
+    ],
+)
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_to_be_started_again(words, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed_everything: 0")  # all that is there by then
+    with pytest.raises(SystemExit, match=r"before its first checkpoint, .*: start that again, without --ckpt_path"):
+        main(words)
+
+
+def test_a_run_that_would_end_before_its_checkpoint_is_refused(tmp_path):
+    main(["fit", *RUN, "--checkpoint.dirpath=run", "--trainer.max_steps=2"])
+    again = ["fit", *RUN, "--checkpoint.dirpath=run", "--ckpt_path=run/last.ckpt"]
+    with pytest.raises(SystemExit) as said:
+        main([*again, "--trainer.max_steps=1"])
+    steps = "steps (--trainer.max_steps, or those of --trainer.max_epochs)"
+    assert str(said.value) == f"error: {steps} must be 2 or more, at which the checkpoint is, got 1"
+    main([*again, "--trainer.max_steps=2"])
 
 
 def test_the_configuration_of_a_run_can_be_planned(tmp_path, capsys):
@@ -178,11 +216,11 @@ def test_a_setting_below_a_class_may_be_null_only_where_the_class_says_so(comman
     words = ["--trainer.callbacks+=lmsleep.training.LearningCurve", "--trainer.callbacks.path=curve.csv"]
     with pytest.raises(SystemExit) as said:
         main([command, *RUN, *words, f"--{setting}=null"])
-    assert str(said.value) == f"error: --{setting} must be {kind}, got None" and not list(tmp_path.iterdir())
+    assert str(said.value) == f"error: --{setting} must be {kind}, got null" and not list(tmp_path.iterdir())
 
 
 def test_a_change_of_pretrained_weights_may_not_be_null_either():
-    with pytest.raises(SystemExit, match=r"^error: --model\.model\.pattern must be a string, got None$"):
+    with pytest.raises(SystemExit, match=r"^error: --model\.model\.pattern must be a string, got null$"):
         main(["plan", *RUN, "--model.init_from=nowhere", "--model.model.pattern=null"])
 
 

@@ -23,7 +23,7 @@ def everything():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["fit", *LOGGED, "--checkpoint.dirpath=first"], "dirpath must be a folder without last.ckpt"),
+        (["fit", *LOGGED, "--checkpoint.dirpath=first"], "--checkpoint.dirpath must be a folder without last.ckpt"),
         (
             ["fit", *LOGGED, "--checkpoint.dirpath=out/a/b", *WARMUP],
             NO_MATCH,
@@ -36,9 +36,9 @@ def everything():
             ["fit", *TINY, *WARMUP, "--trainer.logger=false"],
             NO_MATCH,
         ),
-        (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--data.seed=5"], "data.seed must be 0"),
-        (["test", *LOGGED, "--ckpt_path=first/last.ckpt", "--sleep.n_passes=2"], "n_passes must be 1"),
-        (["validate", *LOGGED, "--ckpt_path=first/last.ckpt", "--model.model.d_model=32"], "model.* must be 16"),
+        (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--data.seed=5"], "--data.seed must be 0"),
+        (["test", *LOGGED, "--ckpt_path=first/last.ckpt", "--sleep.n_passes=2"], "--sleep.n_passes must be 1"),
+        (["validate", *LOGGED, "--ckpt_path=first/last.ckpt", "--model.model.d_model=32"], "--model.* must be 16"),
     ],
 )
 def test_a_refused_run_leaves_no_folder(words, sentence):

@@ -131,6 +131,26 @@ def test_rows_are_in_the_order_of_the_task(lmsleep, fitted, tmp_path, task):
     assert set(table.row) == set(range(n_rows))
 
 
+def test_predictions_lie_beside_the_checkpoint_or_where_the_run_says(lmsleep, fitted, tmp_path, capsys):
+    fitted("rule110")
+    for words, folder in (
+        (["--ckpt_path=fit/last.ckpt"], "fit"),
+        (["--ckpt_path=last"], "fit"),
+        (["--ckpt_path=null"], ""),
+        (["--ckpt_path=fit/last.ckpt", "--trainer.default_root_dir=other"], "other"),
+    ):
+        lmsleep("predict", "rule110", "--trainer.default_root_dir=null", *words)
+        (tmp_path / folder / "predictions.csv").unlink()
+        assert capsys.readouterr().out.startswith(f"{Path(folder, 'predictions.csv')}: ")
+        assert not list(tmp_path.rglob("predictions.csv"))
+
+
+def test_one_answer_of_one_row_is_told_in_the_singular(lmsleep, fitted, capsys):
+    fitted("rule110")
+    lmsleep("predict", "rule110", "--data.eval_rows=1", "--data.eval_batch_size=1")
+    assert capsys.readouterr().out == "predict/predictions.csv: 1 answer of 1 row\n"
+
+
 def test_fit_and_test_write_no_predictions(lmsleep, fitted, tmp_path):
     fitted("rule110")
     lmsleep("test", "rule110")
@@ -151,7 +171,7 @@ def test_an_interrupted_prediction_leaves_the_table_that_was_there(lmsleep, fitt
 def test_several_devices_are_refused(lmsleep, fitted, tmp_path, monkeypatch):
     fitted("rule110")
     monkeypatch.setattr("lightning.pytorch.Trainer.world_size", 2)
-    with pytest.raises(SystemExit, match=r"^error: devices of the trainer must be 1 to write predictions, got 2$"):
+    with pytest.raises(SystemExit, match=r"^error: --trainer\.devices must be 1 to write predictions, got 2$"):
         lmsleep("predict", "rule110")
     assert not (tmp_path / "predict").exists()
 
@@ -180,8 +200,8 @@ def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
     """Depo's tokens through a stand-in that names them; what is kept is read back from the file, a bare \\r too."""
     methods = {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<\r{t[1]}>"}
     task = type("Named", (), methods | {"has_answers": True})()
-    trainer = SimpleNamespace(received_sigterm=False, world_size=1, default_root_dir=str(tmp_path))
-    writer, module = PredictionWriter(), SimpleNamespace(task=task, predict_step=lambda batch: None)
+    trainer = SimpleNamespace(received_sigterm=False, world_size=1)
+    writer, module = PredictionWriter(tmp_path), SimpleNamespace(task=task, predict_step=lambda batch: None)
     writer.setup(trainer, module, "predict")
     said = {"targets": torch.tensor([[3, 4]]), "predictions": torch.tensor([[3, 5]])}
     writer.on_predict_batch_end(trainer, module, said, SimpleNamespace(slice=torch.tensor([2])), 0)

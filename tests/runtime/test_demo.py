@@ -140,18 +140,18 @@ def test_the_small_models_need_their_sleep(name):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--rows", "0"], "rows must be 1 or more, got 0"),
-        (["--n_passes", "0"], "n_passes must be 1 or more"),
-        (["--pace", "-1"], "pace must be 0 seconds or more, got -1"),
-        (["--pace=.nan"], "pace must be 0 seconds or more, got nan"),
-        (["--model", "not here"], "model must be a folder or a name on the Hugging Face hub"),
-        (["--model", "x/y", "--task", "depo"], "task must be left out with a model, .* got 'depo'"),
-        (["--task", "parity.Parity"], "task must be rule110 or depo without a model, got 'parity.Parity'"),
-        (["--model", "x/y", "--seed", "0"], "seed must be left out with a model, .* got '0'"),
-        (["--model", "x/y", "--save", "z"], "save must be left out with a model, .* got 'z'"),
+        (["--rows", "0"], "--rows must be 1 or more, got 0"),
+        (["--n_passes", "0"], "--n_passes must be 1 or more"),
+        (["--pace", "-1"], "--pace must be 0 seconds or more, got -1"),
+        (["--pace=.nan"], "--pace must be 0 seconds or more, got nan"),
+        (["--model", "not here"], "--model must be a folder or a name on the Hugging Face hub"),
+        (["--model", "x/y", "--task", "depo"], "--task must be left out with a model, .* got 'depo'"),
+        (["--task", "parity.Parity"], "--task must be rule110 or depo without a model, got 'parity.Parity'"),
+        (["--model", "x/y", "--seed", "0"], "--seed must be left out with a model, .* got '0'"),
+        (["--model", "x/y", "--save", "z"], "--save must be left out with a model, .* got 'z'"),
         (
             ["--save", f"{__file__}/model"],
-            "folder must be a new or an existing folder, got .*test_demo.py is a file",
+            "--save must be a new or an existing folder, got .*test_demo.py is a file",
         ),
     ],
 )
@@ -161,9 +161,17 @@ def test_bad_arguments_are_refused_before_anything_is_read_or_trained(argv, mess
     assert not capsys.readouterr().out
 
 
+def test_a_model_is_not_replaced_by_another(tmp_path):
+    model_for(DEPO).save_pretrained(tmp_path)
+    with pytest.raises(
+        SystemExit, match=r"^error: --save must be a folder without model\.safetensors, .*README\.md, got"
+    ):
+        lmsleep(["demo", "--save", str(tmp_path)])
+
+
 def test_a_model_without_a_task_is_refused(tmp_path):
     model_for(DEPO).save_pretrained(tmp_path)
-    with pytest.raises(SystemExit, match=r"^error: model must have been saved with its task"):
+    with pytest.raises(SystemExit, match=r"^error: --model must have been saved with its task"):
         lmsleep(["demo", "--model", str(tmp_path)])
 
 
@@ -171,7 +179,7 @@ def test_a_model_of_free_text_is_refused_since_it_has_no_answers(tmp_path):
     (tmp_path / "book.txt").write_text("The wren by the mill is blue.\n" * 9)
     task = TextLM(str(tmp_path / "book.txt"), window_size=8)
     model_for(task, torch.float32).save_pretrained(tmp_path / "model", trained={"task": task_spec(task)})
-    with pytest.raises(SystemExit, match=r"^error: model must be of a task with answers, got TextLM, free text; "):
+    with pytest.raises(SystemExit, match=r"^error: --model must be of a task with answers, got TextLM, free text; "):
         lmsleep(["demo", "--model", str(tmp_path / "model")])
 
 
@@ -187,7 +195,7 @@ def test_a_model_of_an_own_task_is_shown_where_that_is_asked_for(tmp_path, monke
         lmsleep(words)
     assert "parity" not in sys.modules
     with pytest.raises(
-        SystemExit, match=r"^error: task must be that of the model, or left out, got 'json\.JSONDecoder'$"
+        SystemExit, match=r"^error: --task must be that of the model, or left out, got 'json\.JSONDecoder'$"
     ):
         lmsleep([*words, "--task=json.JSONDecoder"])
     lmsleep([*words, "--task=parity.Parity"])

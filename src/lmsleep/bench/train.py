@@ -71,7 +71,7 @@ def main(args: list[str] | None = None) -> None:
     with quiet(), run_errors():
         options = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
         for name in ("passes", "variants"):
-            require(options[name] != [], f"{name} must name one or more", options[name])
+            require(options[name] != [], f"--{name} must name one or more", options[name])
         if options.out:
             check_out(options.out)
         device = device_kind(options)
@@ -104,7 +104,9 @@ def measure(
         cli = plan_run(cli_class, [*args, f"--sleep.n_passes={n_passes}", f"--model.accelerate={accelerate}"])
         with cli.folder:
             if not cli.device_available:
-                raise ValueError(f"trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}")
+                raise ValueError(
+                    f"--trainer.accelerator must be one that is here, got {cli.config.trainer.accelerator}"
+                )
             work, peak_bytes = cli.work(), cli.measure()
     device = cli.trainer.strategy.root_device.type
     # The batches of a step cost about the same.

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from lmsleep.atomic import check_folder
-from lmsleep.checks import require
+from lmsleep.checks import LAST, require
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
-from lmsleep.commands.flags import OPTIONS, PLACES, TASK, FlagParser, make_parser, naming_flags
+from lmsleep.commands.flags import OPTIONS, PLACES, TASK, FlagParser, make_parser, own_flags
 from lmsleep.errors import one_sentence
 from lmsleep.hub import TOKENIZER, checkpoint_folder
+from lmsleep.model.folder import check_no_model
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
 from lmsleep.tasks import Documents, Task, TextQA
@@ -61,17 +62,21 @@ class FinetuneCLI(SleepCLI):
     """Its `fit`, which is scored and exported at once."""
 
     def __init__(self, *classes: Any, args: list[str] | None = None, **options: Any) -> None:
-        with naming_flags():
+        with own_flags():
             super().__init__(*classes, args=args, **options | {"parser_class": FlagParser})
 
     def before_fit(self) -> None:
         """Checks what the test and the export need, which are after the training."""
         super().before_fit()
-        trainer, keeps = self.trainer, find_callback(self.trainer, LastCheckpoint) is not None
-        require(keeps, "enable_checkpointing of the trainer must be true: the checkpoint is exported", keeps)
+        trainer, keeper = self.trainer, find_callback(self.trainer, LastCheckpoint)
+        if keeper is None:
+            raise ValueError("enable_checkpointing of the trainer must be true: the checkpoint is exported, got False")
         fast, limit = bool(trainer.fast_dev_run), trainer.limit_test_batches  # pyright: ignore
         require(not fast, "fast_dev_run of the trainer must be false: it leaves no checkpoint to export", fast)
         require(limit, "limit_test_batches of the trainer must be more than 0: README.md has the scores", limit)
+        out = Path(keeper.dirpath or "")
+        if not keeper.overwrite and not (out / LAST).exists():  # what a run may do with one, that checks
+            check_no_model(out, "dirpath", "; --checkpoint.overwrite=true replaces the model in it")
         self.datamodule.trainer = trainer
         for split in ("val", "test"):
             self.datamodule.check_held_out(split)
@@ -93,11 +98,11 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error(f"the following arguments are required: {' and '.join(missing)}")
     out = options.out
     with one_sentence():
-        check_folder(out)
+        check_folder(out, "--out")
         context, question = options.context or TextQA.context, options.question or TextQA.question
-        require(is_askable(context, question), ASKABLE, context)
-        folder = checkpoint_folder(options.model, (*FILES, *TOKENIZER), "model")
-        require(out.resolve() != folder.resolve(), "out must be another folder than that of the model", str(out))
+        require(is_askable(context, question), f"--{ASKABLE}", context)
+        folder = checkpoint_folder(options.model, (*FILES, *TOKENIZER), "--model")
+        require(out.resolve() != folder.resolve(), "--out must be another folder than that of the model", str(out))
         settings = fit_options(vars(options), folder)
     if any("ModelParallelStrategy" in word for word in rest):  # export reads one file
         rest.append(f"--{ONE_FILE}")
@@ -117,13 +122,13 @@ def main(args: Sequence[str] | None = None) -> None:
 def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
     """The preset and the options given, as options of `lmsleep fit`. Raises ValueError if one does not fit the data."""
     text, documents = options["text"], holds_documents(options["data"])
-    require(text is None or not documents, "text must be left out with files that are documents themselves", text)
+    require(text is None or not documents, "--text must be left out with files that are documents themselves", text)
     documents |= text is not None
     kind, what = (Documents, "without questions") if documents else (TextQA, "with questions")
     known = {TASK + field.name for field in fields(kind)}
     for name, (target, _, _) in OPTIONS.items():
         fits = options[name] is None or not target.startswith(TASK) or target in known
-        require(fits, f"{name} must be left out with data {what}", options[name])
+        require(fits, f"--{name} must be left out with data {what}", options[name])
     settings = PRESET | DOCUMENTS if documents else dict(PRESET)
     for name, (target, default, _) in OPTIONS.items():
         settings[target] = default if options[name] is None else options[name]

@@ -31,20 +31,20 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.checks import LAST, program, require
 from lmsleep.commands.leftovers import folders_to_make, remove_empty
-from lmsleep.commands.parser import RunParser
-from lmsleep.commands.predictions import PredictionWriter
+from lmsleep.commands.parser import RunParser, option_of
+from lmsleep.commands.predictions import PredictionWriter, predictions_folder
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.quiet import without_notices
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import HelpFormatter, one_sentence
+from lmsleep.errors import HelpFormatter, naming_flags, one_sentence
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
-from lmsleep.training.checkpoint import check_checkpoint
-from lmsleep.training.lightning_internals import PlainCLI, has_last_checkpoint
+from lmsleep.training.checkpoint import check_checkpoint, check_last
+from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.settings import check_empty, check_trainer
 
@@ -74,11 +74,16 @@ class SleepCLI(PlainCLI):
     def __init__(self, *classes: Any, args: list[str] | None = None, **options: Any) -> None:
         self.words, self.new = sys.argv[1:] if args is None else args, []
         try:
-            super().__init__(*classes, args=args, **options)
+            with naming_flags(self.flag):
+                super().__init__(*classes, args=args, **options)
         except BaseException:
             for folder in self.new:
                 remove_empty(folder)
             raise
+
+    def flag(self, name: str, got: str) -> str | None:
+        """The option that sets what an error calls `name`, as of `naming_flags`."""
+        return option_of(getattr(self, "config", Namespace()), name, got)
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The command that is asked for alone: learning the options of all four takes longer than the rest."""
@@ -137,7 +142,7 @@ class SleepCLI(PlainCLI):
         if wanted and not any(isinstance(one, ProgressBar) for one in run.trainer.get("callbacks") or []):
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         if self.subcommand == "predict":
-            self.trainer_defaults["callbacks"].append(PredictionWriter())
+            self.trainer_defaults["callbacks"].append(PredictionWriter(predictions_folder(run)))
         self.says_scores = run.get("verbose", False)
         if self.says_scores:
             run.verbose = False  # a table of Lightning's own
@@ -150,9 +155,7 @@ class SleepCLI(PlainCLI):
                 raise
             allowed = "--trainer.accelerator must be one that `lmsleep doctor` finds here, or auto"
             raise ValueError(f"{allowed}, got {run.trainer.accelerator}") from None
-        if self.subcommand not in (None, "fit") and run.get("ckpt_path") == "last" and not has_last_checkpoint(trainer):
-            folder = getattr(run.checkpoint, "dirpath", None)
-            raise ValueError(f"ckpt_path=last must find {LAST} in checkpoint.dirpath, got {folder!r}")
+        check_last(trainer, run.get("ckpt_path"), trains=self.subcommand in (None, "fit"))
         return trainer
 
     def before_fit(self) -> None:
@@ -169,7 +172,7 @@ class SleepCLI(PlainCLI):
             config, last = (shlex.quote(f"{folder}/{name}") for name in ("config.yaml", LAST))
             rank_zero_info(f"to score it: {program()} test --config {config} --ckpt_path {last}")
             if Path(folder, "model.safetensors").is_file():
-                export = f"{program()} export --ckpt {last} --out {shlex.quote(folder)}"
+                export = f"{program()} export --ckpt {last} --out {shlex.quote(folder)} --overwrite"
                 rank_zero_info(f"the model and README.md in {folder} are of before this run; to renew them: {export}")
 
     def after_validate(self) -> None:

@@ -44,9 +44,9 @@ OPTIONS: dict[str, tuple[str, Any, str]] = {
 COUNTS = ("window", "n_windows", "n_passes", "steps", "epochs", "batch_size", "lora.rank")  # positive integers
 TEMPLATES = ("context", "question", "answer", "message", "text")
 PLACES = ("checkpoint.dirpath", "trainer.default_root_dir", "trainer.logger.init_args.save_dir")  # all are --out
-# Option of `lmsleep fit`, as errors name it -> the one of this command that sets it.
+# Option of `lmsleep fit`, as errors name it, without .init_args -> the one of this command that sets it.
 FLAGS = {target.replace(".init_args", ""): name for name, (target, _, _) in OPTIONS.items()}
-FLAGS |= {"model.init_from": "model", "data.task.train": "data", "data": "data"} | dict.fromkeys(PLACES, "out")
+FLAGS |= {"model.init_from": "model", "data.task.train": "data", "data.task": "data"} | dict.fromkeys(PLACES, "out")
 
 
 class FlagParser(RunParser):
@@ -57,7 +57,7 @@ class FlagParser(RunParser):
 
 
 @contextmanager
-def naming_flags() -> Iterator[None]:
+def own_flags() -> Iterator[None]:
     """Within the block a ValueError names the command's own options."""
     try:
         yield
@@ -68,13 +68,10 @@ def naming_flags() -> Iterator[None]:
 
 
 def in_flags(sentence: str) -> str:
-    """An error of `lmsleep fit`, which begins with the name of an option, or with the end of it, or has some behind two
-    hyphens, with the options of this command in their place."""
-    name, must, rest = sentence.partition(" must ")
-    option = name.removeprefix("--").removesuffix(" of the trainer").replace(".init_args", "")
-    flag = next((flag for known, flag in FLAGS.items() if f".{known}".endswith(f".{option}")), None)
-    named = f"--{flag}{must}{rest}" if must and flag else sentence
-    return re.sub(r"--([\w.]+\w)", lambda found: f"--{FLAGS.get(found[1].replace('.init_args', ''), found[1])}", named)
+    """An error of `lmsleep fit`, with the options of this command in place of those that they set."""
+    return re.sub(
+        r"--([\w.]+\w)", lambda found: f"--{FLAGS.get(found[1].replace('.init_args', ''), found[1])}", sentence
+    )
 
 
 def make_parser(description: str | None) -> OneSentenceParser:

@@ -16,6 +16,18 @@ SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configura
 LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
 
 
+def option_of(config: Namespace, name: str, got: str) -> str | None:
+    """The option of a run's setting by its name or the end of that; None if there is none. Of several it is the one
+    whose value an error says that it `got`."""
+    run = config.get(str(config.get("subcommand")), config)
+    if name.startswith(tuple(f"{section}." for section in SECTIONS)):
+        return f"--{name}"
+    named = {key: value for key, value in run.items(branches=True) if f".{key}".endswith(f".{name}")}
+    if len(named) > 1:
+        named = {key: value for key, value in named.items() if f"got {value!r}" in got}
+    return f"--{next(iter(named))}" if len(named) == 1 else None
+
+
 class RunParser(OneSentenceParser, LightningArgumentParser):
     """Lightning's parser with one-sentence errors, and a help that leaves Lightning's own options to the end."""
 

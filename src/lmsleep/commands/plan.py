@@ -30,6 +30,7 @@ from lmsleep.commands.fit import SleepCLI, change_pretrained, make_cli, run_erro
 from lmsleep.commands.parser import RunParser
 from lmsleep.commands.quiet import quiet
 from lmsleep.data import RowsDataModule
+from lmsleep.errors import naming_flags
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
@@ -154,7 +155,7 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     with quiet(), run_errors():
         cli = plan_run(PlanCLI, args, __doc__, "lmsleep plan")
-        with cli.folder:
+        with cli.folder, naming_flags(cli.flag):
             steps = cli.full_run.max_steps
             require(steps >= 1, "max_steps of the trainer must be 1 or more to plan a run", steps)
             plan = table(cli, cli.work(), cli.measure() if cli.device_available else None)

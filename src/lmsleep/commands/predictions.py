@@ -11,25 +11,37 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lmsleep.atomic import check_writable, save_csv
+from lmsleep.checks import counted
 from lmsleep.tasks import Batch
+from lmsleep.training.checkpoint import is_local
 
 FILE = "predictions.csv"
 COLUMNS = ["row", "slice", "expected", "answered", "right"]
 
 
+def predictions_folder(run: Any) -> str:
+    """Where a run's predictions go, from its configuration: `default_root_dir` of the trainer, or else the folder of
+    the checkpoint; the current one for weights that are not on a disk."""
+    saved = run.get("ckpt_path") or ""
+    beside = getattr(run.checkpoint, "dirpath", None) if saved == "last" else is_local(saved) and os.path.dirname(saved)
+    return run.trainer.get("default_root_dir") or beside or ""
+
+
 class PredictionWriter(L.Callback):
-    """Writes predictions.csv into the trainer's `default_root_dir`, a line for each answer of the test rows or, of
-    free text, for each row.
+    """Writes predictions.csv into a folder, a line for each answer of the test rows or, of free text, for each row.
 
     Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0, whose
     mean is `test/exact`, unless the task has no answers; for a task on texts also `expected_text` and `answered_text`.
     Raises ValueError if there are several devices.
     """
 
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder, FILE)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             raise ValueError(f"devices of the trainer must be 1 to write predictions, got {trainer.world_size}")
-        check_writable(trainer.default_root_dir)
+        check_writable(self.path.parent)
         self.n_rows = 0
         self.lines: list[tuple[int, int, str, str, int]] = []
 
@@ -46,15 +58,15 @@ class PredictionWriter(L.Callback):
             self.n_rows += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        path, table = Path(trainer.default_root_dir) / FILE, pd.DataFrame(self.lines, columns=COLUMNS)
+        table = pd.DataFrame(self.lines, columns=COLUMNS)
         task = pl_module.task
         table = table if task.has_answers else table.drop(columns="right")
         if decode := getattr(task, "decode", None):
             for name in ("expected", "answered"):
                 table[f"{name}_text"] = [decode(list(map(int, tokens.split()))) for tokens in table[name]]
-        save_csv(path, table, quoting=QUOTE_NONNUMERIC)  # a text may have a bare \r, which else would end a line
-        answers = f"{len(self.lines):,} answers of " if task.has_answers else ""
-        print(f"{os.path.relpath(path)}: {answers}{self.n_rows:,} rows")
+        save_csv(self.path, table, quoting=QUOTE_NONNUMERIC)  # a text may have a bare \r, which else would end a line
+        answers = f"{counted(len(self.lines), 'answers')} of " if task.has_answers else ""
+        print(f"{os.path.relpath(self.path)}: {answers}{counted(self.n_rows, 'rows')}")
 
 
 def answers_of(targets: list[int], predictions: list[int], answers: list[int]) -> list[tuple[str, str, int]]:

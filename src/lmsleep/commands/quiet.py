@@ -11,6 +11,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 WARNINGS = (
     ".*(LightningCLI's args|isinstance.treespec|Checkpoint directory .* exists and is not empty|tensorboardX|"
     "does not have many workers|It is recommended to use .self.log..change_of_S|"
+    ".fit.ckpt_path=.last.. is set, but there is no last checkpoint|"
     "Experiment logs directory .* exists and is not empty|The dirpath has changed from|"
     ".max_epochs. was not set|Found .* module.s. in eval mode)"
 )

@@ -16,11 +16,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
-from lmsleep.checks import LAST, ONE_FILE, checked, first_line, require
+from lmsleep.checks import LAST, ONE_FILE, checked, first_line, left_by_run, require
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
     await_validation,
     handle_requeue,
+    has_last_checkpoint,
     look_before_loading,
     repeat_validation,
     saves_shards,
@@ -72,9 +73,20 @@ def check_checkpoint(path: str | None) -> None:
         return  # Lightning finds it
     require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
     if not Path(path).exists():
-        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}")
+        left = left_by_run(Path(path).parent) if Path(path).name == LAST else ""
+        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}{left}")
     require(Path(path).is_file(), "ckpt_path must be a regular file", path)
     check_checkpoint_file(path)
+
+
+def check_last(trainer: L.Trainer, path: str | None, trains: bool) -> None:
+    """Raises ValueError if `last` finds no checkpoint, unless the run `trains`: it then says that it starts anew."""
+    if path != "last" or has_last_checkpoint(trainer):
+        return
+    folder = next((keeper.dirpath for keeper in trainer.callbacks if isinstance(keeper, LastCheckpoint)), None)  # pyright: ignore
+    left = left_by_run(Path(folder)) if folder and is_local(folder) else ""
+    require(trains, f"--ckpt_path=last must find {LAST} in --checkpoint.dirpath{left}", folder)
+    rank_zero_info(f"there is no {LAST} to go on from: the run starts at its first step")
 
 
 def use_atomic_io(trainer: L.Trainer) -> None:

@@ -45,6 +45,7 @@ def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]
     """Raises ValueError if a checkpoint is not of the model of a `SleepModule`, has weights that are not finite, was
     trained with other sleep settings, unless `allow_other_n`, or training would go on with other `run_settings`."""
     if trainer.state.fn == TrainerFn.FITTING:  # first: what is set here can make the model another, too
+        check_steps(trainer.max_steps, checkpoint.get("global_step", 0))
         settings, note = run_settings(trainer, module), "; other settings are a new run from these weights: "
         for name, value in checkpoint.get("settings", {}).items():
             check_as_trained(name, value, settings.get(name), f"{note}lmsleep export, then --model.init_from")
@@ -58,6 +59,12 @@ def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]
         for name, value in {**asdict(SleepSettings()), **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, sleeps[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
+
+
+def check_steps(wanted: int, done: int) -> None:
+    """Raises ValueError if a run would end before the step at which a checkpoint is; -1 steps have no end."""
+    steps = "steps (--trainer.max_steps, or those of --trainer.max_epochs)"
+    require(wanted < 0 or wanted >= done, f"{steps} must be {done:,} or more, at which the checkpoint is", wanted)
 
 
 def check_lora(trained: Mapping[str, Any] | None, lora: Lora | None) -> None:
@@ -90,9 +97,11 @@ def _as_json(value: Any) -> Any:
 
 
 def check_as_trained(name: str, trained: Any, value: Any, note: str = "") -> None:
-    """Raises ValueError if a run has another setting than a checkpoint was trained with."""
+    """Raises ValueError if a run has another setting than a checkpoint was trained with; None is one left out."""
     if value != trained:
-        raise ValueError(f"{name} must be {trained!r}, with which the checkpoint was trained, got {value!r}{note}")
+        allowed = "left out, without" if trained is None else f"{trained!r}, with"
+        got = "nothing" if value is None else repr(value)
+        raise ValueError(f"{name} must be {allowed} which the checkpoint was trained, got {got}{note}")
 
 
 def check_states(trainer: L.Trainer, content: Mapping[str, Any]) -> None:
