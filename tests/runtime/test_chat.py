@@ -105,17 +105,17 @@ def test_options_replace_those_of_the_training(folder, capsys):
     [
         (["--read", "gone.txt"], "--read must name files, but there is none at 'gone.txt'"),
         (["--model=nope"], "--model must be a folder or a name on the Hugging Face hub (owner/model), and there is no"),
-        (["--top_p=0"], "top_p must be above 0 and at most 1, got 0.0"),
-        (["--max_new_tokens=0"], "max_new_tokens must be 1 or more, got 0"),
-        (["--n_passes=0"], "n_passes must be 1 or more"),
-        (["--question=what?"], "question must have {question} in it, got 'what?'"),
-        (["--memory=one.txt"], "path must be a saved memory"),
-        (["--read=one.txt", "--memory=no/where"], "memory must lie in a folder that exists, got 'no/where'"),
-        (["--read=one.txt", "--memory=model"], "memory must be a file, got 'model'"),
+        (["--top_p=0"], "--top_p must be above 0 and at most 1, got 0.0"),
+        (["--max_new_tokens=0"], "--max_new_tokens must be 1 or more, got 0"),
+        (["--n_passes=0"], "--n_passes must be 1 or more"),
+        (["--question=what?"], "--question must have {question} in it, got 'what?'"),
+        (["--memory=one.txt"], "--memory must be a saved memory"),
+        (["--read=one.txt", "--memory=no/where"], "--memory must lie in a folder that exists, got 'no/where'"),
+        (["--read=one.txt", "--memory=model"], "--memory must be a file, got 'model'"),
         (["--read=model/model.safetensors"], "model/model.safetensors: must be text in UTF-8, got the byte"),
         (["--read=/dev/null"], "--read must name files, but there is none at '/dev/null'"),
         (["--read=empty.txt"], "empty.txt: a document must have text in it, got '\\n'"),
-        (["--tokenizer=gone"], "tokenizer must be a folder or a name"),
+        (["--tokenizer=gone"], "--tokenizer must be a folder or a name"),
     ],
 )
 def test_a_bad_value_is_one_sentence(folder, words, sentence):
@@ -123,14 +123,32 @@ def test_a_bad_value_is_one_sentence(folder, words, sentence):
         run(*words, "--ask=Which?")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--ask="], "--ask must have text in it, got ''"),
+        (["--ask= "], "--ask must have text in it, got ' '"),
+        (["--ask=", "--context={question}{context}", "--question=A:"], "--ask must have text in it, got ''"),
+        (["--question=what?", "--ask=Which?"], "--question must have {question} in it, got 'what?'"),
+        (["--tokenizer=gone", "--ask=Which?"], "--tokenizer must be a folder or a name"),
+    ],
+)
+def test_what_needs_no_weights_is_checked_before_they_are_read(folder, monkeypatch, words, sentence):
+    monkeypatch.setattr("lmsleep.HybridLM.from_pretrained", lambda *_, **__: pytest.fail("the weights were read"))
+    with pytest.raises(SystemExit, match=f"^error: {re.escape(sentence)}"):
+        run("--read=one.txt", *words)
+
+
 def test_a_memory_has_its_own_passes_and_a_model_without_tokenizer_asks_for_one(folder, build, capsys):
     run("--read=one.txt", "--memory=kept", "--ask=Which?")
     with pytest.raises(
-        SystemExit, match=r"^error: n_passes must be left out with a memory, which goes on as it was, got 2"
+        SystemExit, match=r"^error: --n_passes must be left out with a memory, which goes on as it was, got 2"
     ):
         run("--memory=kept", "--n_passes=2", "--ask=Which?")
     build("AG", vocab_size=257, dtype=torch.float32).save_pretrained("bare")
-    with pytest.raises(SystemExit, match=r"^error: tokenizer must be given, since there is no tokenizer\.json in bare"):
+    with pytest.raises(
+        SystemExit, match=r"^error: --tokenizer must be given, since there is no tokenizer\.json in bare"
+    ):
         main(["chat", "--model=bare", "--ask=Which?"])
     main(["chat", "--model=bare", "--tokenizer=bytes", "--ask=Which?", "--max_new_tokens=3"])
 

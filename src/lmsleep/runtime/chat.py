@@ -13,9 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsleep.atomic import check_writable
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, require, typed
+from lmsleep.errors import naming_flags
 from lmsleep.hub import TOKENIZER, checkpoint_folder
-from lmsleep.model.folder import CONFIG, WEIGHTS
+from lmsleep.model import HybridConfig
+from lmsleep.model.folder import CONFIG, WEIGHTS, read_config
+from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
@@ -31,25 +34,41 @@ def open_chat(
     tokenizer: str | None,
     device: str | None,
     templates: dict[str, str | None],
+    ask: str | None = None,
 ) -> Session:
     """The session of the command line, from the file `memory` if it exists. Raises ValueError if there is no tokenizer,
-    or an option does not fit the model or the memory."""
-    folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "--model")
-    session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=tokenizer)
-    if session.prompter is None:
-        raise ValueError(f"tokenizer must be given, since there is no tokenizer.json in {model}")
-    if given := {name: unescape(text) for name, text in templates.items() if text is not None}:
-        task = replace(session.prompter.task, **given)
-        for name, place, where in (("context", CONTEXT, ""), ("question", QUESTION, task.context)):
-            require(place in getattr(task, name) + where, f"{name} must have {place} in it", getattr(task, name))
-        session.prompter = replace(session.prompter, task=task, role=None)
-    if memory is not None and session.prompter.question_first:
+    or an option does not fit the model or the memory: what needs no weights is checked before they are read."""
+    folder = checkpoint_folder(model, (WEIGHTS, CONFIG, *TOKENIZER), "model")
+    prompter = open_prompter(folder, tokenizer, templates)
+    if memory is not None and prompter.question_first:
         raise ValueError("memory must be left out with a model that reads its question before the document")
+    if ask is not None:
+        with naming_flags({"question": "--ask"}.get):
+            prompter.check_question(ask)
+    session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=prompter)
     if memory is None or not memory.is_file():
         return session
     for name, value in (("n_passes", n_passes), ("eviction", eviction)):
         require(value is None, f"{name} must be left out with a memory, which goes on as it was", value)
-    return Session.load(memory, session.model, tokenizer=session.prompter)
+    with naming_flags({"path": "--memory"}.get):
+        return Session.load(memory, session.model, tokenizer=prompter)
+
+
+def open_prompter(folder: Path, tokenizer: str | None, templates: dict[str, str | None]) -> Prompter:
+    """Tokenizer and templates of a saved model, or others. Raises ValueError if there is no tokenizer, or a template
+    has no place for what belongs into it."""
+    fields, trained = read_config(folder)
+    vocab_size = typed(HybridConfig, fields, f"model in {folder / CONFIG}").vocab_size or 0
+    prompter = Prompter.from_task(trained.get("task"), vocab_size, tokenizer, folder)
+    if prompter is None:
+        raise ValueError(f"tokenizer must be given, since there is no tokenizer.json in {folder}")
+    given = {name: unescape(text) for name, text in templates.items() if text is not None}
+    if not given:
+        return prompter
+    task = replace(prompter.task, **given)
+    for name, place, where in (("context", CONTEXT, ""), ("question", QUESTION, task.context)):
+        require(place in getattr(task, name) + where, f"{name} must have {place} in it", getattr(task, name))
+    return replace(prompter, task=task, role=None)
 
 
 def check_files(read: list[Path], memory: Path | None) -> None:
@@ -121,7 +140,7 @@ def main(
     if web:
         check_web(ask=ask, memory=memory)
     templates = {"context": context, "question": question}
-    session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates)
+    session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates, ask)
     if web:
         from lmsleep.runtime.web import serve
 

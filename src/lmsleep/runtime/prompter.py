@@ -192,6 +192,11 @@ class Prompter:
         require(may_be_empty or question.strip(), "question must have text in it", question)
         return self.texts(None, question)[1]
 
+    def check_question(self, question: str) -> None:
+        """Raises ValueError if a question that a document may go before has no text, or as `format_question`."""
+        require(not self.question_first or question.strip(), "question must have text in it", question)
+        self.format_question(self.remaining_question(question) if self.question_first else question)
+
     def prompts(self, question: Any) -> list[str]:
         """One question, or one for each row, in its template. Raises ValueError if one is no text, and as
         `format_question`."""
