@@ -84,8 +84,9 @@ def check_last(trainer: L.Trainer, path: str | None, trains: bool) -> None:
     if path != "last" or has_last_checkpoint(trainer):
         return
     folder = next((keeper.dirpath for keeper in trainer.callbacks if isinstance(keeper, LastCheckpoint)), None)  # pyright: ignore
-    left = left_by_run(Path(folder)) if folder and is_local(folder) else ""
-    require(trains, f"--ckpt_path=last must find {LAST} in --checkpoint.dirpath{left}", folder)
+    if not trains:
+        left = left_by_run(Path(folder)) if folder and is_local(folder) else ""
+        raise ValueError(f"--ckpt_path=last must find {LAST} in --checkpoint.dirpath, got {folder!r}{left}")
     rank_zero_info(f"there is no {LAST} to go on from: the run starts at its first step")
 
 
