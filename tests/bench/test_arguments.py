@@ -19,7 +19,7 @@ OPTIONS = {
 }
 # What measures, and so must not be called.
 MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "run_ranks"}
-DEVICES, DEVICE = ("cuda:99", "abacus"), "device must be one that torch can use here, got"
+DEVICES, DEVICE = ("cuda:99", "abacus"), "--device must be one that torch can use here, got"
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 
 
@@ -31,28 +31,28 @@ HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens 
             (
                 of,
                 f"--config={ROOT / 'configs/experiment/rule110.yaml'}",
-                "config must be of a model, such as configs/model",
+                "--config must be of a model, such as configs/model",
             )
             for of in ("wake", "window")
         ),
-        ("wake", "--contexts=[1,1]", "contexts must differ, got 1, 1"),
-        ("wake", "--contexts=[0]", "contexts must be 1 or more, got 0"),
-        ("wake", "--passes=[]", "passes must be one or more, got none"),
-        ("wake", "--passes=[0]", "n_passes must be 1 or more"),
-        ("wake", "--tokens=1", "tokens must be 2 or more, got 1"),
-        ("window", "--windows=[4,4]", "windows must differ, got 4, 4"),
-        ("window", "--windows=[5]", "windows must divide length=16, got 5"),
-        ("window", "--windows=[]", "windows must be one or more, got none"),
-        ("window", "--passes=[0]", "n_passes must be 1 or more"),
-        ("window", "--batch_sizes=[0]", "batch_sizes must be 1 or more, got 0"),
-        ("window", "--repeats=0", "repeats must be 1 or more, got 0"),
+        ("wake", "--contexts=[1,1]", "--contexts must differ, got 1, 1"),
+        ("wake", "--contexts=[0]", "--contexts must be 1 or more, got 0"),
+        ("wake", "--passes=[]", "--passes must be one or more, got none"),
+        ("wake", "--passes=[0]", "--passes must be 1 or more"),
+        ("wake", "--tokens=1", "--tokens must be 2 or more, got 1"),
+        ("window", "--windows=[4,4]", "--windows must differ, got 4, 4"),
+        ("window", "--windows=[5]", "--windows must divide length=16, got 5"),
+        ("window", "--windows=[]", "--windows must be one or more, got none"),
+        ("window", "--passes=[0]", "--passes must be 1 or more"),
+        ("window", "--batch_sizes=[0]", "--batch_sizes must be 1 or more, got 0"),
+        ("window", "--repeats=0", "--repeats must be 1 or more, got 0"),
         *(
             (of, f"--device={name}", f"{DEVICE} '{name}'")
             for of in ("wake", "window")
             for name in ("cuda:99", "abacus")
         ),
-        ("train", "--passes=[0]", "n_passes must be 1 or more"),
-        ("train", "--steps=0", "steps must be 2 or more, got 0"),
+        ("train", "--passes=[0]", "--passes must be 1 or more"),
+        ("train", "--steps=0", "--steps must be 2 or more, got 0"),
         pytest.param(
             "train",
             "--variants=[graph]",
@@ -66,11 +66,11 @@ HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens 
             marks=HERE,
         ),
         pytest.param(
-            "train", "--trainer.accelerator=gpu", "trainer.accelerator must be one that is here, got gpu", marks=HERE
+            "train", "--trainer.accelerator=gpu", "--trainer.accelerator must be one that is here, got gpu", marks=HERE
         ),
-        ("scale", "--counts=[0]", "counts must be 1 or more, got 0"),
-        ("scale", "--counts=[2,2]", "counts must differ, got 2, 2"),
-        ("scale", "--passes=[]", "passes must be one or more, got none"),
+        ("scale", "--counts=[0]", "--counts must be 1 or more, got 0"),
+        ("scale", "--counts=[2,2]", "--counts must differ, got 2, 2"),
+        ("scale", "--passes=[]", "--passes must be one or more, got none"),
     ],
 )
 def test_bad_arguments_are_refused(command, argument, message, tmp_path):
@@ -83,5 +83,7 @@ def test_bad_arguments_are_refused(command, argument, message, tmp_path):
 @pytest.mark.parametrize("out", [".", "none/table"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(command, out, tmp_path, monkeypatch):
     monkeypatch.setattr(f"lmsleep.bench.{command}.{MEASURES[command]}", lambda *_: pytest.fail("measured"))
-    with pytest.raises(SystemExit, match=f"^error: out must be a file in a folder that exists, got '{tmp_path / out}'"):
+    with pytest.raises(
+        SystemExit, match=f"^error: --out must be a file in a folder that exists, got '{tmp_path / out}'"
+    ):
         lmsleep(["bench", command, *OPTIONS[command], f"--out={tmp_path / out}"])

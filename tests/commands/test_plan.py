@@ -107,11 +107,11 @@ def test_settings_beside_pretrained_weights_are_changes_to_their_model(tmp_path)
     ("flags", "sentence"),
     [
         (["--steps=1"], "steps must be 2 or more, got 1"),
-        (["--trainer.max_steps=-1"], "max_steps of the trainer must be 1 or more to plan a run, got -1"),
-        (["--trainer.fast_dev_run=true"], "fast_dev_run of the trainer must be false to plan a run, got True"),
+        (["--trainer.max_steps=-1"], "--trainer.max_steps must be 1 or more to plan a run, got -1"),
+        (["--trainer.fast_dev_run=true"], "--trainer.fast_dev_run must be false to plan a run, got true"),
         (
             ["--trainer.val_check_interval=0.5"],
-            "val_check_interval .* must be a number of batches .*, got 0.5",
+            "--trainer.val_check_interval must be a number of batches .*, got 0.5",
         ),
         (["--sleep.n_passes=-3"], "n_passes must be 1 or more .*, got -3"),
         (["--model.model.window_size=5"], "window_size of the model must be the task's 12"),

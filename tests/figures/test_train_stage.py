@@ -90,7 +90,7 @@ def test_place_arguments_and_configuration_are_in_the_name(tmp_path, task, file)
     ("config", "argument", "sentence"),
     [
         ("none.yaml", "--sleep.n_passes=2", "there is no file or folder '.*none.yaml'"),
-        ("run.yaml", "--trainer.max_steps=-1", "max_steps of the trainer must be set"),
+        ("run.yaml", "--trainer.max_steps=-1", "--trainer.max_steps must be set"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, config, argument, sentence):

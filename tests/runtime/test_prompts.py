@@ -265,8 +265,8 @@ def test_the_files_of_a_tokenizer_hold_its_chat_template(tokenizer):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--memory=kept"], "memory must be left out with a model that reads its question before the document"),
-        (["--context=Read:"], "context must have {context} in it, got 'Read:'"),
+        (["--memory=kept"], "--memory must be left out with a model that reads its question before the document"),
+        (["--context=Read:"], "--context must have {context} in it, got 'Read:'"),
     ],
 )
 def test_what_a_model_that_is_asked_first_cannot_do_is_one_sentence(tuned, words, sentence):
@@ -299,5 +299,5 @@ def test_a_conversation_that_is_none_is_one_sentence(tuned, tmp_path, text):
 
 def test_a_model_that_is_always_asked_the_same_takes_no_question(tuned):
     tuned({"context": DOCUMENT, "question": "", "answer": "blue"}, question="\nIn short:")
-    with pytest.raises(SystemExit, match=r"^error: question must be empty where .* always the same, got"):
+    with pytest.raises(SystemExit, match=r"^error: --ask must be empty where .* always the same, got"):
         chat("--ask=Which?")

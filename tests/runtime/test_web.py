@@ -84,8 +84,8 @@ def test_the_table_has_a_row_a_window_and_a_column_a_pass():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--ask=Which?"], "ask must be left out with web, got 'Which?'"),
-        (["--memory", "kept"], "memory must be left out with web, got 'kept'"),
+        (["--ask=Which?"], "--ask must be left out with web, got 'Which?'"),
+        (["--memory", "kept"], "--memory must be left out with web, got 'kept'"),
     ],
 )
 def test_what_a_page_has_no_use_for_is_one_sentence(monkeypatch, words, sentence):

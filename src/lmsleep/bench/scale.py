@@ -31,6 +31,7 @@ from lmsleep.checks import counted, require
 from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
+from lmsleep.errors import naming_flags
 from lmsleep.training.optimizer import full_tensor
 
 Scaling = Literal["strong", "weak"]
@@ -79,11 +80,13 @@ def main(args: list[str] | None = None) -> None:
     """The command; in the processes that it starts, one rank."""
     args = list(sys.argv[1:] if args is None else args)
     with run_errors():
-        options = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale").config
-        check_distinct(counts=options.counts, passes=options.passes)
-        require(min(options.counts) >= 1, "counts must be 1 or more", min(options.counts))
-        if options.out:
-            check_out(options.out)
+        cli = plan_run(ScaleCLI, [*args, "--device=meta"], __doc__, "lmsleep bench scale")
+        options = cli.config
+        with naming_flags(cli.flag):
+            check_distinct(counts=options.counts, passes=options.passes)
+            require(min(options.counts) >= 1, "counts must be 1 or more", min(options.counts))
+            if options.out:
+                check_out(options.out)
         if "RANK" in os.environ:
             run_rank(args, options)
             return

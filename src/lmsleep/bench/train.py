@@ -24,6 +24,7 @@ from lmsleep.checks import require
 from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
+from lmsleep.errors import naming_flags
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offered
 from lmsleep.windows import check_n_passes
@@ -69,11 +70,15 @@ def main(args: list[str] | None = None) -> None:
     """The command."""
     args = list(sys.argv[1:] if args is None else args)
     with quiet(), run_errors():
-        options = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train").config
-        for name in ("passes", "variants"):
-            require(options[name] != [], f"--{name} must name one or more", options[name])
-        if options.out:
-            check_out(options.out)
+        cli = plan_run(BenchCLI, [*args, "--device=meta"], __doc__, "lmsleep bench train")
+        options = cli.config
+        with naming_flags(cli.flag):
+            for name in ("passes", "variants"):
+                require(options[name] != [], f"{name} must name one or more", options[name])
+            for n_passes in options.passes:
+                check_n_passes(n_passes, "passes")
+            if options.out:
+                check_out(options.out)
         device = device_kind(options)
         rows: list[dict[str, Any]] = []
         for n_passes in options.passes:
@@ -95,9 +100,8 @@ def measure(
 
     `ms_spread` is the 90th minus the 10th percentile; a token-pass is one token in one pass; `utilisation` is relative
     to the dense bfloat16 rate, None if that or `peak_bytes` is unknown; `first_step_seconds` includes compilation,
-    tuning and capture. Raises ValueError for N below 1, or a device or variant that cannot run here.
+    tuning and capture. Raises ValueError for a device or variant that cannot run here.
     """
-    check_n_passes(n_passes)
     accelerate = "none" if variant in PEERS else variant
     forced = {"gated_delta": variant} if variant in PEERS else {}
     with offered("gated_delta", TRANSFORMERS), use_backend(**forced):

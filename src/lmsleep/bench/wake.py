@@ -96,7 +96,7 @@ def measure(
     check_distinct(contexts=contexts, passes=passes)
     require(min(contexts) >= 1, "contexts must be 1 or more", min(contexts))
     require(n_tokens >= 2, "tokens must be 2 or more", n_tokens)  # one fits and one overflows
-    check_n_passes(min(passes))
+    check_n_passes(min(passes), "passes")
     model = reading_model(config, device, seed)
     # The first sleep compiles kernels and captures passes, and is not timed.
     first = Session(model, max(*passes, 2), static=True)

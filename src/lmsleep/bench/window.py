@@ -56,7 +56,7 @@ def measure(
     """
     check_eviction(eviction)
     check_distinct(windows=windows, passes=passes)
-    check_n_passes(min(passes))
+    check_n_passes(min(passes), "passes")
     for window in windows:
         require(window >= 1 and length % window == 0, f"windows must divide length={length}", window)
     for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):

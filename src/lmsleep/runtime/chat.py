@@ -44,7 +44,9 @@ def open_chat(
         raise ValueError("memory must be left out with a model that reads its question before the document")
     if ask is not None:
         with naming_flags({"question": "--ask"}.get):
-            prompter.check_question(ask)
+            first = prompter.question_first  # then it has text, whether or not there is more of it behind the document
+            require(not first or ask.strip(), "question must have text in it", ask)
+            prompter.check_question(prompter.remaining_question(ask) if first else ask)
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=prompter)
     if memory is None or not memory.is_file():
         return session

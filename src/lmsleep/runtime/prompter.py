@@ -184,18 +184,17 @@ class Prompter:
         """The question, or nothing if it has no place in the question template, but was read with the document."""
         return question if self.question_behind else ""
 
-    def format_question(self, question: str) -> str:
-        """A question in its template. Raises ValueError if it has no place there, or it has one and there is none."""
+    def check_question(self, question: str) -> None:
+        """Raises ValueError if a question, as of `format_question`, has no place, or it has one and there is none."""
         allowed = "question must be empty where it was read before the text in training or was always the same"
         require(self.question_behind or not question.strip(), allowed, question)
         may_be_empty = not self.question_behind or (not self.role and self.task.question == QUESTION)
         require(may_be_empty or question.strip(), "question must have text in it", question)
-        return self.texts(None, question)[1]
 
-    def check_question(self, question: str) -> None:
-        """Raises ValueError if a question that a document may go before has no text, or as `format_question`."""
-        require(not self.question_first or question.strip(), "question must have text in it", question)
-        self.format_question(self.remaining_question(question) if self.question_first else question)
+    def format_question(self, question: str) -> str:
+        """A question in its template. Raises ValueError as `check_question`, or if a chat template refuses it."""
+        self.check_question(question)
+        return self.texts(None, question)[1]
 
     def prompts(self, question: Any) -> list[str]:
         """One question, or one for each row, in its template. Raises ValueError if one is no text, and as
