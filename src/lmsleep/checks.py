@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache, wraps
@@ -215,18 +215,6 @@ def require(allowed: object, rule: str, got: object) -> None:
     """Raises ValueError unless `allowed`; `rule` names the value and what is allowed: "steps must be 0 or more"."""
     if not allowed:
         raise ValueError(f"{rule}, got {got!r}")
-
-
-def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -> None:
-    """Raises ValueError if an option of these names, without what is before its last dot, is empty: as a path it would
-    be the current folder. `first` is the name of a word before all options."""
-    option = first
-    for word in words:
-        name, equals, value = word.partition("=")
-        option = name.rstrip("+") if word.startswith("-") else option
-        empty = equals and not value if word.startswith("-") else not word
-        taken = option.rpartition(".")[2].lstrip("-") in names
-        require(not (empty and taken), f"{option} must have a value", "")
 
 
 def check_file(path: Path, remedy: str = "") -> None:

@@ -11,8 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
-from lmsleep.checks import PATHS, check_paths
-from lmsleep.errors import HelpFormatter, Parser, naming_flags, one_sentence, quiet_at_closed_pipe
+from lmsleep.checks import PATHS
+from lmsleep.errors import HelpFormatter, Parser, check_paths, naming_flags, one_sentence, quiet_at_closed_pipe
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",

@@ -9,7 +9,7 @@ import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pydoc import locate
@@ -21,7 +21,7 @@ from jsonargparse._typehints import get_all_subclass_paths
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lmsleep.checks import sentence
+from lmsleep.checks import require, sentence
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -124,6 +124,18 @@ def known_classes(option: argparse.Action | None, name: str) -> str:
     known = {path.rpartition(".")[2]: path for path in paths}
     near = get_close_matches(name, known) or list(known)
     return f"; there is {', '.join(near)}" if near else ""
+
+
+def check_paths(words: Sequence[str], names: Collection[str], first: str = "") -> None:
+    """Raises ValueError if an option of these names, without what is before its last dot, is empty: as a path it would
+    be the current folder. `first` is the name of a word before all options."""
+    option = first
+    for word in words:
+        name, equals, value = word.partition("=")
+        option = name.rstrip("+") if word.startswith("-") else option
+        empty = equals and not value if word.startswith("-") else not word
+        taken = option.rpartition(".")[2].lstrip("-") in names
+        require(not (empty and taken), f"{option} must have a value", "")
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lmsleep.checks import PATHS, check_paths
+from lmsleep.checks import PATHS
 from lmsleep.cli import main, run
+from lmsleep.errors import check_paths
 from lmsleep.training import settings
 
 RUN = ["--data.task=lmsleep.tasks.Rule110", "--data.task.steps=2", "--data.task.width=12", "--data.task.n_states=2"]

@@ -27,10 +27,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import lmsleep
 from lmsleep.atomic import save_json
-from lmsleep.checks import LAST, PATHS, check_paths, read_object, require
+from lmsleep.checks import LAST, PATHS, read_object, require
 from lmsleep.commands.fit import SleepCLI, run_trainer
 from lmsleep.commands.quiet import quiet
-from lmsleep.errors import one_sentence
+from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, read_config
 from lmsleep.tasks.base import SPLITS

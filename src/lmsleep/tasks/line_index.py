@@ -79,10 +79,11 @@ def open_dataset(source: str) -> Any:
         return None
     if path.suffix in TABLES and not files:
         return None  # refused later, as any missing file
+    note = _note_of_kinds(name)
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"{source} needs the package datasets: pip install datasets") from None
+        raise ValueError(f"{source} needs the package datasets: pip install datasets{note}") from None
     datasets.disable_progress_bars()
     try:
         if path.suffix == ".parquet":
@@ -99,9 +100,7 @@ def open_dataset(source: str) -> Any:
             return dataset[split or "train"] if isinstance(dataset, datasets.DatasetDict) else dataset
         return datasets.load_dataset(name, split=split or "train")
     except Exception as error:  # no network, no such dataset or split, a damaged file: there are many kinds
-        note = _note_of_kinds(name)
-        # Of several kinds the package tells how it guesses one.
-        guesses = note and type(error).__name__ != "DatasetGenerationError"
+        guesses = note and type(error).__name__ != "DatasetGenerationError"  # one of several kinds, and tells how
         reason = "it has rows and other files" if guesses else first_line(error)
         raise ValueError(f"{source} cannot be read as a dataset: {reason}{note}") from None
 
@@ -132,8 +131,7 @@ class LineIndex:
         records = None if whole else open_dataset(source)
         files = text_files(source, whole) if records is None else (Path(source),)
         if not files:
-            kinds = "a file, a folder or a pattern of files"
-            raise ValueError(f"{field} must be {kinds}, but there is none at {source!r}")
+            raise ValueError(f"{field} must be a file, a folder or a pattern of files, but there is none at {source!r}")
         if (whole or column) and records is None and (rows := rows_among(files)):
             remedy = "--text '{body}', a template over their fields, makes documents of rows"
             alike = "those of train, val and test alike"
@@ -219,8 +217,7 @@ def _note_of_kinds(source: str) -> str:
     others = Counter(path.suffix for path in files if path.suffix and path.suffix not in ROWS)
     if not rows or not others:
         return ""
-    folder = Path(source) if Path(source).is_dir() else rows[0].parent
-    texts = f"'{folder}/**/*{others.most_common(1)[0][0]}'"
+    texts = f"'{Path(source) if Path(source).is_dir() else rows[0].parent}/**/*{others.most_common(1)[0][0]}'"
     return f"; all of it is read as rows, since it has {rows[0]}: {texts} has texts alone"
 
 
