@@ -133,7 +133,7 @@ def test_a_folder_without_runs_is_refused(grid, tmp_path, there):
     runs, out = tmp_path / "runs", tmp_path / "out" / "scores.csv"
     if there:
         runs.mkdir()
-    with pytest.raises(SystemExit, match=f"^error: runs must be a folder with all cells of fig2b, got '{runs}' "):
+    with pytest.raises(SystemExit, match=f"^error: --runs must be a folder with all cells of fig2b, got '{runs}' "):
         run(main, ["--figure", "fig2b", "--runs", str(runs), "--data", str(tmp_path), "--out", str(out)])
     assert not out.parent.exists()
 

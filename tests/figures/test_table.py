@@ -64,7 +64,7 @@ def test_what_is_missing_is_named_and_nothing_is_written(aggregated, tmp_path, m
     inputs = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv")]
     refused = f"there is no file or folder '{path}'"
     if missing == "runs":
-        refused = f"runs must be a folder with all cells of fig2b, got '{path}' without n1-s0, n2-s0"
+        refused = f"--runs must be a folder with all cells of fig2b, got '{path}' without n1-s0, n2-s0"
     with pytest.raises(SystemExit, match=f"^error: {refused}$"):
         run(main, ["--figure", "fig2b", *inputs, "--out", str(tmp_path / "again" / "fig2b.csv")])
     assert not (tmp_path / "again").exists()
@@ -80,7 +80,7 @@ def test_without_scores_every_run_is_taken_as_far_as_it_is(aggregated, tmp_path)
 
 def test_a_figure_without_a_grid_is_refused(aggregated, tmp_path):
     words = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv"), "--out", "x.csv"]
-    with pytest.raises(SystemExit, match=r"^error: figure must have a grid in params.yaml \(fig2b\), got 'fig9'$"):
+    with pytest.raises(SystemExit, match=r"^error: --figure must have a grid in params.yaml \(fig2b\), got 'fig9'$"):
         run(main, ["--figure", "fig9", *words])
 
 

@@ -55,14 +55,14 @@ def test_a_file_that_is_a_copy_of_another_is_warned_of(written):
         path = Path(written([text], f"{name}.txt"))
     pattern = str(path.with_name("*.txt"))
     task = TextLM(pattern, window_size=L)
-    sentence = f"1 of 3 files in {pattern} are copies of others: rows held out of one are trained on in another"
+    sentence = f"1 of 3 files in {pattern} is a copy of another: rows held out of one are trained on in another"
     with pytest.warns(UserWarning, match=f"^{re.escape(sentence)}$"):
         assert task.slices
     given = TextLM(
         str(path.with_name("[ab].txt")), str(path.with_name("c.txt")), str(path.with_name("b.txt")), window_size=L
     )
     with pytest.warns(
-        UserWarning, match=r"^1 of 1 files in .*c\.txt, for val, are in .*\[ab\]\.txt too, which is trained on$"
+        UserWarning, match=r"^1 of 1 file in .*c\.txt, for val, is in .*\[ab\]\.txt too, which is trained on$"
     ):
         assert given.slices
 

@@ -145,7 +145,8 @@ class TextTask(Task):
         if (sources := self._sources(lines)) is None:
             files = len(np.unique(lines.table[:, 0]))
             if (copies := files - len(self._contents(lines))) and least > 1:
-                some = f"{copies:,} of {files:,} files in {self.train} are copies of others"
+                are = "is a copy of another" if copies == 1 else "are copies of others"
+                some = f"{copies:,} of {counted(files, 'files')} in {self.train} {are}"
                 warnings.warn(f"{some}: rows held out of one are trained on in another", stacklevel=2)
             return alone
         present, source = np.unique(sources, return_inverse=True)
