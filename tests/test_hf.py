@@ -55,26 +55,26 @@ def test_the_auto_classes_read_a_saved_folder(folder, loaded):
 def test_greedy_generate_is_that_of_a_session_token_for_token(folder, loaded, options):
     tokenizer = loaded[1]
     model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    got = model.generate(**tokenizer(PROMPTS[0], return_tensors="pt"), max_new_tokens=40, do_sample=False)
+    got = model.generate(**tokenizer(PROMPTS[0], return_tensors="pt"), max_new_tokens=24, do_sample=False)
     prompt = tokenizer(PROMPTS[0]).input_ids
     assert len(prompt) > 10 * 6 and got[0, len(prompt) :].tolist() == by_session(
-        folder, prompt, 40, tokenizer, **options
+        folder, prompt, 24, tokenizer, **options
     )
 
 
 def test_without_a_cache_it_says_the_same(loaded):
     model, tokenizer = loaded
     inputs = tokenizer(PROMPTS[2], return_tensors="pt")
-    cached, whole = (model.generate(**inputs, max_new_tokens=15, do_sample=False, use_cache=c) for c in (True, False))
+    cached, whole = (model.generate(**inputs, max_new_tokens=9, do_sample=False, use_cache=c) for c in (True, False))
     assert cached.tolist() == whole.tolist()
 
 
 def test_rows_of_a_batch_padded_on_the_left_say_what_they_say_alone(folder, loaded):
     model, tokenizer = loaded
     inputs = tokenizer(PROMPTS, return_tensors="pt", padding=True)
-    got = model.generate(**inputs, max_new_tokens=20, do_sample=False)[:, inputs.input_ids.shape[1] :].tolist()
+    got = model.generate(**inputs, max_new_tokens=14, do_sample=False)[:, inputs.input_ids.shape[1] :].tolist()
     for said, prompt in zip(got, PROMPTS, strict=True):
-        alone = by_session(folder, tokenizer(prompt).input_ids, 20, tokenizer)
+        alone = by_session(folder, tokenizer(prompt).input_ids, 14, tokenizer)
         assert said[: len(alone)] == alone and set(said[len(alone) :]) <= {tokenizer.pad_token_id}
 
 
@@ -107,10 +107,10 @@ def test_beams_carry_their_own_memories(loaded):
     """Two beams, by hand: every step reads the whole sequences again and keeps the two best."""
     model, tokenizer = loaded
     prompt = tokenizer(PROMPTS[2], return_tensors="pt").input_ids
-    got = model.generate(prompt, max_new_tokens=9, num_beams=2, do_sample=False, eos_token_id=None, pad_token_id=0)
+    got = model.generate(prompt, max_new_tokens=7, num_beams=2, do_sample=False, eos_token_id=None, pad_token_id=0)
     beams = [(0.0, prompt[0].tolist())]
     with torch.no_grad():
-        for _ in range(9):
+        for _ in range(7):
             found = []
             for score, tokens in beams:
                 logits = read_windows(model.model, torch.tensor([tokens]), n_passes=3, eviction="sliding").logits[0, -1]

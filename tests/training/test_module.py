@@ -275,7 +275,7 @@ def test_two_processes_give_the_gradients_and_scores_of_one(run, tmp_path):
 def test_learns_to_remember(run):
     """t = 0 needs nothing but storing a bit in S: it is learned in a few steps, and lost when S is cut."""
     task = Rule110(steps=0, width=6, n_states=2)
-    cell = fitted(run(2, task=task, max_steps=60, data_options={"batch_size": 32}))
+    cell = fitted(run(2, task=task, max_steps=40, data_options={"batch_size": 32}))
     cell.trainer.validate(cell.module, cell.data, verbose=False)
     assert cell.trainer.callback_metrics["val/exact"] > 0.95
     batch = task.rows(split="test", seed=0, step=0, batch_size=512)
