@@ -47,7 +47,7 @@ def test_every_command_fits_and_says_what_matters(tmp_path):
     for name, told in lines.items():
         assert max(map(len, told)) <= 100, name
         assert not re.search(SAYS_NOTHING, "\n".join(told)), name
-    assert lines["predict"][-1] == "predictions.csv: 96 answers of 96 rows"
+    assert lines["predict"][-1] == "run/predictions.csv: 96 answers of 96 rows"
     assert any(line.startswith("predict 3/3 ") for line in lines["predict"])
 
 
