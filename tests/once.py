@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from jsonargparse import _subcommands
 from lightning.fabric.utilities import registry
 from lightning.pytorch.cli import LightningCLI
 
@@ -41,7 +40,8 @@ def find_once(find: Callable[..., Any]) -> Callable[..., Any]:
 
 registry.entry_points = cache(registry.entry_points)  # those of all packages
 LightningCLI.setup_parser = learn_once(LightningCLI.setup_parser)
-FIND = _subcommands.find_action_and_subcommand
+# A private function of jsonargparse: without it tests are slower, and no more.
+FIND = getattr(sys.modules.get("jsonargparse._subcommands"), "find_action_and_subcommand", None)
 for module in [module for name, module in sys.modules.items() if name.startswith("jsonargparse.")]:
-    if getattr(module, FIND.__name__, None) is FIND:
+    if FIND is not None and getattr(module, FIND.__name__, None) is FIND:
         setattr(module, FIND.__name__, find_once(FIND))
