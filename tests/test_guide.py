@@ -126,5 +126,5 @@ def test_the_commands_run_one_after_the_other(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
         failed += [f"{words[2]}: {done.stdout[-1500:]}{done.stderr[-1500:]}"] if done.returncode else []
     assert not failed, "\n\n".join(failed)
-    exact, commonest = re.findall(r"\| all \| 200 \| (\S+) \| (\S+)", (tmp_path / "tuned/README.md").read_text())[0]
+    exact, commonest = re.findall(r"\| all \| 100 \| (\S+) \| (\S+)", (tmp_path / "tuned/README.md").read_text())[0]
     assert float(exact) > 0.9 and float(commonest) < 0.5

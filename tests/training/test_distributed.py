@@ -31,12 +31,14 @@ def runs(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 @pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])  # Muon lifts what is small
 def test_two_processes_train_as_one(runs, strategy, what, tolerance):
     assert_same(runs, "one", strategy, what, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])
 def test_processes_that_share_a_model_train_as_one_where_their_rows_have_loss_in_other_windows(runs, what, tolerance):
     assert_same(runs, "uneven-one", "uneven-sharded", what, tolerance)
@@ -59,12 +61,14 @@ def saved_steps(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_of_two_processes_ends_both_with_a_checkpoint_of_a_whole_step(runs, rank):
     assert ends(runs, f"stopped{rank}") == [[143, ""]] * 2
     assert saved_steps(runs / f"stopped{rank}" / "last.ckpt") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sentence", "left"),
     [
@@ -79,6 +83,7 @@ def test_what_stops_the_process_that_writes_stops_the_other_with_the_same_senten
     assert {path.name: saved_steps(path) for path in (runs / name).glob("*.ckpt")} == left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_tune_as_one_and_leave_the_same_folder(runs, strategy):
     """Whose validation and test batches differ in their windows."""
