@@ -341,7 +341,7 @@ def test_loss_windows_take_the_place_of_looking_at_the_targets(build, rows):
     assert not torch.equal(awake.loss, want.loss)
 
 
-@pytest.mark.parametrize("pattern", ["AGAG", "GA", "A", "AgAJ"])
+@pytest.mark.parametrize("pattern", ["AGAG", "GA", "AGA", "A", "AgAJ"])
 @pytest.mark.parametrize("options", [{}, {"n_passes": 3}, {"wake_passes": 2}, {"eviction": "sliding"}])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_scored_only_changes_neither_loss_nor_state_nor_gradients(build, rows, pattern, options, checkpointing):
