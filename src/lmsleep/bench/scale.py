@@ -66,9 +66,10 @@ class ScaleCLI(BenchCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--counts", type=list[int], default=[1, 2, 4], help="numbers of devices")
-        parser.add_argument("--scaling", type=list[Scaling], default=["strong", "weak"], help="what a step's rows do")
+        rows = "strong: the devices share the rows of a step; weak: each has as many"
+        parser.add_argument("--scaling", type=list[Scaling], default=["strong", "weak"], help=rows)
         parser.add_argument("--how", type=Literal["ddp", "fsdp"], default="ddp", help="whole or sharded models")
-        parser.add_argument("--gradients", type=bool, default=True, help="compare them, where the rows are the same")
+        parser.add_argument("--gradients", type=bool, default=True, help="compare gradients with the fewest devices'")
         parser.add_argument("--gradient_file", type=Path | None, help=SUPPRESS)  # where those of one rank go
 
     def before_instantiate_classes(self) -> None:

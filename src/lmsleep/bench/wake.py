@@ -223,11 +223,11 @@ def main(
         window_size: L; by default that of the model.
         contexts: numbers of windows read before the clock starts.
         passes: values of N.
-        tokens: timed at each context.
+        tokens: number of tokens timed at each context.
         device: by default cuda where there is one.
         max_cache_gb: largest cache of full attention.
         seed: of the weights.
-        out: tidy table.
+        out: CSV file for the measurements.
     """
     check_out(out)
     model = read_model(config)

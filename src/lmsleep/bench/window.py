@@ -174,7 +174,7 @@ def main(
         eviction: of reading by windows.
         device: by default cuda where there is one.
         seed: of the weights.
-        out: tidy table.
+        out: CSV file for the measurements.
     """
     check_out(out)
     settings = (windows, passes, length, batch_sizes, repeats, eviction, choose_device(device), seed)
