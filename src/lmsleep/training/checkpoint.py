@@ -108,8 +108,9 @@ def is_local(path: str | Path) -> bool:
 
 
 class LastCheckpoint(GuardedCheckpoint):
-    """Keeps `last.ckpt`, saved after a validation, at the end, and when SIGTERM stops the run, and the one before it,
-    `previous.ckpt`. SLURM's SIGUSR1 acts as SIGTERM and requeues the job.
+    """Keeps `last.ckpt`, saved after a validation, at the end, and when SIGTERM stops the run.
+
+    The one before it stays as `previous.ckpt`. SLURM's SIGUSR1 acts as SIGTERM and requeues the job.
 
     Args:
         dirpath: their folder; None: that of the logger, or the trainer's `default_root_dir`.
