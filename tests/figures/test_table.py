@@ -93,7 +93,7 @@ def written(tmp_path):
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "curve.csv").write_text(
-        "step,tokens,loss,exact,exact-2,exact/16\n10,1000,2.5,0.1,0.2,\n20,2000,1.5,0.3,0.4,0.05\n"
+        "step,tokens,loss,exact,exact-2,exact-16\n10,1000,2.5,0.1,0.2,\n20,2000,1.5,0.3,0.4,0.05\n"
     )
     return tmp_path
 

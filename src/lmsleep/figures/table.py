@@ -5,7 +5,7 @@ python -m lmsleep.figures.table --figure fig2b --runs runs/mini/fig2b --scores r
 
 Beside <out> it writes <figure>.meta.json, which changes only when a run is trained again:
 {"runs": 9, "seconds": 312, "hardware": ["x86_64 CPU, 2 cores"], "torch": ["2.13.0"], "commit": ["0123abc..."]}
-where `seconds` is the time of all runs together, with validations and compilation; a resumed run counts its last part.
+where `seconds` is the time of all runs together, with validations and compilation, and of all parts of a resumed run.
 Without --scores it takes all runs in --runs, finished or not, and ignores the grid of params.yaml.
 """
 
@@ -96,7 +96,7 @@ def validations(run: Path) -> pd.DataFrame:
 def curve(figure: str, run: Path) -> pd.DataFrame:
     """The validation curve of a run in tidy form, metrics prefixed `val_`."""
     wide = validations(run).drop(columns="step").melt(id_vars="tokens", var_name="name")
-    names = wide.pop("name").str.replace("/", "-").str.partition("-")  # old runs have exact/4
+    names = wide.pop("name").str.partition("-")
     wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
     columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
     return wide.dropna(subset="value").assign(**columns)[COLUMNS]
