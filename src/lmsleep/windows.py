@@ -19,7 +19,8 @@ Eviction = Literal["hard", "sliding"]
 class Windows:
     """The windows of a sequence, L tokens each from its start; the last may be shorter.
 
-    The rule of Algorithm 1, line 5: a window sleeps if it is full and carries no loss in any row.
+    Algorithm 1, line 5: a window sleeps if it carries no loss in any row. Here it must also be full: the last window,
+    if it is not, does not overflow.
 
     Args:
         length: T. size: L.

@@ -42,9 +42,9 @@ class GSMInfinite(Task):
         mask        1     1    1    1    1   1    1    1   1   1   1     1    1  1 1   1    1   1    0   0
 
     The targets marked - are ignored by the loss, which counts the answer and the end of sequence (together one answer).
-    With `loss="text"` every target is the next token: language modelling, in which no window can sleep. The prompt
-    fills several windows. A window with loss never sleeps, so all rows of a batch must have their answer in the same
-    windows:
+    With `loss="text"` every target is the next token: language modelling, in which no window sleeps without
+    `--sleep.after_loss=true`. The prompt fills several windows. By Algorithm 1 a window with loss never sleeps, so all
+    rows of a batch must have their answer in the same windows:
 
     * with `path`, rows come from a dataset that `make_dataset` wrote, sorted into buckets by the windows of their
       answer. A batch comes from one bucket, padded to the end of its last window or to `sequence_length`. Batches of
