@@ -8,12 +8,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
-from lmsleep.figures.draw import accuracy_axes, fig2a, fig3, main
+from lmsleep.figures.draw import DRAW, accuracy_axes, fig2a, fig3, main
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.ours import arms, controls
 from lmsleep.figures.table import COLUMNS
@@ -92,6 +93,17 @@ def test_ablations_keep_each_run_under_its_own_and_other_passes(draw):
 def curves(*runs):
     """Validations of Rule 110: (N, seed, tokens, value)."""
     return pd.DataFrame([("fig2b", "AG", n, seed, "12", t, "val_exact", v) for n, seed, t, v in runs], columns=COLUMNS)
+
+
+def test_a_figure_of_ones_own_is_called_by_its_name(tmp_path):
+    (tmp_path / "baselines.json").write_text(json.dumps({"majority": {"12": 0.1}, "chance": {"12": 0.1}}))
+    scored = [row for place, scores in SCORES.items() for row in rows_of(*place, scores)]
+    table = pd.concat([curves((1, 0, 10, 0.5), (2, 0, 10, 0.5)), pd.DataFrame(scored, columns=COLUMNS)])
+    table = table[table.figure == "fig2b"].assign(figure="copy")
+    learning, *others = (DRAW[name](table, tmp_path, "mini")[0] for name in ("fig2b", "controls", "ablations"))
+    assert learning.legends[0].get_title().get_text().startswith("copy: passes")
+    assert [figure.axes[0].get_title() for figure in others] == ["copy", "copy"]
+    plt.close("all")
 
 
 def test_an_n_has_its_colour_and_marker_whatever_is_drawn_beside_it():

@@ -128,7 +128,7 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     ):
         style.reference(ax, next(iter(baselines(data, name).values())), text, dashes, place)
     accuracy_axes(fig, ax, scale, exact)
-    style.legend(fig, [ax], f"{style.task(table, 'fig2b')}: {PASSES}")
+    style.legend(fig, [ax], f"{style.task(table, table.figure.iloc[0])}: {PASSES}")
     return fig, compare_passes(table)
 
 

@@ -52,9 +52,9 @@ TASKS = {  # what a figure's runs are trained on
 
 
 def task(table: pd.DataFrame, figure: str) -> str:
-    """What a figure of a table is about: Rule 110, t = 12."""
-    levels = set(table[table.figure == figure].slice.astype(str)) - {"all"}
-    return TASKS[figure] + (f", t = {levels.pop()}" if TASKS[figure] == "Rule 110" and len(levels) == 1 else "")
+    """What a figure of a table is about: Rule 110, t = 12; one that is not of this package goes by its name."""
+    levels, about = set(table[table.figure == figure].slice.astype(str)) - {"all"}, TASKS.get(figure, figure)
+    return about + (f", t = {levels.pop()}" if about == "Rule 110" and len(levels) == 1 else "")
 
 
 def subplots(
