@@ -33,7 +33,7 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
     return (
         f"The {shown.seed.nunique()} runs that `make repro` draws",
         f"they answer {percents(means(shown))} for N = 1, 2 and 4",
-        f"[all {rule.seed.nunique()} seeds that were run](seeds/README.md) {percents(means(rule))} for N = 1, 2 and 4",
+        f"[all {rule.seed.nunique()} seeds](seeds/README.md) answer {percents(means(rule))} for N = 1, 2 and 4",
         f"**N = 2 is {points(ahead(rule, 2))} points above N = 1**, N = 4 {points(ahead(rule, 4))}",
         f"the second look alone, {late.seed.nunique()} seeds, says {points(ahead(late, 2))} and "
         f"{points(ahead(late, 4))}",
