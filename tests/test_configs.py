@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from lmsleep.tasks.spec import build_task
 from lmsleep.training.graphs import check_graph_trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,6 +25,17 @@ def test_rates_and_batches_are_those_that_the_paper_prints(name):
     batch = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
     assert (optimizer["muon_lr"], batch) == PRINTED[task]
     assert optimizer["adamw_lr"] == 5e-5
+
+
+def test_sizes_are_those_that_the_paper_prints():
+    """Sections 4, 6.1 and 6.2; the model of Depo once as the text has it and once as the caption of figure 3."""
+    sizes = {"rule110": ("AGAG", 256, 32, 100, 24), "depo_4block": ("AGAG", 512, 16, 360, 75)}
+    sizes["depo_10block"] = ("AJJJAJJJAJ", 512, 16, 360, 75)
+    for name, printed in sizes.items():
+        config = yaml.safe_load((PAPER / f"{name}.yaml").read_text())
+        task, model = build_task(config["data"]["task"]), config["model"]["model"]
+        found = (model["pattern"], model["d_model"], max(task.slices), task.sequence_length, task.window_size)
+        assert found == printed
 
 
 @pytest.mark.parametrize("name", NAMES)
