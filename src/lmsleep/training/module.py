@@ -33,7 +33,7 @@ from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
 from lmsleep.windows import SleepSettings
 
-# Of `SleepModule`, in every run with a data module: the hook there replaces none of `RowsDataModule`.
+# Said of `SleepModule` in every run with a data module, though `RowsDataModule` has no such hook to replace.
 warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule` but")
 
 
