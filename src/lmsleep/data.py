@@ -173,7 +173,7 @@ class Block(NamedTuple):
         return cls(tuple(torch.cat(field) if field else None for field in fields), shapes, [*left])
 
     def batches(self) -> Iterator[Batch]:
-        """Those that it was made of, as views."""
+        """The batches that it was made of, as views."""
         fields = []
         for joined, shapes in zip(self.joined, zip(*self.shapes, strict=True), strict=True):
             sizes = [math.prod(shape) for shape in shapes if shape is not None]

@@ -50,7 +50,7 @@ class SliceScores(Metric):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the scores."""
+        """The names of the scores."""
         return (*SCORES, "rows", "count") if self.has_answers else ("loss", "token", "rows", "perplexity")
 
     def update(self, logits: Tensor, targets: Tensor, answers: Tensor, slice_: Tensor) -> None:

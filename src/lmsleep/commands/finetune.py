@@ -59,7 +59,7 @@ OTHERS = ("config", "seed_everything", "weights_only", "print_config", "data", "
 
 
 class FinetuneCLI(SleepCLI):
-    """Its `fit`, which is scored and exported at once."""
+    """The `fit` of this command, which is scored and exported at once."""
 
     def __init__(self, *classes: Any, args: list[str] | None = None, **options: Any) -> None:
         with own_flags():

@@ -12,8 +12,8 @@ from lmsleep.training.checkpoint import is_local
 
 
 def folders_to_make(trainer: L.Trainer) -> list[Path]:
-    """Those that a run will make for its logs and checkpoints: of each the outermost that is not there yet. Loggers
-    make theirs before anything is checked."""
+    """The folders that a run will make for its logs and checkpoints: of each path the outermost that is not there yet.
+    Loggers make theirs before anything is checked."""
     keeper = find_callback(trainer, LastCheckpoint)
     places = [getattr(logger, "log_dir", None) for logger in trainer.loggers]
     places += [getattr(keeper, "dirpath", None), f"{trainer.default_root_dir}/checkpoints"]

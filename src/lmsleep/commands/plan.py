@@ -46,7 +46,7 @@ def hide(parser: LightningArgumentParser, *options: str) -> None:
 
 
 class PlanParser(RunParser):
-    """Its help shows what `lmsleep fit` has not; the options of a run, all of which it takes, that of `fit` shows."""
+    """Takes all options of `lmsleep fit`, but its help shows only those that `fit` has not."""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         groups = self._action_groups

@@ -126,7 +126,7 @@ class TokenIndex(LineIndex):
 
 
 class Rows(NamedTuple):
-    """Of each row (n,): the number of its document, where in the tokens it starts, and how many are read."""
+    """For each row, (n,): the number of its document, its first place in the tokens, and how many are read."""
 
     documents: np.ndarray
     starts: np.ndarray
