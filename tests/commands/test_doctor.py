@@ -123,7 +123,7 @@ def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart()
     Path("table").unlink()
     Path("code").write_text("2")
     assert doctor.pipeline() == [
-        "pipeline: 1 stages have changed since their results were made: a",
+        "pipeline: 1 stage changed since the results were made: a",
         "  dvc status says how, make repro runs them again",
-        "pipeline: results of 1 stages are not here; make repro makes them",
+        "pipeline: results of 1 stage are not here; make repro makes them",
     ]

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from lmsleep.checks import counted
 from lmsleep.ops import describe
 from lmsleep.ops.backend import WINDOW
 
@@ -110,10 +111,10 @@ def pipeline() -> list[str]:
     lines = []
     if changed:
         names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        lines.append(f"pipeline: {len(changed)} stages have changed since their results were made: {names}")
+        lines.append(f"pipeline: {counted(len(changed), 'stages')} changed since the results were made: {names}")
         lines.append("  dvc status says how, make repro runs them again")
     if absent := len(stages) - len(changed):
-        lines.append(f"pipeline: results of {absent} stages are not here; make repro makes them")
+        lines.append(f"pipeline: results of {counted(absent, 'stages')} are not here; make repro makes them")
     return lines or ["pipeline: all results are of this code and these settings"]
 
 
