@@ -51,9 +51,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     folder = root / "results/paper"
     six, both = rule110.six_seeds(folder), rule110.both_sets(folder)
     left, ends, end = rule110.leaves(folder / "fig2b.csv"), rule110.ends_part(folder), rule110.end_2b(folder)
-    spread, at = interval(wilson(end.value, end.rows)), rule110.at_tokens(folder)
+    spread, all_ends = interval(wilson(end.value, end.rows)), rule110.ends_2b(folder)
     bare = paper.other_runs(folder, "tried: no short convolution (`conv_size=1`)").query("metric == 'test_exact'")
-    two = rule110.end_2b(folder, 2)
     gpu = scores(root / "results/gpu/fig3.csv")
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
     return (
@@ -62,16 +61,15 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"**N = 2 is {points(ahead(both, 2))} points above N = 1** over six seeds after {millions(rule110.END_T12)} "
         f"tokens, three of them run twice and averaged; the six once each give {points(ahead(six, 2))}. N = 4 is "
         f"{points(ahead(six, 4))} above N = 1",
-        f"N = 1 answers {percent(end.value)} ({spread} over its rows) after the paper's 5 B tokens",
+        f"N = 1 answers {percent(end.value)} ({spread} over its rows)",
         f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that it leaves at {millions(left[1])} "
         "tokens",
-        f"At {millions(rule110.MIDDLE)} tokens N = {listed(map(str, at.index))} answer {percents(at)}",
+        f"N = {listed(map(str, all_ends.index))} end at {percents(all_ends)}",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
         f"without its short convolution N = 1 stays at {percent(bare.value.iloc[0])} through "
         f"{millions(rule110.END_PART)} tokens",
         f"The paper prints {printed_2b(root)} %",
-        f"N = 2 answers {percent(two.value)} ({interval(wilson(two.value, two.rows))})",
         whose_hops(folder / "fig3.csv"),
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.documents.document import Document, document
 from tests.documents.pages.arms import arm_verdicts, of_arm
 from tests.documents.pages.claims import claims
-from tests.documents.pages.rule110 import at_tokens, end_2b
+from tests.documents.pages.rule110 import ends_2b
 from tests.documents.scores import means, passes, scores
 from tests.documents.words import NUMERALS, listed, percents
 
@@ -27,14 +27,12 @@ def sentences(root: Path) -> tuple[str, ...]:
     alone, *asleep = means(shown, passes(shown))
     arms = {record["arm"]: record for record in arm_verdicts(gpu, "controls", "arms")}
     steps4, n4 = of_arm(gpu, "steps4"), of_arm(gpu, "n4")
-    at, ends = at_tokens(root / "results/paper"), [end_2b(root / "results/paper", n).value for n in (1, 2)]
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
-        f"Is it the sleep, or its operations? {arms['steps4']['verdict'].capitalize()}",
+        f"Is it sleep, or just more computing? {arms['steps4']['verdict'].capitalize()}",
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one",
-        f"one seed of each N has {percents(at)} at equal tokens",
-        f"end at {percents(ends)}",
+        f"one seed of each N ends at {percents(ends_2b(root / 'results/paper'))}",
         whole_runs(root),
     )
 

@@ -48,8 +48,8 @@ def order(runs: pd.DataFrame) -> str:
 
 
 def in_order(folder: Path) -> str:
-    """Whether the one seed of every N in figure 2b answers more with each pass, at equal tokens."""
-    rising = rule110.at_tokens(folder).is_monotonic_increasing
+    """Whether the one seed of every N in figure 2b answers more with each pass."""
+    rising = rule110.ends_2b(folder).is_monotonic_increasing
     return "in order, one seed" if rising else "out of order, one seed"
 
 

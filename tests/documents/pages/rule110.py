@@ -1,6 +1,5 @@
 """The tables of results/paper about Rule 110: figures 2a and 2b (whole, and a part of its tokens), and t = 12."""
 
-import math
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from lmsleep.figures.stats import paired_differences, wilson
 from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import Rule110
 
-MIDDLE_T12, END_T12, END_PART, MIDDLE = 40_140_800, 60_006_400, 768_000_000, 3_072_000_000  # tokens
+MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
 FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
@@ -81,28 +80,25 @@ def tried(folder: Path, figure: str, digits: int, tokens: int) -> pd.DataFrame:
 
 
 def fig2b(folder: Path) -> pd.DataFrame:
-    """The first validation from each billion tokens on (the last, if it ends just before), that of a run which has not
-    ended, and the test of those which have, for every N."""
+    """The first validation from each billion tokens on (the last, if it ends just before) and the test, for every N."""
     exact, loss = (scores(folder / "fig2b.csv", f"val_{name}") for name in ("exact", "loss"))
     share, nats, counted = (scores(folder / "fig2b.csv", f"test_{name}") for name in ("exact", "loss", "rows"))
     tests = zip(share.n_passes, share.value, nats.value, counted.value, strict=True)
     ended = {int(n): accuracy_and_loss(value, its_loss, int(rows)) for n, value, its_loss, rows in tests}
-    places = [*(f"{billion} B" for billion in range(1, 6)), "so far", "test"]
+    places = [*(f"{billion} B" for billion in range(1, 6)), "test"]
     columns = {}
     for n in passes(exact):
         run, its_loss = (runs[runs.n_passes == n].set_index("tokens").value.sort_index() for runs in (exact, loss))
         seen = [run.index[run.index >= billion * 1e9 - BETWEEN] for billion in range(1, 6)]
         at = [min((t for t in near if t >= 1e9 * billion), default=near.max()) for billion, near in enumerate(seen, 1)]
-        at.append(math.nan if n in ended else run.index.max())
-        cells = ["" if math.isnan(t) else f"{percent(run[t])}; {its_loss[t]:.3f} ({millions(t)})" for t in at]
-        columns[f"N = {n}"] = [*cells, ended.get(n, "")]
-    table = pd.DataFrame({"tokens": places} | columns)
-    return table[(table.iloc[:, 1:] != "").any(axis=1)]
+        cells = [f"{percent(run[t])}; {its_loss[t]:.3f} ({millions(t)})" for t in at]
+        columns[f"N = {n}"] = [*cells, ended[n]]
+    return pd.DataFrame({"tokens": places} | columns)
 
 
-def at_tokens(folder: Path, tokens: int = MIDDLE) -> pd.Series:
-    """Accuracy by N of figure 2b's runs at a validation that they have."""
-    return scores(folder / "fig2b.csv", "val_exact", tokens=tokens).set_index("n_passes").value.sort_index()
+def ends_2b(folder: Path) -> pd.Series:
+    """Accuracy by N at the test of figure 2b's runs."""
+    return scores(folder / "fig2b.csv", "test_exact").set_index("n_passes").value.sort_index()
 
 
 def accuracy_and_loss(share: float, loss: float, rows: int) -> str:
