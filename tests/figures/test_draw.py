@@ -14,7 +14,7 @@ import pytest
 
 from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
-from lmsleep.figures.draw import DRAW, accuracy_axes, fig2a, fig3, main
+from lmsleep.figures.draw import DRAW, accuracy_axes, drawn_by, fig2a, fig3, main
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.ours import arms, controls
 from lmsleep.figures.table import COLUMNS
@@ -96,7 +96,8 @@ def curves(*runs):
 
 
 def test_a_figure_of_ones_own_is_called_by_its_name(tmp_path):
-    (tmp_path / "baselines.json").write_text(json.dumps({"majority": {"12": 0.1}, "chance": {"12": 0.1}}))
+    guesses = {name: {"5": 0.1, "12": 0.1} for name in ("majority", "chance")}
+    (tmp_path / "baselines.json").write_text(json.dumps(guesses))
     scored = [row for place, scores in SCORES.items() for row in rows_of(*place, scores)]
     table = pd.concat([curves((1, 0, 10, 0.5), (2, 0, 10, 0.5)), pd.DataFrame(scored, columns=COLUMNS)])
     table = table[table.figure == "fig2b"].assign(figure="copy")
@@ -184,6 +185,25 @@ def test_panels_are_called_after_their_task(monkeypatch):
     fig, _ = controls(pd.DataFrame(rows, columns=COLUMNS), Path(), "gpu")
     titles = [ax.get_title() for ax in fig.axes]
     assert titles == ["Rule 110, t = 12", "Depo", "Rule 110, t = 12, 2 seeds", "Depo, 2 seeds"]
+
+
+def test_a_task_of_ones_own_has_a_panel_for_each_slice(tmp_path):
+    """Slices 1 and 10 of N = 1 and 2, two seeds: curves are means over seeds alone, differences by slice."""
+    guesses = {"majority": {"1": 0.25, "10": 0.125}, "chance": {"1": 0.0625, "10": 0.03125}}
+    (tmp_path / "baselines.json").write_text(json.dumps(guesses))
+    rows = [
+        ("copy", "AG", n, seed, level, 10, metric, n / 4 + seed / 8 + (level == "10") / 4)
+        for n, seed, level in itertools.product((1, 2), (0, 1), ("1", "10", "all"))
+        for metric in ("val_exact", "test_exact")
+    ]
+    fig, numbers = drawn_by("copy")(pd.DataFrame(rows, columns=COLUMNS), tmp_path, "mini")
+    assert [ax.get_title() for ax in fig.axes] == ["slice 1", "slice 10"]
+    ends = [[line.get_ydata()[-1] for line in ax.lines if str(line.get_label())[:1] == "N"] for ax in fig.axes]
+    assert ends == [[0.3125, 0.5625], [0.5625, 0.8125]]
+    lines = [{line.get_ydata()[0] for line in ax.lines if line.get_linestyle() in (":", "--")} for ax in fig.axes]
+    assert lines == [{0.25, 0.0625}, {0.125, 0.03125}]
+    apart = [(r["slice"], r["n_passes"], r["value"], r["n"]) for r in numbers["difference"]]
+    assert apart == [(1, 2, 0.25, 2), (10, 2, 0.25, 2)]
 
 
 @pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])

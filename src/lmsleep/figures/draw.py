@@ -118,18 +118,24 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 
 def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
-    """Sleep on Rule 110: exact accuracy against tokens, one curve for each N."""
-    fig, (ax,) = style.subplots()
+    """Sleep on Rule 110, or on a task of one's own: exact accuracy against tokens, a panel for each slice, one curve
+    for each N."""
     exact = per_slice(table, "val_exact", "test_exact")
-    style.learning(ax, exact, "n_passes", style.looks(sorted(exact.n_passes.unique())))
-    for name, text, dashes, place in (
-        ("majority", "always the\nsame answer", ":", "bottom"),
-        ("chance", "a random answer", "--", "top"),
-    ):
-        style.reference(ax, next(iter(baselines(data, name).values())), text, dashes, place)
-    accuracy_axes(fig, ax, scale, exact)
-    style.legend(fig, [ax], f"{style.task(table, table.figure.iloc[0])}: {PASSES}")
-    return fig, compare_passes(table)
+    levels, looks = sorted(exact.slice.unique()), style.looks(sorted(exact.n_passes.unique()))
+    n = len(levels)
+    fig, axes = style.subplots(n, columns=4, width=max(6.4, 3.2 * min(4, n)), height=3.9 * -(-n // 4))
+    for ax, level in zip(axes, levels, strict=True):
+        style.learning(ax, exact[exact.slice == level], "n_passes", looks)
+        for name, text, dashes, place in (
+            ("majority", "always the\nsame answer", ":", "bottom"),
+            ("chance", "a random answer", "--", "top"),
+        ):
+            value = baselines(data, name)[str(level)]
+            style.reference(ax, value, text if level == levels[-1] else "", dashes, place)
+        accuracy_axes(fig, ax, scale, exact)
+        ax.set_title(f"slice {level}" if n > 1 else "", fontsize=10)
+    style.legend(fig, axes, f"{style.task(table, table.figure.iloc[0])}: {PASSES}")
+    return fig, compare_passes(table, by_slice=n > 1)
 
 
 def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
