@@ -155,6 +155,13 @@ def test_paired_differences_keep_groups_apart_and_skip_those_without_the_base():
     assert [r["value"] for r in records] == pytest.approx([-0.1, 0.3])
 
 
+def test_runs_without_a_seed_in_common_have_no_difference():
+    rows = [(1, 0, 0.1), (2, 1, 0.4), (4, 0, 0.3), (4, 1, 0.8)]
+    table = pd.DataFrame(rows, columns=["n_passes", "seed", "value"])
+    (record,) = paired_differences(table, "n_passes", 1).to_dict("records")
+    assert (record["n_passes"], record["value"], record["n"]) == (4, pytest.approx(0.2), 1)
+
+
 @pytest.fixture
 def table():
     """Two slices with unequal numbers of answers, N = 1 and 4, two seeds."""

@@ -110,14 +110,14 @@ def paired_differences(table: pd.DataFrame, by: str, base: int, within: list[str
         within: columns of groups, such as slice.
 
     Returns:
-        One row for each other value of `by` and group: value, low, high, n.
+        One row for each other value of `by` and group that has a seed in common with the base: value, low, high, n.
     """
     records = []
     for key, group in table.groupby(within) if within else [((), table)]:
         wide, names = group.pivot(index="seed", columns=by, values="value"), dict(zip(within or [], key, strict=True))
         for other in [x for x in wide.columns if x != base] if base in wide else []:
-            estimate = mean_difference((wide[other] - wide[base]).dropna())
-            records.append({**names, by: other, "base": base, **estimate._asdict()})
+            if len(pairs := (wide[other] - wide[base]).dropna()):
+                records.append({**names, by: other, "base": base, **mean_difference(pairs)._asdict()})
     return pd.DataFrame(records)
 
 
