@@ -84,6 +84,15 @@ def test_a_figure_without_a_grid_is_refused(aggregated, tmp_path):
         run(main, ["--figure", "fig9", *words])
 
 
+@pytest.mark.parametrize("axes", ["n_passes: [], seeds: [0]", "n_passes: [1, 2, 1], seeds: [0]"])
+def test_a_grid_without_cells_or_with_one_twice_is_refused(aggregated, tmp_path, axes):
+    Path("params.yaml").write_text(f"grids: {{fig2b: {{{axes}}}}}")
+    words = ["--runs", str(tmp_path / "runs"), "--scores", str(tmp_path / "scores.csv"), "--out", "x.csv"]
+    allowed = r"the grid of fig2b in params.yaml must have one or more cells, each of them once"
+    with pytest.raises(SystemExit, match=rf"^error: {allowed}, got \{{'n_passes': \["):
+        run(main, ["--figure", "fig2b", *words])
+
+
 @pytest.fixture
 def written(tmp_path):
     config = {

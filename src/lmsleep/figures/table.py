@@ -52,8 +52,8 @@ def run_folders(figure: str, folder: Path) -> list[Path]:
     """The run folders of a figure's grid. Raises ValueError if one does not exist."""
     runs = [folder / name for name in cells(figure)]
     missing = [run.name for run in runs if not run.is_dir()]
-    if missing or not runs:
-        names = ", ".join(missing) or "no cell"
+    if missing:
+        names = ", ".join(missing)
         raise ValueError(f"runs must be a folder with all cells of {figure}, got {str(folder)!r} without {names}")
     return runs
 
