@@ -1,5 +1,6 @@
 """Figures drawn from the tables of others: the rows they keep and the means they draw, worked out by hand."""
 
+import errno
 import io
 import itertools
 import json
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
@@ -169,6 +171,25 @@ def test_a_drawing_made_small_is_the_same_drawing():
     ids = {e.get("id") for e in after}
     used = {e.get("{http://www.w3.org/1999/xlink}href") for e in after} - {None}
     assert used and {name[1:] for name in used} <= ids
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_the_one_before_stays(tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def full(image, file, **options):
+        if isinstance(file, io.BytesIO):  # Matplotlib's own
+            return save(image, file, **options)
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fig, _ = style.subplots()
+    before = tmp_path / "fig2b.png"
+    before.write_bytes(b"before")
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError) as error:
+        style.save(fig, tmp_path / "fig2b")
+    assert error.value.filename == str(before) and before.read_bytes() == b"before"
+    assert {path.name for path in tmp_path.iterdir()} == {"fig2b.png", "fig2b.svg"}
 
 
 def test_panels_are_called_after_their_task(monkeypatch):

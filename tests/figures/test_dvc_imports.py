@@ -171,7 +171,7 @@ def test_every_exception_is_needed(exception):
 
 def test_the_files_of_a_small_stage():
     assert closure("lmsleep.figures.plots.runtime") == {
-        *("__init__.py", "bench/__init__.py", "bench/tables.py", "checks.py"),
+        *("__init__.py", "atomic.py", "bench/__init__.py", "bench/tables.py", "checks.py"),
         *("figures/__init__.py", "figures/stats.py", "figures/words.py"),
         *(f"figures/plots/{name}.py" for name in ("__init__", "runtime", "style")),
     }

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 from PIL import Image
 
+from lmsleep.atomic import atomic_write, save_text
 from lmsleep.figures.stats import FEWEST, Estimate, mean_loss, mean_share
 from lmsleep.figures.words import counted, readable
 
@@ -163,14 +164,14 @@ def percent_axis(ax: Axes, top: float = 1.0) -> None:
 
 
 def save(fig: Figure, stem: Path) -> None:
-    """Writes stem.png, with 256 colours, and stem.svg, made small; the same figure gives the same bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Writes stem.png, with 256 colours, and stem.svg, made small, atomically; the same figure gives the same bytes."""
     with mpl.rc_context(RC), BytesIO() as picture, StringIO() as drawing:
         fig.savefig(picture, format="png")
-        flat = Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        flat.save(stem.with_suffix(".png"), optimize=True, dpi=[RC["savefig.dpi"]] * 2)
         fig.savefig(drawing, format="svg", metadata={"Date": None})
-        stem.with_suffix(".svg").write_text(shorten(drawing.getvalue()), encoding="utf-8")
+        flat = Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        save_text(stem.with_suffix(".svg"), shorten(drawing.getvalue()))
+        with atomic_write(stem.with_suffix(".png")) as temporary:
+            flat.save(temporary, format="png", optimize=True, dpi=[RC["savefig.dpi"]] * 2)
     plt.close(fig)
 
 
