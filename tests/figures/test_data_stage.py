@@ -69,6 +69,21 @@ def test_held_out_rows_are_the_test_rows_of_the_module():
     assert torch.equal(rows.targets, torch.cat([b.targets for b in batches]))
 
 
+def test_held_out_rows_all_have_targets():
+    """A row without any has no score, and would be one that every guess gets right."""
+
+    class Some(Rule110):
+        def rows(self, **how):
+            drawn = super().rows(**how)
+            drawn.targets[::2] = IGNORE
+            return drawn
+
+    module = RowsDataModule(Some(steps=2, width=6, n_states=2), batch_size=4, eval_rows=8)
+    rows, batches = held_out(module), list(module.test_dataloader())
+    assert torch.equal(rows.tokens, torch.cat([b.tokens[1::2] for b in batches])) and len(rows.slice) == 4
+    assert (rows.targets != IGNORE).any(1).all()
+
+
 def test_the_stage_writes_rows_and_baselines(tmp_path):
     config = tmp_path / "task.yaml"
     config.write_text(

@@ -77,7 +77,7 @@ def make_data(task: Task, out: Path, **data: int) -> None:
 
 
 def held_out(module: RowsDataModule) -> Batch:
-    """All test batches of a data module in one, with masked padding to the longest."""
+    """All test rows of a data module that have targets, in one batch, with masked padding to the longest."""
     batches = [
         batch if batch.mask is not None else batch._replace(mask=torch.ones_like(batch.tokens, dtype=torch.bool))
         for batch in module.test_dataloader()
@@ -86,7 +86,9 @@ def held_out(module: RowsDataModule) -> Batch:
         pad_sequence([row for batch in batches for row in getattr(batch, name)], batch_first=True, padding_value=fill)
         for name, fill in (("tokens", 0), ("targets", IGNORE), ("mask", False))
     )
-    return Batch(tokens, targets, torch.cat([b.slice for b in batches]), None if mask.all() else mask)
+    whole = Batch(tokens, targets, torch.cat([b.slice for b in batches]), None if mask.all() else mask)
+    asked = (targets != IGNORE).any(1)
+    return Batch._make(None if field is None else field[asked] for field in whole)
 
 
 def majority(rows: Batch) -> dict[str, float]:
