@@ -10,7 +10,7 @@ from tests.programs import start
 
 from lmsleep import HybridConfig, SleepCallback, SleepModule, read_windows
 from lmsleep.metrics import row_scores
-from lmsleep.tasks import Depo, Rule110
+from lmsleep.tasks import IGNORE, Depo, Rule110
 from lmsleep.training import MuonAdamW, OptimizerConfig
 
 from .conftest import TASK, Recorder, fitted, weights
@@ -172,6 +172,18 @@ def test_predictions_come_with_their_targets(run):
         assert torch.equal(result["targets"], batch.targets[:, -2:])
         out = read_windows(cell.module.model, batch.tokens, batch.targets)
         assert torch.equal(result["predictions"], out.scored_logits.argmax(-1))
+
+
+@pytest.mark.parametrize("kind", ["fit", "validate", "test", "predict"])
+def test_a_batch_without_targets_is_one_sentence(run, kind):
+    class Some(Rule110):
+        def rows(self, *, step, **how):
+            batch = super().rows(step=step, **how)
+            return batch._replace(targets=torch.full_like(batch.targets, IGNORE)) if step else batch
+
+    go = run(task=Some(steps=2, width=6, n_states=2))
+    with pytest.raises(ValueError, match=r"^every batch of Some must have targets, got 'one without'$"):
+        getattr(go.trainer, kind)(go.module, go.data)
 
 
 def test_training_follows_a_validation(run):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.checks import checked
+from lmsleep.checks import checked, require
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -79,8 +79,7 @@ class SleepModule(L.LightningModule):
             add_lora(self.model, lora)
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
-        self.init_from = init_from
-        self.graphs = StepGraphs(self.model)
+        self.init_from, self.graphs = init_from, StepGraphs(self.model)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices, task.has_answers)
         self._resumed: dict[str, Any] | None = None
@@ -115,7 +114,7 @@ class SleepModule(L.LightningModule):
     def forward(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, shared: SharedWeights | None = None
     ) -> Reading:
-        """Algorithm 1 over a batch; the `SleepCallback` answers overflows with a new h and S."""
+        """Algorithm 1 over a batch, which must have targets; the `SleepCallback` answers overflows with new h and S."""
         sleeper, sleeps = self._sleeper, self._sleeps
         answer = None if sleeper is None else sleeper.answer(self)
         if loss_windows is None and self.device_mesh is not None:
@@ -133,6 +132,7 @@ class SleepModule(L.LightningModule):
             scored_only=self.training,
             shared=shared,
         )
+        require(reading.loss is not None, f"every batch of {type(self.task).__name__} must have targets", "one without")
         if sleeper is not None and answer is None:
             sleeper.count(reading.windows.n_sleeps, len(batch.tokens))
         return reading
@@ -171,7 +171,7 @@ class SleepModule(L.LightningModule):
         # Sharded weights are gathered for one block at a time: shared copies would keep them all.
         shared = SharedWeights() if batch.tokens.is_cuda and self.device_mesh is None else None
         reading = self(batch, loss_windows, shared)
-        assert reading.loss is not None, "a training batch has targets"
+        assert reading.loss is not None
         if not (exact and self.task.has_answers):
             return (reading.loss,)
         with torch.no_grad():
