@@ -160,6 +160,13 @@ def test_a_program_whose_output_nobody_reads_ends_quietly_as_if_by_sigpipe(words
         assert (process.stderr.read(), process.wait()) == (b"", 128 + signal.SIGPIPE)
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_without_an_output_a_command_runs_all_the_same(monkeypatch, closed):
+    monkeypatch.setattr(sys, closed, None)  # as Python has it under `>&-`
+    main(["--version"])
+    getattr(sys, closed).write("a word of a library")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

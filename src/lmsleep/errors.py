@@ -177,7 +177,11 @@ _SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
 
 @contextmanager
 def quiet_at_closed_pipe() -> Iterator[None]:
-    """Ends the program with 141, as if by SIGPIPE, where nobody reads its output any more: `lmsleep | head`."""
+    """Ends the program with 141, as if by SIGPIPE, where nobody reads its output any more: `lmsleep | head`; where
+    nobody ever did, as under `>&-`, what is said goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         yield
         sys.stdout.flush()
