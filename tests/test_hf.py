@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_what_is_saved_is_a_folder_of_ours(folder, tmp_path):
     again = Session.from_pretrained(tmp_path / "again")
     assert (again.n_passes, again.eviction) == (5, "sliding") and again.prompter.stop == (256,)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").config.n_passes == 5
+
+
+def test_a_folder_that_states_no_N_is_awake_with_a_warning(build, tmp_path):
+    build("AG", dtype=torch.float32).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"^the configuration does not state n_passes: the model stays awake"):
+        assert AutoModelForCausalLM.from_pretrained(tmp_path).config.n_passes == 1
+    for n_passes in (1, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model = AutoModelForCausalLM.from_pretrained(tmp_path, n_passes=n_passes)
+        assert model.config.n_passes == n_passes and model.new_cache().session.n_passes == n_passes
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from lmsleep.checks import require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import MODEL_TYPE, VERSION, check_streamable
+from lmsleep.model.folder import MODEL_TYPE, VERSION, check_streamable, passes_of
 from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows
@@ -38,7 +38,7 @@ class SleepConfig(PreTrainedConfig):
 
     Args:
         model: the fields of its `HybridConfig`. trained: metadata of its training.
-        n_passes, eviction: None: as it was trained.
+        n_passes, eviction: None: as it was trained; n_passes stays None where that is not stated.
     """
 
     model_type = MODEL_TYPE
@@ -50,7 +50,7 @@ class SleepConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.model, self.trained = self.model or {}, self.trained or {}
-        self.n_passes = self.trained.get("n_passes", 1) if self.n_passes is None else self.n_passes
+        self.n_passes = self.trained.get("n_passes") if self.n_passes is None else self.n_passes
         self.eviction = self.eviction or self.trained.get("eviction", "hard")
         self.vocab_size, self.hidden_size = self.model.get("vocab_size"), self.model.get("d_model")
         self.num_hidden_layers = len(self.model.get("pattern", ""))
@@ -100,7 +100,8 @@ class SleepCache(Cache):
 
 
 class SleepForCausalLM(PreTrainedModel, GenerationMixin):
-    """A `HybridLM` in transformers. Every window that overflows sleeps, with loss or without."""
+    """A `HybridLM` in transformers. Every window that overflows sleeps, with loss or without. Warns where the
+    configuration says no N: the model then stays awake."""
 
     config_class = SleepConfig
     base_model_prefix = "model"
@@ -111,6 +112,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: SleepConfig, model: HybridLM | None = None) -> None:
         super().__init__(config)
         check_streamable(config.trained or {})
+        config.n_passes = passes_of({}, config.n_passes, "the configuration")
         SleepSettings(config.n_passes, config.eviction)  # pyright: ignore[reportArgumentType] (checks them)
         self.model = model or typed(HybridConfig, config.model, "model in the configuration").build()
         self.post_init()

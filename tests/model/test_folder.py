@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lmsleep import HybridConfig, HybridLM, read_windows
-from lmsleep.model.folder import all_finite
+from lmsleep.model.folder import all_finite, read_config
 
 SHAPES = [
     {},
@@ -53,6 +53,17 @@ def test_the_card_says_what_the_model_is(build, tmp_path):
     ):
         assert part in card
     assert json.loads((tmp_path / "config.json").read_text())["trained"] == {"n_passes": 4, "eviction": "hard"}
+
+
+def test_a_loaded_model_is_saved_with_the_metadata_of_its_training_unless_others_are_given(build, tmp_path):
+    trained = {"n_passes": 4, "eviction": "sliding", "steps": 9}
+    build().save_pretrained(tmp_path / "model", trained=trained)
+    HybridLM.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "again")
+    assert read_config(tmp_path / "again")[1] == trained
+    HybridLM.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "other", trained={"n_passes": 2})
+    assert read_config(tmp_path / "other")[1] == {"n_passes": 2}
+    HybridLM.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "none", trained={})
+    assert read_config(tmp_path / "none")[1] == {}
 
 
 def change_weights(folder, change):

@@ -202,6 +202,18 @@ def test_a_folder_says_how_it_is_read_and_asked(speaker, tmp_path):
     assert Session.from_pretrained(tmp_path / "whole", tokenizer=Prompter(BYTES)).prompter == Prompter(BYTES)
 
 
+def test_a_folder_that_states_no_N_is_awake_with_a_warning(speaker, tmp_path):
+    speaker.save_pretrained(tmp_path)
+    told = r"config\.json does not state n_passes: the model stays awake \(N = 1\); give n_passes, or save with "
+    with pytest.warns(UserWarning, match=told):
+        assert Session.from_pretrained(tmp_path).n_passes == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Session.from_pretrained(tmp_path, n_passes=2).n_passes == 2
+        HybridLM.from_pretrained(tmp_path).save_pretrained(tmp_path / "mine", trained={"n_passes": 4})
+        assert Session.from_pretrained(tmp_path / "mine").n_passes == 4
+
+
 def test_a_question_that_does_not_fit_into_the_window_is_warned_of_once(build):
     speaker = build("AG", vocab_size=257, dtype=torch.float32, window_size=9)
     session = Session(speaker, tokenizer=Prompter(BYTES, TextQA("", question="Q: {question} A:")))

@@ -57,7 +57,7 @@ def load_folder(config_type: Any, source: str | Path, device: torch.device | str
     tables and tied weights, are left to the caller."""
     device = usable_device(device)
     folder = checkpoint_folder(source, (WEIGHTS, CONFIG), "source")
-    fields, _ = read_config(folder)
+    fields, trained = read_config(folder)
     config = typed(config_type, fields, f"model in {folder / CONFIG}")
     weights = read_weights(folder, device)
     if config.tie_embeddings and "embedding.weight" in weights:
@@ -68,6 +68,7 @@ def load_folder(config_type: Any, source: str | Path, device: torch.device | str
     except RuntimeError as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{folder / WEIGHTS} must hold the tensors of its {CONFIG}: {problem}") from None
+    model.trained = trained
     return model
 
 
@@ -93,6 +94,14 @@ def check_streamable(trained: Mapping[str, Any]) -> None:
             f"the model was trained with on_overflow {policy}; here n_passes says how it sleeps", stacklevel=3
         )
     warn_if_broken_off(trained)
+
+
+def passes_of(trained: Mapping[str, Any], n_passes: int | None, source: object) -> int:
+    """`n_passes` if given, else N of the training; if that is not stated 1, with a warning that names `source`."""
+    if n_passes is None and "n_passes" not in trained:
+        remedy = "give n_passes, or save with trained={'n_passes': N}"
+        warnings.warn(f"{source} does not state n_passes: the model stays awake (N = 1); {remedy}", stacklevel=3)
+    return trained.get("n_passes", 1) if n_passes is None else n_passes
 
 
 def warn_if_broken_off(trained: Mapping[str, Any]) -> None:

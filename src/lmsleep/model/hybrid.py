@@ -226,6 +226,9 @@ class HybridLM(nn.Module):
     logits (B, n, V)
 
     Each fast-weight block reads and writes its own part of S, each attention block its own part of the cache.
+
+    Attributes:
+        trained: metadata of the training, of a model that was loaded; see `save_pretrained`.
     """
 
     @checked
@@ -234,6 +237,7 @@ class HybridLM(nn.Module):
         assert config.vocab_size is not None and config.window_size is not None
         self.config, self.window_size = config, config.window_size
         self.lora: Lora | None = None
+        self.trained: dict[str, Any] = {}
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         norm, between = RMSNorm(config.d_model, config.norm_eps), config.norm_between_passes
         self.blocks = Blocks(config, norm if between else nn.Identity())
@@ -359,7 +363,8 @@ class HybridLM(nn.Module):
 
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
-            trained: metadata of the training for config.json; `n_passes`, `eviction` and `task` are read by others.
+            trained: metadata of the training for config.json, of which `n_passes`, `eviction` and `task` say how a
+                `Session` of the folder sleeps and asks; None: `self.trained`, of a loaded model those of its folder.
             files: contents of further files by name, such as `lmsleep.hub.tokenizer_files`.
 
         Raises:
@@ -370,7 +375,7 @@ class HybridLM(nn.Module):
         if tied:
             del weights["head.weight"]
         config = replace(self.config, tie_embeddings=tied).to_dict()
-        write_folder(folder, config, weights, card, dict(trained or {}), files or {})
+        write_folder(folder, config, weights, card, dict(self.trained if trained is None else trained), files or {})
 
     @classmethod
     def from_pretrained(

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmsleep.checks import check_integer, checked
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, read_config
+from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, passes_of, read_config
 from lmsleep.runtime.answer import Answer, Stop, new_answers, stream_text
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.prompter import Prompter
@@ -209,13 +209,14 @@ class Session(StreamReader):
         **options: Any,
     ) -> "Session":
         """A session of a saved model, with N, eviction, tokenizer and templates of its training from its folder.
-        `source` and `device` as of `HybridLM.from_pretrained`, which raises ValueError; the rest as of the class."""
+        `source` and `device` as of `HybridLM.from_pretrained`, which raises ValueError; the rest as of the class. Warns
+        where the folder states no N and none is given: the model then stays awake."""
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
         _, trained = read_config(folder)
         check_streamable(trained)
         model = HybridLM.from_pretrained(folder, device=device)
         prompter = Prompter.from_task(trained.get("task"), model.embedding.num_embeddings, tokenizer, folder)
-        passes: int = trained.get("n_passes", 1) if n_passes is None else n_passes
+        passes = passes_of(trained, n_passes, folder / CONFIG)
         return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=prompter, **options)
 
     def _text_prompter(self) -> Prompter:
