@@ -96,7 +96,8 @@ class SleepCache(Cache):
 
     def reset(self) -> None:
         """Forgets all."""
-        self.__init__(Session(self.session.model, self.session.n_passes, self.session.eviction))
+        self.session.reset()
+        self.seen = 0
 
 
 class SleepForCausalLM(PreTrainedModel, GenerationMixin):

@@ -228,9 +228,13 @@ def test_ctrl_c_within_a_reading_ends_that_alone(folder, talk, monkeypatch):
     assert ended.value.code == 130
 
 
-def test_forgetting_empties_S(folder, talk):
+@pytest.mark.parametrize("before", [(), ("Where?",)])
+def test_forgetting_is_a_clean_start(folder, talk, before):
+    """A question that was asked stands in the window, where the next sleep would write it into S again."""
     session = Session.from_pretrained(folder)
-    assert talk("/forget", "Which?")[0] == printable(session.ask("Which?", 12).lstrip()) + "\n"
+    said, _, S = talk(*before, "/forget", "Which?")
+    assert said.endswith(printable(session.ask("Which?", 12).lstrip()) + "\n")
+    assert torch.equal(S, session.fast_weights[0])
 
 
 def test_a_saved_memory_is_that_of_the_session(folder, talk):

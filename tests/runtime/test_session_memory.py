@@ -176,6 +176,21 @@ def test_a_session_that_read_nothing_has_zero_fast_weights(build):
     assert not Session(build()).fast_weights[0].any()
 
 
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+def test_a_reset_session_reads_as_a_new_one(build, draw_tokens, eviction, static):
+    model, text = build("AG"), draw_tokens(3, 9)
+    session = Session(model, 2, eviction, static=static)
+    session.feed(draw_tokens(2, 9))
+    session.generate(draw_tokens(2, 1), 3, temperature=0)
+    session.reset()
+    assert session.batch_size is None and not session.nbytes and not session.fast_weights[0].any()
+    new = Session(model, 2, eviction)
+    close(session.feed(text), new.feed(text))
+    close(session.fast_weights[0], new.fast_weights[0])
+    close(session.generate(text[:, :1], 4, temperature=0), new.generate(text[:, :1], 4, temperature=0))
+
+
 def test_forget_keeps_what_attention_sees(build, draw_tokens):
     model, text = build("AG"), draw_tokens(2, 9)
     session = Session(model, n_passes=2)

@@ -103,9 +103,14 @@ class StreamReader:
 
     @locked
     def forget(self) -> None:
-        """Sets S to zero and keeps the attention cache."""
+        """Sets S to zero and keeps the window, which the next sleep writes into S again; see `reset`."""
         zeros = (self.model.init_fast_weights(len(group.rows)) for group in self.groups)
         self._groups = [replace(group, S=zero, before=zero) for group, zero in zip(self.groups, zeros, strict=True)]
+
+    @locked
+    def reset(self) -> None:
+        """Goes back to before the first token: S is zero, the window empty, B open. Templates stay."""
+        self._groups, self._decoding = [], False
 
     @locked
     def reorder(self, rows: Sequence[int]) -> None:

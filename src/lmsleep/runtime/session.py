@@ -208,9 +208,8 @@ class Session(StreamReader):
         tokenizer: Any = None,
         **options: Any,
     ) -> "Session":
-        """A session of a saved model, with N, eviction, tokenizer and templates of its training from its folder.
-        `source` and `device` as of `HybridLM.from_pretrained`, which raises ValueError; the rest as of the class. Warns
-        where the folder states no N and none is given: the model then stays awake."""
+        """A session of a saved model, with N (1, and a warning, where it is not stated), eviction, tokenizer and
+        templates of its training. `source` and `device` as of `HybridLM.from_pretrained`; the rest as of the class."""
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
         _, trained = read_config(folder)
         check_streamable(trained)

@@ -20,7 +20,7 @@ from lmsleep.runtime.session import Session
 
 HELP = """/read FILE   read another document
 /fork        what follows leaves no trace after /back
-/forget      S to zero: what is then known is in the window, or in the weights
+/forget      all that was read and asked; what is then known is in the weights
 /sleep       sleep on the window now
 /save FILE   keep the memory, for --memory FILE
 /stats       what was read and what is held
@@ -141,7 +141,7 @@ class Chat:
         elif word == "/back" and self.levels[1:]:
             self.levels.pop()
         elif word == "/forget":
-            self.session.forget()
+            self.session.reset()
             self.levels[-1].documents.clear()
         elif word == "/sleep":
             self.session.sleep()
