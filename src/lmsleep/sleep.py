@@ -74,11 +74,14 @@ def read_windows(
     """Algorithm 1 over whole sequences (B, T); back-propagation goes through every pass of every window.
 
     Args:
-        targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss; which
-            windows sleep follows from them, see `Windows`.
+        targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss. A window
+            with a target in any row stays awake in all rows, see `Windows`.
         n_passes: N.
         fast_weights: S before the first window, as of `HybridLM.init_fast_weights`, which gradients reach; None: zeros.
-        mask: (B, T) bool, False for tokens that must leave no trace.
+            The first window begins empty: a reading goes on from that of another as in one go where this ended with a
+            full window and hard eviction.
+        mask: (B, T) bool, False for tokens that must leave no trace: they are not seen, but take a place in the window,
+            which sleeps once it is full with them.
         on_overflow: called at an overflow in place of `sleep(..., n_passes)`, with a `WindowPass`, h and S.
         loss_windows: which windows carry loss, if that is known before the targets reach the device.
         after_loss: a window with loss sleeps too, once its loss is taken; see `Windows`.

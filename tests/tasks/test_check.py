@@ -45,6 +45,9 @@ BROKEN = {
     r"slice must be one of \[0, 2\], got \[9\]": rows(lambda b: b._replace(slice=b.slice + 7)),
     "slice must be torch.int64 of shape": rows(lambda b: b._replace(slice=b.slice[:, None])),
     "mask must be bool, got torch.int64": rows(lambda b: b._replace(mask=torch.ones_like(b.tokens))),
+    r"targets must lie in the same windows .* got window 1 with some in row 5, none in row 0$": rows(
+        lambda b: b._replace(targets=b.targets.index_put((torch.tensor([5]), torch.tensor([6])), torch.tensor(0)))
+    ),
     "answers must have the shape of targets": {"answers": lambda self, targets: targets[:, :-1]},
 }
 SIZES = {

@@ -70,7 +70,7 @@ class Session(StreamReader):
         Args:
             tokens: (B, n) integers; (n,) or one number if B is 1; a list of B lists of any lengths; a text, or B of
                 them. The first call sets B.
-            mask: (B, n) bool, or zeros and ones, 0 for masked tokens; (n,) if B is 1.
+            mask: (B, n) bool, or zeros and ones; (n,) if B is 1. 0: not seen, but takes a place in the window.
             last_only: return only the logits of each row's last token, at constant memory for any n.
 
         Returns:

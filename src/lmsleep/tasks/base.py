@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (B, T) int64
     targets: Tensor  # (B, T) int64
     slice: Tensor  # (B,) int64: difficulty level of the row; 0 if the row mixes levels
-    mask: Tensor | None = None  # (B, T) bool: False on masked tokens (padding); None: no mask
+    mask: Tensor | None = None  # (B, T) bool: False on padding, which takes a place in its window; None: no mask
 
 
 class Task(ABC):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmsleep.checks import check_integer, checked, require
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task
@@ -17,8 +18,8 @@ def check_task(task: Task, batch_size: int = 8) -> None:
         batch_size: rows of a batch.
 
     Raises:
-        ValueError: that names the split and what is wrong: types, shapes, ranges, slices, a batch without targets, or
-            rows that depend on more than (split, seed, step).
+        ValueError: that names the split and what is wrong: types, shapes, ranges, slices, a batch without targets,
+            targets of its rows in different windows, or rows that depend on more than (split, seed, step).
     """
     for name, most in (("vocab_size", 2**31 - 1), ("window_size", MAX_LENGTH), ("sequence_length", MAX_LENGTH)):
         check_integer(f"{name} of the task", getattr(task, name), 1, most)
@@ -53,6 +54,20 @@ def _check_rows(task: Task, split: str, batch: Any, batch_size: int) -> None:
     require(kind == ((rows,), torch.int64), f"slice must be torch.int64 of shape {(rows,)}", kind)
     allowed = {*task.slices, *([0] if split == "train" else [])}
     require(set(level.tolist()) <= allowed, f"slice must be one of {sorted(allowed)}", sorted(set(level.tolist())))
+    _check_windows(scored, batch.mask, task.window_size)
     owners = task.answers(batch.targets)
     rule = f"answers must have the shape of targets {(rows, length)}"
     require(owners.shape == scored.shape, rule, tuple(owners.shape))
+
+
+def _check_windows(scored: Tensor, mask: Tensor | None, size: int) -> None:
+    """Raises ValueError if a full window has targets in some rows (B, T) and none in others, which then do not sleep on
+    it as they would alone. What is masked sleeps without a trace."""
+    read = torch.ones_like(scored) if mask is None else mask
+    for number, start in enumerate(range(0, scored.shape[1] - size + 1, size)):
+        with_targets, seen = (x[:, start : start + size].any(dim=1) for x in (scored, read))
+        silent = seen & ~with_targets
+        if with_targets.any() and silent.any():
+            one, other = (int(rows.nonzero()[0]) for rows in (with_targets, silent))
+            rule = "targets must lie in the same windows in all rows of a batch, since a window with loss stays awake"
+            raise ValueError(f"{rule} for all of them; got window {number} with some in row {one}, none in row {other}")
