@@ -84,6 +84,30 @@ def test_unmasked_tokens_after_masked_ones_are_decoded_in_place(build, draw_toke
     close(session.fast_weights[0], whole.fast_weights[0])
 
 
+@pytest.mark.parametrize("n", [1, 4, 13])
+def test_the_last_logits_are_those_of_the_last_token_that_is_not_padding(build, draw_tokens, n):
+    """Each row against itself alone: padding behind it, before it, none, nothing but padding, and a shorter row."""
+    model, tokens = build("AGAG"), draw_tokens(5, n)
+    mask = torch.ones(5, n, dtype=torch.bool)
+    mask[0, (n + 1) // 2 :], mask[1, : n // 2], mask[3] = False, False, False
+    lists = [row.tolist() for row in tokens]
+    lists[4] = lists[4][: max(n - 5, 1)]
+    session, alone = Session(model, 2), [Session(model, 2) for _ in lists]
+    for before in (None, draw_tokens(5, 3)):
+        if before is not None:
+            session.feed(before)
+        got = session.feed(lists, mask=mask, last_only=True)
+        for row, one in enumerate(alone):
+            if before is not None:
+                one.feed(before[row])
+            every = one.feed(lists[row], mask=mask[row, : len(lists[row])])[0]
+            seen = mask[row, : len(lists[row])].nonzero()[:, 0].tolist()
+            close(got[row], every[seen[-1]]) if seen else None
+            assert got[row].isnan().all() == (not seen)
+    close(session.fast_weights[0], torch.cat([one.fast_weights[0] for one in alone]))
+    assert session.feed([[]] * 5, mask=torch.ones(5, 0), last_only=True).isnan().all()
+
+
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("last_only", [False, True])
 def test_rows_of_different_length_read_as_if_alone(build, draw_tokens, eviction, last_only):

@@ -166,8 +166,9 @@ class StreamReader:
             logits = self._decode(rows.tokens)
             return logits[:, -1] if last_only else logits
         groups, pieces = [], []
+        ends = rows.ends if last_only else rows.lengths
         for group in self.groups:
-            for start, stop in pairwise(sorted({0, *(rows.lengths[row] for row in group.rows)})):
+            for start, stop in pairwise(sorted({0, *(end[row] for row in group.rows for end in (ends, rows.lengths))})):
                 ended, group = group.split([rows.lengths[row] < stop for row in group.rows])
                 assert group is not None, "some row has `stop` tokens"
                 groups += [ended] if ended else []

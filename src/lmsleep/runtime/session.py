@@ -71,10 +71,10 @@ class Session(StreamReader):
             tokens: (B, n) integers; (n,) or one number if B is 1; a list of B lists of any lengths; a text, or B of
                 them. The first call sets B.
             mask: (B, n) bool, or zeros and ones; (n,) if B is 1. 0: not seen, but takes a place in the window.
-            last_only: return only the logits of each row's last token, at constant memory for any n.
+            last_only: return only the logits of each row's last unmasked token, at constant memory for any n.
 
         Returns:
-            Logits (B, n, V), or (B, V) with `last_only`; n is the greatest length, NaN where a row has no token.
+            Logits (B, n, V), or (B, V) with `last_only`; n is the greatest length; NaN where a row has none.
 
         Raises:
             ValueError: if a shape does not fit or a token is not in the vocabulary; the memory is then as it was.

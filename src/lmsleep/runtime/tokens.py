@@ -29,6 +29,15 @@ class TokenRows(NamedTuple):
         """Whether all rows have n tokens."""
         return min(self.lengths) == self.tokens.shape[1]
 
+    @property
+    def ends(self) -> list[int]:
+        """For each row the place behind its last token that is not masked; 0 if there is none."""
+        if self.mask is None:
+            return self.lengths
+        places = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
+        read = self.mask & (places <= torch.tensor(self.lengths, device=self.mask.device)[:, None])
+        return torch.nn.functional.pad(read * places, (1, 0)).amax(1).tolist()
+
     def select(self, rows: Sequence[int], start: int, stop: int) -> "TokenRows":
         """Tokens start .. stop - 1 of some rows, in their order."""
         all_rows = len(rows) == len(self.tokens)
@@ -105,16 +114,18 @@ def gather_logits(
     pieces: Sequence[tuple[Sequence[int], int, Tensor]], rows: TokenRows, last_only: bool, head: Tensor
 ) -> Tensor:
     """Joins pieces (rows, position of the first token, logits (b, m, V)), in the order in which they were read, to the
-    logits (B, n, V), or the last of each row (B, V); NaN where a row has no token. `head` (V, D) gives dtype and device
-    if there are no pieces."""
+    logits (B, n, V), or the last of each row that is not masked (B, V), behind which a piece must end; NaN where a row
+    has no token. `head` (V, D) gives dtype and device if there are no pieces."""
     B, n = rows.tokens.shape
-    if len(pieces) == 1 and len(pieces[0][0]) == B and rows.same_length:
+    if len(pieces) == 1 and len(pieces[0][0]) == B and rows.same_length and not (last_only and rows.mask is not None):
         return pieces[0][2][:, -1] if last_only else pieces[0][2]
     like = pieces[0][2] if pieces else head
     logits = like.new_full((B, len(head)) if last_only else (B, n, len(head)), torch.nan)
+    ends = rows.ends
     for of_rows, start, piece in pieces:
         if last_only:
-            logits[list(of_rows)] = piece[:, -1]
+            places = [place for place, row in enumerate(of_rows) if start < ends[row]]
+            logits[[of_rows[place] for place in places]] = piece[places, -1]
         else:
             logits[list(of_rows), start : start + piece.shape[1]] = piece
     return logits
