@@ -215,6 +215,11 @@ class HeldOutRows(Dataset):
         require(len(batch.tokens) >= self.ranks, f"{allowed}, and not {len(batch.tokens)}", self.batch_size)
         return rank_rows(batch, self.rank, self.ranks)
 
+    def numbers(self, step: int) -> list[int] | None:
+        """`Task.row_numbers` of the rows of a batch."""
+        numbers = self.task.row_numbers(split=self.split, seed=TEST_SEED, step=step, batch_size=self.batch_size)
+        return numbers and numbers[self.rank :: self.ranks]
+
 
 def rank_rows(batch: Batch, rank: int, ranks: int) -> Batch:
     """Every `ranks`-th row from `rank` on."""

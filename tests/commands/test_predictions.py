@@ -1,5 +1,6 @@
 """`lmsleep predict` writes every answer of the test rows, as `lmsleep test` counts them."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -196,11 +197,29 @@ def test_of_free_text_nothing_is_called_right_or_an_answer(lmsleep, tmp_path, ca
     assert capsys.readouterr().out == f"predict/predictions.csv: {len(table)} rows\n"
 
 
+@pytest.mark.parametrize("own", ["test", "held out"])
+def test_a_row_of_a_user_s_file_has_its_place_there(lmsleep, tmp_path, own):
+    """Contexts of different lengths, which are read in another order than that of the file, and an empty line."""
+    lines = [{"context": "c" * (5 + 7 * (i * 7 % 5)), "answer": f"{i}"} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+    arguments = {"train": "rows.jsonl", "window_size": 12, "question": "?"}
+    arguments |= {"test": "rows.jsonl"} if own == "test" else {}
+    task = json.dumps({"class_path": "lmsleep.tasks.TextQA", "init_args": arguments})
+    sizes = ["--model.model.window_size=12", "--data.batch_size=8", "--data.eval_batch_size=8"]
+    given = [f"--data.task={task}", *sizes]
+    lmsleep("fit", "rule110", "--trainer.max_steps=1", *given)
+    lmsleep("predict", "rule110", *given)
+    table = pd.read_csv(tmp_path / "predict" / "predictions.csv", dtype={"expected_text": str})
+    assert [lines[row]["answer"] for row in table.row] == [text.strip() for text in table.expected_text]
+    assert table.row.is_monotonic_increasing and len(table) == (40 if own == "test" else 4)
+
+
 def test_answers_in_text_stand_beside_those_in_tokens(tmp_path):
     """Depo's tokens through a stand-in that names them; what is kept is read back from the file, a bare \\r too."""
     methods = {"answers": lambda self, t: torch.zeros_like(t), "decode": lambda self, t: f"<\r{t[1]}>"}
     task = type("Named", (), methods | {"has_answers": True})()
-    trainer = SimpleNamespace(received_sigterm=False, world_size=1)
+    loader = SimpleNamespace(dataset=None)
+    trainer = SimpleNamespace(received_sigterm=False, world_size=1, predict_dataloaders=loader)
     writer, module = PredictionWriter(tmp_path), SimpleNamespace(task=task, predict_step=lambda batch: None)
     writer.setup(trainer, module, "predict")
     said = {"targets": torch.tensor([[3, 4]]), "predictions": torch.tensor([[3, 5]])}

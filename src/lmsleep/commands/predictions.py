@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmsleep.atomic import check_writable, save_csv
 from lmsleep.checks import counted
+from lmsleep.data import HeldOutRows
 from lmsleep.tasks import Batch
 from lmsleep.training.checkpoint import is_local
 
@@ -30,9 +31,10 @@ def predictions_folder(run: Any) -> str:
 class PredictionWriter(L.Callback):
     """Writes predictions.csv into a folder, a line for each answer of the test rows or, of free text, for each row.
 
-    Columns: `row`, from 0; `slice`; `expected` and `answered`, token ids separated by spaces; `right`, 1 or 0, whose
-    mean is `test/exact`, unless the task has no answers; for a task on texts also `expected_text` and `answered_text`.
-    Raises ValueError if there are several devices.
+    Columns: `row`, as of `Task.row_numbers`, or else in the order of testing, from 0; `slice`; `expected` and
+    `answered`, token ids separated by spaces; `right`, 1 or 0, whose mean is `test/exact`, unless the task has no
+    answers; for a task on texts also `expected_text` and `answered_text`. Raises ValueError if there are several
+    devices.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,19 +48,22 @@ class PredictionWriter(L.Callback):
         self.lines: list[tuple[int, int, str, str, int]] = []
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any, **__: Any
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, *_: Any, **__: Any
     ) -> None:
         """Collects the answers of a batch. Raises SIGTERMException, which Lightning does not while it predicts."""
         if trainer.received_sigterm:
             raise SIGTERMException
         targets: Tensor = outputs["targets"]
         columns = (batch.slice, targets, outputs["predictions"], pl_module.task.answers(targets))
-        for level, *tokens in zip(*(x.tolist() for x in columns), strict=True):
-            self.lines += [(self.n_rows, level, *answer) for answer in answers_of(*tokens)]
-            self.n_rows += 1
+        numbers = [*range(self.n_rows, self.n_rows + len(targets))]
+        if isinstance(rows := trainer.predict_dataloaders.dataset, HeldOutRows):
+            numbers = rows.numbers(batch_idx) or numbers
+        for row, level, *tokens in zip(numbers, *(x.tolist() for x in columns), strict=True):
+            self.lines += [(row, level, *answer) for answer in answers_of(*tokens)]
+        self.n_rows += len(targets)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        table = pd.DataFrame(self.lines, columns=COLUMNS)
+        table = pd.DataFrame(self.lines, columns=COLUMNS).sort_values("row", kind="stable")
         task = pl_module.task
         table = table if task.has_answers else table.drop(columns="right")
         if decode := getattr(task, "decode", None):

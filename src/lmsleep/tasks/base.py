@@ -61,6 +61,10 @@ class Task(ABC):
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """`batch_size` rows that depend on (seed, split, step) alone. Raises ValueError if one is out of range."""
 
+    def row_numbers(self, *, split: str, seed: int, step: int, batch_size: int) -> list[int] | None:
+        """Where the rows of `rows` stand among those of the split as the user gave them, from 0; None: nobody did."""
+        return None
+
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         """Batches with `n_rows` rows of `val` or `test`, rounded up to equally many of every slice. A task with stored
         rows shows each of them once instead, in batches of at most `batch_size`."""

@@ -169,12 +169,17 @@ class TextTask(Task):
         return tuple(np.unique(np.concatenate([rows.windows for rows in self._splits.values()])).tolist())
 
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
+        numbers = self.row_numbers(split=split, seed=seed, step=step, batch_size=batch_size)
+        return self._batch(self._splits[split].lines, np.array(numbers))
+
+    def row_numbers(self, *, split: str, seed: int, step: int, batch_size: int) -> list[int]:
+        """See `Task.row_numbers`; empty lines do not count. Those that are held out count among those of `train`."""
         check_split(split)
         check_counter("seed", seed)
         check_counter("step", step)
         rows = self._splits[split]
         epoch, position = divmod(step, epoch_steps(rows, split, batch_size))
-        return self._batch(rows.lines, rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]])
+        return rows.rows[epoch_batches(rows, split, seed, epoch, batch_size)[position]].tolist()
 
     def held_out_steps(self, split: str, batch_size: int, n_rows: int) -> int:
         return epoch_steps(self._splits[split], split, batch_size)
