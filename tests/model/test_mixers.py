@@ -167,6 +167,12 @@ BROKEN = {
     "the rule must leave its inputs as they were": (
         lambda rule, x, state, ctx, y, after: (y, after, state.add_(1))[:2]
     ),
+    "y of a row must not depend on other rows": (
+        lambda rule, x, state, ctx, y, after: (y + y.mean(dim=0, keepdim=True), after)
+    ),
+    "the new state of a row must not depend on other rows": (
+        lambda rule, x, state, ctx, y, after: (y, after + after.mean(dim=0, keepdim=True))
+    ),
     "y of a token must not depend on later ones": (
         lambda rule, x, state, ctx, y, after: (y + x.mean(dim=1, keepdim=True), after)
     ),
@@ -185,6 +191,12 @@ BROKEN = {
 
 def test_the_smallest_rule_keeps_the_contract():
     check_mixer(Sum, HybridConfig(**SMALL))
+
+
+def test_a_rule_with_dropout_keeps_the_contract():
+    """Which is held to it as it is evaluated."""
+    dropping = broken(lambda rule, x, state, ctx, y, after: (nn.functional.dropout(y, 0.5, rule.training), after))
+    check_mixer(dropping, HybridConfig(**SMALL))
 
 
 @pytest.mark.parametrize("sentence", BROKEN)
@@ -218,8 +230,10 @@ class OneHead(nn.Module):
         visible = every.tril(m - n) if ctx.visible is None or "visible" in self.broken else ctx.visible
         if self.broken == "causal":
             visible = every
+        if self.broken == "rows":
+            return x + x.mean(dim=0, keepdim=True), None, KV(keys, values)
         if self.broken == "cache":
-            return x * v.mean(), None, KV(k, v)
+            return x * v.mean(dim=(1, 2, 3))[:, None, None], None, KV(k, v)
         y = ((q @ keys.mT).masked_fill(~visible, -1e9).softmax(-1) @ values)[:, 0]
         return y, x if self.broken == "state" else None, KV(keys, values)
 
@@ -235,6 +249,7 @@ def test_an_attention_of_one_s_own_keeps_the_contract():
     ("broken", "sentence"),
     [
         ("causal", "y of a token must not depend on later ones, got a difference"),
+        ("rows", "y of a row must not depend on other rows, got a difference"),
         ("visible", "what ctx.visible hides must leave no trace in other tokens, got a difference"),
         ("slot", "a token must write its key and value into slot ctx.cache_slot of the cache entry and return that"),
         ("state", "the new state of a mixer without state_shape must be None, got 'Tensor'"),

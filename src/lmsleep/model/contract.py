@@ -33,7 +33,7 @@ def check_parts(mixer: Any, name: str) -> None:
 @checked
 def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: float = 1e-9) -> None:
     """Holds a fast-weight rule, or a mixer without fast weights (an attention), to its contract, on random tokens and
-    weights in float64; compare it with its definition beside this.
+    weights in float64, in evaluation mode; compare it with its definition beside this.
 
     Args:
         make: as for `register_mixer`.
@@ -42,15 +42,16 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
 
     Raises:
         ValueError: that says which part of the contract is broken: shapes and dtypes, also under autocast; inputs as
-            they were; no token knows a later one; any split of the tokens gives the same; a masked token leaves no
-            trace; a gradient reaches S; `flops_per_token` is an integer. Of an attention: a token sees what
-            `ctx.visible` says and no other, and writes into `ctx.cache_slot` where there is one.
+            they were; no row knows another, and no token a later one; any split of the tokens gives the same; a masked
+            token leaves no trace; a gradient reaches S; `flops_per_token` is an integer. Of an attention: a token sees
+            what `ctx.visible` says and no other, and writes into `ctx.cache_slot` where there is one.
     """
     config = typed(ModelConfig, config, "config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         mixer: Any = make(config)
         check_parts(mixer, "the rule")
+        mixer.eval()  # dropout draws: two readings of the same would differ
         x, S = torch.randn(2, TOKENS, config.d_model), torch.randn(2, *(mixer.state_shape or ()))
         if mixer.state_shape is not None:
             with torch.autocast("cpu", torch.bfloat16):
@@ -67,6 +68,7 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
             return
         read = _Reader(mixer, tolerance)
         read.check_kinds(x, S)
+        read.check_rows(x, S)
         read.check_causal(x, S)
         read.check_splits(x, S)
         read.check_mask(x, S)
@@ -92,6 +94,14 @@ class _Reader:
         require(all(map(torch.equal, (x, S), before)), "the rule must leave its inputs as they were", "changed ones")
         _same_kind("y", y, x)
         _same_kind("the new state", after, S)
+
+    def check_rows(self, x: Tensor, S: Tensor) -> None:
+        """A row alone is that row among others."""
+        y, after, _ = self.mixer(x, S, None, EVERYTHING)
+        for row, (tokens, state) in enumerate(zip(x.split(1), S.split(1), strict=True)):
+            alone, end, _ = self.mixer(tokens, state, None, EVERYTHING)
+            self.equal("y of a row must not depend on other rows", y[row : row + 1], alone)
+            self.equal("the new state of a row must not depend on other rows", after[row : row + 1], end)
 
     def check_causal(self, x: Tensor, S: Tensor) -> None:
         """No token knows a later one."""
@@ -171,6 +181,8 @@ class _Attention(_Reader):
         before = x.clone()
         whole, cache = self.read(x, TOKENS)
         require(torch.equal(x, before), "the mixer must leave its inputs as they were", "changed ones")
+        rows = torch.cat([self.read(row, TOKENS)[0] for row in x.split(1)])
+        self.equal("y of a row must not depend on other rows", whole, rows)
         other = torch.cat([x[:, :-1], -x[:, -1:]], dim=1)
         self.equal("y of a token must not depend on later ones", self.read(other, TOKENS)[0][:, :-1], whole[:, :-1])
         for size in (1, 7):
