@@ -483,9 +483,25 @@ def test_what_answers_an_overflow_knows_which_window_it_is(build, draw_tokens):
             {"n_passes": 3, "on_overflow": lambda blocks, h, S: (h, S)},
             "n_passes must be left out beside on_overflow, got 3",
         ),
+        ({"model": torch.nn.Linear(2, 2)}, "model must be a HybridLM; from_pretrained reads a folder, got 'Linear'"),
+        ({"model": "tuned"}, "model must be a HybridLM; from_pretrained reads a folder, got 'tuned'"),
         ({"tokens": torch.zeros(2, 0)}, r"tokens must be \(B, T\) with at least one row and one token, got \(2, 0\)"),
     ],
 )
 def test_bad_input_is_one_sentence(build, change, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
-        read_windows(build("AG"), **({"tokens": torch.zeros(2, 4, dtype=torch.long)} | change))
+        read_windows(**({"model": build("AG"), "tokens": torch.zeros(2, 4, dtype=torch.long)} | change))
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda blocks, h, S: S, "FastWeights"),
+        (lambda blocks, h, S: None, "NoneType"),
+        (lambda blocks, h, S: (h, S[0]), "tuple"),
+        (lambda blocks, h, S: (h, S, blocks), "tuple"),
+    ],
+)
+def test_what_a_sleep_of_ones_own_must_return_is_one_sentence(build, draw_tokens, answer, got):
+    with pytest.raises(ValueError, match=rf"^on_overflow must return h and S \(FastWeights\), got '{got}'$"):
+        read_windows(build("AG"), draw_tokens(2, L), on_overflow=answer)

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.memory import FastWeights, check_fast_weights
-from lmsleep.model import HybridLM, SharedWeights, Wake
+from lmsleep.model import HybridLM, SharedWeights, Wake, check_model
 from lmsleep.windows import IGNORE, Eviction, SleepSettings, Windows, check_batch, check_n_passes, policy_name
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
@@ -91,11 +91,11 @@ def read_windows(
         shared: joins the weights of a training step on a GPU, see `SharedWeights`.
 
     Raises:
-        ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or eviction, a shape
-            or a dtype does not fit, or, on a CPU, a token or a target is not in the vocabulary.
+        ValueError: if n_passes or wake_passes is below 1, n_passes is given beside `on_overflow`, or that does not
+            return h and S, or the model, eviction, a shape or a dtype does not fit, or, on a CPU, a token or a target
+            is not in the vocabulary.
     """
-    if not isinstance(model, torch.nn.Module):
-        raise ValueError(f"model must be a HybridLM, got {model!r:.99}")
+    check_model(model)
     settings = SleepSettings(n_passes, eviction, after_loss, wake_passes, policy_name(on_overflow))
     check_batch(tokens, targets, mask, model.embedding.num_embeddings)
     windows = Windows.of_batch(tokens, targets, model.window_size, after_loss, loss_windows)
@@ -170,7 +170,10 @@ class WindowPass:
 def sleep_window(blocks: WindowPass, on_overflow: OnOverflow) -> FastWeights:
     """The fast weights after a sleep on a window: the looped blocks repeat, then the coda reads the new h once, from
     the S that it had before the window."""
-    h, S = on_overflow(blocks, blocks.wake.core, blocks.wake.S)
+    left = on_overflow(blocks, blocks.wake.core, blocks.wake.S)
+    if not (isinstance(left, tuple | list) and len(left) == 2 and isinstance(left[1], FastWeights)):
+        raise ValueError(f"on_overflow must return h and S (FastWeights), got {type(left).__name__!r}")
+    h, S = left
     return blocks.model.coda_pass(h, S, blocks.wake)[1] if blocks.count else S
 
 

@@ -83,9 +83,12 @@ def test_a_pass_over_more_than_a_window_is_refused(build, draw_tokens):
     """Attention would see more than L tokens."""
     model, tokens = build("AG"), draw_tokens(2, 7)
     S = model.init_fast_weights(2)
-    for read in (lambda: model.blocks(model.embed(tokens), S), lambda: model(tokens)):
-        with pytest.raises(ValueError, match=r"^h must fit into the 6 free places of the window, got 7$"):
-            read()
+    with pytest.raises(ValueError, match=r"^h must fit into the 6 free places of the window, got 7$"):
+        model.blocks(model.embed(tokens), S)
+    with pytest.raises(
+        ValueError, match=r"^tokens must fit into a window of 6; read_windows and Session read more, got 7$"
+    ):
+        model(tokens)
 
 
 def test_zero_init_starts_as_the_identity(build, draw_tokens):

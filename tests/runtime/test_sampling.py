@@ -130,6 +130,15 @@ def test_bad_options_are_refused_before_the_prompt_is_read(build, options, messa
     assert session.batch_size is None
 
 
+def test_an_option_that_there_is_not_is_named_beside_those_that_there_are(build):
+    session = Session(build("AG", vocab_size=257), tokenizer="bytes")
+    told = r"^there is no option 'temprature' of sampling; there are temperature, top_k, top_p, seed$"
+    for read in (session.ask, session.generate, session.stream):
+        with pytest.raises(TypeError, match=told):
+            read("Which?", 3, temprature=1)
+    assert session.batch_size is None
+
+
 @pytest.mark.parametrize("options", [{"temperature": t} for t in (1e-300, 1e-40, 1e-38, 1e-20)] + [{"top_p": 1e-300}])
 def test_what_underflows_takes_the_most_likely_token(build, draw_tokens, options):
     model, prompt = build(), draw_tokens(3, 4)

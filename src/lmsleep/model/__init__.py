@@ -3,7 +3,7 @@
 from lmsleep.model.block import Mixer, PassContext
 from lmsleep.model.config import ModelConfig
 from lmsleep.model.contract import check_mixer
-from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake
+from lmsleep.model.hybrid import Blocks, HybridConfig, HybridLM, RunFn, Wake, check_model
 from lmsleep.model.linear import SharedWeights
 from lmsleep.model.lora import Lora
 from lmsleep.model.mixers import register_mixer
@@ -20,5 +20,6 @@ __all__ = [
     "SharedWeights",
     "Wake",
     "check_mixer",
+    "check_model",
     "register_mixer",
 ]

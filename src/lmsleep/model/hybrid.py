@@ -212,6 +212,12 @@ BETWEEN_PASSES: dict[BetweenPasses, Callable[[Tensor, FastWeights, Wake], tuple[
 }
 
 
+def check_model(model: object) -> None:
+    """Raises ValueError unless `model` is a `HybridLM`, or one that torch has compiled."""
+    named = type(model).__name__ if isinstance(model, nn.Module) else model
+    require(hasattr(model, "loop_pass"), "model must be a HybridLM; from_pretrained reads a folder", named)
+
+
 class HybridLM(nn.Module):
     """Attention and fast-weight blocks over a small window (paper eq. 5). Build it with `HybridConfig.build`.
 
@@ -292,7 +298,9 @@ class HybridLM(nn.Module):
         return self.head(self.norm(h))
 
     def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
-        """Logits (B, n, V) and S after one pass over one window (B, n)."""
+        """Logits (B, n, V) and S after one pass over one window (B, n). Raises ValueError if n is above L."""
+        rule = f"tokens must fit into a window of {self.window_size}; read_windows and Session read more"
+        require(tokens.shape[1] <= self.window_size, rule, tokens.shape[1])
         h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
         return self.logits(h), after
 

@@ -28,13 +28,17 @@ def sampler(
     seed: int | None = None,
     device: torch.device | str = "cpu",
     top_k: int | None = None,
+    **others: object,
 ) -> Callable[[Tensor], Tensor]:
     """A function that samples tokens (B,) from logits (B, V), with one generator for all calls. A temperature below the
     smallest float32 is 0: greedy.
 
     Raises:
         ValueError: if temperature is below 0 or infinite, top_p outside (0, 1], top_k below 1, or seed outside 64 bit.
+        TypeError: if there are other options.
     """
+    for name in others:
+        raise TypeError(f"there is no option {name!r} of sampling; there are {', '.join(Sampling.__annotations__)}")
     for name, value in (("temperature", temperature), ("top_p", top_p)):
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ValueError(f"{name} must be a number, got {value!r:.99}")
