@@ -1,6 +1,7 @@
 """Sessions against `read_windows` over the whole sequence: however the tokens come, the same logits and the same S."""
 
 import copy
+import warnings
 from functools import partial
 
 import numpy as np
@@ -268,6 +269,20 @@ def test_bad_options_are_refused(build):
         pass
     with pytest.raises(ValueError, match="model must be a HybridLM; from_pretrained reads a folder, got 'tuned'"):
         Session("tuned")
+    for other in (torch.nn.Linear(2, 2), torch.nn.DataParallel(build())):
+        with pytest.raises(ValueError, match=f"model must be a HybridLM; .*, got '{type(other).__name__}'$"):
+            Session(other)
+
+
+def test_a_model_that_draws_what_it_drops_out_is_warned_of(build):
+    model = build()
+    model.blocks.layers[1].mixer.extra = torch.nn.Dropout(0.5)
+    with pytest.warns(UserWarning, match=r"^blocks\.layers\.1\.mixer\.extra draws .*: call model\.eval\(\) before"):
+        Session(model.train())
+    assert model.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Session(model.eval())
 
 
 def test_rows_that_were_not_read_are_not_chosen(build, draw_tokens):

@@ -124,6 +124,24 @@ def test_fork_and_parent_share_one_decoder_in_turn(build, draw_tokens):
     close(branch.feed(3), fresh.feed(3))
 
 
+def test_a_fork_is_a_session_without_a_block_too(build, draw_tokens):
+    """And within one later, where it gets the decoder that its parent is using."""
+    model, tokens = build("AGAG"), draw_tokens(1, 9)
+    static, growing = (Session(model, n_passes=2, static=choice) for choice in (True, False))
+    for session in (static, growing):
+        feed_in(session, tokens, [1] * 9)
+    branch, again = static.fork(), Session(model, n_passes=2)
+    again.feed(tokens)
+    close(branch.feed(5), again.feed(5))
+    close(static.feed(1), growing.feed(1))
+    with branch as entered:
+        assert entered is branch
+        close(branch.feed(3), again.feed(3))
+        close(static.feed(2), growing.feed(2))
+    close(branch.feed(4), again.feed(4))
+    close(static.feed(4), growing.feed(4))
+
+
 def test_threads_may_fork_a_static_session(build, draw_tokens):
     """All at once, again and again while the memory lies in the buffers of the decoder that the first of them gets."""
     model, text, questions = build("AGAG"), draw_tokens(1, 9)[0].tolist(), draw_tokens(8, 2, seed=1).unbind()

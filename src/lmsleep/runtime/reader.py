@@ -1,7 +1,7 @@
 """The core of a session: reads tokens by windows or one by one, sleeps on overflow, and is copied."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import wraps
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.memory import FastWeights
-from lmsleep.model import HybridLM
+from lmsleep.model import HybridLM, check_model
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import OnSleep, reported_sleep
 from lmsleep.runtime.graphs import GraphedBlocks
@@ -44,7 +44,12 @@ class StreamReader:
     def __init__(
         self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
     ) -> None:
-        require(isinstance(model, torch.nn.Module), "model must be a HybridLM; from_pretrained reads a folder", model)
+        check_model(model)
+        for name, module in model.named_modules():
+            if module.training and isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p:
+                drops = f"{name} draws what it drops out, since the model is in training mode"
+                warnings.warn(f"{drops}: call model.eval() before it is read with", stacklevel=3)
+                break
         SleepSettings(n_passes, eviction).warn_if_idle(len(model.blocks.state_index))
         self.model, self.n_passes = model, n_passes
         self.eviction: Eviction = eviction
@@ -54,6 +59,7 @@ class StreamReader:
         self._run = GraphedBlocks(model.blocks) if self.static else None
         self._decoder: Decoder | None = None
         self._decoding = False  # whether the decoder's buffers hold the memory
+        self._lender: StreamReader | None = None  # of the decoder, to a fork
         self._lock = RLock()
 
     def __repr__(self) -> str:
@@ -137,24 +143,32 @@ class StreamReader:
         """A session of its own that goes on from this memory; the model is the same."""
         twin = copy(self)
         twin._groups, twin._lock = self.groups, RLock()
-        twin._decoder, twin._decoding = None, False
+        twin._decoder, twin._decoding, twin._lender = None, False, None
         return twin
 
-    @contextmanager
-    def fork(self, copies: int = 1) -> Iterator[Self]:
+    @locked
+    def fork(self, copies: int = 1) -> Self:
         """A session that starts from a copy of this memory, to ask many questions about one text. It has `copies` of
-        every row, adjacent in the batch. Raises ValueError if copies is below 1."""
-        with self._lock:
-            branch = deepcopy(self)
-            branch.repeat(copies)
-            # Lent, since building one takes long.
-            branch._decoder, self._decoder = self._decoder, None
-        try:
-            yield branch
-        finally:
-            branch._groups = branch.groups
-            with self._lock:
-                self._decoder, branch._decoder = self._decoder or branch._decoder, None
+        every row, adjacent in the batch. Within `with session.fork() as branch:` it borrows the buffers of a static
+        session, which take long to make. Raises ValueError if copies is below 1."""
+        branch = deepcopy(self)
+        branch.repeat(copies)
+        branch._lender = self
+        return branch
+
+    def __enter__(self) -> Self:
+        if (lender := self._lender) is not None:
+            self._groups = self.groups
+            with lender._lock:
+                lender._groups = lender.groups
+                self._decoder, lender._decoder = lender._decoder, None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._groups = self.groups
+        if (lender := self._lender) is not None:
+            with lender._lock:
+                lender._decoder, self._decoder = lender._decoder or self._decoder, None
 
     @locked
     @torch.no_grad()
