@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -366,7 +367,29 @@ def test_the_card_asks_as_it_says(folder, data, tmp_path, capsys):
     document = re.search(r"read\('(.*)'\)", code[1])[1]
     assert page["session"].prompter.texts(document)[0] == f"Of old: {document}\n"
     assert capsys.readouterr().out.endswith("\n")
+    command = re.search(r"```bash\nlmsleep (.*?)\n```", (tmp_path / "README.md").read_text(), re.S)[1]
+    (tmp_path / "mine.txt").write_text("The wren has 3 eggs.")
+    words = shlex.split(command.replace("TEXT.txt", str(tmp_path / "mine.txt")))
+    assert words[-2:] == ["--ask", "How many eggs?"]
+    lmsleep([*words, "--max_new_tokens=4"])
     assert (tmp_path / "config.yaml").is_file() and (tmp_path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("templates", "asked"),
+    [
+        (["--context={question}\\n{context}", "--question=A:"], "A question?"),
+        (["--question=How many?"], ""),
+    ],
+)
+def test_the_card_asks_where_the_question_has_no_place_behind_the_document(folder, data, tmp_path, templates, asked):
+    args = ["finetune", f"--model={folder}", f"--data={data}", f"--out={tmp_path}", "--steps=1", *AWAKE]
+    lmsleep([*args, *templates])
+    command = re.search(r"```bash\nlmsleep (.*?)\n```", (tmp_path / "README.md").read_text(), re.S)[1]
+    (tmp_path / "mine.txt").write_text("The wren has 3 eggs.")
+    words = shlex.split(command.replace("TEXT.txt", str(tmp_path / "mine.txt")))
+    assert words[-1] == asked
+    lmsleep([*words, "--max_new_tokens=4"])
 
 
 def test_a_line_end_in_a_template_is_written_as_the_help_shows_it(folder, data, tmp_path, recwarn):

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -174,14 +175,17 @@ def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
         return text
     document, question, _ = task.example
     before, _, after = task.question_template.partition(QUESTION)
+    question = question[len(before) : len(question) - len(after)]
+    template = rename_fields(task.context, task.question_template)[0]
+    asked = question.strip() or ("A question?" if QUESTION in template else "")  # else it was always the same
     text += f"""
 
-To ask a question of a text, as in training:
+To ask a question of a text of yours, as in training:
 
 ```bash
-lmsleep chat --model {out} --read notes.txt --ask "Which colour is the wren?"
+lmsleep chat --model {quote(str(out))} --read TEXT.txt --ask {quote(asked)}
 ```"""
-    front, placeholder, back = rename_fields(task.context, task.question_template)[0].partition(CONTEXT)
+    front, placeholder, back = template.partition(CONTEXT)
     plain = placeholder and QUESTION not in front + back and not task.around
     if plain:
         document = document[len(front) : len(document) - len(back)]
@@ -195,5 +199,5 @@ from lmsleep import Session
 
 session = Session.from_pretrained({str(out)!r})
 session.{"read" if plain else "feed"}({document!r})
-print(session.ask({question[len(before) : len(question) - len(after)]!r}))
+print(session.ask({question!r}))
 ```"""
