@@ -35,8 +35,8 @@ lint: install  ## ruff and pyright
 	$(BIN)/pyright
 
 api: install  ## pages of the modules in api/, made from their docstrings
-	$(BIN)/pdoc -o api --docformat google --math $(addprefix lmsleep.,sleep memory data metrics model ops tasks training \
-		runtime pretrained hf) '!lmsleep.ops.'
+	$(BIN)/pdoc -o api --docformat google --math $(addprefix lmsleep.,sleep windows settle memory data metrics model ops \
+		tasks training runtime pretrained hf) '!lmsleep.ops.'
 
 clean:  ## remove runs and data, keep results
 	rm -rf runs data

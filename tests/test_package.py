@@ -1,5 +1,6 @@
 """The wheel works without the repository; its version and its configurations are told in one place."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 
 import lmsleep
 from lmsleep.cli import main, resolve_configs
+from lmsleep.runtime.prompter import Prompter
+from lmsleep.settle import Settle
+from lmsleep.windows import Windows
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,3 +91,20 @@ def test_the_wheel_trains_in_an_empty_folder(tmp_path):
     assert wheel.name.split("-")[1] == run("lmsleep", "--version", **alone).split()[1]
     run("lmsleep", "fit", "--config", "configs/experiment/smoke/rule110.yaml", "--trainer.max_steps=5", **alone)
     assert list((tmp_path / "empty").rglob("last.ckpt"))
+
+
+def test_the_pages_of_the_docstrings_have_every_class_that_ours_inherit_from():
+    """Of which pdoc hides what is inherited otherwise."""
+    names = re.search(r"addprefix lmsleep\.,(.*?)\)", (ROOT / "Makefile").read_text(), re.S)[1]
+    names = set(names.replace("\\", " ").split()) - {"hf"}  # which needs transformers
+    pages = [importlib.import_module(f"lmsleep.{name}") for name in names]
+    shown = {
+        value
+        for page in pages
+        for name, value in vars(page).items()
+        if isinstance(value, type) and (name in getattr(page, "__all__", ()) or value.__module__ == page.__name__)
+    }
+    bases = {base for kind in shown for base in kind.__mro__ if base.__module__.startswith("lmsleep")}
+    bases = {base for base in bases if not base.__module__.endswith("_internals")}
+    assert {f"{base.__module__}.{base.__qualname__}" for base in bases - shown} == set()
+    assert {Windows, Settle, Prompter} <= shown
