@@ -37,7 +37,7 @@ class Session(StreamReader):
     thread-safe: calls wait for each other; threads that ask concurrently each need a fork.
 
     Args:
-        model: no gradient is kept.
+        model: no gradient is kept; a warning names a dropout that draws, of a model in training mode.
         n_passes: N, the total number of passes over a window that overflows.
         eviction: `hard` or `sliding`.
         tokenizer: for text input and output: one of `tokenizers` or transformers, a folder or a name on the Hugging
