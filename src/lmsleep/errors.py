@@ -181,7 +181,7 @@ def quiet_at_closed_pipe() -> Iterator[None]:
     nobody ever did, as under `>&-`, what is said goes nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         yield
         sys.stdout.flush()
