@@ -122,6 +122,7 @@ class SleepCLI(PlainCLI):
         """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
         try:
             super().instantiate_classes()
+            self.model.seed = self.config.get(str(self.subcommand), self.config).get("seed_everything")
             if self.subcommand in (None, "fit"):
                 check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
         except ValueError as error:
@@ -236,7 +237,6 @@ def make_cli(
 ) -> Any:
     """The command line interface `cli` of a run, with its arguments and configurations parsed."""
     parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": HelpFormatter}
-    parser |= {"usage": f"{prog} --config FILE [options]", "allow_abbrev": False}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
         SleepModule,
@@ -244,7 +244,7 @@ def make_cli(
         args=args,
         seed_everything_default=0,
         trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
-        parser_kwargs=parser,
+        parser_kwargs=parser | {"usage": f"{prog} --config FILE [options]", "allow_abbrev": False},
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
         **{"parser_class": RunParser} | options,
     )

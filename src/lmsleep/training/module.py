@@ -80,6 +80,7 @@ class SleepModule(L.LightningModule):
         self.model.blocks.checkpointing = checkpointing
         self.accelerate: Accelerate = accelerate
         self.init_from, self.graphs = init_from, StepGraphs(self.model)
+        self.seed: int | None = None  # from which the weights were drawn, as the command line says
         self.optimizer_config = optimizer or OptimizerConfig()
         self.scores = SliceScores(task.slices, task.has_answers)
         self._resumed: dict[str, Any] | None = None
@@ -207,8 +208,7 @@ class SleepModule(L.LightningModule):
         if "graph" in self.accelerate:
             check_graph_trainer(self.trainer)
         optimizer: MuonAdamW = self.optimizer_config.build(self.model.blocks, self.model)
-        factor = self.optimizer_config.schedule(total_steps(self.trainer))
-        scheduler = ScheduledRates(optimizer, factor)
+        scheduler = ScheduledRates(optimizer, self.optimizer_config.schedule(total_steps(self.trainer)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

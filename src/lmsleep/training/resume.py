@@ -28,6 +28,7 @@ KEYS |= dict.fromkeys(("loops", "callbacks"), dict[str, dict[str, Any]])
 KEYS |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any], ...])
 KEYS |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)
 KEYS |= {"lora": dict[str, Any] | None, "pytorch-lightning_version": str}
+SEED = "seed_everything"
 
 
 def check_content(content: Any, name: str) -> None:
@@ -46,11 +47,13 @@ def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]
     trained with other sleep settings, unless `allow_other_n`, or training would go on with other `run_settings`."""
     if trainer.state.fn == TrainerFn.FITTING:  # first: what is set here can make the model another, too
         check_steps(trainer.max_steps, checkpoint.get("global_step", 0))
-        settings, note = run_settings(trainer, module), "; other settings are a new run from these weights: "
-        for name, value in checkpoint.get("settings", {}).items():
+        before, note = checkpoint.get("settings", {}), "; other settings are a new run from these weights: "
+        settings = {SEED: before.get(SEED)} | run_settings(trainer, module)  # in Python there is none to compare
+        for name, value in before.items():
             check_as_trained(name, value, settings.get(name), f"{note}lmsleep export, then --model.init_from")
     config, trained = module.model.config.to_dict(), checkpoint.get("model_config", {})
-    for name in sorted(trained.keys() - INIT_FIELDS):
+    free = frozenset() if trainer.state.fn == TrainerFn.FITTING else INIT_FIELDS  # config.yaml says how it began
+    for name in sorted(trained.keys() - free):
         of_task = name in config and getattr(module.task, name, None) == config[name]
         check_as_trained(f"{'data.task' if of_task else 'model.model'}.{name}", trained[name], config.get(name))
     check_lora(checkpoint.get("lora"), module.model.lora)
@@ -86,6 +89,8 @@ def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
         settings[f"data.task.{field.name}"] = getattr(task, field.name)
     if isinstance(task, TextTask):  # with other files, rows that were trained on may be held out
         settings["data"] = str(task)
+    if module.seed is not None:
+        settings[SEED] = module.seed
     return {name: _as_json(value) for name, value in settings.items()}
 
 
