@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_a_resumed_run_refuses_settings_with_which_it_would_be_another(run, chec
     with pytest.raises(ValueError, match=f"^{sentence}"):
         (resumed := cell()).trainer.fit(resumed.module, resumed.data, ckpt_path=path)
     (scored := cell()).trainer.validate(scored.module, scored.data, ckpt_path=path, verbose=False)
+
+
+@pytest.mark.parametrize(("stage", "done"), [("validate", "validated"), ("test", "tested"), ("predict", "predicted")])
+def test_scores_on_another_task_are_said_to_be(run, checkpoint, stage, done):
+    path = checkpoint(2)
+    same, other = run(2), run(2, task=Rule110(steps=3, width=6, n_states=2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "trained on")
+        getattr(same.trainer, stage)(same.module, same.data, ckpt_path=path)
+    with pytest.warns(UserWarning, match=rf"^trained on data\.task\.steps=2, {done} on data\.task\.steps=3$"):
+        getattr(other.trainer, stage)(other.module, other.data, ckpt_path=path)
 
 
 def test_a_resumed_run_may_go_on_for_longer_and_be_scored_on_other_rows(run, checkpoint):

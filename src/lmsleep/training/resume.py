@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -29,6 +30,7 @@ KEYS |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any
 KEYS |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)
 KEYS |= {"lora": dict[str, Any] | None, "pytorch-lightning_version": str}
 SEED = "seed_everything"
+FILES = ("train", "val", "test", "held_out", "split_seed", "path", "tokenizer")  # where rows of a task come from
 
 
 def check_content(content: Any, name: str) -> None:
@@ -44,11 +46,13 @@ def check_content(content: Any, name: str) -> None:
 
 def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]) -> None:
     """Raises ValueError if a checkpoint is not of the model of a `SleepModule`, has weights that are not finite, was
-    trained with other sleep settings, unless `allow_other_n`, or training would go on with other `run_settings`."""
+    trained with other sleep settings, unless `allow_other_n`, or training would go on with other `run_settings`. Warns
+    where it is scored on another task."""
+    before = checkpoint.get("settings", {})
+    settings = {SEED: before.get(SEED)} | run_settings(trainer, module)  # in Python there is none to compare
     if trainer.state.fn == TrainerFn.FITTING:  # first: what is set here can make the model another, too
         check_steps(trainer.max_steps, checkpoint.get("global_step", 0))
-        before, note = checkpoint.get("settings", {}), "; other settings are a new run from these weights: "
-        settings = {SEED: before.get(SEED)} | run_settings(trainer, module)  # in Python there is none to compare
+        note = "; other settings are a new run from these weights: "
         for name, value in before.items():
             check_as_trained(name, value, settings.get(name), f"{note}lmsleep export, then --model.init_from")
     config, trained = module.model.config.to_dict(), checkpoint.get("model_config", {})
@@ -62,6 +66,17 @@ def check_resumed(trainer: L.Trainer, module: Any, checkpoint: Mapping[str, Any]
         for name, value in {**asdict(SleepSettings()), **checkpoint.get("sleep", {})}.items():
             check_as_trained(name, value, sleeps[name], "; --sleep.allow_other_n=true uses it all the same")
     check_finite(checkpoint.get("state_dict", {}), "the checkpoint")
+    if trainer.state.fn != TrainerFn.FITTING:
+        warn_of_other_task(before, settings, str(getattr(trainer.state.fn, "value", "")))
+
+
+def warn_of_other_task(before: Mapping[str, Any], now: Mapping[str, Any], stage: str) -> None:
+    """Warns where a `stage`, such as `test`, is of another task than the run was, by the `run_settings` of both."""
+    names = [name for name in before if name.startswith("data.task") and name.rpartition(".")[2] not in FILES]
+    other = [name for name in names if before[name] != now.get(name)]
+    if other:
+        trained, scored = (", ".join(f"{name}={of.get(name)}" for name in other) for of in (before, now))
+        rank_zero_warn(f"trained on {trained}, {stage.removesuffix('e')}ed on {scored}")
 
 
 def check_steps(wanted: int, done: int) -> None:
