@@ -17,6 +17,9 @@ The algorithm, for tokens x, loss mask m, windows of L tokens and N passes; the 
 A causal stack gives the same h and S whether a window is read token by token or in one go, so the first pass of line 6
 *is* the wake pass, the same as line 8, and a sleep adds passes 2..N.
 
+This is it as printed, but that a last window of fewer than L tokens never sleeps: it does not overflow. Of a batch,
+which windows carry loss is asked of all rows together.
+
 Two options go beyond it. `wake_passes` (default 1) repeats line 8 in every window, each time from the S before the
 window, as a looped language model does. `after_loss` (default off) lets a window with loss sleep between lines 9 and
 10; otherwise nothing sleeps where every window has loss, as in plain language modelling.

@@ -19,8 +19,8 @@ Eviction = Literal["hard", "sliding"]
 class Windows:
     """The windows of a sequence, L tokens each from its start; the last may be shorter.
 
-    Algorithm 1, line 5: a window sleeps if it carries no loss in any row. Here it must also be full: the last window,
-    if it is not, does not overflow.
+    Algorithm 1, line 5: a window sleeps if it carries no loss. Ours are two readings of it: no loss in any row of the
+    batch; and a short last window never sleeps, since it does not overflow.
 
     Args:
         length: T. size: L.
