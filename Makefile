@@ -14,6 +14,7 @@ install: $(VENV)/.installed  ## make .venv with everything, CUDA kernels include
 
 $(VENV)/.installed: pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes and 2 GB, more where torch brings CUDA"
 	$(BIN)/pip install -q -r requirements.txt
 	@if nvidia-smi >/dev/null 2>&1; then \
 		$(BIN)/pip install -q --no-build-isolation --no-cache-dir -e '.[cuda]' \
