@@ -35,7 +35,7 @@ BEGINS = r"^(?!.*--ckpt_path)(?:.*finetune .*--out (\S+)|lmsleep fit .*--checkpo
 ELSEWHERE = {
     "make repro|timeout -s TERM 540 make repro": "tests/figures/test_repro.py, and continuous integration",
     "python -m lmsleep.figures": "tests/figures/test_resume.py",
-    "dvc |git checkout": "needs a repository of its own: tests/figures/test_dvc.py",
+    "dvc |mkdir -p runs && cp |cp runs/": "needs a repository of its own: tests/figures/test_dvc.py",
     "hf download|pip install": "needs the network",
     'python -c "import lmsleep.hf': "needs lm-eval: tests/test_hf.py",
     "#!|export PATH|cell=|srun": "needs SLURM",
