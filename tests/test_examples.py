@@ -1,4 +1,4 @@
-"""The examples: a task, a fast-weight rule and a sleep of one's own, each in one file, trained by the command line."""
+"""The examples: a task, a fast-weight rule, a sleep, a family of models and a loop of one's own, a file each."""
 
 import importlib
 import os
@@ -12,11 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.programs import start
 from tokenizers import Tokenizer
 
-from lmsleep import HybridConfig, read_windows
+from lmsleep import HybridConfig, Session, read_windows
 from lmsleep.model import check_mixer, mixers
+from lmsleep.pretrained import load_pretrained, loading
 from lmsleep.tasks import IGNORE, TextQA
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -133,7 +135,54 @@ def test_passes_by_window_are_counted_from_the_first(example, build, draw_tokens
     assert torch.equal(read_windows(model, tokens, on_overflow=by_window).fast_weights[0], S[0])
 
 
-@pytest.mark.parametrize("name", ["birds.py", "copy_task.py", "hebbian_rule.py", "passes_by_window.py"])
+def test_the_loss_of_a_loop_in_torch_is_algorithm_1_written_out(example, build, draw_tokens):
+    """Of text every window has loss, which is taken before the window sleeps."""
+    loop, model, rows = example("torch_loop"), build("AG"), draw_tokens(3, 2 * L + 3)
+    S, nats = model.init_fast_weights(3), 0
+    for window, coming in zip(rows[:, :-1].split(L, dim=1), rows[:, 1:].split(L, dim=1), strict=True):
+        h, after = model.blocks(model.embed(window), S)
+        nats += F.cross_entropy(model.logits(h).mT, coming, reduction="sum")
+        for _ in range(loop.N - 1):
+            h, after = model.blocks(h, after)
+        S = after
+    torch.testing.assert_close(loop.loss_of(model, rows), nats / (3 * (2 * L + 2)))
+
+
+def test_a_loop_in_torch_trains_and_saves_what_a_session_takes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.txt").write_text("the wren by the mill is blue. " * 30)
+    code = (EXAMPLES / "torch_loop.py").read_text().replace("steps: int = 200", "steps: int = 40")
+    monkeypatch.setattr(sys, "argv", ["torch_loop.py", str(tmp_path / "*.txt"), str(tmp_path / "loop")])
+    exec(code, {"__name__": "__main__"})
+    first, last = re.findall(r"loss (\S+)", capsys.readouterr().out)
+    assert float(last) < float(first) / 2
+    session = Session.from_pretrained(tmp_path / "loop")
+    assert (session.n_passes, session.eviction) == (4, "hard")
+    said = session.generate("the wren by", 9, temperature=0)[0]
+    assert session.prompter and session.prompter.decode(said.tolist()) == " the mill"
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_family_of_ones_own_has_the_logits_of_transformers(example, tmp_path, monkeypatch, window):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr(loading, "BACKBONES", dict(loading.BACKBONES))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 23, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 5, "head_dim": 8}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "sliding_window": window}
+    theirs = transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, **heads)).eval()
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="mistral"):
+        load_pretrained(tmp_path, window_size=16)
+    example("mistral")
+    model, tokens = load_pretrained(tmp_path, window_size=16), torch.randint(23, (2, 16))
+    assert model.config.pattern == ("WWWWjW" if window else "AAAAjA")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[0], theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+SCRIPTS = ["birds.py", "copy_task.py", "hebbian_rule.py", "mistral.py", "passes_by_window.py", "torch_loop.py"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_file_is_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 100
 
