@@ -19,6 +19,7 @@ report"""
 # Stands for DVC: notes what it is asked, with the scale, and can fail or be slow at a stage.
 DVC = """#!/bin/sh
 [ "$1" = stage ] && { printf '%s\\n' $STAGES; exit; }
+[ "$1" = status ] && { echo "$*" >>looked; exit "$DUE"; }
 echo "$(sed -n 's/^scale: //p' params.yaml) $(cat dvc.lock 2>/dev/null) $*" >>asked
 cell() { trap 'sleep 1; touch saved; exit' TERM; touch ready; while :; do sleep 0.1; done; }
 case "$*" in *"$FAIL") exit 1;; *"$SLOW") cell & wait;; esac
@@ -38,7 +39,7 @@ def start(tmp_path):
     (tmp_path / "bin/dvc").chmod(0o755)
 
     def start(*args, script="repro", **env):
-        env = {"STAGES": STAGES, "FAIL": "never", "SLOW": "never", "JOBS": "1"} | env
+        env = {"STAGES": STAGES, "FAIL": "never", "SLOW": "never", "JOBS": "1", "DUE": "1"} | env
         env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | env
         words = ["sh", f"configs/scale/{script}", *args]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -61,6 +62,15 @@ def test_everything_is_made_cells_with_most_passes_first(start, tmp_path):
         *("-s train_fig2b@10-0", "-s train_fig2b@4-0", "-s train_fig2a@2-0", "-s train_fig2b@1-0"),
         *("-s evaluate@fig2b", "-s evaluate@fig2a", ""),
     ]
+
+
+@pytest.mark.parametrize(("figures", "of"), [([], ""), (["fig2a"], " --with-deps figure@fig2a")])
+def test_where_nothing_is_due_one_look_is_enough(start, tmp_path, figures, of):
+    assert start("", *figures, DUE="0").wait() == 0
+    assert (tmp_path / "looked").read_text() == f"status -q{of}\n"
+    assert asked(tmp_path) == [of.removeprefix(" --with-deps ")]
+    assert start("", *figures, DUE="255").wait() == 0  # DVC could not say
+    assert "-s train_fig2a@2-0" in asked(tmp_path)
 
 
 @pytest.mark.parametrize(("scale", "cells"), [("smoke", None), ("mini", None), ("gpu", "1"), ("paper", "1")])
