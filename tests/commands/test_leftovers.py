@@ -38,6 +38,7 @@ def everything():
         ),
         (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--data.seed=5"], "--data.seed must be 0"),
         (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--seed_everything=5"], "--seed_everything must be 0"),
+        (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--seed_everything=false"], "--seed_everything must be 0"),
         (["fit", *LOGGED, "--ckpt_path=first/last.ckpt", "--model.model.embedding_std=1"], "--.*_std must be 0.02"),
         (["test", *LOGGED, "--ckpt_path=first/last.ckpt", "--sleep.n_passes=2"], "--sleep.n_passes must be 1"),
         (["validate", *LOGGED, "--ckpt_path=first/last.ckpt", "--model.model.d_model=32"], "--model.* must be 16"),

@@ -118,7 +118,7 @@ def _as_json(value: Any) -> Any:
 
 def check_as_trained(name: str, trained: Any, value: Any, note: str = "") -> None:
     """Raises ValueError if a run has another setting than a checkpoint was trained with; None is one left out."""
-    if value != trained:
+    if value != trained or isinstance(value, bool) != isinstance(trained, bool):  # a seed of false is none, and not 0
         allowed = "left out, without" if trained is None else f"{trained!r}, with"
         got = "nothing" if value is None else repr(value)
         raise ValueError(f"{name} must be {allowed} which the checkpoint was trained, got {got}{note}")
