@@ -1,6 +1,7 @@
 """The numbers of results/paper: of its README and of its verdicts."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,8 @@ from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import wilson
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import interval, millions, percent, points, signed
+
+CUT_OFF = "warm-up of 1,000 steps", "8 heads", "output projections not zero at the start"
 
 
 def documents(root: Path) -> list[Document]:
@@ -70,12 +73,9 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
     part, cut = rule110.ends_part(folder), scores(csv, "cut_exact").value
     ends, alone = rule110.ends_2b(folder), scores(csv, "test_n1_exact").query("n_passes > 1").value
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
-    bare = other_runs(folder, "two passes without short convolution").set_index("metric").value
+    again = rule110.end_2b(folder, rule110.SECOND_SEED)
     tries = other_runs(folder, "tried: no short convolution (`conv_size=1`)")
-    cut_off = "warm-up of 1,000 steps", "8 heads", "output projections not zero at the start"
-    warm, heads, drawn = (other_runs(folder, f"cut off: {name}").iloc[0] for name in cut_off)
-    again = [other_runs(folder, f"cut off again: {name}").iloc[0] for name in cut_off]
-    (share,) = {run.value for run in again}
+    warm, heads, drawn = map(longest(folder), CUT_OFF)
     return (
         f"on H200s, {read_object(folder / 'fig2b.meta.json')['seconds'] / 3600:.2f} hours of them",
         f"N = {listed(map(str, ends.index))} end at {percents(ends)} of the test rows",
@@ -84,13 +84,17 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"The fourth pass adds {100 * (ends[4] - ends[3]):.1f} points",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
         f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
-        f"N = 2 without it answers {percent(bare.test_exact)} ({interval(wilson(bare.test_exact, bare.test_rows))}), "
-        f"with a loss of {bare.test_loss:.4f}",
-        f"cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
-        f"{percent(exact[warm.tokens])}; 8 heads at {millions(heads.tokens)} with {percent(heads.value, 2)}, output "
-        f"projections not zero at the start at {millions(drawn.tokens)} with {percent(drawn.value, 2)}; begun again, "
-        f"they came to {listed(f'{run.tokens / 1e6:.0f}' for run in again)} M, all with {percent(share, 2)}",
+        f"N = 2 without it answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
+        f"with it N = 2 and 4 had {percents(part[[2, 4]])}",
+        f"was cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
+        f"{percent(exact[warm.tokens])}",
+        f"8 heads at {millions(heads.tokens)} with {percent(heads.value, 2)}, output projections not zero at the start "
+        f"at {millions(drawn.tokens)} with {percent(drawn.value, 2)}",
         f"answers {percent(end.value)} of {end.rows:,} test rows",
+        f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
+        f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, with S cut at "
+        f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())}",
+        f"{read_object(folder / 'fig2b_seeds.meta.json')['seconds'] / 3600:.2f} hours of an H200",
         f"The paper prints {printed_2b(root)} % at 5 B tokens",
         f"stays above the majority line from {millions(left[1])} tokens on",
         f"{percent(decay)} at 4 B tokens, where the learning rate begins to fall",
@@ -99,6 +103,21 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
         f"N = 2 to 4 that may not sleep at test answer {100 * alone.min():.1f} to {percent(alone.max())}",
     )
+
+
+def longest(folder: Path) -> Callable[[str], pd.Series]:
+    """Where the longest of the runs of a setting that were all cut off ended."""
+    runs = read(folder / "other_runs.csv").query("metric == 'val_exact'").sort_values("tokens")
+    of = runs["set"].str.extract("^cut off(?: again| a third time)?: (.*)")[0]
+    return lambda name: runs[of == name].iloc[-1]
+
+
+def bare_end(folder: Path, n: int) -> str:
+    """What so many passes answer without the short convolution."""
+    runs = other_runs(folder, "more passes without short convolution")
+    end = runs[runs.n_passes == n].set_index("metric").value
+    spread = interval(wilson(end.test_exact, end.test_rows))
+    return f"{percent(end.test_exact)} ({spread}; loss {end.test_loss:.4f})"
 
 
 def part_sentences(root: Path) -> tuple[str, ...]:
@@ -200,10 +219,11 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
     seen = last_validations(depo).groupby("n_passes").tokens.max()
     one_hop = scores(words, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
     tokens = last_validations(words).groupby("n_passes").tokens.max() / 1e6
-    ends = rule110.ends_2b(folder)
+    ends, again = rule110.ends_2b(folder), rule110.end_2b(folder, rule110.SECOND_SEED)
     return (
         f"Three seeds, {millions(early.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
         f"N = {listed(map(str, ends.index))} end at {percents(ends)} of test rows",
+        f"{percent(again.value)} with another seed",
         f"N = 1 and 2 have seen {millions(seen[1])} tokens, N = 4 {millions(seen[4])}",
         f"Of its runs {whose_hops(depo)}",
         f"Always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "

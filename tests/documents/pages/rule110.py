@@ -16,6 +16,7 @@ from lmsleep.tasks import Rule110
 
 MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
 FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
+SECOND_SEED = "fig2b_seeds.csv"  # of figure 2b's N = 1
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
 
@@ -81,19 +82,22 @@ def tried(folder: Path, figure: str, digits: int, tokens: int) -> pd.DataFrame:
 
 def fig2b(folder: Path) -> pd.DataFrame:
     """The first validation from each billion tokens on (the last, if it ends just before) and the test, for every N."""
-    exact, loss = (scores(folder / "fig2b.csv", f"val_{name}") for name in ("exact", "loss"))
-    share, nats, counted = (scores(folder / "fig2b.csv", f"test_{name}") for name in ("exact", "loss", "rows"))
-    tests = zip(share.n_passes, share.value, nats.value, counted.value, strict=True)
-    ended = {int(n): accuracy_and_loss(value, its_loss, int(rows)) for n, value, its_loss, rows in tests}
     places = [*(f"{billion} B" for billion in range(1, 6)), "test"]
-    columns = {}
-    for n in passes(exact):
-        run, its_loss = (runs[runs.n_passes == n].set_index("tokens").value.sort_index() for runs in (exact, loss))
-        seen = [run.index[run.index >= billion * 1e9 - BETWEEN] for billion in range(1, 6)]
-        at = [min((t for t in near if t >= 1e9 * billion), default=near.max()) for billion, near in enumerate(seen, 1)]
-        cells = [f"{percent(run[t])}; {its_loss[t]:.3f} ({millions(t)})" for t in at]
-        columns[f"N = {n}"] = [*cells, ended[n]]
-    return pd.DataFrame({"tokens": places} | columns)
+    columns = {f"N = {n}": run_2b(folder / "fig2b.csv", n) for n in passes(scores(folder / "fig2b.csv"))}
+    again = {"N = 1, seed 1": run_2b(folder / SECOND_SEED, 1)}
+    return pd.DataFrame({"tokens": places} | columns | again)
+
+
+def run_2b(csv: Path, n: int) -> list[str]:
+    """The column of a run in `fig2b`."""
+    run, its_loss = (
+        scores(csv, f"val_{name}", n_passes=n).set_index("tokens").value.sort_index() for name in ("exact", "loss")
+    )
+    share, nats, rows = (scores(csv, f"test_{name}", n_passes=n).value.item() for name in ("exact", "loss", "rows"))
+    seen = [run.index[run.index >= billion * 1e9 - BETWEEN] for billion in range(1, 6)]
+    at = [min((t for t in near if t >= 1e9 * billion), default=near.max()) for billion, near in enumerate(seen, 1)]
+    cells = [f"{percent(run[t])}; {its_loss[t]:.3f} ({millions(t)})" for t in at]
+    return [*cells, accuracy_and_loss(share, nats, int(rows))]
 
 
 def ends_2b(folder: Path) -> pd.Series:
@@ -141,9 +145,9 @@ class Ending(NamedTuple):
     rows: int
 
 
-def end_2b(folder: Path, n: int = 1) -> Ending:
-    """That of figure 2b's run with N = n."""
-    test, rows = (scores(folder / "fig2b.csv", f"test_{name}", n_passes=n).iloc[0] for name in ("exact", "rows"))
+def end_2b(folder: Path, csv: str = "fig2b.csv") -> Ending:
+    """That of figure 2b's run with N = 1."""
+    test, rows = (scores(folder / csv, f"test_{name}", n_passes=1).iloc[0] for name in ("exact", "rows"))
     return Ending(test.value, int(test.tokens), int(rows.value))
 
 
