@@ -169,7 +169,7 @@ def depo_sentences(folder: Path) -> tuple[str, ...]:
     so_far = last_validations(csv).query("n_passes == 4")
     hours = read_object(folder / "fig3.meta.json")["seconds"] / 3600
     return (
-        f"{hours:.2f} hours of one so far",
+        f"{hours:.2f} hours of one",
         f"{whose_hops(csv)}",
         f"N = 1 ends at {percents(one[[1, 2]])} of the test answers at one and two hops, N = 2 at "
         f"{percents(two[[1, 2]])}",
