@@ -134,6 +134,21 @@ def test_held_out_rows_come_exactly_once(path: str, batch_size: int):
     assert torch.equal(again.tokens, task.rows(split="test", seed=0, step=0, batch_size=batch_size).tokens)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_row_of_a_stored_dataset_has_its_place_in_the_file(path: str, split: str):
+    task, rows = GSMInfinite(path, window_size=16), Dataset(path).split(split)
+    numbers = []
+    for step in range(9):
+        place = {"split": split, "seed": 3, "step": step, "batch_size": 8}
+        batch, chosen = task.rows(**place), task.row_numbers(**place)
+        assert chosen is not None and len(chosen) == len(batch.tokens)
+        for row, number in zip(batch.tokens.tolist(), chosen, strict=True):
+            assert [token for token in row if token] == rows.tokens(number).tolist()[:-1]
+        numbers += chosen
+    assert len(set(numbers)) == len(numbers) and numbers != sorted(numbers)
+    assert GSMInfinite().row_numbers(split=split, seed=3, step=0, batch_size=8) is None  # drawn problems have no file
+
+
 def test_answer_cut_by_a_window_boundary_is_a_bucket_of_its_own(path: str):
     """The dataset was made for windows of 16; under 11 some answers straddle a boundary."""
     task = GSMInfinite(path, window_size=11)

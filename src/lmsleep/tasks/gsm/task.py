@@ -118,23 +118,29 @@ class GSMInfinite(Task):
     def rows(self, *, split: str, seed: int, step: int, batch_size: int) -> Batch:
         """The rows of (seed, split, step). Raises ValueError for an unknown split or one without rows, a seed or step
         as of `check_counter`, or a batch that no bucket fills."""
-        check_batch_size(batch_size)
-        check_counter("seed", seed)
-        check_counter("step", step)
-        if self.path is None:
+        chosen = self.row_numbers(split=split, seed=seed, step=step, batch_size=batch_size)
+        if chosen is None:
             return self._draw(split, seed, step, batch_size)
         source = self._dataset.split(split)
-        if split == "train":
-            epoch, position = divmod(step, epoch_steps(source, self.window_size, batch_size))
-            chosen = epoch_batches(source, self.window_size, seed, epoch, batch_size)[position]
-        else:
-            plan = balanced_batches(source, self.window_size, batch_size)
-            chosen = plan[step % len(plan)]
         starts, lengths, ops = (of[chosen].tolist() for of in (source.starts, source.lengths, source.ops))
         last = loss_windows(starts[0], lengths[0], self.window_size)[1]
         width = min((last + 1) * self.window_size, self.sequence_length)
         rows = [source.tokens(row) for row in chosen]
         return self._batch(rows, starts, ops, width, self._dataset.vocabulary["pad_id"])
+
+    def row_numbers(self, *, split: str, seed: int, step: int, batch_size: int) -> list[int] | None:
+        """See `Task.row_numbers`: with `path`, the places of the rows in the file of the split."""
+        check_batch_size(batch_size)
+        check_counter("seed", seed)
+        check_counter("step", step)
+        if self.path is None:
+            return None
+        source = self._dataset.split(split)
+        if split == "train":
+            epoch, position = divmod(step, epoch_steps(source, self.window_size, batch_size))
+            return epoch_batches(source, self.window_size, seed, epoch, batch_size)[position].tolist()
+        plan = balanced_batches(source, self.window_size, batch_size)
+        return plan[step % len(plan)].tolist()
 
     def answers(self, targets: Tensor) -> Tensor:
         """See `Task.answers`; in a text, its last two targets."""
