@@ -179,3 +179,14 @@ def test_a_run_is_tested_with_its_own_passes_with_others_with_none_and_an_arm_un
                 rule = Settle(threshold, 8, made.append)
                 read_windows(model, tokens, targets, on_overflow=rule)
         assert found[f"settle_{threshold:g}_passes"] == pytest.approx(torch.cat(made).double().mean().item())
+
+
+def test_only_of_its_own_passes_a_score_that_is_not_finite_is_kept(saved_run, tmp_path, monkeypatch):
+    config = HybridConfig(d_model=16, pattern="AG", n_heads=2)
+    model = config.for_task(RULE110.vocab_size, RULE110.window_size).build()
+    make_data(RULE110, tmp_path / "data", batch_size=16, eval_rows=8)
+    broken = {"loss": float("nan"), "exact": 0.5}
+    monkeypatch.setattr("lmsleep.figures.evaluate.score_rows", lambda *_, **__: broken)
+    table = evaluate_run("fig2b", saved_run("n3-s0", model, RULE110, n_passes=3), tmp_path / "data")
+    assert [metric for metric in table.metric if metric.endswith("loss")] == ["test_loss"]
+    assert sum(table.metric.str.endswith("exact")) == 7

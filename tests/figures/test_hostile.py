@@ -89,6 +89,77 @@ def test_a_figure_is_drawn_of_no_other_table(tmp_path, figure, text):
     assert not list(tmp_path.glob("out*"))
 
 
+NO_TEXT, NO_INTEGER = ["", " "], ["", "nan", "x", "1.5", "1e999", "9" * 30]
+ODD = {  # what a hand may leave in a column
+    **dict.fromkeys(("figure", "model", "metric"), NO_TEXT),
+    **dict.fromkeys(("n_passes", "seed", "tokens"), NO_INTEGER),
+    "slice": ["", "easy", "1.5"],
+    "value": ["", "nan", "NaN", "-inf", "x", "1e999", "0,5"],
+}
+
+
+@pytest.mark.parametrize(("column", "got"), [(name, got) for name in ODD for got in ODD[name]])
+def test_a_value_that_is_none_is_named_by_file_line_and_column(
+    tmp_path, write_report, results, monkeypatch, column, got
+):
+    """Behind a blank line, in every reader of tables of results; nothing is written."""
+    row = ROW.split(",")
+    row[COLUMNS.index(column)] = f'"{got}"'
+    path = results / "fig2b.csv"
+    path.write_text(f"{HEADER}\n{ROW}\n\n{','.join(row)}\n{ROW}\n")
+    (tmp_path / "scores").symlink_to(results)
+    (tmp_path / "params.yaml").write_text("grids: {fig2b: {n_passes: [1]}}")
+    (tmp_path / "baselines.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(table, "run_folders", lambda *_: [])
+    for use in (
+        lambda: draw.main("fig2b", "mini", path, tmp_path / "out", tmp_path),
+        lambda: draw.main("controls", "mini", tmp_path / "scores", tmp_path / "out"),
+        lambda: table.main("fig2b", tmp_path, tmp_path / "out.csv", path),
+        write_report,
+    ):
+        with pytest.raises(ValueError, match=rf"fig2b\.csv: line 4: {column} must be .*, got {got!r}$"):
+            use()
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_table_with_a_value_too_many_in_every_line_is_not_read_askew(tmp_path):
+    (tmp_path / "in.csv").write_text(f"{HEADER}\nx,{ROW}\nx,{ROW}\n")
+    with pytest.raises(ValueError, match=r"in\.csv: a line must have as many values as there are columns, got 'more'$"):
+        draw.read(tmp_path / "in.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("x,20,0.5", "line 3: step must be an integer, got 'x'"),
+        ("2,,0.5", "line 3: tokens must be an integer, got ''"),
+        ("2,20,x", "line 3: exact must be a number or nothing, got 'x'"),
+    ],
+)
+def test_a_validation_that_is_none_is_named_by_file_line_and_column(tmp_path, row, said):
+    (tmp_path / "curve.csv").write_text(f"step,tokens,exact\n1,10,0.5\n{row}\n")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/curve\.csv: {said}$"):
+        table.validations(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("fig2b,AG,x,32,exact accuracy,0.1,", "line 2: n_passes must be an integer or nothing, got 'x'"),
+        ("fig2b,AG,1,1.5,exact accuracy,0.1,", "line 2: slice must be an integer or nothing, got '1.5'"),
+        ("", "rows must be one or more, got 0"),
+    ],
+)
+def test_a_line_of_the_papers_values_is_named(tmp_path, row, said):
+    (tmp_path / "paper.csv").write_text(f"{','.join(results.PAPER_COLUMNS)}\n{row}\n")
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/paper\.csv: {said}$"):
+        results.paper_values(tmp_path / "paper.csv")
+    (tmp_path / "paper.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"paper\.csv: columns must be figure, "):
+        results.paper_values(tmp_path / "paper.csv")
+
+
 @pytest.mark.parametrize("text", [HALF, "[]", '{"majority": 3}', '{"majority": {"12": "x"}, "chance": {}}'])
 def test_baselines_of_another_shape_are_named(tmp_path, text):
     (tmp_path / "baselines.json").write_text(text)

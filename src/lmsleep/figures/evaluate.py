@@ -4,6 +4,7 @@ python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data 
     --out runs/mini/scores/fig2b.csv
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -44,7 +45,8 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6. For
-    an arm, with N to 8 and, if it sleeps, with sleeps that stop when S settles, and their mean number of passes."""
+    an arm, with N to 8 and, if it sleeps, with sleeps that stop when S settles, and their mean number of passes. Scores
+    that are not finite are left out, unless they are those with its own N, which nothing may do without."""
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,6 +72,8 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
             scored = score_rows(model, rows, on_overflow, batch_size=batch_size, **sleeps)
         scored |= {"passes": float(torch.cat(n_settled).double().mean())} if n_settled else {}
         for name, value in scored.items():
+            if way != "test" and not math.isfinite(value):
+                continue
             metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)

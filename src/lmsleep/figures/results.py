@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from lmsleep.bench import tables
+from lmsleep.bench.tables import ANY_INTEGER
 from lmsleep.checks import naming_file, read_object, require
 from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, jsonable, verdict
 from lmsleep.figures.words import counted, nats, points
@@ -16,6 +17,7 @@ from lmsleep.figures.words import counted, nats, points
 SAME, OPPOSITE = "same direction", "opposite direction"
 SLEEP_HELPS, HELPS_AT_STEPS, SLEEP_HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
+PAPER_COLUMNS = ["figure", "model", "n_passes", "slice", "metric", "value", "note"]
 WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
 TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", SLEEP_HELPS: "good", HELPS_AT_STEPS: "", SLEEP_HARMS: "bad"}
 
@@ -190,6 +192,9 @@ def direction(difference: Estimate, expected: int) -> str:
 
 
 def paper_values(path: Path) -> pd.DataFrame:
-    """What the paper prints: figure, model, n_passes (NA if not known), slice, metric, value (as printed), note."""
-    table = pd.read_csv(path, dtype={"slice": "Int64", "n_passes": "Int64", "value": str})
-    return table.assign(note=table.note.fillna(""))
+    """What the paper prints: figure, model, n_passes (NA if not known), slice, metric, value (as printed), note. Raises
+    ValueError, with the path, if the table is another."""
+    with naming_file(path):
+        table = tables.read_texts(path, PAPER_COLUMNS)[PAPER_COLUMNS]
+        counts = {name: tables.parsed(table[name], ANY_INTEGER).astype("Int64") for name in ("n_passes", "slice")}
+        return table.assign(**counts).reset_index(drop=True)

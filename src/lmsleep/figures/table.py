@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
-from lmsleep.bench.tables import COLUMNS
-from lmsleep.checks import naming_file, read_object, require
+from lmsleep.bench.tables import ANY_NUMBER, COLUMNS, INTEGER
+from lmsleep.checks import naming_file, read_object
 from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
@@ -88,18 +89,19 @@ def validations(run: Path) -> pd.DataFrame:
     """curve.csv of a run: step, tokens and scores. Raises ValueError if it is invalid or empty."""
     path = run / "curve.csv"
     with naming_file(path):
-        frame = pd.read_csv(path, dtype=float).astype({"step": int, "tokens": int})
-        require(len(frame), "validations must be one or more", 0)
-        return frame
+        counts = ["step", "tokens"]
+        frame = tables.read_texts(path, counts)
+        kinds = {name: INTEGER if name in counts else ANY_NUMBER for name in frame}
+        return frame.apply(lambda column: tables.parsed(column, kinds[column.name])).reset_index(drop=True)
 
 
 def curve(figure: str, run: Path) -> pd.DataFrame:
-    """The validation curve of a run in tidy form, metrics prefixed `val_`."""
+    """The validation curve of a run in tidy form, metrics prefixed `val_`; without scores that are not finite."""
     wide = validations(run).drop(columns="step").melt(id_vars="tokens", var_name="name")
     names = wide.pop("name").str.partition("-")
     wide["metric"], wide["slice"] = "val_" + names[0], names[2].where(names[2] != "", "all")
     columns = {k: v for k, v in run_columns(figure, run).items() if k != "tokens"}
-    return wide.dropna(subset="value").assign(**columns)[COLUMNS]
+    return wide[np.isfinite(wide.value)].assign(**columns)[COLUMNS]
 
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
