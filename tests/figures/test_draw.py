@@ -109,6 +109,18 @@ def test_a_figure_of_ones_own_is_called_by_its_name(tmp_path):
     plt.close("all")
 
 
+def test_numbers_are_written_without_the_digits_in_which_machines_differ(tmp_path):
+    guesses = {name: {"12": 0.1} for name in ("majority", "chance")}
+    (tmp_path / "baselines.json").write_text(json.dumps(guesses))
+    runs = [(n, seed, 10, value) for n in (1, 2) for seed, value in enumerate((0.1, 0.2, 0.3 * n))]
+    table = pd.concat([curves(*runs), curves(*runs).assign(metric="test_exact"),
+                       curves(*runs).assign(metric="test_exact", slice="all")])  # fmt: skip
+    table.to_csv(tmp_path / "in.csv", index=False)
+    main("fig2b", "mini", tmp_path / "in.csv", tmp_path / "out", tmp_path)
+    digits = re.findall(r"\d\.\d+", (tmp_path / "out.json").read_text())
+    assert {"0.2", "0.3", "0.1"} <= {*digits} and max(len(n.replace(".", "").lstrip("0")) for n in digits) == 10
+
+
 def test_an_n_has_its_colour_and_marker_whatever_is_drawn_beside_it():
     def drawn(*passes):
         _, (ax,) = style.subplots()

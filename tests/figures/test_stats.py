@@ -1,5 +1,6 @@
 """Intervals against published values, the equation that defines them, and sums done by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from lmsleep.figures.stats import (
     mean_share,
     over_seeds,
     paired_differences,
+    rounded,
     verdict,
     wilson,
 )
@@ -225,3 +227,14 @@ def test_mean_losses_are_those_over_seeds_for_each_level_and_not_below_zero():
     assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 1.5)
     assert 1.5 - half < 0 and (several["low"], several["high"]) == pytest.approx((0.0, 1.5 + half), rel=1e-5)
     assert one == {"metric": "test_loss", "slice": 2, "n_passes": 4, "value": 0.5, "low": None, "high": None, "n": 1}
+
+
+def test_the_digits_in_which_machines_differ_are_left_out():
+    """Sums of a tenth in another order, a difference that nearly cancels, and none at all."""
+    one = {"a": [{"value": 0.1 + 0.2 + 0.3, "low": None, "n": 3}], "b": {"N=2": 1 - 0.9999024}, "c": 0.1 + 0.2 - 0.3}
+    two = {"a": [{"value": 0.3 + 0.2 + 0.1, "low": None, "n": 3}], "b": {"N=2": 0.0000976}, "c": 0.3 - 0.1 - 0.2}
+    assert one != two and rounded(one) == rounded(two)
+    assert json.dumps(rounded(two)) == '{"a": [{"value": 0.6, "low": null, "n": 3}], "b": {"N=2": 9.76e-05}, "c": 0.0}'
+    assert rounded([2 / 3, -12345678.87654321, 10**15 + 1, True, "1.0", (0.5,)]) == [
+        *(0.6666666667, -12345678.88, 10**15 + 1, True, "1.0", [0.5])
+    ]

@@ -26,7 +26,7 @@ from lmsleep.figures.plots.runtime import fig6, latency
 from lmsleep.figures.plots.style import CURVES, Drawing
 from lmsleep.figures.plots.text import natural_text
 from lmsleep.figures.settings import grids
-from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice
+from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice, rounded
 from lmsleep.figures.words import counted
 
 
@@ -52,7 +52,7 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
         style.save(drawing, out)
     if selected is not None:
         save_csv(out.with_suffix(".csv"), selected, float_format="%.6g")
-    save_json(out.with_suffix(".json"), numbers)
+    save_json(out.with_suffix(".json"), rounded(numbers))
 
 
 def read(table: Path) -> pd.DataFrame:

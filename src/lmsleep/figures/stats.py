@@ -184,3 +184,13 @@ def jsonable(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
     return [
         {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
     ]
+
+
+def rounded(values: Any) -> Any:
+    """Numbers of a figure with ten digits, at most twelve behind the point: in the last ones machines and versions of
+    numpy differ. Lists and objects with such numbers; what is no float stays."""
+    if isinstance(values, dict):
+        return {key: rounded(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [rounded(value) for value in values]
+    return float(f"{round(values, 12) + 0.0:.10g}") if isinstance(values, float) else values  # + 0.0: no -0.0
