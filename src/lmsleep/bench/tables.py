@@ -70,9 +70,8 @@ def parsed(column: pd.Series, kind: str) -> pd.Series:
         sound = column.str.fullmatch(_WRITTEN[kind])
     else:
         sound = np.isfinite(numbers) if kind == NUMBER else numbers.notna() | (column == "")
-    if not sound.all():
-        line = sound.idxmin()
-        raise ValueError(f"line {line}: {column.name} must be {kind}, got {column[line]!r}")
+    for line, got in column[~sound].items():
+        raise ValueError(f"line {line}: {column.name} must be {kind}, got {got!r}")
     return numbers
 
 
