@@ -314,6 +314,14 @@ def test_measurements_are_read_from_their_table(write_report, results):
     assert "Made with hardware: not recorded; torch not recorded; commit not recorded." in section
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(4536, "1.26"), (18, "0.01"), (17, "&lt; 0.01")])
+def test_runs_of_half_a_minute_are_not_called_none(write_report, results, seconds, said):
+    meta = json.loads((results / "fig2b.meta.json").read_text()) | {"seconds": seconds}
+    (results / "fig2b.meta.json").write_text(json.dumps(meta))
+    text = write_report()
+    assert f"<td>6</td><td>{said}</td>" in re.sub(r"\s*\n\s*", "", text)
+
+
 def test_the_same_results_give_the_same_bytes(write_report):
     assert write_report() == write_report()
 

@@ -1,6 +1,6 @@
 """Tables of texts."""
 
-from lmsleep.figures.tables import losses_table
+from lmsleep.figures.tables import losses_table, records_table
 
 
 def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations():
@@ -18,3 +18,10 @@ def test_losses_of_text_stand_beside_n_1_at_equal_steps_and_operations():
     spans = ["-0.0625 (-0.5625 to +0.4375)", "+0.0625 (-0.4375 to +0.5625)"]
     assert table.iloc[2].to_list() == ["N = 4", "105.0 M", "0.9375", "0.9000 to 1.1000", *spans]
     assert table.iloc[0, 4:].to_list() == ["", ""]
+
+
+def test_numbers_of_a_record_are_text():
+    record = {"n_passes": 2, "at_test": 40038400, "value": 1234.5, "low": 0.123456, "high": None, "rows": float("nan")}
+    assert records_table([record]).to_dict("records") == [
+        {"N": "2", "at test": "40,038,400", "value": "1,234", "low": "0.1235", "high": "–", "rows": "–"}
+    ]

@@ -79,7 +79,7 @@ def figure_view(scale: str, result: Result) -> dict[str, Any]:
             "folded": folded(scale, result),
             "seeds": ", ".join(map(str, result.seeds)) or "–",
             "tokens": tokens(result),
-            "hours": f"{result.meta['seconds'] / 3600:.2f}" if "seconds" in result.meta else "–",
+            "hours": hours(result.meta["seconds"]) if "seconds" in result.meta else "–",
             "recorded": provenance_of(result),
         }
 
@@ -145,6 +145,11 @@ def tokens(result: Result) -> str:
     """Training tokens, such as 3.33M, or the range over runs."""
     ends = dict.fromkeys(result.tokens[:1] + result.tokens[-1:])
     return " to ".join(map(three_digits, ends)) or "–"
+
+
+def hours(seconds: float) -> str:
+    """4536 -> 1.26; of less than half a minute, which is none of hundredths, < 0.01."""
+    return f"{seconds / 3600:.2f}" if seconds >= 18 else "< 0.01"
 
 
 def three_digits(n: float) -> str:

@@ -117,9 +117,9 @@ def column_name(key: str) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as text, floats with four digits; a dash for None and NaN."""
+    """A value as text, floats with four digits, large numbers with commas; a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
