@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
 from lmsleep.figures.draw import DRAW, accuracy_axes, drawn_by, fig2a, fig3, main
 from lmsleep.figures.plots import style
-from lmsleep.figures.plots.ours import arms, controls
+from lmsleep.figures.plots.ours import ablations, arms, controls
 from lmsleep.figures.table import COLUMNS
 
 SCORES = {  # (figure, N, seed): accuracy as trained, with S cut, and under the other of N = 1 and 2
@@ -130,6 +131,13 @@ def test_an_n_has_its_colour_and_marker_whatever_is_drawn_beside_it():
     every = drawn(1, 2, 3, 4, 5, 6, 7, 8, 12)
     assert len(set(every.values())) == 9 and len({marker for _, marker in list(every.values())[:6]}) == 6
     assert drawn(1, 4, 8).items() <= every.items() and drawn(4).items() <= every.items()
+
+
+def test_a_single_validation_has_its_marker():
+    fig, (ax,) = style.subplots()
+    style.learning(ax, curves((4, 0, 10, 0.5)), "n_passes", {4: style.looks([4])[4] | {"color": "#ff0000"}})
+    fig.canvas.draw()
+    assert (np.asarray(fig.canvas.buffer_rgba())[..., :3] == (255, 0, 0)).all(-1).any()
 
 
 def test_a_band_is_the_interval_over_three_seeds_and_two_have_none():
@@ -320,6 +328,19 @@ def test_controls_keep_arms_beside_figures_and_say_what_each_does(with_arms):
         "undecided",  # two seeds have no interval
     )
     assert record["value"] == pytest.approx(-0.45)
+
+
+def test_arms_without_a_question_of_the_ablations_leave_no_empty_panel(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = [
+        (figure, model, n, 0, level, 10, "test_exact", 0.5)
+        for figure, model, n in (("fig2b", "AG", 1), ("arms", "n4", 4), ("arms", "n1", 1))
+        for level in ("12", "all")
+    ]
+    fig, numbers = ablations(pd.DataFrame(rows, columns=COLUMNS), Path(), "smoke")
+    assert [ax.get_title().partition(",")[0] for ax in fig.axes] == ["Rule 110", "Rule 110"] and not fig.subfigs
+    assert numbers.keys() == {"passes_at_test", "arms_at_test"}
+    assert {record["arm"] for record in numbers["arms_at_test"]} == {"n4", "n1"}
 
 
 def test_ablations_keep_arms_and_weigh_passes_against_accuracy(with_arms):

@@ -49,6 +49,18 @@ def test_what_is_flat_looks_flat(wake_table):
     assert high / low > 9.9 and low < 4.2 < high
 
 
+@pytest.mark.parametrize("longest", [83, 10_000_000])
+def test_contexts_have_a_few_labels(wake_table, longest):
+    wake_table["tokens"] = np.where(wake_table.tokens > 100, longest, 11)
+    (ax, _, _) = latency(wake_table, Path(), "smoke")[0].axes
+    ax.figure.draw_without_rendering()
+    labels = [label.get_text() for label in (*ax.get_xticklabels(), *ax.get_xticklabels(minor=True))]
+    assert [text for text in labels if text and text[0] not in "0123456789"] == []
+    low, high = ax.get_xlim()
+    assert 2 <= sum(low <= place <= high for place in ax.get_xticks()) <= 8
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+
+
 @pytest.mark.parametrize("twin", [(2.4e8, 2.4e8), (2.4e8, 1e12)])
 def test_memory_has_a_few_labels(wake_table, twin):
     wake_table.loc[wake_table.metric == "memory_bytes", "value"] = 2.3e8

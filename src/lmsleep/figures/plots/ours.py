@@ -33,7 +33,7 @@ AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn w
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every overflow; and the arms of the group
     `controls`."""
-    names, fig, over, axes, below = panels(table, 0)
+    names, fig, over, axes, below = panels(table, "controls")
     tested, numbers = select_controls(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
@@ -61,7 +61,7 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy against the passes at test, one curve for each N of the training; and the arms of the group
     `ablations`."""
-    names, fig, over, axes, below = panels(table, 1)
+    names, fig, over, axes, below = panels(table, "ablations", extra=1)
     tested = select_ablations(table)
     means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=False):
@@ -78,19 +78,21 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     style.note(over, of_runs, scale, "Lines: test rows, {}; large marks: the passes of the training.")
     style.legend(over, axes[: len(names)], "What if a model sleeps with another N than in training?")
     numbers: dict[str, Any] = {"passes_at_test": means[~means.figure.map(has_arms)].to_dict("records")}
-    if below:
+    if len(axes) > len(names):
         numbers["arms_at_test"] = passes_at_test(axes[-1], table)
     return fig, numbers | draw_verdicts(below, table, "ablations", "What of the sleep does it?")
 
 
-def panels(table: pd.DataFrame, extra: int) -> tuple[list[str], Figure, FigureBase, list[Axes], FigureBase | None]:
-    """The figures over N with a panel each; if the table has arms, `extra` panels more and a part of the figure
-    below."""
+def panels(
+    table: pd.DataFrame, group: str, extra: int = 0
+) -> tuple[list[str], Figure, FigureBase, list[Axes], FigureBase | None]:
+    """The figures over N with a panel each; if the table has arms, `extra` panels more; if it has some of the group, a
+    part of the figure below."""
     names = sorted(name for name in set(table.figure) if not has_arms(name))
-    if len(names) == table.figure.nunique():
-        fig, axes = style.subplots(len(names), columns=len(names), width=2 * len(names) + 1, height=3.4)
+    n = len(names) + extra * (len(names) < table.figure.nunique())
+    if not verdicts(table, group):
+        fig, axes = style.subplots(n, columns=n, width=2 * n + 1, height=3.4, share_x=n == len(names))
         return names, fig, fig, axes, None
-    n = len(names) + extra
     fig = plt.figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
     over, below = fig.subfigures(2, 1, squeeze=False, hspace=0.06).flat
     return names, fig, over, style.subplots(n, columns=n, share_x=False, parent=over)[1], below
@@ -149,7 +151,7 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
     if below is None:
         return {}
     records, known = verdicts(table, group), settings.arms()
-    figures = list(dict.fromkeys(record["figure"] for record in records)) or [ARMS]
+    figures = list(dict.fromkeys(record["figure"] for record in records))
     _, axes = style.subplots(len(figures), columns=len(figures), share_y=False, parent=below)
     for ax, figure in zip(axes, figures, strict=True):
         rows = [record for record in records if record["figure"] == figure]
@@ -165,7 +167,7 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
         seeds = sorted({r["n"] for r in rows})
-        count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
+        count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:])))
         ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
     bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in records) else ""
     apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"

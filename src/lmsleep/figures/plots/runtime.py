@@ -33,7 +33,10 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
         style.curve(ax, others, "tokens", over_seeds, **full)
         ax.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=unit)
         ax.set_title(title, fontsize=10)
+        first, last = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1,) if last > 30 * first else (1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
         _label_log(ax, FuncFormatter(lambda y, _: f"{y:g}") if ax is speed else EngFormatter("B"))
         low, high = ax.get_ylim()
         if high < 10 * low:  # so that what is flat looks flat

@@ -84,7 +84,8 @@ def curve(ax: Axes, frame: pd.DataFrame, by: str, mean: Mean = mean_share, **loo
     means = {x: mean(values) for x, values in frame.groupby(by).value}
     ends = pd.DataFrame(means.values(), index=list(means), columns=Estimate._fields)
     usual: Look = {"linewidth": 1.8, "markersize": 4.5, "markevery": 0.2}
-    ax.plot(ends.index, ends.value, **usual | look)
+    alone: Look = {"markevery": None} if len(ends) == 1 else {}  # of a single point a share would leave no marker
+    ax.plot(ends.index, ends.value, **usual | look | alone)
     if ends.low.notna().any():
         ax.fill_between(ends.index, ends.low, ends.high, color=look["color"], alpha=0.15, linewidth=0)
 
