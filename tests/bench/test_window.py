@@ -1,5 +1,6 @@
 """`lmsleep bench window`: both ways of reading have the same loss and gradients, and the table is whole."""
 
+import re
 from dataclasses import asdict
 from functools import partial
 
@@ -69,7 +70,9 @@ def config(tmp_path_factory):
 def test_command_writes_the_table(config, tmp_path, capsys):
     main(config, **SETTING | {"passes": [1]}, out=tmp_path / "fig6.csv")
     assert set(pd.read_csv(tmp_path / "fig6.csv").n_passes) == {1}
-    assert WINDOWED in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert WINDOWED in said.out
+    assert re.match(rf"{WINDOWED}, N = 1: \d rows? of 16 tokens in \d+\.\d\d s$", said.err.splitlines()[0])
 
 
 @pytest.mark.parametrize(("ends", "windows"), [((4, 2), {4}), ((8, 1), {4}), ((8, 2), {4, 8})])

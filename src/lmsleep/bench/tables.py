@@ -76,10 +76,10 @@ def parsed(column: pd.Series, kind: str) -> pd.Series:
 
 
 def pivot_text(frame: pd.DataFrame, **names: str) -> str:
-    """The table as text with metrics as columns; `names` renames columns."""
+    """The table as text with metrics as columns, a dash where there is none; `names` renames columns."""
     keys = ["model", "n_passes", "slice"]
     table = frame.pivot(index=keys, columns="metric", values="value").reset_index()
-    return table.rename(columns=names).to_string(index=False, float_format=_number)
+    return table.rename(columns=names).to_string(index=False, float_format=_number, na_rep="–")
 
 
 def _number(value: Any) -> str:

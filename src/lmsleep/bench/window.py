@@ -26,7 +26,7 @@ from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import require
+from lmsleep.checks import counted, require
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
 from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
@@ -110,7 +110,8 @@ class Runner:
         finally:
             self.model.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - start
-        print(f"{self.name}, N = {self.n_passes}: {tuple(tokens.shape)} tokens in {seconds:.2f} s", file=sys.stderr)
+        read = f"{counted(len(tokens), 'rows')} of {tokens.shape[1]:,} tokens"
+        print(f"{self.name}, N = {self.n_passes}: {read} in {seconds:.2f} s", file=sys.stderr)
         if timed and tokens.numel() / seconds > self.tokens / self.seconds:
             self.seconds, self.tokens = seconds, tokens.numel()
             self.peak_bytes = torch.cuda.max_memory_allocated() if tokens.is_cuda else 0
