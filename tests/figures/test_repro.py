@@ -85,6 +85,14 @@ def test_runs_share_the_cores_but_not_a_gpu(start, tmp_path, scale, cells):
     assert f"train: 4 stages, {cells or cores} at a time" in start("", JOBS="").communicate()[0]
 
 
+def test_the_stages_of_a_kind_are_counted_where_there_are_some(start):
+    said = start("", "fig2a", JOBS="2").communicate()[0]
+    assert said.splitlines() == ["data: 1 stage", "train: 1 stage", "evaluate: 1 stage"]
+    said = start("smoke", "fig2a", JOBS="2").communicate()[0]  # under which DVC is quiet
+    assert said.splitlines()[-3:] == ["evaluate: 1 stage", "the rest: one at a time", "the result is in results/smoke"]
+    assert start("smoke", "fig2a", DUE="0").communicate()[0] == "the result is in results/smoke\n"
+
+
 @pytest.mark.parametrize("jobs", ["0", "-1", "abc", "2 3", "01"])
 def test_jobs_are_a_number(start, jobs):
     error = f"error: JOBS must be a number of at least 1, got '{jobs}'\n"
