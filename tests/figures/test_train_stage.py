@@ -7,9 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from lmsleep.figures.train import RESUME, digest, main, seconds_before, train
+from lmsleep.model import HybridLM
+from lmsleep.pretrained import from_lightning
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset
 
 PROBLEM = ProblemConfig(ops=(1, 1), templates=("terse",), length=(60, 80), instruction=False, window_sizes=(16,))
@@ -164,6 +168,36 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     monkeypatch.setattr("lmsleep.figures.train.tokens_read", lambda _: 0)
     train(Path("runs/x"), arguments)
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}
+
+
+def test_a_run_whose_export_failed_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    small = {"init_args": {"steps": 2, "width": 6, "n_states": 2}, "class_path": "lmsleep.tasks.Rule110"}
+    trainer = {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    data = {"task": small, "batch_size": 4, "eval_rows": 4}
+    OmegaConf.save({"data": data, "model": {"model": {"d_model": 16}}, "trainer": trainer}, "run.yaml")
+    steps, save, ends = [], HybridLM.save_pretrained, [OSError(28, "No space left on device"), None]
+
+    def saved(model, folder, *args):
+        if end := ends.pop(0):
+            (Path(folder) / ".model.safetensors.0123abcd").write_bytes(b"half")
+            raise end
+        save(model, folder, *args)
+
+    monkeypatch.setattr("lmsleep.training.RunReport.on_train_batch_end", lambda *_: steps.append(1))
+    monkeypatch.setattr(HybridLM, "save_pretrained", saved)
+    with pytest.raises(SystemExit, match=r"^error: no space left on device$"):
+        main(["runs/x", "--export", "--config=run.yaml"])
+    assert not Path("runs/x").exists() and len(steps) == 4
+    main(["runs/x", "--export", "--config=run.yaml"])
+    assert len(steps) == 4 and not list(RESUME.iterdir())
+    made = {"config.json", "model.safetensors", "README.md", "config.yaml", "curve.csv", "last.ckpt", "run.json"}
+    assert {path.name for path in Path("runs/x").iterdir()} == made
+    assert Path("runs/x/curve.csv").read_text().count("\n") == 3
+    weights = from_lightning("runs/x/last.ckpt").state_dict()
+    assert all(torch.equal(x, weights[name]) for name, x in load_file("runs/x/model.safetensors").items())
+    assert json.loads(Path("runs/x/run.json").read_text())["args"] == ["--config=run.yaml"]
 
 
 def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monkeypatch):

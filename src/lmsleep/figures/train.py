@@ -3,10 +3,11 @@
 python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experiment/rule110.yaml --sleep.n_passes=4
 
 The arguments after the folder are those of `lmsleep fit`; after `--arm`, those of configs/arms.yaml for the arm of a
-folder <arm>-s<seed> are appended. The folder gets last.ckpt, curve.csv, config.yaml and run.json. DVC empties an output
-folder before its stage starts, so the state to resume from lives elsewhere, under a hash of arguments, configuration
-files, dataset, initial weights and code: a run that was stopped resumes, a changed one starts afresh. A run with N > 1
-whose first batch has no window that sleeps ends with an error.
+folder <arm>-s<seed> are appended. The folder gets last.ckpt, curve.csv, config.yaml and run.json, and after `--export`
+what `lmsleep export` makes of it, for others to start from. DVC empties an output folder before its stage starts, so
+the state to resume from lives elsewhere, under a hash of arguments, configuration files, dataset, initial weights and
+code: a run that was stopped resumes, a changed one starts afresh. A run with N > 1 whose first batch has no window that
+sleeps ends with an error.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ from lmsleep.commands.quiet import quiet
 from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, read_config
+from lmsleep.pretrained.export import export
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.tasks.line_index import find_paths
@@ -56,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_paths(args, PATHS)
         if args[:1] == ["--arm"]:
             args = [*args[1:], *arguments_of_arm(out)]
-        train(out, args)
+        exports = args[:1] == ["--export"]
+        train(out, args[exports:], exports)
 
 
-def train(out: Path, fit_args: list[str]) -> None:
-    """Runs `lmsleep fit` into `out`, resuming an interrupted run with the same arguments and code."""
+def train(out: Path, fit_args: list[str], exports: bool = False) -> None:
+    """Runs `lmsleep fit` into `out`, resuming an interrupted run with the same arguments and code; if it `exports`, the
+    model is saved there, too."""
     state = RESUME / digest(out, fit_args)
     print(f"{out}: {'resuming' if (state / LAST).exists() else 'starting'}", flush=True)
     attended = sys.stderr.isatty()
@@ -92,6 +96,8 @@ def train(out: Path, fit_args: list[str]) -> None:
     read = {"tokens": tokens_read(cli.trainer), "seconds": round(clock.seconds, 1)}
     record = {**read, "args": fit_args, **made_with}
     save_json(state / "run.json", record)
+    if exports:  # if that fails, the next run begins at the end of this one
+        export(state / LAST, state)
     for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
     for bundle in state.glob(f"{FOLDER_PREFIX}*"):  # of an earlier failure
