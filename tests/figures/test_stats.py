@@ -235,6 +235,6 @@ def test_the_digits_in_which_machines_differ_are_left_out():
     two = {"a": [{"value": 0.3 + 0.2 + 0.1, "low": None, "n": 3}], "b": {"N=2": 0.0000976}, "c": 0.3 - 0.1 - 0.2}
     assert one != two and rounded(one) == rounded(two)
     assert json.dumps(rounded(two)) == '{"a": [{"value": 0.6, "low": null, "n": 3}], "b": {"N=2": 9.76e-05}, "c": 0.0}'
-    assert rounded([2 / 3, -12345678.87654321, 10**15 + 1, True, "1.0", (0.5,)]) == [
-        *(0.6666666667, -12345678.88, 10**15 + 1, True, "1.0", [0.5])
+    assert rounded([2 / 3, -12345678.87654321, 10**15 + 1, True, "1.0", (0.5,), math.nan, -math.inf]) == [
+        *(0.6666666667, -12345678.88, 10**15 + 1, True, "1.0", [0.5], None, None)
     ]

@@ -187,10 +187,12 @@ def jsonable(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
 
 
 def rounded(values: Any) -> Any:
-    """Numbers of a figure with ten digits, at most twelve behind the point: in the last ones machines and versions of
-    numpy differ. Lists and objects with such numbers; what is no float stays."""
+    """The numbers of a figure, in lists and objects, with ten digits, at most twelve behind the point: in the last ones
+    machines and versions of numpy differ. What is not finite, which JSON has no word for, is None."""
     if isinstance(values, dict):
         return {key: rounded(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [rounded(value) for value in values]
-    return float(f"{round(values, 12) + 0.0:.10g}") if isinstance(values, float) else values  # + 0.0: no -0.0
+    if not isinstance(values, float):
+        return values
+    return float(f"{round(values, 12) + 0.0:.10g}") if math.isfinite(values) else None  # + 0.0: no -0.0
