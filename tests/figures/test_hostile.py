@@ -45,7 +45,6 @@ DRAWINGS = ["", "<svg", '<svg viewBox="0 0 64 40" xmlns="http://www.w3.org/2000/
 @pytest.mark.parametrize(
     ("name", "text"),
     [("fig2b.json", text) for text in NUMBERS]
-    + [("fig2b.meta.json", text) for text in (HALF, "[]", '{"commit": [3]}', '{"torch": 3}')]
     + [("fig2b.csv", text) for text in TABLES]
     + [("fig2b.svg", text) for text in DRAWINGS],
     ids=lambda text: text[:24],
@@ -62,6 +61,14 @@ def test_bytes_that_are_no_text_are_named(write_report, results, name):
     (results / name).write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match=rf"{name}"):
         write_report()
+
+
+def test_how_runs_were_made_is_of_the_kind_that_is_written(write_report, results):
+    odd = [HALF, "[]", '{"commit": [3]}', '{"torch": 3}', '{"seconds": "1"}', '{"seconds": NaN}', '{"runs": null}']
+    for text in odd:
+        (results / "fig2b.meta.json").write_text(text)
+        with pytest.raises(ValueError, match=r"fig2b\.meta\.json"):
+            write_report()
 
 
 @pytest.mark.parametrize("scales", [[], ["mini", "mini"], ["large"]])

@@ -10,13 +10,14 @@ import yaml
 
 from lmsleep.bench import tables
 from lmsleep.bench.tables import ANY_INTEGER
-from lmsleep.checks import naming_file, read_object, require
+from lmsleep.checks import naming_file, read_object, require, typed
 from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, jsonable, verdict
 from lmsleep.figures.words import counted, nats, points
 
 SAME, OPPOSITE = "same direction", "opposite direction"
 SLEEP_HELPS, HELPS_AT_STEPS, SLEEP_HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
 TONE = {"agrees": "good", "disagrees": "bad", "not reached": "", "not run": ""}
+META = {"runs": int, "seconds": float} | dict.fromkeys(("hardware", "torch", "commit"), tuple[str, ...])
 PAPER_COLUMNS = ["figure", "model", "n_passes", "slice", "metric", "value", "note"]
 WRITTEN = (*TONE, SAME)  # verdicts written by hand at paper scale
 TONE |= {SAME: "good", OPPOSITE: "bad", UNDECIDED: "", SLEEP_HELPS: "good", HELPS_AT_STEPS: "", SLEEP_HARMS: "bad"}
@@ -108,8 +109,8 @@ def load(folder: Path, scale: str) -> dict[str, Result]:
 
 def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) -> Result:
     """The results of a figure; a `written` verdict replaces the computed one."""
-    svg, csv, *records = (folder / f"{caption.name}.{suffix}" for suffix in ("svg", "csv", "json", "meta.json"))
-    numbers, meta = (read_object(path) if path.exists() else {} for path in records)
+    svg, csv, json, made = (folder / f"{caption.name}.{suffix}" for suffix in ("svg", "csv", "json", "meta.json"))
+    numbers, meta = read_object(json) if json.exists() else {}, read_meta(made)
     has_runs = csv.exists() and not caption.borrows
     seeds, tokens = runs_of(csv) if has_runs else ((), ())
     if caption.measured and csv.exists():
@@ -118,9 +119,17 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
             wide = tables.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
             numbers = {"measurements": jsonable(wide.reset_index().to_dict("records"))}
     picture = read_drawing(svg) if svg.exists() else None
-    with naming_file(records[0]):
+    with naming_file(json):
         verdict = written or (text_verdict(numbers["text"]) if "text" in numbers else effect_verdict(caption, numbers))
     return Result(caption, numbers, picture, seeds, tokens, meta, has_runs, verdict)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """How the runs of a figure were made, see `figures.table`; empty if there is no file. Raises ValueError, with the
+    path, if a value is of another kind."""
+    with naming_file(path):
+        meta = read_object(path) if path.exists() else {}
+        return {key: typed(META.get(key, Any), value, key) for key, value in meta.items()}
 
 
 def read_drawing(path: Path) -> str:
