@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -23,6 +24,7 @@ from lmsleep import HybridConfig
 from lmsleep.atomic import lock_folder
 from lmsleep.cli import main
 from lmsleep.hub import tokenizer_files
+from lmsleep.tasks import IGNORE, Depo
 
 OUT = Path(sys.argv[1])
 SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
@@ -47,6 +49,11 @@ UNEVEN = [  # the first row has loss in the third window, the second, on another
     "--sleep.n_passes=2",
     "--trainer.max_steps=1",
     "--trainer.val_check_interval=1",
+]
+HALF = [  # the rows of rank 1 have no targets; the last window is short
+    "--data.task=distributed_runs.HalfAsked",
+    "--data.task.graph_length=48",
+    "--data.task.window_size=24",
 ]
 LONG_ENOUGH = 60  # seconds, after which a process that has not ended hangs
 
@@ -78,6 +85,16 @@ def full_disk(from_save: int) -> Callable[..., None]:
     return save
 
 
+@dataclass(frozen=True)
+class HalfAsked(Depo):
+    """Every second row has no targets."""
+
+    def rows(self, **which):
+        batch = super().rows(**which)
+        batch.targets[1::2] = IGNORE
+        return batch
+
+
 class Terminate(L.Callback):
     """One rank is sent SIGTERM within the first batch of the second step."""
 
@@ -90,7 +107,7 @@ class Terminate(L.Callback):
 
 
 class Dump(L.Callback):
-    """Writes whole gradients before the first step, and whole parameters at the end."""
+    """Writes whole gradients before the first step, and whole parameters and what was logged at the end."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -101,6 +118,9 @@ class Dump(L.Callback):
 
     def on_train_end(self, trainer, pl_module):
         self.write(trainer, pl_module, "weights", lambda p: p.detach())
+        logged = {name: trainer.callback_metrics[name].item() for name in ("train/loss", "train/exact")}
+        if trainer.is_global_zero:
+            Path(f"{self.path}.logged").write_text(json.dumps(logged))
 
     def write(self, trainer, module, what, value):
         whole = {}
@@ -235,6 +255,7 @@ if __name__ == "__main__":
     for name, (devices, flags) in RUNS.items():
         must_end_well(run, name, devices, flags)
         must_end_well(tune, f"tuned-{name}", devices, flags)
+        must_end_well(run, f"half-{name}", devices, [*flags, *HALF])
         if name != "ddp":  # under which a rank sleeps where only another's row has loss
             must_end_well(run, f"uneven-{name}", devices, [*flags, *UNEVEN])
     for rank in (0, 1):

@@ -44,6 +44,21 @@ def test_processes_that_share_a_model_train_as_one_where_their_rows_have_loss_in
     assert_same(runs, "uneven-one", "uneven-sharded", what, tolerance)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+@pytest.mark.parametrize(("what", "tolerance"), [("gradients", 1e-6), ("weights", 1e-4)])
+def test_a_process_whose_rows_have_no_targets_takes_part_in_the_step(runs, strategy, what, tolerance):
+    assert_same(runs, "half-one", f"half-{strategy}", what, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "sharded"])
+@pytest.mark.parametrize("name", ["", "half-"])
+def test_what_is_logged_of_a_step_is_of_the_rows_of_both(runs, strategy, name):
+    one, two = (json.loads((runs / f"{name}{kind}.logged").read_text()) for kind in ("one", strategy))
+    assert one["train/loss"] > 0 and two == pytest.approx(one, rel=1e-5)
+
+
 def assert_same(runs, name_of_one, name_of_two, what, tolerance):
     one, two = (torch.load(runs / f"{name}.{what}", weights_only=True) for name in (name_of_one, name_of_two))
     assert one.keys() == two.keys()

@@ -28,7 +28,7 @@ from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, ch
 from lmsleep.training.lightning_internals import number_metrics
 from lmsleep.training.monitor import check_monitors
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, ScheduledRates, total_steps
-from lmsleep.training.ranks import check_strategy, gather_loss_windows, loss_weight, shard, stop_together
+from lmsleep.training.ranks import check_strategy, loss_windows_of, shard, share_of_loss, stop_together, sum_over_ranks
 from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
 from lmsleep.windows import SleepSettings
@@ -118,8 +118,9 @@ class SleepModule(L.LightningModule):
         """Algorithm 1 over a batch, which must have targets; the `SleepCallback` answers overflows with new h and S."""
         sleeper, sleeps = self._sleeper, self._sleeps
         answer = None if sleeper is None else sleeper.answer(self)
-        if loss_windows is None and self.device_mesh is not None:
-            loss_windows = gather_loss_windows(batch.targets, self.model.window_size)
+        sharded = self.device_mesh is not None
+        if loss_windows is None and (sharded or (self.training and getattr(self._own_trainer, "world_size", 1) > 1)):
+            loss_windows = loss_windows_of(batch.targets, self.model.window_size, sharded)
         reading = read_windows(
             self.model,
             batch.tokens,
@@ -160,15 +161,20 @@ class SleepModule(L.LightningModule):
         every: int = self.trainer.log_every_n_steps or 1  # pyright: ignore[reportAttributeAccessIssue]
         logs = self.global_step == 0 or (self.global_step + 1) % every == 0
         loss, *exact = self._graphed(batch) if "graph" in self.accelerate else self._loss_and_exact(batch, exact=logs)
+        loss = share_of_loss(loss, batch.targets, self.trainer)
         if logs:
+            scores = {"train/loss": sum_over_ranks(loss, self.trainer) / self.trainer.world_size}
+            if exact:
+                right, answers = sum_over_ranks(exact[0], self.trainer)
+                scores["train/exact"] = (right / answers).float()
             # Without prog_bar, for which Lightning would wait for the device.
-            scores = {"train/loss": loss} | ({"train/exact": exact[0]} if exact else {})
             self.log_dict(scores, batch_size=len(batch.tokens))
-        return loss if self.trainer.world_size == 1 else loss * loss_weight(batch.targets, self.trainer)
+        return loss
 
     def _loss_and_exact(
         self, batch: Batch, loss_windows: Sequence[bool] | None = None, exact: bool = True
     ) -> tuple[Tensor, ...]:
+        """The loss and, if `exact`, how many answers are right of how many, (2,)."""
         # Sharded weights are gathered for one block at a time: shared copies would keep them all.
         shared = SharedWeights() if batch.tokens.is_cuda and self.device_mesh is None else None
         reading = self(batch, loss_windows, shared)
@@ -177,7 +183,7 @@ class SleepModule(L.LightningModule):
             return (reading.loss,)
         with torch.no_grad():
             sums, counts = row_scores(*self._scored(reading))
-        return reading.loss, (sums[-1].sum() / counts[-1].sum()).float()
+        return reading.loss, torch.stack([sums[-1].sum(), counts[-1].sum()])
 
     def _graphed(self, batch: Batch) -> tuple[Tensor, ...]:
         windows, sleeper = self.graphs.windows, self._sleeper

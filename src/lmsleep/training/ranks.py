@@ -40,19 +40,33 @@ def shard(module: L.LightningModule, model: HybridLM, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(module, step)
 
 
-def gather_loss_windows(targets: Tensor, size: int) -> tuple[bool, ...]:
-    """Which windows carry loss in a row of any rank, from each rank's targets (B, T). Ranks of a sharded model gather
-    weights together, and so must make the same passes over the same windows."""
-    return tuple(any_rank(torch.tensor(Windows.of(targets, size).carry_loss, device=targets.device)).tolist())
+def loss_windows_of(targets: Tensor, size: int, sharded: bool) -> tuple[bool, ...]:
+    """Which windows carry loss in a row of this rank, from its targets (B, T); of a `sharded` model in a row of any
+    rank, as these gather weights together, and so must make the same passes over the same windows. A rank whose rows
+    have no targets scores its last window, for the gradients of zero that the others wait for."""
+    own = Windows.of(targets, size).carry_loss
+    if sharded:
+        return tuple(any_rank(torch.tensor(own, device=targets.device)).tolist())
+    return own if any(own) else (*own[:-1], True)
 
 
-def loss_weight(targets: Tensor, trainer: L.Trainer) -> Tensor:
-    """The weight of this rank's loss, with which the mean gradient over ranks is that of the mean loss over all targets
-    of the batch."""
+def share_of_loss(loss: Tensor, targets: Tensor, trainer: L.Trainer) -> Tensor:
+    """This rank's share of the loss, zero where its rows have no targets: its mean over ranks is the mean over all
+    targets of the batch, and so is that of the gradients. NaN where no rank has targets."""
+    if trainer.world_size == 1:
+        return loss
     count = (targets != IGNORE).sum().float()
-    total = count.clone()
-    torch.distributed.all_reduce(total)  # the strategy's own `reduce` would wait for the device
-    return count * trainer.world_size / total
+    total = sum_over_ranks(count, trainer)
+    none = (count == 0) & (total > 0)  # then `loss` is 0 / 0
+    return torch.where(none, 0.0, loss * (count * trainer.world_size / total))
+
+
+def sum_over_ranks(x: Tensor, trainer: L.Trainer) -> Tensor:
+    """The sum of a tensor of each rank, without gradient."""
+    total = x.detach().clone()
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(total)  # the strategy's own `reduce` would wait for the device
+    return total
 
 
 def stop_together(trainer: L.Trainer) -> None:
