@@ -30,3 +30,13 @@ def test_half_a_character_at_the_end_is_said_as_one_that_is_not_known():
 
 def test_a_terminal_gets_nothing_to_obey():
     assert printable("a\x1b[2Jb\r\tc\nü") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\tc\nü"
+
+
+def test_an_answer_begins_with_its_first_word():
+    """Rows of a training have a space before it; a stop text may begin with that, too."""
+    for text, stop, said in ((" blue, red", ", ", ["b", "l", "u", "e"]), (" \n aü ", "x", ["a", "ü", " "])):
+        answer = Answer(StopCriteria(texts=(stop,)), Prompter(BYTES))
+        assert list(stream_text(answer, (answer.add(token) for token in BYTES.encode(text).ids))) == said
+        assert answer.text == "".join(said)
+    answer = Answer(StopCriteria(texts=(" END",)), Prompter(BYTES))
+    assert list(stream_text(answer, (answer.add(token) for token in BYTES.encode(" END").ids))) == []

@@ -37,12 +37,14 @@ class StopCriteria(NamedTuple):
 
 
 class Answer:
-    """The new tokens of a row, and their text if `prompter` is given, up to what ends it."""
+    """The new tokens of a row, and their text if `prompter` is given, up to what ends it and without the space that
+    stands before its first word in a row of the training."""
 
     def __init__(self, stops: StopCriteria, prompter: Prompter | None) -> None:
         self.stops, self.prompter = stops, prompter
         self.tokens: list[int] = []
-        self.text, self.ended = "", False
+        self.ended = False
+        self._written = ""  # the space included, which a stop text may begin with
 
     def add(self, token: int) -> None:
         """Adds a token, unless the answer has ended."""
@@ -51,21 +53,26 @@ class Answer:
             return
         self.tokens.append(token)
         if self.prompter:
-            self.text = self.prompter.decode(self.tokens)
-            ends = [self.text.find(stop) for stop in self.stops.texts if stop in self.text]
+            self._written = self.prompter.decode(self.tokens)
+            ends = [self._written.find(stop) for stop in self.stops.texts if stop in self._written]
             if ends:
-                self.text = self.text[: min(ends)]
+                self._written = self._written[: min(ends)]
                 self.ended = True
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._written.lstrip()
 
     @property
     def stable_text(self) -> str:
         """The text that no further token can change: without a partial character or a partial stop text."""
         if self.ended:
             return self.text
-        text = self.text.rstrip("\N{REPLACEMENT CHARACTER}")
+        text = self._written.rstrip("\N{REPLACEMENT CHARACTER}")
         stops = self.stops.texts
         held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        return text[: len(text) - held]
+        return text[: len(text) - held].lstrip()
 
 
 def new_answers(n_rows: int, stop: Stop, vocab_size: int, prompter: Prompter | None, as_text: bool) -> list[Answer]:

@@ -117,8 +117,8 @@ class Chat:
                 for name, text in self.levels[-1].documents:
                     self.show_reading(session, name, text, question)
                 question = prompter.remaining_question(question)
-            pieces = iter(session.stream(question, self.max_new_tokens, **self.how))
-            beginning = next(filter(None, map(str.lstrip, pieces)), "")  # without the space before it
+            pieces = session.stream(question, self.max_new_tokens, **self.how)
+            beginning = next(pieces, "")
             while notes:
                 self.log.print(notes.pop(0))
             for piece in chain([beginning], pieces):

@@ -93,7 +93,7 @@ class SessionPair:
             streams = [session.stream(question, max_new_tokens, **how) for session in (awake, asleep)]
             for pieces in zip_longest(*streams, fillvalue=""):
                 awake_text, asleep_text = (text + piece for text, piece in zip(self.answers, pieces, strict=True))
-                self.answers = awake_text.lstrip(), asleep_text.lstrip()
+                self.answers = awake_text, asleep_text
                 yield
 
     def render(self) -> tuple[str, ...]:
