@@ -53,6 +53,8 @@ def test_the_card_says_what_the_model_is(build, tmp_path):
     ):
         assert part in card
     assert json.loads((tmp_path / "config.json").read_text())["trained"] == {"n_passes": 4, "eviction": "hard"}
+    model.save_pretrained(tmp_path, trained={"n_passes": 1, "eviction": "hard", "on_overflow": "mine.Sleep"})
+    assert "Session(model, eviction='hard')" in (tmp_path / "README.md").read_text()  # which warns of it
 
 
 def test_a_loaded_model_is_saved_with_the_metadata_of_its_training_unless_others_are_given(build, tmp_path):

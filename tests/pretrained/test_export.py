@@ -64,6 +64,10 @@ def test_from_lightning_gives_the_trained_model(run):
     assert torch.equal(logits(model), logits(module.model))
 
 
+def test_a_session_of_it_has_the_N_of_the_training(run):
+    assert Session(from_lightning(run[1] / "last.ckpt")).n_passes == 3
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_export_writes_a_folder_that_reads_back(run, tmp_path, dtype, capsys):
     module, folder = run

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lmsleep import HybridConfig, HybridLM, SleepModule, read_windows
+from lmsleep import HybridConfig, HybridLM, Session, SleepModule, read_windows
 from lmsleep.pretrained import load_pretrained, load_weights, pretrained_config
 from lmsleep.tasks import Rule110
 
@@ -35,6 +35,14 @@ def test_with_the_same_blocks_it_is_the_saved_model(tmp_path, pattern, options, 
     model = load_pretrained(tmp_path, window_size=4)
     for name, weight in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight), name
+
+
+def test_a_session_has_the_N_of_the_saved_model_unless_layers_were_put_in(tmp_path):
+    model = HybridConfig(pattern="AG", window_size=L, **SIZES).build()
+    model.save_pretrained(tmp_path, trained={"n_passes": 4, "eviction": "sliding"})
+    session = Session(load_pretrained(tmp_path, window_size=4))
+    assert (session.n_passes, session.eviction) == (4, "sliding")
+    assert Session(load_pretrained(tmp_path, window_size=4, pattern="AGj")).n_passes == 1
 
 
 @pytest.mark.parametrize("pattern", ["AjAA", "jAAA", "AAAj", "AjgAmAj"])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.programs import start
 
 from lmsleep import HybridConfig, Session
+from lmsleep.settle import Settle
 
 
 def session_of(build, tokens, eviction="hard", pattern="AGAG", **options):
@@ -38,6 +39,20 @@ def test_rows_at_different_places_and_masks_are_kept(build, draw_tokens, tmp_pat
     session.save(tmp_path / "memory")
     again = Session.load(tmp_path / "memory", model)
     assert torch.equal(again.feed([[1] * 9] * 3), session.feed([[1] * 9] * 3))
+
+
+def test_a_memory_of_a_sleep_of_ones_own_goes_on_by_that_alone(build, draw_tokens, tmp_path):
+    session = Session(build(), on_overflow=Settle(0.05, 5))
+    session.feed(draw_tokens(2, 15))
+    session.save(tmp_path / "memory")
+    again = Session.load(tmp_path / "memory", session.model, on_overflow=Settle(0.05, 5))
+    more = draw_tokens(2, 15, seed=1)
+    assert torch.equal(again.feed(more), session.feed(more))
+    for other in ({}, {"on_overflow": Settle(0.05, 4)}):
+        with pytest.raises(
+            ValueError, match=r"^on_overflow must be lmsleep\.settle\.Settle\(threshold=0\.05, most=5\)"
+        ):
+            Session.load(tmp_path / "memory", session.model, **other)
 
 
 ELSEWHERE = """
@@ -70,7 +85,7 @@ def test_a_session_before_its_first_token(build, tmp_path):
     Session(build(), n_passes=5).save(tmp_path / "memory")
     again = Session.load(tmp_path / "memory", build())
     assert (again.n_passes, again.batch_size) == (5, None)
-    for option in ({"n_passes": 2}, {"eviction": "hard"}):
+    for option in ({"n_passes": 2}, {"eviction": "hard"}, {"fast_weights": build().init_fast_weights(1)}):
         with pytest.raises(ValueError, match=f"{next(iter(option))} must be left out with a memory, which goes on as"):
             Session.load(tmp_path / "memory", build(), **option)
 

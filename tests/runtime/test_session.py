@@ -9,8 +9,11 @@ import pytest
 import torch
 from feeding import L, close, feed_in
 
-from lmsleep import Session, read_windows
+from lmsleep import HybridLM, Session, read_windows
 from lmsleep.runtime.graphs import GraphedBlocks
+from lmsleep.settle import Settle, forget
+from lmsleep.sleep import sleep
+from lmsleep.windows import policy_name
 
 SHAPES = {
     "AG": {},
@@ -317,3 +320,83 @@ def test_a_session_says_how_it_sleeps_and_what_it_holds(build):
     )
     session.sleep()
     assert "2 rows, 0 of 6 tokens in the window" in repr(session)
+
+
+def test_a_session_sleeps_as_its_model_was_trained_unless_it_is_told_otherwise(build, draw_tokens, tmp_path):
+    trained = {"n_passes": 4, "eviction": "sliding"}
+    build().save_pretrained(tmp_path, trained=trained)
+    model, tokens = HybridLM.from_pretrained(tmp_path), draw_tokens(2, 20)
+    session = Session(model)
+    assert (session.n_passes, session.eviction) == (4, "sliding")
+    with torch.no_grad():
+        close(session.feed(tokens), read_windows(model, tokens, n_passes=4, eviction="sliding").logits)
+    told = Session(model, 1, "hard")
+    assert (told.n_passes, told.eviction) == (1, "hard")
+    assert (Session(build()).n_passes, Session(build()).eviction) == (1, "hard")
+
+
+def test_a_model_that_was_trained_to_loop_or_to_sleep_in_another_way_is_not_read_without_a_word(build):
+    model = build()
+    model.trained = {"wake_passes": 4}
+    for options in ({}, {"n_passes": 2}):
+        with pytest.raises(ValueError, match=r"^wake_passes of a model that tokens stream into must be 1, got 4$"):
+            Session(model, **options)
+    model.trained = {"on_overflow": "mine.Sleep", "n_passes": 1}
+    with pytest.warns(UserWarning, match=r"^the model was trained with on_overflow mine\.Sleep; here n_passes says"):
+        assert Session(model).n_passes == 1
+    with warnings.catch_warnings(action="error"):
+        Session(model, n_passes=3)
+        Session(model, on_overflow=forget)
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("shape", ["AG", "AM", "prelude and coda"])
+def test_a_stream_begins_from_the_fast_weights_that_a_reading_begins_from(build, draw_tokens, shape, eviction, static):
+    model, tokens = shaped(build, shape), draw_tokens(2, 20)
+    with torch.no_grad():
+        S = read_windows(model, draw_tokens(2, L, seed=1), n_passes=2).fast_weights
+        whole = read_windows(model, tokens, n_passes=2, eviction=eviction, fast_weights=S)
+    session = Session(model, 2, eviction, static=static, fast_weights=S)
+    assert session.batch_size == 2 and all(map(torch.equal, session.fast_weights.states, S.states))
+    for _ in range(2):
+        close(feed_in(session, tokens, SPLITS["mixed"]), whole.logits)
+        close(session.fast_weights[0], whole.fast_weights[0])
+        session.reset()  # to where it began
+
+
+def test_fast_weights_that_do_not_fit_are_refused(build, draw_tokens):
+    model, S = build(), build().init_fast_weights(2)
+    for bad, message in (
+        (S.states, "fast_weights must be FastWeights, got 'tuple'"),
+        (build("AG").init_fast_weights(2), "fast_weights must have 2 layers, got 1"),
+        (S.to(dtype=torch.float16), r"layer 0 of fast_weights must be torch.float64 of shape \(2, "),
+        (S.with_layers({1: S[1][:1]}), r"layer 1 of fast_weights must be torch.float64 of shape \(2, "),
+        (S.with_layers({0: None}), "layer 0 of fast_weights must be torch.float64 of shape"),
+        (build().init_fast_weights(1).with_layers({0: S[0][:0]}), r"layer 0 of fast_weights must be .* \(1, "),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            Session(model, fast_weights=bad)
+    with pytest.raises(ValueError, match="tokens must have 2 rows, as those read before, got 3"):
+        Session(model, fast_weights=S).feed(draw_tokens(3, 2))
+    assert Session(build("AA"), fast_weights=build("AA").init_fast_weights(2)).batch_size is None
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("policy", [forget, Settle(0.05, 5), partial(sleep, n_passes=3)])
+def test_a_stream_sleeps_by_the_policy_that_a_reading_sleeps_by(build, draw_tokens, policy, eviction, static):
+    model, tokens, events = build("AGAG"), draw_tokens(1, 20), []
+    with torch.no_grad():
+        whole = read_windows(model, tokens, eviction=eviction, on_overflow=policy)
+    for callbacks in ((), (events.append,)):
+        session = Session(model, eviction=eviction, static=static, on_overflow=policy, callbacks=callbacks)
+        close(feed_in(session, tokens, SPLITS["mixed"]), whole.logits)
+        close(session.fast_weights[0], whole.fast_weights[0])
+    passes = {forget: 1}.get(policy, events[0].passes)
+    assert len(events) == 3 and all(event.done and event.passes == passes for event in events)
+    assert policy_name(policy) in repr(session)
+    with pytest.raises(ValueError, match=r"^n_passes must be left out beside on_overflow, got 2$"):
+        Session(model, 2, on_overflow=policy)
+    with pytest.raises(ValueError, match="on_overflow must be"):
+        Session(model, on_overflow=3)

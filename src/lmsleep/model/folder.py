@@ -84,16 +84,21 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return model, trained
 
 
-def check_streamable(trained: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the model was trained with one wake pass, as streaming makes. Warns as
-    `warn_if_broken_off`, and if its sleeps were others than passes 2..N."""
-    awake = trained.get("wake_passes", 1)
-    require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
-    if policy := trained.get("on_overflow"):
+def check_streamable(trained: Mapping[str, Any], on_overflow: str | None = None) -> None:
+    """Raises ValueError as `check_wake_passes`. Warns as `warn_if_broken_off`, and if the sleeps of the training were
+    others than passes 2..N and no `on_overflow` says how it sleeps now."""
+    check_wake_passes(trained)
+    if (policy := trained.get("on_overflow")) and on_overflow is None:
         warnings.warn(
             f"the model was trained with on_overflow {policy}; here n_passes says how it sleeps", stacklevel=3
         )
     warn_if_broken_off(trained)
+
+
+def check_wake_passes(trained: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the model was trained with one wake pass, as streaming makes."""
+    awake = trained.get("wake_passes", 1)
+    require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
 
 
 def passes_of(trained: Mapping[str, Any], n_passes: int | None, source: object) -> int:
@@ -156,7 +161,8 @@ def model_card(model: Mapping[str, Any], size: int, text: str | None, trained: M
         "eviction in training": trained.get("eviction", "not stated"),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    options = "".join(f", {name}={trained[name]!r}" for name in ("n_passes", "eviction") if name in trained)
+    stated = ("eviction",) if trained.get("on_overflow") else ("n_passes", "eviction")
+    options = "".join(f", {name}={trained[name]!r}" for name in stated if name in trained)
     return f"""---
 {front}
 ---

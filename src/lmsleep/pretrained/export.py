@@ -25,9 +25,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def from_lightning(checkpoint: str | Path) -> HybridLM:
-    """The language model of a Lightning checkpoint, in evaluation mode; only tensors and plain values are read. Raises
-    ValueError if the file cannot be read or was not written by a `SleepModule`."""
-    return _model(_read(Path(checkpoint)), Path(checkpoint))
+    """The language model of a Lightning checkpoint, in evaluation mode, with the metadata of its training; only tensors
+    and plain values are read. Raises ValueError if the file cannot be read or was not written by a `SleepModule`."""
+    content = _read(Path(checkpoint))
+    model = _model(content, Path(checkpoint))
+    model.trained = _trained(content)
+    return model
 
 
 def trained_sleeps(checkpoint: str | Path) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def export(
     """
     checkpoint = Path(checkpoint)
     content = _read(checkpoint)
-    trained = _sleeps(content) | {"steps": content.get("global_step"), "max_steps": content.get("max_steps")}
+    trained = _trained(content)
     warn_if_broken_off(trained)
     path = checkpoint.parent / "config.yaml" if config is None else Path(config)
     if path.is_file():
@@ -70,8 +73,6 @@ def export(
             raise ValueError(f"config must name a task under data.task; {str(path)!r} does not") from None
     elif config is not None:
         raise ValueError(f"config must be the config.yaml of a run, but there is no file {str(config)!r}")
-    elif "task" in content:
-        trained["task"] = content["task"]
     _model(content, checkpoint).to(dtype).save_pretrained(folder, card, trained, _tokenizer(trained.get("task")))
 
 
@@ -111,6 +112,12 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
 def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
     settings = asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _trained(content: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a training, see `HybridLM.save_pretrained`."""
+    steps = {"steps": content.get("global_step"), "max_steps": content.get("max_steps")}
+    return _sleeps(content) | steps | ({"task": content["task"]} if "task" in content else {})
 
 
 def _tokenizer(task: Any) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lmsleep.checks import read_object, require, typed
 from lmsleep.hub import checkpoint_folder
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import all_finite
+from lmsleep.model.folder import all_finite, read_config
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.model.mixers import load_plugins
 from lmsleep.pretrained.backbone import Backbone, HFConfig, Origin, match_layers, middle_loop
@@ -22,7 +22,7 @@ from lmsleep.pretrained.jet_nemotron import JET_NEMOTRON
 from lmsleep.pretrained.llama import LLAMAS
 from lmsleep.pretrained.ouro import OURO
 from lmsleep.pretrained.qwen3_next import QWENS
-from lmsleep.pretrained.saved import SAVED
+from lmsleep.pretrained.saved import SAVED, Saved
 
 BACKBONES = {"jet_nemotron": JET_NEMOTRON, "ouro": OURO, **LLAMAS, **QWENS, **SAVED}
 INDEX = "model.safetensors.index.json"
@@ -58,7 +58,8 @@ def pretrained_config(source: str | Path, **changes: Any) -> HybridConfig:
 
 
 def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> HybridLM:
-    """The model of a checkpoint, in float32, with the given window; `changes` as of `pretrained_config`.
+    """The model of a checkpoint, in float32, with the given window; `changes` as of `pretrained_config`. With the
+    blocks of a model that we saved, it has the metadata of its training too, of which N is one.
 
     Raises:
         ValueError: as `pretrained_config` and `load_weights`.
@@ -66,6 +67,9 @@ def load_pretrained(source: str | Path, window_size: int, **changes: Any) -> Hyb
     folder = _folder(source)
     model = pretrained_config(folder, window_size=window_size, **changes).build()
     load_weights(model, folder)
+    backbone, config = _family_and_config(folder)
+    if isinstance(backbone, Saved) and config.pattern == model.config.pattern:
+        model.trained = read_config(folder)[1]
     return model
 
 

@@ -14,7 +14,8 @@ from lmsleep.sleep import OnOverflow, WindowPass, sleep
 
 @dataclass(frozen=True)
 class SleepEvent:
-    """A finished pass of a sleep. A sleep gives N events: the first when it begins, with the wake pass as pass 1.
+    """A finished pass of a sleep. A sleep gives N events: the first when it begins, with the wake pass as pass 1. One
+    by an `on_overflow` gives the last of them alone.
 
     Args:
         rows: rows of the batch that sleep.
@@ -52,12 +53,16 @@ OnSleep = Callable[[SleepEvent], None]
 
 @contextmanager
 def reported_sleep(
-    callbacks: Sequence[OnSleep], rows: tuple[int, ...], n_tokens: int, n_passes: int
+    callbacks: Sequence[OnSleep],
+    rows: tuple[int, ...],
+    n_tokens: int,
+    n_passes: int,
+    policy: OnOverflow | None = None,
 ) -> Iterator[OnOverflow]:
-    """Yields `on_overflow` of `sleep_window`: a sleep with N passes. The callbacks are told of each pass when the next
-    one begins, of the last when the block ends. Arguments as of `SleepEvent`."""
+    """Yields `on_overflow` of `sleep_window`: a sleep with N passes, or `policy`. The callbacks are told of each pass
+    when the next one begins, of the last when the block ends. Arguments as of `SleepEvent`."""
     if not callbacks:  # the change of S costs time and, on CUDA, a wait
-        yield partial(sleep, n_passes=n_passes)
+        yield policy or partial(sleep, n_passes=n_passes)
         return
     changes: list[Tensor] = []
     start = time.perf_counter()
@@ -66,10 +71,13 @@ def reported_sleep(
         seconds = time.perf_counter() - start
         change = tuple(tuple(layers.tolist()) for layers in changes)
         for callback in callbacks:
-            callback(SleepEvent(rows, n_tokens, n_passes, len(change) + 1, change, seconds))
+            passes = len(change) + 1
+            callback(SleepEvent(rows, n_tokens, passes if policy else n_passes, passes, change, seconds))
 
     def on_overflow(blocks: WindowPass, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
         blocks.changes = changes
+        if policy:
+            return policy(blocks, h, S)
 
         def one_pass(h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
             notify()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lmsleep.memory import AttentionCache, FastWeights
+from lmsleep.memory import AttentionCache, FastWeights, check_fast_weights
 from lmsleep.model import HybridLM, RunFn, Wake
 from lmsleep.sleep import OnOverflow, WindowPass, sleep_window
 from lmsleep.windows import Eviction
@@ -34,10 +34,19 @@ class Memory:
     core: tuple[Tensor, ...] = ()
 
     @classmethod
-    def start(cls, model: HybridLM, batch_size: int) -> "Memory":
-        """The state of a whole batch before the first token."""
-        S, cache = model.init_fast_weights(batch_size), model.init_cache()
+    def start(cls, model: HybridLM, batch_size: int, S: FastWeights | None = None) -> "Memory":
+        """The state of a whole batch before the first token; S None: zeros."""
+        S, cache = model.init_fast_weights(batch_size) if S is None else S, model.init_cache()
         return cls(tuple(range(batch_size)), S, cache, S, cache)
+
+    @classmethod
+    def start_from(cls, model: HybridLM, S: FastWeights) -> list["Memory"]:
+        """The state before the first token of a batch whose rows are those of S; none where S has no layers. Raises
+        ValueError if S does not fit the model."""
+        rows = getattr(S[0], "shape", ())[:1] if isinstance(S, FastWeights) and len(S) else ()
+        B = max([*rows, 1])
+        check_fast_weights("fast_weights", S, model.init_fast_weights(B))
+        return [cls.start(model, B, S.detach().to(model.embedding.weight.device))] if rows else []
 
     @property
     def phase(self) -> tuple[int, ...]:

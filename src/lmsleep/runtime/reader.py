@@ -1,7 +1,7 @@
 """The core of a session: reads tokens by windows or one by one, sleeps on overflow, and is copied."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import wraps
@@ -15,12 +15,14 @@ from torch import Tensor
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM, check_model
+from lmsleep.model.folder import check_streamable, check_wake_passes
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import OnSleep, reported_sleep
 from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
-from lmsleep.windows import Eviction, SleepSettings
+from lmsleep.sleep import OnOverflow
+from lmsleep.windows import Eviction, SleepSettings, policy_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,11 +40,32 @@ def locked(method: Callable[Concatenate[Reader, P], R]) -> Callable[Concatenate[
     return locking
 
 
+def sleeps_of(
+    trained: Mapping[str, Any], n_passes: int | None, eviction: Eviction | None, on_overflow: OnOverflow | None
+) -> SleepSettings:
+    """How a session sleeps: as it is told, or else as its model was trained, of which it then warns as
+    `check_streamable`. Raises ValueError as `SleepSettings`, or if the training made several wake passes."""
+    policy = policy_name(on_overflow)
+    check_wake_passes(trained)
+    if n_passes is None and policy is None:
+        check_streamable(trained)
+        n_passes = trained.get("n_passes")
+    eviction = trained.get("eviction", "hard") if eviction is None else eviction
+    return SleepSettings(1 if n_passes is None else n_passes, eviction, on_overflow=policy)  # pyright: ignore[reportArgumentType]
+
+
 class StreamReader:
     """A model, the memory of the rows read so far, and the decoder of single tokens. See `Session`."""
 
     def __init__(
-        self, model: HybridLM, n_passes: int, eviction: Eviction, callbacks: Sequence[OnSleep], static: bool
+        self,
+        model: HybridLM,
+        n_passes: int | None,
+        eviction: Eviction | None,
+        callbacks: Sequence[OnSleep],
+        static: bool,
+        fast_weights: FastWeights | None,
+        on_overflow: OnOverflow | None,
     ) -> None:
         check_model(model)
         for name, module in model.named_modules():
@@ -50,12 +73,14 @@ class StreamReader:
                 drops = f"{name} draws what it drops out, since the model is in training mode"
                 warnings.warn(f"{drops}: call model.eval() before it is read with", stacklevel=3)
                 break
-        SleepSettings(n_passes, eviction).warn_if_idle(len(model.blocks.state_index))
-        self.model, self.n_passes = model, n_passes
-        self.eviction: Eviction = eviction
+        settings = sleeps_of(model.trained, n_passes, eviction, on_overflow)
+        settings.warn_if_idle(len(model.blocks.state_index))
+        self.model, self.n_passes, self.on_overflow = model, settings.n_passes, on_overflow
+        self.eviction: Eviction = settings.eviction
         self.callbacks = typed(tuple[OnSleep, ...], callbacks, "callbacks")
         self.static = typed(bool, static, "static")
-        self._groups: list[Memory] = []
+        self._first = [] if fast_weights is None else Memory.start_from(model, fast_weights)
+        self._groups: list[Memory] = self._first
         self._run = GraphedBlocks(model.blocks) if self.static else None
         self._decoder: Decoder | None = None
         self._decoding = False  # whether the decoder's buffers hold the memory
@@ -63,7 +88,8 @@ class StreamReader:
         self._lock = RLock()
 
     def __repr__(self) -> str:
-        settings, L = f"N = {self.n_passes}, {self.eviction} eviction", self.model.window_size
+        settings = f"{policy_name(self.on_overflow) or f'N = {self.n_passes}'}, {self.eviction} eviction"
+        L = self.model.window_size
         fresh = sorted({group.cache.fresh for group in self.groups})
         if not fresh:
             return f"<{type(self).__name__}: {settings}; nothing read, windows of {L} tokens>"
@@ -74,7 +100,7 @@ class StreamReader:
 
     @property
     def batch_size(self) -> int | None:
-        """Rows of the batch; None before the first call of `feed`."""
+        """Rows of the batch; None before the first call of `feed`, unless there were fast weights to begin from."""
         return sum(len(group.rows) for group in self._groups) or None
 
     @property
@@ -115,8 +141,9 @@ class StreamReader:
 
     @locked
     def reset(self) -> None:
-        """Goes back to before the first token: S is zero, the window empty, B open. Templates stay."""
-        self._groups, self._decoding = [], False
+        """Goes back to before the first token: S is zero and B open, or both as of the `fast_weights` that were given;
+        the window is empty. Templates stay."""
+        self._groups, self._decoding = self._first, False
 
     @locked
     def reorder(self, rows: Sequence[int]) -> None:
@@ -210,7 +237,8 @@ class StreamReader:
         """The memory after a sleep and the eviction."""
         # Partial windows and batches have many shapes, each of which would be captured.
         run = self._run if memory.cache.full and len(memory.rows) == self.batch_size else None
-        with reported_sleep(self.callbacks, memory.rows, memory.cache.fresh, self.n_passes) as on_overflow:
+        told = (self.callbacks, memory.rows, memory.cache.fresh, self.n_passes, self.on_overflow)
+        with reported_sleep(*told) as on_overflow:
             return memory.sleep(self.model, on_overflow, self.eviction, run)
 
     def _decode(self, tokens: Tensor) -> Tensor:

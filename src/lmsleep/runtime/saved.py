@@ -52,7 +52,7 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON header of a file. before, task: as of `Prompter.saved`."""
+    """The JSON header of a file. on_overflow: as of `SleepSettings`. before, task: as of `Prompter.saved`."""
 
     version: int
     model: ModelIdentity
@@ -61,10 +61,11 @@ class Header:
     groups: tuple[GroupSpec, ...]
     before: tuple[dict[str, Any], ...] = ()
     task: dict[str, Any] | None = None
+    on_overflow: str | None = None
 
 
 def save_memory(path: str | Path, model: HybridLM, groups: Sequence[Memory], **settings: Any) -> None:
-    """Writes the file atomically; `settings` are n_passes, eviction, before and task of the header."""
+    """Writes the file atomically; `settings` are n_passes, eviction, on_overflow, before and task of the header."""
     # Cloned, since tensors of a memory may share storage, which safetensors does not support.
     tensors = {f"{i}.{name}": x.clone() for i, group in enumerate(groups) for name, x in group.tensors().items()}
     specs = tuple(GroupSpec(group.rows, _cache_spec(group.cache), _cache_spec(group.past)) for group in groups)

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, checked
+from lmsleep.checks import check_integer, checked, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
+from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, passes_of, read_config
 from lmsleep.runtime.answer import Answer, Stop, new_answers, stream_text
@@ -21,7 +22,8 @@ from lmsleep.runtime.reader import StreamReader, locked
 from lmsleep.runtime.sampling import Sampling, decode_steps, sampler
 from lmsleep.runtime.saved import load_memory, save_memory
 from lmsleep.runtime.tokens import Input, Mask, to_rows
-from lmsleep.windows import Eviction
+from lmsleep.sleep import OnOverflow
+from lmsleep.windows import Eviction, policy_name
 
 Texts = TypeVar("Texts", str, list[str])
 
@@ -38,29 +40,35 @@ class Session(StreamReader):
 
     Args:
         model: no gradient is kept; a warning names a dropout that draws, of a model in training mode.
-        n_passes: N, the total number of passes over a window that overflows.
-        eviction: `hard` or `sliding`.
+        n_passes: N, the total number of passes over a window that overflows; None: that of the training, as
+            `model.trained` states it of a loaded model, or else 1.
+        eviction: `hard` or `sliding`; None: that of the training, or else `hard`.
         tokenizer: for text input and output: one of `tokenizers` or transformers, a folder or a name on the Hugging
             Face hub, `bytes`, or a `Prompter`.
         callbacks: called with a `SleepEvent` after every pass of a sleep.
         static: read single tokens, and sleep on full windows, in static buffers, on CUDA as graphs. Worth it for long
             streams.
+        fast_weights: S before the first token, as of `read_windows`, and with it B; None: zeros.
+        on_overflow: sleeps in place of passes 2..N, as in `read_windows`; windows of a stream have no number.
 
     Raises:
-        ValueError: if n_passes is below 1, the eviction is unknown, or the tokenizer has more tokens than the model.
+        ValueError: if n_passes is below 1 or given beside `on_overflow`, the eviction is unknown, `fast_weights` do not
+            fit the model, that was trained with several wake passes, or the tokenizer has more tokens than it.
     """
 
     def __init__(
         self,
         model: HybridLM,
-        n_passes: int = 1,
-        eviction: Eviction = "hard",
+        n_passes: int | None = None,
+        eviction: Eviction | None = None,
         *,
         tokenizer: Any = None,
         callbacks: Sequence[OnSleep] = (),
         static: bool = False,
+        fast_weights: FastWeights | None = None,
+        on_overflow: OnOverflow | None = None,
     ) -> None:
-        super().__init__(model, n_passes, eviction, callbacks, static)
+        super().__init__(model, n_passes, eviction, callbacks, static, fast_weights, on_overflow)
         self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.embedding.num_embeddings)
 
     @locked
@@ -144,7 +152,7 @@ class Session(StreamReader):
         stop: Stop = None,
         **how: Unpack[Sampling],
     ) -> Texts:
-        """Asks a question, or one in each row, and returns the answer, without what ended it.
+        """Asks a question, or one in each row, and returns the answer, without what ended it or the space before it.
 
         Args:
             asleep: sleep first, so that the question has its own window, as in training.
@@ -177,17 +185,22 @@ class Session(StreamReader):
     def save(self, path: str | Path) -> None:
         """Writes the memory to one file atomically, from which `load` continues exactly. Raises ValueError if the
         folder of `path` does not exist."""
-        templates = self.prompter.saved() if self.prompter else {}
-        save_memory(path, self.model, self.groups, n_passes=self.n_passes, eviction=self.eviction, **templates)
+        settings: dict[str, Any] = {"n_passes": self.n_passes, "eviction": self.eviction}
+        settings |= self.prompter.saved() if self.prompter else {}
+        save_memory(path, self.model, self.groups, on_overflow=policy_name(self.on_overflow), **settings)
 
     @classmethod
     def load(cls, path: str | Path, model: HybridLM, **options: Any) -> "Session":
         """A session that continues from a saved memory, with its N and eviction; `options` as of the class. It asks by
         the templates that it was saved with, unless the tokenizer is a `Prompter`. Raises ValueError if the file cannot
-        be read, is no saved memory, or was written by another model, or `options` have another N or eviction."""
-        for name in {"n_passes", "eviction"} & options.keys():
-            raise ValueError(f"{name} must be left out with a memory, which goes on as it was, got {options[name]!r}")
+        be read, is no saved memory, or was written by another model, or `options` have N, eviction or fast weights, or
+        another `on_overflow`."""
+        for name in {"n_passes", "eviction", "fast_weights"} & options.keys():
+            rule = f"{name} must be left out with a memory, which goes on as it was"
+            raise ValueError(f"{rule}, got {options[name]!r:.99}")
         header, groups = load_memory(path, model)
+        policy = policy_name(options.get("on_overflow"))
+        require(policy == header.on_overflow, f"on_overflow must be {header.on_overflow}, as of the memory", policy)
         if header.task and options.get("tokenizer") is not None:
             vocab_size = model.embedding.num_embeddings
             options["tokenizer"] = Prompter.from_task(header.task, vocab_size, options["tokenizer"])
@@ -212,11 +225,12 @@ class Session(StreamReader):
         templates of its training. `source` and `device` as of `HybridLM.from_pretrained`; the rest as of the class."""
         folder = checkpoint_folder(source, (WEIGHTS, CONFIG, *TOKENIZER), "source")
         _, trained = read_config(folder)
-        check_streamable(trained)
+        policy = policy_name(options.get("on_overflow"))
+        check_streamable(trained, policy)
         model = HybridLM.from_pretrained(folder, device=device)
         prompter = Prompter.from_task(trained.get("task"), model.embedding.num_embeddings, tokenizer, folder)
-        passes = passes_of(trained, n_passes, folder / CONFIG)
-        return cls(model, passes, eviction or trained.get("eviction", "hard"), tokenizer=prompter, **options)
+        passes = n_passes if policy else passes_of(trained, n_passes, folder / CONFIG)
+        return cls(model, passes, eviction, tokenizer=prompter, **options)
 
     def _text_prompter(self) -> Prompter:
         if self.prompter is None:
