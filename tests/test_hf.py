@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 import lmsleep.hf
 from lmsleep import HybridLM, Session, read_windows
@@ -357,3 +365,43 @@ def test_logits_are_kept_of_the_places_asked_for(loaded):
         torch.testing.assert_close(model(tokens, logits_to_keep=keep).logits, wanted)
     mask = torch.ones(2, 20).tril(15)
     torch.testing.assert_close(model(tokens, attention_mask=mask, use_cache=True).logits[1, :17], whole[1, :17])
+
+
+def trained_by_hf(model, out, accumulate, steps=2, resume=None):
+    """The model after steps of 8 rows of transformers' Trainer, in as many micro-batches."""
+    pytest.importorskip("accelerate")
+    rows = [torch.randint(257, (20,), generator=torch.Generator().manual_seed(i)) for i in range(16)]
+    options = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_steps": 2, "optim": "sgd"}
+    options |= {"learning_rate": 0.1, "max_grad_norm": 0, "lr_scheduler_type": "constant", "max_steps": steps}
+    sizes = {"per_device_train_batch_size": 8 // accumulate, "gradient_accumulation_steps": accumulate}
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(out), **options, **sizes),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+    )
+    trainer.train(resume_from_checkpoint=resume and str(resume))
+    return model
+
+
+def test_a_trainer_that_accumulates_gradients_makes_the_same_steps(folder, tmp_path):
+    whole, parts = (
+        trained_by_hf(AutoModelForCausalLM.from_pretrained(folder), tmp_path / str(n), n).state_dict() for n in (1, 4)
+    )
+    before = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=0, atol=1e-6)
+        assert not torch.equal(weight, before[name]), name
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_a_trainer_goes_on_from_its_checkpoint(build, tmp_path, tie):
+    build("AG", vocab_size=257, dtype=torch.float32, tie_embeddings=tie).save_pretrained(
+        tmp_path / "model", trained={"n_passes": 2}
+    )
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / "model") for _ in range(2)]
+    whole = trained_by_hf(models[0], tmp_path / "run", 1, steps=4).state_dict()
+    again = trained_by_hf(models[1], tmp_path / "run", 1, steps=4, resume=tmp_path / "run/checkpoint-2").state_dict()
+    assert all(map(torch.equal, whole.values(), again.values()))
+    models[1].load_state_dict(models[0].model.state_dict())  # strictly
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        models[1].load_state_dict({**whole, "extra": whole["model.norm.weight"]})

@@ -9,6 +9,7 @@ on them, such as lm-evaluation-harness, read a folder of `save_pretrained` or `l
 A model sleeps as it was trained to; `from_pretrained(..., n_passes=1)` keeps it awake.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -151,6 +152,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers.
             use_cache: return a cache; then there is no gradient.
             logits_to_keep: number of last tokens, or places, whose logits are returned; 0: all, 1: each row's last.
+            kwargs: `num_items_in_batch`, by which a `Trainer` that accumulates gradients divides the sum of the losses;
+                others are ignored.
 
         Raises:
             ValueError: if there are no tokens, as where embeddings are given, or an argument does not fit them.
@@ -181,7 +184,10 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         if order is not None and not last_only:
             logits = undo_order(logits, order)
         logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        loss = None
+        if labels is not None:
+            sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": kwargs.get("num_items_in_batch")}
+            loss = self.loss_function(logits, labels, **sizes)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     @classmethod
@@ -212,6 +218,15 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         if prompter and prompter.stop:
             loaded.generation_config.update(eos_token_id=list(prompter.stop), pad_token_id=prompter.stop[0])
         return loaded
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of every module, but also takes the weights of a saved folder, in which the names of the `HybridLM` stand
+        and tied ones once, as a `Trainer` does that goes on from a checkpoint."""
+        known = self.state_dict().keys()
+        weights = {name if name in known else f"model.{name}": value for name, value in state_dict.items()}
+        if self.model.head.weight is self.model.embedding.weight and "model.embedding.weight" in weights:
+            weights.setdefault("model.head.weight", weights["model.embedding.weight"])
+        return super().load_state_dict(weights, *args, **kwargs)
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
