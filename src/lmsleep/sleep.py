@@ -79,7 +79,7 @@ def read_windows(
     Args:
         targets: (B, T), what to say *at* each position (no shift follows), `IGNORE` where there is no loss. A window
             with a target in any row stays awake in all rows, see `Windows`.
-        n_passes: N.
+        n_passes: N; that of a loaded model's training is in `model.trained`.
         fast_weights: S before the first window, as of `HybridLM.init_fast_weights`, which gradients reach; None: zeros.
             The first window begins empty: a reading goes on from that of another as in one go where this ended with a
             full window and hard eviction.

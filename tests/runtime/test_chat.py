@@ -97,7 +97,7 @@ def test_options_replace_those_of_the_training(folder, capsys):
     run("--read=one.txt", "--ask=Which?", "--n_passes=1", "--eviction=sliding", "--question={question}")
     session = Session(Session.from_pretrained(folder).model, 1, "sliding", tokenizer="bytes")
     session.feed(TEXT)
-    assert capsys.readouterr().out == printable(session.ask("Which?", 12).lstrip()) + "\n"
+    assert capsys.readouterr().out == printable(session.ask("Which?", 12)) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_questions_are_remembered_and_those_of_a_fork_are_not(folder, talk):
     both, where = Session.from_pretrained(folder), Session.from_pretrained(folder)
     for session in (both, where):
         session.feed(TEXT)
-    said = [printable(both.ask(question, 12).lstrip()) for question in ("Which?", "Where?")]
+    said = [printable(both.ask(question, 12)) for question in ("Which?", "Where?")]
     assert out == "\n".join([*said, ""]) and torch.equal(S, both.fast_weights[0])
     out, _, S = talk("/fork", "Which?", "/back", "Where?")
-    assert out == f"{said[0]}\n{printable(where.ask('Where?', 12).lstrip())}\n"
+    assert out == f"{said[0]}\n{printable(where.ask('Where?', 12))}\n"
     assert torch.equal(S, where.fast_weights[0]) and not torch.equal(S, both.fast_weights[0])
 
 
@@ -194,7 +194,7 @@ def test_each_question_is_a_reading_of_its_own_where_it_comes_before_the_documen
     for question in ("Which?", "Where?"):
         session = Session(Session.from_pretrained(folder).model, 3, tokenizer="bytes")
         session.feed(f"{question}: {TEXT}")
-        said.append(printable(session.ask("So:", 12).lstrip()))
+        said.append(printable(session.ask("So:", 12)))
     out, log, S = talk("Which?", "/fork", "/forget", "/back", "Where?")
     assert out == "\n".join([*said, ""]) and not S.any() and "one.txt: is read once its question is known" in log
 
@@ -204,7 +204,7 @@ def test_a_sleep_within_an_answer_does_not_break_its_line(folder):
     terminal, typed = Console(file=io.StringIO(), width=200), iter(["Which?", "/quit"])
     Chat(Session.from_pretrained(folder), 12, {}, terminal, terminal).loop(lambda _: next(typed))
     session = Session.from_pretrained(folder)
-    said = printable(session.ask("Which?", 12).lstrip())
+    said = printable(session.ask("Which?", 12))
     lines = terminal.file.getvalue().splitlines()
     assert said in lines and sum("slept on 6 tokens" in line for line in lines) == (len("Q: Which? A:") + 12 - 1) // 6
 
@@ -233,7 +233,7 @@ def test_forgetting_is_a_clean_start(folder, talk, before):
     """A question that was asked stands in the window, where the next sleep would write it into S again."""
     session = Session.from_pretrained(folder)
     said, _, S = talk(*before, "/forget", "Which?")
-    assert said.endswith(printable(session.ask("Which?", 12).lstrip()) + "\n")
+    assert said.endswith(printable(session.ask("Which?", 12)) + "\n")
     assert torch.equal(S, session.fast_weights[0])
 
 

@@ -335,7 +335,7 @@ def test_a_session_sleeps_as_its_model_was_trained_unless_it_is_told_otherwise(b
     assert (Session(build()).n_passes, Session(build()).eviction) == (1, "hard")
 
 
-def test_a_model_that_was_trained_to_loop_or_to_sleep_in_another_way_is_not_read_without_a_word(build):
+def test_a_model_that_was_trained_to_loop_or_to_sleep_in_another_way_is_not_read_without_a_word(build, tmp_path):
     model = build()
     model.trained = {"wake_passes": 4}
     for options in ({}, {"n_passes": 2}):
@@ -347,6 +347,12 @@ def test_a_model_that_was_trained_to_loop_or_to_sleep_in_another_way_is_not_read
     with warnings.catch_warnings(action="error"):
         Session(model, n_passes=3)
         Session(model, on_overflow=forget)
+        model.save_pretrained(tmp_path)
+        assert Session.from_pretrained(tmp_path, on_overflow=forget).on_overflow is forget
+        build().save_pretrained(tmp_path, trained={"n_passes": 4})
+        assert Session.from_pretrained(tmp_path, on_overflow=forget).n_passes == 1
+    with pytest.raises(ValueError, match=r"^n_passes must be left out beside on_overflow, got 2$"):
+        Session.from_pretrained(tmp_path, 2, on_overflow=forget)
 
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
