@@ -156,6 +156,19 @@ def test_what_is_saved_is_a_folder_of_ours(folder, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "again").config.n_passes == 5
 
 
+@pytest.mark.parametrize("tie", [False, True])
+def test_weights_that_are_given_are_saved(build, tmp_path, tie):
+    """As a Trainer gives those that it has gathered from several processes."""
+    build("AG", tie_embeddings=tie).save_pretrained(tmp_path, trained={"n_passes": 2})
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    wanted = {name: weight + 1 for name, weight in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "again", state_dict=wanted)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert all(map(torch.equal, again.state_dict().values(), wanted.values()))
+    assert again.model.config == model.model.config
+    assert not torch.equal(model.state_dict()["model.norm.weight"], wanted["model.norm.weight"])
+
+
 def test_a_folder_that_states_no_N_is_awake_with_a_warning(build, tmp_path):
     build("AG", dtype=torch.float32).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=r"^the configuration does not state n_passes: the model stays awake"):
@@ -404,4 +417,4 @@ def test_a_trainer_goes_on_from_its_checkpoint(build, tmp_path, tie):
     assert all(map(torch.equal, whole.values(), again.values()))
     models[1].load_state_dict(models[0].model.state_dict())  # strictly
     with pytest.raises(RuntimeError, match="Unexpected key"):
-        models[1].load_state_dict({**whole, "extra": whole["model.norm.weight"]})
+        models[1].load_state_dict({**whole, "model.extra": whole["model.norm.weight"]})

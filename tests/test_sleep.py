@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmsleep import AttentionCache, FastWeights, read_windows
+from lmsleep import AttentionCache, FastWeights, Session, read_windows
 from lmsleep.ops import use_backend
 from lmsleep.sleep import sleep
 from lmsleep.windows import IGNORE
@@ -505,3 +505,13 @@ def test_bad_input_is_one_sentence(build, change, sentence):
 def test_what_a_sleep_of_ones_own_must_return_is_one_sentence(build, draw_tokens, answer, got):
     with pytest.raises(ValueError, match=rf"^on_overflow must return h and S \(FastWeights\), got '{got}'$"):
         read_windows(build("AG"), draw_tokens(2, L), on_overflow=answer)
+
+
+def test_fast_weights_of_a_sleep_of_ones_own_that_do_not_fit_are_named_at_that_sleep(build, draw_tokens):
+    def half(blocks, h, S):
+        return h, S.to(dtype=torch.float16)
+
+    sentence = r"^layer 0 of fast_weights that a sleep leaves must be torch\.float64 of shape \(2, .*torch\.float16\)$"
+    for read in (partial(read_windows, on_overflow=half), lambda m, tokens: Session(m, on_overflow=half).feed(tokens)):
+        with pytest.raises(ValueError, match=sentence):
+            read(build("AG"), draw_tokens(2, 2 * L))

@@ -222,20 +222,34 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As of every module, but also takes the weights of a saved folder, in which the names of the `HybridLM` stand
         and tied ones once, as a `Trainer` does that goes on from a checkpoint."""
-        known = self.state_dict().keys()
-        weights = {name if name in known else f"model.{name}": value for name, value in state_dict.items()}
-        if self.model.head.weight is self.model.embedding.weight and "model.embedding.weight" in weights:
-            weights.setdefault("model.head.weight", weights["model.embedding.weight"])
-        return super().load_state_dict(weights, *args, **kwargs)
+        return self.model.load_state_dict(self._own_weights(state_dict), *args, **kwargs)
+
+    def _own_weights(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights of the `HybridLM` by its names."""
+        weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        if self.model.config.tie_embeddings and "embedding.weight" in weights:
+            weights.setdefault("head.weight", weights["embedding.weight"])
+        return weights
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, *, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: str | Path,
+        *,
+        state_dict: Mapping[str, Any] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """As `HybridLM.save_pretrained`; with `push_to_hub` also uploads the folder to `repo_id`."""
+        """As `HybridLM.save_pretrained`; `state_dict` in place of these weights, as where several processes have parts
+        of them; with `push_to_hub` also uploads the folder to `repo_id`."""
         trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
         beside = [self.folder / name for name in TOKENIZER] if self.folder else []
         files = {path.name: path.read_text(encoding="utf-8") for path in beside if path.is_file()}
-        self.model.save_pretrained(save_directory, trained=trained, files=files)
+        model = self.model
+        if state_dict is not None:
+            model = model.config.build("meta")
+            model.load_state_dict(self._own_weights(state_dict), assign=True)
+            model._tie()
+        model.save_pretrained(save_directory, trained=trained, files=files)
         if push_to_hub:
             push(save_directory, kwargs.get("repo_id") or Path(save_directory).name, kwargs.get("private"))
 

@@ -177,6 +177,7 @@ def sleep_window(blocks: WindowPass, on_overflow: OnOverflow) -> FastWeights:
     if not (isinstance(left, tuple | list) and len(left) == 2 and isinstance(left[1], FastWeights)):
         raise ValueError(f"on_overflow must return h and S (FastWeights), got {type(left).__name__!r}")
     h, S = left
+    check_fast_weights("fast_weights that a sleep leaves", S, blocks.wake.S)
     return blocks.model.coda_pass(h, S, blocks.wake)[1] if blocks.count else S
 
 
