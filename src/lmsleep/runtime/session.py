@@ -53,7 +53,7 @@ class Session(StreamReader):
 
     Raises:
         ValueError: if n_passes is below 1 or given beside `on_overflow`, the eviction is unknown, `fast_weights` do not
-            fit the model, that was trained with several wake passes, or the tokenizer has more tokens than it.
+            fit, the model was trained with several wake passes, or the tokenizer has more tokens than it.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Session(StreamReader):
         the templates that it was saved with, unless the tokenizer is a `Prompter`. Raises ValueError if the file cannot
         be read, is no saved memory, or was written by another model, or `options` have N, eviction or fast weights, or
         another `on_overflow`."""
-        for name in {"n_passes", "eviction", "fast_weights"} & options.keys():
+        for name in options.keys() & {"n_passes", "eviction", "fast_weights"}:
             rule = f"{name} must be left out with a memory, which goes on as it was"
             raise ValueError(f"{rule}, got {options[name]!r:.99}")
         header, groups = load_memory(path, model)
