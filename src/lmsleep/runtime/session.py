@@ -197,7 +197,7 @@ class Session(StreamReader):
         another `on_overflow`."""
         for name in options.keys() & {"n_passes", "eviction", "fast_weights"}:
             rule = f"{name} must be left out with a memory, which goes on as it was"
-            raise ValueError(f"{rule}, got {options[name]!r:.99}")
+            raise ValueError(f"{rule}, got {' '.join(repr(options[name]).split()):.99}")
         header, groups = load_memory(path, model)
         policy = policy_name(options.get("on_overflow"))
         require(policy == header.on_overflow, f"on_overflow must be {header.on_overflow}, as of the memory", policy)
