@@ -366,8 +366,10 @@ def test_what_cannot_be_read_is_one_sentence(loaded, use_cache, inputs, message)
 
 def test_what_would_go_wrong_without_a_word_is_refused(loaded):
     model = loaded[0]
-    with pytest.raises(ValueError, match=r"attention_mask must leave every row a token, got rows of \[4, 0\]"):
-        model.generate(IDS, attention_mask=torch.tensor([[1] * 4, [0] * 4]), max_new_tokens=2)
+    mask = torch.tensor([[1] * 4, [0] * 4])
+    for use_cache in (True, False):
+        with pytest.raises(ValueError, match=r"attention_mask must leave every row a token, got rows of \[4, 0\]"):
+            model.generate(IDS, attention_mask=mask, max_new_tokens=2, use_cache=use_cache)
     with pytest.raises(ValueError, match="the vocabulary must stay of 257 tokens"):
         model.resize_token_embeddings(300)
 

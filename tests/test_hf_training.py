@@ -1,6 +1,7 @@
 """transformers' Trainer and peft on a saved model, and what would be lost or ignored without a word."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 import lmsleep.hf
-from lmsleep import read_windows
+from lmsleep import Session, read_windows
 from lmsleep.hub import tokenizer_files
 
 TOKENS = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -148,6 +149,17 @@ def test_settings_beside_a_config_win_over_it(folder):
     assert (config.n_passes, config.eviction) == (3, "sliding")
     config.n_passes = 2
     assert AutoModelForCausalLM.from_pretrained(folder, config=config).config.n_passes == 2
+
+
+def test_a_config_that_is_saved_alone_says_how_a_session_sleeps(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "other")
+    config = AutoConfig.from_pretrained(folder)
+    config.n_passes, config.eviction = 2, "hard"
+    config.save_pretrained(tmp_path / "other")
+    session = Session.from_pretrained(tmp_path / "other")
+    assert (session.n_passes, session.eviction) == (2, "hard")
+    again = AutoConfig.from_pretrained(tmp_path / "other")
+    assert (again.n_passes, again.eviction, again.model) == (2, "hard", config.model)
 
 
 def test_how_it_generates_is_saved(model, tmp_path):

@@ -1,6 +1,6 @@
 """What `forward` and `from_pretrained` are given: checks, padding, devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,12 @@ def check_arguments(mask: Tensor, labels: Tensor | None, logits_to_keep: Any, ot
     if (positions := others.get("position_ids")) is not None:
         packed = (positions.diff() <= 0) & mask[:, 1:] & mask[:, :-1]
         require(not packed.any(), "position_ids must grow: rows that are packed into one would share S", "packed rows")
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
+    """Raises ValueError if rows of which the last logits are asked for have no token."""
+    if not all(lengths):
+        raise ValueError(f"attention_mask must leave every row a token, got rows of {lengths}")
 
 
 def undo_order(logits: Tensor, order: Tensor, mask: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from torch import Tensor
 from transformers import Cache
 
+from lmsleep.hf.arguments import check_lengths
 from lmsleep.runtime import Session
 
 
@@ -17,8 +18,8 @@ class SleepCache(Cache):
         """Reads tokens (B, n), without those behind, where mask (B, n) is False, so that padding does not shift the
         windows of a row: logits (B, m, V), m tokens in the longest row, or (B, 1, V) of each row's last one."""
         lengths = None if mask is None else mask.sum(1).tolist()
-        if lengths and last_only and not self.seen and not all(lengths):
-            raise ValueError(f"attention_mask must leave every row a token, got rows of {lengths}")
+        if lengths and last_only and not self.seen:
+            check_lengths(lengths)
         rows = [row[:n] for row, n in zip(tokens, lengths, strict=True)] if lengths else tokens
         self.seen += tokens.shape[1]
         logits = self.session.feed(rows, last_only=last_only)

@@ -30,3 +30,9 @@ class SleepConfig(PreTrainedConfig):
         self.num_hidden_layers = len(self.model.get("pattern", ""))
         kwargs["tie_word_embeddings"] = bool(self.model.get("tie_embeddings"))
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in config.json, where a `Session` reads from `trained` how the model sleeps."""
+        sleeps = {"n_passes": self.n_passes, "eviction": self.eviction}
+        known = {name: value for name, value in sleeps.items() if value is not None}
+        return super().to_dict() | {"trained": (self.trained or {}) | known}

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME, can_return_tuple
 
 from lmsleep.checks import require, typed
-from lmsleep.hf.arguments import check_arguments, device_of, mask_of, undo_order
+from lmsleep.hf.arguments import check_arguments, check_lengths, device_of, mask_of, undo_order
 from lmsleep.hf.cache import SleepCache
 from lmsleep.hf.config import SleepConfig
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
@@ -109,6 +109,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
             logits = read_windows(self.model, tokens, mask=mask, **settings).logits
             if last_only and mask is not None:
+                check_lengths(mask.sum(1).tolist())
                 logits = logits[range(len(mask)), mask.sum(1) - 1][:, None]
         loss = None
         if labels is not None:
@@ -188,7 +189,6 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             given = None if state_dict is None else dict(state_dict)
             super().save_pretrained(save_directory, state_dict=given, push_to_hub=push_to_hub, **kwargs)
             return
-        trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
         beside = [self.folder / name for name in TOKENIZER] if self.folder else []
         files = {path.name: path.read_text(encoding="utf-8") for path in beside if path.is_file()}
         files[GENERATION_CONFIG_NAME] = self.generation_config.to_json_string()
@@ -197,7 +197,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             model = model.config.build("meta")
             model.load_state_dict(self._own_weights(state_dict), assign=True)
             model._tie()
-        model.save_pretrained(save_directory, trained=trained, files=files)
+        model.save_pretrained(save_directory, trained=self.config.to_dict()["trained"], files=files)
         if push_to_hub:
             push(save_directory, kwargs.get("repo_id") or Path(save_directory).name, kwargs.get("private"))
 
