@@ -200,6 +200,7 @@ def test_positions_of_padded_rows_and_a_tuple_are_obeyed(model):
         ({"subfolder": "inner"}, "subfolder must be None, got 'inner'"),
         ({"state_dict": {"a": TOKENS}}, "state_dict must be None, got {'a': tensor"),
         ({"output_loading_info": True}, "output_loading_info must be None, got True"),
+        ({"config": {"n_passes": 2}}, "config must be a SleepConfig or None, got {'n_passes': 2}"),
         ({"variant": "fp16"}, "variant must be None, got 'fp16'"),
     ],
 )

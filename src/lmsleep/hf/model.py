@@ -142,7 +142,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
         saved = SleepConfig.from_pretrained(folder)
-        config = saved if config is None else typed(SleepConfig, copy.copy(config), "config")
+        config = saved if config is None else copy.copy(config)
+        require(isinstance(config, SleepConfig), "config must be a SleepConfig or None", config)
         require(config.model == saved.model, f"model of config must be that of {source}, {saved.model}", config.model)
         for name in ("n_passes", "eviction"):
             setattr(config, name, getattr(config, name) if kwargs.get(name) is None else kwargs[name])
