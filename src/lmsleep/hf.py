@@ -10,6 +10,7 @@ A model sleeps as it was trained to; `from_pretrained(..., n_passes=1)` keeps it
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,9 @@ try:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 except ImportError as error:
     raise ImportError(f'lmsleep.hf needs transformers: pip install "lmsleep[hf]" ({error})') from None
+
+# What transformers calls the cache of a call and of its outputs: since 5.24 `cache`.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class SleepConfig(PreTrainedConfig):
@@ -76,6 +80,11 @@ class SleepCache(Cache):
         self.seen += tokens.shape[1]
         logits = self.session.feed(rows, last_only=last_only)
         return logits[:, None] if last_only else logits
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """False: a sequence begins with what was read, which `generate` then leaves out."""
+        return [False]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of input read so far, padding included."""
@@ -134,6 +143,17 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """An empty cache."""
         return SleepCache(Session(self.model, self.config.n_passes, self.config.eviction))
 
+    def cache_of(self, use_cache: bool | None, **given: Any) -> SleepCache | None:
+        """The cache that a call is given, by one of two names, or a new one where it is to use one."""
+        caches = {name: cache for name, cache in given.items() if cache is not None}
+        require(len(caches) < 2, "past_key_values and cache must not both be given: they are one", "both")
+        if not caches:
+            return self.new_cache() if use_cache else None
+        ((name, cache),) = caches.items()
+        known, kind = isinstance(cache, SleepCache), type(cache).__name__
+        require(known, f"{name} must be of an earlier call or new_cache()", kind)
+        return cache
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -148,7 +168,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             attention_mask: (B, n), or (B, m + n) with the m tokens in the cache; 0 for padding, on either side.
-            past_key_values: the cache to continue from; it is changed in place.
+            past_key_values: the cache to continue from, which may be given as `cache` too; it is changed in place.
             labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers.
             use_cache: return a cache; then there is no gradient.
             logits_to_keep: number of last tokens, or places, whose logits are returned; 0: all, 1: each row's last.
@@ -170,11 +190,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         order = None if recent.all() else (~recent).to(torch.int8).argsort(dim=1, stable=True)
         tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), recent.gather(1, order))
         last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
-        if use_cache or past_key_values is not None:
-            past_key_values = self.new_cache() if past_key_values is None else past_key_values
-            known, kind = isinstance(past_key_values, SleepCache), type(past_key_values).__name__
-            require(known, "past_key_values must be of an earlier call or new_cache()", kind)
-            logits = past_key_values.read(tokens, mask, last_only)
+        cache = self.cache_of(use_cache, past_key_values=past_key_values, cache=kwargs.get("cache"))
+        if cache is not None:
+            logits = cache.read(tokens, mask, last_only)
         else:
             to_rows(tokens, None, None, self.model)  # checks them
             settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
@@ -188,7 +206,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         if labels is not None:
             sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": kwargs.get("num_items_in_batch")}
             loss = self.loss_function(logits, labels, **sizes)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        past: dict[str, Any] = {CACHE: cache}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **past)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
