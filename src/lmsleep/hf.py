@@ -227,7 +227,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
         settings = {name: kwargs[name] for name in ("n_passes", "eviction") if name in kwargs}
         config = config if isinstance(config, SleepConfig) else SleepConfig.from_pretrained(folder, **settings)
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        # Older versions of transformers put a dtype that the Auto classes are given into the configuration.
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype", config.dtype))
         dtype = None if dtype == "auto" else getattr(torch, str(dtype), dtype)
         model = HybridLM.from_pretrained(folder, dtype, device_of(kwargs.get("device_map")))
         loaded = cls(config, model).eval()
