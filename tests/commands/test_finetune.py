@@ -215,8 +215,8 @@ def test_what_is_out_of_range_is_named_as_it_was_typed(folder, data, tmp_path, c
             "--trainer.fast_dev_run must be false: it leaves no checkpoint to export, got true",
         ),
         (
-            "--trainer.limit_test_batches=0",
-            "--trainer.limit_test_batches must be more than 0: README.md has the scores, got 0",
+            "--trainer.limit_test_batches=0.0",
+            "--trainer.limit_test_batches must be more than 0: README.md has the scores, got 0.0",
         ),
         (
             "--checkpoint.dirpath=other",
