@@ -63,7 +63,7 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"tokens, three of them run twice and averaged; the six once each give {points(ahead(six, 2))}. N = 4 is "
         f"{points(ahead(six, 4))} above N = 1",
         f"N = 1 answers {percent(end.value)} ({spread} over its rows)",
-        f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that it leaves at {millions(left[1])} "
+        f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that ours leaves at {millions(left[1])} "
         "tokens",
         f"N = {listed(map(str, all_ends.index))} end at {percents(all_ends)}",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "

@@ -85,7 +85,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"The two seeds of N = 1 differ by {100 * (end.value - again.value):.1f} points",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
         f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
-        f"N = 2 without it answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
+        f"Without the convolution N = 2 answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2 and 4 had {percents(part[[2, 4]])}",
         f"was cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
         f"{percent(exact[warm.tokens])}",
