@@ -1,4 +1,5 @@
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+# The first that runs: a name may stand for no interpreter, as where pyenv has another version in use.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13; do $$name -c "" 2>/dev/null && echo $$name && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?=

@@ -43,5 +43,5 @@ LightningCLI.setup_parser = learn_once(LightningCLI.setup_parser)
 # A private function of jsonargparse: without it tests are slower, and no more.
 FIND = getattr(sys.modules.get("jsonargparse._subcommands"), "find_action_and_subcommand", None)
 for module in [module for name, module in sys.modules.items() if name.startswith("jsonargparse.")]:
-    if FIND is not None and getattr(module, FIND.__name__, None) is FIND:
+    if FIND is not None and vars(module).get(FIND.__name__) is FIND:
         setattr(module, FIND.__name__, find_once(FIND))

@@ -446,6 +446,10 @@ def test_the_configuration_lies_beside_the_checkpoint(tmp_path):
             "PYTHONPATH=FOLDER says where it lies",
         ),
         (["demo", "--rws=1"], "there is no option --rws, but there is --rows"),
+        (["chat"], "--model must be given"),
+        (["export"], "--ckpt and --out must be given"),
+        (["finetune", "--out=tuned"], "--model and --data must be given"),
+        (["replay"], "bundle must be given"),
     ],
 )
 def test_an_argument_that_does_not_parse_is_one_sentence(capsys, arguments, sentence):

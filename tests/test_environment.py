@@ -1,6 +1,8 @@
 """The ways to install, held together: pyproject.toml, constraints.txt, requirements.txt, environment.yml."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -37,6 +39,26 @@ def test_requirements_install_the_project_under_the_constraints():
     chosen = set(extras.group(1).split(","))
     assert chosen <= set(PROJECT["optional-dependencies"])
     assert "cuda" not in chosen, "kernel packages build against an installed torch: a second step"
+
+
+@pytest.mark.parametrize(
+    ("runs", "chosen"),
+    [
+        ({"python3.11": 0, "python3.12": 0}, "python3.11"),
+        ({"python3.11": 127, "python3.12": 0}, "python3.12"),
+        ({}, "python3"),
+    ],
+)
+def test_make_takes_the_first_python_that_runs(tmp_path, runs, chosen):
+    """A name on the path may be no interpreter: pyenv's python3.11 ends with 127 where another version is in use."""
+    for name in ("pyproject.toml", "requirements.txt", "constraints.txt"):
+        (tmp_path / name).touch()
+    for name, status in runs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [shutil.which("make"), "-n", "-f", ROOT / "Makefile", "-C", tmp_path, "install"]
+    said = subprocess.run(command, env={"PATH": str(tmp_path), "SHELL": "/bin/sh"}, capture_output=True, text=True)
+    assert said.stdout.splitlines()[1] == f"{chosen} -m venv .venv", said
 
 
 def test_every_pin_lies_in_its_range():

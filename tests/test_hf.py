@@ -20,6 +20,7 @@ from transformers import (
 
 import lmsleep.hf
 from lmsleep import HybridLM, Session, read_windows
+from lmsleep.hf import CACHE
 from lmsleep.hub import tokenizer_files
 
 TEXT = "The wren by the mill is blue. "
@@ -107,10 +108,10 @@ def test_a_cache_goes_on_with_the_next_turn(folder, loaded):
     model, tokenizer = loaded
     first = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     cache = model.new_cache()
-    said = model.generate(first, max_new_tokens=8, do_sample=False, past_key_values=cache)
+    said = model.generate(first, max_new_tokens=8, do_sample=False, **{CACHE: cache})
     assert cache.get_seq_length() == said.shape[1] - 1  # the last token has not been read
     both = torch.cat([said, tokenizer(PROMPTS[1], return_tensors="pt").input_ids], dim=1)
-    got = model.generate(both, max_new_tokens=8, do_sample=False, past_key_values=cache)
+    got = model.generate(both, max_new_tokens=8, do_sample=False, **{CACHE: cache})
     assert got[0, both.shape[1] :].tolist() == by_session(folder, both, 8, tokenizer)
 
 
@@ -312,31 +313,32 @@ def test_the_last_logits_of_a_row_are_those_of_its_last_token_wherever_it_is_pad
         torch.testing.assert_close(got[row, 0], alone[0, -1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_copy_of_a_cache_goes_on_apart_from_it(loaded):
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_a_copy_of_a_cache_goes_on_apart_from_it(loaded, name):
     """One prompt, several ends: as after each of them alone. Rows are chosen, repeated and forgotten as they are asked
     to be, and what a cache cannot do, it says."""
     model, tokenizer = loaded
     start, *ends = (tokenizer(prompt, return_tensors="pt").input_ids for prompt in PROMPTS)
-    cache = model(start, use_cache=True).past_key_values
+    cache = model(start, use_cache=True)[CACHE]
     for end in ends:
         branch = copy.deepcopy(cache)
-        got = model(end, past_key_values=branch).logits
+        got = model(end, **{name: branch}).logits
         wanted = model(torch.cat([start, end], dim=1)).logits[:, start.shape[1] :]
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
         assert (cache.get_seq_length(), branch.get_seq_length()) == (start.shape[1], start.shape[1] + end.shape[1])
     both = torch.cat([start, start.flip(1)])
-    cache, end = model(both, use_cache=True).past_key_values, ends[0].expand(3, -1)
+    cache, end = model(both, use_cache=True)[CACHE], ends[0].expand(3, -1)
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([0, 2, 3]))
     wanted = model(torch.cat([both[[0, 1, 1]], end], dim=1)).logits[:, start.shape[1] :]
-    torch.testing.assert_close(model(end, past_key_values=cache).logits, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(end, **{name: cache}).logits, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="a cache that sleeps cannot lose 3 tokens"):
         cache.crop(3)
     with pytest.raises(ValueError, match=r"rows must be some of the 3 that were read, got \[3\]"):
         cache.batch_select_indices(torch.tensor([3]))
     cache.reset()
     assert cache.get_seq_length() == 0
-    torch.testing.assert_close(model(start, past_key_values=cache).logits, model(start).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(start, **{name: cache}).logits, model(start).logits, rtol=1e-4, atol=1e-5)
 
 
 IDS = torch.ones(2, 4, dtype=torch.long)
@@ -357,6 +359,8 @@ IDS = torch.ones(2, 4, dtype=torch.long)
         ({"input_ids": IDS, "attention_mask": IDS[:1]}, r"attention_mask must have .*, got \(1, 4\)"),
         ({"input_ids": IDS, "attention_mask": IDS[:, None, None]}, r"attention_mask must have .*, got \(2, 1, 1, 4\)"),
         ({"input_ids": IDS, "past_key_values": DynamicCache()}, "past_key_values must be .*, got 'DynamicCache'"),
+        ({"input_ids": IDS, "cache": DynamicCache()}, "cache must be of an earlier call .*, got 'DynamicCache'"),
+        ({"input_ids": IDS, "past_key_values": 1, "cache": 2}, "past_key_values and cache must not both be given"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(loaded, use_cache, inputs, message):

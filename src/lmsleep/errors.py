@@ -62,6 +62,9 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
         return "--config must name a file of settings, such as configs/experiment/rule110.yaml"
     if re.fullmatch(r"the following arguments are required: (\w+\.)?data\.task", message):
         return NO_TASK
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        names = (f"--{name}" if f"--{name}" in options else name for name in missing[1].split(", "))
+        return f"{' and '.join(names)} must be given"
     if not keys:
         return " ".join(message.split())
     # A task is a class of several, whose arguments have a level of their own.

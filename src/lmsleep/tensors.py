@@ -42,7 +42,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, he
         try:
             save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         except SafetensorError as error:  # which is no OSError
-            number = re.search(r"os error (\d+)", str(error))
+            number = re.search(r"(?:os error|code:) (\d+)", str(error))  # since safetensors 0.7, before
             raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from None
         except RuntimeError as error:
             raise ValueError(f"tensors must not share memory: {error}".splitlines()[0]) from None

@@ -21,7 +21,7 @@ MASKED = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->
 # Numbers that no run of ours measured: settings, versions, the paper's numbers.
 OWN = (
     r"arXiv\s+\d{4}\.\d{5}",
-    r"Python 3\.\d+(?: or 3\.\d+)?",
+    r"Python 3\.\d+(?: to 3\.\d+)?",
     r"torch 2\.\d+",
     r"Jet-Nemotron\s+2B|Ouro 1\.4B",
     r"Physics of Language Models\* 4\.1",

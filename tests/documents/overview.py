@@ -63,12 +63,12 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"tokens, three of them run twice and averaged; the six once each give {points(ahead(six, 2))}. N = 4 is "
         f"{points(ahead(six, 4))} above N = 1",
         f"N = 1 answers {percent(end.value)} ({spread} over its rows)",
-        f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that it leaves at {millions(left[1])} "
+        f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that ours leaves at {millions(left[1])} "
         "tokens",
         f"N = {listed(map(str, all_ends.index))} end at {percents(all_ends)}",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
-        f"without its short convolution N = 1 stays at {percent(bare.value.iloc[0])} through "
+        f"without its short convolution N = 1 has {percent(bare.value.iloc[0])} after "
         f"{millions(rule110.END_PART)} tokens, where N = 2 and 4 have {percents(more[more.n_passes > 1].value)}",
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
         f"The paper prints {printed_2b(root)} %",

@@ -82,9 +82,10 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"N = {listed(map(str, ends.index[1:]))} are {listed(f'{100 * (ends[n] - ends[1]):.1f}' for n in (2, 3, 4))} "
         "points above N = 1",
         f"The fourth pass adds {100 * (ends[4] - ends[3]):.1f} points",
+        f"The two seeds of N = 1 differ by {100 * (end.value - again.value):.1f} points",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
         f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
-        f"N = 2 without it answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
+        f"Without the convolution N = 2 answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2 and 4 had {percents(part[[2, 4]])}",
         f"was cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
         f"{percent(exact[warm.tokens])}",
@@ -101,6 +102,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"At {millions(END_PART)} tokens it had {percent(exact[END_PART])}; the run below, whose schedule ends there, "
         f"has {percent(part[1])}",
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
+        f"it is right on the rows of one answer alone: {rule110.answers_of_none(folder)}",
         f"N = 2 to 4 that may not sleep at test answer {100 * alone.min():.1f} to {percent(alone.max())}",
     )
 
@@ -187,8 +189,8 @@ def whose_hops(csv: Path) -> str:
     assert math.isnan(two[1])
     return (
         f"one hop is right more than twice as often as two from {listed(f'{tokens / 1e6:.0f}' for tokens in one)} M "
-        f"tokens on with N = 1, 2 and 4; two so beside four from {millions(two[0])} with N = 1 and from "
-        f"{millions(two[2])} with N = 4, and never with N = 2"
+        f"tokens on with N = 1, 2 and 4; two hops are right more than twice as often as four from "
+        f"{millions(two[0])} with N = 1 and from {millions(two[2])} with N = 4, and never with N = 2"
     )
 
 
@@ -226,8 +228,8 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
         f"{percent(again.value)} with another seed",
         f"N = 1 and 2 have seen {millions(seen[1])} tokens, N = 4 {millions(seen[4])}",
         f"Of its runs {whose_hops(depo)}",
-        f"Always answering 1 has {percent(majority(32), 2)}, and it stays above that from {millions(left[1])} tokens "
-        "on",
+        f"Always answering 1 has {percent(majority(32), 2)}, and our N = 1 stays above that from {millions(left[1])} "
+        "tokens on",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
         f"N = 2 is {points(ahead(rule110.both_sets(folder), 2))} points above N = 1 over six seeds, three of them run "
         "twice and averaged",

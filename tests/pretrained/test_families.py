@@ -9,6 +9,7 @@ from checkpoints import OURO_1_4B, tiny_jet_nemotron, write
 from safetensors.torch import load_file, save_file
 
 from lmsleep import HybridLM, read_windows
+from lmsleep.hf import CACHE
 from lmsleep.pretrained import load_pretrained, pretrained_config
 from lmsleep.pretrained.backbone import middle_loop
 
@@ -137,8 +138,8 @@ def test_cached_decoding_is_that_of_transformers(checkpoints, family):
         for part in tokens().split([7, *[1] * (L - 7)], dim=1):
             wake = model.wake(part, S, cache)
             S, cache = wake.S, wake.cache
-            out = theirs(part, past_key_values=past, use_cache=True)
-            past = out.past_key_values
+            out = theirs(part, use_cache=True, **{CACHE: past})
+            past = out[CACHE]
             torch.testing.assert_close(model.logits(wake.h), out.logits, **TOLERANCE)
 
 

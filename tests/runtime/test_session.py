@@ -241,7 +241,9 @@ def test_tokens_of_other_libraries_read_as_lists_do(build, draw_tokens, form):
     close(Session(model, n_passes=2).feed(row), Session(model, n_passes=2).feed(tokens[:1]))
 
 
-@pytest.mark.parametrize("form", [np.array, torch.Tensor.int, torch.Tensor.tolist, lambda mask: mask.int().tolist()])
+@pytest.mark.parametrize(
+    "form", [torch.Tensor.numpy, torch.Tensor.int, torch.Tensor.tolist, lambda mask: mask.int().tolist()]
+)
 def test_masks_of_zeros_and_ones_and_of_other_libraries(build, draw_tokens, form):
     model, tokens, mask = build(), draw_tokens(2, 9), draw_tokens(2, 9, seed=1) > 2
     close(Session(model, n_passes=2).feed(tokens, mask=form(mask)), Session(model, n_passes=2).feed(tokens, mask=mask))

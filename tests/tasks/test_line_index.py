@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from lmsleep.errors import one_sentence
 from lmsleep.tasks import Documents, TextLM, TextQA
@@ -174,7 +175,9 @@ def test_without_the_package_there_is_one_sentence_and_files_of_lines_are_read(m
 
 @pytest.mark.parametrize(("rows", "texts"), [("train", ["test.txt"]), ("rows", ["b.md", "sub/a.txt", "sub/b.md"])])
 def test_a_folder_of_rows_and_texts_is_refused_in_words_of_ours(datasets, tmp_path, monkeypatch, rows, texts):
-    """The package speaks of splits, or of files of which nobody has heard."""
+    """The package speaks of splits, or of files of which nobody has heard. Before 5.1 it reads rows beside pages."""
+    if texts[0].endswith(".md") and Version(datasets.__version__) < Version("5.1"):
+        pytest.skip("this version of datasets reads the rows alone")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "mixed"
     (folder / "sub").mkdir(parents=True)

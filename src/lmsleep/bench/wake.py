@@ -112,10 +112,12 @@ def measure(
     with ExitStack() as stack:
         readers: list[TimedSession] = []
         for before, context in pairwise((0, *places)):
+            print(f"windows to read with every N: {places[context]}", file=sys.stderr)
             for n, session in sessions.items():
                 session.feed(_tokens(config, context - before), last_only=True)
                 branch = stack.enter_context(session.fork())
                 readers.append(TimedSession("hybrid", n, context, branch, session.nbytes, sleeps[n]))
+        print(f"timing {n_tokens} tokens of each, then full attention", file=sys.stderr)
         _time_readers(readers, tokens)
     for context in places:
         if twin := _twin(config, context, n_tokens, device, seed, max_cache_bytes):

@@ -95,8 +95,8 @@ def main(args: Sequence[str] | None = None) -> None:
             parser.error(f"unrecognized arguments: --{name}")
         if name == PLACES[0]:
             parser.error(f"--{name} must be left out: --out is the folder for all that is made")
-    if missing := [f"--{name}" for name in ("model", "data") if getattr(options, name) is None]:
-        parser.error(f"the following arguments are required: {' and '.join(missing)}")
+    if missing := [name for name in ("model", "data") if getattr(options, name) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     out = options.out
     with one_sentence():
         check_folder(out, "--out")

@@ -62,7 +62,7 @@ class SaveConfig(SaveConfigCallback):
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
                 path = f"{folder}/{self.config_filename}"
-                save = partial(self.parser.save, skip_none=False, skip_validation=True, multifile=self.multifile)
+                save = partial(self.parser.save, skip_unset=False, skip_validation=True, multifile=self.multifile)
                 save(self.config, path, overwrite=True)
             trainer.strategy.barrier()
 

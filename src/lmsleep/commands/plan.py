@@ -110,7 +110,7 @@ class PlanCLI(SleepCLI):
     @cached_property
     def parts(self) -> Any:
         """The configuration with its objects, such as the task; neither the model nor its data are built."""
-        return self.parser.instantiate_classes(self.config, instantiate_groups=False)
+        return self.parser.instantiate(self.config, instantiate_groups=False)
 
     @property
     def data(self) -> RowsDataModule:

@@ -15,11 +15,11 @@ except ImportError as error:
     raise ImportError(f'lmsleep.hf needs transformers: pip install "lmsleep[hf]" ({error})') from None
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lmsleep.hf.cache import SleepCache
+from lmsleep.hf.cache import CACHE, SleepCache
 from lmsleep.hf.config import SleepConfig
 from lmsleep.hf.model import SleepForCausalLM
 
-__all__ = ["SleepCache", "SleepConfig", "SleepForCausalLM"]
+__all__ = ["CACHE", "SleepCache", "SleepConfig", "SleepForCausalLM"]
 
 transformers.AutoConfig.register(SleepConfig.model_type, SleepConfig)
 transformers.AutoModelForCausalLM.register(SleepConfig, SleepForCausalLM)

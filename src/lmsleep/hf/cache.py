@@ -1,10 +1,16 @@
 """A session as the cache of transformers."""
 
+from dataclasses import fields
+
 from torch import Tensor
 from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from lmsleep.hf.arguments import check_lengths
 from lmsleep.runtime import Session
+
+# What transformers calls the cache of a call and of its outputs: since 5.24 `cache`.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 class SleepCache(Cache):
@@ -24,6 +30,11 @@ class SleepCache(Cache):
         self.seen += tokens.shape[1]
         logits = self.session.feed(rows, last_only=last_only)
         return logits[:, None] if last_only else logits
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """False: a sequence begins with what was read, which `generate` then leaves out."""
+        return [False]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of input read so far, padding included."""

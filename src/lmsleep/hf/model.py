@@ -15,7 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, can_return_tuple
 
 from lmsleep.checks import require, typed
 from lmsleep.hf.arguments import check_arguments, check_lengths, device_of, mask_of, undo_order
-from lmsleep.hf.cache import SleepCache
+from lmsleep.hf.cache import CACHE, SleepCache
 from lmsleep.hf.config import SleepConfig
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.model import HybridConfig, HybridLM
@@ -64,6 +64,17 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         """An empty cache."""
         return SleepCache(Session(self.model, self.config.n_passes, self.config.eviction))
 
+    def cache_of(self, use_cache: bool | None, **given: Any) -> SleepCache | None:
+        """The cache that a call is given, by one of two names, or a new one where it is to use one."""
+        caches = {name: cache for name, cache in given.items() if cache is not None}
+        require(len(caches) < 2, "past_key_values and cache must not both be given: they are one", "both")
+        if not caches:
+            return self.new_cache() if use_cache else None
+        ((name, cache),) = caches.items()
+        known, kind = isinstance(cache, SleepCache), type(cache).__name__
+        require(known, f"{name} must be of an earlier call or new_cache()", kind)
+        return cache
+
     @can_return_tuple
     def forward(
         self,
@@ -79,7 +90,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             attention_mask: (B, n), or (B, m + n) with the m tokens in the cache; 0 for padding, on either side.
-            past_key_values: the cache to continue from; it is changed in place.
+            past_key_values: the cache to continue from, which may be given as `cache` too; it is changed in place.
             labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers, but that padding
                 predicts nothing: not the first token of a row padded on the left.
             use_cache: return a cache; then there is no gradient.
@@ -99,11 +110,9 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         order = None if recent.all() else (~recent).to(torch.int8).argsort(dim=1, stable=True)
         tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), recent.gather(1, order))
         last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
-        if use_cache or past_key_values is not None:
-            past_key_values = self.new_cache() if past_key_values is None else past_key_values
-            known, kind = isinstance(past_key_values, SleepCache), type(past_key_values).__name__
-            require(known, "past_key_values must be of an earlier call or new_cache()", kind)
-            logits = past_key_values.read(tokens, mask, last_only)
+        cache = self.cache_of(use_cache, past_key_values=past_key_values, cache=kwargs.get("cache"))
+        if cache is not None:
+            logits = cache.read(tokens, mask, last_only)
         else:
             to_rows(tokens, None, None, self.model)  # checks them
             settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
@@ -121,7 +130,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         if order is not None and not last_only:
             logits = undo_order(logits, order, recent)
         logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        past: dict[str, Any] = {CACHE: cache}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **past)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
@@ -147,7 +157,8 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         require(config.model == saved.model, f"model of config must be that of {source}, {saved.model}", config.model)
         for name in ("n_passes", "eviction"):
             setattr(config, name, getattr(config, name) if kwargs.get(name) is None else kwargs[name])
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        # Older versions of transformers put a dtype that the Auto classes are given into the configuration.
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype", config.dtype))
         dtype = None if dtype == "auto" else getattr(torch, str(dtype), dtype)
         model = HybridLM.from_pretrained(folder, dtype, device_of(kwargs.get("device_map")))
         loaded = cls(config, model).eval()

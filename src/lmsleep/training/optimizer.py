@@ -1,7 +1,7 @@
 """Muon and AdamW in one optimizer, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ class MuonAdamW(torch.optim.Optimizer):
         lr, inflow = group["lr"] * self._keep_update, 1 - group["momentum"]
         torch._foreach_mul_(momenta, 1 - inflow * self._keep_update)
         torch._foreach_add_(momenta, grads, alpha=inflow)
-        updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
+        updates = _lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         batches: dict[tuple[int, ...], list[int]] = {}
         for i, p in enumerate(params):
@@ -214,6 +214,13 @@ def _transpose(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
 def _update_scale(rows: int, cols: int) -> float:
     """The scale of an orthogonal update, with which outputs change alike for all shapes."""
     return math.sqrt(max(1.0, rows / cols))
+
+
+def _lerp(starts: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> Sequence[Tensor]:
+    """Tensors between those of two lists; torch 2.11 does not know it of lists of sharded ones."""
+    if isinstance(starts[0], DTensor):
+        return [torch.lerp(start, end, weight) for start, end in zip(starts, ends, strict=True)]
+    return torch._foreach_lerp(starts, ends, weight)
 
 
 def full_tensor(x: Tensor) -> Tensor:

@@ -1,18 +1,21 @@
 """The tables of results/paper about Rule 110: figures 2a and 2b (whole, and a part of its tokens), and t = 12."""
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 from tests.documents.pages.gpu import passes_at_test
 from tests.documents.pages.paper import other_runs
 from tests.documents.scores import ahead, average_runs, last_validations, mean, passes, read, scores
 from tests.documents.words import listed
 
+from lmsleep.data import RowsDataModule
 from lmsleep.figures.stats import paired_differences, wilson
 from lmsleep.figures.words import interval, millions, percent, points
-from lmsleep.tasks import Rule110
+from lmsleep.tasks import IGNORE, Rule110
 
 MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
 FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
@@ -135,6 +138,25 @@ def leaves(csv: Path) -> dict[int, float]:
 def ends_part(folder: Path) -> pd.Series:
     """Accuracy by N at the end of the schedule of 768 M tokens."""
     return last_validations(folder / "fig2b_part.csv").set_index("n_passes").value
+
+
+@cache
+def rows_by_answers() -> Counter[str]:
+    """How many test rows of t = 32 have which four answers, drawn as configs/experiment/paper/rule110.yaml says."""
+    data = RowsDataModule(Rule110(steps=32), batch_size=1024, eval_rows=8192)
+    targets = torch.cat([batch.targets for batch in data.test_dataloader()])
+    return Counter(" ".join(map(str, answers)) for answers in targets[targets != IGNORE].view(-1, 4).tolist())
+
+
+def answers_of_none(folder: Path) -> str:
+    """What figure 2b's models say of every row with S cut, when they know nothing of it: the four answers that as many
+    of its test rows have as they get right. Raises ValueError if no four answers have so many."""
+    said = {f"{count / rows_by_answers().total():.6g}": answers for answers, count in rows_by_answers().items()}
+    by_n = scores(folder / "fig2b.csv", "cut_exact").set_index("n_passes").value.map("{:.6g}".format).map(said)
+    if by_n.isna().any():
+        raise ValueError(f"cut_exact must be the share of rows of one answer, got {by_n.to_dict()}")
+    groups = by_n.groupby(by_n, sort=False).groups.items()
+    return ", ".join(f"{answers} with N = {listed(map(str, n))}" for answers, n in groups)
 
 
 class Ending(NamedTuple):
