@@ -108,3 +108,17 @@ def test_row_scores_give_each_row_its_own():
         torch.testing.assert_close(alone[0][:, 0], sums[:, b])
         torch.testing.assert_close(alone[1][:, 0], counts[:, b])
     assert counts[3].tolist() == [3, 2, 3, 3, 0, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_stay_exact_in_a_module_of_half_precision(dtype):
+    """Of which `--trainer.precision bf16-true` makes the whole module."""
+    metric, module = SliceScores((2, 5, 9)), SliceScores((2, 5, 9))
+    torch.nn.ModuleList([module]).to(dtype)
+    for seed in range(100):
+        metric.update(*batch(seed))
+        module.update(*batch(seed))
+    found, wanted = module.compute(), metric.compute()
+    assert found == wanted and found["rows"] == 500
+    module.to("meta")
+    assert module.sums.device.type == "meta"

@@ -1,5 +1,7 @@
 """Scores of answers, per slice."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +49,10 @@ class SliceScores(Metric):
         self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", torch.zeros(len(slices) + 1, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> torch.nn.Module:
+        """Moves the sums to other devices, but keeps their dtype: in half precision 256 + 1 is 256."""
+        return super()._apply(lambda x: x.to(fn(x).device), exclude_state)
 
     @property
     def names(self) -> tuple[str, ...]:

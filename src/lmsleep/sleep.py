@@ -100,7 +100,7 @@ def read_windows(
     """
     check_model(model)
     settings = SleepSettings(n_passes, eviction, after_loss, wake_passes, policy_name(on_overflow))
-    check_batch(tokens, targets, mask, model.embedding.num_embeddings)
+    check_batch(tokens, targets, mask, model.vocab_size)
     windows = Windows.of_batch(tokens, targets, model.window_size, after_loss, loss_windows)
     if on_overflow is None:
         settings.warn_if_idle(len(model.blocks.state_index), windows if windows.length >= windows.size else None)

@@ -128,7 +128,7 @@ class Runner:
 
 def _batch(model: HybridLM, batch_size: int, length: int) -> tuple[Tensor, Tensor]:
     """Random tokens (B, T), and targets on the last window alone."""
-    tokens = torch.randint(model.config.vocab_size or 1, (batch_size, length), device=model.embedding.weight.device)
+    tokens = torch.randint(model.vocab_size, (batch_size, length), device=model.embedding.weight.device)
     targets = torch.full_like(tokens, IGNORE)
     targets[:, -model.window_size :] = tokens[:, -model.window_size :]
     return tokens, targets

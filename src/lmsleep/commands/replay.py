@@ -60,7 +60,7 @@ def main(bundle: Path) -> None:
     model = HybridLM.from_pretrained(bundle)
     count = len({name.partition(".")[0] for name in tensors})
     batches = tuple(Batch(*(tensors.get(f"{i}.{name}") for name in Batch._fields)) for i in range(count))  # pyright: ignore
-    task = RecordedRows(batches, model.embedding.num_embeddings, model.window_size)
+    task = RecordedRows(batches, model.vocab_size, model.window_size)
     module = SleepModule(task, model.config, accelerate=step.accelerate)
     module.model = module.graphs.model = model
     model.blocks.checkpointing = step.checkpointing

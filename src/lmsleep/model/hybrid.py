@@ -241,7 +241,7 @@ class HybridLM(nn.Module):
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         assert config.vocab_size is not None and config.window_size is not None
-        self.config, self.window_size = config, config.window_size
+        self.config, self.vocab_size, self.window_size = config, config.vocab_size, config.window_size
         self.lora: Lora | None = None
         self.trained: dict[str, Any] = {}
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)

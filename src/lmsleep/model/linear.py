@@ -36,7 +36,7 @@ def project_concat(x: Tensor, *layers: nn.Module, shared: "SharedWeights | None"
 def lookup_embedding(table: nn.Embedding, tokens: Tensor, shared: "SharedWeights | None" = None) -> Tensor:
     """The embeddings (B, n, D) of tokens (B, n). Where weights are shared, the gradient of a small table is one matrix
     product: torch would sort the tokens, in a dozen launches."""
-    if shared is not None and table.num_embeddings <= MAX_PRODUCT_ROWS and _is_plain(table):
+    if shared is not None and _is_plain(table) and table.num_embeddings <= MAX_PRODUCT_ROWS:
         return _LookupByProduct.apply(tokens, table.weight)  # pyright: ignore[reportReturnType]
     return table(tokens)
 

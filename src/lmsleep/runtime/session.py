@@ -69,7 +69,7 @@ class Session(StreamReader):
         on_overflow: OnOverflow | None = None,
     ) -> None:
         super().__init__(model, n_passes, eviction, callbacks, static, fast_weights, on_overflow)
-        self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.embedding.num_embeddings)
+        self.prompter = None if tokenizer is None else Prompter.of(tokenizer, model.vocab_size)
 
     @locked
     def feed(self, tokens: Input, *, mask: Mask | None = None, last_only: bool = False) -> Tensor:
@@ -202,7 +202,7 @@ class Session(StreamReader):
         policy = policy_name(options.get("on_overflow"))
         require(policy == header.on_overflow, f"on_overflow must be {header.on_overflow}, as of the memory", policy)
         if header.task and options.get("tokenizer") is not None:
-            vocab_size = model.embedding.num_embeddings
+            vocab_size = model.vocab_size
             options["tokenizer"] = Prompter.from_task(header.task, vocab_size, options["tokenizer"])
         session = cls(model, header.n_passes, header.eviction, **options)
         if session.prompter and header.before:
@@ -228,7 +228,7 @@ class Session(StreamReader):
         policy = policy_name(options.get("on_overflow"))
         check_streamable(trained, policy)
         model = HybridLM.from_pretrained(folder, device=device)
-        prompter = Prompter.from_task(trained.get("task"), model.embedding.num_embeddings, tokenizer, folder)
+        prompter = Prompter.from_task(trained.get("task"), model.vocab_size, tokenizer, folder)
         passes = n_passes if policy else passes_of(trained, n_passes, folder / CONFIG)
         return cls(model, passes, eviction, tokenizer=prompter, **options)
 
@@ -258,7 +258,7 @@ class Session(StreamReader):
         rows = to_rows(prompt, None, self.batch_size, self.model, self.prompter)
         if not min(rows.lengths):
             raise ValueError(f"prompt must have at least one token in every row, got rows of {rows.lengths}")
-        answers = new_answers(len(rows.lengths), stop, self.model.embedding.num_embeddings, self.prompter, as_text)
+        answers = new_answers(len(rows.lengths), stop, self.model.vocab_size, self.prompter, as_text)
         if asleep:
             self.sleep()
         return answers, decode_steps(self._read, self._read(rows, last_only=True), draw, int(max_new_tokens), answers)

@@ -62,7 +62,7 @@ def to_rows(
     rows, lengths = _padded(tokens)
     if batch_size not in (None, len(lengths)):
         raise ValueError(f"tokens must have {counted(batch_size, 'rows')}, as those read before, got {len(lengths)}")
-    check_tokens("tokens", rows, model.embedding.num_embeddings)
+    check_tokens("tokens", rows, model.vocab_size)
     return TokenRows(rows.to(device), lengths, None if mask is None else _bool_mask(mask, rows.shape).to(device))
 
 

@@ -1,113 +1,34 @@
-"""Saved models in transformers: after `import lmsleep.hf`, its Auto classes, `generate`, `pipeline` and what is built
-on them, such as lm-evaluation-harness, read a folder of `save_pretrained` or `lmsleep export`.
+"""A `HybridLM` as a model of transformers."""
 
-    import lmsleep.hf
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained("tuned"), AutoTokenizer.from_pretrained("tuned")
-
-A model sleeps as it was trained to; `from_pretrained(..., n_passes=1)` keeps it awake.
-"""
-
+import copy
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import GENERATION_CONFIG_NAME, can_return_tuple
 
 from lmsleep.checks import require, typed
+from lmsleep.hf.arguments import check_arguments, check_lengths, device_of, mask_of, undo_order
+from lmsleep.hf.cache import CACHE, SleepCache
+from lmsleep.hf.config import SleepConfig
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import MODEL_TYPE, VERSION, check_streamable, passes_of
+from lmsleep.model.folder import check_streamable, passes_of
 from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows
 from lmsleep.sleep import read_windows
-from lmsleep.windows import SleepSettings
+from lmsleep.windows import IGNORE, SleepSettings
 
-try:
-    from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-except ImportError as error:
-    raise ImportError(f'lmsleep.hf needs transformers: pip install "lmsleep[hf]" ({error})') from None
-
-# What transformers calls the cache of a call and of its outputs: since 5.24 `cache`.
-CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
-
-
-class SleepConfig(PreTrainedConfig):
-    """The config.json of a saved model.
-
-    Args:
-        model: the fields of its `HybridConfig`. trained: metadata of its training.
-        n_passes, eviction: None: as it was trained; n_passes stays None where that is not stated.
-    """
-
-    model_type = MODEL_TYPE
-    version: int = VERSION
-    model: dict[str, Any] | None = None
-    trained: dict[str, Any] | None = None
-    n_passes: int | None = None
-    eviction: str | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        self.model, self.trained = self.model or {}, self.trained or {}
-        self.n_passes = self.trained.get("n_passes") if self.n_passes is None else self.n_passes
-        self.eviction = self.eviction or self.trained.get("eviction", "hard")
-        self.vocab_size, self.hidden_size = self.model.get("vocab_size"), self.model.get("d_model")
-        self.num_hidden_layers = len(self.model.get("pattern", ""))
-        kwargs["tie_word_embeddings"] = bool(self.model.get("tie_embeddings"))
-        super().__post_init__(**kwargs)
-
-
-class SleepCache(Cache):
-    """A `Session` as the cache of transformers: it holds S and the window of every row, and sleeps on overflow."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(layers=[])
-        self.session, self.seen = session, 0
-
-    def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
-        """Reads tokens (B, n), without those behind, where mask (B, n) is False, so that padding does not shift the
-        windows of a row: logits (B, m, V), m tokens in the longest row, or (B, 1, V) of each row's last one."""
-        lengths = None if mask is None else mask.sum(1).tolist()
-        if lengths and last_only and not self.seen and not all(lengths):
-            raise ValueError(f"attention_mask must leave every row a token, got rows of {lengths}")
-        rows = [row[:n] for row, n in zip(tokens, lengths, strict=True)] if lengths else tokens
-        self.seen += tokens.shape[1]
-        logits = self.session.feed(rows, last_only=last_only)
-        return logits[:, None] if last_only else logits
-
-    @property
-    def is_linear(self) -> list[bool]:
-        """False: a sequence begins with what was read, which `generate` then leaves out."""
-        return [False]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns of input read so far, padding included."""
-        return self.seen
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Selects the rows `beam_idx` (B,), for beam search."""
-        self.session.reorder(beam_idx.tolist())
-
-    batch_select_indices = reorder_cache  # pyright: ignore[reportAssignmentType]
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Goes on with every row several times."""
-        self.session.repeat(repeats)
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Raises ValueError: a sleep cannot be undone. A copy, by `copy.deepcopy`, goes on from where it was made."""
-        raise ValueError(f"a cache that sleeps cannot lose {tokens_to_remove} tokens: take a copy.deepcopy before")
-
-    def reset(self) -> None:
-        """Forgets all."""
-        self.session.reset()
-        self.seen = 0
+# What `from_pretrained` of transformers obeys and that of `HybridLM` cannot.
+REFUSED = ("quantization_config", "load_in_8bit", "load_in_4bit", "gguf_file")
+REFUSED += ("state_dict", "key_mapping", "subfolder", "variant", "output_loading_info")
 
 
 class SleepForCausalLM(PreTrainedModel, GenerationMixin):
@@ -154,6 +75,7 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         require(known, f"{name} must be of an earlier call or new_cache()", kind)
         return cache
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -169,23 +91,21 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             attention_mask: (B, n), or (B, m + n) with the m tokens in the cache; 0 for padding, on either side.
             past_key_values: the cache to continue from, which may be given as `cache` too; it is changed in place.
-            labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers.
+            labels: (B, n), -100 where there is no loss; shifted inside, as always in transformers, but that padding
+                predicts nothing: not the first token of a row padded on the left.
             use_cache: return a cache; then there is no gradient.
             logits_to_keep: number of last tokens, or places, whose logits are returned; 0: all, 1: each row's last.
-            kwargs: `num_items_in_batch`, by which a `Trainer` that accumulates gradients divides the sum of the losses;
-                others are ignored.
+            kwargs: `num_items_in_batch`, by which a `Trainer` that accumulates gradients divides the sum of the losses
+                (it counts first tokens on the left of which is padding); others are ignored.
 
         Raises:
-            ValueError: if there are no tokens, as where embeddings are given, or an argument does not fit them.
+            ValueError: if there are no tokens, as where embeddings are given, an argument does not fit them, several
+                rows are packed into one, or hidden states or attentions are asked for.
         """
         if input_ids is None:
             raise ValueError("input_ids must be given, which alone can be read, got None")
-        shape = tuple(getattr(input_ids, "shape", ()))
-        require(len(shape) == 2, "input_ids must be a tensor (B, n)", shape or type(input_ids).__name__)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        recent = mask[..., -input_ids.shape[1] :].bool()
-        allowed = f"attention_mask must have the shape of input_ids {shape} or be wider"
-        require(recent.shape == shape, allowed, tuple(mask.shape))
+        recent = mask_of(input_ids, attention_mask)
+        check_arguments(recent, labels, logits_to_keep, kwargs)
         # Padding is moved behind the tokens meanwhile.
         order = None if recent.all() else (~recent).to(torch.int8).argsort(dim=1, stable=True)
         tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), recent.gather(1, order))
@@ -198,14 +118,18 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
             settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
             logits = read_windows(self.model, tokens, mask=mask, **settings).logits
             if last_only and mask is not None:
+                check_lengths(mask.sum(1).tolist())
                 logits = logits[range(len(mask)), mask.sum(1) - 1][:, None]
-        if order is not None and not last_only:
-            logits = undo_order(logits, order)
-        logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         loss = None
         if labels is not None:
+            labels = labels if order is None else labels.gather(1, order)
+            # Shifted in the order of reading, where a token follows the one before it and no padding.
+            following = pad(labels, (0, 1), value=IGNORE)[:, 1 : logits.shape[1] + 1].contiguous()
             sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": kwargs.get("num_items_in_batch")}
-            loss = self.loss_function(logits, labels, **sizes)
+            loss = self.loss_function(logits, labels, shift_labels=following, **sizes)
+        if order is not None and not last_only:
+            logits = undo_order(logits, order, recent)
+        logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         past: dict[str, Any] = {CACHE: cache}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **past)
 
@@ -215,18 +139,24 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             config: None: as the model was trained.
-            kwargs: `n_passes`, `eviction`, `dtype` (or `torch_dtype`), `device_map` with one device, `revision`; others
-                are ignored.
+            kwargs: `n_passes` and `eviction`, also beside a config; `dtype` (or `torch_dtype`), `device_map` with one
+                device, `revision`; others are ignored.
 
         Raises:
-            ValueError: as `HybridLM.from_pretrained`, and for quantization or several devices.
+            ValueError: as `HybridLM.from_pretrained`, and for quantization, several devices, weights from elsewhere or
+                another architecture in the config.
         """
-        for name in ("quantization_config", "load_in_8bit", "load_in_4bit"):
-            require(not kwargs.get(name), f"{name} must be None", kwargs.get(name))
+        for name in REFUSED:
+            if kwargs.get(name):
+                raise ValueError(f"{name} must be None, got {kwargs[name]!r:.99}")
         source = f"{source}@{kwargs['revision']}" if kwargs.get("revision") not in (None, "main") else source
         folder = checkpoint_folder(source, ("*.json", "*.safetensors"), "source")
-        settings = {name: kwargs[name] for name in ("n_passes", "eviction") if name in kwargs}
-        config = config if isinstance(config, SleepConfig) else SleepConfig.from_pretrained(folder, **settings)
+        saved = SleepConfig.from_pretrained(folder)
+        config = saved if config is None else copy.copy(config)
+        require(isinstance(config, SleepConfig), "config must be a SleepConfig or None", config)
+        require(config.model == saved.model, f"model of config must be that of {source}, {saved.model}", config.model)
+        for name in ("n_passes", "eviction"):
+            setattr(config, name, getattr(config, name) if kwargs.get(name) is None else kwargs[name])
         # Older versions of transformers put a dtype that the Auto classes are given into the configuration.
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype", config.dtype))
         dtype = None if dtype == "auto" else getattr(torch, str(dtype), dtype)
@@ -234,9 +164,14 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         loaded = cls(config, model).eval()
         loaded.config.dtype = loaded.dtype
         loaded.name_or_path, loaded.folder = str(source), folder
-        prompter = Prompter.from_task((config.trained or {}).get("task"), model.embedding.num_embeddings, folder=folder)
+        prompter = Prompter.from_task((config.trained or {}).get("task"), model.vocab_size, folder=folder)
         if prompter and prompter.stop:
             loaded.generation_config.update(eos_token_id=list(prompter.stop), pad_token_id=prompter.stop[0])
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            loaded.generation_config = GenerationConfig.from_pretrained(folder)
+        adapter = dict(kwargs.get("adapter_kwargs") or {})
+        if path := adapter.pop("_adapter_model_path", None):  # an Auto class was given the folder of an adapter
+            loaded.load_adapter(path, adapter_kwargs=adapter)
         return loaded
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -260,16 +195,21 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> None:
         """As `HybridLM.save_pretrained`; `state_dict` in place of these weights, as where several processes have parts
-        of them; with `push_to_hub` also uploads the folder to `repo_id`."""
-        trained = {**self.config.trained, "n_passes": self.config.n_passes, "eviction": self.config.eviction}
+        of them; with `push_to_hub` also uploads the folder to `repo_id`. Of a model with adapters of peft, these alone,
+        as always in transformers."""
+        if self._hf_peft_config_loaded:
+            given = None if state_dict is None else dict(state_dict)
+            super().save_pretrained(save_directory, state_dict=given, push_to_hub=push_to_hub, **kwargs)
+            return
         beside = [self.folder / name for name in TOKENIZER] if self.folder else []
         files = {path.name: path.read_text(encoding="utf-8") for path in beside if path.is_file()}
+        files[GENERATION_CONFIG_NAME] = self.generation_config.to_json_string()
         model = self.model
         if state_dict is not None:
             model = model.config.build("meta")
             model.load_state_dict(self._own_weights(state_dict), assign=True)
             model._tie()
-        model.save_pretrained(save_directory, trained=trained, files=files)
+        model.save_pretrained(save_directory, trained=self.config.to_dict()["trained"], files=files)
         if push_to_hub:
             push(save_directory, kwargs.get("repo_id") or Path(save_directory).name, kwargs.get("private"))
 
@@ -280,22 +220,3 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push(folder, repo_id, private)
-
-
-def undo_order(logits: Tensor, order: Tensor) -> Tensor:
-    """Undoes the `order` (B, n) on logits (B, m, V): (B, n, V), NaN where there are none."""
-    whole = torch.nn.functional.pad(logits, (0, 0, 0, order.shape[1] - logits.shape[1]), value=torch.nan)
-    return whole.gather(1, order.argsort(1)[:, :, None].expand_as(whole))
-
-
-def device_of(device_map: Any) -> Any:
-    """The only device of a device_map. Raises ValueError if it has several."""
-    if device_map == "auto":
-        return "cuda" if torch.cuda.is_available() else None
-    devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    require(len(devices) == 1, "device_map must name one device", device_map)
-    return devices.pop()
-
-
-AutoConfig.register(MODEL_TYPE, SleepConfig)
-AutoModelForCausalLM.register(SleepConfig, SleepForCausalLM)
