@@ -1,7 +1,7 @@
 """Muon and AdamW in one optimizer, and its schedule (paper section 6; Muon: Jordan et al. 2024)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,11 +216,11 @@ def _update_scale(rows: int, cols: int) -> float:
     return math.sqrt(max(1.0, rows / cols))
 
 
-def _lerp(starts: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> Sequence[Tensor]:
+def _lerp(starts: list[Tensor], ends: list[Tensor], weight: float) -> list[Tensor]:
     """Tensors between those of two lists; torch 2.11 does not know it of lists of sharded ones."""
     if isinstance(starts[0], DTensor):
         return [torch.lerp(start, end, weight) for start, end in zip(starts, ends, strict=True)]
-    return torch._foreach_lerp(starts, ends, weight)
+    return list(torch._foreach_lerp(starts, ends, weight))
 
 
 def full_tensor(x: Tensor) -> Tensor:
