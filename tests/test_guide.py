@@ -37,7 +37,7 @@ ELSEWHERE = {
     "python -m lmsleep.figures": "tests/figures/test_resume.py",
     "dvc |mkdir -p runs && cp |cp runs/": "needs a repository of its own: tests/figures/test_dvc.py",
     "hf download|pip install": "needs the network",
-    'python -c "import lmsleep.hf': "needs lm-eval: tests/test_hf.py",
+    'python -c "import lmsleep.hf': "needs lm-eval: tests/hf",
     "#!|export PATH|cell=|srun": "needs SLURM",
     "run=": "sets a variable for the promises",
     "lmsleep (fit|export) .*(\\$run|runs/try)": "tests/test_cli.py",

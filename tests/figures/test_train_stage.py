@@ -170,13 +170,18 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     assert {path.name for path in Path("runs/x").iterdir()} == {"last.ckpt", "run.json"}
 
 
-def test_a_run_whose_export_failed_is_not_trained_again(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train"])
+def write_small_run():
+    """run.yaml: four steps, a validation after every second."""
     small = {"init_args": {"steps": 2, "width": 6, "n_states": 2}, "class_path": "lmsleep.tasks.Rule110"}
     trainer = {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
     data = {"task": small, "batch_size": 4, "eval_rows": 4}
     OmegaConf.save({"data": data, "model": {"model": {"d_model": 16}}, "trainer": trainer}, "run.yaml")
+
+
+def test_a_run_whose_export_failed_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    write_small_run()
     steps, save, ends = [], HybridLM.save_pretrained, [OSError(28, "No space left on device"), None]
 
     def saved(model, folder, *args):
@@ -228,10 +233,7 @@ def test_a_run_that_was_killed_has_the_seconds_until_its_last_checkpoint(tmp_pat
     """The note is written with each checkpoint; what the killed run did behind it is done again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train"])
-    small = {"init_args": {"steps": 2, "width": 6, "n_states": 2}, "class_path": "lmsleep.tasks.Rule110"}
-    trainer = {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
-    data = {"task": small, "batch_size": 4, "eval_rows": 4}
-    OmegaConf.save({"data": data, "model": {"model": {"d_model": 16}}, "trainer": trainer}, "run.yaml")
+    write_small_run()
     clock, args = [0.0], ["runs/x", "--config=run.yaml"]
     state = RESUME / digest(Path("runs/x"), args[1:])
     monkeypatch.setattr("lmsleep.figures.train.time.time", lambda: clock[0])

@@ -10,18 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArgu
 
 import lmsleep.hf
 from lmsleep import Session, read_windows
-from lmsleep.hub import tokenizer_files
 
 TOKENS = torch.randint(257, (2, 20), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def folder(build, tmp_path_factory):
-    """A model over bytes, windows of six, trained (it says) with N = 3; its tokenizer beside it."""
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    model = build("AGAG", vocab_size=257, dtype=torch.float32)
-    model.save_pretrained(folder, trained={"n_passes": 3, "eviction": "sliding"}, files=tokenizer_files("bytes"))
-    return folder
 
 
 @pytest.fixture
