@@ -32,7 +32,7 @@ from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import naming_flags
-from lmsleep.training.optimizer import full_tensor
+from lmsleep.training.sharded import full_tensor
 
 Scaling = Literal["strong", "weak"]
 DEFAULT: list[Variant] = ["none"]

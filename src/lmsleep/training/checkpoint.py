@@ -27,9 +27,9 @@ from lmsleep.training.lightning_internals import (
     saves_shards,
     uncount_batches,
 )
-from lmsleep.training.optimizer import sum_of_norms
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.resume import check_content
+from lmsleep.training.sharded import sum_of_norms
 
 PREVIOUS = "previous.ckpt"
 

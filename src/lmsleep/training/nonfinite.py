@@ -16,8 +16,9 @@ from lmsleep.tensors import save_tensors
 from lmsleep.training.callbacks import sleep_settings
 from lmsleep.training.checkpoint import is_local
 from lmsleep.training.graphs import Accelerate, HostCopy
-from lmsleep.training.optimizer import MuonAdamW, sum_of_norms
+from lmsleep.training.optimizer import MuonAdamW
 from lmsleep.training.ranks import any_rank
+from lmsleep.training.sharded import sum_of_norms
 from lmsleep.windows import SleepSettings
 
 FOLDER_PREFIX, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"

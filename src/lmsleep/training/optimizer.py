@@ -8,12 +8,13 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR
 
 from lmsleep.checks import check_types, require
 from lmsleep.training.settings import check_trainer
+from lmsleep.training.sharded import full_tensor, lerp, local_shard
 
 MAX_RATE = 1e4  # a larger learning rate is a mistake
 
@@ -145,7 +146,7 @@ class MuonAdamW(torch.optim.Optimizer):
         lr, inflow = group["lr"] * self._keep_update, 1 - group["momentum"]
         torch._foreach_mul_(momenta, 1 - inflow * self._keep_update)
         torch._foreach_add_(momenta, grads, alpha=inflow)
-        updates = _lerp(grads, momenta, group["momentum"])  # Nesterov
+        updates = lerp(grads, momenta, group["momentum"])  # Nesterov
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         batches: dict[tuple[int, ...], list[int]] = {}
         for i, p in enumerate(params):
@@ -214,30 +215,6 @@ def _transpose(matrices: Iterable[Tensor], turned: list[bool]) -> list[Tensor]:
 def _update_scale(rows: int, cols: int) -> float:
     """The scale of an orthogonal update, with which outputs change alike for all shapes."""
     return math.sqrt(max(1.0, rows / cols))
-
-
-def _lerp(starts: list[Tensor], ends: list[Tensor], weight: float) -> list[Tensor]:
-    """Tensors between those of two lists; torch 2.11 does not know it of lists of sharded ones."""
-    if isinstance(starts[0], DTensor):
-        return [torch.lerp(start, end, weight) for start, end in zip(starts, ends, strict=True)]
-    return list(torch._foreach_lerp(starts, ends, weight))
-
-
-def full_tensor(x: Tensor) -> Tensor:
-    """The full tensor of a sharded one."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def sum_of_norms(tensors: list[Tensor], order: float = 2.0) -> Tensor:
-    """The sum of the norms of tensors, sharded or not: finite only if all of them are."""
-    return full_tensor(torch.stack(torch._foreach_norm(tensors, order)).sum())
-
-
-def local_shard(x: Tensor, p: Tensor) -> Tensor:
-    """This rank's shard of x, sharded like `p`."""
-    if not isinstance(p, DTensor):
-        return x
-    return distribute_tensor(x.contiguous(), p.device_mesh, p.placements, src_data_rank=None)
 
 
 def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:

@@ -12,7 +12,8 @@ from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
-from lmsleep.training.optimizer import full_tensor, total_steps
+from lmsleep.training.optimizer import total_steps
+from lmsleep.training.sharded import full_tensor
 
 
 def all_steps(trainer: L.Trainer) -> str:
