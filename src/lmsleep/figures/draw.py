@@ -30,7 +30,15 @@ from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, pe
 from lmsleep.figures.words import counted
 
 
-def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), at: Sequence[int] | None = None) -> None:
+def main(
+    figure: str,
+    scale: str,
+    table: Path,
+    out: Path,
+    data: Path = Path(),
+    at: Sequence[int] | None = None,
+    seeds: Path | None = None,
+) -> None:
     """Draws a figure.
 
     Args:
@@ -40,14 +48,18 @@ def main(figure: str, scale: str, table: Path, out: Path, data: Path = Path(), a
         out: path of the files to write, without suffix.
         data: folder with baselines.json, or of such folders.
         at: tokens at which runs without test scores are compared (default: the last validation that all have).
+        seeds: the CSV with other seeds of some curves, for lines of their own in the picture, not for the numbers.
     """
     known = figure in DRAW or figure in grids()
     require(known, f"figure must be one of {', '.join(DRAW)}, or have a grid in params.yaml", figure)
     require(not out.suffix, "out must be a name without suffix", str(out))
+    curves = drawn_by(figure) in CURVES_OF
+    require(seeds is None or curves, "seeds must be left out with a figure without curves", figure)
     frame = read(table)
+    more = None if seeds is None else with_seeds(frame, seeds)
     with naming_file(table, "baselines.json", "corpus.json"):
-        untested = frame.metric.str.startswith("val_").all()
-        drawing, numbers = draw_at(figure, frame, at, data, scale) if untested else drawn_by(figure)(frame, data, scale)
+        drawing, numbers = draw(figure, frame, at, data, scale)
+        drawing = drawing if more is None else draw(figure, more, at, data, scale)[0]
         selected = SELECT[figure](frame) if figure in SELECT else None
         style.save(drawing, out)
     if selected is not None:
@@ -63,6 +75,25 @@ def read(table: Path) -> pd.DataFrame:
     scores = pd.concat([tables.read(table / f"{name}.csv") for name in names])
     scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
     return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])
+
+
+def with_seeds(table: pd.DataFrame, more: Path) -> pd.DataFrame:
+    """A table with the runs of another, of other seeds. Raises ValueError if it has them already, or if no curve would
+    have one seed beside others with more, as then the picture has means, which are not those of the numbers."""
+    with naming_file(more):
+        joined = pd.concat([table, tables.read(more)], ignore_index=True)
+        twice = joined[joined.duplicated([name for name in joined if name != "value"])].seed.unique().tolist()
+        require(not twice, "seeds must be others than those of the table", twice)
+        least, most = style.seeds_each(joined)
+        rule = "seeds must be of some curves and leave others with one, so that each run is a line"
+        require(style.unequal(joined), rule, f"{least} to {most} of each")
+    return joined
+
+
+def draw(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
+    """A figure with its numbers, from test scores or, where there are none, by `draw_at`."""
+    untested = table.metric.str.startswith("val_").all()
+    return draw_at(figure, table, at, data, scale) if untested else drawn_by(figure)(table, data, scale)
 
 
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
@@ -107,7 +138,7 @@ def fig2a(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     fig, (ax,) = style.subplots()
     by_t = per_slice(table, "val_exact", "test_exact")
     looks = style.shades({t: f"t = {t}" for t in sorted(by_t.slice.unique())})
-    style.learning(ax, by_t, "slice", looks)
+    style.learning(ax, by_t, "slice", looks, apart=style.unequal(by_t))
     for t, look in looks.items():
         majority = baselines(data / f"t{t}", "majority")[str(t)]
         style.reference(ax, majority, "always the\nsame answer" if t == max(looks) else "", ":", color=look["color"])
@@ -125,7 +156,7 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     n = len(levels)
     fig, axes = style.subplots(n, columns=4, width=max(6.4, 3.2 * min(4, n)), height=3.9 * -(-n // 4))
     for ax, level in zip(axes, levels, strict=True):
-        style.learning(ax, exact[exact.slice == level], "n_passes", looks)
+        style.learning(ax, exact[exact.slice == level], "n_passes", looks, apart=style.unequal(exact))
         for name, text, dashes, place in (
             ("majority", "always the\nsame answer", ":", "bottom"),
             ("chance", "a random answer", "--", "top"),
@@ -145,7 +176,8 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     width = 2.2 * len(hops) + 1.6
     fig, axes = style.subplots(3 * len(hops), columns=len(hops), width=width, height=7.4, share_y="row")
     by_difficulty(axes, table, data, hops, "hops", DEPO)
-    style.note(fig, per_slice(table, "val_exact"), scale, CURVES)
+    exact = per_slice(table, "val_exact")
+    style.note(fig, exact, scale, CURVES, apart=style.unequal(exact))
     style.legend(fig, axes, f"Depo, by hops along the cycle: {PASSES}")
     losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
     names = ("floor", "answer_floor", "names", "neighbours", "undirected")
@@ -160,7 +192,7 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     fig, axes = style.subplots(len(ops), columns=4, width=2.4 * min(4, len(ops)) + 1, height=3.2 * -(-len(ops) // 4))
     by_difficulty(axes, table, data, ops, "operations", GSM)
     more = "" if scale == "paper" else " Small models: only the trend compares with the paper."
-    style.note(fig, exact, scale, CURVES, more)
+    style.note(fig, exact, scale, CURVES, more, style.unequal(exact))
     about = style.task(table, table.figure.iloc[0]).replace("\n", " ")
     style.legend(fig, axes, f"{about}: {PASSES}")
     return fig, compare_passes(table, by_slice=True)
@@ -184,7 +216,7 @@ def by_difficulty(
     for row, (metric, (label, lines)) in enumerate(drawn.items()):
         scores, panels = per_slice(table, f"val_{metric}", f"test_{metric}"), axes[row * len(levels) :]
         for ax, level in zip(panels, levels, strict=False):
-            style.learning(ax, scores[scores.slice == level], "n_passes", looks, metric)
+            style.learning(ax, scores[scores.slice == level], "n_passes", looks, metric, style.unequal(scores))
             for name, text in lines.items():
                 style.reference(ax, baselines(data, name)[str(level)], text if level == levels[-1] else "", ":")
             if metric == "exact":
@@ -204,7 +236,7 @@ def accuracy_axes(fig: Figure, ax: Axes, scale: str, frame: pd.DataFrame) -> Non
     ax.set(xlabel="training tokens", ylabel="rows with all answers right")
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
-    style.note(fig, frame[frame.metric.str.startswith("val_")], scale, CURVES)
+    style.note(fig, frame[frame.metric.str.startswith("val_")], scale, CURVES, apart=style.unequal(frame))
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
@@ -223,6 +255,7 @@ DRAW: dict[str, Callable[[pd.DataFrame, Path, str], Drawing]] = {
     "controls": controls,
     "ablations": ablations,
 }
+CURVES_OF = (fig2a, fig2b, fig3, operations)  # that draw learning curves, a line for each N or t
 # Figures drawn from the tables of others -> the rows that they draw.
 SELECT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"controls": select_controls, "ablations": select_ablations}
 

@@ -42,6 +42,7 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "lmsleep",
 }
+OTHER_SEED: Look = {"linestyle": "--", "linewidth": 1.0, "marker": ""}  # of the second and further ones
 CURVES = "Lines: validation, {};\nat their ends, side by side: final scores{}."
 TASKS = {  # what a figure's runs are trained on
     **dict.fromkeys(("fig2a", "fig2b", "arms"), "Rule 110"),
@@ -102,23 +103,27 @@ def score(ax: Axes, x: float, values: pd.Series, mean: Mean = mean_share, **look
     ax.errorbar(x, share.value, ends, **shape | look)
 
 
-def learning(ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, Look], metric: str = "exact") -> None:
+def learning(
+    ax: Axes, table: pd.DataFrame, by: str, looks: Mapping[Any, Look], metric: str = "exact", apart: bool = False
+) -> None:
     """Learning curves: val_<metric> against training tokens, one for each of `looks` and its value of the column `by`;
-    at their ends `score` of test_<metric>, side by side."""
+    at their ends `score` of test_<metric>, side by side. `apart`: one for each seed, see `unequal`."""
     mean = mean_loss if "loss" in metric else mean_share
     spec, figure = ax.get_subplotspec(), ax.get_figure(root=True)
     assert spec is not None and figure is not None, "axes stand in a grid of a figure"
     side = 0.13 / figure.get_figwidth() * spec.get_gridspec().ncols * table.tokens.max()  # some points
     for place, (key, look) in enumerate(looks.items(), start=1):
         of_key = table[table[by] == key]
-        validated, tested = (of_key[of_key.metric == f"{split}_{metric}"] for split in ("val", "test"))
-        curve(ax, validated, "tokens", mean, **look)
-        last = validated.tokens.max()
-        if len(tested) and tested.tokens.max() >= last:
-            x = tested.tokens.max() + place * side
-            joined = [validated[validated.tokens == last].value.mean(), tested.value.mean()]
-            ax.plot([last, x], joined, color=look["color"], linewidth=0.6)
-            score(ax, x, tested.value, mean, color=look["color"], marker=look["marker"])
+        for nth, (seed, runs) in enumerate(of_key.groupby("seed") if apart else [(None, of_key)]):
+            other = OTHER_SEED | {"label": f"{look['label']}, seed {seed}"} if nth else {}
+            validated, tested = (runs[runs.metric == f"{split}_{metric}"] for split in ("val", "test"))
+            curve(ax, validated, "tokens", mean, **look | other)
+            last = validated.tokens.max()
+            if len(tested) and tested.tokens.max() >= last:
+                x = tested.tokens.max() + place * side
+                joined = [validated[validated.tokens == last].value.mean(), tested.value.mean()]
+                ax.plot([last, x], joined, color=look["color"], linewidth=0.6)
+                score(ax, x, tested.value, mean, color=look["color"], marker=look["marker"])
 
 
 def reference(ax: Axes, value: float, text: str, dashes: str = "--", place: str = "center", color: str = SOFT) -> None:
@@ -135,13 +140,14 @@ def legend(fig: FigureBase, axes: Sequence[Axes], title: str = "") -> None:
     fig.legend(handles.values(), handles, title=title, loc="outside upper center", **look)
 
 
-def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str = "") -> None:
+def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str = "", apart: bool = False) -> None:
     """Below the axes: the scale, the seeds, and what is `shown`, with places for what lines and dots are."""
     least, most = seeds_each(table)
     seeds = counted(least, "seeds") if least == most else f"{least} to {most} seeds"
     spread = "mean over seeds" if most < FEWEST else "mean and 95 % interval over seeds"
-    spread = "one run each" if most == 1 else spread + " (no interval below 3)" * (least < FEWEST)
-    text = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (most > 1))}{more}"
+    alone = apart or most == 1
+    spread = "one run each" if alone else spread + " (no interval below 3)" * (least < FEWEST)
+    text = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (not alone))}{more}"
     fig.supxlabel(text, fontsize=8, color="#5b6477")
 
 
@@ -149,6 +155,12 @@ def seeds_each(table: pd.DataFrame) -> tuple[int, int]:
     """The least and the largest number of seeds behind a point."""
     seeds = table.groupby(["figure", "model", "n_passes", "slice", "metric"]).seed.nunique()
     return int(seeds.min()), int(seeds.max())
+
+
+def unequal(table: pd.DataFrame) -> bool:
+    """Whether some curves have one seed and others more: means of some beside single runs of others would mislead."""
+    seeds = table.groupby(["figure", "model", "n_passes", "slice"]).seed.nunique()
+    return bool(seeds.min() == 1 < seeds.max())
 
 
 def token_axis(ax: Axes, ticks: int = 7) -> None:
