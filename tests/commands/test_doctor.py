@@ -123,7 +123,13 @@ def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart()
     Path("table").unlink()
     Path("code").write_text("2")
     assert doctor.pipeline() == [
-        "pipeline: 1 stage changed since the results were made: a",
-        "  dvc status says how, make repro runs them again",
+        "pipeline: code, data or settings are not those that made the results, in 1 stage: a",
+        "  nothing is broken: the results here stand for what made them;",
+        "  dvc status says what differs, make repro makes them anew",
         "pipeline: results of 1 stage are not here; make repro makes them",
+    ]
+    Path("code").write_text("1")
+    Path("table").write_text("0")
+    assert doctor.pipeline() == [
+        "pipeline: results are not as they were made, of 1 stage: b; make repro makes them anew"
     ]

@@ -99,7 +99,8 @@ def version_drift() -> list[str]:
 
 
 def pipeline() -> list[str]:
-    """In a checkout: the stages whose code, data or settings have changed since they were run."""
+    """In a checkout: the stages whose code, data or settings are not those that made their results, whose results are
+    others, and whose results are not here."""
     if not Path("dvc.yaml").is_file():
         return []
     status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
@@ -107,21 +108,35 @@ def pipeline() -> list[str]:
         reason = status.stderr.strip() or "dvc says nothing"
         return [f"pipeline: unknown ({reason.splitlines()[0]})"]
     stages = json.loads(status.stdout)
-    changed = [name for name, changes in stages.items() if any(map(_has_changed, changes))]
+    newer, altered = ([name for name in stages if _changes(stages[name], outs)] for outs in (False, True))
     lines = []
-    if changed:
-        names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        lines.append(f"pipeline: {counted(len(changed), 'stages')} changed since the results were made: {names}")
-        lines.append("  dvc status says how, make repro runs them again")
-    if absent := len(stages) - len(changed):
+    if newer:
+        lines.append(f"pipeline: code, data or settings are not those that made the results, in {_named(newer)}")
+        lines.append("  nothing is broken: the results here stand for what made them;")
+        lines.append("  dvc status says what differs, make repro makes them anew")
+    if altered:
+        lines.append(f"pipeline: results are not as they were made, of {_named(altered)}; make repro makes them anew")
+    if absent := len(stages.keys() - {*newer, *altered}):
         lines.append(f"pipeline: results of {counted(absent, 'stages')} are not here; make repro makes them")
     return lines or ["pipeline: all results are of this code and these settings"]
 
 
-def _has_changed(change: str | dict[str, dict[str, str]]) -> bool:
-    """Whether a change in `dvc status` is more than a missing file."""
-    absent = {"deleted", "not in cache"}
-    return isinstance(change, str) or any(str(how) not in absent for paths in change.values() for how in paths.values())
+def _changes(of_stage: list[str | dict[str, dict[str, str]]], outs: bool) -> set[str]:
+    """How the outputs of a stage differ in `dvc status`, or all else of it, but for missing files."""
+    kinds = [{change: {"": change}} if isinstance(change, str) else change for change in of_stage]
+    hows = {
+        str(how)
+        for kind in kinds
+        for of, paths in kind.items()
+        if (of == "changed outs") == outs
+        for how in paths.values()
+    }
+    return hows - {"deleted", "not in cache"}
+
+
+def _named(stages: list[str]) -> str:
+    """How many stages, and the first of them: 7 stages: a, b, c, d, e, ..."""
+    return f"{counted(len(stages), 'stages')}: {', '.join(stages[:5])}" + (", ..." if len(stages) > 5 else "")
 
 
 def package_state(package: Package) -> tuple[str, str]:
