@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from lmsleep import HybridConfig, HybridLM, Session
 from lmsleep.cli import main as lmsleep
+from lmsleep.commands.finetune import unread
 from lmsleep.hub import open_tokenizer
 from lmsleep.pretrained import load_pretrained
 from lmsleep.tasks import Documents, TextQA
@@ -57,6 +58,8 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     lmsleep(["finetune", f"--model={folder}", f"--data={data}", f"--out={out}", "--trainer.max_steps=3", *SHORT])
     shown = capsys.readouterr().out
     assert "| windows | rows | exact | commonest answer | loss |" in shown
+    said = re.search(r"The test does not show that the model reads: .*", shown)[0]  # three steps are too few
+    assert said in (out / "README.md").read_text()
     assert shown.endswith("README.md shows how to ask\n")
     for title, share in TextQA(str(data), tokenizer=str(folder), window_size=L).baselines()["commonest"].items():
         assert re.search(rf"\| {title} \| \d \| \d\.\d{{3}} \| {share:.3f} \| \d\.\d{{3}} \|", shown)
@@ -74,6 +77,19 @@ def test_one_command_trains_tests_and_leaves_a_folder_that_answers(folder, data,
     session = Session(model, n_passes=4)
     session.feed(task.encode("The wren has 3 eggs. " * 9))
     assert session.generate(task.encode("\nQuestion: How many eggs?\nAnswer:"), 4, stop=task.eos_id).shape == (1, 4)
+
+
+@pytest.mark.parametrize(("commonest", "shown"), [(0.16, True), (0.17, False), (0.24, False), (0.9, False)])
+def test_a_model_that_gives_but_the_commonest_answer_is_told(commonest, shown):
+    """24 of 100 have Wilson's interval 16.7 to 33.2 %, by the formula with z = 1.96: its centre is (24 + z²/2) /
+    (100 + z²), its half width z sqrt(24 * 76 / 100 + z²/4) / (100 + z²)."""
+    said = unread({"test/exact": 0.24, "test/rows": 100.0}, {"all": commonest})
+    assert not said if shown else "reads: 24.0% of 100 answers are right (95 % interval 16.7% to 33.2%), and" in said
+    assert shown or said.endswith(f"commonest one is right in {commonest:.1%}.")
+
+
+def test_of_free_text_no_answer_is_the_commonest():
+    assert unread({"test/token": 0.1, "test/rows": 9.0}, {}) == ""
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from shlex import quote
 from typing import Any
 
 import torch
+from scipy import stats
 
 from lmsleep.atomic import check_folder
 from lmsleep.checks import LAST, require
@@ -27,7 +28,7 @@ from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model.folder import check_no_model
 from lmsleep.pretrained.export import export
 from lmsleep.pretrained.loading import FILES
-from lmsleep.tasks import Documents, Task, TextQA
+from lmsleep.tasks import Documents, TextQA
 from lmsleep.tasks.line_index import holds_documents
 from lmsleep.tasks.template import ASKABLE, CONTEXT, QUESTION, is_askable, rename_fields
 from lmsleep.training import LastCheckpoint
@@ -112,10 +113,11 @@ def main(args: Sequence[str] | None = None) -> None:
         scores = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
         if not cli.trainer.is_global_zero:
             return
-        table = scores_table(scores, cli.datamodule.task)
-        card = card_text(out, cli, table)
+        commonest = cli.datamodule.task.baselines().get("commonest", {})
+        text = scores_table(scores, commonest, cli.datamodule.task.has_answers) + unread(scores, commonest)
+        card = card_text(out, cli, text)
         export(out / "last.ckpt", out, card=card)
-    print(f"Scores on test rows:\n\n{table}\n")
+    print(f"Scores on test rows:\n\n{text}\n")
     how = "go on from a text" if isinstance(cli.datamodule.task, Documents) else "ask"
     print(f"{out}: model, tokenizer, last.ckpt" + f"; its README.md shows how to {how}" * ("```" in card))
 
@@ -149,20 +151,34 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
     return [f"--data.task={task}", *(f"--{k}={value}" for k, value in settings.items() if not k.startswith(TASK))]
 
 
-def scores_table(scores: Mapping[str, float], task: Task) -> str:
+def scores_table(scores: Mapping[str, float], commonest: Mapping[str, float], has_answers: bool) -> str:
     """A Markdown table by windows of context: exact answers, the share of the commonest answer, and loss; or of free
     text the share of tokens that are right, loss and perplexity."""
     windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
-    commonest = task.baselines().get("commonest", {})
-    names = ["exact", "loss"] if task.has_answers else ["token", "loss", "perplexity"]
-    heads = ["exact", "commonest answer", "loss"] if task.has_answers else names
+    names = ["exact", "loss"] if has_answers else ["token", "loss", "perplexity"]
+    heads = ["exact", "commonest answer", "loss"] if has_answers else names
     lines = [["windows", "rows", *heads], ["---"] * (2 + len(heads))]
     for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
         values = [f"{scores[f'test/{name}{end}']:.3f}" for name in names]
-        if task.has_answers:
+        if has_answers:
             values.insert(1, f"{commonest[title]:.3f}" if title in commonest else "–")
         lines.append([title, f"{scores[f'test/rows{end}']:.0f}", *values])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def unread(scores: Mapping[str, float], commonest: Mapping[str, float]) -> str:
+    """Below the table: that no more answers are right than the commonest one would be, unless the 95 % interval of
+    Wilson's over test rows lies above it, or its share is not known."""
+    if "all" not in commonest:
+        return ""
+    right, rows = scores["test/exact"], round(scores["test/rows"])
+    low, high = stats.binomtest(round(right * rows), rows).proportion_ci(method="wilson")
+    if low > commonest["all"]:
+        return ""
+    return (
+        f"\n\nThe test does not show that the model reads: {right:.1%} of {rows:,} answers are right (95 % interval "
+        f"{low:.1%} to {high:.1%}), and always giving the commonest one is right in {commonest['all']:.1%}."
+    )
 
 
 def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
