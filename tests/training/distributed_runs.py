@@ -1,5 +1,6 @@
 """Run as a program: `lmsleep fit` in one process, and in two by each strategy; writes first gradients and last weights.
-Then in two of which one is told to end, or cannot write; writes to <run>.ends with which code and sentence each ended.
+Then in two of which one is told to end, or cannot write, or none has a target; writes to <run>.ends with which code and
+sentence each ended.
 
 The processes are forked from this one, which has not computed anything yet, so that what they need is imported once.
 """
@@ -92,6 +93,17 @@ class HalfAsked(Depo):
     def rows(self, **which):
         batch = super().rows(**which)
         batch.targets[1::2] = IGNORE
+        return batch
+
+
+@dataclass(frozen=True)
+class Unasked(Depo):
+    """The rows of a later batch have no targets; the first is looked at before a run."""
+
+    def rows(self, *, step, **which):
+        batch = super().rows(step=step, **which)
+        if step == 2:
+            batch.targets[:] = IGNORE
         return batch
 
 
@@ -261,6 +273,7 @@ if __name__ == "__main__":
     for rank in (0, 1):
         callback = "--trainer.callbacks+=distributed_runs.Terminate"
         ended(f"stopped{rank}", [callback, f"--trainer.callbacks.rank={rank}"])
+    ended("unasked", ["--data.task=distributed_runs.Unasked"])
     (OUT / "locked").mkdir()
     with lock_folder(OUT / "locked"):
         ended("locked", [])

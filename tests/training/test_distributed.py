@@ -99,6 +99,12 @@ def test_what_stops_the_process_that_writes_stops_the_other_with_the_same_senten
 
 
 @pytest.mark.slow
+def test_a_batch_without_targets_in_any_process_is_told_as_of_one(runs):
+    sentence = "error: every batch of Unasked must have targets, got 'one without'"
+    assert ends(runs, "unasked") == [[1, sentence]] * 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "sharded"])
 def test_two_processes_tune_as_one_and_leave_the_same_folder(runs, strategy):
     """Whose validation and test batches differ in their windows."""

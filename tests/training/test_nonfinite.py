@@ -13,6 +13,7 @@ from safetensors import safe_open
 from lmsleep import HybridLM, SleepCallback, SleepModule, read_windows
 from lmsleep.cli import main
 from lmsleep.model.folder import read_config
+from lmsleep.tasks import Batch
 from lmsleep.training import LastCheckpoint, StopOnNonFinite, WarmupStage
 from lmsleep.training.nonfinite import StepRecord
 from lmsleep.training.recipe import DrawPasses
@@ -67,7 +68,7 @@ def test_ranks_raise_a_step_later_whatever_has_arrived_and_a_single_process_as_s
 ):
     watch, spoiled = StopOnNonFinite(), SimpleNamespace(arrived=arrived, value=torch.tensor([True, False]))
     step = StepRecord(2, 7, SleepSettings(3), "32-true", "none", False, 1, "cuda", "")
-    watch.pending.extend((step, [], spoiled) for _ in range(pending))
+    watch.pending.extend((step, [], [], spoiled) for _ in range(pending))
     trainer = SimpleNamespace(world_size=ranks, checkpoint_callback=None)
     raised = False
     try:
@@ -75,6 +76,25 @@ def test_ranks_raise_a_step_later_whatever_has_arrived_and_a_single_process_as_s
     except FloatingPointError:
         raised = True
     assert raised == (arrived if raises is None else raises)
+
+
+@pytest.mark.parametrize(
+    ("own", "targets", "error", "sentence"),
+    [
+        (torch.nan, -100, ValueError, r"^every batch of Rule110 must have targets, got 'one without'$"),
+        (0.0, -100, FloatingPointError, r"^loss is not finite at step 2 "),  # that of another rank
+        (torch.nan, 1, FloatingPointError, r"^loss is not finite at step 2 "),
+    ],
+)
+def test_of_a_batch_without_targets_on_any_rank_that_is_said(own, targets, error, sentence):
+    """Rank 0 of two, of which one has a loss that is no number; with two batches a step, the first in order."""
+    watch, spoiled = StopOnNonFinite(), SimpleNamespace(arrived=True, value=torch.tensor([True, True]))
+    step = StepRecord(2, 7, SleepSettings(3), "32-true", "none", False, 1, "cuda", "")
+    batches = [Batch(*torch.tensor([[[1]], [[value]], [[0]]])) for value in (1, targets)]
+    watch.pending.append((step, batches, [torch.tensor(0.5), torch.tensor(own)], spoiled))
+    module = SimpleNamespace(task=TASK)
+    with pytest.raises(error, match=sentence):
+        watch._raise_for_arrived(SimpleNamespace(world_size=2, checkpoint_callback=None), module, wait=True)
 
 
 class Beside(SleepModule):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lmsleep.checks import checked, require
+from lmsleep.checks import checked
 from lmsleep.metrics import SliceScores, row_scores
 from lmsleep.model import HybridConfig, Lora, SharedWeights
 from lmsleep.pretrained import load_weights, pretrained_config
@@ -28,7 +28,15 @@ from lmsleep.training.graphs import Accelerate, StepGraphs, check_accelerate, ch
 from lmsleep.training.lightning_internals import number_metrics
 from lmsleep.training.monitor import check_monitors
 from lmsleep.training.optimizer import MuonAdamW, OptimizerConfig, ScheduledRates, total_steps
-from lmsleep.training.ranks import check_strategy, loss_windows_of, shard, share_of_loss, stop_together, sum_over_ranks
+from lmsleep.training.ranks import (
+    check_strategy,
+    loss_windows_of,
+    require_targets,
+    shard,
+    share_of_loss,
+    stop_together,
+    sum_over_ranks,
+)
 from lmsleep.training.resume import check_resumed, check_states, run_settings
 from lmsleep.training.start import add_lora, check_tokenizer
 from lmsleep.windows import SleepSettings
@@ -134,7 +142,7 @@ class SleepModule(L.LightningModule):
             scored_only=self.training,
             shared=shared,
         )
-        require(reading.loss is not None, f"every batch of {type(self.task).__name__} must have targets", "one without")
+        require_targets(reading.loss is not None, self.task)
         if sleeper is not None and answer is None:
             sleeper.count(reading.windows.n_sleeps, len(batch.tokens))
         return reading

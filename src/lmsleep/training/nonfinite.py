@@ -17,9 +17,9 @@ from lmsleep.training.callbacks import sleep_settings
 from lmsleep.training.checkpoint import is_local
 from lmsleep.training.graphs import Accelerate, HostCopy
 from lmsleep.training.optimizer import MuonAdamW
-from lmsleep.training.ranks import any_rank
+from lmsleep.training.ranks import any_rank, require_targets
 from lmsleep.training.sharded import sum_of_norms
-from lmsleep.windows import SleepSettings
+from lmsleep.windows import IGNORE, SleepSettings
 
 FOLDER_PREFIX, BATCHES, ENTRY = "nonfinite-", "batches.safetensors", "lmsleep.batches"
 
@@ -40,7 +40,8 @@ class StepRecord:
 
 
 class StopOnNonFinite(L.Callback):
-    """Raises FloatingPointError when a loss or a gradient is not finite, and keeps the weights before that step.
+    """Raises FloatingPointError when a loss or a gradient is not finite, ValueError if that is since a batch has no
+    targets on any rank, and keeps the weights before that step.
 
     On a CPU it raises before the update. On CUDA, waiting for the result would leave the device idle in every step:
     there the optimizer skips its updates from that step on, and the error is raised when the result has arrived (with
@@ -59,7 +60,7 @@ class StopOnNonFinite(L.Callback):
     @checked
     def __init__(self, first_step: int = 0) -> None:
         self.first_step = first_step
-        self.pending: deque[tuple[StepRecord, list[Batch], HostCopy]] = deque()
+        self.pending: deque[tuple[StepRecord, list[Batch], list[Tensor], HostCopy]] = deque()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pending.clear()
@@ -84,7 +85,7 @@ class StopOnNonFinite(L.Callback):
         self.spoiled = spoiled if self.spoiled is None else self.spoiled | spoiled
         if isinstance(optimizer, MuonAdamW) and not waits:
             optimizer.skip_if(self.spoiled.any())
-        self.pending.append((self._step(trainer, pl_module), self.batches, HostCopy(self.spoiled)))
+        self.pending.append((self._step(trainer, pl_module), self.batches, self.losses, HostCopy(self.spoiled)))
         self.losses, self.batches = [], []
         self._raise_for_arrived(trainer, pl_module, waits)
 
@@ -101,13 +102,16 @@ class StopOnNonFinite(L.Callback):
             task=str(module.task),
         )
 
-    def _raise_for_arrived(self, trainer: L.Trainer, module: L.LightningModule, wait: bool = False) -> None:
+    def _raise_for_arrived(self, trainer: L.Trainer, module: Any, wait: bool = False) -> None:
         alone = trainer.world_size == 1  # ranks must raise in the same step, whatever has arrived at one of them
         most = self.MOST_PENDING if alone else 1
         while self.pending and (wait or len(self.pending) > most or (alone and self.pending[0][-1].arrived)):
-            step, batches, spoiled = self.pending.popleft()
+            step, batches, losses, spoiled = self.pending.popleft()
             of_loss, of_gradient = spoiled.value.tolist()
             if of_loss or of_gradient:
+                for batch, loss in zip(batches, losses, strict=False):  # see `share_of_loss`
+                    asked = (batch.targets != IGNORE).any() or loss.isfinite()
+                    require_targets(bool(asked), module.task)
                 value = "loss" if of_loss else "gradient"
                 where = f"step {step.step} (n_passes={step.sleeps.n_passes}, seed={step.seed})"
                 sentence = f"{value} is not finite at {where}; the weights are those before this step"

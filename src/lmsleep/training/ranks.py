@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from lmsleep.checks import require
 from lmsleep.model import HybridLM
+from lmsleep.tasks import Task
 from lmsleep.training.graphs import HostCopy
 from lmsleep.training.lightning_internals import handle_sigterm, stop_at_sigterm
 from lmsleep.windows import IGNORE, Windows
@@ -59,6 +60,11 @@ def share_of_loss(loss: Tensor, targets: Tensor, trainer: L.Trainer) -> Tensor:
     total = sum_over_ranks(count, trainer)
     none = (count == 0) & (total > 0)  # then `loss` is 0 / 0
     return torch.where(none, 0.0, loss * (count * trainer.world_size / total))
+
+
+def require_targets(there: bool, task: Task) -> None:
+    """Raises ValueError for a batch that has no targets on any rank."""
+    require(there, f"every batch of {type(task).__name__} must have targets", "one without")
 
 
 def sum_over_ranks(x: Tensor, trainer: L.Trainer) -> Tensor:
