@@ -4,7 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pytest
 import yaml
+
+from lmsleep.bench import tables
+from lmsleep.figures.draw import draw
+from lmsleep.figures.stats import rounded
 
 ROOT = Path(__file__).parents[2]
 # Results that no stage here makes. `sha256sum results/{bench,gpu,paper,seeds}/*.{csv,json}` writes the list.
@@ -35,3 +41,24 @@ def test_other_results_are_those_that_are_listed():
     assert sorted(listed) == files
     changed = [name for name in files if hashlib.sha256((ROOT / name).read_bytes()).hexdigest() != listed[name]]
     assert changed == []
+
+
+CURVES = [f"gpu/{name}" for name in ("fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5")]
+CURVES += [f"paper/{name}" for name in ("fig2a", "fig2b", "fig2b_part", "fig3", "fig3_words", "rule110_t12")]
+KINDS = ("majority", "chance", "floor", "answer_floor", "names", "neighbours", "undirected")
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_numbers_of_a_figure_are_those_of_its_table(name, tmp_path):
+    """What guessing scores is not: it stands in no table."""
+    table = tables.read(ROOT / f"results/{name}.csv")
+    levels = sorted({*table["slice"]} - {"all"})
+    guesses = json.dumps({kind: dict.fromkeys(levels, 0.5) for kind in KINDS})
+    for folder in (tmp_path, *(tmp_path / f"t{level}" for level in levels)):
+        folder.mkdir(exist_ok=True)
+        (folder / "baselines.json").write_text(guesses)
+    written = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
+    at = sorted({record["tokens"] for records in written.values() for record in records if "tokens" in record})
+    _, numbers = draw(table.figure.iloc[0], table, at, tmp_path, "paper")
+    plt.close("all")
+    assert json.loads(json.dumps(rounded(numbers))) | {"baselines": None} == written | {"baselines": None}
