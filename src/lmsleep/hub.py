@@ -69,10 +69,10 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     return tokenizer
 
 
-def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: object = "tokenizer") -> None:
-    """Raises ValueError, which says `name`, if a tokenizer has more tokens than a model."""
+def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int) -> None:
+    """Raises ValueError if a tokenizer has more tokens than a model."""
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    require(largest < vocab_size, f"{name} must have token ids below the model's vocab_size {vocab_size}", largest)
+    require(largest < vocab_size, f"tokenizer must have token ids below the model's vocab_size {vocab_size}", largest)
 
 
 def open_tokenizer(source: str | Path) -> "Tokenizer":

@@ -65,7 +65,7 @@ def _is_utf8(text: bytes) -> bool:
         return False
 
 
-def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
+def write_questions(task: Task, folder: Path, out: Path) -> None:
     """Writes the test rows of a run: rows.safetensors, from the test files in <folder>, and needle.safetensors, some of
     these with a needle.
 
@@ -90,7 +90,7 @@ def write_questions(task: Task, folder: Path, out: Path, seed: int = 0) -> None:
     sorted_by["by_window"] = window.expand_as(both[:, 1:]).contiguous()
     levels = torch.full((len(both),), task.n_windows - 1)
     _save(out / "rows.safetensors", task, both, both[:, 1:].clone(), levels, **sorted_by)
-    _save(out / "needle.safetensors", task, *insert_needles(task, both, np.random.default_rng(seed)))
+    _save(out / "needle.safetensors", task, *insert_needles(task, both, np.random.default_rng(0)))
 
 
 def texts(folder: Path) -> Iterator[str]:

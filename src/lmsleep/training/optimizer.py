@@ -217,17 +217,17 @@ def _update_scale(rows: int, cols: int) -> float:
     return math.sqrt(max(1.0, rows / cols))
 
 
-def orthogonalise(updates: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalise(updates: Tensor) -> Tensor:
     """Newton-Schulz: (n, rows, cols) -> matrices of the same row and column space with singular values near 1.
 
-    The quintic x -> a x + b x^3 + c x^5 with Jordan's coefficients, on the smaller side; bfloat16 on CUDA.
+    Five times the quintic x -> a x + b x^3 + c x^5 with Jordan's coefficients, on the smaller side; bfloat16 on CUDA.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = updates.shape[-2] > updates.shape[-1]
     X = updates.to(torch.bfloat16 if updates.is_cuda else updates.dtype)
     X = X.mT if tall else X
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
+    for _ in range(5):
         A = X @ X.mT
         X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
     return (X.mT if tall else X).to(updates.dtype)

@@ -47,10 +47,10 @@ def delta_layer_torch(
     return o.flatten(2), state, conv_tail(inputs, left, taps.shape[-1])
 
 
-def l2_normalise(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x / sqrt(|x|^2 + eps) over the last axis, (..., K) -> (..., K) in x's dtype, computed in float32 or wider.
+def l2_normalise(x: Tensor) -> Tensor:
+    """x / sqrt(|x|^2 + 1e-6) over the last axis, (..., K) -> (..., K) in x's dtype, computed in float32 or wider.
 
     It is that of the kernels that Jet-Nemotron and Qwen3-Next were trained with. A row of zeros stays one.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)).to(x.dtype)
