@@ -17,9 +17,9 @@ def config_of(d_model, nheads, headdim, d_state, **options):
     return HybridConfig(d_model=d_model, pattern="M", **sizes, **options)
 
 
-def layer(seed=0, ngroups=2, **options):
+def layer(seed=0, **options):
     torch.manual_seed(seed)
-    made = Mamba2(config_of(16, nheads=4, headdim=8, d_state=6, **options), ngroups)
+    made = Mamba2(config_of(16, nheads=4, headdim=8, d_state=6, **options))
     with torch.no_grad():  # away from the initial values, at which D and the norm weights are all equal
         for p in made.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -30,11 +30,11 @@ def zeros(made, batch=2, dtype=torch.float32):
     return torch.zeros(batch, *made.state_shape, dtype=dtype)
 
 
-def theirs(made, groups, d_model=16):
+def theirs(made, d_model=16):
     modeling = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
     H, P, N = made.state_shape
     config = modeling.Mamba2Config(
-        hidden_size=d_model, num_heads=H, head_dim=P, state_size=N, n_groups=groups, expand=H * P // d_model,
+        hidden_size=d_model, num_heads=H, head_dim=P, state_size=N, n_groups=1, expand=H * P // d_model,
         conv_kernel=made.conv1d.kernel_size[0], chunk_size=16, use_bias=False, use_conv_bias=True, num_hidden_layers=1,
     )  # fmt: skip
     mixer = modeling.Mamba2Mixer(config, layer_idx=0)
@@ -42,10 +42,10 @@ def theirs(made, groups, d_model=16):
     return mixer
 
 
-@pytest.mark.parametrize(("groups", "length"), [(1, 24), (2, 24), (4, 75), (2, 1), (2, 150)])
-def test_equals_transformers_mixer_in_values_and_gradients(groups, length):
-    made = layer(ngroups=groups)
-    mixer = theirs(made, groups)
+@pytest.mark.parametrize("length", [1, 24, 75, 150])
+def test_equals_transformers_mixer_in_values_and_gradients(length):
+    made = layer()
+    mixer = theirs(made)
     made.norm.eps = mixer.norm.variance_epsilon
     u = torch.randn(2, length, 16)
     ours, want = made(u, zeros(made), None, ALL)[0], mixer(u)
@@ -58,13 +58,13 @@ def test_equals_transformers_mixer_in_values_and_gradients(groups, length):
 
 
 def test_parameters_are_named_and_shaped_as_mamba_ssm_has_them():
-    made = Mamba2(config_of(32, nheads=8, headdim=8, d_state=16), ngroups=2)
-    d_inner, conv_dim = 64, 64 + 2 * 2 * 16
+    made = Mamba2(config_of(32, nheads=8, headdim=8, d_state=16))
+    d_inner, conv_dim = 64, 64 + 2 * 16
     assert {name: tuple(p.shape) for name, p in made.state_dict().items()} == {
         "dt_bias": (8,),
         "A_log": (8,),
         "D": (8,),
-        "in_proj.weight": (2 * d_inner + 2 * 2 * 16 + 8, 32),
+        "in_proj.weight": (2 * d_inner + 2 * 16 + 8, 32),
         "conv1d.weight": (conv_dim, 1, 4),
         "conv1d.bias": (conv_dim,),
         "norm.weight": (d_inner,),
@@ -106,21 +106,15 @@ def test_config_gives_the_sizes():
     assert made.flops_per_token(24) == 6 * 2 * 24 * 8
 
 
-def test_groups_must_divide_heads():
-    with pytest.raises(ValueError, match=r"^ngroups must divide the 4 heads, got 3$"):
-        layer(ngroups=3)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("groups", [1, 2])
-def test_equals_mamba_ssm_with_the_same_state_dict(groups):
+def test_equals_mamba_ssm_with_the_same_state_dict():
     pytest.importorskip("mamba_ssm")
     from mamba_ssm.modules.mamba2 import Mamba2 as Upstream
 
     torch.manual_seed(0)
-    upstream = Upstream(64, d_state=32, headdim=16, ngroups=groups, use_mem_eff_path=False).cuda()
-    made = Mamba2(config_of(64, nheads=8, headdim=16, d_state=32), groups).cuda()
+    upstream = Upstream(64, d_state=32, headdim=16, use_mem_eff_path=False).cuda()
+    made = Mamba2(config_of(64, nheads=8, headdim=16, d_state=32)).cuda()
     made.load_state_dict(upstream.state_dict())
     u = torch.randn(2, 75, 64, device="cuda")
     got = made(u, torch.zeros(2, *made.state_shape, device="cuda"), None, ALL)[0]

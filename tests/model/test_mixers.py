@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import warnings
-from functools import partial
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from lmsleep.memory import KV
 from lmsleep.model import HybridConfig, PassContext, check_mixer, mixers, register_mixer
 from lmsleep.model.attention import Attention
 from lmsleep.model.gated_delta import GatedDelta
-from lmsleep.model.mamba2 import Mamba2
 from lmsleep.model.mixers import MIXERS
 from lmsleep.pretrained import load_pretrained
 
@@ -112,7 +110,7 @@ def test_what_makes_no_mixer_is_not_registered():
 
 
 SMALL = {"d_model": 16, "n_heads": 2, "fast_key_dim": 6, "fast_value_dim": 12}
-RULES = {letter: MIXERS[letter][1] for letter in "GMJ"} | {"M of two groups": partial(Mamba2, ngroups=2)}
+RULES = {letter: MIXERS[letter][1] for letter in "GMJ"}
 
 
 @pytest.mark.parametrize("change", [{}, {"delta": True}, {"allow_neg_eigval": True}, {"conv_size": 1}], ids=str)

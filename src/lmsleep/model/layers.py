@@ -49,9 +49,3 @@ def init_decay(A_log: Tensor, dt_bias: Tensor, rates: tuple[float, float]) -> No
         A_log.uniform_(*rates).clamp_(min=2**-24 * rates[1]).log_()  # a rate of 0, which a draw may give, has no log
         dt = dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
         dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
-
-
-def step_size(logits: Tensor, dt_bias: Tensor, mask: Tensor | None) -> Tensor:
-    """dt = softplus(logits + dt_bias), (B, n, H), in the parameter's dtype; 0 for masked tokens."""
-    dt = F.softplus(logits.to(dt_bias.dtype) + dt_bias)
-    return dt if mask is None else dt * mask[..., None]

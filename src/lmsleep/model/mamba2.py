@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lmsleep.checks import require
 from lmsleep.memory import ConvTail
 from lmsleep.model.block import PassContext
 from lmsleep.model.config import ModelConfig
-from lmsleep.model.layers import init_decay, step_size
+from lmsleep.model.layers import RMSNorm, init_decay
 from lmsleep.ops import conv_tail, short_conv, ssd, ssd_delta
 
 NORM_EPS = 1e-5  # that of mamba-ssm
@@ -28,20 +27,15 @@ class Mamba2(nn.Module):
         config: sizes; the fast weights of a head are a (P, N) matrix, which others call (V, K). `delta`: the delta
             correction, whose strength λ = exp(correction_log) starts at 1, the delta rule. Initial decay rates: those
             of mamba-ssm, (1, 16), or `decay_rates`.
-        ngroups: groups of heads that share B and C.
-
-    Raises:
-        ValueError: if `ngroups` does not divide the heads.
     """
 
-    def __init__(self, config: ModelConfig, ngroups: int = 1) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         H, N, P = config.fast_shape
-        require(H % ngroups == 0, f"ngroups must divide the {H} heads", ngroups)
         self.state_shape = (H, P, N)
-        self.ngroups, self.delta = ngroups, config.delta
+        self.delta = config.delta
         d_inner, width = H * P, config.conv_size
-        self.parts = (d_inner, ngroups * N, ngroups * N)  # x, B, C
+        self.parts = (d_inner, N, N)  # x, B, C; all heads share B and C
         conv_dim = sum(self.parts)
         self.in_proj = nn.Linear(config.d_model, d_inner + conv_dim + H, bias=False)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, width, groups=conv_dim, padding=width - 1)
@@ -49,7 +43,7 @@ class Mamba2(nn.Module):
         self.A_log = nn.Parameter(torch.empty(H))
         self.D = nn.Parameter(torch.ones(H))
         self.correction_log = nn.Parameter(torch.zeros(H)) if config.delta else None
-        self.norm = RMSNormGated(d_inner, ngroups, NORM_EPS)
+        self.norm = RMSNorm(d_inner, NORM_EPS)
         self.out_proj = nn.Linear(d_inner, config.d_model, bias=False)
         init_decay(self.A_log, self.dt_bias, config.decay_rates or (1.0, 16.0))
 
@@ -60,20 +54,21 @@ class Mamba2(nn.Module):
         and inputs (None unless `ctx.use_cache`)."""
         H, before = self.state_shape[0], cache.inputs if cache else None
         z, xBC, dt = self.in_proj(u).split([self.parts[0], sum(self.parts), H], dim=-1)
-        dt = step_size(dt, self.dt_bias, ctx.mask)
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
         if ctx.mask is not None:
-            xBC = xBC * ctx.mask[..., None]
+            dt, xBC = dt * ctx.mask[..., None], xBC * ctx.mask[..., None]
         weight = self.conv1d.weight[:, 0]
         mixed = short_conv(xBC, weight, self.conv1d.bias, before, activation="silu")
         x, B, C = mixed.split(self.parts, dim=-1)
         x = rearrange(x, "b n (h p) -> b n h p", h=H)
-        B, C = (rearrange(part, "b n (g s) -> b n g s", g=self.ngroups) for part in (B, C))
+        B, C = (part.unsqueeze(2) for part in (B, C))
         A = -self.A_log.exp()
         if self.correction_log is None:
             y, state = ssd(x, dt, A, B, C, self.D, state)
         else:
             y, state = ssd_delta(x, dt, A, B, C, self.D, state, self.correction_log.exp())
-        y = self.norm(y.flatten(2), z)
+        wide = self.norm.weight.dtype
+        y = self.norm(y.flatten(2).to(wide) * F.silu(z.to(wide)))
         tail = ConvTail(conv_tail(xBC, before, weight.shape[1])) if ctx.use_cache else None
         return self.out_proj(y), state, tail
 
@@ -81,18 +76,3 @@ class Mamba2(nn.Module):
         """Write, read by C and, with `delta`, recall of B: a P x N product a head each."""
         H, P, N = self.state_shape
         return (6 if self.delta else 4) * H * P * N
-
-
-class RMSNormGated(nn.Module):
-    """RMS norm of y * silu(z) over each of `groups` parts of the last axis, in float32 under mixed precision."""
-
-    def __init__(self, dim: int, groups: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.groups, self.eps = groups, eps
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        """(..., D), (..., D) -> (..., D) in y's dtype."""
-        gated = y.to(self.weight.dtype) * F.silu(z.to(self.weight.dtype))
-        parts = gated.unflatten(-1, (self.groups, -1))
-        return (F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight).to(y.dtype)
