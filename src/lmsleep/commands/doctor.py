@@ -22,10 +22,9 @@ from rich.table import Column, Table
 
 from lmsleep.checks import counted
 from lmsleep.ops import describe
-from lmsleep.ops.backend import WINDOW
+from lmsleep.ops.backend import FROM_SOURCE, INSTALL, WINDOW
 
 NEEDED_GB = 1  # of scale mini: runs, data, DVC's cache
-FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
 
 
 class Package(NamedTuple):
@@ -34,15 +33,14 @@ class Package(NamedTuple):
     name: str
     module: str  # what is imported to see whether it works
     serves: str
-    install: str
     needs_cuda: bool = True
 
 
 PACKAGES = (
-    Package("triton", "triton", "our own kernels", "pip install triton", needs_cuda=False),
-    Package("flash-linear-attention", "fla", "gated delta over long windows", "pip install flash-linear-attention"),
-    Package("mamba-ssm", "mamba_ssm", "Mamba-2 layers", f"{FROM_SOURCE} mamba-ssm"),
-    Package("causal-conv1d", "causal_conv1d", "short convolutions", f"{FROM_SOURCE} causal-conv1d"),
+    Package("triton", "triton", "our own kernels", needs_cuda=False),
+    Package("flash-linear-attention", "fla", "gated delta over long windows"),
+    Package("mamba-ssm", "mamba_ssm", "Mamba-2 layers"),
+    Package("causal-conv1d", "causal_conv1d", "short convolutions"),
 )
 
 
@@ -187,7 +185,8 @@ def advice() -> list[str]:
     for package in PACKAGES:
         version, state = package_state(package)
         if state == "not installed":
-            lines.append(f"{package.name} is missing; training works without it. Install it with: {package.install}")
+            command = INSTALL[package.module]
+            lines.append(f"{package.name} is missing; training works without it. Install it with: {command}")
         elif state != "works":
             again = f"{FROM_SOURCE} --force-reinstall --no-deps {package.name}"
             reason = "cannot be imported; it was probably built for another torch"

@@ -58,6 +58,13 @@ class Choice(NamedTuple):
 
 WINDOW = 128  # tokens; a longer window counts as long
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
+INSTALL = {  # what a kernel backend imports -> the command that installs it
+    "triton": "pip install triton",
+    "fla": "pip install flash-linear-attention",
+    "mamba_ssm": f"{FROM_SOURCE} mamba-ssm",
+    "causal_conv1d": f"{FROM_SOURCE} causal-conv1d",
+}
 
 _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
@@ -67,10 +74,11 @@ _CHOSEN: dict[tuple[str, str, torch.dtype, str | None, bool, bool, bool], str] =
 _SAID: set[str] = set()
 
 
-def kernel(name: str, implementation: str, install: str, **limits: Any) -> Backend:
-    """A backend of CUDA kernels whose `implementation`, `package.module:function`, is imported when first needed;
-    `limits` are further fields of `Backend`."""
-    return Backend(name, partial(resolve_name, implementation), install, cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
+def kernel(name: str, implementation: str, **limits: Any) -> Backend:
+    """A backend of CUDA kernels, called as the module in `INSTALL` that it is made of, whose `implementation`,
+    `package.module:function`, is imported when first needed; `limits` are further fields of `Backend`."""
+    load = partial(resolve_name, implementation)
+    return Backend(name, load, INSTALL[name], cuda_only=True, dtypes=KERNEL_DTYPES, **limits)
 
 
 def register(op: str, *backends: Backend) -> None:

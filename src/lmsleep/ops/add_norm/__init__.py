@@ -10,15 +10,9 @@ from lmsleep.ops.shapes import check_shapes
 
 MAX_CHANNELS = 8192  # a row is one tile
 
-
 register(
     "add_norm",
-    kernel(
-        "triton",
-        "lmsleep.ops.add_norm.fused:add_norm_triton",
-        "pip install triton",
-        limit=f"at most {MAX_CHANNELS} channels",
-    ),
+    kernel("triton", "lmsleep.ops.add_norm.fused:add_norm_triton", limit=f"at most {MAX_CHANNELS} channels"),
     Backend("torch", lambda: add_norm_torch),
     Backend("naive", lambda: add_norm_naive, automatic=False),
 )

@@ -10,7 +10,7 @@ from lmsleep.ops.shapes import check_shapes
 
 register(
     "delta_layer",
-    kernel("triton", "lmsleep.ops.delta_layer.fused:delta_layer_triton", "pip install triton"),
+    kernel("triton", "lmsleep.ops.delta_layer.fused:delta_layer_triton"),
     Backend("torch", lambda: delta_layer_torch),
     Backend("naive", lambda: delta_layer_naive, automatic=False),
 )

@@ -13,8 +13,8 @@ LIMIT = f"keys of at most {MAX_KEY_DIM} channels"
 
 register(
     "gated_delta",
-    kernel("triton", "lmsleep.ops.gated_delta.fused:gated_delta_triton", "pip install triton", short=True, limit=LIMIT),
-    kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", "pip install flash-linear-attention", limit=LIMIT),
+    kernel("triton", "lmsleep.ops.gated_delta.fused:gated_delta_triton", short=True, limit=LIMIT),
+    kernel("fla", "lmsleep.ops.gated_delta.fla:gated_delta_fla", limit=LIMIT),
     Backend("torch", lambda: gated_delta_torch),
     Backend("naive", lambda: gated_delta_naive, automatic=False),
 )

@@ -12,7 +12,6 @@ register(
     kernel(
         "causal_conv1d",
         "lmsleep.ops.short_conv.causal_conv1d:short_conv_causal_conv1d",
-        "pip install --no-build-isolation --no-cache-dir causal-conv1d",
         eager=True,
         limit="2 to 4 taps, and channels in multiples of 8",
     ),

@@ -14,12 +14,7 @@ MAX_STATE = 256
 
 register(
     "ssd",
-    kernel(
-        "mamba_ssm",
-        "lmsleep.ops.ssd.mamba:ssd_mamba",
-        "pip install --no-build-isolation --no-cache-dir mamba-ssm",
-        limit=f"N of at most {MAX_STATE}",
-    ),
+    kernel("mamba_ssm", "lmsleep.ops.ssd.mamba:ssd_mamba", limit=f"N of at most {MAX_STATE}"),
     Backend("torch", lambda: ssd_torch),
     Backend("naive", lambda: ssd_naive, automatic=False),
 )

@@ -19,7 +19,7 @@ def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
 
 register(
     "swiglu",
-    kernel("triton", "lmsleep.ops.swiglu.fused:swiglu_triton", "pip install triton"),
+    kernel("triton", "lmsleep.ops.swiglu.fused:swiglu_triton"),
     Backend("torch", lambda: swiglu_torch),
     Backend("naive", lambda: swiglu_naive, automatic=False),
 )

@@ -17,7 +17,6 @@ register(
     kernel(
         "triton",
         "lmsleep.ops.window_attention.fused:window_attention_triton",
-        "pip install triton",
         limit=f"at most {MAX_TOKENS} tokens and heads of {MAX_CHANNELS[2]} channels, in float32 of {MAX_CHANNELS[4]}",
     ),
     Backend("torch", lambda: window_attention_torch),
