@@ -94,13 +94,13 @@ def test_bad_input_is_named():
     x, weight = normal(2, 6, 4), normal(4, 4)
     with pytest.raises(ValueError, match=r"x must be \(B, L, D\)"):
         short_conv(x[0], weight)
-    with pytest.raises(ValueError, match=r"the kernel must have shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"the kernel must have shape \(4, 4\) to fit x \(2, 6, 4\), got"):
         short_conv(x, normal(3, 4))
-    with pytest.raises(ValueError, match=r"the kernel must have shape \(2, 6, 4\)"):
+    with pytest.raises(ValueError, match=r"the kernel must have shape \(2, 6, 4, 4\) to fit x"):
         dynamic_conv(x, weight)
-    with pytest.raises(ValueError, match=r"bias must have shape \(4,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"bias must have shape \(4,\) to fit x \(2, 6, 4\), got \(1,\)"):
         short_conv(x, weight, normal(1))
-    with pytest.raises(ValueError, match=r"left must have shape \(2, 3, 4\), got \(2, 2, 4\)"):
+    with pytest.raises(ValueError, match=r"left must have shape \(2, 3, 4\) to fit x \(2, 6, 4\), got \(2, 2, 4\)"):
         short_conv(x, weight, left=normal(2, 2, 4))
     with pytest.raises(ValueError, match="activation must be 'silu' or None, got 'gelu'"):
         short_conv(x, weight, activation="gelu")

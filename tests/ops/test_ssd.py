@@ -168,5 +168,5 @@ def test_groups_must_divide_heads_and_correction_is_per_head():
     x, dt, A, B, C, D, state = inputs(8)
     with pytest.raises(ValueError, match="the 3 groups of B must divide the 4 heads"):
         ssd(x, dt, A, torch.zeros(2, 8, 3, 5), torch.zeros(2, 8, 3, 5), D, state)
-    with pytest.raises(ValueError, match=r"correction must have shape \(4,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"correction must have shape \(4,\) to fit x .*, got \(1,\)"):
         ssd_delta(x, dt, A, B, C, D, state, torch.ones(1))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.ops.backend import Backend, kernel, register, resolve
+from lmsleep.ops.shapes import check_shapes
 from lmsleep.ops.short_conv.naive import dynamic_conv_naive, short_conv_naive
 from lmsleep.ops.short_conv.taps import dynamic_conv_torch, short_conv_torch
 
@@ -49,9 +50,7 @@ def short_conv(
     Raises:
         ValueError: if a shape or the activation does not fit, or the forced backend is unknown or cannot run here.
     """
-    left = _check(x, weight, (x.shape[-1],), left, activation)
-    if bias is not None and bias.shape != x.shape[-1:]:
-        raise ValueError(f"bias must have shape {tuple(x.shape[-1:])}, got {tuple(bias.shape)}")
+    left = _check(x, weight, (x.shape[-1],), bias, left, activation)
     D, W = weight.shape
     beyond = not 2 <= W <= 4 or D % 8 != 0
     implementation = resolve("short_conv", x.device, x.dtype, backend, beyond=beyond, D=D, W=W)
@@ -78,7 +77,7 @@ def dynamic_conv(
     Raises:
         ValueError: as `short_conv`.
     """
-    left = _check(x, kernels, tuple(x.shape), left, activation)
+    left = _check(x, kernels, tuple(x.shape), None, left, activation)
     return resolve("dynamic_conv", x.device, x.dtype, backend)(x, kernels, left, activation).to(x.dtype)
 
 
@@ -93,19 +92,18 @@ def conv_tail(x: Tensor, left: Tensor | None, width: int) -> Tensor:
 
 
 def _check(
-    x: Tensor, kernel: Tensor, per: tuple[int, ...], left: Tensor | None, activation: str | None
+    x: Tensor, kernel: Tensor, per: tuple[int, ...], bias: Tensor | None, left: Tensor | None, activation: str | None
 ) -> Tensor | None:
     """`left` in x's dtype, after all shapes were found to fit. `per` is what the kernel has one of its W taps for."""
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"x must be (B, L, D) and not empty, got {tuple(x.shape)}")
-    width = kernel.shape[-1]
-    if kernel.shape != (*per, width):
-        raise ValueError(f"the kernel must have shape {per} and taps last to fit x, got {tuple(kernel.shape)}")
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
-    before = (x.shape[0], width - 1, x.shape[2])
-    if left is None:
-        return None
-    if left.shape != before:
-        raise ValueError(f"left must have shape {before}, got {tuple(left.shape)}")
-    return left.to(x.dtype)
+    (B, _, D), W = x.shape, kernel.shape[-1]
+    expected = {"the kernel": (kernel, (*per, W))}
+    if bias is not None:
+        expected["bias"] = (bias, (D,))
+    if left is not None:
+        expected["left"] = (left, (B, W - 1, D))
+    check_shapes("x", x, expected)
+    return None if left is None else left.to(x.dtype)

@@ -92,8 +92,7 @@ def ssd_delta(
         ValueError: as `ssd`, and if `correction` is not (H,).
     """
     state = _check(x, dt, A, B, C, D, state)
-    if correction.shape != A.shape:
-        raise ValueError(f"correction must have shape {tuple(A.shape)}, got {tuple(correction.shape)}")
+    check_shapes("x", x, {"correction": (correction, A.shape)})
     dt, A, correction = (tensor.to(state.dtype) for tensor in (dt, A, correction))
     y, state = gated_delta(*_as_gated_delta(x, dt, A, B, C, correction), state.mT, backend=backend)
     y = y.transpose(1, 2)
