@@ -68,7 +68,11 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     if not keys:
         return " ".join(message.split())
     # A task is a class of several, whose arguments have a level of their own.
-    key = "--" + ".".join(keys).replace("data.task.", f"{TASK}.")
+    return value_sentence("--" + ".".join(keys).replace("data.task.", f"{TASK}."), rest, options)
+
+
+def value_sentence(key: str, rest: str, options: Mapping[str, argparse.Action]) -> str:
+    """What jsonargparse says of the value of an option `key`, in one sentence."""
     start = f"--{TASK}." if key == "--data.task" else f"{key}."
     if unknown := re.search(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", rest):
         known = inspect.signature(locate(unknown[1])).parameters  # pyright: ignore[reportArgumentType]
