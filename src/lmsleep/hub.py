@@ -94,19 +94,10 @@ def open_tokenizer(source: str | Path) -> "Tokenizer":
 
 
 def named_eos(source: str | Path) -> str | None:
-    """The end-of-sequence token in the tokenizer_config.json beside a tokenizer; None if there is none."""
-    if source == "bytes":
-        return "<eos>"
+    """The end-of-sequence token that the tokenizer_config.json beside a tokenizer names; None if there is none."""
     named = tokenizer_config(source).get("eos_token")
     token = named.get("content") if isinstance(named, dict) else named
     return token if isinstance(token, str) else None
-
-
-def default_eos(source: str) -> str:
-    """As `named_eos`; raises ValueError if there is none."""
-    if (token := named_eos(source)) is None:
-        raise ValueError(f"eos_token must be given, since no tokenizer_config.json of {source} names it")
-    return token
 
 
 def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[str, str]:
@@ -115,10 +106,10 @@ def tokenizer_files(source: str | Path, eos_token: str | None = None) -> dict[st
     eos_token = eos_token or named_eos(source)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {"pad_token": eos_token} if eos_token else {}
-    config |= {} if source == "bytes" else tokenizer_config(source)
+    config |= tokenizer_config(source)
     config |= {"eos_token": eos_token} if eos_token else {}
     texts = {TOKENIZER[0]: open_tokenizer(source).to_str(), TOKENIZER[1]: json.dumps(config, indent=2) + "\n"}
-    template = None if source == "bytes" else template_file(source)
+    template = template_file(source)
     return texts if template is None else texts | {TOKENIZER[2]: template}
 
 
@@ -131,11 +122,13 @@ def tokenizer_folder(source: str | Path) -> Path:
 
 def tokenizer_config(source: str | Path) -> dict[str, Any]:
     """The tokenizer_config.json beside a tokenizer; empty if there is none."""
+    if source == "bytes":
+        return {"eos_token": "<eos>"}
     path = tokenizer_folder(source) / "tokenizer_config.json"
     return read_object(path) if path.is_file() else {}
 
 
 def template_file(source: str | Path) -> str | None:
     """The chat_template.jinja beside a tokenizer; None if there is none."""
-    path = tokenizer_folder(source) / TOKENIZER[2]
-    return text_of(path) if path.is_file() else None
+    path = None if source == "bytes" else tokenizer_folder(source) / TOKENIZER[2]
+    return text_of(path) if path and path.is_file() else None

@@ -16,8 +16,6 @@ def chat_template(source: str) -> RenderMessages | None:
     text; `asking` appends the generation prompt. None if there is no template. The template gets no date, so that rows
     do not depend on it. Raises ValueError if it is not valid Jinja; the function raises it if the template refuses the
     messages."""
-    if source == "bytes":
-        return None
     config = tokenizer_config(source)
     text = template_file(source) or config.get("chat_template")
     if isinstance(text, list):

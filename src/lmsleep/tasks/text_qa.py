@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmsleep.hub import default_eos
+from lmsleep.hub import named_eos
 from lmsleep.tasks.base import IGNORE, Batch
 from lmsleep.tasks.chat_template import chat_template, split_conversation
 from lmsleep.tasks.line_index import LineIndex
@@ -57,7 +57,8 @@ class TextQA(TextTask):
     @cached_property
     def eos_id(self) -> int:
         """The token that ends an answer. Raises ValueError if the vocabulary does not have it."""
-        token = self.eos_token or default_eos(self.tokenizer)
+        if (token := self.eos_token or named_eos(self.tokenizer)) is None:
+            raise ValueError(f"eos_token must be given, since no tokenizer_config.json of {self.tokenizer} names it")
         eos_id = self._tokenizer.token_to_id(token)
         if eos_id is None:
             raise ValueError(f"eos_token must be in the vocabulary of tokenizer {self.tokenizer}, got {token!r}")
