@@ -111,7 +111,7 @@ def test_the_preset_is_the_published_configuration(tmp_path):
 def test_the_2b_model_has_exactly_the_published_tensors():
     config = replace(JET_NEMOTRON.config(HFConfig(JET_NEMOTRON_2B, "config.json")), window_size=2000)
     parameters = dict(config.build("meta").named_parameters())
-    origins = JET_NEMOTRON.origins(config, parameters)
+    origins = JET_NEMOTRON.origins(config, parameters, "model.", JET_NEMOTRON.stored(config))
     shapes = {origins[name].name: tuple(p.shape) for name, p in parameters.items()}
     assert shapes == jet_nemotron_shapes(JET_NEMOTRON_2B)
     states = config.build("meta").blocks.state_shapes

@@ -85,7 +85,7 @@ def test_the_1_4b_model_has_the_published_tensors_and_less_than_a_tenth_more():
     config = replace(OURO.config(HFConfig(OURO_1_4B, "config.json")), window_size=2000)
     model = config.build("meta")
     parameters = dict(model.named_parameters())
-    origins = OURO.origins(config, parameters)
+    origins = OURO.origins(config, parameters, "model.", OURO.stored(config))
     shapes = {origins[name].name: tuple(p.shape) for name, p in parameters.items() if name in origins}
     published = ouro_shapes(OURO_1_4B)
     assert shapes == {name: shape for name, shape in published.items() if "early_exit_gate" not in name}

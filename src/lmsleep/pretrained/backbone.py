@@ -175,13 +175,10 @@ class Backbone:
         """The blocks of `config` that are in the checkpoint."""
         return re.sub("[a-z]", "", config.pattern)
 
-    def origins(
-        self, config: HybridConfig, names: Iterable[str], prefix: str = "model.", stored: str | None = None
-    ) -> dict[str, Origin]:
+    def origins(self, config: HybridConfig, names: Iterable[str], prefix: str, stored: str) -> dict[str, Origin]:
         """Our parameter name -> its origin, for all parameters that are in the checkpoint, which has the blocks
         `stored`; `prefix` begins all its names but the head's."""
-        blocks = config.layers()
-        layer_of, origins = match_layers(config.pattern, stored or self.stored(config)) or {}, {}
+        blocks, layer_of, origins = config.layers(), match_layers(config.pattern, stored) or {}, {}
         for name in names:
             if not name.startswith("blocks.layers."):
                 origins[name] = self.origin("" if name.startswith("head.") else prefix, name)

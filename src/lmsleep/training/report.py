@@ -56,7 +56,7 @@ class RunReport(L.Callback):
         steps = "1 step" if total == "1" else f"{total} steps"
         several = f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)"
         threads = several if n > 1 and pl_module.device.type == "cpu" else ""
-        goes_on = f"\ngoes on at step {trainer.global_step:,} of {all_steps(trainer)}" if trainer.ckpt_path else ""
+        goes_on = f"\ngoes on at step {trainer.global_step:,} of {total}" if trainer.ckpt_path else ""
         rank_zero_info(
             f"{task}\n"
             f"{model.config.pattern}, {parameters}; {counted(windows, 'windows')} of up to "

@@ -195,16 +195,13 @@ def shorten(svg: str) -> str:
     return re.sub(r'<!--.*?-->|(?<=\n) +| id="[a-z]+(?:2d)?_\d+"', "", cut).replace("DejaVuSans", "g")
 
 
-def colors(passes: Sequence[int]) -> dict[int, str]:
-    """A colour for each N, the same in every figure."""
-    more = mpl.colormaps["tab20b"]  # muted, unlike the palette
-    return {n: PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N)) for n in passes}
-
-
 def looks(passes: Sequence[int]) -> dict[int, Look]:
     """Colour, marker and label of each N, the same in every figure."""
-    markers = {n: MARKERS[(n - 1) % len(MARKERS)] for n in passes}
-    return {n: {"color": c, "marker": markers[n], "label": f"N = {n}"} for n, c in colors(passes).items()}
+    more, found = mpl.colormaps["tab20b"], {}  # muted, unlike the palette
+    for n in passes:
+        color = PALETTE[n - 1] if n <= len(PALETTE) else to_hex(more((n - len(PALETTE)) % more.N))
+        found[n] = {"color": color, "marker": MARKERS[(n - 1) % len(MARKERS)], "label": f"N = {n}"}
+    return found
 
 
 def shades(labels: Mapping[Hashable, str]) -> dict[Any, Look]:
