@@ -19,7 +19,7 @@ from lmsleep.hf.cache import CACHE, SleepCache
 from lmsleep.hf.config import SleepConfig
 from lmsleep.hub import TOKENIZER, checkpoint_folder, push
 from lmsleep.model import HybridConfig, HybridLM
-from lmsleep.model.folder import check_streamable, passes_of
+from lmsleep.model.trained import check_streamable, passes_of
 from lmsleep.runtime import Session
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.tokens import to_rows

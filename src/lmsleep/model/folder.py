@@ -1,7 +1,6 @@
 """Saved models: a folder with model.safetensors, config.json and a model card; no code in it."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import check_folder, save_text
-from lmsleep.checks import check_file, counted, read_object, require, typed
+from lmsleep.checks import check_file, read_object, require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.tensors import read_tensors, save_tensors, usable_device
 
@@ -82,38 +81,6 @@ def read_config(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(f"{name} in {path} must be {wanted!r}, as save_pretrained writes it, got {stored!r:.99}")
     model, trained = (typed(dict[str, Any], header.get(name, {}), f"{name} in {path}") for name in ("model", "trained"))
     return model, trained
-
-
-def check_streamable(trained: Mapping[str, Any], on_overflow: str | None = None) -> None:
-    """Raises ValueError as `check_wake_passes`. Warns as `warn_if_broken_off`, and if the sleeps of the training were
-    others than passes 2..N and no `on_overflow` says how it sleeps now."""
-    check_wake_passes(trained)
-    if (policy := trained.get("on_overflow")) and on_overflow is None:
-        warnings.warn(
-            f"the model was trained with on_overflow {policy}; here n_passes says how it sleeps", stacklevel=3
-        )
-    warn_if_broken_off(trained)
-
-
-def check_wake_passes(trained: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the model was trained with one wake pass, as streaming makes."""
-    awake = trained.get("wake_passes", 1)
-    require(awake == 1, "wake_passes of a model that tokens stream into must be 1", awake)
-
-
-def passes_of(trained: Mapping[str, Any], n_passes: int | None, source: object) -> int:
-    """`n_passes` if given, else N of the training; if that is not stated 1, with a warning that names `source`."""
-    if n_passes is None and "n_passes" not in trained:
-        remedy = "give n_passes, or save with trained={'n_passes': N}"
-        warnings.warn(f"{source} does not state n_passes: the model stays awake (N = 1); {remedy}", stacklevel=3)
-    return trained.get("n_passes", 1) if n_passes is None else n_passes
-
-
-def warn_if_broken_off(trained: Mapping[str, Any]) -> None:
-    """Warns if the training took fewer steps than it was to take."""
-    steps, wanted = trained.get("steps"), trained.get("max_steps")
-    if isinstance(steps, int) and isinstance(wanted, int) and steps < wanted:
-        warnings.warn(f"the training of the model ended after {steps:,} of {counted(wanted, 'steps')}", stacklevel=3)
 
 
 def read_weights(folder: Path, device: torch.device | str) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from lmsleep.atomic import check_checkpoint_file, check_folder
 from lmsleep.checks import ONE_FILE, first_line, left_by_run, require, typed
 from lmsleep.hub import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
-from lmsleep.model.folder import check_finite, check_no_model, warn_if_broken_off
+from lmsleep.model.folder import check_finite, check_no_model
 from lmsleep.model.lora import merged
+from lmsleep.model.trained import warn_if_broken_off
 from lmsleep.windows import SleepSettings
 
 PREFIX = "model."  # of the language model inside the LightningModule

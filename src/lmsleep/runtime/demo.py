@@ -25,7 +25,8 @@ from scipy import stats
 from lmsleep.checks import check_integer, counted, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_no_model, check_streamable, read_config
+from lmsleep.model.folder import CARD, CONFIG, WEIGHTS, check_no_model, read_config
+from lmsleep.model.trained import check_streamable
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.demo_models import DEMO_TASKS, train_demo
 from lmsleep.runtime.events import SleepEvent

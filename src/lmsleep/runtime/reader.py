@@ -1,7 +1,7 @@
 """The core of a session: reads tokens by windows or one by one, sleeps on overflow, and is copied."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import wraps
@@ -15,14 +15,14 @@ from torch import Tensor
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM, check_model
-from lmsleep.model.folder import check_streamable, check_wake_passes
+from lmsleep.model.trained import sleeps_of
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import OnSleep, reported_sleep
 from lmsleep.runtime.graphs import GraphedBlocks
 from lmsleep.runtime.memory import Memory, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
 from lmsleep.sleep import OnOverflow
-from lmsleep.windows import Eviction, SleepSettings, policy_name
+from lmsleep.windows import Eviction, policy_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,20 +38,6 @@ def locked(method: Callable[Concatenate[Reader, P], R]) -> Callable[Concatenate[
             return method(self, *args, **kwargs)
 
     return locking
-
-
-def sleeps_of(
-    trained: Mapping[str, Any], n_passes: int | None, eviction: Eviction | None, on_overflow: OnOverflow | None
-) -> SleepSettings:
-    """How a session sleeps: as it is told, or else as its model was trained, of which it then warns as
-    `check_streamable`. Raises ValueError as `SleepSettings`, or if the training made several wake passes."""
-    policy = policy_name(on_overflow)
-    check_wake_passes(trained)
-    if n_passes is None and policy is None:
-        check_streamable(trained)
-        n_passes = trained.get("n_passes")
-    eviction = trained.get("eviction", "hard") if eviction is None else eviction
-    return SleepSettings(1 if n_passes is None else n_passes, eviction, on_overflow=policy)  # pyright: ignore[reportArgumentType]
 
 
 class StreamReader:

@@ -14,7 +14,8 @@ from lmsleep.checks import check_integer, checked, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.model.folder import CONFIG, WEIGHTS, check_streamable, passes_of, read_config
+from lmsleep.model.folder import CONFIG, WEIGHTS, read_config
+from lmsleep.model.trained import check_streamable, passes_of
 from lmsleep.runtime.answer import Answer, Stop, new_answers, stream_text
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.prompter import Prompter
