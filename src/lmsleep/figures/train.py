@@ -90,14 +90,17 @@ def train(out: Path, fit_args: list[str], exports: bool = False) -> None:
         if end.code in STOPPED and state.is_dir():
             clock.note()
         raise
-    if not cli.trainer.is_global_zero:  # the folders are of the first of several processes
-        return
-    made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
-    read = {"tokens": tokens_read(cli.trainer), "seconds": round(clock.seconds, 1)}
-    record = {**read, "args": fit_args, **made_with}
-    save_json(state / "run.json", record)
-    if exports:  # if that fails, the next run begins at the end of this one
-        export(state / LAST, state)
+    if cli.trainer.is_global_zero:  # the folders are of the first of several processes
+        made_with = {"hardware": hardware(), "torch": torch.__version__, "commit": code}
+        read = {"tokens": tokens_read(cli.trainer), "seconds": round(clock.seconds, 1)}
+        save_json(state / "run.json", {**read, "args": fit_args, **made_with})
+        if exports:  # if that fails, the next run begins at the end of this one
+            export(state / LAST, state)
+        move(state, out)
+
+
+def move(state: Path, out: Path) -> None:
+    """Puts what a run has left in the place of its output, without what only an unfinished one needs."""
     for needless in (*state.glob(".*"), state / PREVIOUS):  # temporary files of killed `atomic_write`s
         needless.unlink(missing_ok=True)
     for bundle in state.glob(f"{FOLDER_PREFIX}*"):  # of an earlier failure
