@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
 from lmsleep.checks import LAST, ONE_FILE, checked, first_line, left_by_run, require
+from lmsleep.training.callbacks import find_callback
 from lmsleep.training.lightning_internals import (
     GuardedCheckpoint,
     await_validation,
@@ -83,7 +84,8 @@ def check_last(trainer: L.Trainer, path: str | None, trains: bool) -> None:
     """Raises ValueError if `last` finds no checkpoint, unless the run `trains`: it then says that it starts anew."""
     if path != "last" or has_last_checkpoint(trainer):
         return
-    folder = next((keeper.dirpath for keeper in trainer.callbacks if isinstance(keeper, LastCheckpoint)), None)  # pyright: ignore
+    keeper = find_callback(trainer, LastCheckpoint)
+    folder = keeper and keeper.dirpath
     if not trains:
         left = left_by_run(Path(folder)) if folder and is_local(folder) else ""
         raise ValueError(f"--ckpt_path=last must find {LAST} in --checkpoint.dirpath, got {folder!r}{left}")
