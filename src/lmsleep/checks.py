@@ -28,6 +28,13 @@ LAST = "last.ckpt"  # of a run of `lmsleep fit`, beside its config.yaml
 PATHS = ("config", "model", "data", "out", "ckpt_path", "init_from", "train", "val", "test", "tokenizer", "path")
 PATHS += ("dirpath", "default_root_dir", "save_dir", "gradient_file")
 
+# Errors that the content of a file causes.
+_OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, YAMLError)
+_hints = cache(get_type_hints)
+_PLAIN: dict[Any, Any] = {int: Integral, float: Real, str: (str, PurePath)}  # by the type that they become
+_WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false", Callable: "a function"}
+_WORDS |= {str: "a string", list: "a list", dict: "an object"}
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError if there is no such file, or it holds anything else."""
@@ -99,9 +106,6 @@ def naming_file(path: object, *others: str) -> Iterator[None]:
         raise ValueError(message if named else f"{path}: {message}") from error
 
 
-_OF_CONTENT = (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, YAMLError)
-
-
 def sentence(error: Exception) -> str:
     """The message of an error in one line, without what a library calls its input."""
     if isinstance(error, UnicodeDecodeError):
@@ -168,12 +172,6 @@ def _is_of(kind: Any, value: Any, loose: bool) -> bool:
         return True
     except OverflowError:  # an integer that no float can hold
         return False
-
-
-_hints = cache(get_type_hints)
-_PLAIN: dict[Any, Any] = {int: Integral, float: Real, str: (str, PurePath)}  # by the type that they become
-_WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false", Callable: "a function"}
-_WORDS |= {str: "a string", list: "a list", dict: "an object"}
 
 
 def check_types(config: Any) -> None:

@@ -23,6 +23,19 @@ from yaml import YAMLError
 
 from lmsleep.checks import require, sentence
 
+WHERE = "PYTHONPATH=FOLDER says where it lies"
+TASK = "data.task.init_args"
+NO_TASK = "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
+# In messages of jsonargparse: a key with its own message, the rest of the line and the lines below it with a deeper
+# indentation; what was expected of a value.
+_KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
+_NOT_CALLABLE = re.compile(
+    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
+)
+_SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
+_SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
+
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the line breaks of a description, which shows commands."""
@@ -100,18 +113,6 @@ def value_sentence(key: str, rest: str, options: Mapping[str, argparse.Action]) 
     return f"{key} must be {allowed}, got {value[1] or 'nothing'}"
 
 
-WHERE = "PYTHONPATH=FOLDER says where it lies"
-TASK = "data.task.init_args"
-NO_TASK = "a run needs a task: give --config, for example configs/experiment/rule110.yaml"
-# A key, and its message: the rest of the line and the lines below it with a deeper indentation.
-_KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
-_EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
-_NOT_CALLABLE = re.compile(
-    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
-)
-_SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
-
-
 def unknown_option_sentence(name: str, options: Collection[str]) -> str:
     """The sentence for an option that does not exist, with the closest ones of `options`."""
     if os.path.exists(name):
@@ -177,9 +178,6 @@ def naming_flags(flag: Callable[[str, str], str | None]) -> Iterator[None]:
         rest = str(error)[begin.end() :]
         option = flag(f"trainer.{begin[1]}" if begin[2] else begin[1], rest)
         raise ValueError(f"{option}{rest}" if option else str(error)) from error
-
-
-_SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
 
 
 @contextmanager

@@ -29,6 +29,15 @@ from lmsleep.figures.settings import grids
 from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice, rounded
 from lmsleep.figures.words import counted
 
+PASSES = "passes N over each full window (N = 1: no sleep)"
+# metric -> label of its axis, baselines and their labels.
+DEPO = {
+    "loss": ("loss of all targets\n(nats a token)", {"floor": "any name"}),
+    "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "any name"}),
+    "exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+}
+GSM = {"exact": ("answers right", {"majority": "most frequent\nanswer"})}
+
 
 def main(
     figure: str,
@@ -196,16 +205,6 @@ def operations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     about = style.task(table, table.figure.iloc[0]).replace("\n", " ")
     style.legend(fig, axes, f"{about}: {PASSES}")
     return fig, compare_passes(table, by_slice=True)
-
-
-PASSES = "passes N over each full window (N = 1: no sleep)"
-# metric -> label of its axis, baselines and their labels.
-DEPO = {
-    "loss": ("loss of all targets\n(nats a token)", {"floor": "any name"}),
-    "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "any name"}),
-    "exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
-}
-GSM = {"exact": ("answers right", {"majority": "most frequent\nanswer"})}
 
 
 def by_difficulty(
