@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.checks import check_integer, check_types, require, typed
@@ -45,9 +46,8 @@ class Windows:
     def of(cls, targets: Tensor, size: int, after_loss: bool = False) -> "Windows":
         """The windows of targets (B, T)."""
         # One transfer for the whole sequence: a loop over windows must not wait for the device.
-        scored = (targets != IGNORE).any(dim=0).tolist()
-        carry_loss = tuple(any(scored[i : i + size]) for i in range(0, len(scored), size))
-        return cls(len(scored), size, carry_loss, after_loss)
+        carry_loss = by_window(targets != IGNORE, size).any(dim=0).tolist()
+        return cls(targets.shape[1], size, tuple(carry_loss), after_loss)
 
     @classmethod
     def of_batch(
@@ -83,6 +83,12 @@ class Windows:
     def token_passes(self, n_passes: int, wake_passes: int = 1) -> int:
         """Tokens of a row, each counted once for every pass of the looped blocks over it."""
         return self.length * wake_passes + (n_passes - 1) * self.size * self.n_sleeps
+
+
+def by_window(flags: Tensor, size: int) -> Tensor:
+    """Whether a flag is set in each window of each row: (B, T) -> (B, windows) bool; the last may be shorter."""
+    size = min(size, flags.shape[1])
+    return F.pad(flags, (0, -flags.shape[1] % size)).unflatten(1, (-1, size)).any(dim=-1)
 
 
 class IdleWarning(UserWarning, ValueError):

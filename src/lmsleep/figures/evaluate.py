@@ -27,6 +27,7 @@ from lmsleep.settle import Settle, forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
+from lmsleep.windows import by_window
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `Settle`
 
@@ -133,9 +134,7 @@ def score_rows(
 def batches(rows: dict[str, Tensor], window_size: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
     """Batches of at most `batch_size` of the rows (R, ...), all with loss in the same windows, since a window with loss
     in one row keeps the others from sleeping; cut behind the last of these."""
-    scored = rows["targets"] != IGNORE
-    windows = F.pad(scored, (0, -scored.shape[1] % window_size)).unflatten(1, (-1, window_size)).any(-1)
-    kinds, kind = windows.unique(dim=0, return_inverse=True)
+    kinds, kind = by_window(rows["targets"] != IGNORE, window_size).unique(dim=0, return_inverse=True)
     for i, flags in enumerate(kinds):
         end = (int(flags.nonzero().max()) + 1) * window_size
         for chosen in (kind == i).nonzero()[:, 0].split(batch_size):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lmsleep.checks import check_integer, checked, require
 from lmsleep.tasks.base import MAX_LENGTH, SPLITS, Batch, Task
-from lmsleep.windows import IGNORE, check_batch
+from lmsleep.windows import IGNORE, by_window, check_batch
 
 
 @checked
@@ -63,11 +63,10 @@ def _check_rows(task: Task, split: str, batch: Any, batch_size: int) -> None:
 def _check_windows(scored: Tensor, mask: Tensor | None, size: int) -> None:
     """Raises ValueError if a full window has targets in some rows (B, T) and none in others, which then do not sleep on
     it as they would alone. What is masked sleeps without a trace."""
-    read = torch.ones_like(scored) if mask is None else mask
-    for number, start in enumerate(range(0, scored.shape[1] - size + 1, size)):
-        with_targets, seen = (x[:, start : start + size].any(dim=1) for x in (scored, read))
-        silent = seen & ~with_targets
-        if with_targets.any() and silent.any():
-            one, other = (int(rows.nonzero()[0]) for rows in (with_targets, silent))
-            rule = "targets must lie in the same windows in all rows of a batch, since a window with loss stays awake"
-            raise ValueError(f"{rule} for all of them; got window {number} with some in row {one}, none in row {other}")
+    full = scored.shape[1] // size
+    with_targets = by_window(scored, size)[:, :full]
+    silent = ~with_targets if mask is None else by_window(mask, size)[:, :full] & ~with_targets
+    for number in (with_targets.any(dim=0) & silent.any(dim=0)).nonzero().flatten().tolist():
+        one, other = (int(rows[:, number].nonzero()[0]) for rows in (with_targets, silent))
+        rule = "targets must lie in the same windows in all rows of a batch, since a window with loss stays awake"
+        raise ValueError(f"{rule} for all of them; got window {number} with some in row {one}, none in row {other}")
