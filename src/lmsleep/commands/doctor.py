@@ -72,7 +72,7 @@ def threads() -> str:
     """How many threads torch computes with on the CPU."""
     n = torch.get_num_threads()
     fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores" * (n > 1)
-    return f"CPU: {n} thread{'s' * (n > 1)}{fewer}"
+    return f"CPU: {counted(n, 'threads')}{fewer}"
 
 
 def disk() -> str:

@@ -195,6 +195,7 @@ class StreamReader:
         groups, pieces = [], []
         ends = rows.ends if last_only else rows.lengths
         for group in self.groups:
+            # In stretches within which no row ends, so that all rows of a group read as many tokens.
             for start, stop in pairwise(sorted({0, *(end[row] for row in group.rows for end in (ends, rows.lengths))})):
                 ended, group = group.split([rows.lengths[row] < stop for row in group.rows])
                 assert group is not None, "some row has `stop` tokens"
