@@ -95,9 +95,9 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
         check_paths(given, taken, *(p.name for p in parameters if alone))
         words = join_list_options(function, given)
         values = vars(parser.instantiate(parser.parse_args(words)))
-        paths = {name: path for name, path in values.items() if isinstance(path, Path)}
-        paths = {name: Path(resolve_configs([f"--{name}={path}"])[0].partition("=")[2]) for name, path in paths.items()}
-        function(**values | paths)
+        # Defaults, too, which no word says.
+        read = {name: Path(packaged(str(values[name]))) for name in CONFIGURED if isinstance(values.get(name), Path)}
+        function(**values | read)
 
 
 def resolve_configs(words: Sequence[str]) -> list[str]:
@@ -106,11 +106,16 @@ def resolve_configs(words: Sequence[str]) -> list[str]:
     resolved = []
     for before, word in zip(["", *words], words, strict=False):
         option, equals, name = word.rpartition("=")
-        packaged = Path(__file__).parent / name
         is_read = (option or before).lstrip("-").rpartition(".")[2] in CONFIGURED
-        replaced = is_read and name.startswith("configs/") and not Path(name).exists() and packaged.is_file()
-        resolved.append(f"{option}{equals}{packaged}" if replaced else word)
+        resolved.append(f"{option}{equals}{packaged(name)}" if is_read else word)
     return resolved
+
+
+def packaged(name: str) -> str:
+    """The file in the package for a name under configs/ that does not exist here; else the name."""
+    path = Path(__file__).parent / name
+    replaced = name.startswith("configs/") and not Path(name).exists() and path.is_file()
+    return str(path) if replaced else name
 
 
 def join_list_options(function: Callable[..., Any], args: Sequence[str]) -> list[str]:
