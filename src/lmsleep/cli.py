@@ -89,7 +89,7 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
     parser = Parser(prog=prog, description=description, **options)
     parser.add_function_arguments(function, as_group=False, as_positional=alone)
     flags = {} if alone else {p.name: f"--{p.name}" for p in parameters}
-    with one_sentence(), naming_flags(lambda name, _: flags.get(name)):
+    with one_sentence(), naming_flags(flags):
         given = list(sys.argv[1:] if args is None else args)
         taken = [p.name for p in parameters if p.name in PATHS or Path in (p.annotation, *get_args(p.annotation))]
         check_paths(given, taken, *(p.name for p in parameters if alone))

@@ -165,18 +165,19 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def naming_flags(flag: Callable[[str, str], str | None]) -> Iterator[None]:
+def naming_flags(flags: Mapping[str, str] | Callable[[str, str], str | None]) -> Iterator[None]:
     """Within the block a ValueError that begins with the name of a setting, as "steps must be ..." or "devices of the
-    trainer must be ...", has the option in its place that sets it: flag("steps", "must be ...") -> "--steps", or None
-    if there is none. A setting of the trainer is called "trainer.devices"."""
+    trainer must be ...", has the option in its place that sets it, if there is one: flags["steps"], or
+    flags("steps", " must be ..."), which is None if there is none. A setting of the trainer is called
+    "trainer.devices"."""
     try:
         yield
     except ValueError as error:
         begin = _SETTING.match(str(error))
         if type(error) is not ValueError or not begin:
             raise
-        rest = str(error)[begin.end() :]
-        option = flag(f"trainer.{begin[1]}" if begin[2] else begin[1], rest)
+        name, rest = f"trainer.{begin[1]}" if begin[2] else begin[1], str(error)[begin.end() :]
+        option = flags.get(name) if isinstance(flags, Mapping) else flags(name, rest)
         raise ValueError(f"{option}{rest}" if option else str(error)) from error
 
 

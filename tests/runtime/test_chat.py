@@ -153,6 +153,14 @@ def test_a_memory_has_its_own_passes_and_a_model_without_tokenizer_asks_for_one(
     main(["chat", "--model=bare", "--tokenizer=bytes", "--ask=Which?", "--max_new_tokens=3"])
 
 
+def test_a_memory_of_another_model_is_refused_in_one_sentence(folder, build):
+    run("--read=one.txt", "--memory=kept", "--ask=Which?")
+    build("AG", vocab_size=257, window_size=9, dtype=torch.float32).save_pretrained(folder)
+    refusal = "error: --model must be the one that wrote the memory: its window_size was 6, got 9"
+    with pytest.raises(SystemExit, match=f"^{refusal}$"):
+        run("--memory=kept", "--ask=Which?")
+
+
 @pytest.fixture
 def talk(folder):
     """talk(*lines): what is answered and logged when these lines are typed after the first document, and S then."""

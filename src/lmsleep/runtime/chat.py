@@ -43,17 +43,16 @@ def open_chat(
     if memory is not None and prompter.question_first:
         raise ValueError("memory must be left out with a model that reads its question before the document")
     if ask is not None:
-        with naming_flags({"question": "--ask"}.get):
+        with naming_flags({"question": "--ask"}):
             first = prompter.question_first  # then it has text, whether or not there is more of it behind the document
             require(not first or ask.strip(), "question must have text in it", ask)
             prompter.check_question(prompter.remaining_question(ask) if first else ask)
     session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=prompter)
     if memory is None or not memory.is_file():
         return session
-    for name, value in (("n_passes", n_passes), ("eviction", eviction)):
-        require(value is None, f"{name} must be left out with a memory, which goes on as it was", value)
-    with naming_flags({"path": "--memory"}.get):
-        return Session.load(memory, session.model, tokenizer=prompter)
+    given = {name: value for name, value in (("n_passes", n_passes), ("eviction", eviction)) if value is not None}
+    with naming_flags({"path": "--memory"}):
+        return Session.load(memory, session.model, tokenizer=prompter, **given)
 
 
 def open_prompter(folder: Path, tokenizer: str | None, templates: dict[str, str | None]) -> Prompter:
