@@ -100,8 +100,7 @@ def load(folder: Path, scale: str) -> dict[str, Result]:
     """The results of every figure of CAPTIONS at a scale, by its name. At paper scale, a verdict in
     <folder>/verdicts.yaml (`fig2b: {verdict: agrees, sentence: ...}`) replaces the computed one. Raises ValueError if
     there is no such folder, or a verdict is not one of WRITTEN."""
-    if not folder.is_dir():
-        raise ValueError(f"results must be a folder with the figures of a scale, got {str(folder)!r}")
+    require(folder.is_dir(), "results must be a folder with the figures of a scale", str(folder))
     written = read_verdicts(folder / "verdicts.yaml") if scale == "paper" else {}
     captions = [caption for caption in CAPTIONS.values() if scale in caption.scales]
     return {caption.name: load_figure(folder, caption, written.get(caption.name)) for caption in captions}

@@ -20,7 +20,7 @@ import pandas as pd
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import ANY_NUMBER, COLUMNS, INTEGER
-from lmsleep.checks import naming_file, read_object
+from lmsleep.checks import naming_file, read_object, require
 from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
@@ -62,8 +62,7 @@ def run_folders(figure: str, folder: Path) -> list[Path]:
 def validated_runs(folder: Path) -> list[Path]:
     """The run folders that were validated at least once. Raises ValueError if there are none."""
     runs = sorted(path.parent for path in folder.glob("*/curve.csv"))
-    if not runs:
-        raise ValueError(f"runs must be a folder of run folders with curve.csv, got {str(folder)!r}")
+    require(runs, "runs must be a folder of run folders with curve.csv", str(folder))
     return runs
 
 

@@ -175,8 +175,7 @@ def main(
     """
     check_integer("rows", rows, 1, MAX_BATCH)
     check_integer("seed", seed or 0, 0, 2**32 - 1)
-    if not 0 <= pace < math.inf:
-        raise ValueError(f"pace must be 0 seconds or more, got {pace:g}")
+    require(0 <= pace < math.inf, "pace must be 0 seconds or more", pace)
     if n_passes is not None:
         check_n_passes(n_passes)
     if not model:

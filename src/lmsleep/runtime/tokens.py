@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsleep.checks import counted
+from lmsleep.checks import counted, require
 from lmsleep.model import HybridLM
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.windows import check_tokens
@@ -84,8 +84,7 @@ def _padded(tokens: object) -> tuple[Tensor, list[int]]:
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), [len(part) for part in parts]
     rows = _integers(tokens, 2)
     rows = rows if rows.ndim == 2 else rows.reshape(1, -1)
-    if not len(rows):
-        raise ValueError(f"tokens must have at least one row, got {tuple(rows.shape)}")
+    require(len(rows), "tokens must have at least one row", tuple(rows.shape))
     return rows, [rows.shape[1]] * len(rows)
 
 
