@@ -162,7 +162,7 @@ BROKEN = {
     ),
     r"the new state under autocast must be .*, got 'NoneType'": lambda rule, x, state, ctx, y, after: (y, None),
     r"y must be .*, got \(torch\.float64, \(2, 23, 16\)\)": lambda rule, x, state, ctx, y, after: (y[:, :-1], after),
-    "the rule must leave its inputs as they were": (
+    "the mixer must leave its inputs as they were": (
         lambda rule, x, state, ctx, y, after: (y, after, state.add_(1))[:2]
     ),
     "y of a row must not depend on other rows": (

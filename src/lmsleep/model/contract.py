@@ -1,7 +1,7 @@
 """What a mixer must keep to: `check_mixer` holds a fast-weight rule, or an attention, to the contract of
 `lmsleep.model.Mixer`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -64,19 +64,13 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
         require(type(flops) is int and flops >= 0, "flops_per_token must give an integer of 0 or more", flops)
         if mixer.state_shape is None:
             rotary = Rotary(config.attention_head_dim, config.rope_theta, 1, config.rotary_dim, config.rope_scaling)
-            _Attention(mixer, tolerance, rotary).check(x)
-            return
-        read = _Reader(mixer, tolerance)
-        read.check_kinds(x, S)
-        read.check_rows(x, S)
-        read.check_causal(x, S)
-        read.check_splits(x, S)
-        read.check_mask(x, S)
-        read.check_gradient(x, S)
+            _Attention(mixer, tolerance, rotary).check(x, S)
+        else:
+            _Rule(mixer, tolerance).check(x, S)
 
 
-class _Reader:
-    """A mixer in float64, and how closely what it reads must agree."""
+class _Contract:
+    """A mixer in float64, how closely what it reads must agree, and what holds with fast weights and without."""
 
     def __init__(self, mixer: Any, tolerance: float) -> None:
         self.mixer, self.tolerance = mixer, tolerance
@@ -87,41 +81,48 @@ class _Reader:
         if not torch.allclose(got, want, self.tolerance, self.tolerance):
             raise ValueError(f"{promise}, got a difference of {apart:.2g}")
 
-    def check_kinds(self, x: Tensor, S: Tensor) -> None:
-        """Shapes and dtypes; the inputs stay as they were."""
+    def read(self, x: Tensor, S: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """y of tokens x, read in groups of these sizes from the state S on, and the state then; None if there is
+        none."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor, S: Tensor) -> None:
+        """The inputs stay as they were; no row knows another, and no token a later one; groups are as good as all."""
         before = x.clone(), S.clone()
-        y, after, _ = self.mixer(x, S, None, EVERYTHING)
-        require(all(map(torch.equal, (x, S), before)), "the rule must leave its inputs as they were", "changed ones")
-        _same_kind("y", y, x)
-        _same_kind("the new state", after, S)
-
-    def check_rows(self, x: Tensor, S: Tensor) -> None:
-        """A row alone is that row among others."""
-        y, after, _ = self.mixer(x, S, None, EVERYTHING)
-        for row, (tokens, state) in enumerate(zip(x.split(1), S.split(1), strict=True)):
-            alone, end, _ = self.mixer(tokens, state, None, EVERYTHING)
-            self.equal("y of a row must not depend on other rows", y[row : row + 1], alone)
-            self.equal("the new state of a row must not depend on other rows", after[row : row + 1], end)
-
-    def check_causal(self, x: Tensor, S: Tensor) -> None:
-        """No token knows a later one."""
+        y, end = self.read(x, S, [TOKENS])
+        require(all(map(torch.equal, (x, S), before)), "the mixer must leave its inputs as they were", "changed ones")
+        for one in (slice(row, row + 1) for row in range(len(x))):
+            alone, left = self.read(x[one], S[one], [TOKENS])
+            self.equal("y of a row must not depend on other rows", y[one], alone)
+            if end is not None and left is not None:
+                self.equal("the new state of a row must not depend on other rows", end[one], left)
         other = torch.cat([x[:, :-1], -x[:, -1:]], dim=1)
-        first, second = (self.mixer(tokens, S, None, EVERYTHING)[0][:, :-1] for tokens in (x, other))
-        self.equal("y of a token must not depend on later ones", first, second)
-
-    def check_splits(self, x: Tensor, S: Tensor) -> None:
-        """Tokens in groups, with state and cache handed over, are the tokens at once."""
-        whole, end, _ = self.mixer(x, S, None, EVERYTHING)
+        self.equal("y of a token must not depend on later ones", self.read(other, S, [TOKENS])[0][:, :-1], y[:, :-1])
         for sizes in ([1] * TOKENS, [1, TOKENS - 1], [7, TOKENS - 7], [TOKENS - 1, 1]):
-            state, cache, parts = S, None, []
-            for part in x.split(sizes, dim=1):
-                y, state, cache = self.mixer(part, state, cache, EVERYTHING)
-                parts.append(y)
-            promise = (
-                f"reading {', '.join(map(str, dict.fromkeys(sizes)))} tokens in turn must equal reading all at once"
-            )
-            self.equal(promise, torch.cat(parts, dim=1), whole)
-            self.equal(f"{promise} in the new state", state, end)
+            parts, left = self.read(x, S, sizes)
+            groups = ", ".join(map(str, dict.fromkeys(sizes)))
+            promise = f"reading {groups} tokens in turn must equal reading all at once"
+            self.equal(promise, parts, y)
+            if end is not None and left is not None:
+                self.equal(f"{promise} in the new state", left, end)
+
+
+class _Rule(_Contract):
+    """A mixer with fast weights."""
+
+    def read(self, x: Tensor, S: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        state, cache, parts = S, None, []
+        for part in x.split(list(sizes), dim=1):
+            y, state, cache = self.mixer(part, state, cache, EVERYTHING)
+            _same_kind("y", y, part)
+            _same_kind("the new state", state, S)
+            parts.append(y)
+        return torch.cat(parts, dim=1), state
+
+    def check(self, x: Tensor, S: Tensor) -> None:
+        super().check(x, S)
+        self.check_mask(x, S)
+        self.check_gradient(x, S)
 
     def check_mask(self, x: Tensor, S: Tensor) -> None:
         """What is masked, before the other tokens or after them, might as well not be there."""
@@ -146,49 +147,43 @@ class _Reader:
             require(all(gradient.isfinite().all() for gradient in gradients), f"{promise} that is finite", False)
 
 
-class _Attention(_Reader):
+class _Attention(_Contract):
     """A mixer without fast weights, in the contexts that a model gives it."""
 
     def __init__(self, mixer: Any, tolerance: float, rotary: Rotary) -> None:
         super().__init__(mixer, tolerance)
         self.rotary = rotary
 
-    def read(
-        self, x: Tensor, size: int, cache: Any = None, mask: Tensor | None = None, start: int = 0
+    def read(self, x: Tensor, S: Tensor, sizes: Sequence[int]) -> tuple[Tensor, None]:
+        return self.read_on(x, sizes)[0], None
+
+    def read_on(
+        self, x: Tensor, sizes: Sequence[int], cache: Any = None, mask: Tensor | None = None, start: int = 0
     ) -> tuple[Tensor, Any]:
-        """y of tokens x in groups of `size`, after the cached ones before position `start`, and the last cache
+        """y of tokens x in groups of these sizes, after the cached ones before position `start`, and the last cache
         entry."""
         parts, held = [], TOKENS - 1 if cache else 0
-        for part in x.split(size, dim=1):
+        for part in x.split(list(sizes), dim=1):
             n = part.shape[1]
             seen = None if mask is None else mask[:, : held + n]
             visible = visibility(n, held, TOKENS, seen, x.device)
             own = None if seen is None else seen[:, held:]
-            y, state, cache = self.mixer(
-                part, None, cache, PassContext(self.rotary(start, n, x), visible, own, visible)
-            )
+            ctx = PassContext(self.rotary(start, n, x), visible, own, visible)
+            y, state, cache = self.mixer(part, None, cache, ctx)
             require(state is None, "the new state of a mixer without state_shape must be None", type(state).__name__)
             _same_kind("y", y, part)
             held, start = held + n, start + n
             if isinstance(cache, KV):
-                sizes = "keys and values in the cache entry must be of the tokens so far, along dimension 2"
-                require(cache.keys.shape[2] == cache.values.shape[2] == held, f"{sizes}, {held}", cache.keys.shape[2])
+                sizes_of = "keys and values in the cache entry must be of the tokens so far, along dimension 2"
+                fits = cache.keys.shape[2] == cache.values.shape[2] == held
+                require(fits, f"{sizes_of}, {held}", cache.keys.shape[2])
             parts.append(y)
         return torch.cat(parts, dim=1), cache
 
-    def check(self, x: Tensor) -> None:
-        """All of the contract."""
-        before = x.clone()
-        whole, cache = self.read(x, TOKENS)
-        require(torch.equal(x, before), "the mixer must leave its inputs as they were", "changed ones")
-        rows = torch.cat([self.read(row, TOKENS)[0] for row in x.split(1)])
-        self.equal("y of a row must not depend on other rows", whole, rows)
-        other = torch.cat([x[:, :-1], -x[:, -1:]], dim=1)
-        self.equal("y of a token must not depend on later ones", self.read(other, TOKENS)[0][:, :-1], whole[:, :-1])
-        for size in (1, 7):
-            promise = f"reading {size} tokens in turn must equal reading all at once"
-            self.equal(promise, self.read(x, size)[0], whole)
+    def check(self, x: Tensor, S: Tensor) -> None:
+        super().check(x, S)
         self.check_masked(x)
+        whole, cache = self.read_on(x, [TOKENS])
         if isinstance(cache, KV):
             self.check_evicted(x)
             self.check_slots(x, cache, whole)
@@ -198,8 +193,8 @@ class _Attention(_Reader):
         mask = torch.ones(x.shape[:2], dtype=torch.bool)
         mask[:, [0, 1, 8, TOKENS - 1]] = False
         other = torch.where(mask[..., None], x, -x)
-        for size in (TOKENS, 7, 1):
-            y, z = (self.read(tokens, size, mask=mask)[0][mask] for tokens in (x, other))
+        for sizes in ([TOKENS], [7, TOKENS - 7], [1] * TOKENS):
+            y, z = (self.read_on(tokens, sizes, mask=mask)[0][mask] for tokens in (x, other))
             self.equal("what ctx.visible hides must leave no trace in other tokens", z, y)
 
     def check_evicted(self, x: Tensor) -> None:
@@ -207,7 +202,7 @@ class _Attention(_Reader):
         n, other = 4, x.clone()
         other[:, 1:n] = -other[:, 1:n]
         last = [
-            self.read(x[:, :n], n, self.read(tokens, TOKENS)[1].keep(TOKENS - 1), start=TOKENS)[0][:, -1]
+            self.read_on(x[:, :n], [n], self.read_on(tokens, [TOKENS])[1].keep(TOKENS - 1), start=TOKENS)[0][:, -1]
             for tokens in (x, other)
         ]
         self.equal("what ctx.visible hides in the cache must leave no trace", last[1], last[0])
