@@ -71,14 +71,15 @@ def machine() -> list[str]:
 def threads() -> str:
     """How many threads torch computes with on the CPU."""
     n = torch.get_num_threads()
-    fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores" * (n > 1)
-    return f"CPU: {counted(n, 'threads')}{fewer}"
+    fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores"
+    return f"CPU: {counted(n, 'threads')}{fewer if n > 1 else ''}"
 
 
 def disk() -> str:
     """Free disk space in this folder."""
     free = shutil.disk_usage(".").free / 1e9
-    return f"disk: {free:,.1f} GB free here" + f"; `make repro` writes up to {NEEDED_GB} GB" * (free < NEEDED_GB)
+    needed = f"; `make repro` writes up to {NEEDED_GB} GB" if free < NEEDED_GB else ""
+    return f"disk: {free:,.1f} GB free here{needed}"
 
 
 def version_drift() -> list[str]:

@@ -119,7 +119,8 @@ def main(args: Sequence[str] | None = None) -> None:
         export(out / "last.ckpt", out, card=card)
     print(f"Scores on test rows:\n\n{text}\n")
     how = "go on from a text" if isinstance(cli.datamodule.task, Documents) else "ask"
-    print(f"{out}: model, tokenizer, last.ckpt" + f"; its README.md shows how to {how}" * ("```" in card))
+    shown = f"; its README.md shows how to {how}" if "```" in card else ""
+    print(f"{out}: model, tokenizer, last.ckpt{shown}")
 
 
 def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:

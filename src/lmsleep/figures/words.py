@@ -62,4 +62,4 @@ def probed(name: str) -> str:
 
 def short_commit(commit: str, digits: int) -> str:
     """The first digits of a commit, with the + of one that the code differed from."""
-    return commit[:digits] + "+" * commit.endswith("+")
+    return commit[:digits] + ("+" if commit.endswith("+") else "")

@@ -125,7 +125,7 @@ def insert_jets(fields: dict[str, Any], pattern: str) -> dict[str, Any]:
     every = min(4, len(pattern))
     return fields | {
         "head_dim": head_dim,
-        "pattern": "".join(letter + "j" * (block % every == 0) for block, letter in enumerate(pattern, 1)),
+        "pattern": "".join(letter if block % every else f"{letter}j" for block, letter in enumerate(pattern, 1)),
         "fast_heads": max(1, fields["n_heads"] // 2),
         "fast_key_dim": head_dim,
         "fast_value_dim": 2 * head_dim,

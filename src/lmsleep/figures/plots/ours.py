@@ -168,7 +168,8 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
         seeds = sorted({r["n"] for r in rows})
         count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:])))
-        ax.set_title(f"{style.task(table, figure)}, {count} seed{'s' * (count != '1')}", fontsize=10)
+        word = "seed" if count == "1" else "seeds"
+        ax.set_title(f"{style.task(table, figure)}, {count} {word}", fontsize=10)
     bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in records) else ""
     apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)

@@ -145,9 +145,9 @@ def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str
     least, most = seeds_each(table)
     seeds = counted(least, "seeds") if least == most else f"{least} to {most} seeds"
     spread = "mean over seeds" if most < FEWEST else "mean and 95 % interval over seeds"
-    alone = apart or most == 1
-    spread = "one run each" if alone else spread + " (no interval below 3)" * (least < FEWEST)
-    text = f"{scale} scale, {seeds}. {shown.format(spread, ', a dot for each seed' * (not alone))}{more}"
+    spread += " (no interval below 3)" if least < FEWEST else ""
+    places = ("one run each", "") if apart or most == 1 else (spread, ", a dot for each seed")
+    text = f"{scale} scale, {seeds}. {shown.format(*places)}{more}"
     fig.supxlabel(text, fontsize=8, color="#5b6477")
 
 
