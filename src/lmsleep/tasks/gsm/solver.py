@@ -36,7 +36,6 @@ class Solution(NamedTuple):
     answer: int
     op: int  # operations needed
     stated: int | None  # the answer that the text itself gives
-    n_sentences: int
 
 
 def parse_phrase(text: str) -> Quantity:
@@ -131,8 +130,7 @@ def solve(text: str) -> Solution:
     match = _TEXT.search(" ".join(text.split()))
     if match is None:
         raise ValueError(f"the text is not question, problem and answer: {text[:60]!r} ... {text[-60:]!r}")
-    sentences = match["sentences"].split(". ")
-    equations = Equations(sentences)
+    equations = Equations(match["sentences"].split(". "))
     answer = equations.value(parse_phrase(match["question"]))
     stated = match["stated"]
-    return Solution(answer, equations.operations(), None if stated is None else int(stated), len(sentences))
+    return Solution(answer, equations.operations(), None if stated is None else int(stated))
