@@ -10,13 +10,17 @@ import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import lmsleep
+from lmsleep import Session, SleepCallback, read_windows
 from lmsleep.cli import main, resolve_configs
+from lmsleep.runtime import StreamReader
 from lmsleep.runtime.prompter import Prompter
 from lmsleep.settle import Settle
+from lmsleep.sleep import OnOverflow
 from lmsleep.windows import Windows
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +112,10 @@ def test_the_pages_of_the_docstrings_have_every_class_that_ours_inherit_from():
     bases = {base for base in bases if not base.__module__.endswith("_internals")}
     assert {f"{base.__module__}.{base.__qualname__}" for base in bases - shown} == set()
     assert {Windows, Settle, Prompter} <= shown
+
+
+@pytest.mark.parametrize("kind", [Session, StreamReader, SleepCallback, read_windows])
+def test_the_type_of_a_sleep_of_ones_own_is_known_wherever_it_is_an_argument(kind):
+    """As pdoc looks it up: in the module of the class, not in that which names the type."""
+    hints = get_type_hints(kind if kind is read_windows else kind.__init__)
+    assert hints["on_overflow"] == OnOverflow | None

@@ -38,7 +38,33 @@ from lmsleep.model import HybridLM, SharedWeights, Wake, check_model
 from lmsleep.windows import IGNORE, Eviction, SleepSettings, Windows, check_batch, check_n_passes, policy_name
 
 Pass = Callable[[Tensor, FastWeights], tuple[Tensor, FastWeights]]
-OnOverflow = Callable[["WindowPass", Tensor, FastWeights], tuple[Tensor, FastWeights]]
+
+
+@dataclass(eq=False)
+class WindowPass:
+    """One more pass of the looped blocks over a window that `wake` has read, h, S -> h, S: the `blocks` of a sleep.
+
+    Args:
+        number: of the window in its sequence, from 0; None in a stream.
+        changes: `FastWeights.change` of every pass, (n_layers,), is appended to it; None: it is not computed.
+        count: passes so far.
+    """
+
+    model: HybridLM
+    wake: Wake
+    number: int | None = None
+    changes: list[Tensor] | None = None
+    count: int = 0
+
+    def __call__(self, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
+        h, after = self.model.loop_pass(h, S, self.wake)
+        self.count += 1
+        if self.changes is not None:
+            self.changes.append(after.change(S))
+        return h, after
+
+
+OnOverflow = Callable[[WindowPass, Tensor, FastWeights], tuple[Tensor, FastWeights]]
 
 
 def sleep(blocks: Pass, h: Tensor, S: FastWeights, n_passes: int) -> tuple[Tensor, FastWeights]:
@@ -144,30 +170,6 @@ def repeat_wake_pass(model: HybridLM, wake: Wake, wake_passes: int) -> Wake:
     core, S = sleep(again, wake.core, wake.S, wake_passes)
     h, S = model.coda_pass(core, S, wake)
     return replace(wake, h=h, core=core, S=S)
-
-
-@dataclass(eq=False)
-class WindowPass:
-    """One more pass of the looped blocks over a window that `wake` has read, h, S -> h, S: the `blocks` of a sleep.
-
-    Args:
-        number: of the window in its sequence, from 0; None in a stream.
-        changes: `FastWeights.change` of every pass, (n_layers,), is appended to it; None: it is not computed.
-        count: passes so far.
-    """
-
-    model: HybridLM
-    wake: Wake
-    number: int | None = None
-    changes: list[Tensor] | None = None
-    count: int = 0
-
-    def __call__(self, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        h, after = self.model.loop_pass(h, S, self.wake)
-        self.count += 1
-        if self.changes is not None:
-            self.changes.append(after.change(S))
-        return h, after
 
 
 def sleep_window(blocks: WindowPass, on_overflow: OnOverflow) -> FastWeights:
