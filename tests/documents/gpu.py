@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.documents.document import Document, document
 from tests.documents.pages import arms, gpu
 from tests.documents.readme import step_times
-from tests.documents.scores import ahead, average_runs, last_validations, mean, paired_p, read, scores, welch
+from tests.documents.scores import ahead, average_runs, averages, last_validations, mean, paired_p, read, scores, welch
 from tests.documents.words import NUMERALS, listed, percents
 
 from lmsleep.figures.plots.text import validations
@@ -45,7 +45,7 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
     unslept, hops = scores(folder / "fig2a.csv"), scores(folder / "fig3.csv")
     far = hops[hops.slice == hops.slice.max()]
     reached = [str((far[far.n_passes == n].value > LINE).sum()) for n in (1, 2, 4)]
-    alone = hops[hops.n_passes == 1].groupby("seed").value.mean()
+    alone = averages(hops[hops.n_passes == 1])
     tuned = sorted(read(folder / "fig3_rates.csv").exact)
     seconds = sum(json.loads(path.read_text())["seconds"] for path in folder.glob("*.meta.json"))
     steps = compare_steps(read(folder / "fig2a.csv"))["difference"]

@@ -9,7 +9,7 @@ from tests.documents.document import Document, document
 from tests.documents.pages import paper, rule110
 from tests.documents.pages.paper import fig6_rates, hop_begins, one_sequence, other_runs, rates, slower
 from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
-from tests.documents.scores import ahead, last_validations, means, passes, read, scores
+from tests.documents.scores import ahead, averages, last_validations, means, passes, read, scores
 from tests.documents.words import listed, percents, side
 
 from lmsleep.bench.tables import PARALLEL, WINDOWED
@@ -42,7 +42,7 @@ def printed_2b(root: Path) -> str:
 
 def fig2a_sentences(folder: Path) -> tuple[str, ...]:
     """Of figure 2a."""
-    first = other_runs(folder, "warm-up of 100 steps").groupby("slice").value.mean()
+    first = averages(other_runs(folder, "warm-up of 100 steps"), "slice")
     ends, early = last_validations(folder / "fig2a.csv"), other_runs(folder, "ended early")
     eight = ends[ends.slice == 8].value
     base, slow, withdrawn = (

@@ -12,6 +12,8 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from lmsleep.figures.stats import LEVEL, Estimate, mean_difference, mean_share, per_slice
 
+DIGITS = 12  # behind the point, as of the numbers of a figure (`lmsleep.figures.stats.rounded`)
+
 
 @cache
 def read(path: Path) -> pd.DataFrame:
@@ -33,9 +35,14 @@ def last_validations(path: Path, metric: str = "val_exact") -> pd.DataFrame:
     return runs.loc[runs.groupby(["n_passes", "seed", "slice"]).tokens.idxmax()]
 
 
+def averages(runs: pd.DataFrame, by: str | list[str] = "seed") -> pd.Series:
+    """Mean scores by columns, without the last digits, in which versions of pandas differ."""
+    return runs.groupby(by).value.mean().round(DIGITS)
+
+
 def average_runs(*sets: pd.DataFrame) -> pd.DataFrame:
     """One score for each slice, N and seed: the mean over the runs of a seed in all sets."""
-    return pd.concat(sets).groupby(["slice", "n_passes", "seed"])[["value"]].mean().reset_index()
+    return averages(pd.concat(sets), ["slice", "n_passes", "seed"]).reset_index()
 
 
 def passes(runs: pd.DataFrame) -> list[int]:
@@ -43,10 +50,16 @@ def passes(runs: pd.DataFrame) -> list[int]:
     return sorted(map(int, runs.n_passes.unique()))
 
 
+def steady(estimate: Estimate) -> Estimate:
+    """The estimate with a mean of as many digits: where it lies halfway between two texts, as 55.25 % does, the last
+    bits would choose."""
+    return estimate._replace(value=round(estimate.value, DIGITS))
+
+
 def mean(runs: pd.DataFrame, n: int | None = None) -> Estimate:
     """Mean share over seeds, of one N if given; a seed's runs and slices are averaged first."""
     runs = runs if n is None else runs[runs.n_passes == n]
-    return mean_share(runs.groupby("seed").value.mean())
+    return steady(mean_share(averages(runs)))
 
 
 def means(runs: pd.DataFrame, columns: Sequence[int] = (1, 2, 4)) -> list[float]:
@@ -56,8 +69,8 @@ def means(runs: pd.DataFrame, columns: Sequence[int] = (1, 2, 4)) -> list[float]
 
 def ahead(runs: pd.DataFrame, n: int, base: int = 1) -> Estimate:
     """How far N = n is above N = base, paired by seed, over all slices together."""
-    value, base_value = (runs[runs.n_passes == m].groupby("seed").value.mean() for m in (n, base))
-    return mean_difference((value - base_value).dropna())
+    value, base_value = (averages(runs[runs.n_passes == m]) for m in (n, base))
+    return steady(mean_difference((value - base_value).dropna()))
 
 
 def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
@@ -66,7 +79,7 @@ def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:
         warnings.simplefilter("ignore", RuntimeWarning)  # all runs of an arm may score the same
         test: Any = ttest_ind(values, base, equal_var=False)
     low, high = test.confidence_interval(LEVEL)
-    return Estimate(values.mean() - base.mean(), low, high, len(values)), float(test.pvalue)
+    return steady(Estimate(values.mean() - base.mean(), low, high, len(values))), float(test.pvalue)
 
 
 def paired_p(values: pd.Series, base: pd.Series) -> float:

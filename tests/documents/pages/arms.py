@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tests.documents.scores import read, scores, welch
+from tests.documents.scores import averages, read, scores, welch
 
 from lmsleep.checks import read_object
 from lmsleep.figures.stats import Estimate
@@ -32,7 +32,7 @@ def arm_verdicts(folder: Path, group: str, figure: str) -> list[dict[str, Any]]:
 
 def beside_n4(folder: Path, group: str, figure: str) -> pd.DataFrame:
     """The verdicts of a group on the arms of a figure, below the accuracy of N = 4."""
-    n4 = scores(folder / f"{figure}.csv", model="n4").groupby("seed").value.mean()
+    n4 = averages(scores(folder / f"{figure}.csv", model="n4"))
     first = pd.DataFrame([{"arm": "N = 4 (`n4`)", "against": "", "right": percent(n4.mean()), "seeds": str(len(n4))}])
     table = verdicts_table(arm_verdicts(folder, group, figure), "question")
     return pd.concat([first, table]).rename(columns={"arm": "question"})
@@ -85,7 +85,7 @@ def depo(folder: Path) -> pd.DataFrame:
     """The controls on Depo: over all hops, and at the hardest."""
     table = beside_n4(folder, "controls", "arms_depo").drop(columns="against")
     names = ["n4", *(record["arm"] for record in arm_verdicts(folder, "controls", "arms_depo"))]
-    hardest = scores(folder / "arms_depo.csv", slice=HARDEST).groupby("model").value.mean()
+    hardest = averages(scores(folder / "arms_depo.csv", slice=HARDEST), "model")
     table.insert(2, f"at {HARDEST} hops", [percent(hardest[name]) for name in names])
     table["question"] = table.question.str.removesuffix(" (Depo)")
     return table.rename(columns={"points": "points above N = 4, paired by seed"})

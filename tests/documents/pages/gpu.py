@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from tests.documents.scores import ahead, last_validations, mean, passes, read, scores
+from tests.documents.scores import ahead, averages, last_validations, mean, passes, read, scores
 from tests.documents.words import each, percents
 
 from lmsleep.checks import read_object
@@ -71,7 +71,7 @@ def ways(folder: Path) -> pd.DataFrame:
     header = ["figure", "N = 4, by seed", "with S cut", "1 pass at test", *(f"{n} passes" for n in range(2, 7))]
     rows = []
     for csv in (folder / f"{name}.csv" for name in GSM):
-        by_seed, table = scores(csv, n_passes=4).groupby("seed").value.mean(), read(csv)
+        by_seed, table = averages(scores(csv, n_passes=4)), read(csv)
         shares = passes_at_test(table[table.slice != "all"], 4)
         rows.append([csv.stem.removeprefix("fig"), percents(by_seed), *map(percent, shares)])
     return pd.DataFrame(rows, columns=header)
