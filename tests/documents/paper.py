@@ -19,7 +19,7 @@ from lmsleep.figures.stats import wilson
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import interval, millions, percent, points, signed
 
-CUT_OFF = "warm-up of 1,000 steps", "8 heads", "output projections not zero at the start"
+CUT_OFF = "8 heads", "output projections not zero at the start"
 
 
 def documents(root: Path) -> list[Document]:
@@ -74,8 +74,8 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
     ends, alone = rule110.ends_2b(folder), scores(csv, "test_n1_exact").query("n_passes > 1").value
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
     again = rule110.end_2b(folder, rule110.SECOND_SEED)
-    tries = other_runs(folder, "tried: no short convolution (`conv_size=1`)")
-    warm, heads, drawn = map(longest(folder), CUT_OFF)
+    tries, heads, drawn = rule110.tries_at_the_end(folder), *map(longest(folder), CUT_OFF)
+    nothing, bare, *others = tries["nothing"], tries[rule110.BARE], *tries.drop(["nothing", rule110.BARE])
     return (
         f"on H200s, {read_object(folder / 'fig2b.meta.json')['seconds'] / 3600:.2f} hours of them",
         f"N = {listed(map(str, ends.index))} end at {percents(ends)} of the test rows",
@@ -84,13 +84,15 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"The fourth pass adds {100 * (ends[4] - ends[3]):.1f} points",
         f"The two seeds of N = 1 differ by {100 * (end.value - again.value):.1f} points",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
-        f"N = 1 answers {percent(tries[tries.metric == 'test_exact'].value.iloc[0])}",
-        f"Without the convolution N = 2 answers {bare_end(folder, 2)}, N = 4 {bare_end(folder, 4)}",
-        f"with it N = 2 and 4 had {percents(part[[2, 4]])}",
-        f"was cut off at {millions(warm.tokens)} tokens with {percent(warm.value)}, where the whole run had "
-        f"{percent(exact[warm.tokens])}",
-        f"8 heads at {millions(heads.tokens)} with {percent(heads.value, 2)}, output projections not zero at the start "
-        f"at {millions(drawn.tokens)} with {percent(drawn.value, 2)}",
+        f"Without its short convolution N = 1 answers {percent(bare)}",
+        f"the runs end at {100 * min(others):.1f} to {percent(max(others))}, the one with nothing changed at "
+        f"{percent(nothing)}",
+        f"More passes were tried as well, for {millions(END_PART)} tokens. Without the convolution N = 2 answers "
+        f"{bare_end(folder, 2)}, N = 3 {bare_end(folder, 3)}, N = 4 {bare_end(folder, 4)}",
+        f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
+        *bare_sentences(folder),
+        f"8 heads at {millions(heads.tokens)} tokens with {percent(heads.value, 2)}, output projections not zero at "
+        f"the start at {millions(drawn.tokens)} with {percent(drawn.value, 2)}",
         f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
         f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, with S cut at "
@@ -104,6 +106,22 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
         f"it is right on the rows of one answer alone: {rule110.answers_of_none(folder)}",
         f"N = 2 to 4 that may not sleep at test answer {100 * alone.min():.1f} to {percent(alone.max())}",
+    )
+
+
+def bare_sentences(folder: Path) -> tuple[str, ...]:
+    """Of N = 1 without the short convolution, to the end of the whole figure's schedule or nearly so."""
+    csv, exact = folder / rule110.WITHOUT, rule110.bare_exact(folder)
+    last, rows = exact.index[-1], int(scores(csv, "val_rows").value.iloc[0])
+    loss = scores(csv, "val_loss", tokens=last).value.item()
+    with_it = scores(folder / "fig2b.csv", "val_exact", n_passes=1).set_index("tokens").value[last]
+    middle, late = (exact.index[exact.index >= billions * 1e9][0] for billions in (2, 4))
+    return (
+        f"it comes to {percent(exact[last])}** ({interval(wilson(exact[last], rows))} of the validation rows at "
+        f"{millions(last)} tokens, loss {loss:.3f}), where N = 1 with its convolution had {percent(with_it)}",
+        f"from {millions(rule110.leaves(csv)[1])} tokens on and climbs slowly, to {percent(exact[middle])} at "
+        f"{millions(middle)} and {percent(exact[late])} at {millions(late)}",
+        f"after {read_object(folder / 'fig2b_noconv.meta.json')['seconds'] / 3600:.2f} hours of an H200",
     )
 
 

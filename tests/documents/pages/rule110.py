@@ -20,6 +20,8 @@ from lmsleep.tasks import IGNORE, Rule110
 MIDDLE_T12, END_T12, END_PART = 40_140_800, 60_006_400, 768_000_000  # tokens
 FEW, BETWEEN = 40_038_400, 51_200_000  # of the first tries; between two validations of figure 2b
 SECOND_SEED = "fig2b_seeds.csv"  # of figure 2b's N = 1
+WITHOUT = "fig2b_noconv.csv"  # the short convolution, N = 1
+BARE = "no short convolution (`conv_size=1`)"  # of what was tried
 ROW_ERROR = 1.96 * (2 * 0.1 * 0.9 / 8192) ** 0.5  # of a difference of shares near 0.1, each over 8,192 rows
 
 
@@ -81,6 +83,18 @@ def tried(folder: Path, figure: str, digits: int, tokens: int) -> pd.DataFrame:
     text = [percent(value, digits) if metric.endswith("_exact") else f"{value:.4f}" for metric, value in scores]
     runs = runs.assign(text=text, setting=runs["set"].str.removeprefix("tried: "))
     return runs.pivot(index="setting", columns="metric", values="text").loc[runs.setting.unique()].reset_index()
+
+
+def tries_at_the_end(folder: Path) -> pd.Series:
+    """Test accuracy of what was tried for figure 2b with the schedule of `END_PART` tokens, by what was changed."""
+    runs = read(folder / "other_runs.csv").query("metric == 'test_exact' and tokens == @END_PART")
+    runs = runs[runs["set"].str.startswith("tried: ")]
+    return runs.set_index(runs["set"].str.removeprefix("tried: ")).value
+
+
+def bare_exact(folder: Path) -> pd.Series:
+    """Validations by tokens of figure 2b's N = 1 without the short convolution."""
+    return scores(folder / WITHOUT, "val_exact").set_index("tokens").value.sort_index()
 
 
 def fig2b(folder: Path) -> pd.DataFrame:
