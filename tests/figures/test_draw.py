@@ -17,8 +17,9 @@ from PIL import Image
 
 from lmsleep.cli import run
 from lmsleep.figures.data import main as make_data
-from lmsleep.figures.draw import DRAW, accuracy_axes, drawn_by, fig2a, fig3, main
+from lmsleep.figures.draw import DRAW, drawn_by, main
 from lmsleep.figures.plots import style
+from lmsleep.figures.plots.curves import accuracy_axes, fig2a, fig3
 from lmsleep.figures.plots.ours import ablations, arms, controls
 from lmsleep.figures.table import COLUMNS
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import draw, report, results, table
 from lmsleep.figures.evaluate import read_rows
+from lmsleep.figures.plots.baselines import baselines
 from lmsleep.model import HybridConfig
 
 HALF = '{"test_exact": [{"n_passes": 1, "val'
@@ -171,7 +172,7 @@ def test_a_line_of_the_papers_values_is_named(tmp_path, row, said):
 def test_baselines_of_another_shape_are_named(tmp_path, text):
     (tmp_path / "baselines.json").write_text(text)
     with pytest.raises(ValueError, match=r"baselines\.json"):
-        draw.baselines(tmp_path, "majority")
+        baselines(tmp_path, "majority")
 
 
 @pytest.mark.parametrize(
