@@ -22,7 +22,8 @@ from rich.table import Column, Table
 
 from lmsleep.checks import counted
 from lmsleep.ops import describe
-from lmsleep.ops.backend import FROM_SOURCE, INSTALL, WINDOW
+from lmsleep.ops.backend import WINDOW
+from lmsleep.ops.packages import FROM_SOURCE, INSTALL
 
 NEEDED_GB = 1  # of scale mini: runs, data, DVC's cache
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lmsleep.ops.compiler import assume_constant_result
+from lmsleep.ops.packages import INSTALL
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,6 @@ class Choice(NamedTuple):
 
 WINDOW = 128  # tokens; a longer window counts as long
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-FROM_SOURCE = "pip install --no-build-isolation --no-cache-dir"
-INSTALL = {  # what a kernel backend imports -> the command that installs it
-    "triton": "pip install triton",
-    "fla": "pip install flash-linear-attention",
-    "mamba_ssm": f"{FROM_SOURCE} mamba-ssm",
-    "causal_conv1d": f"{FROM_SOURCE} causal-conv1d",
-}
 
 _TABLES: dict[str, dict[str, Backend]] = {}
 _FORCED: dict[str, str] = {}
