@@ -6,8 +6,9 @@ from tests.documents.document import Document, document
 from tests.documents.pages import overview, paper, rule110
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
-from tests.documents.paper import printed_2b, whose_hops
+from tests.documents.paper import whose_hops
 from tests.documents.readme import step_times, whole_runs
+from tests.documents.rule110 import printed_2b
 from tests.documents.scores import ahead, last_validations, means, read, scores
 from tests.documents.words import listed, percents
 
