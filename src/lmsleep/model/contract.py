@@ -1,6 +1,7 @@
 """What a mixer must keep to: `check_mixer` holds a fast-weight rule, or an attention, to the contract of
 `lmsleep.model.Mixer`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -69,7 +70,7 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
             _Rule(mixer, tolerance).check(x, S)
 
 
-class _Contract:
+class _Contract(ABC):
     """A mixer in float64, how closely what it reads must agree, and what holds with fast weights and without."""
 
     def __init__(self, mixer: Any, tolerance: float) -> None:
@@ -81,10 +82,10 @@ class _Contract:
         if not torch.allclose(got, want, self.tolerance, self.tolerance):
             raise ValueError(f"{promise}, got a difference of {apart:.2g}")
 
+    @abstractmethod
     def read(self, x: Tensor, S: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """y of tokens x, read in groups of these sizes from the state S on, and the state then; None if there is
         none."""
-        raise NotImplementedError
 
     def check(self, x: Tensor, S: Tensor) -> None:
         """The inputs stay as they were; no row knows another, and no token a later one; groups are as good as all."""

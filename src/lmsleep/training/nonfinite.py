@@ -109,7 +109,7 @@ class StopOnNonFinite(L.Callback):
             step, batches, losses, spoiled = self.pending.popleft()
             of_loss, of_gradient = spoiled.value.tolist()
             if of_loss or of_gradient:
-                for batch, loss in zip(batches, losses, strict=False):  # see `share_of_loss`
+                for batch, loss in zip(batches, losses, strict=True):  # see `share_of_loss`
                     asked = (batch.targets != IGNORE).any() or loss.isfinite()
                     require_targets(bool(asked), module.task)
                 value = "loss" if of_loss else "gradient"
