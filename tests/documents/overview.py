@@ -53,7 +53,7 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     six, both = rule110.six_seeds(folder), rule110.both_sets(folder)
     left, ends, end = rule110.leaves(folder / "fig2b.csv"), rule110.ends_part(folder), rule110.end_2b(folder)
     spread, all_ends = interval(wilson(end.value, end.rows)), rule110.ends_2b(folder)
-    bare, whole = rule110.tries_at_the_end(folder)[rule110.BARE], rule110.bare_exact(folder)
+    bare, whole = rule110.tries_at_the_end(folder)[rule110.BARE], rule110.end_2b(folder, rule110.WITHOUT)
     more = paper.other_runs(folder, "more passes without short convolution").query("metric == 'test_exact'")
     gpu = scores(root / "results/gpu/fig3.csv")
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
@@ -70,8 +70,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
         f"without its short convolution N = 1 has {percent(bare)} after {millions(rule110.END_PART)} "
-        f"tokens, where N = 2, 3 and 4 have {percents(more.value)}, and {percent(whole.iloc[-1])} at "
-        f"{millions(whole.index[-1])}",
+        f"tokens, where N = 2, 3 and 4 have {percents(more.value)}, and {percent(whole.value)} after "
+        f"{millions(whole.tokens)}",
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
         f"The paper prints {printed_2b(root)} %",
         whose_hops(folder / "fig3.csv"),

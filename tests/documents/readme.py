@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.documents.document import Document, document
 from tests.documents.pages.arms import arm_verdicts, of_arm
 from tests.documents.pages.claims import claims
-from tests.documents.pages.rule110 import SECOND_SEED, bare_exact, end_2b, ends_2b
+from tests.documents.pages.rule110 import SECOND_SEED, WITHOUT, end_2b, ends_2b
 from tests.documents.scores import means, passes, scores
 from tests.documents.words import NUMERALS, listed, percents
 
@@ -34,7 +34,7 @@ def sentences(root: Path) -> tuple[str, ...]:
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one",
         f"one seed of each N ends at {percents(ends_2b(root / 'results/paper'))}",
         f"another seed: {percent(end_2b(root / 'results/paper', SECOND_SEED).value)}",
-        f"without its short convolution ({percent(bare_exact(root / 'results/paper').iloc[-1])})",
+        f"without its short convolution ({percent(end_2b(root / 'results/paper', WITHOUT).value)})",
         whole_runs(root),
     )
 

@@ -1,9 +1,7 @@
 """The numbers of results/paper/README.md about Rule 110: figures 2a and 2b, its part, and t = 12."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 from tests.documents.pages import rule110
 from tests.documents.pages.paper import other_runs
 from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
@@ -15,8 +13,6 @@ from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import wilson
 from lmsleep.figures.tables import printed
 from lmsleep.figures.words import interval, millions, percent, points, signed
-
-CUT_OFF = "8 heads", "output projections not zero at the start"
 
 
 def rule110_sentences(root: Path) -> tuple[str, ...]:
@@ -66,7 +62,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
     ends, alone = rule110.ends_2b(folder), scores(csv, "test_n1_exact").query("n_passes > 1").value
     decay = exact[exact.index >= 0.8 * end.tokens].iloc[0]
     again = rule110.end_2b(folder, rule110.SECOND_SEED)
-    tries, heads, drawn = rule110.tries_at_the_end(folder), *map(longest(folder), CUT_OFF)
+    tries = rule110.tries_at_the_end(folder)
     nothing, bare, *others = tries["nothing"], tries[rule110.BARE], *tries.drop(["nothing", rule110.BARE])
     return (
         f"on H200s, {read_object(folder / 'fig2b.meta.json')['seconds'] / 3600:.2f} hours of them",
@@ -77,14 +73,13 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"The two seeds of N = 1 differ by {100 * (end.value - again.value):.1f} points",
         f"changed and a schedule that ends at {millions(END_PART)} tokens",
         f"Without its short convolution N = 1 answers {percent(bare)}",
-        f"the runs end at {100 * min(others):.1f} to {percent(max(others))}, the one with nothing changed at "
+        f"they end at {100 * min(others):.1f} to {percent(max(others))}, the one with nothing changed at "
         f"{percent(nothing)}",
+        f"of {len(tries) - 1} changes it is the only one",
         f"More passes were tried as well, for {millions(END_PART)} tokens. Without the convolution N = 2 answers "
         f"{bare_end(folder, 2)}, N = 3 {bare_end(folder, 3)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
         *bare_sentences(folder),
-        f"8 heads at {millions(heads.tokens)} tokens with {percent(heads.value, 2)}, output projections not zero at "
-        f"the start at {millions(drawn.tokens)} with {percent(drawn.value, 2)}",
         f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
         f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, with S cut at "
@@ -102,26 +97,19 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
 
 
 def bare_sentences(folder: Path) -> tuple[str, ...]:
-    """Of N = 1 without the short convolution, to the end of the whole figure's schedule or nearly so."""
-    csv, exact = folder / rule110.WITHOUT, rule110.bare_exact(folder)
-    last, rows = exact.index[-1], int(scores(csv, "val_rows").value.iloc[0])
-    loss = scores(csv, "val_loss", tokens=last).value.item()
-    with_it = scores(folder / "fig2b.csv", "val_exact", n_passes=1).set_index("tokens").value[last]
+    """Of N = 1 without the short convolution, with all tokens of the whole figure."""
+    csv = folder / rule110.WITHOUT
+    end, with_it = (rule110.end_2b(folder, run) for run in (rule110.WITHOUT, "fig2b.csv"))
+    exact = scores(csv, "val_exact").set_index("tokens").value.sort_index()
+    loss, cut = (scores(csv, name).value.item() for name in ("test_loss", "cut_exact"))
     middle, late = (exact.index[exact.index >= billions * 1e9][0] for billions in (2, 4))
     return (
-        f"it comes to {percent(exact[last])}** ({interval(wilson(exact[last], rows))} of the validation rows at "
-        f"{millions(last)} tokens, loss {loss:.3f}), where N = 1 with its convolution had {percent(with_it)}",
+        f"it ends at {percent(end.value)}** ({interval(wilson(end.value, end.rows))} of the test rows, loss "
+        f"{loss:.3f}; {percent(cut)} with S cut), where N = 1 with its convolution has {percent(with_it.value)}",
         f"from {millions(rule110.leaves(csv)[1])} tokens on and climbs slowly, to {percent(exact[middle])} at "
         f"{millions(middle)} and {percent(exact[late])} at {millions(late)}",
-        f"after {read_object(folder / 'fig2b_noconv.meta.json')['seconds'] / 3600:.2f} hours of an H200",
+        f"ran in {read_object(folder / 'fig2b_noconv.meta.json')['seconds'] / 3600:.2f} hours of an H200",
     )
-
-
-def longest(folder: Path) -> Callable[[str], pd.Series]:
-    """Where the longest of the runs of a setting that were all cut off ended."""
-    runs = read(folder / "other_runs.csv").query("metric == 'val_exact'").sort_values("tokens")
-    of = runs["set"].str.extract("^cut off(?: again)?: (.*)")[0]
-    return lambda name: runs[of == name].iloc[-1]
 
 
 def bare_end(folder: Path, n: int) -> str:

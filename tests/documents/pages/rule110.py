@@ -92,11 +92,6 @@ def tries_at_the_end(folder: Path) -> pd.Series:
     return runs.set_index(runs["set"].str.removeprefix("tried: ")).value
 
 
-def bare_exact(folder: Path) -> pd.Series:
-    """Validations by tokens of figure 2b's N = 1 without the short convolution."""
-    return scores(folder / WITHOUT, "val_exact").set_index("tokens").value.sort_index()
-
-
 def fig2b(folder: Path) -> pd.DataFrame:
     """The first validation from each billion tokens on (the last, if it ends just before) and the test, for every N."""
     places = [*(f"{billion} B" for billion in range(1, 6)), "test"]
