@@ -15,8 +15,8 @@ from dvc.repo import Repo
 from safetensors.torch import load_file
 from test_pretrained_chain import edited, run
 
+from lmsleep.model.trained import trained_sleeps
 from lmsleep.pretrained import from_lightning
-from lmsleep.pretrained.export import trained_sleeps
 
 ROOT = Path(__file__).parents[2]
 STEPS = 2
@@ -82,8 +82,9 @@ def test_it_is_pretrained_as_a_looped_language_model_that_sees_the_whole_row(fig
     said = json.loads((pretrained(figure) / "config.json").read_text())
     assert (said["model"]["pattern"], said["model"]["window_size"], said["trained"]["steps"]) == ("AAAA", 240, STEPS)
     assert (said["trained"]["wake_passes"], said["trained"]["task"]["init_args"]["loss"]) == (4, "text")
-    assert trained_sleeps(pretrained(figure) / "last.ckpt")["wake_passes"] == 4
-    weights = from_lightning(pretrained(figure) / "last.ckpt").state_dict()
+    model = from_lightning(pretrained(figure) / "last.ckpt")
+    assert trained_sleeps(model.trained, figure)["wake_passes"] == 4
+    weights = model.state_dict()
     for name, weight in load_file(pretrained(figure) / "model.safetensors").items():
         assert torch.equal(weight, weights[name])
 
@@ -106,7 +107,8 @@ def test_the_runs_start_from_it_and_train_the_inserted_layers_first(figure, n_pa
 @pytest.mark.parametrize("n_passes", [1, 2])
 def test_they_are_awake_for_one_pass(figure, n_passes):
     sleeps = {"n_passes": n_passes, "eviction": {"fig4b": "hard", "fig5": "sliding"}[figure]}
-    assert trained_sleeps(checkpoint(figure, n_passes)) == sleeps | {"after_loss": False, "wake_passes": 1}
+    trained = from_lightning(checkpoint(figure, n_passes)).trained
+    assert trained_sleeps(trained, figure) == sleeps | {"after_loss": False, "wake_passes": 1}
 
 
 def test_the_table_holds_every_operation_count_of_every_run(figure):

@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 
 from lmsleep.cli import run as run_main
 from lmsleep.figures.train import RESUME
+from lmsleep.model.trained import trained_sleeps
 from lmsleep.pretrained import from_lightning
-from lmsleep.pretrained.export import trained_sleeps
 from lmsleep.tasks.gsm import DatasetConfig, ProblemConfig, make_dataset, solve
 
 ROOT = Path(__file__).parents[2]
@@ -140,10 +140,11 @@ def test_the_test_rows_are_problems_under_the_model_s_tokenizer(figure):
 
 @pytest.mark.parametrize("n_passes", [1, 2])
 def test_a_run_sleeps_as_its_figure_says(figure, n_passes):
-    config = from_lightning(checkpoint(figure, n_passes)).config
+    model = from_lightning(checkpoint(figure, n_passes))
+    config = model.config
     eviction = "sliding" if figure == "fig5" else "hard"
     sleeps = {"n_passes": n_passes, "eviction": eviction, "after_loss": False, "wake_passes": 1}
-    assert trained_sleeps(checkpoint(figure, n_passes)) == sleeps
+    assert trained_sleeps(model.trained, figure) == sleeps
     assert config.window_size == (96 if figure == "fig5" else 128)
     # the middle half of eight blocks; all of them and the two inserted ones
     assert (config.pattern, config.loop_range) == (

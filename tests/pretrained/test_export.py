@@ -16,6 +16,7 @@ from lmsleep.cli import main as lmsleep
 from lmsleep.data import RowsDataModule
 from lmsleep.hub import named_eos, open_tokenizer
 from lmsleep.model import mixers
+from lmsleep.model.trained import trained_sleeps
 from lmsleep.pretrained import load_pretrained
 from lmsleep.pretrained.export import export, from_lightning
 from lmsleep.tasks import Rule110
@@ -66,6 +67,14 @@ def test_from_lightning_gives_the_trained_model(run):
 
 def test_a_session_of_it_has_the_N_of_the_training(run):
     assert Session(from_lightning(run[1] / "last.ckpt")).n_passes == 3
+
+
+def test_it_is_read_as_it_was_trained_unless_that_was_with_a_sleep_of_its_own(run):
+    trained = from_lightning(run[1] / "last.ckpt").trained
+    sleeps = {"n_passes": 3, "eviction": "hard", "after_loss": False, "wake_passes": 1}
+    assert trained_sleeps(trained, "runs/x") == sleeps
+    with pytest.raises(ValueError, match=r"^on_overflow of runs/x must be None, got 'mine\.Sleep'$"):
+        trained_sleeps(trained | {"on_overflow": "mine.Sleep"}, "runs/x")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -22,7 +22,8 @@ from lmsleep.figures.settings import has_arms, read_config
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
 from lmsleep.model import HybridLM
-from lmsleep.pretrained.export import from_lightning, trained_sleeps
+from lmsleep.model.trained import trained_sleeps
+from lmsleep.pretrained import from_lightning
 from lmsleep.settle import Settle, forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
@@ -52,7 +53,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = from_lightning(run / LAST).to(device)
-    sleeps = trained_sleeps(run / LAST)
+    sleeps = trained_sleeps(model.trained, run)
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     trained = sleeps.pop("n_passes")

@@ -26,7 +26,8 @@ from lmsleep.figures.settings import read_config
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
-from lmsleep.pretrained.export import from_lightning, trained_sleeps
+from lmsleep.model.trained import trained_sleeps
+from lmsleep.pretrained import from_lightning
 from lmsleep.sleep import Pass, read_windows
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.rule110 import rule110_step
@@ -62,23 +63,26 @@ def main(
     for figure in figures:
         for run in [runs / figure / f"n{n}-s{seed}" for n in passes for seed in seeds]:
             columns = run_columns(figure, run)
-            models = {columns["n_passes"]: from_lightning(run / LAST)}
+            model = from_lightning(run / LAST)
+            sleeps = trained_sleeps(model.trained, run)
+            models = {columns["n_passes"]: model}
             if columns["n_passes"] == max(passes):
                 torch.manual_seed(columns["seed"])
-                models[0] = models[max(passes)].config.build().eval()
-            for n, model in models.items():
-                for record in probe_run(model, run, most, rows):
+                models[0] = model.config.build().eval()
+            for n, probed in models.items():
+                for record in probe_run(probed, run, sleeps, most, rows):
                     records.append(columns | {"n_passes": n} | record)
             print(f"{run}: read", flush=True)
     save_csv(out, pd.DataFrame(records)[COLUMNS].round({"value": 6}))
 
 
-def probe_run(model: HybridLM, run: Path, most: int, rows: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
-    """slice, metric and value of all probes of a model: `probe_<what>` after each pass, `majority_<what>` with slice
-    0."""
+def probe_run(
+    model: HybridLM, run: Path, sleeps: dict[str, Any], most: int, rows: tuple[int, int, int]
+) -> Iterator[dict[str, Any]]:
+    """slice, metric and value of all probes of a model on the task of a run: `probe_<what>` after each pass,
+    `majority_<what>` with slice 0; `sleeps` as of `trained_sleeps`."""
     config = read_config([run / "config.yaml"])
     task = build_task(config["data"]["task"], from_anywhere=True)
-    sleeps = trained_sleeps(run / LAST)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)
     batches = [task.rows(split="test", seed=0, step=step, batch_size=READ) for step in range(count)]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from lmsleep.checks import counted, require
@@ -31,6 +32,14 @@ def passes_of(trained: Mapping[str, Any], n_passes: int | None, source: object) 
         remedy = "give n_passes, or save with trained={'n_passes': N}"
         warnings.warn(f"{source} does not state n_passes: the model stays awake (N = 1); {remedy}", stacklevel=3)
     return trained.get("n_passes", 1) if n_passes is None else n_passes
+
+
+def trained_sleeps(trained: Mapping[str, Any], source: object) -> dict[str, Any]:
+    """n_passes, eviction, after_loss and wake_passes of a training, as `read_windows` takes them. Raises ValueError,
+    which names `source`, if it had an `on_overflow`."""
+    policy = trained.get("on_overflow")
+    require(policy is None, f"on_overflow of {source} must be None", policy)
+    return {field.name: trained[field.name] for field in fields(SleepSettings) if field.name in trained}
 
 
 def warn_if_broken_off(trained: Mapping[str, Any]) -> None:

@@ -34,15 +34,6 @@ def from_lightning(checkpoint: str | Path) -> HybridLM:
     return model
 
 
-def trained_sleeps(checkpoint: str | Path) -> dict[str, Any]:
-    """n_passes, eviction, after_loss and wake_passes that a Lightning checkpoint was trained with. Raises ValueError if
-    it was trained with an `on_overflow`."""
-    settings = _sleeps(_read(Path(checkpoint)))
-    policy = settings.pop("on_overflow", None)
-    require(policy is None, f"on_overflow of {str(checkpoint)!r} must be None", policy)
-    return settings
-
-
 def export(
     checkpoint: str | Path,
     folder: str | Path,
@@ -110,15 +101,12 @@ def _model(content: dict[str, Any], path: Path) -> HybridLM:
     return model.eval()
 
 
-def _sleeps(content: dict[str, Any]) -> dict[str, Any]:
-    settings = asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
     """The metadata of a training, see `HybridLM.save_pretrained`."""
+    settings = asdict(typed(SleepSettings, content.get("sleep", {}), "sleep in the checkpoint"))
+    sleeps = {name: value for name, value in settings.items() if value is not None}
     steps = {"steps": content.get("global_step"), "max_steps": content.get("max_steps")}
-    return _sleeps(content) | steps | ({"task": content["task"]} if "task" in content else {})
+    return sleeps | steps | ({"task": content["task"]} if "task" in content else {})
 
 
 def _tokenizer(task: Any) -> dict[str, str]:
