@@ -1,5 +1,6 @@
 """The results of each figure in a folder, and the verdict on them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from lmsleep.bench import tables
 from lmsleep.bench.tables import ANY_INTEGER
 from lmsleep.checks import naming_file, read_object, require, typed
-from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, jsonable, verdict
+from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, verdict
 from lmsleep.figures.words import counted, nats, points
 
 SAME, OPPOSITE = "same direction", "opposite direction"
@@ -116,7 +117,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
         with naming_file(csv):
             keys = ["model", "n_passes", "slice", "tokens"]
             wide = tables.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
-            numbers = {"measurements": jsonable(wide.reset_index().to_dict("records"))}
+            numbers = {"measurements": wide.reset_index().to_dict("records")}
     picture = read_drawing(svg) if svg.exists() else None
     with naming_file(json):
         verdict = written or (text_verdict(numbers["text"]) if "text" in numbers else effect_verdict(caption, numbers))
@@ -175,7 +176,7 @@ def effect_verdict(caption: Caption, numbers: dict[str, Any]) -> Verdict | None:
     return Verdict(direction(difference, caption.direction), sentence)
 
 
-def text_verdict(records: list[dict[str, Any]]) -> Verdict:
+def text_verdict(records: Sequence[Mapping[Any, Any]]) -> Verdict:
     """Whether the largest N has a lower loss than N = 1 over all bytes, at equal steps and at up to equal FLOPs;
     `records` are `text` of text.json, see `plots.text.differences`."""
     most = max(record["n_passes"] for record in records)

@@ -145,13 +145,13 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
         row |= {"wilson_low": single.low, "wilson_high": single.high}
         row |= {"scores": group.test_exact.tolist()} if 1 < len(group) < FEWEST else {}
         records.append(row | {"answers": int(group.test_count.sum()), "rows": rows if math.isnan(rows) else int(rows)})
-    return jsonable(records)
+    return records
 
 
 def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
     """`mean_loss` for each combination of `keys`, slices as numbers."""
     groups = per_slice(table, *metrics).groupby(keys)
-    return jsonable([dict(zip(keys, key, strict=True)) | mean_loss(group.value)._asdict() for key, group in groups])
+    return [dict(zip(keys, key, strict=True)) | mean_loss(group.value)._asdict() for key, group in groups]
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:
@@ -162,10 +162,10 @@ def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any
     exact = table[table.metric == "test_exact"]
     overall, base = exact[exact.slice == "all"], int(exact.n_passes.min())
     differences = paired_differences(per_slice(table, "test_exact"), "n_passes", base, ["slice"] if by_slice else None)
-    ahead = jsonable(paired_differences(overall, "n_passes", base).to_dict("records"))
+    ahead = paired_differences(overall, "n_passes", base).to_dict("records")
     return {
         "test_exact": exact_accuracy(table, keys),
-        "difference": jsonable(differences.to_dict("records")),
+        "difference": differences.to_dict("records"),
         "overall": ahead,
         "exact": {f"N={n}": value for n, value in overall.groupby("n_passes").value.mean().items()},
         "ahead": {f"N={record['n_passes']}": record["value"] for record in ahead},
@@ -176,23 +176,17 @@ def compare_steps(table: pd.DataFrame) -> dict[str, Any]:
     """The numbers of a figure over steps t with one N: `test_exact` by slice, and `difference` from the least t."""
     scores = per_slice(table, "test_exact")
     differences = paired_differences(scores, "slice", int(scores.slice.min()))
-    return {"test_exact": exact_accuracy(table, ["slice"]), "difference": jsonable(differences.to_dict("records"))}
-
-
-def jsonable(records: list[dict[Any, Any]]) -> list[dict[str, Any]]:
-    """Records with plain Python values; NaN becomes None."""
-    return [
-        {str(k): None if v != v else (v.item() if hasattr(v, "item") else v) for k, v in r.items()} for r in records
-    ]
+    return {"test_exact": exact_accuracy(table, ["slice"]), "difference": differences.to_dict("records")}
 
 
 def rounded(values: Any) -> Any:
-    """The numbers of a figure, in lists and objects, with ten digits, at most twelve behind the point: in the last ones
-    machines and versions of numpy differ. What is not finite, which JSON has no word for, is None."""
+    """The numbers of a figure, in lists and objects, as JSON has them: numpy's as plain ones, None where one is not
+    finite, and ten digits, at most twelve behind the point: in the last ones machines and versions of numpy differ."""
     if isinstance(values, dict):
-        return {key: rounded(value) for key, value in values.items()}
+        return {str(key): rounded(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [rounded(value) for value in values]
+    values = values.item() if isinstance(values, np.generic) else values
     if not isinstance(values, float):
         return values
     return float(f"{round(values, 12) + 0.0:.10g}") if math.isfinite(values) else None  # + 0.0: no -0.0

@@ -1,5 +1,6 @@
 """Our figures: controls (S cut) and ablations (other numbers of passes at test), and the arms of configs/arms.yaml."""
 
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -16,7 +17,7 @@ from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
-from lmsleep.figures.stats import UNDECIDED, jsonable, mean_difference, verdict
+from lmsleep.figures.stats import UNDECIDED, mean_difference, verdict
 
 BASE = "n4"
 N1, N4 = style.looks([1, 4]).values()
@@ -159,7 +160,7 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         for word, fill in KEY.items():
             ax.plot([], [], **OTHER | fill, label=word)
         for i, r in enumerate(rows):
-            ends = None if r["low"] is None else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
+            ends = None if math.isnan(r["low"]) else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
             ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == UNDECIDED else {}))
         names = [known[r["arm"]].title for r in rows]
         others = ["" if r["against"] == BASE else f" (from {known[r['against']].title})" for r in rows]
@@ -192,7 +193,7 @@ def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
                 record = {"arm": name, "title": f"{arm.title}{behind}", "question": f"{arm.question}{behind}"}
                 record |= {"figure": figure, "against": arm.against, "exact": pairs[name].mean()} | apart._asdict()
                 records.append(record | {"verdict": verdict(apart)})
-    return jsonable(records)
+    return records
 
 
 def passes_at_test(ax: Axes, table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import TASKS, Drawing, Look
-from lmsleep.figures.stats import LESS, MORE, jsonable, mean_difference, mean_share, verdict
+from lmsleep.figures.stats import LESS, MORE, mean_difference, mean_share, verdict
 from lmsleep.figures.words import probed
 
 COLUMNS = 3
@@ -45,7 +45,7 @@ def probe_means(read: pd.DataFrame) -> list[dict[str, Any]]:
     for (figure, trained, metric, passes), group in read.groupby(["figure", "n_passes", "metric", "passes"]):
         places = {"figure": figure, "n_passes": trained, "read": str(metric).removeprefix("probe_"), "pass": passes}
         records.append(places | mean_share(group.value)._asdict())
-    return jsonable(records)
+    return records
 
 
 def probe_gains(read: pd.DataFrame) -> list[dict]:
@@ -59,4 +59,4 @@ def probe_gains(read: pd.DataFrame) -> list[dict]:
         apart = mean_difference(wide[last] - wide[1])
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
         records.append(record | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})
-    return jsonable(records)
+    return records

@@ -10,7 +10,7 @@ from scipy import stats
 
 from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.plots import style
-from lmsleep.figures.stats import jsonable, over_seeds
+from lmsleep.figures.stats import over_seeds
 from lmsleep.figures.words import readable
 
 LOOK = {"markersize": 5, "linewidth": 1.6, "markevery": 1, "clip_on": False}  # a marker may lie on the frame
@@ -98,7 +98,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     _label_log(right, rate)
     largest = windowed[windowed["slice"] == windowed["slice"].max()]
     rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
-    return fig, {"throughput": jsonable(frame.to_dict("records")), "tokens_per_second": rates}
+    return fig, {"throughput": frame.to_dict("records"), "tokens_per_second": rates}
 
 
 def _label_log(ax: Axes, formatter: Formatter) -> None:

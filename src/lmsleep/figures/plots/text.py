@@ -10,7 +10,7 @@ import pandas as pd
 from lmsleep.checks import read_object
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import OPERATIONS, STEPS, jsonable, over_seeds
+from lmsleep.figures.stats import OPERATIONS, STEPS, over_seeds
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),
@@ -55,9 +55,8 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     note = f"{scale} scale, {scores.seed.nunique()} seeds: means, 95 % intervals of paired differences"
     fig.supxlabel(note, fontsize=9)
     style.legend(fig, axes[:1], "Natural text: passes N over each full window (N = 1: no sleep)")
-    corpus = [read_object(data / "corpus.json")]
     numbers = {"text": bytes_of_all, "differences": ahead, "losses": loss, "validation": curves}
-    return fig, {name: jsonable(records) for name, records in numbers.items()} | {"corpus": corpus}
+    return fig, numbers | {"corpus": [read_object(data / "corpus.json")]}
 
 
 def with_trained_as(table: pd.DataFrame) -> pd.DataFrame:
