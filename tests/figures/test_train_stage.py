@@ -122,7 +122,7 @@ def test_a_path_that_is_empty_is_one_sentence_and_trains_nothing(tmp_path, monke
     """As `lmsleep fit` has it, also where the stage would put another path in its place."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lmsleep.figures.train.arguments_of_arm", lambda _: ())
-    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("lmsleep.figures.train.run_trainer", lambda *_, **__: pytest.fail("it was trained"))
     option = next(word for word in words.replace("=", " ").split() if word not in ("--arm", "@"))
     with pytest.raises(SystemExit, match=f"^error: {option} must have a value, got ''$"):
         main(["runs/x", *(word.replace("@", "") for word in words.split())])
@@ -160,7 +160,7 @@ def test_what_a_killed_or_failed_run_left_is_not_in_the_finished_one(tmp_path, m
     (state / "previous.ckpt").touch()
     (state / "nonfinite-step3" / "x").mkdir(parents=True)
 
-    def run_trainer(*_):
+    def run_trainer(*_, **__):
         (state / "last.ckpt").touch()
         return SimpleNamespace(trainer=SimpleNamespace(is_global_zero=True))
 
@@ -211,7 +211,7 @@ def test_a_run_that_was_stopped_has_the_seconds_of_all_its_parts(tmp_path, monke
     clock, codes = [0.0], [143, 130, 1, 0]
     state = RESUME / digest(Path("runs/x"), ["--config", "run.yaml"])
 
-    def run_trainer(*_):
+    def run_trainer(*_, **__):
         state.mkdir(parents=True, exist_ok=True)
         clock[0] += 100.0
         if code := codes.pop(0):

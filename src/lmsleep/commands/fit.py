@@ -13,7 +13,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -205,11 +205,12 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
 
 
-def run_trainer(args: list[str] | None, cli: type[SleepCLI] = SleepCLI) -> SleepCLI:
-    """Runs a subcommand of LightningCLI; `args` None: those of the command line. Raises SystemExit as `run_errors`."""
+def run_trainer(args: list[str] | None, cli: type[SleepCLI] = SleepCLI, callbacks: Sequence[Callback] = ()) -> SleepCLI:
+    """Runs a subcommand of LightningCLI; `args` None: those of the command line; `callbacks` as of `make_cli`. Raises
+    SystemExit as `run_errors`."""
     prog = f"lmsleep {(sys.argv[1:] if args is None else args)[0]}"
     with run_errors():
-        return make_cli(cli, args, __doc__, prog, save_config_callback=SaveConfig)
+        return make_cli(cli, args, __doc__, prog, callbacks, save_config_callback=SaveConfig)
 
 
 @contextmanager
@@ -233,9 +234,15 @@ def run_errors() -> Iterator[None]:
 
 
 def make_cli(
-    cli: type[SleepCLI], args: list[str] | None, description: str | None, prog: str | None = None, **options: Any
+    cli: type[SleepCLI],
+    args: list[str] | None,
+    description: str | None,
+    prog: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
 ) -> Any:
-    """The command line interface `cli` of a run, with its arguments and configurations parsed."""
+    """The command line interface `cli` of a run, with its arguments and configurations parsed; `callbacks` are more
+    than those of its config.yaml."""
     parser = {"parser_mode": "omegaconf+", "description": description, "prog": prog, "formatter_class": HelpFormatter}
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return cli(
@@ -243,7 +250,7 @@ def make_cli(
         RowsDataModule,
         args=args,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport()]},
+        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), *callbacks]},
         parser_kwargs=parser | {"usage": f"{prog} --config FILE [options]", "allow_abbrev": False},
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
         **{"parser_class": RunParser} | options,

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 import lmsleep
 from lmsleep.atomic import save_json
 from lmsleep.checks import LAST, PATHS, read_object, require
-from lmsleep.commands.fit import SleepCLI, run_trainer
+from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
@@ -84,7 +84,7 @@ def train(out: Path, fit_args: list[str], exports: bool = False) -> None:
                     *([] if attended else ["--trainer.enable_progress_bar=false", f"--trainer.callbacks.label={out}"]),
                     *([f"--ckpt_path={state / LAST}"] if (state / LAST).exists() else []),
                 ],
-                with_callback(clock),
+                callbacks=[clock],
             )
     except SystemExit as end:
         if end.code in STOPPED and state.is_dir():
@@ -129,17 +129,6 @@ class RunClock(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.note()
-
-
-def with_callback(callback: L.Callback) -> type[SleepCLI]:
-    """`lmsleep fit` with a callback that is not in its config.yaml."""
-
-    class StageCLI(SleepCLI):
-        def before_fit(self) -> None:
-            super().before_fit()
-            self.trainer.callbacks.append(callback)  # pyright: ignore[reportAttributeAccessIssue]
-
-    return StageCLI
 
 
 def seconds_before(state: Path) -> float:
