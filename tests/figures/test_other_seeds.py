@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -32,7 +31,6 @@ def curves(*runs, figure="fig2b"):
 def drawn(tmp_path, monkeypatch):
     """drawn(table, seeds=None, *options): its lines with a label, its note, and its numbers."""
     (tmp_path / "baselines.json").write_text(json.dumps({"majority": {"5": 0.1}, "chance": {"5": 0.06}}))
-    plt.close("all")
     kept = []
     monkeypatch.setattr(style, "save", lambda figure, stem: kept.append(figure))
 
@@ -47,8 +45,7 @@ def drawn(tmp_path, monkeypatch):
         lines = {line.get_label(): line for line in figure.axes[0].lines if str(line.get_label()).startswith("N")}
         return lines, figure, json.loads((tmp_path / "fig2b.json").read_text())
 
-    yield drawn
-    plt.close("all")
+    return drawn
 
 
 ONE_EACH, SECOND = curves((1, 0, 0.4), (4, 0, 0.9)), curves((1, 1, 0.3))

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 import yaml
 
@@ -60,5 +59,4 @@ def test_the_numbers_of_a_figure_are_those_of_its_table(name, tmp_path):
     written = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
     at = sorted({record["tokens"] for records in written.values() for record in records if "tokens" in record})
     _, numbers = draw(table.figure.iloc[0], table, at, tmp_path, "paper")
-    plt.close("all")
     assert json.loads(json.dumps(rounded(numbers))) | {"baselines": None} == written | {"baselines": None}

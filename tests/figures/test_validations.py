@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
@@ -93,7 +92,6 @@ def test_the_table_has_every_validation_and_the_picture_those_of_all_seeds(runs,
     lines = {line.get_label(): line for line in kept[0].axes[0].lines}
     assert list(lines["N = 1"].get_xdata()) == [1e4, 2e4, 3e4]
     assert list(lines["N = 2"].get_xdata()) == [1e4, 2e4]
-    plt.close("all")
 
 
 def test_a_table_is_drawn_anew_without_its_runs(runs):

@@ -6,7 +6,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
@@ -94,7 +93,7 @@ def panels(
     if not verdicts(table, group):
         fig, axes = style.subplots(n, columns=n, width=2 * n + 1, height=3.4, share_x=n == len(names))
         return names, fig, fig, axes, None
-    fig = plt.figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
+    fig = Figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
     over, below = fig.subfigures(2, 1, squeeze=False, hspace=0.06).flat
     return names, fig, over, style.subplots(n, columns=n, share_x=False, parent=over)[1], below
 

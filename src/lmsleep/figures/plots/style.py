@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -71,7 +68,7 @@ def subplots(
     """A figure, or the part `parent` of one, with n panels in rows of `columns`."""
     rows, columns = -(-n // columns), min(n, columns)
     with mpl.rc_context(RC):
-        fig = parent or plt.figure(figsize=(width, height), layout="constrained")
+        fig = parent or Figure(figsize=(width, height), layout="constrained")
         flat = list(fig.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y).flat)
     for ax in flat[max(0, n - columns) : n]:  # nothing stands below them
         ax.xaxis.set_tick_params(labelbottom=True)
@@ -185,7 +182,6 @@ def save(fig: Figure, stem: Path) -> None:
         save_text(stem.with_suffix(".svg"), shorten(drawing.getvalue()))
         with atomic_write(stem.with_suffix(".png")) as temporary:
             flat.save(temporary, format="png", optimize=True, dpi=[RC["savefig.dpi"]] * 2)
-    plt.close(fig)
 
 
 def shorten(svg: str) -> str:
