@@ -6,6 +6,7 @@ python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data 
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -46,9 +47,9 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
-    """Test scores of one run, tidy: with its own N; with S cut at every overflow; with every other N from 1 to 6. For
-    an arm, with N to 8 and, if it sleeps, with sleeps that stop when S settles, and their mean number of passes. Scores
-    that are not finite are left out, unless they are those with its own N, which nothing may do without."""
+    """Test scores of one run in all `ways_to_sleep`, tidy; of sleeps that stop when S settles also their mean number of
+    passes. Scores that are not finite are left out, unless they are those with its own N, which nothing may do
+    without."""
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,29 +57,34 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     sleeps = trained_sleeps(model.trained, run)
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
-    trained = sleeps.pop("n_passes")
+    ways = ways_to_sleep(sleeps.pop("n_passes"), has_arms(figure))
     with naming_file(run / "config.yaml"):
         config = read_config([run / "config.yaml"])
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
-    ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    most = 8 if has_arms(figure) else 6
-    n_settled = []  # passes of each row
-    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
-    if has_arms(figure) and trained > 1:
-        ways |= {f"settle_{t:g}": Settle(t, most, n_settled.append) for t in THRESHOLDS}
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
-        n_settled.clear()
+        settled: list[Tensor] = []  # passes of each row
+        if isinstance(on_overflow, Settle):
+            on_overflow = replace(on_overflow, record=settled.append)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and device.type == "cuda"):
             scored = score_rows(model, rows, on_overflow, batch_size=batch_size, **sleeps)
-        scored |= {"passes": float(torch.cat(n_settled).double().mean())} if n_settled else {}
+        scored |= {"passes": float(torch.cat(settled).double().mean())} if settled else {}
         for name, value in scored.items():
             if way != "test" and not math.isfinite(value):
                 continue
             metric, _, level = name.partition("-")
             records.append(columns | {"slice": level or "all", "metric": f"{way}_{kind}{metric}", "value": value})
     return pd.DataFrame(records)
+
+
+def ways_to_sleep(trained: int, is_arm: bool) -> dict[str, OnOverflow]:
+    """What begins the names of metrics -> how a run sleeps for them: with the N that it was trained with; with S cut at
+    every overflow; with every other N to 6. An arm with N to 8 and, if it sleeps, until S settles."""
+    most = 8 if is_arm else 6
+    ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
+    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
+    return ways | ({f"settle_{t:g}": Settle(t, most) for t in THRESHOLDS} if is_arm and trained > 1 else {})
 
 
 def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
