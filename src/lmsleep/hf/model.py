@@ -111,27 +111,33 @@ class SleepForCausalLM(PreTrainedModel, GenerationMixin):
         tokens, mask = (input_ids, None) if order is None else (input_ids.gather(1, order), recent.gather(1, order))
         last_only = isinstance(logits_to_keep, int) and logits_to_keep == 1
         cache = self.cache_of(use_cache, past_key_values=past_key_values, cache=kwargs.get("cache"))
-        if cache is not None:
-            logits = cache.read(tokens, mask, last_only)
-        else:
-            to_rows(tokens, None, None, self.model)  # checks them
-            settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
-            logits = read_windows(self.model, tokens, mask=mask, **settings).logits
-            if last_only and mask is not None:
-                check_lengths(mask.sum(1).tolist())
-                logits = logits[range(len(mask)), mask.sum(1) - 1][:, None]
+        logits = self.read(tokens, mask, last_only) if cache is None else cache.read(tokens, mask, last_only)
         loss = None
-        if labels is not None:
+        if labels is not None:  # in the order of reading, where a token follows the one before it and no padding
             labels = labels if order is None else labels.gather(1, order)
-            # Shifted in the order of reading, where a token follows the one before it and no padding.
-            following = pad(labels, (0, 1), value=IGNORE)[:, 1 : logits.shape[1] + 1].contiguous()
-            sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": kwargs.get("num_items_in_batch")}
-            loss = self.loss_function(logits, labels, shift_labels=following, **sizes)
+            loss = self.next_token_loss(logits, labels, kwargs.get("num_items_in_batch"))
         if order is not None and not last_only:
             logits = undo_order(logits, order, recent)
         logits = logits[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         past: dict[str, Any] = {CACHE: cache}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **past)
+
+    def read(self, tokens: Tensor, mask: Tensor | None, last_only: bool) -> Tensor:
+        """As `SleepCache.read`, of whole sequences and with gradient."""
+        to_rows(tokens, None, None, self.model)  # checks them
+        settings = {"n_passes": self.config.n_passes, "eviction": self.config.eviction}
+        logits = read_windows(self.model, tokens, mask=mask, **settings).logits
+        if not last_only or mask is None:
+            return logits
+        check_lengths(mask.sum(1).tolist())
+        return logits[range(len(mask)), mask.sum(1) - 1][:, None]
+
+    def next_token_loss(self, logits: Tensor, labels: Tensor, n_items: Any) -> Tensor:
+        """The loss of logits (B, m, V) against the labels (B, n) of the tokens behind theirs; the sum over `n_items` if
+        that is given."""
+        following = pad(labels, (0, 1), value=IGNORE)[:, 1 : logits.shape[1] + 1].contiguous()
+        sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": n_items}
+        return self.loss_function(logits, labels, shift_labels=following, **sizes)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *args: Any, config: Any = None, **kwargs: Any) -> "SleepForCausalLM":
