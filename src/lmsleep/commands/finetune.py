@@ -23,6 +23,7 @@ from lmsleep.atomic import check_folder
 from lmsleep.checks import LAST, require
 from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
 from lmsleep.commands.flags import OPTIONS, PLACES, TASK, FlagParser, make_parser, own_flags
+from lmsleep.commands.scores import by_slice
 from lmsleep.errors import one_sentence
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.model.folder import check_no_model
@@ -155,15 +156,14 @@ def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:
 def scores_table(scores: Mapping[str, float], commonest: Mapping[str, float], has_answers: bool) -> str:
     """A Markdown table by windows of context: exact answers, the share of the commonest answer, and loss; or of free
     text the share of tokens that are right, loss and perplexity."""
-    windows = sorted(int(name.rpartition("-")[2]) for name in scores if name.startswith("test/rows-"))
     names = ["exact", "loss"] if has_answers else ["token", "loss", "perplexity"]
     heads = ["exact", "commonest answer", "loss"] if has_answers else names
     lines = [["windows", "rows", *heads], ["---"] * (2 + len(heads))]
-    for title, end in [*((str(n), f"-{n}") for n in windows), ("all", "")]:
-        values = [f"{scores[f'test/{name}{end}']:.3f}" for name in names]
+    for title, of_slice in by_slice("test", scores)[0].items():
+        values = [f"{of_slice[name]:.3f}" for name in names]
         if has_answers:
             values.insert(1, f"{commonest[title]:.3f}" if title in commonest else "–")
-        lines.append([title, f"{scores[f'test/rows{end}']:.0f}", *values])
+        lines.append([title, f"{of_slice['rows']:.0f}", *values])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

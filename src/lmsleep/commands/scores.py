@@ -23,7 +23,7 @@ def print_scores(stage: str, metrics: Mapping[str, Tensor]) -> None:
         console.print(f"{name} {value:.4g}", markup=False, highlight=False)
 
 
-def by_slice(stage: str, metrics: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def by_slice(stage: str, metrics: Mapping[str, Tensor | float]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """{slice: {name: score}} with all slices together last, and the metrics that are of no slice."""
     of_slices, everything, others = {}, {}, {}
     for name, value in metrics.items():
