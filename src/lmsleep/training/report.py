@@ -14,6 +14,7 @@ from lmsleep.ops.backend import describe
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import total_steps
 from lmsleep.training.sharded import full_tensor
+from lmsleep.windows import SleepSettings
 
 
 def all_steps(trainer: L.Trainer) -> str:
@@ -22,6 +23,49 @@ def all_steps(trainer: L.Trainer) -> str:
         return f"{total_steps(trainer):,}"
     except ValueError:
         return "∞"
+
+
+def summary(trainer: L.Trainer, data: RowsDataModule, model: HybridLM) -> str:
+    """What a run trains: task; model, windows and passes; steps; backends; and at which step it goes on."""
+    sleeps, device, total = sleep_settings(trainer), trainer.strategy.root_device.type, all_steps(trainer)
+    windows = counted(-(-data.task.sequence_length // model.window_size), "windows")
+    lines = [
+        str(data.task),
+        f"{model.config.pattern}, {parameters_in_words(model)}; {windows} of up to "
+        f"{counted(model.window_size, 'tokens')}; {passes_in_words(sleeps)} ({sleeps.eviction} eviction)",
+        f"{data.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, "
+        f"{total} step{'' if total == '1' else 's'}; seed {data.seed}",
+        f"backends: {backends_in_words(device)}{threads_in_words() if device == 'cpu' else ''}",
+    ]
+    return "\n".join([*lines, *([f"goes on at step {trainer.global_step:,} of {total}"] if trainer.ckpt_path else [])])
+
+
+def parameters_in_words(model: HybridLM) -> str:
+    """How many parameters a model has, and with adapters how many train."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{model.config.num_params():,} parameters" + (f" ({trained:,} train)" if model.lora else "")
+
+
+def passes_in_words(sleeps: SleepSettings) -> str:
+    """How many passes a sleep makes, or what sleeps in their place."""
+    passes = sleeps.on_overflow or f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
+    return passes + (f", {sleeps.wake_passes} of them awake in every window" if sleeps.wake_passes > 1 else "")
+
+
+def backends_in_words(device: str) -> str:
+    """The ops of each backend on a kind of device."""
+    ops_by_backend: dict[str, list[str]] = {}
+    for op, choice in describe(device).items():
+        ops_by_backend.setdefault(choice.backend, []).append(op)
+    if len(ops_by_backend) == 1:
+        return f"{next(iter(ops_by_backend))} for every op"
+    return "; ".join(f"{backend} for {', '.join(ops)}" for backend, ops in ops_by_backend.items())
+
+
+def threads_in_words() -> str:
+    """The threads that torch computes with, if there are several."""
+    n = torch.get_num_threads()
+    return f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)" if n > 1 else ""
 
 
 class RunReport(L.Callback):
@@ -34,37 +78,9 @@ class RunReport(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trains = True
-        model: HybridLM = pl_module.model  # pyright: ignore
         data: RowsDataModule = trainer.datamodule  # pyright: ignore
-        sleeps, task = sleep_settings(trainer), data.task
         self.tokens_per_batch = data.tokens_per_batch
-        windows = -(-task.sequence_length // model.window_size)
-        parameters = f"{model.config.num_params():,} parameters"
-        if model.lora is not None:
-            parameters += f" ({sum(p.numel() for p in model.parameters() if p.requires_grad):,} train)"
-        passes = sleeps.on_overflow or f"{sleeps.n_passes} pass{'es' if sleeps.n_passes > 1 else ''}"
-        if sleeps.wake_passes > 1:
-            passes += f", {sleeps.wake_passes} of them awake in every window"
-        ops_by_backend: dict[str, list[str]] = {}
-        for op, choice in describe(pl_module.device.type).items():
-            ops_by_backend.setdefault(choice.backend, []).append(op)
-        backends = "; ".join(f"{backend} for {', '.join(ops)}" for backend, ops in ops_by_backend.items())
-        if len(ops_by_backend) == 1:
-            backends = f"{backends.split()[0]} for every op"
-        n = torch.get_num_threads()
-        total = all_steps(trainer)
-        steps = "1 step" if total == "1" else f"{total} steps"
-        several = f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)"
-        threads = several if n > 1 and pl_module.device.type == "cpu" else ""
-        goes_on = f"\ngoes on at step {trainer.global_step:,} of {total}" if trainer.ckpt_path else ""
-        rank_zero_info(
-            f"{task}\n"
-            f"{model.config.pattern}, {parameters}; {counted(windows, 'windows')} of up to "
-            f"{counted(model.window_size, 'tokens')}; {passes} ({sleeps.eviction} eviction)\n"
-            f"{self.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, {steps}; "
-            f"seed {data.seed}\n"
-            f"backends: {backends}{threads}{goes_on}"
-        )
+        rank_zero_info(summary(trainer, data, pl_module.model))  # pyright: ignore
         self.since, self.batches = time.perf_counter(), 0
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
