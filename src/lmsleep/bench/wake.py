@@ -25,6 +25,7 @@ from lmsleep.checks import require
 from lmsleep.memory import KV, AttentionCache
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
+from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.memory import Memory
 from lmsleep.windows import check_n_passes
 
@@ -102,9 +103,7 @@ def measure(
     first = Session(model, max(*passes, 2), static=True)
     first.feed(_tokens(config, model.window_size + 1), last_only=True)
     sleeps: dict[int, list[SleepEvent]] = {n: [] for n in passes}
-    sessions = {n: Session(model, n, callbacks=[sleeps[n].append], static=True) for n in passes}
-    for session in sessions.values():
-        session._run = first._run
+    sessions = {n: _restarted(first, n, sleeps[n].append) for n in passes}
     # The window overflows in the middle of the timed tokens.
     early = min(WARM_UP + n_tokens // 2, model.window_size - 1) if n_tokens < model.window_size else 0
     places = {windows * model.window_size - early: windows for windows in sorted(contexts)}
@@ -147,15 +146,24 @@ def _time_readers(readers: Sequence[TimedSession], tokens: list[int]) -> None:
 def _time_sleeps(model: HybridLM, first: Session, passes: Sequence[int]) -> list[Measurement]:
     """Times sleeps on one full window, with graphs and eagerly in turns."""
     L = model.window_size
-    awake = Session(model)
-    awake.feed(_tokens(model.config, L), last_only=True)
+    awake = {True: _restarted(first), False: Session(model)}
+    for session in awake.values():
+        session.feed(_tokens(model.config, L), last_only=True)
     times: dict[tuple[int, bool], list[float]] = {}
     for _, n, static in product(range(SLEEPS), passes, (True, False)):
-        session = Session(model, n, static=static)
-        session._run, session._groups = first._run if static else None, awake.groups
+        session = awake[static].fork()
+        session.n_passes = n
         times.setdefault((n, static), []).append(_milliseconds(session.sleep, model))
     names = {True: "one sleep", False: "one sleep, eager"}
     return [(names[static], n, 1, L, "sleep_ms", float(np.median(ms[1:]))) for (n, static), ms in times.items()]
+
+
+def _restarted(session: Session, n_passes: int = 1, *callbacks: OnSleep) -> Session:
+    """A session before its first token with another N, which shares the graphs of a static one."""
+    other = session.fork()
+    other.reset()
+    other.n_passes, other.callbacks = n_passes, callbacks
+    return other
 
 
 def _milliseconds(work: Callable[[], object], model: HybridLM) -> float:
