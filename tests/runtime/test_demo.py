@@ -121,7 +121,7 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", demo_models.DEMO_TASKS)
 def test_the_small_models_need_their_sleep(name):
-    model, _ = demo_models.train_demo(name, n_passes=3)
+    model = demo_models.train_demo(name, n_passes=3)
     task = demo_models.DEMO_TASKS[name].task
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
     asleep, awake, forgetful = (

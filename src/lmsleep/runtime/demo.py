@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -138,15 +137,17 @@ def _mark(task: Task, answer: tuple[int, ...], truth: tuple[int, ...]) -> str:
     return f"[green]{text} ✓[/]" if answer == truth else f"[red]{text} ✗[/]"
 
 
-def _load(source: str) -> tuple[HybridLM, dict[str, Any]]:
+def _load(source: str) -> HybridLM:
+    """A saved model, whose task finds the tokenizer in its folder."""
     folder = checkpoint_folder(source, (WEIGHTS, CONFIG, CARD, *TOKENIZER), "model")
     _, trained = read_config(folder)
     if "task" not in trained:
         raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
     check_streamable(trained)
-    if (folder / TOKENIZER[0]).is_file() and "tokenizer" in trained["task"].get("init_args", {}):
-        trained["task"]["init_args"]["tokenizer"] = str(folder)
-    return HybridLM.from_pretrained(folder), trained
+    model = HybridLM.from_pretrained(folder)
+    if (folder / TOKENIZER[0]).is_file() and "tokenizer" in model.trained["task"].get("init_args", {}):
+        model.trained["task"]["init_args"]["tokenizer"] = str(folder)
+    return model
 
 
 def main(
@@ -185,25 +186,23 @@ def main(
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
         check_no_model(save, "save")
-    reader, trained = _load(model) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
+    reader = _load(model) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
     if save:
-        reader.save_pretrained(save, "The small model of `lmsleep demo`.", trained)
+        reader.save_pretrained(save, "The small model of `lmsleep demo`.")
     if model and task:
-        require(task == trained["task"]["class_path"], "task must be that of the model, or left out", task)
-    shown = build_task(trained["task"], from_anywhere=bool(model and task))
+        require(task == reader.trained["task"]["class_path"], "task must be that of the model, or left out", task)
+    shown = build_task(reader.trained["task"], from_anywhere=bool(model and task))
     if not shown.has_answers:
         name = type(shown).__name__
         raise ValueError(f"model must be of a task with answers, got {name}, free text; `lmsleep test` has its scores")
-    show(Console(highlight=False), reader, shown, trained, n_passes or trained.get("n_passes", 1), rows, pace)
+    show(Console(highlight=False), reader, shown, n_passes or reader.trained.get("n_passes", 1), rows, pace)
 
 
-def show(
-    console: Console, model: HybridLM, task: Task, trained: dict[str, Any], n_passes: int, rows: int, pace: float
-) -> None:
+def show(console: Console, model: HybridLM, task: Task, n_passes: int, rows: int, pace: float) -> None:
     """The demo of a model, from checked arguments."""
-    eviction = trained.get("eviction", "hard")
+    eviction = model.trained.get("eviction", "hard")
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
-    console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {trained.get('n_passes', '?')}\n")
+    console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {model.trained.get('n_passes', '?')}\n")
     batch = task.rows(split="test", seed=0, step=0, batch_size=1)
     show_reading(console, model, task, batch, n_passes, eviction, pace)
     asleep, awake = (partial(sleep, n_passes=n) for n in (n_passes, 1))

@@ -1,6 +1,6 @@
 """The models of `lmsleep demo`, which a CPU trains in about a minute."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tasks import Depo, Rule110, Task
@@ -24,8 +24,8 @@ DEMO_TASKS = {
 }
 
 
-def train_demo(name: str, n_passes: int, seed: int = 0) -> tuple[HybridLM, dict[str, Any]]:
-    """Trains a model on one of `DEMO_TASKS`; returns it and its metadata for `save_pretrained`."""
+def train_demo(name: str, n_passes: int, seed: int = 0) -> HybridLM:
+    """A model trained on one of `DEMO_TASKS`, with the metadata of its training."""
     # Imported here since Lightning is slow to import.
     import lightning as L
 
@@ -51,4 +51,5 @@ def train_demo(name: str, n_passes: int, seed: int = 0) -> tuple[HybridLM, dict[
             limit_val_batches=0,
         )
         trainer.fit(module, RowsDataModule(mini.task, batch_size=mini.batch_size, seed=seed))
-    return module.model.eval(), {"n_passes": n_passes, "eviction": "hard", "task": task_spec(mini.task)}
+    module.model.trained = {"n_passes": n_passes, "eviction": "hard", "task": task_spec(mini.task)}
+    return module.model.eval()
