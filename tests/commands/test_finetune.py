@@ -200,6 +200,7 @@ def test_what_differs_where_a_run_goes_on_is_named_as_it_was_typed(folder, docum
         ("--n_passes=20000", "--n_passes must be at most 10000, got 20000"),
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),
         ("--trainer.val_check_interval=0", "--trainer.val_check_interval must be more than 0, or null, got 0"),
+        ("--trainer.log_every_n_steps -1", "--trainer.log_every_n_steps must be 0 or more, got -1"),
         (
             "--trainer.callbacks+=WarmupStage --trainer.callbacks.steps=1 --trainer.callbacks.train=nothing",
             "train of the warm-up stage must match the name of a parameter, got 'nothing', which matches none",
@@ -482,6 +483,7 @@ def test_another_tokenizer_than_the_model_s_is_warned_of(folder, data, tmp_path)
         ("--lora.rnk=3", "there is no option --lora.rnk, but there is --lora.rank"),
         ("--sleep.n_pases=3", "there is no option --sleep.n_pases, but there is --n_passes.*"),
         ("--data.task.init_args.helt_out=3", "there is no option .*helt_out, but there is .*held_out"),
+        ("-x=3", "there is no option -x"),
         ("--steps=x", "--steps must be an integer of 1 or more, got x"),
         ("--trainer.max_steps=0", "--steps must be an integer of 1 or more, got 0"),
         ("--epochs=0", "--epochs must be an integer of 1 or more, got 0"),

@@ -10,6 +10,7 @@ follow, and overrides the preset.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -92,9 +93,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """The command."""
     parser = make_parser(__doc__)
     options, rest = parser.parse_known_args(args)
-    for name in (word[2:].split("=")[0] for word in rest if word.startswith("-")):
+    for option in (word.split("=")[0] for word in rest if re.match(r"-[^\d.]", word)):  # -1 is a value
+        name = option.removeprefix("--")
         if "." not in name.removeprefix("lora.") and name not in OTHERS:
-            parser.error(f"unrecognized arguments: --{name}")
+            parser.error(f"unrecognized arguments: {option}")
         if name == PLACES[0]:
             parser.error(f"--{name} must be left out: --out is the folder for all that is made")
     if missing := [name for name in ("model", "data") if getattr(options, name) is None]:
