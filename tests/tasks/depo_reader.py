@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmsleep.figures.settings import read_config
+from lmsleep.figures.settings import merge_configs
 from lmsleep.tasks import Batch, Depo
 
-_CONFIG = read_config([Path(__file__).parents[2] / "configs/experiment/depo.yaml"])
+_CONFIG = merge_configs([Path(__file__).parents[2] / "configs/experiment/depo.yaml"])
 MINI = {k: tuple(v) if isinstance(v, list) else v for k, v in _CONFIG["data"]["task"]["init_args"].items()}
 
 

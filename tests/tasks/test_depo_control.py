@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsleep.figures.settings import read_config
+from lmsleep.figures.settings import merge_configs
 from lmsleep.metrics import SCORES, row_scores
 from lmsleep.model import HybridConfig
 from lmsleep.sleep import read_windows
@@ -17,7 +17,7 @@ EXPERIMENT = Path(__file__).parents[2] / "configs/experiment/depo.yaml"
 
 @pytest.mark.slow
 def test_one_hop_is_learned_without_eviction():
-    config = read_config([EXPERIMENT])
+    config = merge_configs([EXPERIMENT])
     task = build_task(config["data"]["task"])
     torch.manual_seed(0)
     model = HybridConfig(**config["model"]["model"]).for_task(task.vocab_size, task.sequence_length).build()

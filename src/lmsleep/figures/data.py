@@ -17,7 +17,7 @@ from lmsleep.atomic import save_json
 from lmsleep.checks import require, typed
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.corpus import write_corpus, write_questions
-from lmsleep.figures.settings import grid, read_config
+from lmsleep.figures.settings import grid, merge_configs
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
@@ -38,20 +38,20 @@ def main(
         dataset: YAML file of a GSM-Infinite dataset, written to <out>/problems first.
         corpus: seed of the split of Python's standard library, which is copied to <out>/corpus first.
     """
-    settings = read_config([config])
+    settings = merge_configs([config])
     if corpus is not None:
         write_corpus(out / "corpus", corpus)
     if (out / "corpus").is_dir():
         write_questions(build_task(settings["data"]["task"], from_anywhere=True), out / "corpus", out)
         return
     if dataset:
-        problems = typed(DatasetConfig, read_config([dataset]), str(dataset))
+        problems = typed(DatasetConfig, merge_configs([dataset]), str(dataset))
         check_vocabulary(problems, settings)
         make_dataset(out / "problems", problems, workers=os.cpu_count() or 1)
     steps = grid(figure).get("steps") if figure else None
     places = {out / f"t{t}": [f"data.task.init_args.steps={t}"] for t in steps} if steps else {out: []}
     for folder, overrides in places.items():
-        merged = read_config([config], overrides)
+        merged = merge_configs([config], overrides)
         make_data(build_task(merged["data"].pop("task"), from_anywhere=True), folder, **merged["data"])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lmsleep.atomic import save_csv
 from lmsleep.checks import LAST, naming_file, require
-from lmsleep.figures.settings import has_arms, read_config
+from lmsleep.figures.settings import has_arms, merge_configs
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
 from lmsleep.model import HybridLM
@@ -59,7 +59,7 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
     ways = ways_to_sleep(sleeps.pop("n_passes"), has_arms(figure))
     with naming_file(run / "config.yaml"):
-        config = read_config([run / "config.yaml"])
+        config = merge_configs([run / "config.yaml"])
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
     records = []

@@ -22,7 +22,7 @@ from torch import Tensor
 from lmsleep.atomic import save_csv
 from lmsleep.bench.tables import COLUMNS
 from lmsleep.checks import LAST
-from lmsleep.figures.settings import read_config
+from lmsleep.figures.settings import merge_configs
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
@@ -81,7 +81,7 @@ def probe_run(
 ) -> Iterator[dict[str, Any]]:
     """slice, metric and value of all probes of a model on the task of a run: `probe_<what>` after each pass,
     `majority_<what>` with slice 0; `sleeps` as of `trained_sleeps`."""
-    config = read_config([run / "config.yaml"])
+    config = merge_configs([run / "config.yaml"])
     task = build_task(config["data"]["task"], from_anywhere=True)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     count = -(-sum(rows) // READ)

@@ -17,7 +17,7 @@ ARMS = "arms"  # the figure of arms in params.yaml; `arms_depo` is that on Depo
 LETTERS = {"steps": "t", "n_passes": "n", "max_steps": "k", "arms": "", "seeds": "s"}
 
 
-def read_config(paths: Sequence[Path | str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+def merge_configs(paths: Sequence[Path | str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The merged configuration; later files and `key.sub=value` overrides win, as on the command line."""
     merged = OmegaConf.merge(*(OmegaConf.load(path) for path in paths), OmegaConf.from_dotlist(list(overrides)))
     return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]

@@ -21,7 +21,7 @@ from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import ANY_NUMBER, COLUMNS, INTEGER
 from lmsleep.checks import naming_file, read_object, require
-from lmsleep.figures.settings import arm_of, cells, has_arms, read_config
+from lmsleep.figures.settings import arm_of, cells, has_arms, merge_configs
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 # Counts of answers and rows that a table with test scores does without: test_count and test_rows say the same.
@@ -71,7 +71,7 @@ def run_columns(figure: str, run: Path) -> dict[str, Any]:
     or the arm), n_passes, seed and tokens of a run, from its config.yaml and run.json; for an unfinished run, tokens
     are those of the last validation in curve.csv."""
     with naming_file(run / "config.yaml"):
-        config = read_config([run / "config.yaml"])
+        config = merge_configs([run / "config.yaml"])
         model = config["model"]["model"]
         name = model["pattern"] if model else Path(config["model"]["init_from"]).name
         seed, n_passes = config["data"]["seed"], config["sleep"]["n_passes"]

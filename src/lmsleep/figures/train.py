@@ -33,7 +33,7 @@ from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.quiet import quiet
 from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
-from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, read_config
+from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, merge_configs
 from lmsleep.pretrained.export import export
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
@@ -154,7 +154,7 @@ def digest(out: Path, fit_args: list[str]) -> str:
     configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
     package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith(("--data.task.", "--model.init_from="))]
-    config: DictConfig = OmegaConf.create(read_config(configs, overrides))
+    config: DictConfig = OmegaConf.create(merge_configs(configs, overrides))
     files = [*configs, *own_task(config), *(path for path in package if path.suffix in (".py", ".yaml"))]
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
