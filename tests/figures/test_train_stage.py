@@ -56,6 +56,18 @@ def test_a_run_keeps_its_name_on_the_same_texts_alone(tmp_path):
     assert names[0] == names[1] and names[3] == names[4] and len(set(names)) == 3
 
 
+@pytest.mark.parametrize("source", ["deep", "deep/**", "deep/a.csv", "deep/a.csv:train"])
+def test_a_run_keeps_its_name_on_the_same_files_of_a_folder_or_dataset_alone(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    OmegaConf.save({"data": {"task": {"init_args": {"train": source}}}}, "run.yaml")
+    Path("deep/er").mkdir(parents=True)
+    names = []
+    for text in ("a", "a", "b"):
+        Path("deep/a.csv").write_text(text)
+        names.append(digest(Path("runs/x"), ["--config=run.yaml"]))
+    assert names[0] == names[1] != names[2]
+
+
 def test_a_run_keeps_its_name_on_the_same_task_of_ones_own_alone(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     OmegaConf.save({"data": {"task": {"class_path": "own_parity.Parity"}}}, tmp_path / "run.yaml")

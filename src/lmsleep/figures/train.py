@@ -37,7 +37,7 @@ from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, merge_configs
 from lmsleep.pretrained.export import export
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
-from lmsleep.tasks.line_index import find_paths
+from lmsleep.tasks.line_index import text_files
 from lmsleep.training.checkpoint import PREVIOUS
 from lmsleep.training.curve import tokens_read
 from lmsleep.training.nonfinite import FOLDER_PREFIX
@@ -158,13 +158,18 @@ def digest(out: Path, fit_args: list[str]) -> str:
     files = [*configs, *own_task(config), *(path for path in package if path.suffix in (".py", ".yaml"))]
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
-    patterns = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
-    texts = [file for pattern in patterns if pattern for file in find_paths(pattern)]
+    sources = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
+    texts = [file for source in sources if source for file in source_files(source)]
     problems += [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts]
     start = Path(OmegaConf.select(config, "model.init_from") or "none").glob("*.safetensors")
     weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]
     parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems, *weights]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def source_files(source: str) -> tuple[Path, ...]:
+    """The files on this disk that rows come from, see `TextTask`; behind a dataset its split may stand."""
+    return text_files(source, whole=True) or text_files(source.partition(":")[0], whole=True)
 
 
 def own_task(config: DictConfig) -> list[Path]:
