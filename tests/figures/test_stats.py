@@ -71,6 +71,13 @@ def test_a_mean_difference_has_the_t_interval(values, mean, half):
     assert estimate.n == len(values)
 
 
+def test_the_interval_of_three_seeds_is_exact_beyond_the_digits_of_figures():
+    """With two degrees of freedom the quantile at p is (2 p - 1) / sqrt(2 p (1 - p)), p being 0.975."""
+    half = 0.95 / math.sqrt(2 * 0.975 * 0.025) / math.sqrt(3)
+    estimate = over_seeds(np.array([1.0, 2.0, 3.0]))
+    assert (estimate.low, estimate.high) == pytest.approx((2 - half, 2 + half), rel=1e-13)
+
+
 def test_a_mean_difference_ends_where_differences_end():
     estimate = mean_difference(np.array([-0.5, 0.1, 0.7]))
     assert (estimate.low, estimate.high) == (-1, 1)
