@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 import lmsleep.hf
 from lmsleep import Session, read_windows
@@ -112,7 +113,8 @@ def test_the_folder_of_an_adapter_is_read_with_its_model(folder, model, tmp_path
         tuned = adapted(model, "q_proj", "o_proj")
         tuned.save_pretrained(tmp_path)
     else:
-        peft, tuned = pytest.importorskip("peft"), model
+        # transformers 5.24 asks for a peft that comes after it
+        peft, tuned = pytest.importorskip("peft", minversion=MIN_PEFT_VERSION), model
         tuned.add_adapter(peft.LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights=False))
         tuned.save_pretrained(tmp_path)
     wanted, again = tuned(TOKENS).logits, AutoModelForCausalLM.from_pretrained(tmp_path)
