@@ -57,7 +57,7 @@ class WindowPass:
     count: int = 0
 
     def __call__(self, h: Tensor, S: FastWeights) -> tuple[Tensor, FastWeights]:
-        h, after = self.model.loop_pass(h, S, self.wake)
+        h, after = self.model.sleep_pass(h, S, self.wake)
         self.count += 1
         if self.changes is not None:
             self.changes.append(after.change(S))

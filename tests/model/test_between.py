@@ -62,6 +62,16 @@ def test_without_any_gradient_the_last_pass_of_the_last_sleep_alone_is_trained(b
     check(model, read_windows(model, tokens, targets, n_passes=N), loss, S)
 
 
+@pytest.mark.parametrize("name", [*STARTS, "cut"])
+def test_a_pass_awake_starts_from_the_one_before(build, rows, name):
+    """Whatever a pass of a sleep starts from, loops awake are those of a looped language model."""
+    found = []
+    for model in (build(between_passes=name), build()):
+        loss = read_windows(model, *rows, wake_passes=3).loss
+        found.append((loss, torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(*found)
+
+
 def test_one_pass_starts_from_nothing_else(build, rows):
     losses = {read_windows(build(between_passes=name), *rows, n_passes=1).loss.item() for name in (*STARTS, "cut")}
     assert len(losses) == 1

@@ -342,8 +342,11 @@ class HybridLM(nn.Module):
 
     def loop_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
         """One more pass of the looped blocks over the window of `wake`."""
-        h, S = BETWEEN_PASSES[self.config.between_passes](h, S, wake)
         return self._read_again(*self.config.loop_range, h, S, wake)
+
+    def sleep_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
+        """The `loop_pass` of a sleep, which starts from what `between_passes` makes of h and S."""
+        return self.loop_pass(*BETWEEN_PASSES[self.config.between_passes](h, S, wake), wake)
 
     def coda_pass(self, h: Tensor, S: FastWeights, wake: Wake) -> tuple[Tensor, FastWeights]:
         """h and S after one pass of the blocks behind the loop, from their S before the window."""
