@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lmsleep import SleepCallback
 from lmsleep.tasks import Rule110
-from lmsleep.training import LastCheckpoint
+from lmsleep.training import DrawPasses, LastCheckpoint, WarmupStage
 from lmsleep.training.checkpoint import AtomicCheckpointIO
 from lmsleep.training.curve import LearningCurve
 
@@ -87,6 +87,15 @@ def test_a_checkpoint_remembers_whether_windows_with_loss_slept(run, checkpoint)
         ({"data": {"seed": 5}}, r"data\.seed must be 0, .*, got 5"),
         ({"data": {"batch_size": 4}}, r"data\.batch_size must be 8, .*, got 4"),
         ({"task": Rule110(steps=3, width=6, n_states=2)}, r"data\.task\.steps must be 2, .*, got 3"),
+        ({"trainer": {"accumulate_grad_batches": 2}}, r"trainer\.accumulate_grad_batches must be 1, .*, got 2"),
+        ({"trainer": {"gradient_clip_val": 0.5}}, r"trainer\.gradient_clip_val must be left out, .*, got 0\.5"),
+        ({"trainer": {"gradient_clip_algorithm": "value"}}, r"trainer\.gradient_clip_algorithm must be left out, .*"),
+        ({"trainer": {"overfit_batches": 2}}, r"trainer\.overfit_batches must be 0\.0, .*, got 2"),
+        ({"callbacks": [DrawPasses()]}, r"trainer\.callbacks must be left out, .*, got 'DrawPasses'"),
+        (
+            {"callbacks": [WarmupStage(9), DrawPasses()]},
+            r"trainer\.callbacks must be left out, .*, got 'DrawPasses, WarmupStage'",
+        ),
     ],
 )
 def test_a_resumed_run_refuses_settings_with_which_it_would_be_another(run, checkpoint, changed, sentence):
@@ -94,7 +103,8 @@ def test_a_resumed_run_refuses_settings_with_which_it_would_be_another(run, chec
     path = checkpoint(2)
 
     def cell():
-        made = run(2, task=changed.get("task", TASK), data_options=changed.get("data"))
+        more = {"data_options": changed.get("data")} | changed.get("trainer", {})
+        made = run(2, changed.get("callbacks", ()), task=changed.get("task", TASK), **more)
         config = made.module.optimizer_config
         made.module.optimizer_config = replace(config, **changed.get("optimizer", {}))
         return made

@@ -163,6 +163,8 @@ def test_a_run_resumes_only_with_the_same_stage(tmp_path):
     trainer.save_checkpoint(path)
     with pytest.raises(ValueError, match="steps of the warm-up stage must be 3"):
         fit(2, WarmupStage(steps=4), folder=tmp_path, ckpt_path=path)
+    with pytest.raises(ValueError, match=r"^trainer\.callbacks must be 'WarmupStage', .*, got nothing"):
+        fit(2, folder=tmp_path, ckpt_path=path)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +249,14 @@ def test_a_drawn_number_of_passes_is_the_number_of_passes(tmp_path):
     """Drawn from 3 to 3, a run is the one that is told 3."""
     drawn, plain = (fit(2, *callbacks, folder=tmp_path, n_passes=3)[0] for callbacks in ([DrawPasses(3)], []))
     assert hashes(drawn) == hashes(plain)
+
+
+def test_a_run_resumes_only_with_the_same_range(tmp_path):
+    _, trainer, _ = fit(1, DrawPasses(2), folder=tmp_path, n_passes=3)
+    path = tmp_path / "stopped.ckpt"
+    trainer.save_checkpoint(path)
+    with pytest.raises(ValueError, match=r"^fewest must be 2, .*, got 1$"):
+        fit(2, DrawPasses(), folder=tmp_path, n_passes=3, ckpt_path=path)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ from lmsleep.windows import Eviction, SleepSettings, Windows, policy_name
 Kind = TypeVar("Kind", bound=L.Callback)
 
 
+class Recipe(L.Callback):
+    """Base of callbacks that change how batches are trained on: a run resumes only with those that it had."""
+
+
 class SleepCallback(L.Callback):
     """Answers the overflow of the attention cache with a sleep: passes 2..N over the full window.
 

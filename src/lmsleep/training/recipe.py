@@ -10,12 +10,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lmsleep.checks import checked, counted, require
 from lmsleep.model import HybridLM
-from lmsleep.training.callbacks import SleepCallback, find_callback
+from lmsleep.training.callbacks import Recipe, SleepCallback, find_callback
 from lmsleep.training.resume import check_as_trained
 from lmsleep.windows import Eviction, check_eviction
 
 
-class WarmupStage(L.Callback):
+class WarmupStage(Recipe):
     """Trains only some parameters for the first steps, under an eviction of their own; then the whole model.
 
     With a sliding attention cache, inserted fast-weight layers tend to stay unused. Under hard eviction they are the
@@ -115,10 +115,10 @@ class WarmupStage(L.Callback):
             check_as_trained(f"{name} of the warm-up stage", trained, getattr(self, name))
 
 
-class DrawPasses(L.Callback):
+class DrawPasses(Recipe):
     """Draws N for every training batch, uniformly from `fewest` to that of the `SleepCallback`, by the data seed and
-    the step, so that ranks and resumed runs agree. Raises ValueError if `fewest` is not between 1 and N, or steps are
-    CUDA graphs, which have a fixed N."""
+    the step, so that ranks and resumed runs agree. Raises ValueError if `fewest` is not between 1 and N, or another on
+    resuming, or steps are CUDA graphs, which have a fixed N."""
 
     @checked
     def __init__(self, fewest: int = 1) -> None:
@@ -140,3 +140,10 @@ class DrawPasses(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sleeper.training_n_passes = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fewest": self.fewest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if the checkpoint was trained with another number."""
+        check_as_trained("fewest", state_dict["fewest"], self.fewest)

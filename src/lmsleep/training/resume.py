@@ -19,7 +19,7 @@ from lmsleep.model import Lora
 from lmsleep.model.folder import check_finite
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.tasks.text_base import TextTask
-from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
+from lmsleep.training.callbacks import Recipe, SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import MuonAdamW
 from lmsleep.windows import SleepSettings
 
@@ -30,6 +30,8 @@ KEYS |= dict.fromkeys(("optimizer_states", "lr_schedulers"), tuple[dict[str, Any
 KEYS |= dict.fromkeys(("epoch", "global_step", "max_steps"), int)
 KEYS |= {"lora": dict[str, Any] | None, "pytorch-lightning_version": str}
 SEED = "seed_everything"
+# Settings of the trainer that make other updates or rows. Its precision and its devices go together, and may change.
+UPDATES = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "overfit_batches")
 FILES = ("train", "val", "test", "held_out", "split_seed", "path", "tokenizer")  # where rows of a task come from
 
 
@@ -99,6 +101,8 @@ def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     settings = {"model.init_from": module.init_from}  # from which the model card says that it was tuned
     settings |= {f"model.optimizer.{name}": value for name, value in asdict(module.optimizer_config).items()}
     settings |= {f"data.{name}": getattr(data, name, None) for name in ("seed", "batch_size")}
+    settings |= {f"trainer.{name}": getattr(trainer, name, None) for name in UPDATES}
+    settings["trainer.callbacks"] = recipes_of(trainer)
     settings["data.task"] = type(task).__name__
     for field in fields(task) if is_dataclass(task) else ():
         settings[f"data.task.{field.name}"] = getattr(task, field.name)
@@ -107,6 +111,12 @@ def run_settings(trainer: L.Trainer, module: Any) -> dict[str, Any]:
     if module.seed is not None:
         settings[SEED] = module.seed
     return {name: _as_json(value) for name, value in settings.items()}
+
+
+def recipes_of(trainer: L.Trainer) -> str | None:
+    """The names of the callbacks that change training batches; None: there are none."""
+    callbacks: list[L.Callback] = getattr(trainer, "callbacks", [])
+    return ", ".join(sorted(type(c).__name__ for c in callbacks if isinstance(c, Recipe))) or None
 
 
 def _as_json(value: Any) -> Any:
