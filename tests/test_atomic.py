@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmsleep.atomic import atomic_write, check_writable, remove_stale
+from lmsleep.atomic import atomic_write, check_replaceable, check_writable, remove_stale
 
 
 def test_a_file_of_safetensors_has_the_permissions_of_any_new_file(tmp_path):
@@ -81,6 +81,16 @@ def test_a_folder_that_cannot_be_written_to_is_named_by_the_file(tmp_path):
         temporary.write_text("new")
     assert error.value.filename == str(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_pipe_or_a_device_stays_what_it_is(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"^path must be a regular file, got '.*pipe'$"), atomic_write(pipe):
+        pytest.fail("it would be replaced")
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
+    for device in map(Path, ("/dev/null", "/dev/stdout")):
+        with pytest.raises(ValueError, match=rf"^out must be a regular file, got '{device}'$"):
+            check_replaceable(device, "out")
 
 
 def test_an_error_about_another_file_stays_as_it_is(tmp_path):

@@ -22,12 +22,13 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
         keep: a path in the same folder, under which the previous file of `path` is kept.
 
     Raises:
-        ValueError: if the folder of `path` does not exist, or takes no files.
+        ValueError: if the folder of `path` does not exist, or takes no files, or `path` is a device or a pipe.
         OSError: with the name of `path` if it cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
+    check_replaceable(path)
     remove_stale(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
@@ -86,6 +87,14 @@ def remove_stale(path: Path) -> None:
         with suppress(OSError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
+
+
+def check_replaceable(path: Path, name: str = "path") -> None:
+    """Raises ValueError, which says `name`, if `path` is a device or a pipe: root would replace it for the whole
+    machine."""
+    in_devices = os.path.realpath(path.parent) == "/dev"  # where a link may lead to a file, as of standard output
+    if path.exists() and (in_devices or not (path.is_file() or path.is_dir())):
+        raise ValueError(f"{name} must be a regular file, got {str(path)!r}")
 
 
 def check_writable(folder: str | Path) -> None:

@@ -1,5 +1,6 @@
 """What the benchmarks refuse, in one sentence and before anything is measured."""
 
+import os
 import re
 from pathlib import Path
 
@@ -87,3 +88,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(c
         SystemExit, match=f"^error: --out must be a file in a folder that exists, got '{tmp_path / out}'"
     ):
         lmsleep(["bench", command, *OPTIONS[command], f"--out={tmp_path / out}"])
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_a_pipe_is_refused_before_anything_is_measured(command, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(f"lmsleep.bench.{command}.{MEASURES[command]}", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=f"^error: --out must be a regular file, got '{tmp_path / 'pipe'}'"):
+        lmsleep(["bench", command, *OPTIONS[command], f"--out={tmp_path / 'pipe'}"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import warnings
 
@@ -121,6 +122,13 @@ def test_options_replace_those_of_the_training(folder, capsys):
 def test_a_bad_value_is_one_sentence(folder, words, sentence):
     with pytest.raises(SystemExit, match=f"^error: {re.escape(sentence)}"):
         run(*words, "--ask=Which?")
+
+
+def test_a_pipe_is_no_memory(folder):
+    """Refused before the document is read; the file would take the place of the pipe."""
+    os.mkfifo("pipe")
+    with pytest.raises(SystemExit, match=r"^error: --memory must be a regular file, got 'pipe'$"):
+        run("--read=one.txt", "--memory=pipe", "--ask=Which?")
 
 
 @pytest.mark.parametrize(

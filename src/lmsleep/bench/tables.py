@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmsleep.atomic import check_replaceable
 from lmsleep.checks import naming_file, require
 
 # Of every results file.
@@ -41,6 +42,7 @@ def check_out(path: Path) -> None:
     """Raises ValueError if no file can be written there."""
     usable = path.parent.is_dir() and not path.is_dir()
     require(usable, "out must be a file in a folder that exists", str(path))
+    check_replaceable(path, "out")
 
 
 def read(path: Path) -> pd.DataFrame:

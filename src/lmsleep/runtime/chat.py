@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lmsleep.atomic import check_writable
+from lmsleep.atomic import check_replaceable, check_writable
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.errors import naming_flags
 from lmsleep.hub import TOKENIZER, checkpoint_folder
@@ -82,6 +82,7 @@ def check_files(read: list[Path], memory: Path | None) -> None:
         require(memory.absolute().parent.is_dir(), "memory must lie in a folder that exists", str(memory))
         require(not memory.is_dir(), "memory must be a file", str(memory))
         if read:
+            check_replaceable(memory, "memory")
             check_writable(memory.absolute().parent)
 
 
