@@ -4,17 +4,19 @@ import json
 import logging
 import re
 import sys
+from collections import Counter
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from lmsleep import HybridConfig
 from lmsleep.cli import main as lmsleep
 from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import demo_models
-from lmsleep.runtime.demo import compare_answers, gain_text, share_text
+from lmsleep.runtime.demo import compare_answers, gain_text, share_text, show_answers
 from lmsleep.settle import forget
 from lmsleep.sleep import sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task, TextLM, TextQA
@@ -116,6 +118,22 @@ def test_trains_a_small_model_and_keeps_it(tmp_path, capsys, monkeypatch):
     lmsleep(["demo", "--model", str(tmp_path / "model"), "--rows", "8", "--pace", "0"])
     again = capsys.readouterr().out
     assert again.split("awake", 1)[1] == first.split("awake", 1)[1]
+
+
+@pytest.mark.parametrize("rows", [3, 400])
+def test_stored_rows_are_shown_once_each_in_their_slice(tmp_path, capsys, rows):
+    """A batch of them has rows of any slice, and there may be fewer than are asked for."""
+    windows = [1, 1, 2, 3, 1, 3, 2, 1, 3, 3, 1]
+    lines = [{"context": n * 4 * "wren ", "question": "?", "answer": "a"} for n in windows]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task = TextQA(*[str(tmp_path / "a.jsonl")] * 3, window_size=24)
+    readers = {"asleep": partial(sleep, n_passes=2), "awake": partial(sleep, n_passes=1)}
+    show_answers(Console(width=120), model_for(task), task, readers, "hard", rows)
+    text = capsys.readouterr().out
+    table = {int(n): int(count) for n, count in re.findall(r"^│ +(\d) +│ +(\d+) +│", text, re.MULTILINE)}
+    first = [int(task.rows(split="test", seed=0, step=i, batch_size=1).slice) for i in range(3)]
+    assert task.slices == (1, 2, 3) and table == Counter(windows if rows == 400 else first)
+    assert f"on the same {min(rows, len(windows))} rows" in text
 
 
 @pytest.mark.slow

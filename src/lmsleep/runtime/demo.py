@@ -8,7 +8,7 @@ lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pr
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,23 +71,45 @@ def show_answers(
     Wilson's 95 % interval over rows, and the difference between the first two."""
     examples = Table("answer", *readers, title="The same weights, three memories")
     scores = Table("slice", "rows", *readers, "commonest", title="Exact answers, with 95 % intervals over rows")
-    per_slice = -(-rows // len(task.slices))
     gains = []
-    for step, level in enumerate(task.slices):
-        batch = task.rows(split="test", seed=0, step=step, batch_size=per_slice)
-        results = [compare_answers(model, task, batch, on_overflow, eviction) for on_overflow in readers.values()]
+    for level, batches in sorted(rows_by_slice(task, rows).items()):
+        results = [join_answers(model, task, batches, on_overflow, eviction) for on_overflow in readers.values()]
         truth, _, owners = results[0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
             marks = (_mark(task, answers[row], truth[row]) for _, answers, _ in results)
             examples.add_row(tokens_text(task, truth[row]), *marks)
         right = [[*map(tuple.__eq__, answers, truth)] for _, answers, _ in results]
         commonest = Counter(truth).most_common(1)[0][1] / len(truth)
-        n = len(batch.tokens)
+        n = sum(len(batch.tokens) for batch in batches)
         shares = [share_text(float(np.mean(exact)), n) for exact in right]
         scores.add_row(str(level), str(n), *shares, f"{commonest:.1%}")
         asleep, awake = (np.bincount(owners, exact) for exact in right[:2])
         gains.append((asleep - awake) / np.bincount(owners))
     console.print(examples, scores, gain_text(np.concatenate(gains)), sep="\n")
+
+
+def rows_by_slice(task: Task, rows: int) -> dict[int, list[Batch]]:
+    """About `rows` test rows of a task, as many of every slice where they are drawn, by slice. Stored rows come in
+    batches of any slices, and once each, however few there are."""
+    batch_size, found = -(-rows // len(task.slices)), defaultdict(list)
+    for step in range(min(len(task.slices), task.held_out_steps("test", batch_size, rows))):
+        batch = task.rows(split="test", seed=0, step=step, batch_size=batch_size)
+        for level in batch.slice.unique().tolist():
+            own = batch.slice == level
+            found[level].append(Batch._make(None if field is None else field[own] for field in batch))
+    return found
+
+
+def join_answers(
+    model: HybridLM, task: Task, batches: Sequence[Batch], on_overflow: OnOverflow, eviction: Eviction
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
+    """As `compare_answers`, of all batches together; rows are counted on."""
+    truth, answers, owners, before = [], [], [], 0
+    for batch in batches:
+        true, predicted, rows = compare_answers(model, task, batch, on_overflow, eviction)
+        truth, answers, owners = truth + true, answers + predicted, owners + [before + row for row in rows]
+        before += len(batch.tokens)
+    return truth, answers, owners
 
 
 def share_text(value: float, rows: int) -> str:
