@@ -178,6 +178,9 @@ BROKEN = {
         lambda rule, x, state, ctx, y, after: (y, after + 1 / x.shape[1])
     ),
     "a masked token must leave no trace in other tokens": forgets_its_mask,
+    r"the rule must compute in state\.dtype, which is float64 here, got '.* float": (
+        lambda rule, x, state, ctx, y, after: (y, after + 0 * (x.float().sum(1) @ x.new_ones(16, 16)))
+    ),
     "y must have a gradient with respect to the state, got None": (
         lambda rule, x, state, ctx, y, after: Sum.forward(rule, x, state.detach(), None, ctx)[:2]
     ),

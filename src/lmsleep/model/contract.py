@@ -121,6 +121,11 @@ class _Rule(_Contract):
         return torch.cat(parts, dim=1), state
 
     def check(self, x: Tensor, S: Tensor) -> None:
+        try:
+            self.mixer(x, S, None, EVERYTHING)
+        except RuntimeError as error:  # in float32 it went
+            rule = "the rule must compute in state.dtype, which is float64 here"
+            raise ValueError(f"{rule}, got {' '.join(str(error).split())!r:.99}") from error
         super().check(x, S)
         self.check_mask(x, S)
         self.check_gradient(x, S)
