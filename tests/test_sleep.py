@@ -483,7 +483,10 @@ def test_what_answers_an_overflow_knows_which_window_it_is(build, draw_tokens):
             {"n_passes": 3, "on_overflow": lambda blocks, h, S: (h, S)},
             "n_passes must be left out beside on_overflow, got 3",
         ),
-        ({"model": torch.nn.Linear(2, 2)}, "model must be a HybridLM; from_pretrained reads a folder, got 'Linear'"),
+        (
+            {"model": torch.nn.Linear(2, 2)},
+            "model must be a HybridLM; another module sleeps by lmsleep.sleep.sleep, got 'Linear'",
+        ),
         ({"model": "tuned"}, "model must be a HybridLM; from_pretrained reads a folder, got 'tuned'"),
         ({"tokens": torch.zeros(2, 0)}, r"tokens must be \(B, T\) with at least one row and one token, got \(2, 0\)"),
     ],

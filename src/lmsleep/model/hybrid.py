@@ -214,8 +214,9 @@ BETWEEN_PASSES: dict[BetweenPasses, Callable[[Tensor, FastWeights, Wake], tuple[
 
 def check_model(model: object) -> None:
     """Raises ValueError unless `model` is a `HybridLM`, or one that torch has compiled."""
-    named = type(model).__name__ if isinstance(model, nn.Module) else model
-    require(hasattr(model, "loop_pass"), "model must be a HybridLM; from_pretrained reads a folder", named)
+    other = isinstance(model, nn.Module)
+    way = "another module sleeps by lmsleep.sleep.sleep" if other else "from_pretrained reads a folder"
+    require(hasattr(model, "loop_pass"), f"model must be a HybridLM; {way}", type(model).__name__ if other else model)
 
 
 class HybridLM(nn.Module):
