@@ -36,6 +36,11 @@ def test_the_version_is_that_of_the_tag_and_the_next_one_that_of_the_pages():
         assert project["tool"]["setuptools_scm"]["fallback_version"] == f"{newest}.dev0"
 
 
+def test_the_names_of_the_package_are_listed_before_they_are_used():
+    code = "import lmsleep; print({*lmsleep.__all__, '__version__'} <= {*dir(lmsleep)}, 'Session' in vars(lmsleep))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True False\n"
+
+
 def test_the_command_says_the_version_of_the_installed_package(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"lmsleep {lmsleep.__version__}\n"

@@ -27,6 +27,10 @@ __all__ = ["AttentionCache", "FastWeights", "HybridConfig", "HybridLM"]
 __all__ += ["Session", "SleepCallback", "SleepModule", "read_windows"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version  # as long to import as all the rest here
