@@ -1,5 +1,7 @@
 """The doctor's words on this machine, and on others that are made up."""
 
+import json
+import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -120,6 +122,10 @@ def test_stages_that_have_changed_and_results_that_are_not_here_are_told_apart()
     with Repo.init(no_scm=True) as repo:
         repo.reproduce()
     assert doctor.pipeline() == ["pipeline: all results are of this code and these settings"]
+    held = {str(Path("data").absolute()): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps({"write": held}))
+    assert doctor.pipeline() == ["pipeline: unknown (a stage is running)"]
+    Path(".dvc/tmp/rwlock").unlink()
     Path("table").unlink()
     Path("code").write_text("2")
     assert doctor.pipeline() == [

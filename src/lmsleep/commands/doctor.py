@@ -106,6 +106,8 @@ def pipeline() -> list[str]:
     status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
     if status.returncode:
         reason = status.stderr.strip() or "dvc says nothing"
+        if "is busy" in reason:  # the line ends with a colon, before a list of processes
+            reason = "a stage is running"
         return [f"pipeline: unknown ({reason.splitlines()[0]})"]
     stages = json.loads(status.stdout)
     newer, altered = ([name for name in stages if _changes(stages[name], outs)] for outs in (False, True))
