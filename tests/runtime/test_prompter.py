@@ -137,6 +137,21 @@ def test_a_tokenizer_of_transformers_names_what_ends_an_answer(speaker):
     assert Session(speaker, tokenizer=tokenizer).prompter.stop == (tokenizer.convert_tokens_to_ids("e"),)
 
 
+def test_documents_are_read_side_by_side_as_each_alone(speaker):
+    documents = [TEXT, "The mole is pink.", 3 * TEXT]
+    alone, wanted = Session(speaker, 2, tokenizer="bytes"), []
+    for document in documents:
+        alone.reset()
+        wanted.append((alone.read(document), alone.fast_weights, alone.ask("Which?", 9)))
+    session, windows = Session(speaker, 2, tokenizer="bytes"), []
+    lengths, memories, answers = zip(*wanted, strict=True)
+    assert session.read(documents, on_window=lambda *at: windows.append(at)) == sum(lengths)
+    L = speaker.window_size
+    assert windows == [(i + 1, -(-lengths[2] // L)) for i in range(-(-lengths[2] // L))]
+    torch.testing.assert_close(session.fast_weights[0], torch.cat([S[0] for S in memories]))
+    assert session.ask(["Which?"] * 3, 9) == list(answers)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -146,6 +161,11 @@ def test_a_tokenizer_of_transformers_names_what_ends_an_answer(speaker):
         (lambda s: s.ask("a", stop=""), "stop must be texts of a character or more, got ''"),
         (lambda s: s.ask("a", 0), "max_new_tokens must be 1 or more, got 0"),
         (lambda s: s.ask("a", top_k=0), "top_k must be 1 or more, got 0"),
+        (lambda s: s.read(3), "document must be a text, a Path, or a list with one for each row, got 3"),
+        (lambda s: s.read([]), "document must be a text, a Path, or a list with one for each row, got \\[\\]"),
+        (lambda s: s.read(["a", 3]), "document must be a text, a Path, or a list with one for each row, got 3"),
+        (lambda s: s.read(["a", " "]), "a document must have text in it, got ' '"),
+        (lambda s: s.read(["a", "b"]), "document must be one for each of 1 row, got 2"),
     ],
 )
 def test_what_cannot_be_read_or_asked_leaves_the_memory_as_it_was(speaker, call, message):

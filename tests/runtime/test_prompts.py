@@ -225,6 +225,15 @@ def test_a_json_file_is_the_conversation_that_it_holds(tuned, seen, tokenizer, t
     assert seen == wanted
 
 
+def test_a_conversation_is_none_of_several_documents(tuned, tokenizer, tmp_path):
+    tuned({"messages": TALK}, tokenizer(CHAT_ML))
+    (tmp_path / "talk.json").write_text(json.dumps(TALK[:-2]))
+    session = Session.from_pretrained("model")
+    with pytest.raises(ValueError, match=r"^a conversation must be read alone, got \["):
+        session.read([tmp_path / "talk.json", tmp_path / "talk.json"])
+    assert session.batch_size is None
+
+
 def test_the_role_of_a_document_goes_from_the_rows_into_the_exported_folder(tmp_path, empty_folder):
     (tmp_path / "train.jsonl").write_text((json.dumps({"messages": TALK}) + "\n") * 9)
     sizes = ["--model.model.d_model=16", "--model.model.pattern=AG", "--model.model.n_heads=2"]

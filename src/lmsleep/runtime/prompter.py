@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 Messages = tuple[dict[str, Any], ...] | None
+DOCUMENT = "document must be a text, a Path, or a list with one for each row"
 AS_CONVERSATION = (
     'to have others around it, give the document as a conversation, a .json file such as [{"role": "user", "content": '
     '"the document"}, {"role": "assistant", "content": "OK."}]'
@@ -151,6 +152,7 @@ class Prompter:
         A file .json, if `role` is set, is the conversation that it holds: then there is no text, but `before`. Warns if
         the messages around a document are unknown. Raises ValueError if there is no text or no such conversation.
         """
+        require(isinstance(document, str | Path), DOCUMENT, document)
         with naming_file(document) if isinstance(document, Path) else nullcontext():
             text = text_of(document) if isinstance(document, Path) else document
             require(text.strip(), "a document must have text in it", text)
@@ -161,6 +163,14 @@ class Prompter:
             rows = f"the rows of the training differ in the messages {' and '.join(unknown)} the document"
             warnings.warn(f"{rows}, so it is read without them: {AS_CONVERSATION}", stacklevel=2)
         return replace(self, before=()), text
+
+    def open_documents(self, documents: Sequence[str | Path]) -> "tuple[Prompter, list[str | None]]":
+        """As `open_document`, for a document in each row. Raises ValueError also if there is none, or a conversation
+        among several: questions follow one alone."""
+        require(isinstance(documents, list | tuple) and documents, DOCUMENT, documents)
+        prompters, texts = zip(*map(self.open_document, documents), strict=True)
+        require(len(texts) == 1 or None not in texts, "a conversation must be read alone", documents)
+        return prompters[0], list(texts)
 
     def texts(self, document: str | None, question: str = "...") -> tuple[str, str]:
         """The texts of document and question as in a row of the training. `document` None: `before`; `question` matters

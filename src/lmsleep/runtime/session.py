@@ -4,13 +4,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, checked, require
+from lmsleep.checks import check_integer, checked, counted, require
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.memory import FastWeights
 from lmsleep.model import HybridLM
@@ -93,7 +94,7 @@ class Session(StreamReader):
     @locked
     def read(
         self,
-        document: str | Path,
+        document: str | Path | Sequence[str | Path],
         question: str | None = None,
         *,
         on_window: Callable[[int, int], None] = lambda number, total: None,
@@ -101,26 +102,33 @@ class Session(StreamReader):
         """Reads a document in the template of the training, and sleeps on each of its windows: `lmsleep chat --read`.
 
         Args:
-            document: a text or, as a `Path`, a file, of which a .json may be a conversation.
+            document: a text or, as a `Path`, a file, of which a .json may be a conversation; or a list with a document
+                for each row, of any lengths. The first call sets B.
             question: for a model that reads its question before the document, and for no other; `ask` is then given
                 nothing, unless the question stands behind the document too.
-            on_window: called before each window with its number, from 1, and how many there are.
+            on_window: called before each window with its number, from 1, and how many the longest document has.
 
         Returns:
-            The number of tokens.
+            The number of tokens, of all documents together.
 
         Raises:
-            ValueError: if there is no tokenizer or no text, or the question is missing or has no place.
+            ValueError: if there is no tokenizer or no text, the question is missing or has no place, or there are more
+                or fewer documents than rows; the memory is then as it was.
         """
-        prompter, text = self._text_prompter().open_document(document)
-        windows = prompter.document_windows(text, question, self.model.window_size)
+        B, documents = self.batch_size, [document] if isinstance(document, str | Path) else document
+        prompter, texts = self._text_prompter().open_documents(documents)
+        rows = [prompter.document_windows(text, question, self.model.window_size) for text in texts]
+        one = documents is not document
+        if B and not one:
+            require(len(rows) == B, f"document must be one for each of {counted(B, 'rows')}", len(rows))
         self.prompter = prompter
         self.sleep()
+        windows = list(zip_longest(*rows, fillvalue=[]))
         for number, window in enumerate(windows, 1):
             on_window(number, len(windows))
-            self.feed([window] * (self.batch_size or 1), last_only=True)
+            self.feed(list(window) * (B or 1 if one else 1), last_only=True)
             self.sleep()
-        return sum(map(len, windows))
+        return sum(len(window) for windows in rows for window in windows)
 
     @locked
     def generate(self, prompt: Input, max_new_tokens: int, *, stop: Stop = None, **how: Unpack[Sampling]) -> Tensor:
