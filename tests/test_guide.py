@@ -89,14 +89,16 @@ def test_a_module_of_ones_own_sleeps_as_the_page_says():
     code = next(block for block in blocks("python") if "torch.nn.GRU" in block)
     torch.manual_seed(0)
     exec(code, page := {})
-    torch.manual_seed(0)
-    rule, _ = torch.nn.GRU(16, 16, batch_first=True), torch.nn.Linear(16, 7)
     S = torch.zeros(1, 2, 16)
-    for h in torch.randn(2, 18, 16).split(6, dim=1):
+    for h in page["embed"](page["tokens"][:, :12]).split(6, dim=1):
         for _ in range(3):
-            h, S = rule(h, S)
+            h, S = page["rule"](h, S)
+    last = page["tokens"][:, 12:]
+    h, S = page["rule"](page["embed"](last), S)
     torch.testing.assert_close(page["S"], S)
-    assert page["rule"].weight_hh_l0.grad.any()
+    logits = page["head"](h).flatten(0, 1)
+    torch.testing.assert_close(page["loss"], torch.nn.functional.cross_entropy(logits, last.flatten()))
+    assert page["embed"].weight.grad[page["tokens"][:, 0]].any()
 
 
 def test_a_reading_goes_on_as_the_page_says():
