@@ -68,6 +68,22 @@ def test_a_run_keeps_its_name_on_the_same_files_of_a_folder_or_dataset_alone(tmp
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize("by_argument", [False, True])
+@pytest.mark.parametrize("source", ["model", "model/tokenizer.json"])
+def test_a_run_keeps_its_name_under_the_same_tokenizer_alone(tmp_path, monkeypatch, source, by_argument):
+    """Which is no configuration, though it may have such an ending."""
+    monkeypatch.chdir(tmp_path)
+    task = {"init_args": {} if by_argument else {"tokenizer": source}}
+    OmegaConf.save({"data": {"task": task}}, "run.yaml")
+    Path("model").mkdir()
+    names = []
+    for token in ("${a}", "${a}", "${b}"):
+        Path("model/tokenizer.json").write_text(json.dumps({"added_tokens": [{"content": token}]}))
+        more = [f"--data.task.init_args.tokenizer={source}"] if by_argument else []
+        names.append(digest(Path("runs/x"), ["--config", "run.yaml", *more]))
+    assert names[0] == names[1] != names[2]
+
+
 def test_a_run_keeps_its_name_on_the_same_task_of_ones_own_alone(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     OmegaConf.save({"data": {"task": {"class_path": "own_parity.Parity"}}}, tmp_path / "run.yaml")

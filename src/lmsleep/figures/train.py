@@ -5,8 +5,8 @@ python -m lmsleep.figures.train runs/mini/fig2b/n4-s0 --config configs/experimen
 The arguments after the folder are those of `lmsleep fit`; after `--arm`, those of configs/arms.yaml for the arm of a
 folder <arm>-s<seed> are appended. The folder gets last.ckpt, curve.csv, config.yaml and run.json, and after `--export`
 what `lmsleep export` makes of it, for others to start from. DVC empties an output folder before its stage starts, so
-the state to resume from lives elsewhere, under a hash of arguments, configuration files, dataset, initial weights and
-code: a run that was stopped resumes, a changed one starts afresh. A run with N > 1 whose first batch has no window that
+the state to resume from lives elsewhere, under the hash of `digest`, over arguments, code and all files that are read:
+a run that was stopped resumes, a changed one starts afresh. A run with N > 1 whose first batch has no window that
 sleeps ends with an error.
 """
 
@@ -15,9 +15,10 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from lmsleep.commands.quiet import quiet
 from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, merge_configs
+from lmsleep.hub import TOKENIZER
 from lmsleep.pretrained.export import export
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
@@ -150,21 +152,30 @@ def arguments_of_arm(out: Path) -> tuple[str, ...]:
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
-    """A hash of a run: its folder, arguments, configuration files, dataset, initial weights, and the code."""
-    configs = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
-    package = sorted(Path(lmsleep.__file__).parent.rglob("*"))
+    """A hash of a run: its folder and arguments, the code, and the files that it reads: configurations, dataset, texts,
+    tokenizer, initial weights."""
+    words = [part for word in fit_args for part in word.split("=", 1)]
+    configs = [file for option, file in pairwise(words) if option == "--config"]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith(("--data.task.", "--model.init_from="))]
     config: DictConfig = OmegaConf.create(merge_configs(configs, overrides))
-    files = [*configs, *own_task(config), *(path for path in package if path.suffix in (".py", ".yaml"))]
+    package = (path for path in Path(lmsleep.__file__).parent.rglob("*") if path.suffix in (".py", ".yaml"))
+    named = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
+    code = [file.read_text(encoding="utf-8") for file in (*named, *own_task(config), *sorted(package))]
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
-    sources = [OmegaConf.select(config, f"data.task.init_args.{split}") for split in SPLITS]
-    texts = [file for source in sources if source for file in source_files(source)]
-    problems += [hashlib.sha256(file.read_bytes()).hexdigest() for file in texts]
-    start = Path(OmegaConf.select(config, "model.init_from") or "none").glob("*.safetensors")
-    weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(start)]
-    parts = [str(out), *fit_args, *(f.read_text(encoding="utf-8") for f in files), *problems, *weights]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    read = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files_read(config)]
+    return hashlib.sha256("\0".join([str(out), *fit_args, *code, *problems, *read]).encode()).hexdigest()[:16]
+
+
+def files_read(config: DictConfig) -> Iterator[Path]:
+    """The files on this disk that a run reads beside its dataset: texts, tokenizer, initial weights."""
+    for split in SPLITS:
+        if source := OmegaConf.select(config, f"data.task.init_args.{split}"):
+            yield from source_files(source)
+    if tokenizer := OmegaConf.select(config, "data.task.init_args.tokenizer"):
+        yield from (path for path in (Path(tokenizer), Path(tokenizer, TOKENIZER[0])) if path.is_file())
+    if start := OmegaConf.select(config, "model.init_from"):
+        yield from sorted(Path(start).glob("*.safetensors"))
 
 
 def source_files(source: str) -> tuple[Path, ...]:
