@@ -7,7 +7,7 @@ from tests.documents.pages import overview, paper, rule110
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from tests.documents.paper import whose_hops
-from tests.documents.readme import step_times, whole_runs
+from tests.documents.readme import step_times
 from tests.documents.rule110 import printed_2b
 from tests.documents.scores import ahead, last_validations, means, read, scores
 from tests.documents.words import listed, percents
@@ -77,7 +77,6 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         whose_hops(folder / "fig3.csv"),
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",
-        whole_runs(root),
     )
 
 
