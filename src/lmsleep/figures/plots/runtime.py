@@ -85,17 +85,14 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
         style.curve(left, once[once.model == name], "place", over_seeds, **LOOK | look | {"label": name})
     for n, look in looks.items():
         style.curve(right, windowed[windowed.n_passes == n], "place", over_seeds, **LOOK | look)
-    left.set_ylim(bottom=0)
-    right.set_yscale("log")
     for ax, title in ((left, "one pass, N = 1"), (right, f"{WINDOWED}, N passes")):
         ax.set(xlabel="window size L (tokens)", ylabel="training throughput (tokens/s)")
+        ax.set_ylim(bottom=0)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: readable(y)))
         ax.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
         ax.set_title(title, fontsize=10)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=9, frameon=False)
     fig.suptitle(f"Training throughput ({scale} scale)", fontsize=10, weight="bold")
-    rate = FuncFormatter(lambda y, _: readable(y))
-    left.yaxis.set_major_formatter(rate)
-    _label_log(right, rate)
     largest = windowed[windowed["slice"] == windowed["slice"].max()]
     rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
     return fig, {"throughput": frame.to_dict("records"), "tokens_per_second": rates}
