@@ -17,6 +17,10 @@ RUN += ["--trainer.max_steps=1", "--trainer.logger=false", "--trainer.enable_pro
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
+HUGE = dict.fromkeys(("limit_train_batches", "overfit_batches", "num_nodes", "max_steps"), 10**20 - 1)
+HUGE["devices"] = "'99999999999999999999'"
+
+
 @pytest.mark.parametrize("command", ["fit", "plan"])
 @pytest.mark.parametrize(
     ("setting", "sentence"),
@@ -27,6 +31,12 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
         ("log_every_n_steps=-1", "--trainer.log_every_n_steps must be 0 or more, got -1"),
         ("num_sanity_val_steps=-4", "--trainer.num_sanity_val_steps must be -1 or more, got -4"),
         ("gradient_clip_val=.nan", "--trainer.gradient_clip_val must be finite and 0 or more, or null, got nan"),
+        *(
+            (f"{name}=99999999999999999999", f"--trainer.{name} must be at most 2147483647, got {got}")
+            for name, got in HUGE.items()
+        ),
+        ("devices=-1", "--trainer.devices must be a number of 1 or more on a CPU, got -1"),
+        ("devices=[1]", "--trainer.devices must be a number of 1 or more on a CPU, got [1]"),
         ("devices=foo", "--trainer.devices must be their number, their numbers, or auto, got 'foo'"),
         ("barebones=true", "--trainer.barebones must be false: a run reports and makes checkpoints, got true"),
     ],

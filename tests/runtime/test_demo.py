@@ -160,8 +160,9 @@ def test_the_small_models_need_their_sleep(name):
     [
         (["--rows", "0"], "--rows must be 1 or more, got 0"),
         (["--n_passes", "0"], "--n_passes must be 1 or more"),
-        (["--pace", "-1"], "--pace must be 0 seconds or more, got -1"),
-        (["--pace=.nan"], "--pace must be 0 seconds or more, got nan"),
+        (["--pace", "-1"], "--pace must be between 0 and 3600 seconds, got -1"),
+        (["--pace=.nan"], "--pace must be between 0 and 3600 seconds, got nan"),
+        (["--pace", "1e20"], "--pace must be between 0 and 3600 seconds, got 1e.20"),
         (["--model", "not here"], "--model must be a folder or a name on the Hugging Face hub"),
         (["--model", "x/y", "--task", "depo"], "--task must be left out with a model, .* got 'depo'"),
         (["--task", "parity.Parity"], "--task must be rule110 or depo without a model, got 'parity.Parity'"),

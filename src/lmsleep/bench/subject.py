@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lmsleep.checks import naming_file, require
+from lmsleep.checks import check_integer, naming_file, require
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.tensors import usable_device
 
@@ -26,6 +26,7 @@ def read_model(path: Path) -> HybridConfig:
 
 def random_model(config: HybridConfig, device: str, seed: int) -> HybridLM:
     """A model with random weights, none of them zero for a start."""
+    check_integer("seed", seed, 0, 2**32 - 1)
     torch.manual_seed(seed)
     with torch.device(device):
         return HybridLM(replace(config, zero_init=False))

@@ -5,6 +5,7 @@ lmsleep bench wake    a small model, about a minute on a CPU
 lmsleep bench wake --config configs/model/ouro_1_4b.yaml --window_size 1024 --contexts=[1,10,100]
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ import torch
 from lmsleep.atomic import save_csv
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import require
+from lmsleep.checks import check_integer, require
 from lmsleep.memory import KV, AttentionCache
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.memory import Memory
+from lmsleep.tasks.base import MAX_LENGTH
 from lmsleep.windows import check_n_passes
 
 WARM_UP = 5  # tokens read before the clock starts
@@ -96,8 +98,10 @@ def measure(
     """
     check_distinct(contexts=contexts, passes=passes)
     require(min(contexts) >= 1, "contexts must be 1 or more", min(contexts))
-    require(n_tokens >= 2, "tokens must be 2 or more", n_tokens)  # one fits and one overflows
-    check_n_passes(min(passes), "passes")
+    check_integer("tokens", n_tokens, 2, MAX_LENGTH)  # one fits and one overflows
+    require(0 <= max_cache_bytes < math.inf, "max_cache_gb must be finite and 0 or more", max_cache_bytes / 1e9)
+    for n in passes:
+        check_n_passes(n, "passes")
     model = reading_model(config, device, seed)
     # The first sleep compiles kernels and captures passes, and is not timed.
     first = Session(model, max(*passes, 2), static=True)
@@ -241,7 +245,8 @@ def main(
     """
     check_out(out)
     model = read_model(config)
-    model = replace(model, window_size=window_size or model.window_size)
+    if window_size is not None:
+        model = replace(model, window_size=window_size)
     frame = measure(model, contexts, passes, tokens, choose_device(device), seed, 1e9 * max_cache_gb)
     save_csv(out, frame)
     print(pivot_text(frame, slice="windows"))

@@ -26,9 +26,10 @@ from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import counted, require
+from lmsleep.checks import check_integer, counted, require
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
+from lmsleep.tasks.base import MAX_LENGTH
 from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
 
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]
@@ -56,7 +57,9 @@ def measure(
     """
     check_eviction(eviction)
     check_distinct(windows=windows, passes=passes)
-    check_n_passes(min(passes), "passes")
+    for n in passes:
+        check_n_passes(n, "passes")
+    check_integer("length", length, 1, MAX_LENGTH)
     for window in windows:
         require(window >= 1 and length % window == 0, f"windows must divide length={length}", window)
     for name, value in (("batch_sizes", min(batch_sizes, default=0)), ("repeats", repeats)):

@@ -156,6 +156,11 @@ class SleepCLI(PlainCLI):
                 raise
             allowed = "--trainer.accelerator must be one that `lmsleep doctor` finds here, or auto"
             raise ValueError(f"{allowed}, got {run.trainer.accelerator}") from None
+        except TypeError as error:
+            if "`devices` selected with" not in str(error):
+                raise
+            allowed = "--trainer.devices must be a number of 1 or more on a CPU"
+            raise ValueError(f"{allowed}, got {run.trainer.devices}") from None
         check_last(trainer, run.get("ckpt_path"), trains=self.subcommand in (None, "fit"))
         return trainer
 

@@ -6,7 +6,6 @@ lmsleep demo --model FOLDER --task parity.Parity    a model of a task of your ow
 lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pretrained`, or a name on the hub
 """
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from lmsleep.tasks.spec import build_task
 from lmsleep.windows import Eviction, check_n_passes
 
 EXAMPLES = 6
+MAX_PACE = 3600  # a larger value is a mistake
 
 
 def show_reading(
@@ -198,7 +198,7 @@ def main(
     """
     check_integer("rows", rows, 1, MAX_BATCH)
     check_integer("seed", seed or 0, 0, 2**32 - 1)
-    require(0 <= pace < math.inf, "pace must be 0 seconds or more", pace)
+    require(0 <= pace <= MAX_PACE, f"pace must be between 0 and {MAX_PACE} seconds", pace)
     if n_passes is not None:
         check_n_passes(n_passes)
     if not model:
