@@ -1,6 +1,7 @@
 """The numbers of results/seeds and of results/mini."""
 
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import mannwhitneyu
 from tests.documents.document import Document, document
@@ -46,11 +47,12 @@ def depo_sentences(root: Path) -> tuple[str, ...]:
     wide = runs[runs.slice == DEPO_HOPS].pivot(index=["again", "seed"], columns="n_passes", values="value")
     shown, earlier = wide.loc[0], wide.loc[1]
     alike = [f"{shown[n].corr(earlier[n]):.2f}" for n in (1, 2, 4)]
-    p = mannwhitneyu(shown[4], earlier[4]).pvalue
+    test: Any = mannwhitneyu(shown[4], earlier[4])
     return (
         f"Figure 3: Depo, {len(shown)} seeds",
         f"correlation {alike[0]}, {alike[1]} and {alike[2]} for N = 1, 2 and 4",
-        f"N = 4 had {percent(earlier[4].mean())} then and {percent(shown[4].mean())} now (Mann-Whitney p = {p:.2f})",
+        f"N = 4 had {percent(earlier[4].mean())} then and {percent(shown[4].mean())} now (Mann-Whitney "
+        f"p = {test.pvalue:.2f})",
         f"At {DEPO_HOPS} hops N = 2 is ahead of N = 1 in {(wide[2] > wide[1]).sum()} of {len(wide)} runs and N = 4 in "
         f"{(wide[4] > wide[1]).sum()}",
         f"the best run has {percent(runs[runs.slice == runs.slice.max()].value.max(), 0)}",
