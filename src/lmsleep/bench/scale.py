@@ -28,9 +28,9 @@ from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_distinct, check_out
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
 from lmsleep.checks import counted, require
-from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
+from lmsleep.commands.run_errors import run_errors
 from lmsleep.errors import naming_flags
 from lmsleep.training.sharded import full_tensor
 

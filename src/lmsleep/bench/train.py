@@ -21,9 +21,9 @@ from torch import Tensor
 from lmsleep.atomic import save_text
 from lmsleep.bench.tables import check_out
 from lmsleep.checks import require
-from lmsleep.commands.fit import run_errors
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
+from lmsleep.commands.run_errors import run_errors
 from lmsleep.errors import naming_flags
 from lmsleep.ops import use_backend
 from lmsleep.ops.backend import Backend, offered

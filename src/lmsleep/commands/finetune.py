@@ -22,8 +22,9 @@ from scipy import stats
 
 from lmsleep.atomic import check_folder
 from lmsleep.checks import LAST, require
-from lmsleep.commands.fit import SleepCLI, run_errors, run_trainer
+from lmsleep.commands.fit import SleepCLI, run_trainer
 from lmsleep.commands.flags import OPTIONS, PLACES, TASK, FlagParser, make_parser, own_flags
+from lmsleep.commands.run_errors import run_errors
 from lmsleep.commands.scores import by_slice
 from lmsleep.errors import one_sentence
 from lmsleep.hub import TOKENIZER, checkpoint_folder

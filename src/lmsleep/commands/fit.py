@@ -8,36 +8,31 @@ An option overrides the configuration. Those of Lightning's Trainer come last.
 """
 
 import os
-import re
 import shlex
-import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lmsleep.checks import LAST, program, require
 from lmsleep.commands.leftovers import folders_to_make, remove_empty
 from lmsleep.commands.parser import RunParser, option_of
 from lmsleep.commands.predictions import PredictionWriter, predictions_folder
 from lmsleep.commands.progress import RunProgressBar
-from lmsleep.commands.quiet import without_notices
+from lmsleep.commands.run_errors import naming_devices, run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import HelpFormatter, naming_flags, one_sentence
+from lmsleep.errors import HelpFormatter, naming_flags
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
@@ -149,18 +144,8 @@ class SleepCLI(PlainCLI):
             run.verbose = False  # a table of Lightning's own
         if self.subcommand == "predict" or (self.subcommand != "fit" and run.trainer.get("logger") is None):
             settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
-        try:
+        with naming_devices(run.trainer):
             trainer = super().instantiate_trainer(**settings)
-        except (MisconfigurationException, ModuleNotFoundError) as error:
-            if not re.search("No supported gpu backend|the accelerator is not available|torch_xla", str(error)):
-                raise
-            allowed = "--trainer.accelerator must be one that `lmsleep doctor` finds here, or auto"
-            raise ValueError(f"{allowed}, got {run.trainer.accelerator}") from None
-        except TypeError as error:
-            if "`devices` selected with" not in str(error):
-                raise
-            allowed = "--trainer.devices must be a number of 1 or more on a CPU"
-            raise ValueError(f"{allowed}, got {run.trainer.devices}") from None
         check_last(trainer, run.get("ckpt_path"), trains=self.subcommand in (None, "fit"))
         return trainer
 
@@ -216,26 +201,6 @@ def run_trainer(args: list[str] | None, cli: type[SleepCLI] = SleepCLI, callback
     prog = f"lmsleep {(sys.argv[1:] if args is None else args)[0]}"
     with run_errors():
         return make_cli(cli, args, __doc__, prog, callbacks, save_config_callback=SaveConfig)
-
-
-@contextmanager
-def run_errors() -> Iterator[None]:
-    """Turns errors of a run into SystemExit: one sentence that a user can act on, or 143 for SIGTERM."""
-    with without_notices(), one_sentence(MisconfigurationException):
-        try:
-            yield
-        except SIGTERMException:
-            sys.exit(128 + signal.SIGTERM)
-        except ImportError as error:
-            if not str(error).lower().startswith(("install ", "please install ")):
-                raise
-            raise ValueError(f"an address must be one that can be read and written here: {error}") from error
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "t allocate memory" not in str(error):
-                raise
-            remedy = "lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a step), "
-            remedy += "data.eval_batch_size or sleep.n_passes, or set model.checkpointing"
-            raise ValueError(f"out of memory: {remedy}") from error
 
 
 def make_cli(

@@ -26,9 +26,10 @@ from rich.table import Table
 
 from lmsleep.checks import check_integer, require
 from lmsleep.commands.cost import StepTimer, StepWork
-from lmsleep.commands.fit import SleepCLI, change_pretrained, make_cli, run_errors, steps_of_epochs
+from lmsleep.commands.fit import SleepCLI, change_pretrained, make_cli, steps_of_epochs
 from lmsleep.commands.parser import RunParser
 from lmsleep.commands.quiet import quiet
+from lmsleep.commands.run_errors import run_errors
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import naming_flags
 from lmsleep.model import HybridConfig
