@@ -134,10 +134,10 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     of one."""
     names = ["test_exact", "test_count", "test_rows"]
     wide = per_slice(table, *names).pivot(index=["slice", "n_passes", "seed"], columns="metric", values="value")
-    wide = wide.reindex(columns=names).reset_index()
+    wide = wide.reindex(columns=names).dropna(subset="test_exact").reset_index()
     records = []
     for key, group in wide.groupby(keys):
-        rows = float(group.test_rows.iloc[0])  # every seed is tested on the same
+        rows = float(group.test_rows.max())  # every seed is tested on the same; not every one may say so
         share = mean_share(group.test_exact, rows)
         alone = len(group) == 1 and not math.isnan(rows)
         single = wilson(share.value, int(rows)) if alone else Estimate(math.nan, math.nan, math.nan, 0)

@@ -178,16 +178,16 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
 
 
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:
-    """A record for each arm of a group that is in the table with its reference arm: over the seeds that both have mean
-    accuracy (`exact`), paired difference with interval, and verdict."""
+    """A record for each arm of a group that has seeds in common with its reference arm: over these mean accuracy
+    (`exact`), paired difference with interval, and verdict."""
     exact = table[table.figure.map(has_arms) & (table.metric == "test_exact") & (table.slice == "all")]
     records = []
     for figure, part in exact.groupby("figure"):
         wide, task = part.pivot(index="seed", columns="model", values="value"), str(figure).partition("_")[2]
         behind = f" ({task.title()})" if task else ""
         for name, arm in settings.arms().items():
-            if arm.group == group and {name, arm.against} <= set(wide.columns):
-                pairs = wide[[name, arm.against]].dropna()
+            compared = arm.group == group and {name, arm.against} <= set(wide.columns)
+            if compared and len(pairs := wide[[name, arm.against]].dropna()):
                 apart = mean_difference(pairs[name] - pairs[arm.against])
                 record = {"arm": name, "title": f"{arm.title}{behind}", "question": f"{arm.question}{behind}"}
                 record |= {"figure": figure, "against": arm.against, "exact": pairs[name].mean()} | apart._asdict()

@@ -49,14 +49,16 @@ def probe_means(read: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def probe_gains(read: pd.DataFrame) -> list[dict]:
-    """What a probe reads more from the wake pass to the largest N of the training: differences paired by seed, with
-    the verdict (`MORE`, `LESS`)."""
+    """What a probe reads more from the wake pass to the largest N of the training: differences paired by seed, over
+    those that have both, with the verdict (`MORE`, `LESS`)."""
     last, records = int(read.n_passes.max()), []
     keys = read[["figure", "n_passes", "metric"]].drop_duplicates().sort_values(["figure", "n_passes"])
     for figure, trained, metric in keys.itertuples(index=False):
         part = read[(read.figure == figure) & (read.n_passes == trained) & (read.metric == metric)]
         wide = part.pivot(index="seed", columns="passes", values="value")
-        apart = mean_difference(wide[last] - wide[1])
+        if not len(pairs := (wide[last] - wide[1]).dropna()):
+            continue
+        apart = mean_difference(pairs)
         record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
         records.append(record | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})
     return records

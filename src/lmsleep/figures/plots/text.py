@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmsleep.checks import read_object
+from lmsleep.checks import read_object, require
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
 from lmsleep.figures.stats import OPERATIONS, STEPS, over_seeds
@@ -25,6 +25,8 @@ FEWEST_BYTES = 500  # of a group whose loss is shown
 def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Losses of each N at equal steps, and of N = 1 at the FLOPs of every larger N; below, differences from N = 1 at
     equal steps, paired by seed, with 95 % intervals. Its numbers hold differences from `best_lengths` too."""
+    whole = (table.metric == "test_loss") & (table.slice == "all")
+    require(whole.any(), "metric must be test_loss for some rows over all slices", ", ".join(table.metric.unique()))
     scores = with_trained_as(table)
     loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
     curves = validations(table)
@@ -89,9 +91,11 @@ def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
 def best_lengths(scores: pd.DataFrame, curves: list[dict[str, Any]]) -> dict[int, int]:
     """For each N, which N = 1 of at most its FLOPs (by `trained_as`) ends with the lowest mean validation loss, by
     `validations`: more epochs of the same files may make a model worse, and are then no match for N."""
-    last = {record["last_tokens"]: record["last"] for record in curves if record["n_passes"] == 1}
+    last = {record["model"]: record["last"] for record in curves if record["n_passes"] == 1}
     of_n1 = scores[scores.n_passes == 1].drop_duplicates("trained_as")
-    ends = dict(zip(of_n1.trained_as, of_n1.tokens.map(last), strict=True))
+    without = sorted({*of_n1.model} - {*last})
+    require(not without, "models of N = 1 must each have a val_loss", f"none for {', '.join(without)}")
+    ends = dict(zip(of_n1.trained_as, of_n1.model.map(last), strict=True))
     return {N: min((as_n for as_n in ends if as_n <= N), key=ends.__getitem__) for N in scores.n_passes.unique()}
 
 
@@ -105,7 +109,9 @@ def differences(scores: pd.DataFrame, best: Mapping[Any, int]) -> list[dict[str,
         pairs = [(run, (1, 1), STEPS) for run in names if run != (1, 1)]
         pairs += [((N, N), (1, best[N]), OPERATIONS) for N, as_n in names if N == as_n != 1]
         for run, base, against in pairs:
-            estimate = over_seeds((runs[run] - runs[base]).dropna())
+            if not len(pairs := (runs[run] - runs[base]).dropna()):
+                continue
+            estimate = over_seeds(pairs)
             keys = {"metric": group.metric.iloc[0], "slice": level, "n_passes": run[0], "trained_as": run[1]}
             records.append(keys | {"against": against} | estimate._asdict())
     return records
