@@ -23,7 +23,7 @@ _KINDS |= {"slice": LEVEL, "value": NUMBER}
 Measurement = tuple[str, int, int, int, str, float]
 
 
-def check_distinct(**values: Sequence[int]) -> None:
+def check_distinct(**values: Sequence[object]) -> None:
     """Raises ValueError if one of the lists is empty or has a value twice."""
     for name, numbers in values.items():
         if not numbers:
@@ -51,6 +51,13 @@ def read(path: Path) -> pd.DataFrame:
     with naming_file(path):
         frame = read_texts(path, COLUMNS)
         return pd.DataFrame({name: parsed(frame[name], kind) for name, kind in _KINDS.items()}).reset_index(drop=True)
+
+
+def check_once(frame: pd.DataFrame) -> None:
+    """Raises ValueError if two rows of a table of results differ in nothing but their value."""
+    keys = frame[COLUMNS[:-1]]
+    for row in keys[keys.duplicated()].itertuples(index=False):
+        raise ValueError(f"rows must differ in more than their value, got twice {', '.join(map(str, row))}")
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -53,6 +53,7 @@ def main(
     curves = drawn_by(figure) in CURVES_OF
     require(seeds is None or curves, "seeds must be left out with a figure without curves", figure)
     frame = read(table)
+    require(at is None or untested(frame), "at must be left out with a table that has test scores", at)
     more = None if seeds is None else with_seeds(frame, seeds)
     with naming_file(table, "baselines.json", "corpus.json"):
         drawing, numbers = draw(figure, frame, at, data, scale)
@@ -65,11 +66,17 @@ def main(
 
 
 def read(table: Path) -> pd.DataFrame:
-    """A table, slices as text; for a folder, the scores of all figures over N and of the arms."""
+    """A table, slices as text; for a folder, the scores of all figures over N and of the arms. Raises ValueError if a
+    row is there twice: its seed would count twice."""
     if not table.is_dir():
-        return tables.read(table)
+        frame = tables.read(table)
+        with naming_file(table):  # of all slices together a figure over t has a row for each t
+            tables.check_once(frame[frame.slice != "all"])
+        return frame
     names = [name for name, grid in grids().items() if grid.get("n_passes") or grid.get("arms")]
     scores = pd.concat([tables.read(table / f"{name}.csv") for name in names])
+    with naming_file(table):
+        tables.check_once(scores)
     scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
     return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])
 
@@ -89,8 +96,12 @@ def with_seeds(table: pd.DataFrame, more: Path) -> pd.DataFrame:
 
 def draw(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
     """A figure with its numbers, from test scores or, where there are none, by `draw_at`."""
-    untested = table.metric.str.startswith("val_").all()
-    return draw_at(figure, table, at, data, scale) if untested else drawn_by(figure)(table, data, scale)
+    return draw_at(figure, table, at, data, scale) if untested(table) else drawn_by(figure)(table, data, scale)
+
+
+def untested(table: pd.DataFrame) -> bool:
+    """Whether a table has validations alone."""
+    return bool(table.metric.str.startswith("val_").all())
 
 
 def draw_at(figure: str, table: pd.DataFrame, at: Sequence[int] | None, data: Path, scale: str) -> Drawing:
