@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.bench.tables import COLUMNS
-from lmsleep.checks import LAST
+from lmsleep.bench.tables import COLUMNS, check_distinct
+from lmsleep.checks import LAST, require
 from lmsleep.figures.settings import merge_configs
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
@@ -59,6 +59,9 @@ def main(
         rows: numbers of rows to fit on, to choose the penalty on, and to test on.
         figures: of Rule 110 and Depo.
     """
+    check_distinct(passes=passes, seeds=seeds, figures=figures)
+    require(most >= 1, "most must be 1 or more", most)
+    require(min(rows) >= 2, "rows must be 2 or more each", rows)
     records = []
     for figure in figures:
         for run in [runs / figure / f"n{n}-s{seed}" for n in passes for seed in seeds]:

@@ -38,7 +38,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
         scores: what stage `evaluate` wrote.
     """
     folders = run_folders(figure, runs) if scores else validated_runs(runs)
-    tested = [tables.read(scores)] if scores else []
+    tested = [read_scores(figure, scores)] if scores else []
     table = pd.concat([*(curve(figure, run) for run in folders), *tested])
     table["slice"] = table["slice"].astype(str)
     if table[table["slice"] != "all"].duplicated(ORDER).any():
@@ -47,6 +47,14 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     made_with = provenance(folders)
     save_csv(out, table.sort_values(ORDER), float_format="%.6g")
     save_json(out.with_suffix(".meta.json"), made_with)
+
+
+def read_scores(figure: str, path: Path) -> pd.DataFrame:
+    """The test scores of a figure. Raises ValueError, with the path, if they are of another one."""
+    scores = tables.read(path)
+    others = ", ".join(sorted({*scores.figure} - {figure}))
+    require(not others, f"{path}: figure must be {figure!r} in every row", others)
+    return scores
 
 
 def run_folders(figure: str, folder: Path) -> list[Path]:
