@@ -1,14 +1,12 @@
 """Files that take their place whole."""
 
 import os
-import resource
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.disks import full_disk
 
 from lmsleep.atomic import atomic_write, check_replaceable, check_writable, remove_stale
 
@@ -51,19 +49,6 @@ def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
         temporary.write_text("new")
         raise OSError("full")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
-
-
-@contextmanager
-def full_disk(free):
-    """No file may become larger than `free` bytes, which the system answers as it does a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("free", [0, 100, 50_000])

@@ -1,5 +1,6 @@
 """Atomic writes, a check of files of `torch.save`, and folders that one process at a time may use."""
 
+import errno
 import fcntl
 import glob
 import json
@@ -29,6 +30,8 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
     check_replaceable(path)
+    if path.is_dir() and not path.is_symlink():  # said before the work, not after it
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     remove_stale(path)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:

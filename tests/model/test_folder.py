@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.disks import full_disk
 
 from lmsleep import HybridConfig, HybridLM, read_windows
 from lmsleep.model.folder import all_finite, read_config
@@ -266,3 +267,30 @@ def test_a_name_on_the_hub_is_downloaded(build, tmp_path, monkeypatch):
     model = HybridLM.from_pretrained("somebody/sleeper@v1")
     assert model.config == HybridConfig(**build().config.to_dict())
     assert asked == {"name": "somebody/sleeper", "revision": "v1", "files": ["model.safetensors", "config.json"]}
+
+
+@pytest.mark.parametrize("free", [0, 100, 2_000, 200_000])
+def test_a_full_disk_leaves_the_model_before_whole(build, tmp_path, free):
+    """Another model and its tokenizer, the largest of its files, would replace one: all of it stays, or goes."""
+    old, new = build(), build("AM")
+    old.save_pretrained(tmp_path, trained={"n_passes": 1}, files={"tokenizer.json": "old"})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_disk(free), pytest.raises(OSError, match="File too large"):
+        new.save_pretrained(tmp_path, trained={"n_passes": 4}, files={"tokenizer.json": "new" * 100_000})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert HybridLM.from_pretrained(tmp_path).trained == {"n_passes": 1}
+    new.save_pretrained(tmp_path, trained={"n_passes": 4}, files={"tokenizer.json": "new"})
+    assert HybridLM.from_pretrained(tmp_path).config.pattern == "AM"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md", "tokenizer.json"])
+def test_a_file_that_cannot_be_replaced_leaves_the_others(build, tmp_path, name):
+    """A folder stands in its place."""
+    build().save_pretrained(tmp_path, trained={"n_passes": 1}, files={"tokenizer.json": "old"})
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(OSError) as error:
+        build("AM").save_pretrained(tmp_path, trained={"n_passes": 4}, files={"tokenizer.json": "new"})
+    assert error.value.filename == str(tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import check_folder, save_text
+from lmsleep.atomic import atomic_write, check_folder
 from lmsleep.checks import check_file, read_object, require, typed
 from lmsleep.hub import TOKENIZER, checkpoint_folder
 from lmsleep.tensors import read_tensors, save_tensors, usable_device
@@ -26,8 +27,9 @@ def write_folder(
     trained: dict[str, Any],
     files: Mapping[str, str],
 ) -> None:
-    """Writes the folder, each file atomically: see `HybridLM.save_pretrained`; `model` are the fields of its
-    configuration, `text` opens the model card."""
+    """Writes the folder, see `HybridLM.save_pretrained`: no file takes its place before all are on the disk, as weights
+    beside the configuration of another model would load. `model` are the fields of its configuration, `text` opens the
+    model card."""
     folder = Path(folder)
     check_folder(folder)
     header = {"model_type": MODEL_TYPE, "version": VERSION, "model": model} | ({"trained": trained} if trained else {})
@@ -36,10 +38,13 @@ def write_folder(
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"trained must be made of what JSON can hold ({error}), got {trained!r}") from None
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, weights, ENTRY, {})
     size = sum(weight.numel() for weight in weights.values())
-    for name, content in {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}.items():
-        save_text(folder / name, content)
+    texts = {**files, CONFIG: config, CARD: model_card(model, size, text, trained)}
+    with ExitStack() as replaced:
+        for name, content in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            replaced.enter_context(atomic_write(folder / name)).write_text(content, encoding="utf-8")
+        save_tensors(folder / WEIGHTS, weights, ENTRY, {})
 
 
 def check_no_model(folder: str | Path, name: str, remedy: str = "") -> None:

@@ -371,7 +371,7 @@ class HybridLM(nn.Module):
         trained: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
-        """Writes model.safetensors, config.json and the model card README.md, each atomically. Adapters are merged.
+        """Writes model.safetensors, config.json and the model card README.md, all or none. Adapters are merged.
 
         Args:
             card: Markdown that opens the model card: what the model is and how it was trained.
