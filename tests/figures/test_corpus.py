@@ -88,6 +88,16 @@ def test_the_split_follows_from_the_seed(stdlib, made, tmp_path):
     assert written(tmp_path / "0") == first != written(tmp_path / "1")
 
 
+def test_files_of_another_split_in_the_folder_are_refused(stdlib, tmp_path):
+    """Else a file would be trained on and tested on; the same split is written again."""
+    for _ in range(2):
+        write_corpus(tmp_path / "corpus", 0, stdlib[0])
+    before = written(tmp_path / "corpus"), (tmp_path / "corpus.json").read_bytes()
+    with pytest.raises(ValueError, match=r"^\S+/corpus must be a folder without other files, got '\S+/corpus/\w+/"):
+        write_corpus(tmp_path / "corpus", 1, stdlib[0])
+    assert (written(tmp_path / "corpus"), (tmp_path / "corpus.json").read_bytes()) == before
+
+
 def test_a_folder_without_sources_is_refused(tmp_path):
     with pytest.raises(ValueError, match=f"^stdlib must be a folder with the sources .* got '{tmp_path}'$"):
         write_corpus(tmp_path / "corpus", 0, tmp_path)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.atomic import save_json
+from lmsleep.checks import require
 from lmsleep.tasks import IGNORE, Task, TextLM
 from lmsleep.tensors import save_tensors
 
@@ -31,7 +32,7 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     random by `seed`, and describes them in <out>.json.
 
     Without installed packages, files generated when this Python was built, and files that are not UTF-8. Raises
-    ValueError if there are no sources.
+    ValueError if there are no sources, or there is another file in <out>: it may be one that is now of another split.
     """
     stdlib = stdlib or Path(sysconfig.get_path("stdlib"))
     names = sorted(path.relative_to(stdlib).as_posix() for path in stdlib.rglob("*.py"))
@@ -44,8 +45,10 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     before = (np.cumsum(sizes) - sizes) / sizes.sum()  # the share of all bytes that come before each file
     ends = np.cumsum(list(SHARES.values()))
     splits = [[*SHARES, "train"][np.searchsorted(ends, share, side="right")] for share in before]
-    for name, split in zip(order, splits, strict=True):
-        path = out / split / name
+    places = {name: out / split / name for name, split in zip(order, splits, strict=True)}
+    others = sorted({path for path in out.rglob("*") if path.is_file()} - {*places.values()})
+    require(not others, f"{out} must be a folder without other files", str(next(iter(others), "")))
+    for name, path in places.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(texts[name])
     digest = hashlib.sha256()
