@@ -192,6 +192,19 @@ def test_a_table_is_made_of_no_other_run(tmp_path, name, text):
         table.curve("fig2b", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", ['{"seconds": "1"}', '{"seconds": NaN}', '{"hardware": ["GPU"]}', '{"torch": 2}', '{"commit": true}', "[]"]
+)
+def test_a_run_that_was_made_with_something_else_is_named(tmp_path, text):
+    for name, content in (("a", '{"seconds": 2, "hardware": "GPU", "commit": null}'), ("b", text)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(content)
+    made_with = {"runs": 1, "seconds": 2, "hardware": ["GPU"], "torch": [], "commit": []}
+    assert table.provenance([tmp_path / "a"]) == made_with
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/b/run\.json"):
+        table.provenance([tmp_path / "a", tmp_path / "b"])
+
+
 def test_scores_of_another_shape_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "run_folders", lambda *_: [])
     for text in TABLES:

@@ -20,12 +20,13 @@ import pandas as pd
 from lmsleep.atomic import save_csv, save_json
 from lmsleep.bench import tables
 from lmsleep.bench.tables import ANY_NUMBER, COLUMNS, INTEGER
-from lmsleep.checks import naming_file, read_object, require
+from lmsleep.checks import naming_file, read_object, require, typed
 from lmsleep.figures.settings import arm_of, cells, has_arms, merge_configs
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 # Counts of answers and rows that a table with test scores does without: test_count and test_rows say the same.
 SIZES = r"(val|cut|settle_[^_]+|test_n\d+)_(\w+_)?(count|rows)"
+MADE_WITH = {"seconds": float, "hardware": str, "torch": str, "commit": str}  # what a run.json may say
 
 
 def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None:
@@ -44,9 +45,9 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
     if table[table["slice"] != "all"].duplicated(ORDER).any():
         raise ValueError(f"runs in {str(runs)!r} must differ in model, N, slice or seed, got two that do not")
     table = table[~table.metric.str.fullmatch(SIZES)] if scores else table
-    made_with = provenance(folders)
+    meta = provenance(folders)
     save_csv(out, table.sort_values(ORDER), float_format="%.6g")
-    save_json(out.with_suffix(".meta.json"), made_with)
+    save_json(out.with_suffix(".meta.json"), meta)
 
 
 def read_scores(figure: str, path: Path) -> pd.DataFrame:
@@ -112,11 +113,19 @@ def curve(figure: str, run: Path) -> pd.DataFrame:
 
 
 def provenance(runs: Sequence[Path]) -> dict[str, Any]:
-    """Number of runs, the sum of their seconds, and the hardware, torch versions and commits in their run.json."""
-    records = [read_object(run / "run.json") for run in runs if (run / "run.json").exists()]
-    seconds = round(sum(record.get("seconds", 0) for record in records))
-    named = {name: sorted({r[name] for r in records if r.get(name)}) for name in ("hardware", "torch", "commit")}
+    """Number of runs, the sum of their seconds, and the hardware, torch versions and commits in their run.json. Raises
+    ValueError, with the path, if one of these is of another kind."""
+    records = [made_with(run / "run.json") for run in runs if (run / "run.json").exists()]
+    seconds = round(sum(record["seconds"] or 0 for record in records))
+    named = {name: sorted({r[name] for r in records} - {None, ""}) for name in ("hardware", "torch", "commit")}
     return {"runs": len(runs), "seconds": seconds} | named
+
+
+def made_with(path: Path) -> dict[str, Any]:
+    """What a run.json says of how its run was made, None where it does not."""
+    with naming_file(path):
+        said = read_object(path)
+        return {name: typed(kind | None, said.get(name), name) for name, kind in MADE_WITH.items()}
 
 
 if __name__ == "__main__":
