@@ -40,6 +40,7 @@ ALLOWED = {
     ("train", "commands/predictions.py"): "what `lmsleep predict` writes",
     ("train", "commands/progress.py"): "how a run looks in a terminal",
     ("train", "commands/quiet.py"): "which notices are left out",
+    ("train", "commands/run_errors.py"): "which words an error has that stops the stage",
     ("train", "commands/scores.py"): "what `lmsleep test` prints",
     ("measure", "checks.py"): "refuses bad arguments",
     ("measure", "hub.py"): "reads checkpoints; the weights of measured models are drawn",
