@@ -115,18 +115,17 @@ class Session(StreamReader):
             ValueError: if there is no tokenizer or no text, the question is missing or has no place, or there are more
                 or fewer documents than rows; the memory is then as it was.
         """
-        B, documents = self.batch_size, [document] if isinstance(document, str | Path) else document
-        prompter, texts = self._text_prompter().open_documents(documents)
+        several = not isinstance(document, str | Path)
+        prompter, texts = self._text_prompter().open_documents(document if several else [document])
         rows = [prompter.document_windows(text, question, self.model.window_size) for text in texts]
-        one = documents is not document
-        if B and not one:
-            require(len(rows) == B, f"document must be one for each of {counted(B, 'rows')}", len(rows))
+        B = self.batch_size or len(rows)
+        require(not several or len(rows) == B, f"document must be one for each of {counted(B, 'rows')}", len(rows))
         self.prompter = prompter
         self.sleep()
         windows = list(zip_longest(*rows, fillvalue=[]))
         for number, window in enumerate(windows, 1):
             on_window(number, len(windows))
-            self.feed(list(window) * (B or 1 if one else 1), last_only=True)
+            self.feed(list(window) * (B // len(rows)), last_only=True)  # one document is read in every row
             self.sleep()
         return sum(len(window) for windows in rows for window in windows)
 
