@@ -75,6 +75,7 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
         f"The paper prints {printed_2b(root)} %",
         whose_hops(folder / "fig3.csv"),
+        f"two hops from {millions(paper.hop_begins(folder / 'fig3_first.csv', 4, 2))} on",
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",
     )

@@ -37,6 +37,7 @@ def depo_sentences(folder: Path) -> tuple[str, ...]:
     hours = read_object(folder / "fig3.meta.json")["seconds"] / 3600
     return (
         f"{hours:.2f} hours of one",
+        *first_n4(folder),
         f"{whose_hops(csv)}",
         f"N = 1 ends at {percents(one[[1, 2]])} of the test answers at one and two hops, N = 2 at "
         f"{percents(two[[1, 2]])}",
@@ -45,6 +46,21 @@ def depo_sentences(folder: Path) -> tuple[str, ...]:
         f"N = 4 has {percents(so_far.set_index('slice').value[[1, 2]])} at {millions(so_far.tokens.max())} tokens",
         f"from {begins[0]} tokens on with N = 1 and from {begins[1]} with N = 2",
         f"({millions(last_validations(words).query('n_passes == 4').tokens.max(), 1)})",
+    )
+
+
+def first_n4(folder: Path) -> tuple[str, ...]:
+    """Of figure 3's first run of N = 4, beside that in its place."""
+    first, second = folder / "fig3_first.csv", folder / "fig3.csv"
+    begins = [hop_begins(first, 4, hops) for hops in (1, 2)]
+    end = last_validations(first).tokens.max()
+    shares = (scores(csv, "val_exact", n_passes=4, tokens=end).set_index("slice").value for csv in (first, second))
+    ended, beside = (percents(hops[[1, 2]]) for hops in shares)
+    hours = read_object(folder / "fig3_first.meta.json")["seconds"] / 3600
+    return (
+        f"found one hop from {millions(begins[0])} and two from {millions(begins[1])} tokens on and had "
+        f"{ended} at {millions(end)}, where the second has {beside}",
+        f"after {hours:.2f} hours of an H200",
     )
 
 
@@ -81,7 +97,7 @@ def fig6_sentences(folder: Path) -> tuple[str, ...]:
 
 def verdict_sentences(folder: Path) -> tuple[str, ...]:
     """What the verdicts say."""
-    words, depo = folder / "fig3_words.csv", folder / "fig3.csv"
+    words, depo, first = (folder / f"{name}.csv" for name in ("fig3_words", "fig3", "fig3_first"))
     early, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder / "fig2b.csv")
     seen = last_validations(depo).groupby("n_passes").tokens.max()
     one_hop = scores(words, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
@@ -93,6 +109,7 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
         f"{percent(again.value)} with another seed",
         f"N = 1 and 2 have seen {millions(seen[1])} tokens, N = 4 {millions(seen[4])}",
         f"Of its runs {whose_hops(depo)}",
+        f"found them from {hop_begins(first, 4) / 1e6:.0f} and {millions(hop_begins(first, 4, 2))} on",
         f"Always answering 1 has {percent(majority(32), 2)}, and our N = 1 stays above that from {millions(left[1])} "
         "tokens on",
         f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
