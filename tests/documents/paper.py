@@ -56,11 +56,15 @@ def first_n4(folder: Path) -> tuple[str, ...]:
     end = last_validations(first).tokens.max()
     shares = (scores(csv, "val_exact", n_passes=4, tokens=end).set_index("slice").value for csv in (first, second))
     ended, beside = (percents(hops[[1, 2]]) for hops in shares)
+    start, again = (
+        scores(csv, "val_loss", n_passes=4, slice=1, tokens=46_080_000).value.item() for csv in (first, second)
+    )
     hours = read_object(folder / "fig3_first.meta.json")["seconds"] / 3600
     return (
         f"found one hop from {millions(begins[0])} and two from {millions(begins[1])} tokens on and had "
         f"{ended} at {millions(end)}, where the second has {beside}",
         f"after {hours:.2f} hours of an H200",
+        f"parted by rounding ({start:.4f} and {again:.4f} nats at one hop after 1,000 steps)",
     )
 
 
