@@ -14,7 +14,7 @@ from lmsleep import HybridLM
 from lmsleep.cli import COMMANDS, RUNS, TRAINER
 
 ROOT = Path(__file__).parents[1]
-FIDELITY, GUIDE = ROOT / "docs/fidelity.md", ROOT / "docs/guide.md"
+FIDELITY, GUIDE, PROMISES = (ROOT / f"docs/{name}.md" for name in ("fidelity", "guide", "promises"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "results/README.md",
@@ -84,16 +84,13 @@ def test_every_test_that_is_named_exists():
     assert not missing
 
 
-def test_every_promise_of_the_guide_has_a_command_and_a_test():
-    section = GUIDE.read_text().partition("\n## What is promised\n")[2].partition("\n## ")[0]
-    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")]
-    rows = [row for row in rows if row[0] != "promise" and not row[0].startswith("**")]
-    assert len(rows) > 20
-    for promise, command, test in rows:
-        assert promise and re.match(r"`.*(lmsleep|make|pytest) ", command), command
-        assert re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`", test), test  # that it exists, the test above looks
-        for file in re.findall(r"pytest ([\w/.]+)", command):
-            assert test.startswith(f"`{file}::"), command
+def test_every_promise_has_a_test_and_some_a_command():
+    lines = [line for line in PROMISES.read_text().splitlines() if line.startswith("| ") and "**" not in line]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\) \|", line.removeprefix("| "))[:-1]] for line in lines[1:]]
+    assert len(rows) > 50 and sum(bool(command) for *_, command in rows) > 20
+    for promise, test, command in rows:
+        assert promise and re.fullmatch(r"`tests/[\w/]+\.py::test_\w+`", test), test  # the test above looks for it
+        assert not command or re.match(r"`.*(lmsleep|make) ", command), command
 
 
 @pytest.mark.parametrize("page", PAGES + RESULTS, ids=page_id)

@@ -1,5 +1,5 @@
 """Every command of the guide is run: in the order of the page and made short, or read by its parser where what it needs
-is not here. The promises have tests of their own (test_docs.py)."""
+is not here."""
 
 import os
 import re
@@ -39,8 +39,6 @@ ELSEWHERE = {
     "hf download|pip install": "needs the network",
     'python -c "import lmsleep.hf': "needs lm-eval: tests/hf",
     "#!|export PATH|cell=|srun": "needs SLURM",
-    "run=": "sets a variable for the promises",
-    "lmsleep (fit|export) .*(\\$run|runs/try)": "tests/test_cli.py",
 }
 
 
