@@ -14,11 +14,14 @@ from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, pe
 from lmsleep.figures.words import counted
 
 PASSES = "passes N over each full window (N = 1: no sleep)"
-# metric -> label of its axis, baselines and their labels.
+# metric -> label of its axis, baselines and their labels: what one has of the cycle who scores so.
 DEPO = {
-    "loss": ("loss of all targets\n(nats a token)", {"floor": "any name"}),
-    "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "any name"}),
-    "exact": ("answers right", {"neighbours": "both neighbours", "undirected": "all but the\ndirection"}),
+    "loss": ("loss of all targets\n(nats a token)", {"floor": "only names known"}),
+    "answer_loss": ("loss of answers\n(nats a token)", {"answer_floor": "only names known"}),
+    "exact": (
+        "answers right",
+        {"neighbours": "neighbours known,\nothers guessed", "undirected": "cycle known, not\nwhich way it runs"},
+    ),
 }
 GSM = {"exact": ("answers right", {"majority": "most frequent\nanswer"})}
 
