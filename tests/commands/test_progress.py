@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmsleep.commands import progress
 from lmsleep.commands.fit import run_trainer
 from lmsleep.commands.progress import WIDTH, RunProgressBar
 from lmsleep.training import RunReport
@@ -31,13 +32,28 @@ def fit(ckpt_path=None, **trainer):
 
 def test_the_line_fits_and_says_batches_loss_and_answers(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(progress, "redraws", lambda: True)
     fit(accumulate_grad_batches=2, max_steps=3, val_check_interval=2)
     out = capsys.readouterr().out
     lines = [line for line in re.split(r"[\r\n]", out) if line.startswith("train ")]
     score = r"[\d.]+ \(val [\d.]+\)"
     assert re.match(rf"train 6/6 .*<00:00, loss={score}, exact={score}", lines[-1])
-    assert not any(line.startswith(f"train {n}/6") for line in lines for n in range(1, 6))  # a file is no terminal
+    assert all("loss=" in line for line in lines if not line.startswith("train 0/6"))
     assert max(map(len, lines)) <= WIDTH and not re.search("v_num|Epoch|DataLoader", out)
+
+
+@pytest.mark.parametrize(("seconds", "batches"), [(0, [2, 4, 6]), (1e9, [6])])
+def test_in_a_file_it_is_a_plain_line_now_and_then_and_one_at_the_end(capsys, monkeypatch, seconds, batches):
+    monkeypatch.setattr(progress, "SECONDS", seconds)
+    monkeypatch.setattr(RunProgressBar, "refresh_rate", 2)
+    trainer = fit(max_steps=6, val_check_interval=6).trainer
+    trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
+    out = capsys.readouterr().out
+    assert not re.search(r"[\r\x1b]", out)
+    lines = re.findall(r"^train (\d+)/6 in 00:\d\d, [\d:?]+ left(?:, loss=.*)?$", out, flags=re.M)
+    assert sorted({int(n) for n in lines} - {0}) == batches and len(lines) >= len(batches)
+    assert out.rstrip().splitlines()[-1].startswith("test 2/2 in 00:0")
+    assert ("validate" in out) == (seconds == 0)
 
 
 @pytest.mark.parametrize(("before", "interval"), [(4, 2), (3, 2), (4, 4)])
