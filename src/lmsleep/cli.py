@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lmsleep.checks import PATHS
-from lmsleep.errors import HelpFormatter, Parser, check_paths, naming_flags, one_sentence, quiet_at_closed_pipe
+from lmsleep.errors import (
+    HelpFormatter,
+    Parser,
+    check_paths,
+    first_cause,
+    naming_flags,
+    one_sentence,
+    quiet_at_closed_pipe,
+)
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -94,7 +102,11 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
         taken = [p.name for p in parameters if p.name in PATHS or Path in (p.annotation, *get_args(p.annotation))]
         check_paths(given, taken, *(p.name for p in parameters if alone))
         words = join_list_options(function, given)
-        values = vars(parser.instantiate(parser.parse_args(words)))
+        parsed = parser.parse_args(words)
+        try:
+            values = vars(parser.instantiate(parsed))
+        except ValueError as error:  # of the class that an option names, within jsonargparse's own
+            raise ValueError(str(first_cause(error))) from None
         # Defaults, too, which no word says.
         read = {name: Path(packaged(str(values[name]))) for name in CONFIGURED if isinstance(values.get(name), Path)}
         function(**values | read)

@@ -38,7 +38,10 @@ _SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of a description, which shows commands."""
+    """Keeps the line breaks of a description, which shows commands; names no classes of torch that nobody means."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r", known subclasses: torch\.Tensor,[^)]*", "", super()._expand_help(action))
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -162,6 +165,11 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     finally:
         warnings.formatwarning = written
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that was raised first, of those that each name another as their cause."""
+    return error if error.__cause__ is None else first_cause(error.__cause__)
 
 
 @contextmanager

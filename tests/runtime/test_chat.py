@@ -16,6 +16,7 @@ from lmsleep.hub import tokenizer_files
 from lmsleep.runtime.answer import printable
 from lmsleep.runtime.chat import open_chat
 from lmsleep.runtime.terminal import Chat
+from lmsleep.settle import Settle
 
 TEXT = "The wren by the mill is blue. The mole is pink."
 
@@ -101,6 +102,27 @@ def test_options_replace_those_of_the_training(folder, capsys):
     assert capsys.readouterr().out == printable(session.ask("Which?", 12)) + "\n"
 
 
+def test_another_sleep_is_that_of_a_session_and_of_its_memory(folder, capsys):
+    settle = ("--on_overflow=lmsleep.settle.Settle", "--on_overflow.threshold=0.05", "--on_overflow.most=5")
+    session = Session(Session.from_pretrained(folder).model, on_overflow=Settle(0.05, 5), tokenizer="bytes")
+    session.feed(TEXT)
+    session.sleep()
+    said = printable(session.ask("Which?", 12)) + "\n"
+    run("--read=one.txt", "--memory=kept", "--ask=Which?", "--question={question}", *settle)
+    assert capsys.readouterr().out == said != answer(folder, "Which?") + "\n"
+    run("--memory=kept", "--ask=Which?", "--question={question}", *settle)
+    assert capsys.readouterr().out == said
+    with pytest.raises(SystemExit, match=r"^error: --on_overflow must be lmsleep\.settle\.Settle.*, got null$"):
+        run("--memory=kept", "--ask=Which?")
+
+
+def test_what_sleeps_is_said_and_no_number_of_passes(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/stats\n"))
+    run("--read=one.txt", "--on_overflow=lmsleep.settle.forget")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "forget, hard eviction. /help" in said and re.search(r"sleeps . 8, [\d.]+ s", said) and "passes" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -109,6 +131,11 @@ def test_options_replace_those_of_the_training(folder, capsys):
         (["--top_p=0"], "--top_p must be above 0 and at most 1, got 0.0"),
         (["--max_new_tokens=0"], "--max_new_tokens must be 1 or more, got 0"),
         (["--n_passes=0"], "--n_passes must be 1 or more"),
+        (["--on_overflow=lmsleep.settle.forget", "--n_passes=2"], "--n_passes must be left out beside on_overflow"),
+        (
+            ["--on_overflow=lmsleep.settle.Settle", "--on_overflow.threshold=-1", "--on_overflow.most=2"],
+            "threshold must be 0 or more, got -1.0",
+        ),
         (["--question=what?"], "--question must have {question} in it, got 'what?'"),
         (["--memory=one.txt"], "--memory must be a saved memory"),
         (["--read=one.txt", "--memory=no/where"], "--memory must lie in a folder that exists, got 'no/where'"),

@@ -32,7 +32,7 @@ from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.run_errors import naming_devices, run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import HelpFormatter, naming_flags
+from lmsleep.errors import HelpFormatter, first_cause, naming_flags
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
@@ -121,10 +121,7 @@ class SleepCLI(PlainCLI):
             if self.subcommand in (None, "fit"):
                 check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
         except ValueError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise ValueError(str(cause)) from None
+            raise ValueError(str(first_cause(error))) from None
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""

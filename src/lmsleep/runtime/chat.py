@@ -9,6 +9,7 @@ lmsleep chat --model FOLDER --web                                    a page: eac
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from lmsleep.runtime.prompter import Prompter
 from lmsleep.runtime.sampling import Sampling, sampler
 from lmsleep.runtime.session import Session
 from lmsleep.runtime.terminal import Chat
+from lmsleep.sleep import OnOverflow
 from lmsleep.tasks.template import CONTEXT, QUESTION, unescape
 from lmsleep.windows import Eviction
 
@@ -35,6 +37,7 @@ def open_chat(
     device: str | None,
     templates: dict[str, str | None],
     ask: str | None = None,
+    on_overflow: OnOverflow | None = None,
 ) -> Session:
     """The session of the command line, from the file `memory` if it exists. Raises ValueError if there is no tokenizer,
     or an option does not fit the model or the memory: what needs no weights is checked before they are read."""
@@ -47,12 +50,13 @@ def open_chat(
             first = prompter.question_first  # then it has text, whether or not there is more of it behind the document
             require(not first or ask.strip(), "question must have text in it", ask)
             prompter.check_question(prompter.remaining_question(ask) if first else ask)
-    session = Session.from_pretrained(folder, n_passes, eviction, device=device, tokenizer=prompter)
+    how: dict[str, Any] = {"tokenizer": prompter, "on_overflow": on_overflow}
+    session = Session.from_pretrained(folder, n_passes, eviction, device=device, **how)
     if memory is None or not memory.is_file():
         return session
     given = {name: value for name, value in (("n_passes", n_passes), ("eviction", eviction)) if value is not None}
     with naming_flags({"path": "--memory"}):
-        return Session.load(memory, session.model, tokenizer=prompter, **given)
+        return Session.load(memory, session.model, **how, **given)
 
 
 def open_prompter(folder: Path, tokenizer: str | None, templates: dict[str, str | None]) -> Prompter:
@@ -102,6 +106,7 @@ def main(
     ask: str | None = None,
     n_passes: int | None = None,
     eviction: Eviction | None = None,
+    on_overflow: OnOverflow | None = None,
     tokenizer: str | None = None,
     context: str | None = None,
     question: str | None = None,
@@ -122,6 +127,7 @@ def main(
         ask: one question; only its answer is written to stdout.
         n_passes: N; by default that of the training.
         eviction: by default that of the training.
+        on_overflow: sleeps in place of passes 2..N: the name of a function, or of a class, with --on_overflow.<option>.
         tokenizer: folder, file, name on the hub, or `bytes`; by default that of the model's folder.
         context: template of a document, with {context} in it, \\n for a line end; by default that of the training.
         question: template of a question, with {question} in it, \\n for a line end; by default that of the training.
@@ -140,9 +146,9 @@ def main(
     check_integer("max_new_tokens", max_new_tokens, 1, 2**63 - 1)
     check_files(read, memory)
     if web:
-        check_web(ask=ask, memory=memory)
+        check_web(ask=ask, memory=memory, on_overflow=on_overflow)
     templates = {"context": context, "question": question}
-    session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates, ask)
+    session = open_chat(model, memory, n_passes, eviction, tokenizer, device, templates, ask, on_overflow)
     if web:
         from lmsleep.runtime.web import serve
 
@@ -159,6 +165,6 @@ def main(
     config = session.model.config
     chat.log.print(
         f"{config.pattern}, {config.num_params():,} parameters, window of {config.window_size} tokens, "
-        f"N = {session.n_passes}, {session.eviction} eviction. /help lists the commands."
+        f"{session.sleeps}. /help lists the commands."
     )
     chat.loop()

@@ -73,16 +73,20 @@ class StreamReader:
         self._lender: StreamReader | None = None  # of the decoder, to a fork
         self._lock = RLock()
 
+    @property
+    def sleeps(self) -> str:
+        """How it sleeps: N, or what does so in place of passes 2..N, and the eviction."""
+        return f"{policy_name(self.on_overflow) or f'N = {self.n_passes}'}, {self.eviction} eviction"
+
     def __repr__(self) -> str:
-        settings = f"{policy_name(self.on_overflow) or f'N = {self.n_passes}'}, {self.eviction} eviction"
         L = self.model.window_size
         fresh = sorted({group.cache.fresh for group in self.groups})
         if not fresh:
-            return f"<{type(self).__name__}: {settings}; nothing read, windows of {L} tokens>"
+            return f"<{type(self).__name__}: {self.sleeps}; nothing read, windows of {L} tokens>"
         tokens = f"{fresh[0]} to {fresh[-1]}" if len(fresh) > 1 else fresh[0]
         rows = f"{self.batch_size} rows, " if self.batch_size != 1 else ""
         memory = f"{rows}{tokens} of {L} tokens in the window, {self.nbytes:,} bytes"
-        return f"<{type(self).__name__}: {settings}; {memory}>"
+        return f"<{type(self).__name__}: {self.sleeps}; {memory}>"
 
     @property
     def batch_size(self) -> int | None:

@@ -157,10 +157,11 @@ class Chat:
         session = self.session
         fresh = session.groups[0].cache.fresh if session.groups else 0
         norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
+        passes = "" if session.on_overflow else f"{self.n_sleeps * session.n_passes:,} passes, "
         rows = {
             "documents read": counted(self.n_tokens, "tokens"),
             "window": f"{fresh} of {session.model.window_size} tokens",
-            "sleeps": f"{self.n_sleeps:,}, {self.n_sleeps * session.n_passes:,} passes, {self.seconds:.1f} s",
+            "sleeps": f"{self.n_sleeps:,}, {passes}{self.seconds:.1f} s",
             "last sleep": str(self.last_sleep or "none yet"),
             "|S| of each layer": norms or "no fast weights",
             "memory": f"{session.nbytes:,} bytes",
