@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 from tests.documents.document import Document, document
 from tests.documents.pages import arms, gpu
 from tests.documents.readme import step_times
@@ -15,6 +16,9 @@ from lmsleep.figures.words import millions, nats, percent, points
 from lmsleep.windows import Windows
 
 LINE = 0.4  # between the runs of Depo that found 8 hops and those that did not
+CLEAR = 0.2  # between the runs of Mamba-2 on Rule 110 that left the plateau and those that did not
+MAMBA = ("_awake", "_delta_awake"), ("", "_delta")
+SETTLED = "0.5"  # less than half of S: the threshold whose mean number of passes is nearest to four
 
 
 def documents(root: Path) -> list[Document]:
@@ -31,6 +35,7 @@ def sentences(folder: Path) -> tuple[str, ...]:
         *spans,
         *figure_sentences(folder),
         *arm_sentences(folder),
+        *passes_sentences(folder),
         *probe_sentences(folder),
         *text_sentences(folder),
         *memory_sentences(folder),
@@ -73,8 +78,7 @@ def arm_sentences(folder: Path) -> tuple[str, ...]:
     kept = sum(questions * paired_p(*arms.pairs(folder, r["arm"], r["against"])) < 0.05 for r in verdicts)
     before = [questions * welch(runs, ten)[1] for runs in arms.earlier_runs(folder).values()]
     steps4, small = arms.of_arm(folder, "steps4"), percent(mean(scores(folder / "small.csv")).value)
-    at_test = json.loads((folder / "ablations.json").read_text())["arms_at_test"]
-    drawn = {r["passes"]: r["exact"] for r in at_test if r["arm"] == "drawn" and not r["threshold"]}
+    awake, asleep = (pd.concat([arms.of_arm(folder, f"mamba{kind}") for kind in of]) for of in MAMBA)
     sleep = [Windows(length, 24, (False,) * 4 + (True,)).token_passes(4) / length for length in (100, 120)]
     return (
         f"up to {NUMERALS[max(r['n'] for r in verdicts)]} seeds ({n4.index.min()} to {n4.index.max()})",
@@ -88,8 +92,22 @@ def arm_sentences(folder: Path) -> tuple[str, ...]:
         f"(`small`, d = 192, one seed) has {small}",
         f"4.0 times the operations of N = 1, a sleep with N = 4 {sleep[0]:.1f} times here and {sleep[1]:.1f} times on "
         f"Depo: they have {percent(4 / sleep[0] - 1, 0)} and {percent(4 / sleep[1] - 1, 0)} more than N = 4",
-        f"{percents(drawn[n] for n in (1, 2, 4, 8))} with 1, 2, 4 and 8 passes at test",
+        f"at most {percent(awake.max())} in a run that does not sleep, and more than {percent(CLEAR, 0)} in "
+        f"{(asleep > CLEAR).sum()} of its {len(asleep)} runs that do",
         f"right in {small} of test rows",
+    )
+
+
+def passes_sentences(folder: Path) -> tuple[str, ...]:
+    """Of arms that make other passes at test than in training."""
+    at_test = json.loads((folder / "ablations.json").read_text())["arms_at_test"]
+    exact = {(r["arm"], r["threshold"], r["passes"]): r["exact"] for r in at_test}
+    drawn, fixed = (percents(exact[arm, None, n] for n in (1, 2, 4, 8)) for arm in ("drawn", "n4"))
+    ((passes, settled),) = ((n, value) for (arm, end, n), value in exact.items() if (arm, end) == ("n4", SETTLED))
+    return (
+        f"{drawn} with 1, 2, 4 and 8 passes at test",
+        f"one trained with N = 4 alone has {fixed}",
+        f"this model takes {passes:.1f} passes in the mean, and {percent(settled)} are right",
     )
 
 

@@ -43,7 +43,7 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
         f"runs of an earlier code N = 2 is {points(ahead(near, 2))}",
         f"At 4 operations, the hardest, N = 1, 2 and 4 have {percents(means(hardest))} in figure 4a, and the commonest "
         f"answer {percent(commonest)}",
-        f"At {farthest} hops they answer {percents(means(far))}",
+        f"At {farthest} hops all {count_runs(far)} runs answer {percents(means(far))}",
     )
 
 
@@ -73,7 +73,7 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"tokens, where N = 2, 3 and 4 have {percents(more.value)}, and {percent(whole.value)} after "
         f"{millions(whole.tokens)}",
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
-        f"The paper prints {printed_2b(root)} %",
+        f"The paper prints {printed_2b(root)} %.",
         whose_hops(folder / "fig3.csv"),
         f"two hops from {millions(paper.hop_begins(folder / 'fig3_first.csv', 4, 2))} on",
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",

@@ -80,14 +80,13 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"{bare_end(folder, 2)}, N = 3 {bare_end(folder, 3)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
         *bare_sentences(folder),
-        f"answers {percent(end.value)} of {end.rows:,} test rows",
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
-        f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, with S cut at "
-        f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())}",
+        f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, and answers "
+        f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())} with S cut",
         f"{read_object(folder / 'fig2b_seeds.meta.json')['seconds'] / 3600:.2f} hours of an H200",
-        f"The paper prints {printed_2b(root)} % at 5 B tokens",
+        f"which prints {printed_2b(root)} % at 5 B tokens",
         f"stays above the majority line from {millions(left[1])} tokens on",
-        f"{percent(decay)} at 4 B tokens, where the learning rate begins to fall",
+        f"{percent(decay)} at 4 B tokens, where it begins to fall",
         f"At {millions(END_PART)} tokens it had {percent(exact[END_PART])}; the run below, whose schedule ends there, "
         f"has {percent(part[1])}",
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
