@@ -51,7 +51,7 @@ class RunProgressBar(TQDMProgressBar):
 
     def __init__(self) -> None:
         self.redraws = redraws()
-        super().__init__(refresh_rate=1 if self.redraws else REFRESH_RATE)
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else REFRESH_RATE)
         self.on_cuda = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
