@@ -47,7 +47,7 @@ def test_answers_from_an_emptied_memory_know_nothing_of_the_context():
     same = Batch(torch.cat([batches[0].tokens[:, :12], batches[1].tokens[:, 12:]], dim=1), *batches[1][1:])
 
     def said(batch, on_overflow):
-        return compare_answers(model, task, batch, on_overflow, "hard")[1]
+        return compare_answers(model, task, [batch], on_overflow, "hard")[1]
 
     assert said(same, forget) == said(batches[1], forget)
     for n_passes in (1, 3):
@@ -67,10 +67,10 @@ def test_every_answer_of_a_row_is_told_apart():
             return torch.tensor([[0, 0, 1, -1], [0, 1, 1, 2]])
 
     task = TwoAnswers()
-    truth, says, rows = compare_answers(model_for(task), task, task.rows(), partial(sleep, n_passes=2), "hard")
-    assert rows == [0, 0, 1, 1, 1]
-    assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)]
-    assert [len(answer) for answer in says] == [2, 1, 1, 2, 1]
+    truth, says, rows = compare_answers(model_for(task), task, [task.rows()] * 2, partial(sleep, n_passes=2), "hard")
+    assert rows == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert truth == [(1, 2), (3,), (3,), (0, 1), (1,)] * 2
+    assert [len(answer) for answer in says] == [2, 1, 1, 2, 1] * 2
 
 
 def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
@@ -142,14 +142,9 @@ def test_the_small_models_need_their_sleep(name):
     model = demo_models.train_demo(name, n_passes=3)
     task = demo_models.DEMO_TASKS[name].task
     batches = [task.rows(split="test", seed=1, step=step, batch_size=500) for step in range(len(task.slices))]
-    asleep, awake, forgetful = (
-        sum(
-            np.mean([a == b for a, b, _ in zip(*compare_answers(model, task, batch, on_overflow, "hard"), strict=True)])
-            for batch in batches
-        )
-        / len(batches)
-        for on_overflow in (partial(sleep, n_passes=3), partial(sleep, n_passes=1), forget)
-    )
+    readers = (partial(sleep, n_passes=3), partial(sleep, n_passes=1), forget)
+    found = [compare_answers(model, task, batches, on_overflow, "hard") for on_overflow in readers]
+    asleep, awake, forgetful = (np.mean([*map(tuple.__eq__, truth, says)]) for truth, says, _ in found)
     assert asleep > 0.85
     assert awake < asleep - 0.1
     assert forgetful < 0.5

@@ -14,6 +14,7 @@ from lmsleep.atomic import check_writable, save_csv
 from lmsleep.checks import counted
 from lmsleep.data import HeldOutRows
 from lmsleep.tasks import Batch
+from lmsleep.tasks.base import split_answers
 from lmsleep.training.checkpoint import is_local
 
 FILE = "predictions.csv"
@@ -76,9 +77,5 @@ class PredictionWriter(L.Callback):
 
 def answers_of(targets: list[int], predictions: list[int], answers: list[int]) -> list[tuple[str, str, int]]:
     """expected, answered and right of each answer of a row; `answers` as of `Task.answers`."""
-    lines: list[tuple[str, str, int]] = []
-    for answer in sorted(set(answers) - {-1}):
-        places = [i for i, number in enumerate(answers) if number == answer]
-        expected, answered = (" ".join(str(tokens[i]) for i in places) for tokens in (targets, predictions))
-        lines.append((expected, answered, int(expected == answered)))
-    return lines
+    pairs = split_answers(answers, targets, predictions)
+    return [(" ".join(map(str, a)), " ".join(map(str, b)), int(a == b)) for a, b in pairs]

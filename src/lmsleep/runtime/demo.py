@@ -8,7 +8,7 @@ lmsleep demo --model FOLDER        a model saved by `lmsleep export` or `save_pr
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from lmsleep.runtime.session import Session
 from lmsleep.settle import forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
-from lmsleep.tasks.base import MAX_BATCH
+from lmsleep.tasks.base import MAX_BATCH, split_answers
 from lmsleep.tasks.spec import build_task
 from lmsleep.windows import Eviction, check_n_passes
 
@@ -73,7 +73,7 @@ def show_answers(
     scores = Table("slice", "rows", *readers, "commonest", title="Exact answers, with 95 % intervals over rows")
     gains = []
     for level, batches in sorted(rows_by_slice(task, rows).items()):
-        results = [join_answers(model, task, batches, on_overflow, eviction) for on_overflow in readers.values()]
+        results = [compare_answers(model, task, batches, on_overflow, eviction) for on_overflow in readers.values()]
         truth, _, owners = results[0]
         for row in range(min(len(truth), -(-EXAMPLES // len(task.slices)))):
             marks = (_mark(task, answers[row], truth[row]) for _, answers, _ in results)
@@ -100,18 +100,6 @@ def rows_by_slice(task: Task, rows: int) -> dict[int, list[Batch]]:
     return found
 
 
-def join_answers(
-    model: HybridLM, task: Task, batches: Sequence[Batch], on_overflow: OnOverflow, eviction: Eviction
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
-    """As `compare_answers`, of all batches together; rows are counted on."""
-    truth, answers, owners, before = [], [], [], 0
-    for batch in batches:
-        true, predicted, rows = compare_answers(model, task, batch, on_overflow, eviction)
-        truth, answers, owners = truth + true, answers + predicted, owners + [before + row for row in rows]
-        before += len(batch.tokens)
-    return truth, answers, owners
-
-
 def share_text(value: float, rows: int) -> str:
     """A share with Wilson's 95 % interval over rows."""
     low, high = stats.binomtest(round(value * rows), rows).proportion_ci(method="wilson")
@@ -129,22 +117,19 @@ def gain_text(gains: np.ndarray) -> str:
 
 
 def compare_answers(
-    model: HybridLM, task: Task, batch: Batch, on_overflow: OnOverflow, eviction: Eviction
+    model: HybridLM, task: Task, batches: Iterable[Batch], on_overflow: OnOverflow, eviction: Eviction
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]], list[int]]:
-    """For every answer of the batch: the true tokens, the predicted ones, and its row."""
-    reading = read_windows(
-        model, batch.tokens, batch.targets, eviction=eviction, mask=batch.mask, on_overflow=on_overflow
-    )
-    targets, logits = reading.scored_targets, reading.scored_logits
-    assert targets is not None and logits is not None
-    truth, answers, owners = [], [], []
-    lists = (x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1)))
-    for row, (answer_of, true, predicted) in enumerate(zip(*lists, strict=True)):
-        for answer in range(max(answer_of) + 1):
-            places = [place for place, owner in enumerate(answer_of) if owner == answer]
-            truth.append(tuple(true[place] for place in places))
-            answers.append(tuple(predicted[place] for place in places))
-            owners.append(row)
+    """For every answer of the batches: the true tokens, the predicted ones, and its row, counted over all batches."""
+    found, row = [], 0
+    for batch in batches:
+        options = {"eviction": eviction, "mask": batch.mask, "on_overflow": on_overflow}
+        reading = read_windows(model, batch.tokens, batch.targets, **options)
+        targets, logits = reading.scored_targets, reading.scored_logits
+        assert targets is not None and logits is not None
+        for of_row in zip(*(x.tolist() for x in (task.answers(targets), targets, logits.argmax(-1))), strict=True):
+            found += [(*answer, row) for answer in split_answers(*of_row)]
+            row += 1
+    truth, answers, owners = map(list, zip(*found, strict=True))
     return truth, answers, owners
 
 

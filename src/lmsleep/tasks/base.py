@@ -1,6 +1,7 @@
 """The interface of tasks: batches, the abstract class, and counter-based random streams."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,12 @@ class Task(ABC):
         """The answer that each of the targets (B, T) belongs to: (B, T) int64, 0, 1, ... within a row, -1 for none. By
         default a row is one answer; an answer is exact if all of its tokens are right."""
         return torch.where(targets == IGNORE, -1, 0)
+
+
+def split_answers(numbers: Sequence[int], *tokens: Sequence[int]) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """For each answer of a row its part of each of `tokens` (P,), by their `numbers` (P,) as of `Task.answers`."""
+    for number in sorted({*numbers} - {-1}):
+        yield tuple(tuple(x for x, own in zip(of, numbers, strict=True) if own == number) for of in tokens)
 
 
 def check_split(split: str) -> None:
