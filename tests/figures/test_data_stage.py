@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
-from lmsleep.figures.data import chance, held_out, main, majority, make_data
+from lmsleep.figures.data import answers_by_slice, chance, held_out, main, majority, make_data
 from lmsleep.tasks import IGNORE, Batch, Rule110
 from lmsleep.tensors import read_tensors
 
@@ -22,6 +22,12 @@ def batch(answers, levels):
     for row, answer in zip(targets, answers, strict=True):
         row[1 : 1 + len(answer)] = torch.tensor(answer)
     return Batch(torch.zeros_like(targets), targets, torch.tensor(levels), None)
+
+
+def guesses(guess, answers, levels):
+    """The score of a guess by slice, where each row is one answer."""
+    rows = batch(answers, levels)
+    return {level: guess(own) for level, own in answers_by_slice(rows, (rows.targets == IGNORE).long().neg()).items()}
 
 
 def draw(seed, lengths):
@@ -36,7 +42,7 @@ def draw(seed, lengths):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_majority_is_the_best_constant_answer(seed, lengths):
     answers, levels = draw(seed, lengths)
-    found = majority(batch(answers, levels))
+    found = guesses(majority, answers, levels)
     possible = [list(guess) for length in (1, 2, 3) for guess in itertools.product(range(3), repeat=length)]
     for level in (0, 1):
         of_level = [a for a, l in zip(answers, levels, strict=True) if l == level]
@@ -48,18 +54,18 @@ def test_majority_is_the_best_constant_answer(seed, lengths):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_chance_is_the_mean_over_every_uniform_guess(seed, lengths):
     answers, levels = draw(seed, lengths)
-    found = chance(batch(answers, levels))
+    found = guesses(chance, answers, levels)
     for level in (0, 1):
         of_level = [a for a, l in zip(answers, levels, strict=True) if l == level]
         places = [sorted({a[i] for a in of_level if len(a) > i}) for i in range(max(map(len, of_level)))]
-        guesses = list(itertools.product(*places))
+        possible = list(itertools.product(*places))
         # a guess is right on an answer if it agrees in every place that the answer has
-        right = sum(all(g == t for g, t in zip(guess, a, strict=False)) for guess in guesses for a in of_level)
-        assert found[str(level)] == pytest.approx(right / len(guesses) / len(of_level))
+        right = sum(all(g == t for g, t in zip(guess, a, strict=False)) for guess in possible for a in of_level)
+        assert found[str(level)] == pytest.approx(right / len(possible) / len(of_level))
 
 
 def test_a_place_with_one_possible_token_costs_nothing():
-    assert chance(batch([[0, 2], [1, 2]], [5, 5])) == {"5": 0.5}
+    assert guesses(chance, [[0, 2], [1, 2]], [5, 5]) == {"5": 0.5}
 
 
 def test_held_out_rows_are_the_test_rows_of_the_module():
@@ -122,6 +128,21 @@ def test_where_states_are_too_many_the_majority_is_that_of_the_rows(tmp_path):
     labels = [tuple(t[t != IGNORE].tolist()) for t in targets]
     baselines = json.loads((tmp_path / "baselines.json").read_text())
     assert baselines["majority"] == {"15": max(map(labels.count, labels)) / 32}
+
+
+def test_each_of_several_answers_in_a_row_is_guessed_as_it_is_scored(tmp_path):
+    """Each cell an answer: the commonest is as frequent as among all cells, and one of two is right half the time."""
+
+    class Cells(Rule110):
+        def answers(self, targets):
+            return torch.where(targets == IGNORE, -1, (targets != IGNORE).cumsum(1) - 1)
+
+    make_data(Cells(steps=15, width=40, n_states=4), tmp_path, batch_size=4, eval_rows=32)
+    targets = load_file(tmp_path / "rows.safetensors")["targets"]
+    cells = targets[targets != IGNORE].tolist()
+    baselines = json.loads((tmp_path / "baselines.json").read_text())
+    assert len(cells) == 4 * 32 and baselines["chance"] == {"15": 0.5}
+    assert baselines["majority"] == {"15": max(sum(cells), len(cells) - sum(cells)) / len(cells)}
 
 
 def test_depo_comes_with_what_is_scored_by_knowing_a_part(tmp_path):

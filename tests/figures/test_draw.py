@@ -250,6 +250,25 @@ def test_a_task_of_ones_own_has_a_panel_for_each_slice(tmp_path):
     assert apart == [(1, 2, 0.25, 2), (10, 2, 0.25, 2)]
 
 
+@pytest.mark.parametrize(
+    ("counts", "label"),
+    [
+        ({"count": 512, "rows": 512}, "rows with all answers right"),
+        ({"count": 1536, "rows": 512}, "answers right"),
+        ({"count": 1536}, "rows with all answers right"),  # of before rows were counted
+    ],
+)
+def test_the_axis_says_whether_rows_or_answers_are_counted(counts, label, tmp_path):
+    guesses = {name: {"12": 0.1} for name in ("majority", "chance")}
+    (tmp_path / "baselines.json").write_text(json.dumps(guesses))
+    runs = curves((1, 0, 10, 0.5), (2, 0, 10, 0.5))
+    metrics = {"val_exact": 0.5, "test_exact": 0.5, **{f"test_{name}": value for name, value in counts.items()}}
+    table = pd.concat(runs.assign(metric=metric, value=value) for metric, value in metrics.items())
+    table = pd.concat([table, table.assign(slice="all")])
+    fig, _ = drawn_by("copy")(table, tmp_path, "mini")
+    assert [ax.get_ylabel() for ax in fig.axes] == [label]
+
+
 @pytest.mark.parametrize(("highest", "top"), [(0.22, 0.5), (0.49, 0.5), (0.5, 1.0), (1.0, 1.0)])
 def test_accuracy_goes_up_to_one_half_where_no_run_passes_it(highest, top):
     fig, (ax,) = style.subplots()

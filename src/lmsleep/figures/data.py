@@ -6,11 +6,13 @@ python -m lmsleep.figures.data --figure fig2b --config configs/experiment/rule11
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lmsleep.atomic import save_json
@@ -20,6 +22,7 @@ from lmsleep.figures.corpus import write_corpus, write_questions
 from lmsleep.figures.settings import grid, merge_configs
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import IGNORE, Batch, Task
+from lmsleep.tasks.base import split_answers
 from lmsleep.tasks.gsm import DatasetConfig, make_dataset
 from lmsleep.tasks.gsm.dataset import dataset_encoder
 from lmsleep.tasks.spec import build_task
@@ -72,8 +75,9 @@ def make_data(task: Task, out: Path, **data: int) -> None:
     tensors = {name: value for name, value in rows._asdict().items() if value is not None}
     tensors["answers"] = task.answers(rows.targets)
     save_tensors(out / "rows.safetensors", tensors, "lmsleep.rows", {})
-    baselines = {"majority": majority(rows), "chance": chance(rows)} | task.baselines()
-    save_json(out / "baselines.json", baselines)
+    answers = answers_by_slice(rows, tensors["answers"])
+    guesses = {guess.__name__: {level: guess(a) for level, a in answers.items()} for guess in (majority, chance)}
+    save_json(out / "baselines.json", guesses | task.baselines())
 
 
 def held_out(module: RowsDataModule) -> Batch:
@@ -91,24 +95,23 @@ def held_out(module: RowsDataModule) -> Batch:
     return Batch._make(None if field is None else field[asked] for field in whole)
 
 
-def majority(rows: Batch) -> dict[str, float]:
-    """For each slice, how often the most frequent answer is right."""
-    shares = {}
-    for level in rows.slice.unique().tolist():
-        answers = [tuple(t[t != IGNORE].tolist()) for t in rows.targets[rows.slice == level]]
-        shares[str(level)] = Counter(answers).most_common(1)[0][1] / len(answers)
-    return shares
+def answers_by_slice(rows: Batch, numbers: Tensor) -> dict[str, list[tuple[int, ...]]]:
+    """The tokens of every answer in the rows of each slice; `numbers` (R, T) as of `Task.answers`."""
+    found: dict[int, list[tuple[int, ...]]] = {level: [] for level in rows.slice.unique().tolist()}
+    for level, *of_row in zip(*(x.tolist() for x in (rows.slice, numbers, rows.targets)), strict=True):
+        found[level] += [answer for (answer,) in split_answers(*of_row)]
+    return {str(level): answers for level, answers in found.items() if answers}
 
 
-def chance(rows: Batch) -> dict[str, float]:
-    """For each slice, how often a uniform guess is right among the tokens that occur as first, second, ... target."""
-    shares = {}
-    for level in rows.slice.unique().tolist():
-        answers = [t[t != IGNORE].tolist() for t in rows.targets[rows.slice == level]]
-        options = [len(set(place) - {None}) for place in zip_longest(*answers)]
-        right = [1 / math.prod(options[: len(answer)]) for answer in answers]
-        shares[str(level)] = math.fsum(right) / len(answers)
-    return shares
+def majority(answers: Sequence[tuple[int, ...]]) -> float:
+    """How often the most frequent answer is right."""
+    return Counter(answers).most_common(1)[0][1] / len(answers)
+
+
+def chance(answers: Sequence[tuple[int, ...]]) -> float:
+    """How often a uniform guess is right among the tokens that occur as first, second, ... one of an answer."""
+    options = [len(set(place) - {None}) for place in zip_longest(*answers)]
+    return math.fsum(1 / math.prod(options[: len(answer)]) for answer in answers) / len(answers)
 
 
 if __name__ == "__main__":

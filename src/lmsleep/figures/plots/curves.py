@@ -1,5 +1,6 @@
 """Figures of learning curves: figures 2 to 5, a line for each N, or for each t of figure 2a."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, pe
 from lmsleep.figures.words import counted
 
 PASSES = "passes N over each full window (N = 1: no sleep)"
+ROWS, ANSWERS = "rows with all answers right", "answers right"  # what is counted
 # metric -> label of its axis, baselines and their labels: what one has of the cycle who scores so.
 DEPO = {
     "loss": ("loss of all targets\n(nats a token)", {"floor": "only names known"}),
@@ -46,7 +48,8 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     for each N."""
     exact = per_slice(table, "val_exact", "test_exact")
     levels, looks = sorted(exact.slice.unique()), style.looks(sorted(exact.n_passes.unique()))
-    n = len(levels)
+    n, sizes = len(levels), table.groupby("metric").value.sum()
+    several = sizes.get("test_count", 0) > sizes.get("test_rows", math.inf)  # answers in a row
     fig, axes = style.subplots(n, columns=4, width=max(6.4, 3.2 * min(4, n)), height=3.9 * -(-n // 4))
     for ax, level in zip(axes, levels, strict=True):
         style.learning(ax, exact[exact.slice == level], "n_passes", looks, apart=style.unequal(exact))
@@ -56,7 +59,7 @@ def fig2b(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
         ):
             value = baselines(data, name)[str(level)]
             style.reference(ax, value, text if level == levels[-1] else "", dashes, place)
-        accuracy_axes(fig, ax, scale, exact)
+        accuracy_axes(fig, ax, scale, exact, ANSWERS if several else ROWS)
         ax.set_title(f"slice {level}" if n > 1 else "", fontsize=10)
     style.legend(fig, axes, f"{style.task(table, table.figure.iloc[0])}: {PASSES}")
     return fig, compare_passes(table, by_slice=n > 1)
@@ -114,9 +117,9 @@ def by_difficulty(
         panels[0].set_ylabel(label)
 
 
-def accuracy_axes(fig: Figure, ax: Axes, scale: str, frame: pd.DataFrame) -> None:
+def accuracy_axes(fig: Figure, ax: Axes, scale: str, frame: pd.DataFrame, label: str = ROWS) -> None:
     """Axes of accuracy against training tokens; up to 50 %, as in the paper's figure 2b, if no run exceeds it."""
-    ax.set(xlabel="training tokens", ylabel="rows with all answers right")
+    ax.set(xlabel="training tokens", ylabel=label)
     style.token_axis(ax)
     style.percent_axis(ax, top=0.5 if frame.value.max() < 0.5 else 1.0)
     style.note(fig, frame[frame.metric.str.startswith("val_")], scale, CURVES, apart=style.unequal(frame))
