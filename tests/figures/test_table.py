@@ -150,3 +150,12 @@ def test_runs_of_other_lengths_are_told_apart(aggregated, tmp_path):
         shutil.copytree(tmp_path / "runs" / "n1-s0", tmp_path / "text" / name)
     run(main, ["--figure", "text", "--runs", str(tmp_path / "text"), "--out", str(tmp_path / "text.csv")])
     assert pd.read_csv(tmp_path / "text.csv").model.unique().tolist() == ["AG-k10", "AG-k20"]
+
+
+@pytest.mark.parametrize("grid", [{"threshold": [0.1], "seeds": [0]}, {"runs": [{"n_passes": 2, "threshold": 0.1}]}])
+def test_a_grid_over_a_setting_that_no_cell_is_named_by_is_refused(grid, tmp_path, monkeypatch):
+    """Two cells would have one name, or one no name at all."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump({"grids": {"mine": grid}}))
+    with pytest.raises(ValueError, match=r"^the grid of mine in params\.yaml must be over steps, .* an arm in "):
+        cells("mine")

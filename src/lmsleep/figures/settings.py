@@ -38,16 +38,18 @@ def grid(figure: str) -> dict[str, list[Any]]:
 
 def cells(figure: str) -> list[str]:
     """The names of the cells of a figure's grid, sorted: n1-s0, n1-s1, n2-s0, ... or n1-k1600-s100, ... Raises
-    ValueError if it has none, or one twice."""
-    axes = [[_cell_part(axis, value) for value in values] for axis, values in grid(figure).items()]
+    ValueError if it has none, or one twice, or an axis that no name has room for."""
+    axes = [[_cell_part(figure, axis, value) for value in values] for axis, values in grid(figure).items()]
     names = sorted("-".join(point) for point in product(*axes))
     rule = f"the grid of {figure} in {PARAMS} must have one or more cells, each of them once"
     require(names and len(set(names)) == len(names), rule, grid(figure))
     return names
 
 
-def _cell_part(axis: str, value: Any) -> str:
+def _cell_part(figure: str, axis: str, value: Any) -> str:
     settings = value if isinstance(value, dict) else {axis: value}
+    rule = f"the grid of {figure} in {PARAMS} must be over {', '.join(LETTERS)} or runs of these; another setting makes"
+    require(settings.keys() <= LETTERS.keys(), f"{rule} an arm in {ARMS_FILE}", ", ".join(settings))
     return "-".join(f"{letter}{settings[name]}" for name, letter in LETTERS.items() if name in settings)
 
 
