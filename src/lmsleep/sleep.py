@@ -151,7 +151,6 @@ def read_windows(
             S = sleep_window(WindowPass(model, wake, number), answer)  # line 6, passes 2..N
         if cache.full:
             cache = cache.evict(eviction)  # line 10
-    check_fast_weights("fast_weights that the mixers leave", S, start)
     return Reading.of(model, windows, hidden, scored, S)
 
 

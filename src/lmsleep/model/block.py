@@ -58,6 +58,29 @@ class Mixer(Protocol):
     def flops_per_token(self, window_size: int) -> int: ...
 
 
+def check_left(mixer: Mixer, left: Any, state: Tensor | None, where: str = "") -> None:
+    """Raises ValueError, with the mixer's class and `where` it was, unless it left y, a state of the kind of that
+    before, and a cache entry."""
+    name, parts = type(mixer).__name__, left if isinstance(left, tuple) else (left,)
+    if len(parts) != 3:
+        got = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(f"{name} must return y, the new state and the new cache entry, got {got}")
+    _, after, entry = parts
+    if state is not None:
+        check_kind(f"the new state of {name}{where}", after, state)
+    elif after is not None:
+        raise ValueError(f"the new state of {name}, which has no state_shape, must be None, got {type(after).__name__}")
+    if not isinstance(entry, LayerCache):
+        raise ValueError(f"the cache entry of {name} must be a ConvTail, a KV or None, got {type(entry).__name__}")
+
+
+def check_kind(name: str, got: Any, like: Tensor) -> None:
+    """Raises ValueError unless `got` is a tensor of the shape and dtype of `like`."""
+    if not isinstance(got, Tensor) or (got.shape, got.dtype) != (like.shape, like.dtype):
+        is_ = f"{got.dtype} of shape {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+        raise ValueError(f"{name} must be {like.dtype} of shape {tuple(like.shape)}, got {is_}")
+
+
 class LazySum(NamedTuple):
     """h + y (B, n, D) between two blocks, added by the next norm in one fused kernel."""
 
@@ -93,7 +116,9 @@ class Block(nn.Module):
         """h (B, n, D), the mixer's fast weights and cache entry -> the same three after n tokens. A `LazySum` gives a
         `LazySum`."""
         s, x = self.mixer_norm.add_and_norm(*(h if isinstance(h, LazySum) else LazySum(h)))
-        y, state, cache = self.mixer(x, state, cache, ctx)
+        left = self.mixer(x, state, cache, ctx)
+        check_left(self.mixer, left, state)
+        y, state, cache = left
         y = self.mixer_post_norm(y)
         if ctx.need_h and self.mlp is not None and self.mlp_norm is not None:
             s, x = self.mlp_norm.add_and_norm(s, y)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lmsleep.checks import checked, require, typed
 from lmsleep.memory import KV
 from lmsleep.model.attention import Rotary
-from lmsleep.model.block import Mixer, PassContext
+from lmsleep.model.block import Mixer, PassContext, check_kind, check_left
 from lmsleep.model.config import ModelConfig
 from lmsleep.ops.window_attention.sdpa import visibility
 
@@ -56,7 +56,7 @@ def check_mixer(make: Callable[[Config], Mixer], config: Config, tolerance: floa
         x, S = torch.randn(2, TOKENS, config.d_model), torch.randn(2, *(mixer.state_shape or ()))
         if mixer.state_shape is not None:
             with torch.autocast("cpu", torch.bfloat16):
-                _same_kind("the new state under autocast", mixer(x, S, None, EVERYTHING)[1], S)
+                check_left(mixer, mixer(x, S, None, EVERYTHING), S, " under autocast")
         with torch.no_grad():  # away from the initial values, of which many are equal
             for weight in mixer.double().parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
@@ -114,9 +114,10 @@ class _Rule(_Contract):
     def read(self, x: Tensor, S: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
         state, cache, parts = S, None, []
         for part in x.split(list(sizes), dim=1):
-            y, state, cache = self.mixer(part, state, cache, EVERYTHING)
-            _same_kind("y", y, part)
-            _same_kind("the new state", state, S)
+            left = self.mixer(part, state, cache, EVERYTHING)
+            check_left(self.mixer, left, S)
+            y, state, cache = left
+            check_kind("y", y, part)
             parts.append(y)
         return torch.cat(parts, dim=1), state
 
@@ -175,9 +176,10 @@ class _Attention(_Contract):
             visible = visibility(n, held, TOKENS, seen, x.device)
             own = None if seen is None else seen[:, held:]
             ctx = PassContext(self.rotary(start, n, x), visible, own, visible)
-            y, state, cache = self.mixer(part, None, cache, ctx)
-            require(state is None, "the new state of a mixer without state_shape must be None", type(state).__name__)
-            _same_kind("y", y, part)
+            left = self.mixer(part, None, cache, ctx)
+            check_left(self.mixer, left, None)
+            y, _, cache = left
+            check_kind("y", y, part)
             held, start = held + n, start + n
             if isinstance(cache, KV):
                 sizes_of = "keys and values in the cache entry must be of the tokens so far, along dimension 2"
@@ -236,10 +238,3 @@ def _gradients(of: Tensor, leaves: list[nn.Parameter] | list[Tensor]) -> list[Te
         torch.autograd.grad(of.square().sum(), leaves, retain_graph=True, allow_unused=True) if of.requires_grad else ()
     )
     return [gradient for gradient in gradients if gradient is not None]
-
-
-def _same_kind(name: str, got: Any, like: Tensor) -> None:
-    """Raises ValueError unless `got` is a tensor of the shape and dtype of `like`."""
-    allowed = f"{name} must be {like.dtype} of shape {tuple(like.shape)}"
-    require(isinstance(got, Tensor), allowed, type(got).__name__)
-    require((got.shape, got.dtype) == (like.shape, like.dtype), allowed, (got.dtype, tuple(got.shape)))
