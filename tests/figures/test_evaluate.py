@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 
 from lmsleep import HybridConfig
 from lmsleep.cli import run
@@ -179,6 +180,29 @@ def test_a_run_is_tested_with_its_own_passes_with_others_with_none_and_an_arm_un
                 rule = Settle(threshold, 8, made.append)
                 read_windows(model, tokens, targets, on_overflow=rule)
         assert found[f"settle_{threshold:g}_passes"] == pytest.approx(torch.cat(made).double().mean().item())
+
+
+def test_a_run_with_a_sleep_of_its_own_is_tested_with_that_and_with_every_n(saved_run, tmp_path):
+    """An arm of configs/arms.yaml may set it; `most` of a sleep that never settles is its N."""
+    torch.manual_seed(0)
+    config = HybridConfig(d_model=16, pattern="AG", n_heads=2, zero_init=False)
+    model = config.for_task(RULE110.vocab_size, RULE110.window_size).build().eval()
+    make_data(RULE110, tmp_path / "data", batch_size=16, eval_rows=8)
+    own = {"class_path": "lmsleep.settle.Settle", "init_args": {"threshold": 0.0, "most": 3, "record": None}}
+    folder = saved_run("mine-s0", model, RULE110, on_overflow="lmsleep.settle.Settle(threshold=0.0, most=3)")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["sleep"]["on_overflow"] = own
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    found = evaluate_run("arms", folder, tmp_path / "data")
+    found = found[found.slice == "all"].set_index("metric").value
+    ways = {"test", "cut", *(f"test_n{n}" for n in range(1, 9))}
+    assert {metric.removesuffix("_loss") for metric in found.index if metric.endswith("_loss")} - ways == {
+        f"{way}_answer" for way in ways
+    }
+    assert found["test_loss"] == found["test_n3_loss"] != found["test_n1_loss"]
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("Settle", "Seddle"))
+    with pytest.raises(ValueError, match=r"on_overflow must be a function or a class that can be imported, got 'lmsle"):
+        evaluate_run("arms", folder, tmp_path / "data")
 
 
 def test_only_of_its_own_passes_a_score_that_is_not_finite_is_kept(saved_run, tmp_path, monkeypatch):

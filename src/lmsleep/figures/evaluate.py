@@ -6,10 +6,11 @@ python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data 
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.checks import LAST, naming_file, require
+from lmsleep.checks import LAST, naming_file, require, typed
 from lmsleep.figures.settings import has_arms, merge_configs
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
@@ -48,20 +49,20 @@ def main(figure: str, runs: Path, data: Path, out: Path) -> None:
 
 def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     """Test scores of one run in all `ways_to_sleep`, tidy; of sleeps that stop when S settles also their mean number of
-    passes. Scores that are not finite are left out, unless they are those with its own N, which nothing may do
+    passes. Scores that are not finite are left out, unless they are those of its own sleep, which nothing may do
     without."""
     columns = run_columns(figure, run)
     folder = data if (data / "rows.safetensors").exists() else data / run.name.split("-")[0]  # a folder for each t
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = from_lightning(run / LAST).to(device)
-    sleeps = trained_sleeps(model.trained, run)
+    sleeps = trained_sleeps({name: of for name, of in model.trained.items() if name != "on_overflow"}, run)
     files = {"": folder / "rows.safetensors", "needle_": folder / "needle.safetensors"}
     tested = {name: read_rows(path, model) for name, path in files.items() if path.exists() or not name}
-    ways = ways_to_sleep(sleeps.pop("n_passes"), has_arms(figure))
     with naming_file(run / "config.yaml"):
         config = merge_configs([run / "config.yaml"])
         batch_size = config["data"].get("eval_batch_size") or config["data"]["batch_size"]
         bf16 = config["trainer"].get("precision") == "bf16-mixed"
+        ways = ways_to_sleep(sleeps.pop("n_passes"), has_arms(figure), own_sleep(config["sleep"].get("on_overflow")))
     records = []
     for (way, on_overflow), (kind, rows) in product(ways.items(), tested.items()):
         settled: list[Tensor] = []  # passes of each row
@@ -78,13 +79,27 @@ def evaluate_run(figure: str, run: Path, data: Path) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def ways_to_sleep(trained: int, is_arm: bool) -> dict[str, OnOverflow]:
-    """What begins the names of metrics -> how a run sleeps for them: with the N that it was trained with; with S cut at
-    every overflow; with every other N to 6. An arm with N to 8 and, if it sleeps, until S settles."""
+def ways_to_sleep(trained: int, is_arm: bool, own: OnOverflow | None = None) -> dict[str, OnOverflow]:
+    """What begins the names of metrics -> how a run sleeps for them: with the N that it was trained with, or by its
+    `own` sleep; with S cut at every overflow; with every other N to 6. An arm with N to 8 and, if it sleeps so, until S
+    settles."""
     most = 8 if is_arm else 6
-    ways: dict[str, OnOverflow] = {"test": partial(sleep, n_passes=trained), "cut": forget}
-    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if n != trained}
+    ways: dict[str, OnOverflow] = {"test": own or partial(sleep, n_passes=trained), "cut": forget}
+    ways |= {f"test_n{n}": partial(sleep, n_passes=n) for n in range(1, most + 1) if own or n != trained}
     return ways | ({f"settle_{t:g}": Settle(t, most) for t in THRESHOLDS} if is_arm and trained > 1 else {})
+
+
+def own_sleep(spec: Any) -> OnOverflow | None:
+    """What `sleep.on_overflow` of a run's configuration names, if anything: a function, or a class with `init_args`.
+    Raises ValueError if it cannot be imported, or its arguments do not fit."""
+    if spec is None:
+        return None
+    path, given = (spec, {}) if isinstance(spec, str) else (spec.get("class_path"), spec.get("init_args", {}))
+    found: Any = locate(str(path))
+    require(callable(found), "on_overflow must be a function or a class that can be imported", path)
+    if is_dataclass(found):
+        return typed(found, given, f"init_args of {path}")  # pyright: ignore[reportArgumentType]
+    return found(**given) if isinstance(found, type) else found
 
 
 def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
