@@ -189,7 +189,10 @@ class LastCheckpoint(GuardedCheckpoint):
         """Uncounts the micro-batches of an incomplete step, whose gradients are not saved: they must be read again; and
         has a validation made that is still to come."""
         if not torch.isfinite(sum_of_norms(list(pl_module.parameters()), torch.inf)):
-            raise FloatingPointError(f"weights are not finite at step {trainer.global_step}; they were not saved")
+            named = pl_module.named_parameters()
+            first = next(name for name, weight in named if not torch.isfinite(sum_of_norms([weight], torch.inf)))
+            what = f"weights are not finite at step {trainer.global_step}, the first of them {first}"
+            raise FloatingPointError(f"{what}; they were not saved")
         await_validation(checkpoint)
         uncount_batches(checkpoint, pending_batches(trainer))
 
