@@ -84,13 +84,28 @@ def test_a_run_keeps_its_name_under_the_same_tokenizer_alone(tmp_path, monkeypat
     assert names[0] == names[1] != names[2]
 
 
-def test_a_run_keeps_its_name_on_the_same_task_of_ones_own_alone(tmp_path, monkeypatch):
+OWN_SLEEP = "own_part.Sleep"
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "plugins"),
+    [
+        ({"data": {"task": {"class_path": "own_part.Parity"}}}, [], ""),
+        ({"sleep": {"on_overflow": {"class_path": OWN_SLEEP}}}, [], ""),
+        ({"sleep": {"on_overflow": OWN_SLEEP}}, [], ""),
+        ({}, [f"--sleep.on_overflow={OWN_SLEEP}", "--sleep.on_overflow.passes=2"], ""),
+        ({}, ["--model.model.pattern=AH"], "lmsleep.ops, own_part"),
+    ],
+    ids=["task", "sleep", "function", "argument", "rule"],
+)
+def test_a_run_keeps_its_name_on_the_same_code_of_ones_own_alone(tmp_path, monkeypatch, config, arguments, plugins):
     monkeypatch.syspath_prepend(tmp_path)
-    OmegaConf.save({"data": {"task": {"class_path": "own_parity.Parity"}}}, tmp_path / "run.yaml")
+    monkeypatch.setenv("LMSLEEP_PLUGINS", plugins)
+    OmegaConf.save(config, tmp_path / "run.yaml")
     names = []
     for text in ("a = 1", "a = 1", "a = 2"):
-        (tmp_path / "own_parity.py").write_text(text)
-        names.append(digest(Path("runs/x"), [f"--config={tmp_path / 'run.yaml'}"]))
+        (tmp_path / "own_part.py").write_text(text)
+        names.append(digest(Path("runs/x"), [f"--config={tmp_path / 'run.yaml'}", *arguments]))
     assert names[0] == names[1] != names[2]
 
 

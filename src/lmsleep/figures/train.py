@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,7 @@ from lmsleep.errors import check_paths, one_sentence
 from lmsleep.figures.provenance import commit, hardware
 from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, merge_configs
 from lmsleep.hub import TOKENIZER
+from lmsleep.model.mixers import GROUP, named_plugins
 from lmsleep.pretrained.export import export
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
@@ -152,15 +154,15 @@ def arguments_of_arm(out: Path) -> tuple[str, ...]:
 
 
 def digest(out: Path, fit_args: list[str]) -> str:
-    """A hash of a run: its folder and arguments, the code, and the files that it reads: configurations, dataset, texts,
-    tokenizer, initial weights."""
+    """A hash of a run: its folder and arguments, the code, yours too, and the files that it reads: configurations,
+    dataset, texts, tokenizer, initial weights."""
     words = [part for word in fit_args for part in word.split("=", 1)]
     configs = [file for option, file in pairwise(words) if option == "--config"]
     overrides = [a.removeprefix("--") for a in fit_args if a.startswith(("--data.task.", "--model.init_from="))]
     config: DictConfig = OmegaConf.create(merge_configs(configs, overrides))
     package = (path for path in Path(lmsleep.__file__).parent.rglob("*") if path.suffix in (".py", ".yaml"))
     named = [Path(a.split("=", 1)[-1]) for a in fit_args if a.endswith((".yaml", ".yml", ".json"))]
-    code = [file.read_text(encoding="utf-8") for file in (*named, *own_task(config), *sorted(package))]
+    code = [file.read_text(encoding="utf-8") for file in (*named, *own_code(config, fit_args), *sorted(package))]
     stored = OmegaConf.select(config, "data.task.init_args.path")
     problems = [Dataset(stored).sha256] if stored and Path(stored).is_dir() else []
     read = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files_read(config)]
@@ -183,12 +185,18 @@ def source_files(source: str) -> tuple[Path, ...]:
     return text_files(source, whole=True) or text_files(source.partition(":")[0], whole=True)
 
 
-def own_task(config: DictConfig) -> list[Path]:
-    """The source of a task of another package."""
-    module = str(OmegaConf.select(config, "data.task.class_path")).rpartition(".")[0]
-    ours = not module or module.partition(".")[0] == "lmsleep"
-    spec = None if ours else find_spec(module)
-    return [Path(spec.origin)] if spec and spec.origin else []
+def own_code(config: DictConfig, fit_args: list[str]) -> Iterator[Path]:
+    """The sources of a task and a sleep of another package, and of the plugins."""
+    sleeps = [OmegaConf.select(config, "sleep.on_overflow")]
+    sleeps += [word.partition("=")[2] for word in fit_args if word.startswith("--sleep.on_overflow=")]
+    paths = [OmegaConf.select(config, "data.task.class_path")]
+    paths += [sleep.get("class_path") if isinstance(sleep, DictConfig) else sleep for sleep in sleeps]
+    modules = [str(path).rpartition(".")[0] for path in paths]
+    for module in [*modules, *named_plugins(), *(plugin.module for plugin in entry_points(group=GROUP))]:
+        if module and module.partition(".")[0] != "lmsleep":
+            with suppress(ImportError):  # the run says so
+                spec = find_spec(module)
+                yield from [Path(spec.origin)] if spec and spec.origin else []
 
 
 if __name__ == "__main__":

@@ -30,6 +30,12 @@ MIXERS: dict[str, tuple[str, MixerFactory]] = {
     "J": ("Jet", Jet),
 }
 BUILT_IN = frozenset(MIXERS)
+GROUP = "lmsleep.plugins"  # of entry points
+
+
+def named_plugins() -> list[str]:
+    """The modules that the user names in the environment variable LMSLEEP_PLUGINS."""
+    return list(filter(None, os.environ.get(PLUGINS, "").replace(" ", "").split(",")))
 
 
 @cache
@@ -37,9 +43,9 @@ def load_plugins() -> None:
     """Imports the modules that installed packages name in the entry point group `lmsleep.plugins`, and the user in the
     environment variable LMSLEEP_PLUGINS, which register mixers and backbones of their own. Called where a name is not
     known yet; a downloaded file adds none. Raises ValueError if there is no such module."""
-    for plugin in entry_points(group="lmsleep.plugins"):
+    for plugin in entry_points(group=GROUP):
         plugin.load()
-    for name in filter(None, os.environ.get(PLUGINS, "").replace(" ", "").split(",")):
+    for name in named_plugins():
         try:
             import_module(name)
         except ImportError as error:
