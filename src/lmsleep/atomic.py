@@ -14,6 +14,8 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 from uuid import uuid4
 
+from lmsleep.checks import ONE_FILE, left_by_run, require
+
 
 @contextmanager
 def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
@@ -131,11 +133,18 @@ def lock_folder(folder: Path) -> IO[bytes]:
     return file
 
 
-def check_checkpoint_file(path: str | Path) -> None:
-    """Verifies the checksums of a file of `torch.save`, a zip archive; torch itself verifies none. Raises ValueError if
-    the file is truncated, changed or no such archive, OSError if it cannot be read; a missing file passes."""
-    if Path(path).is_file():
-        Path(path).open("rb").close()
+def check_checkpoint_file(path: str | Path, name: str = "checkpoint") -> None:
+    """Verifies that `path` is a file of `torch.save`, a zip archive, and its checksums; torch itself verifies none.
+    Raises ValueError, which says `name`, if it is no such file, truncated or changed, OSError if it cannot be read."""
+    path = Path(path)
+    left = left_by_run(path if path.is_dir() else path.parent)
+    if path.is_dir():
+        one = f"{name} must be one file, as --{ONE_FILE} makes it, and no folder"
+        raise ValueError(f"{one}, got {str(path)!r}{left}")
+    if not path.exists():
+        raise ValueError(f"{name} must be a checkpoint of `lmsleep fit`, but there is no file {str(path)!r}{left}")
+    require(path.is_file(), f"{name} must be a regular file", str(path))
+    path.open("rb").close()
     reason = "it is no archive of torch.save"
     if zipfile.is_zipfile(path):
         try:
@@ -144,5 +153,5 @@ def check_checkpoint_file(path: str | Path) -> None:
             reason = damaged and f"{damaged} in it differs from its checksum"
         except Exception as error:  # of a changed directory the module has many kinds
             reason = str(error)
-    if reason and Path(path).is_file():
+    if reason:
         raise ValueError(f"checkpoint {str(path)!r} is damaged or of another kind: {reason}")

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lmsleep.atomic import check_checkpoint_file, check_folder
-from lmsleep.checks import ONE_FILE, first_line, left_by_run, require, typed
+from lmsleep.checks import first_line, typed
 from lmsleep.hub import tokenizer_files
 from lmsleep.model import HybridConfig, HybridLM, Lora
 from lmsleep.model.folder import check_finite, check_no_model
@@ -69,16 +69,10 @@ def export(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir() and (left := left_by_run(path)):
-        raise ValueError(f"ckpt must be a file, got {str(path)!r}{left}")
-    require(not path.is_dir(), f"ckpt must be one file, as --{ONE_FILE} makes it, and no folder", str(path))
-    if not path.is_file():
-        left = left_by_run(path.parent)
-        raise ValueError(f"ckpt must be a Lightning checkpoint, but there is no file {str(path)!r}{left}")
-    check_checkpoint_file(path)
+    check_checkpoint_file(path, "ckpt")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, pickle.UnpicklingError) as error:
         rule = f"ckpt must be a Lightning checkpoint; {str(path)!r} cannot be read ({first_line(error)})"
         raise ValueError(rule) from None
     if not isinstance(content, dict) or not content.keys() >= {"model_config", "state_dict"}:

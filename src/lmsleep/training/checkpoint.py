@@ -72,12 +72,7 @@ def check_checkpoint(path: str | None) -> None:
     require(path != "best", "ckpt_path must be a file, or last: a command does not know which of a run was best", path)
     if path is None or path in ("last", "hpc") or path.startswith("registry") or not is_local(path):
         return  # Lightning finds it
-    require(not Path(path).is_dir(), f"ckpt_path must be one file, as --{ONE_FILE} makes it, and no folder", path)
-    if not Path(path).exists():
-        left = left_by_run(Path(path).parent) if Path(path).name == LAST else ""
-        raise ValueError(f"ckpt_path must be a checkpoint of `lmsleep fit`, but there is no file {path!r}{left}")
-    require(Path(path).is_file(), "ckpt_path must be a regular file", path)
-    check_checkpoint_file(path)
+    check_checkpoint_file(path, "ckpt_path")
 
 
 def check_last(trainer: L.Trainer, path: str | None, trains: bool) -> None:
