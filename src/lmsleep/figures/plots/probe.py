@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import TASKS, Drawing, Look
-from lmsleep.figures.stats import LESS, MORE, mean_difference, mean_share, verdict
+from lmsleep.figures.stats import LESS, MORE, Estimate, mean_share, paired_differences, verdict
 from lmsleep.figures.words import probed
 
 COLUMNS = 3
@@ -52,13 +52,9 @@ def probe_gains(read: pd.DataFrame) -> list[dict]:
     """What a probe reads more from the wake pass to the largest N of the training: differences paired by seed, over
     those that have both, with the verdict (`MORE`, `LESS`)."""
     last, records = int(read.n_passes.max()), []
-    keys = read[["figure", "n_passes", "metric"]].drop_duplicates().sort_values(["figure", "n_passes"])
-    for figure, trained, metric in keys.itertuples(index=False):
-        part = read[(read.figure == figure) & (read.n_passes == trained) & (read.metric == metric)]
-        wide = part.pivot(index="seed", columns="passes", values="value")
-        if not len(pairs := (wide[last] - wide[1]).dropna()):
-            continue
-        apart = mean_difference(pairs)
-        record = {"figure": figure, "n_passes": int(trained), "read": metric.removeprefix("probe_"), "passes": last}
-        records.append(record | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})
+    ends = read[read.passes.isin((1, last))]
+    for gain in paired_differences(ends, "passes", 1, ["figure", "n_passes", "metric"]).to_dict("records"):
+        apart, place = Estimate.of(gain), {name: gain[name] for name in ("figure", "n_passes")}
+        place |= {"read": gain["metric"].removeprefix("probe_"), "passes": last}
+        records.append(place | apart._asdict() | {"verdict": verdict(apart, MORE, LESS)})
     return records
