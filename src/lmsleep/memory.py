@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lmsleep.checks import require
-from lmsleep.windows import Eviction, check_eviction
+from lmsleep.checks import require, typed
+from lmsleep.windows import Eviction
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ class AttentionCache:
 
     def evict(self, eviction: Eviction) -> "AttentionCache":
         """The cache after a sleep: empty (`hard`), or the newest L-1 tokens (`sliding`)."""
-        check_eviction(eviction)
-        if eviction == "hard":
+        if typed(Eviction, eviction, "eviction") == "hard":
             return AttentionCache(self.capacity)
         kept = min(self.held, self.capacity - 1)
         layers = tuple(entry and entry.keep(kept) for entry in self.layers)

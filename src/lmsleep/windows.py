@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -153,11 +153,6 @@ class SleepSettings:
     @property
     def _asked(self) -> str:
         return f"n_passes is {self.n_passes}" if self.on_overflow is None else f"on_overflow is {self.on_overflow}"
-
-
-def check_eviction(eviction: str) -> None:
-    """Raises ValueError unless `eviction` is a known policy."""
-    require(eviction in get_args(Eviction), f"eviction must be one of {', '.join(get_args(Eviction))}", eviction)
 
 
 def check_n_passes(n_passes: int, name: str = "n_passes") -> None:

@@ -26,11 +26,11 @@ from lmsleep.atomic import save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
 from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import check_integer, counted, require
+from lmsleep.checks import check_integer, counted, require, typed
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
 from lmsleep.tasks.base import MAX_LENGTH
-from lmsleep.windows import IGNORE, Eviction, check_eviction, check_n_passes
+from lmsleep.windows import IGNORE, Eviction, check_n_passes
 
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]
 
@@ -55,7 +55,7 @@ def measure(
     Raises:
         ValueError: if a number is out of range.
     """
-    check_eviction(eviction)
+    typed(Eviction, eviction, "eviction")
     check_distinct(windows=windows, passes=passes)
     for n in passes:
         check_n_passes(n, "passes")

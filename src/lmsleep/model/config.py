@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from lmsleep.checks import check_integer, check_types, require
 
@@ -144,10 +144,9 @@ class ModelConfig:
         yield "rope_scaling", scaling, stretches, "must be (factor >= 1, low < high, length), all above 0, or None"
 
     def _checks_of_passes(self) -> Iterator[Check]:
-        loop, ways = self.loop, get_args(BetweenPasses)
+        loop = self.loop
         within = loop is None or (len(loop) == 2 and 0 <= loop[0] < loop[1] <= self.depth)
         yield "loop", loop, within, f"must be (first, last + 1) within the {self.depth} blocks"
-        yield "between_passes", self.between_passes, self.between_passes in ways, f"must be one of {', '.join(ways)}"
         first, last = self.loop_range
         closed = not self.norm_between_passes or last == self.depth
         yield "loop", loop, closed, "must reach the last block with norm_between_passes"

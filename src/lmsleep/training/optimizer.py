@@ -57,7 +57,7 @@ class OptimizerConfig:
             require(value <= MAX_RATE or not name.endswith("_lr"), f"{name} must be at most {MAX_RATE:g}", value)
         for name in ("decay_fraction", "final_ratio", "momentum"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1", getattr(self, name))
-        sound = self.betas is not None and len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        sound = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(sound, "betas must be two numbers of at least 0 and below 1", self.betas)
         require(0 < self.eps < math.inf, "eps must be finite and more than 0", self.eps)
         clips = self.grad_clip is None or 0 < self.grad_clip < math.inf

@@ -12,7 +12,7 @@ from lmsleep.checks import checked, counted, require
 from lmsleep.model import HybridLM
 from lmsleep.training.callbacks import Recipe, SleepCallback, find_callback
 from lmsleep.training.resume import check_as_trained
-from lmsleep.windows import Eviction, check_eviction
+from lmsleep.windows import Eviction
 
 
 class WarmupStage(Recipe):
@@ -44,8 +44,6 @@ class WarmupStage(Recipe):
             raise ValueError(
                 f"train of the warm-up stage must be a regular expression, got {train!r}: {error}"
             ) from None
-        if eviction is not None:
-            check_eviction(eviction)
         self.steps, self.train = steps, train
         self.eviction: Eviction | None = eviction
 
