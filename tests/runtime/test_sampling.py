@@ -110,11 +110,11 @@ def test_draws_follow_the_probabilities(temperature):
         ({"temperature": -1.0}, "temperature must be 0 or more and finite, got -1.0"),
         ({"temperature": float("nan")}, "temperature must be 0 or more and finite, got nan"),
         ({"temperature": 10**60}, "temperature must be 0 or more and finite, got 1000"),
-        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
-        ({"temperature": None}, "temperature must be a number, got None"),
+        ({"temperature": "hot"}, "temperature must be a finite number, got 'hot'"),
+        ({"temperature": None}, "temperature must be a finite number, got None"),
         ({"top_k": 0}, "top_k must be 1 or more, got 0"),
         ({"top_k": 2.0}, "top_k must be an integer, got 2.0"),
-        ({"top_p": True}, "top_p must be a number, got True"),
+        ({"top_p": True}, "top_p must be a finite number, got True"),
         ({"stop": [1, 7]}, "stop must be at most 6, got 7"),
         ({"stop": [1, None]}, "stop must be an integer, got None"),
         ({"stop": torch.tensor(7)}, "stop must be at most 6, got 7"),
@@ -130,9 +130,9 @@ def test_bad_options_are_refused_before_the_prompt_is_read(build, options, messa
     assert session.batch_size is None
 
 
-def test_an_option_that_there_is_not_is_named_beside_those_that_there_are(build):
+def test_an_option_that_there_is_not_is_named(build):
     session = Session(build("AG", vocab_size=257), tokenizer="bytes")
-    told = r"^there is no option 'temprature' of sampling; there are temperature, top_k, top_p, seed$"
+    told = "unexpected keyword argument 'temprature'$"
     for read in (session.ask, session.generate, session.stream):
         with pytest.raises(TypeError, match=told):
             read("Which?", 3, temprature=1)

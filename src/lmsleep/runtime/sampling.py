@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from numbers import Real
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_integer, checked, require
 from lmsleep.runtime.answer import Answer
 from lmsleep.runtime.tokens import TokenRows
 
@@ -22,26 +21,20 @@ class Sampling(TypedDict, total=False):
     seed: int | None
 
 
+@checked
 def sampler(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int | None = None,
     device: torch.device | str = "cpu",
     top_k: int | None = None,
-    **others: object,
 ) -> Callable[[Tensor], Tensor]:
     """A function that samples tokens (B,) from logits (B, V), with one generator for all calls. A temperature below the
     smallest float32 is 0: greedy.
 
     Raises:
         ValueError: if temperature is below 0 or infinite, top_p outside (0, 1], top_k below 1, or seed outside 64 bit.
-        TypeError: if there are other options.
     """
-    for name in others:
-        raise TypeError(f"there is no option {name!r} of sampling; there are {', '.join(Sampling.__annotations__)}")
-    for name, value in (("temperature", temperature), ("top_p", top_p)):
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a number, got {value!r:.99}")
     largest = torch.finfo(torch.float32).max
     require(0 <= temperature <= largest, "temperature must be 0 or more and finite", temperature)
     require(0 < top_p <= 1, "top_p must be above 0 and at most 1", top_p)
@@ -50,7 +43,7 @@ def sampler(
         check_integer("top_k", top_k, 1, 2**63 - 1)
     if seed is not None:
         check_integer("seed", seed, 0, 2**64 - 1)
-    generator = None if seed is None else torch.Generator(device).manual_seed(int(seed))
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     if temperature < torch.finfo(torch.float32).tiny:
         return partial(torch.argmax, dim=-1)
     return lambda logits: torch.multinomial(nucleus(logits, temperature, top_p, top_k), 1, generator=generator)[:, 0]
