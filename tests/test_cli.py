@@ -386,7 +386,7 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
         ("--checkpoint.dirpath=gs://a", "an address must be one that can be read and written here: "),
         ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "--ckpt_path must be a checkpoint on a disk, got 'http:"),
         ("--model.accelerate=graph", "--model.accelerate='graph' needs a CUDA device, got cpu"),
-        ("--trainer.accelerator=tpu", "--trainer.accelerator must be one that `lmsleep doctor` finds .*, got tpu"),
+        ("--trainer.accelerator=tpu", "the trainer must have an accelerator and devices that are here: .*torch_xla"),
         ("--checkpoint.dirpath=/proc/x", "the folder '/proc/x' cannot be made"),
         (
             "--ckpt_path=none.ckpt",

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 HUGE = dict.fromkeys(("limit_train_batches", "overfit_batches", "num_nodes", "max_steps"), 10**20 - 1)
 HUGE["devices"] = "'99999999999999999999'"
+HERE = "the trainer must have an accelerator and devices that are here"
 
 
 @pytest.mark.parametrize("command", ["fit", "plan"])
@@ -35,8 +36,10 @@ HUGE["devices"] = "'99999999999999999999'"
             (f"{name}=99999999999999999999", f"--trainer.{name} must be at most 2147483647, got {got}")
             for name, got in HUGE.items()
         ),
-        ("devices=-1", "--trainer.devices must be a number of 1 or more on a CPU, got -1"),
-        ("devices=[1]", "--trainer.devices must be a number of 1 or more on a CPU, got [1]"),
+        *(
+            (f"devices={n}", f"{HERE}: `devices` selected with `CPUAccelerator` should be an int > 0.")
+            for n in (-1, [1])
+        ),
         ("devices=foo", "--trainer.devices must be their number, their numbers, or auto, got 'foo'"),
         ("barebones=true", "--trainer.barebones must be false: a run reports and makes checkpoints, got true"),
     ],

@@ -29,7 +29,7 @@ from lmsleep.commands.leftovers import folders_to_make, remove_empty
 from lmsleep.commands.parser import RunParser, option_of
 from lmsleep.commands.predictions import PredictionWriter, predictions_folder
 from lmsleep.commands.progress import RunProgressBar
-from lmsleep.commands.run_errors import naming_devices, run_errors
+from lmsleep.commands.run_errors import run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, first_cause, naming_flags
@@ -141,8 +141,10 @@ class SleepCLI(PlainCLI):
             run.verbose = False  # a table of Lightning's own
         if self.subcommand == "predict" or (self.subcommand != "fit" and run.trainer.get("logger") is None):
             settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
-        with naming_devices(run.trainer):
+        try:
             trainer = super().instantiate_trainer(**settings)
+        except (ModuleNotFoundError, TypeError) as error:  # of devices, by Lightning
+            raise ValueError(f"the trainer must have an accelerator and devices that are here: {error}") from None
         check_last(trainer, run.get("ckpt_path"), trains=self.subcommand in (None, "fit"))
         return trainer
 
