@@ -34,6 +34,7 @@ _NOT_CALLABLE = re.compile(
     r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
 )
 _SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
+_SPOKEN |= {"PositiveInt": "an integer of 1 or more"}
 _SETTING = re.compile(r"([a-z][\w.]*)( of the trainer)?(?==\S+ needs | must )")
 
 
@@ -68,8 +69,8 @@ def argument_sentence(message: str, options: Mapping[str, argparse.Action]) -> s
     """A message of argparse or jsonargparse in one sentence, with the options that were perhaps meant."""
     if unknown := re.search(r"unrecognized arguments: ([^\s=]+)|does not accept option '([^']+)'", message):
         return unknown_option_sentence(unknown[1] or f"--{unknown[2]}", options)
-    if plain := re.fullmatch(r"argument ([^/\s:]+)\S*: (?:invalid (\w+) value: '(.*)'|(must .*))", message):
-        return f"{plain[1]} {plain[4] or f'must be {_SPOKEN.get(plain[2], plain[2])}, got {plain[3]}'}"
+    if plain := re.fullmatch(r"argument ([^/\s:]+)\S*: invalid (\w+) value: '(.*)'", message):
+        return f"{plain[1]} must be {_SPOKEN.get(plain[2], plain[2])}, got {plain[3]}"
     keys, rest = [], message
     while inner := _KEY.search(rest):
         keys.append(inner[2])

@@ -1,11 +1,13 @@
 """The options of `lmsleep finetune`, and errors of `lmsleep fit` in their words."""
 
 import re
-from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from jsonargparse.typing import PositiveInt
 
 from lmsleep.commands.parser import RunParser
 from lmsleep.errors import OneSentenceParser
@@ -89,15 +91,8 @@ def make_parser(description: str | None) -> OneSentenceParser:
     parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for all that is made (default: tuned)")
     for name, (target, default, text) in OPTIONS.items():
         flags = dict.fromkeys((f"--{name}", f"--{target}"))
-        kind = positive_integer if name in COUNTS else str if default is None else type(default)
+        kind: Any = PositiveInt if name in COUNTS else str if default is None else type(default)
         kind = unescape if name in TEMPLATES else kind
         text += "" if default is None else f" (default: {default!r})"
         parser.add_argument(*flags, dest=name, type=kind, metavar=name.rpartition(".")[2].upper(), help=text)
     return parser
-
-
-def positive_integer(text: str) -> int:
-    """A positive integer. Raises ArgumentTypeError if the text is none."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be an integer of 1 or more, got {text}")
-    return int(text)
