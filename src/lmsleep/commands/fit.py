@@ -26,14 +26,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lmsleep.checks import LAST, program, require
 from lmsleep.commands.leftovers import folders_to_make, remove_empty
-from lmsleep.commands.parser import RunParser, option_of
+from lmsleep.commands.parser import SECTIONS, RunParser, option_of
 from lmsleep.commands.predictions import PredictionWriter, predictions_folder
 from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.run_errors import run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, first_cause, naming_flags
-from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
@@ -106,12 +105,11 @@ class SleepCLI(PlainCLI):
         require(isinstance(seed, bool) or 0 <= seed < 2**32, "seed_everything must be from 0 to 2**32 - 1", seed)
 
     def before_instantiate_classes(self) -> None:
-        """Checks the settings of the trainer, and that no other is null that may not be, or a path that is empty."""
+        """Checks the settings of the trainer, and that no path is empty."""
         run = self.config.get(str(self.subcommand), self.config)
         check_trainer(run.trainer)
-        kinds = {"data": RowsDataModule, "model": SleepModule}
-        for name in ("data", "model", "sleep", "checkpoint", "trainer"):
-            check_empty(run[name].as_dict(), kinds.get(name), f"--{name}")
+        for name in SECTIONS:
+            check_empty(run[name].as_dict(), f"--{name}")
 
     def instantiate_classes(self) -> None:
         """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
@@ -190,7 +188,6 @@ def change_pretrained(model: Namespace, changes: Namespace | None) -> None:
     """Makes of a run's settings of the model, where it starts from pretrained weights, those of the weights with
     `changes`. Raises ValueError as `pretrained_config`."""
     if model.init_from and model.model and changes:
-        check_empty(changes.as_dict(), HybridConfig, "--model.model")
         model.model = Namespace(asdict(pretrained_config(model.init_from, **vars(changes))))
 
 

@@ -2,13 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import is_dataclass
-from inspect import signature
-from pydoc import locate
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from lmsleep.checks import PATHS, check_integer, require, typed
+from lmsleep.checks import PATHS, check_integer, require
 
 # Setting -> the least that it may be.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "log_every_n_steps": 0, "num_sanity_val_steps": -1}
@@ -38,24 +34,10 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     require(not bare, "barebones of the trainer must be false: a run reports and makes checkpoints", bare)
 
 
-def check_empty(settings: Mapping[str, Any], kind: Any, name: str) -> None:
-    """Raises ValueError if a setting is null that may not be, by annotations and defaults of the class `kind`, or of
-    classes below it, or a path is empty. The parser takes null for everything that belongs to a class within another,
-    and an empty path would be the current folder."""
-    hints: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    with suppress(NameError, TypeError, ValueError):  # of another package: not every annotation can be told here
-        hints = get_type_hints(kind.__init__)
-        defaults = {p.name: p.default for p in signature(kind).parameters.values()}
+def check_empty(settings: Mapping[str, Any], name: str) -> None:
+    """Raises ValueError if a path among the settings `name`, or below, is empty: it would be the current folder."""
     for key, value in settings.items():
-        hint = hints.get(key, Any)
-        if value is None and defaults.get(key, ...) is not None:
-            typed(hint, None, f"{name}.{key}")
         require(value != "" or key not in PATHS, f"{name}.{key} must have a value", value)
         for one in value if isinstance(value, list) else [value]:
-            if not isinstance(one, Mapping):
-                continue
-            if path := one.get("class_path"):
-                check_empty(one.get("init_args") or {}, locate(path), f"{name}.{key}.init_args")
-            else:
-                check_empty(one, next(filter(is_dataclass, (hint, *get_args(hint))), None), f"{name}.{key}")
+            if isinstance(one, Mapping):
+                check_empty(one, f"{name}.{key}")
