@@ -165,16 +165,6 @@ def put(*keys, value):
             put("groups", 0, "rows", value=[0.0, 1]),
             "item 0 of rows in item 0 of groups in .* must be an integer, got 0.0",
         ),
-        (put("groups", 0, "rows", value=[0, 2]), r"rows of the saved memory must be 0\.\.1, each in one group, got"),
-        (put("groups", 0, "rows", value=[0, 0]), r"rows of the saved memory must be 0\.\.1, each in one group, got"),
-        (put("groups", 0, "rows", value=[0]), r"of the saved memory must be torch.float64 \(1, .*, got .* \(2, "),
-        (put("groups", 0, "past", "held", value=4), "position in the saved memory must be 4 or more, got 0"),
-        (put("groups", 0, "cache", "held", value=10**15), "held in the saved memory must be at most 12, got"),
-        (put("groups", 0, "cache", "fresh", value=7), "fresh in the saved memory must be at most 6, got 7"),
-        (put("groups", 0, "cache", "fresh", value=-1), "fresh in the saved memory must be 0 or more, got -1"),
-        (put("groups", 0, "cache", "fresh", value=2), r"0.core of the saved memory must be .*, 2, .*, got .*, 3, "),
-        (put("groups", 0, "cache", "position", value=1), "position in the saved memory must be 3 or more, got 1"),
-        (put("groups", 0, "cache", "layers", value=[2, 2, 2, 2]), r"layers in the saved memory must be \(2, 1, 2, 1\)"),
         (put("groups", 0, "cache", "mask", value=True), "tensors of the saved memory must be .*mask"),
         (put("model", "config", value=[]), "config in model in the header .* must be .*HybridConfig"),
         (put("model", "config", "n_heads", value="2"), "n_heads in config in model in .* must be an integer, got '2'"),
@@ -197,19 +187,11 @@ def test_a_header_that_is_no_json_is_refused(build, tmp_path):
             Session.load(tmp_path / "memory", build())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: {k: v for k, v in t.items() if k != "0.core"} | {"0.x": t["0.core"]}, "tensors of .* must be"),
-        (lambda t: t | {"0.S.0": t["0.S.0"][:, :1].clone()}, r"0.S.0 of the saved memory must be .*, got .*\(2, 1, "),
-        (lambda t: t | {"0.S.0": t["0.S.0"].long()}, "0.S.0 of the saved memory must be .*, got torch.int64"),
-    ],
-)
-def test_other_tensors_are_refused(build, draw_tokens, tmp_path, change, message):
+def test_other_tensors_are_refused(build, draw_tokens, tmp_path):
     session, path = session_of(build, draw_tokens(2, 9)), tmp_path / "memory"
     session.save(path)
-    changed(path, tensors=change)
-    with pytest.raises(ValueError, match=message):
+    changed(path, tensors=lambda t: {"0.x" if name == "0.core" else name: x for name, x in t.items()})
+    with pytest.raises(ValueError, match=r"tensors of the saved memory must be \[.*'core'.*\], got \[.*'x'\]"):
         Session.load(path, session.model)
 
 
