@@ -30,7 +30,7 @@ from lmsleep.settle import Settle, forget
 from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE
 from lmsleep.tensors import read_tensors
-from lmsleep.windows import by_window
+from lmsleep.windows import by_window, check_batch
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # of `Settle`
 
@@ -106,16 +106,8 @@ def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:
     """The test rows in a file of stage `data`. Raises ValueError if they do not fit the model."""
     with naming_file(path):
         rows, _ = read_tensors(path, "cpu")
-        tokens, targets = rows["tokens"], rows["targets"]
-        size = len(model.embedding.weight)
-        for name, value in rows.items():
-            shape = tokens.shape[:1] if name == "slice" else tokens.shape
-            fits = value.shape == shape and not value.is_floating_point()
-            require(fits, f"{name} must be integers {[*shape]}", f"{value.dtype} {[*value.shape]}")
-        require(len(rows["slice"]) and "answers" in rows, "rows must be one or more, with answers", ", ".join(rows))
-        for name, value in (("tokens", tokens), ("targets", targets[targets != IGNORE])):
-            got = f"{[*value.aminmax()] if value.numel() else 'none'}"
-            require(len(value) and value.min() >= 0 and value.max() < size, f"{name} must be from 0 to {size - 1}", got)
+        check_batch(rows["tokens"], rows["targets"], rows.get("mask"), len(model.embedding.weight))
+        require(rows.keys() >= {"answers", "slice"}, "rows must have answers and slices", ", ".join(rows))
         return rows
 
 
