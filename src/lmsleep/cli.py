@@ -16,8 +16,8 @@ from lmsleep.errors import (
     HelpFormatter,
     Parser,
     check_paths,
-    first_cause,
     naming_flags,
+    of_constructors,
     one_sentence,
     quiet_at_closed_pipe,
 )
@@ -103,10 +103,8 @@ def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: s
         check_paths(given, taken, *(p.name for p in parameters if alone))
         words = join_list_options(function, given)
         parsed = parser.parse_args(words)
-        try:
+        with of_constructors():
             values = vars(parser.instantiate(parsed))
-        except ValueError as error:  # of the class that an option names, within jsonargparse's own
-            raise ValueError(str(first_cause(error))) from None
         # Defaults, too, which no word says.
         read = {name: Path(packaged(str(values[name]))) for name in CONFIGURED if isinstance(values.get(name), Path)}
         function(**values | read)

@@ -168,9 +168,16 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
         warnings.formatwarning = written
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """The error that was raised first, of those that each name another as their cause."""
-    return error if error.__cause__ is None else first_cause(error.__cause__)
+@contextmanager
+def of_constructors() -> Iterator[None]:
+    """Within the block a ValueError of a constructor is raised itself, in place of what jsonargparse makes of it."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(str(cause)) from None
 
 
 @contextmanager

@@ -217,11 +217,12 @@ def test_a_text_may_be_empty():
         ("fit", "data.task.init_args.steps", "an integer"),
         ("fit", "model.model.pattern", "a string"),
         ("plan", "model.optimizer.muon_lr", "a finite number"),
+        ("plan --device=meta", "model.optimizer.muon_lr", "a finite number"),
     ],
 )
 def test_a_setting_below_a_class_may_be_null_only_where_the_class_says_so(command, setting, kind, tmp_path):
     with pytest.raises(SystemExit) as said:
-        main([command, *RUN, f"--{setting}=null"])
+        main([*command.split(), *RUN, f"--{setting}=null"])
     assert str(said.value) == f"error: --{setting} must be {kind}, got null" and not list(tmp_path.iterdir())
 
 

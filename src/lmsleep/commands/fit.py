@@ -32,7 +32,7 @@ from lmsleep.commands.progress import RunProgressBar
 from lmsleep.commands.run_errors import run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import HelpFormatter, first_cause, naming_flags
+from lmsleep.errors import HelpFormatter, naming_flags, of_constructors
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
@@ -112,14 +112,12 @@ class SleepCLI(PlainCLI):
             check_empty(run[name].as_dict(), f"--{name}")
 
     def instantiate_classes(self) -> None:
-        """Checks the task of a run that trains. Raises the constructors' own ValueError, which jsonargparse wraps."""
-        try:
+        """Checks the task of a run that trains."""
+        with of_constructors():
             super().instantiate_classes()
-            self.model.seed = self.config.get(str(self.subcommand), self.config).get("seed_everything")
-            if self.subcommand in (None, "fit"):
-                check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
-        except ValueError as error:
-            raise ValueError(str(first_cause(error))) from None
+        self.model.seed = self.config.get(str(self.subcommand), self.config).get("seed_everything")
+        if self.subcommand in (None, "fit"):
+            check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""

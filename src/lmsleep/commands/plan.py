@@ -31,7 +31,7 @@ from lmsleep.commands.parser import RunParser
 from lmsleep.commands.quiet import quiet
 from lmsleep.commands.run_errors import run_errors
 from lmsleep.data import RowsDataModule
-from lmsleep.errors import naming_flags
+from lmsleep.errors import naming_flags, of_constructors
 from lmsleep.model import HybridConfig
 from lmsleep.pretrained import pretrained_config
 from lmsleep.training.nonfinite import StopOnNonFinite
@@ -111,7 +111,8 @@ class PlanCLI(SleepCLI):
     @cached_property
     def parts(self) -> Any:
         """The configuration with its objects, such as the task; neither the model nor its data are built."""
-        return self.parser.instantiate(self.config, instantiate_groups=False)
+        with of_constructors():
+            return self.parser.instantiate(self.config, instantiate_groups=False)
 
     @property
     def data(self) -> RowsDataModule:
