@@ -160,6 +160,16 @@ def test_a_program_whose_output_nobody_reads_ends_quietly_as_if_by_sigpipe(words
         assert (process.stderr.read(), process.wait()) == (b"", 128 + signal.SIGPIPE)
 
 
+def test_ctrl_c_while_a_command_is_loaded_ends_it_without_a_traceback():
+    """torch alone takes a second; what imports it, or numpy, may take the interrupt for a lack of it."""
+    program = [sys.executable, "-X", "importtime", "-m", "lmsleep", "doctor"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stderr if "torch." in line)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in said
+
+
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_without_an_output_a_command_runs_all_the_same(monkeypatch, closed):
     monkeypatch.setattr(sys, closed, None)  # as Python has it under `>&-`
@@ -727,6 +737,20 @@ def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match="143"):
         main([command, *TINY, "--data.eval_rows=80", "--ckpt_path=run/last.ckpt", "--trainer.default_root_dir=out"])
     assert rows == [8] and not list(tmp_path.glob("out/*.csv"))
+
+
+def test_ctrl_c_in_a_run_ends_with_130(fit, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(SleepModule, "training_step", interrupted)
+    try:
+        with pytest.raises(SystemExit) as end:
+            fit()
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning hears no second one
+    assert end.value.code == 128 + signal.SIGINT
 
 
 def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):

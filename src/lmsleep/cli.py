@@ -4,11 +4,14 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 from lmsleep.checks import PATHS
@@ -53,7 +56,7 @@ CONFIGURED = ("config", "model", "data", "task", "sleep", "checkpoint", "trainer
 @quiet_at_closed_pipe()
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one command; `args` default to the command line. Exit codes: 1 for a bad value, 2 for arguments that cannot
-    be parsed, 141 for a closed output, 143 for SIGTERM."""
+    be parsed, 130 for Ctrl-C, 141 for a closed output, 143 for SIGTERM."""
     # Before torch is loaded: its threads would else spin for each other, and hundreds of times longer on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = resolve_configs(sys.argv[1:] if args is None else args)
@@ -65,11 +68,11 @@ def main(args: Sequence[str] | None = None) -> None:
         with one_sentence():
             check_paths(rest, PATHS)
     if name in TRAINER:
-        importlib.import_module("lmsleep.commands.fit").run_trainer(None if args is None else words)
+        load("lmsleep.commands.fit").run_trainer(None if args is None else words)
     elif name in RUNS:
-        importlib.import_module(RUNS[name][0]).main(rest)
+        load(RUNS[name][0]).main(rest)
     elif name in COMMANDS:
-        run(importlib.import_module(COMMANDS[name][0]).main, rest, f"lmsleep {name}")
+        run(load(COMMANDS[name][0]).main, rest, f"lmsleep {name}")
     elif {"-h", "--help"} & set(words) or words in ([], ["bench"]):
         print(overview())
     elif words == ["--version"]:
@@ -82,6 +85,19 @@ def main(args: Sequence[str] | None = None) -> None:
         hint = f", but there is {near[0]!r}" if near else ""
         print(f"error: there is no command {command!r}{hint}; lmsleep --help lists all", file=sys.stderr)
         sys.exit(2)
+
+
+def load(module: str) -> ModuleType:
+    """Imports a module. Ctrl-C meanwhile, which takes seconds, ends the program at once: raised within an import, it
+    would be a page of traceback, or be swallowed by a library that does without a part of it."""
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not default or threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(module)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return importlib.import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -208,6 +208,36 @@ def test_sigterm_saves_within_a_batch_and_nothing_is_lost(run, tmp_path, stage, 
     assert before.validations + after.validations == whole.validations
 
 
+@pytest.mark.parametrize(("handler", "code", "step"), [(signal.SIG_DFL, 143, 4), (signal.SIG_IGN, 0, 6)])
+def test_a_terminal_that_is_closed_stops_a_run_as_sigterm_does(run, tmp_path, handler, code, step):
+    """Within the fourth step, behind which the run writes to the terminal; one that is to outlive it goes on."""
+
+    def fit_and_close():
+        main, end = os.openpty()
+        os.login_tty(end)
+        signal.signal(signal.SIGHUP, handler)
+
+        class Close(L.Callback):
+            def on_before_backward(self, trainer, pl_module, loss):
+                if trainer.global_step == 3:
+                    os.close(main)
+
+            def on_train_batch_end(self, trainer, *_):
+                if code and trainer.global_step == 4:
+                    os.write(1, b"a bar")
+
+        try:
+            fitted(run(2, [LastCheckpoint(str(tmp_path)), Close()], enable_checkpointing=True))
+        except SIGTERMException:
+            os._exit(143)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=fit_and_close, daemon=True)
+    process.start()
+    process.join(timeout=60)
+    assert (process.exitcode, saved_steps(tmp_path / "last.ckpt")) == (code, step)
+
+
 def test_a_stop_within_the_micro_batches_of_a_step_loses_none_of_them(run, tmp_path):
     """Steps of 4 batches; the stop is after the second batch of the third step, which is read again from its first."""
 

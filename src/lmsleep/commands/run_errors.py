@@ -14,12 +14,16 @@ from lmsleep.errors import one_sentence
 
 @contextmanager
 def run_errors() -> Iterator[None]:
-    """Turns errors of a run into SystemExit: one sentence that a user can act on, or 143 for SIGTERM."""
+    """Turns errors of a run into SystemExit: one sentence that a user can act on, 130 for Ctrl-C, 143 for SIGTERM."""
     with without_notices(), one_sentence(MisconfigurationException):
         try:
             yield
         except SIGTERMException:
             sys.exit(128 + signal.SIGTERM)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1, as of an error
+                sys.exit(128 + signal.SIGINT)
+            raise
         except ImportError as error:
             if not str(error).lower().startswith(("install ", "please install ")):
                 raise

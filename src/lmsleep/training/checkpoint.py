@@ -5,6 +5,7 @@ import pickle
 import shlex
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,7 +108,8 @@ def is_local(path: str | Path) -> bool:
 class LastCheckpoint(GuardedCheckpoint):
     """Keeps `last.ckpt`, saved after a validation, at the end, and when SIGTERM stops the run.
 
-    The one before it stays as `previous.ckpt`. SLURM's SIGUSR1 acts as SIGTERM and requeues the job.
+    The one before it stays as `previous.ckpt`. The end of the terminal acts as SIGTERM, unless the run is to outlive it
+    (`nohup`), and SLURM's SIGUSR1, which requeues the job too.
 
     Args:
         dirpath: their folder; None: that of the logger, or the trainer's `default_root_dir`.
@@ -171,6 +173,7 @@ class LastCheckpoint(GuardedCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves a checkpoint and removes it, so that a run that cannot save fails before its first step."""
         super().on_train_start(trainer, pl_module)
+        stop_with_terminal()
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             fresh = [optimizer for optimizer in trainer.optimizers if not optimizer.state]
             probe = f"{self.dirpath}/.probe.ckpt"
@@ -218,6 +221,20 @@ class LastCheckpoint(GuardedCheckpoint):
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         finally:
             self.teardown(trainer, pl_module, "fit")
+
+
+def stop_with_terminal() -> None:
+    """Makes SIGHUP stop a run as SIGTERM does, where it would kill it; Lightning puts the old handler back."""
+
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+
+    def handle(*_: Any) -> None:
+        for stream in terminals:  # to write to what is gone would be an error, before the run is saved
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, handle)
 
 
 def pending_batches(trainer: L.Trainer) -> int:
