@@ -19,11 +19,13 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
+from tests.disks import full_disk
 from tests.programs import start
 
 from lmsleep import Session, SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
 from lmsleep.commands.fit import SleepCLI
+from lmsleep.commands.parser import RunParser
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 from lmsleep.training import LastCheckpoint
 
@@ -253,11 +255,11 @@ def test_a_checkpoint_gives_no_settings_and_no_code(trained, capsys):
 
 
 def test_a_fit_says_how_to_score_what_it_trained_and_random_weights_are_not_scored_without_a_word(fit, capsys, caplog):
-    fit("--trainer.max_steps=1")
-    _, _, said = [r.getMessage() for r in caplog.records if "to score it" in r.getMessage()][-1].partition("lmsleep ")
-    assert Path(said.split()[-1]).is_file()
-    assert Path(said.split()[2]).is_file()
-    main(["test", *TINY, said.split()[-2], said.split()[-1]])
+    """In folders, too, whose names are an option's or a number's."""
+    for folder in ("run", "-run", "1e-3"):
+        fit("--trainer.max_steps=1", folder=folder)
+        _, _, said = caplog.records[-1].getMessage().partition("to score it: ")
+        main(said.partition("lmsleep ")[2].split())
     assert "random" not in capsys.readouterr().err
     with pytest.warns(UserWarning, match="the weights are random"):
         main(["test", *TINY])
@@ -525,7 +527,24 @@ def test_a_refused_run_and_a_test_leave_the_configuration_of_the_trained_run(fit
         fit("--trainer.max_steps=2", "--sleep.n_passes=3", "--ckpt_path=run/last.ckpt")
     other = ["--sleep.n_passes=3", "--sleep.allow_other_n=true", "--ckpt_path=run/last.ckpt"]
     main(["test", *TINY, "--trainer.default_root_dir=run", *other])
+    with full_disk(1000), pytest.raises(SystemExit, match=r"run/\.probe\.ckpt' cannot be used: file too large$"):
+        fit("--trainer.max_steps=2", "--sleep.n_passes=2", "--ckpt_path=run/last.ckpt")
     assert (tmp_path / "run" / "config.yaml").read_text() == trained
+
+
+def test_a_configuration_that_does_not_fit_on_the_disk_leaves_the_old_one(fit, tmp_path, monkeypatch):
+    fit("--trainer.max_steps=1")
+    trained, save = (tmp_path / "run" / "config.yaml").read_text(), RunParser.save
+
+    def saved(*args, **options):
+        with full_disk(1000):
+            save(*args, **options)
+
+    monkeypatch.setattr(RunParser, "save", saved)
+    with pytest.raises(SystemExit, match=r"^error: '.*/run/config\.yaml' cannot be used: file too large$"):
+        fit("--trainer.max_steps=2", "--ckpt_path=run/last.ckpt")
+    assert (tmp_path / "run" / "config.yaml").read_text() == trained
+    assert sorted(os.listdir("run")) == ["config.yaml", "last.ckpt"]
 
 
 SETTLE = ["--sleep.on_overflow=lmsleep.settle.Settle", "--sleep.on_overflow.threshold=0", "--sleep.on_overflow.most=3"]

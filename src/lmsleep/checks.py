@@ -234,7 +234,7 @@ def program() -> str:
 def left_by_run(folder: Path) -> str:
     """The end of a message about a file that is missing in a folder: what a run of `lmsleep fit` left there."""
     if (folder / LAST).is_file():
-        export = f"{program()} export --ckpt {shlex.quote(str(folder / LAST))} --out OUT"
+        export = f"{program()} export --ckpt={shlex.quote(str(folder / LAST))} --out OUT"
         return f"; {folder} is of a run, and `{export}` makes a model of it"
     if (folder / "config.yaml").is_file():
         started = f"{folder} is of a run that was broken off before its first checkpoint"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def checkpoint_folder(source: str | Path, files: Sequence[str], field: str) -> P
     Raises:
         ValueError: if it is neither a folder nor a name that the hub knows.
     """
-    path = Path(typed(str | Path, source, field)).expanduser()
+    path = Path(expanduser(typed(str | Path, source, field)))  # that of `Path` raises where there is no such user
     if path.is_dir() and source != "":  # which is the current folder for a Path
         return path
     if not HUB_NAME.fullmatch(str(source)):

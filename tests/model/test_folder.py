@@ -255,6 +255,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(build, tmp_path, folder):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+def test_a_folder_whose_name_begins_as_a_user_s_is_read(build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build().save_pretrained("~nobody-is-called-so")
+    assert HybridLM.from_pretrained("~nobody-is-called-so").config == build().config
+
+
 def test_a_name_on_the_hub_is_downloaded(build, tmp_path, monkeypatch):
     build().save_pretrained(tmp_path)
     asked = {}

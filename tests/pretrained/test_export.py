@@ -165,7 +165,7 @@ def test_the_folder_of_a_run_in_place_of_a_model_is_one_sentence_that_says_what_
     ):
         lmsleep(command.format("begun").split())
     with pytest.raises(
-        SystemExit, match=r"^error: .*lmsleep export --ckpt kept/last.ckpt --out OUT` makes a model of it"
+        SystemExit, match=r"^error: .*lmsleep export --ckpt=kept/last.ckpt --out OUT` makes a model of it"
     ):
         lmsleep(command.format("kept").split())
 

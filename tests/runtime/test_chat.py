@@ -301,6 +301,7 @@ def test_stats_count_tokens_sleeps_and_passes(talk):
     [
         ("/read", "error: /read must name a file"),
         ("/read gone.txt", "error: there is no file or folder 'gone.txt'"),
+        ("/read ~nobody-is-called-so", "error: there is no file or folder '~nobody-is-called-so'"),
         ("/save no/where", "error: path must lie in a folder that exists"),
         ("/back", "error: there is no command /back here"),
         ("/dance", "error: there is no command /dance here; /help lists them"),

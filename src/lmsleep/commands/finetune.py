@@ -203,7 +203,7 @@ def card_text(out: Path, cli: SleepCLI, scores: str) -> str:
 To ask a question of a text of yours, as in training:
 
 ```bash
-lmsleep chat --model {quote(str(out))} --read TEXT.txt --ask {quote(asked)}
+lmsleep chat --model={quote(str(out))} --read TEXT.txt --ask {quote(asked)}
 ```"""
     front, placeholder, back = template.partition(CONTEXT)
     plain = placeholder and QUESTION not in front + back and not task.around

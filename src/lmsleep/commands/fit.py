@@ -12,6 +12,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
+from lmsleep.atomic import atomic_write
 from lmsleep.checks import LAST, program, require
 from lmsleep.commands.leftovers import folders_to_make, remove_empty
 from lmsleep.commands.parser import SECTIONS, RunParser, option_of
@@ -37,27 +39,31 @@ from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
 from lmsleep.training.callbacks import find_callback
-from lmsleep.training.checkpoint import check_checkpoint, check_last
+from lmsleep.training.checkpoint import check_checkpoint, check_last, is_local
 from lmsleep.training.lightning_internals import PlainCLI
 from lmsleep.training.ranks import raise_on_all_ranks
 from lmsleep.training.settings import check_empty, check_trainer
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes config.yaml beside the checkpoint, when training starts: a run that fails before keeps the old file."""
+    """Writes config.yaml beside the checkpoint, at the first batch: a run that fails before keeps the old file."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pass
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.already_saved:
+            return
+        self.already_saved = True
         keeper = find_callback(trainer, LastCheckpoint)
         folder = (keeper and keeper.dirpath) or trainer.log_dir or trainer.default_root_dir
         with raise_on_all_ranks(trainer):
             if trainer.is_global_zero:
                 get_filesystem(folder).makedirs(folder, exist_ok=True)
                 path = f"{folder}/{self.config_filename}"
-                save = partial(self.parser.save, skip_unset=False, skip_validation=True, multifile=self.multifile)
-                save(self.config, path, overwrite=True)
+                with atomic_write(path) if is_local(path) else nullcontext(path) as place:
+                    save = partial(self.parser.save, skip_unset=False, skip_validation=True, multifile=self.multifile)
+                    save(self.config, str(place), overwrite=True)
             trainer.strategy.barrier()
 
 
@@ -156,9 +162,9 @@ class SleepCLI(PlainCLI):
         if keeper and keeper.best_model_path:
             folder = os.path.relpath(Path(keeper.best_model_path).parent)
             config, last = (shlex.quote(f"{folder}/{name}") for name in ("config.yaml", LAST))
-            rank_zero_info(f"to score it: {program()} test --config {config} --ckpt_path {last}")
+            rank_zero_info(f"to score it: {program()} test --config={config} --ckpt_path={last}")
             if Path(folder, "model.safetensors").is_file():
-                export = f"{program()} export --ckpt {last} --out {shlex.quote(folder)} --overwrite"
+                export = f"{program()} export --ckpt={last} --out={shlex.quote(folder)} --overwrite"
                 rank_zero_info(f"the model and README.md in {folder} are of before this run; to renew them: {export}")
 
     def after_validate(self) -> None:

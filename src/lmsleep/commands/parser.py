@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_dumper
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lmsleep.checks import naming_file, sentence
@@ -14,6 +16,15 @@ from lmsleep.errors import OneSentenceParser
 
 SECTIONS = ("trainer", "model", "data", "sleep", "checkpoint")  # of a configuration
 LIGHTNING = ("optimizer", "lr_scheduler", "trainer")  # groups of options of Lightning's own
+
+
+class TextDumper(yaml.SafeDumper):
+    """Quotes text such as 1e-3, a folder for one, which is a number to those who read configurations."""
+
+
+TextDumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+e[-+]?\d+$", re.I), [*"-+0123456789"])
+dump = partial(yaml.dump, Dumper=TextDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+set_dumper("yaml", dump)
 
 
 def option_of(config: Namespace, name: str, got: str) -> str | None:
@@ -56,5 +67,5 @@ class RunParser(OneSentenceParser, LightningArgumentParser):
             if not isinstance(value, dict | None) and not Path(str(value)).is_file():
                 self.error(f"{name} in {path or '--config'} must have settings below it, got {value!r}")
         if None in sections.values():
-            content = yaml.safe_dump(values | {name: value or {} for name, value in sections.items()}, sort_keys=False)
+            content = dump(values | {name: value or {} for name, value in sections.items()})
         return super().parse_string(content, path, **options)

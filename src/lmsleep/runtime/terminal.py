@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
+from os.path import expanduser
 from pathlib import Path
 
 from rich.console import Console
@@ -132,9 +133,9 @@ class Chat:
         if word in ("/read", "/save") and not rest:
             raise ValueError(f"{word} must name a file")
         if word == "/read":
-            self.read(Path(rest).expanduser())
+            self.read(Path(expanduser(rest)))
         elif word == "/save":
-            self.session.save(Path(rest).expanduser())
+            self.session.save(Path(expanduser(rest)))
             self.log.print(f"{rest}: {self.session.nbytes:,} bytes of memory", highlight=False)
         elif word == "/fork":
             self.levels.append(deepcopy(self.levels[-1]))
