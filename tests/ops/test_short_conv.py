@@ -104,3 +104,19 @@ def test_bad_input_is_named():
         short_conv(x, weight, left=normal(2, 2, 4))
     with pytest.raises(ValueError, match="activation must be 'silu' or None, got 'gelu'"):
         short_conv(x, weight, activation="gelu")
+
+
+def test_transforms_of_torch_func_go_through_it():
+    """Gradients of a row and Jacobians, against those of backward."""
+    x, weight, bias, left = normal(3, 7, 5), normal(5, 4), normal(5), normal(3, 3, 5, seed=1)
+
+    def total(x, weight, bias, left):
+        return (short_conv(x[None], weight, bias, left[None]) ** 2).sum()
+
+    rows = torch.func.vmap(torch.func.grad(total, argnums=(0, 1, 2, 3)), in_dims=(0, None, None, 0))
+    for number, got in enumerate(zip(*rows(x, weight, bias, left), strict=True)):
+        wanted = torch.autograd.grad(total(x[number], weight, bias, left[number]), (x, weight, bias, left))
+        for a, b in zip(got, (wanted[0][number], wanted[1], wanted[2], wanted[3][number]), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    tangent = torch.func.jvp(lambda x: total(x, weight, bias, left[0]), (x[0],), (torch.ones_like(x[0]),))[1]
+    torch.testing.assert_close(tangent, rows(x, weight, bias, left)[0][0].sum(), rtol=1e-12, atol=1e-12)

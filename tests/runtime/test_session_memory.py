@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from threading import Barrier
 
@@ -221,3 +222,30 @@ def test_forget_keeps_what_attention_sees(build, draw_tokens):
     alone.feed(text[:, 6:])
     for got, wanted in zip(cache.layer(0), alone.groups[0].cache.layer(0), strict=True):
         close(got, wanted)
+
+
+@pytest.mark.parametrize("block", [torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
+def test_a_static_session_that_was_fed_in_a_block_goes_on_behind_it(build, draw_tokens, block):
+    """And in it again: in the middle of a window, behind a sleep, and in one of its own dtype."""
+    model, tokens = build("AGMJ", torch.float32), draw_tokens(2, 27)
+    static, growing = (Session(model, n_passes=2, static=choice) for choice in (True, False))
+    for number, token in enumerate(tokens.split(1, dim=1)):
+        with block() if number // 4 % 2 == 0 else nullcontext():
+            torch.testing.assert_close(static.feed(token), growing.feed(token))
+
+
+def test_a_session_needs_no_default_device(build):
+    """Rows of several lengths, copied and exchanged, are the same where torch makes new tensors elsewhere."""
+
+    def heard(session):
+        session.feed([[1, 2, 3], [4]], mask=[[1, 0, 1], [1, 1, 1]])
+        session.feed([[1, 2, 3, 4, 5], [4, 5, 6, 0, 0, 1, 2]])
+        with session.fork(2) as branch:
+            branch.reorder([3, 0])
+            said = branch.generate([[1], [2]], 4, seed=0, top_k=3, top_p=0.9)
+        return said, session.feed([[1], [2]]), *session.fast_weights.states
+
+    model = build("AGMJ")
+    with torch.device("meta"):
+        got = heard(Session(model, n_passes=2))
+    assert all(map(torch.equal, got, heard(Session(model, n_passes=2))))

@@ -120,3 +120,5 @@ def test_our_tasks_keep_it(tmp_path):
     lm = TextLM(train=str(tmp_path / "text.txt"), window_size=16, n_windows=2)
     for task in (Good(), Rule110(), Depo(), GSMInfinite(), qa, lm):
         check_task(task)
+        with torch.device("meta"):  # rows are the CPU's, whatever torch's default device
+            check_task(task)

@@ -9,6 +9,7 @@ from torch import Tensor
 from lmsleep.checks import require
 from lmsleep.memory import KV, AttentionCache, FastWeights, LayerCache
 from lmsleep.model import HybridLM, PassContext
+from lmsleep.model.linear import product_dtype
 from lmsleep.runtime.graphs import capture
 from lmsleep.runtime.memory import Memory
 
@@ -26,6 +27,7 @@ class Decoder:
 
     def __init__(self, model: HybridLM, batch_size: int) -> None:
         self.model, self.batch_size, self.size = model, batch_size, model.window_size
+        self.dtype = product_dtype(model.embedding.weight)  # that of autocast, of which keys and values are
         device = model.embedding.weight.device
         self.slots = torch.arange(self.size, device=device)
         self.tokens = torch.zeros(batch_size, 1, dtype=torch.long, device=device)
@@ -60,11 +62,15 @@ class Decoder:
             entry = cache.layer(i)
             for j, buffer in enumerate(buffers or ()):
                 if entry:
-                    buffer[_places(buffers, slots)] = entry.keep(n)[j]
+                    buffer[_places(buffers, slots)] = entry.keep(n)[j].to(buffer.dtype)
                 else:
                     buffer.zero_()
         if memory.core:
             self.core[:, : cache.fresh] = torch.cat(memory.core, dim=1)
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether the buffers are of B rows, and of the dtype that layers have here."""
+        return (batch_size, product_dtype(self.model.embedding.weight)) == (self.batch_size, self.dtype)
 
     @property
     def full(self) -> bool:

@@ -93,7 +93,7 @@ class Memory:
         """The rows with and without a flag; None if there are none."""
         if all(apart) or not any(apart):
             return (self, None) if all(apart) else (None, self)
-        flags = torch.tensor(apart)
+        flags = indices(apart)
         return self.select(flags.nonzero()[:, 0]), self.select((~flags).nonzero()[:, 0])
 
     @property
@@ -102,6 +102,11 @@ class Memory:
         pieces = [*replace(self, core=()).tensors().values(), *self.core]
         storages = [piece.untyped_storage() for piece in pieces]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def indices(values: Sequence[int]) -> Tensor:
+    """A tensor (n,) that selects rows on any device, whatever torch's default device is."""
+    return torch.tensor(values, device="cpu")
 
 
 def regroup(memories: Iterable[Memory]) -> list[Memory]:
@@ -118,7 +123,7 @@ def _join(memories: Sequence[Memory]) -> Memory:
     columns = zip(*(memory.tensors().values() for memory in memories), strict=True)
     rows = [row for memory in memories for row in memory.rows]
     joined = memories[0].with_tensors((torch.cat(column) for column in columns), rows)
-    return joined.select(torch.tensor(rows).argsort())
+    return joined.select(indices(rows).argsort())
 
 
 def _with_masks(memory: Memory) -> Memory:

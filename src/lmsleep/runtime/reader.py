@@ -19,7 +19,7 @@ from lmsleep.model.trained import sleeps_of
 from lmsleep.runtime.decoder import Decoder
 from lmsleep.runtime.events import OnSleep, reported_sleep
 from lmsleep.runtime.graphs import GraphedBlocks
-from lmsleep.runtime.memory import Memory, regroup
+from lmsleep.runtime.memory import Memory, indices, regroup
 from lmsleep.runtime.tokens import TokenRows, gather_logits
 from lmsleep.sleep import OnOverflow
 from lmsleep.windows import Eviction, policy_name
@@ -108,7 +108,7 @@ class StreamReader:
         """S of all rows; zeros before the first token."""
         if not self._groups:
             return self.model.init_fast_weights(1)
-        order = torch.tensor([row for group in self.groups for row in group.rows]).argsort()
+        order = indices([row for group in self.groups for row in group.rows]).argsort()
         layers = zip(*(group.S.states for group in self.groups), strict=True)
         return FastWeights(tuple(torch.cat(states)[order] for states in layers))
 
@@ -118,6 +118,7 @@ class StreamReader:
         return sum(group.nbytes for group in self.groups)
 
     @locked
+    @torch.inference_mode(False)  # or no buffer could be written to outside of the caller's
     @torch.no_grad()
     def sleep(self) -> None:
         """Sleeps on the current windows, full or not, and evicts them. Empty windows do not sleep."""
@@ -145,7 +146,7 @@ class StreamReader:
             places = [(new, group.rows.index(old)) for new, old in enumerate(rows) if old in group.rows]
             if places:
                 new, old = zip(*places, strict=True)
-                chosen.append(replace(group.select(torch.tensor(old)), rows=new))
+                chosen.append(replace(group.select(indices(old)), rows=new))
         self._groups = chosen
 
     @locked
@@ -188,6 +189,7 @@ class StreamReader:
                 lender._decoder, self._decoder = lender._decoder or self._decoder, None
 
     @locked
+    @torch.inference_mode(False)  # or no buffer could be written to outside of the caller's
     @torch.no_grad()
     def _read(self, rows: TokenRows, last_only: bool) -> Tensor:
         if not self._groups:
@@ -234,13 +236,15 @@ class StreamReader:
 
     def _decode(self, tokens: Tensor) -> Tensor:
         """Reads tokens (B, 1) with the decoder; logits (B, 1, V)."""
-        if not (self._decoding and self._decoder is not None and not self._decoder.full):
+        decoder = self._decoder
+        fits = decoder is not None and decoder.fits(len(tokens))
+        if decoder is None or not (self._decoding and fits and not decoder.full):
             memory = self.groups[0]
             if memory.cache.full:
                 memory = self._asleep(memory)
-            if self._decoder is None or self._decoder.batch_size != len(tokens):
-                self._decoder = Decoder(self.model, len(tokens))
-            self._decoder.load(memory)
+            if decoder is None or not fits:
+                self._decoder = decoder = Decoder(self.model, len(tokens))
+            decoder.load(memory)
             # The buffers hold the memory now; this one only has the rows.
-            self._groups, self._decoding = [self._decoder.began], True
-        return self._decoder.step(tokens)
+            self._groups, self._decoding = [decoder.began], True
+        return decoder.step(tokens)

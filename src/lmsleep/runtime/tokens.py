@@ -104,7 +104,7 @@ def _tensor(name: str, values: object) -> Tensor:
             values = np.array(values, values.dtype.newbyteorder("="))
         elif isinstance(values, Sequence) and any(isinstance(value, Tensor | np.generic) for value in values):
             values = [value.item() for value in values]
-        return torch.as_tensor(values)
+        return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be numbers, all rows as deep: {error}") from None
 

@@ -185,7 +185,7 @@ class Depo(Task):
         targets[:, :-1][counted[:, 1:]] = drawn[:, 1:][counted[:, 1:]]
         tokens = torch.from_numpy(drawn)
         mask = tokens != self.PAD if self.mask_padding else None
-        return Batch(tokens, torch.from_numpy(targets), torch.full((batch_size,), level), mask)
+        return Batch(tokens, torch.from_numpy(targets), torch.full((batch_size,), level, device=tokens.device), mask)
 
     def answers(self, targets: Tensor) -> Tensor:
         """The question of each token of an answer; markers belong to no answer."""

@@ -52,8 +52,8 @@ class TextLM(TextTask):
 
     def _batch(self, lines: LineIndex, rows: np.ndarray) -> Batch:
         starts = row_starts(lines, self.sequence_length, self.join)[rows]
-        both = torch.tensor([self._stretch(lines, start) for start in starts])
-        return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1))
+        both = torch.tensor([self._stretch(lines, start) for start in starts], device="cpu")
+        return Batch(both[:, :-1], both[:, 1:], torch.full((len(rows),), self.n_windows - 1, device="cpu"))
 
     def _stretch(self, lines: LineIndex, start: int) -> list[int]:
         """T + 1 tokens from position `start` of the text on."""

@@ -15,7 +15,8 @@ def short_conv_torch(
     x: Tensor, weight: Tensor, bias: Tensor | None, left: Tensor | None, activation: str | None
 ) -> Tensor:
     """`short_conv_naive` without a loop over time."""
-    if x.device.type == "cpu" and x.dtype == weight.dtype and not torch.compiler.is_compiling():
+    plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    if x.device.type == "cpu" and x.dtype == weight.dtype and plain:
         return _Taps.apply(x, weight, bias, left, activation)
     return _sum_taps(x, weight, bias, left, activation)
 

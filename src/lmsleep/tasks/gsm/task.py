@@ -161,7 +161,9 @@ class GSMInfinite(Task):
             tokens[i, :n] = row[:-1]
             targets[i, first - 1 : n] = row[first:]
             mask[i, :n] = True
-        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.tensor(ops), torch.from_numpy(mask))
+        return Batch(
+            torch.from_numpy(tokens), torch.from_numpy(targets), torch.tensor(ops, device="cpu"), torch.from_numpy(mask)
+        )
 
     def _draw(self, split: str, seed: int, step: int, batch_size: int) -> Batch:
         draws = Draws(stream(seed, split, step))
