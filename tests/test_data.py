@@ -1,5 +1,8 @@
 """Rows depend on (seed, split, step) alone: not on workers, ranks or where a run was resumed."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -88,6 +91,17 @@ class Ending(Ragged):
         if step > 4:
             raise self.error("no more")
         return super().rows(step=step, **options)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_run_ends_no_worker(signum):
+    loader = iter(RowsDataModule(Rule110(steps=2), batch_size=4, num_workers=2).train_dataloader())
+    alone = iter(RowsDataModule(Rule110(steps=2), batch_size=4).train_dataloader())
+    for number, batch in zip(range(8 * BLOCK), loader, strict=False):
+        assert torch.equal(batch.tokens, next(alone).tokens)
+        if number == BLOCK + 1:  # both have begun
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signum)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

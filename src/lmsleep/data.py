@@ -1,10 +1,11 @@
 """The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -70,7 +71,8 @@ class RowsDataModule(L.LightningDataModule):
         require(self.batch_size % ranks == 0, f"batch_size must be divisible by the {ranks} ranks", self.batch_size)
         rows = TrainRows(self.task, self.batch_size, self.seed, self._batches_done, rank, ranks)
         pinned = torch.cuda.is_available()  # then the copy to the device overlaps with the step before
-        return BlockLoader(rows, batch_size=None, num_workers=self.num_workers, pin_memory=pinned)
+        options: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": outlive_signals}
+        return BlockLoader(rows, batch_size=None, pin_memory=pinned, **options)
 
     def val_dataloader(self) -> DataLoader:
         return self._held_out("val")
@@ -112,6 +114,13 @@ class RowsDataModule(L.LightningDataModule):
             return 0
         done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)  # pyright: ignore
         return done % few if few else done
+
+
+def outlive_signals(_: int) -> None:
+    """Has a worker ignore what is sent to all processes of a run, as SLURM and terminals do: the run itself stops, once
+    it is saved, and its workers with it. One that died before would end the run in the middle of a step."""
+    for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 @dataclass(eq=False)
