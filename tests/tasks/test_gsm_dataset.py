@@ -2,6 +2,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +98,15 @@ def test_finished_dataset_is_not_made_again(folder: Path, monkeypatch: pytest.Mo
     assert make_dataset(folder, CONFIG).config["seed"] == 0
     with pytest.raises(ValueError, match="another configuration"):
         make_dataset(folder, replace(CONFIG, seed=1))
+
+
+def test_ctrl_c_is_heard_by_the_main_process_alone():
+    before = signal.getsignal(signal.SIGINT)
+    with dataset.fresh_processes(1) as pool:
+        assert pool.apply(signal.getsignal, (signal.SIGINT,)) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is before
+    with ThreadPoolExecutor(1) as thread, thread.submit(dataset.fresh_processes, 1).result() as pool:
+        assert pool.apply(abs, (-1,)) == 1
 
 
 def test_duplicates_are_made_anew_and_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import signal
+import threading
 from collections.abc import Container
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +96,25 @@ def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Prob
     draw, rows = partial(_draw_row, config, split), range(config.rows(split))
     console, seen = Console(stderr=True), set()
     problems: list[Problem] = []
-    # Fresh processes: a fork would copy locks that torch's or the tokenizer's threads may hold.
-    with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
+    with fresh_processes(workers) if workers > 1 else nullcontext() as pool:
         drawn = pool.imap(draw, rows, chunksize=64) if pool else map(draw, rows)
         drawn = track(drawn, split, len(rows), console=console, disable=not console.is_terminal)
         for row, problem in enumerate(drawn):
             problems.append(draw(row, seen) if problem.fingerprint in seen else problem)
             seen.add(problems[-1].fingerprint)
     return problems
+
+
+def fresh_processes(count: int) -> Pool:
+    """Processes that are no forks, which would copy locks that torch's or the tokenizer's threads may hold, and leave
+    Ctrl-C to this one: each would say where it was."""
+    alone = threading.current_thread() is not threading.main_thread()  # there no handler can be set
+    before = None if alone else signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return multiprocessing.get_context("spawn").Pool(count)
+    finally:
+        if not alone:
+            signal.signal(signal.SIGINT, before)
 
 
 def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] = ()) -> Problem:
