@@ -254,7 +254,7 @@ def test_a_checkpoint_gives_no_settings_and_no_code(trained, capsys):
 
 def test_a_fit_says_how_to_score_what_it_trained_and_random_weights_are_not_scored_without_a_word(fit, capsys, caplog):
     """In folders, too, whose names are an option's or a number's."""
-    for folder in ("run", "-run", "1e-3"):
+    for folder in ("run", "-run", "1e-3", "1.5e3"):
         fit("--trainer.max_steps=1", folder=folder)
         _, _, said = caplog.records[-1].getMessage().partition("to score it: ")
         main(said.partition("lmsleep ")[2].split())

@@ -22,7 +22,8 @@ class TextDumper(yaml.SafeDumper):
     """Quotes text such as 1e-3, a folder for one, which is a number to those who read configurations."""
 
 
-TextDumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+e[-+]?\d+$", re.I), [*"-+0123456789"])
+NUMBER = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?e[-+]?\d+$", re.I)
+TextDumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, [*"-+0123456789"])
 dump = partial(yaml.dump, Dumper=TextDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 set_dumper("yaml", dump)
 
