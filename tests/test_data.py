@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsleep.data import BLOCK, RowsDataModule, TrainRows
+from lmsleep.data import BLOCK, RowsDataModule, TrainRows, outlive_signals
 from lmsleep.tasks import Batch, Rule110, Task, check_task
 from lmsleep.training import SleepModule
 
@@ -102,6 +103,29 @@ def test_a_signal_to_all_processes_of_a_run_ends_no_worker(signum):
         if number == BLOCK + 1:  # both have begun
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signum)
+
+
+def test_a_worker_that_is_slow_does_not_hold_up_the_end_of_the_program():
+    """It is sent SIGTERM twice: by its loader, and by Python as it ends, which then waits for it."""
+    begun = multiprocessing.Event()
+
+    def draw():
+        outlive_signals(0)
+        begun.set()
+        while True:
+            time.sleep(1)
+
+    worker = multiprocessing.Process(target=draw, daemon=True)
+    worker.start()
+    begun.wait()
+    worker.terminate()
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(5)
+    ended = worker.exitcode
+    worker.kill()
+    assert ended == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

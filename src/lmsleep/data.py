@@ -118,9 +118,11 @@ class RowsDataModule(L.LightningDataModule):
 
 def outlive_signals(_: int) -> None:
     """Has a worker ignore what is sent to all processes of a run, as SLURM and terminals do: the run itself stops, once
-    it is saved, and its workers with it. One that died before would end the run in the middle of a step."""
-    for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+    it is saved, and its workers with it. One that died before would end the run in the middle of a step. A second
+    SIGTERM ends it, as one in a slow batch gets from its loader and from Python at the end of the program."""
+    for signum in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 @dataclass(eq=False)
