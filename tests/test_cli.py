@@ -396,7 +396,8 @@ def test_a_bad_value_ends_with_one_sentence(fit, capsys, tmp_path, argument, sen
         ("--checkpoint.dirpath=gs://a", "an address must be one that can be read and written here: "),
         ("--ckpt_path=http://127.0.0.1:9/last.ckpt", "--ckpt_path must be a checkpoint on a disk, got 'http:"),
         ("--model.accelerate=graph", "--model.accelerate='graph' needs a CUDA device, got cpu"),
-        ("--trainer.accelerator=tpu", "the trainer must have an accelerator and devices that are here: .*torch_xla"),
+        ("--trainer.accelerator=tpu", "the settings of the trainer must fit together and this machine: .*torch_xla"),
+        ("--trainer.precision=transformer-engine", "the settings of the trainer must fit .*: Requirement"),
         ("--checkpoint.dirpath=/proc/x", "the folder '/proc/x' cannot be made"),
         (
             "--ckpt_path=none.ckpt",

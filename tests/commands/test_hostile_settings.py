@@ -17,7 +17,7 @@ RUN += ["--trainer.max_steps=1", "--trainer.logger=false", "--trainer.enable_pro
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-HERE = "the trainer must have an accelerator and devices that are here"
+HERE = "the settings of the trainer must fit together and this machine"
 
 
 @pytest.mark.parametrize("command", ["fit", "plan"])
@@ -34,6 +34,7 @@ HERE = "the trainer must have an accelerator and devices that are here"
             (f"devices={n}", f"{HERE}: `devices` selected with `CPUAccelerator` should be an int > 0.")
             for n in (-1, [1])
         ),
+        (f"devices={10**20}", f"{HERE}: cannot fit 'int' into an index-sized integer"),
         ("devices=foo", "--trainer.devices must be their number, their numbers, or auto, got 'foo'"),
         ("barebones=true", "--trainer.barebones must be false: a run reports and makes checkpoints, got true"),
     ],

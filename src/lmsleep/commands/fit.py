@@ -24,6 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lmsleep.atomic import atomic_write
 from lmsleep.checks import LAST, program, require
@@ -145,8 +146,9 @@ class SleepCLI(PlainCLI):
             settings |= {"logger": False}  # predictions are not logged, scores printed: no logger's folder beside them
         try:
             trainer = super().instantiate_trainer(**settings)
-        except (ModuleNotFoundError, TypeError) as error:  # of devices, by Lightning
-            raise ValueError(f"the trainer must have an accelerator and devices that are here: {error}") from None
+        except (MisconfigurationException, ModuleNotFoundError, OverflowError, TypeError) as error:  # by Lightning
+            rule = "the settings of the trainer must fit together and this machine"
+            raise ValueError(f"{rule}: {error}") from None
         check_last(trainer, run.get("ckpt_path"), trains=self.subcommand in (None, "fit"))
         return trainer
 
