@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
-from lmsleep.errors import naming_flags, one_sentence
+from lmsleep.errors import naming_flags, of_constructors, one_sentence
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,21 @@ def test_what_is_null_true_or_false_is_called_so():
     with pytest.raises(SystemExit) as ended, one_sentence():
         raise ValueError("a must be True, or None, got False; b must be 'None', got 'True'")
     assert str(ended.value) == "error: a must be true, or null, got false; b must be 'None', got 'True'"
+
+
+class Reader:
+    """Is made of a path that holds nothing, and says so itself."""
+
+    def __init__(self, path: str):
+        try:
+            open(path)  # noqa: SIM115
+        except OSError as error:
+            raise ValueError(f"path must be a file, got {path!r}") from error
+
+
+def test_what_a_constructor_says_is_said_and_not_what_it_was_caused_by(tmp_path):
+    parser = ArgumentParser()
+    parser.add_argument("--reader", type=Reader)
+    given = parser.parse_args([f"--reader={__name__}.Reader", "--reader.path=nowhere"])
+    with pytest.raises(ValueError, match=r"^path must be a file, got 'nowhere'$"), of_constructors():
+        parser.instantiate(given)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pydoc import locate
-from traceback import extract_tb
+from traceback import extract_tb, walk_tb
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -175,9 +175,15 @@ def of_constructors() -> Iterator[None]:
         yield
     except ValueError as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:
+        while cause.__cause__ is not None and _raised_in(cause).partition(".")[0] == "jsonargparse":
             cause = cause.__cause__
         raise ValueError(str(cause)) from None
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module of the line that raised an error."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__"))
 
 
 @contextmanager
