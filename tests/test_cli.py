@@ -165,7 +165,9 @@ def test_a_program_whose_output_nobody_reads_ends_quietly_as_if_by_sigpipe(words
 def test_ctrl_c_while_a_command_is_loaded_ends_it_without_a_traceback(tmp_path):
     """torch alone takes a second; what imports it, or numpy, may take the interrupt for a lack of it."""
     (tmp_path / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    code = "from lmsleep import cli; cli.COMMANDS['doctor'] = ('slow', ''); cli.main(['doctor'])"
+    # In the background of a shell SIGINT is ignored, by what it starts as well.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lmsleep import cli; "
+    code += "cli.COMMANDS['doctor'] = ('slow', ''); cli.main(['doctor'])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
