@@ -759,18 +759,29 @@ def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_pat
     assert rows == [8] and not list(tmp_path.glob("out/*.csv"))
 
 
-def test_ctrl_c_in_a_run_ends_with_130(fit, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["fit", "demo", "replay"])
+def test_a_signal_in_a_training_ends_with_its_number(fit, tmp_path, monkeypatch, command, signum):
+    """Lightning ends with 1 and 0: of a replay that would mean that the failure came again, and that it did not."""
+    words = ["--pace=0"]
+    if command == "replay":
+        with pytest.raises(SystemExit) as failed:
+            fit("--trainer.accumulate_grad_batches=2", "--model.model.embedding_std=1e38")
+        words = str(failed.value).rpartition(" replay ")[2:]
+    before, whole = signal.getsignal(signal.SIGINT), SleepModule.training_step
 
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(SleepModule, "training_step", interrupted)
+    def stopped(self, batch, batch_idx):
+        os.kill(os.getpid(), signum)
+        return whole(self, batch, batch_idx) * 0
+
+    monkeypatch.setattr(SleepModule, "training_step", stopped)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as end:
-            fit()
+            fit() if command == "fit" else main([command, *words])
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning hears no second one
-    assert end.value.code == 128 + signal.SIGINT
+    assert end.value.code == 128 + signum
 
 
 def test_sigterm_saves_within_a_batch_and_the_run_goes_on(fit, tmp_path):

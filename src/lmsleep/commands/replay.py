@@ -13,6 +13,7 @@ import torch
 
 from lmsleep.checks import require, typed
 from lmsleep.commands.quiet import quiet
+from lmsleep.commands.run_errors import exit_codes
 from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
 from lmsleep.model.folder import CONFIG, read_config
@@ -66,7 +67,7 @@ def main(bundle: Path) -> None:
     model.blocks.checkpointing = step.checkpointing
     device = step.device if torch.cuda.is_available() else "cpu"
     print(step if device == step.device else f"{step}\nthere is no {step.device} here: the CPU may differ", flush=True)
-    with quiet():
+    with quiet(), exit_codes():
         trainer = L.Trainer(
             accelerator=device,
             devices=1,

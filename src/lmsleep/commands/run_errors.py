@@ -17,13 +17,8 @@ def run_errors() -> Iterator[None]:
     """Turns errors of a run into SystemExit: one sentence that a user can act on, 130 for Ctrl-C, 143 for SIGTERM."""
     with without_notices(), one_sentence(MisconfigurationException):
         try:
-            yield
-        except SIGTERMException:
-            sys.exit(128 + signal.SIGTERM)
-        except SystemExit as end:
-            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1, as of an error
-                sys.exit(128 + signal.SIGINT)
-            raise
+            with exit_codes():
+                yield
         except ImportError as error:
             if not str(error).lower().startswith(("install ", "please install ")):
                 raise
@@ -34,3 +29,17 @@ def run_errors() -> Iterator[None]:
             remedy = "lower data.batch_size (accumulate_grad_batches of the trainer keeps the rows of a step), "
             remedy += "data.eval_batch_size or sleep.n_passes, or set model.checkpointing"
             raise ValueError(f"out of memory: {remedy}") from error
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends the program with 130 for Ctrl-C and 143 for SIGTERM, where Lightning ends it as an error and as a success
+    do, with 1 and 0."""
+    try:
+        yield
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise

@@ -31,6 +31,7 @@ def train_demo(name: str, n_passes: int, seed: int = 0) -> HybridLM:
 
     from lmsleep.commands.progress import RunProgressBar
     from lmsleep.commands.quiet import quiet
+    from lmsleep.commands.run_errors import exit_codes
     from lmsleep.data import RowsDataModule
     from lmsleep.training import OptimizerConfig, SleepCallback, SleepModule
 
@@ -40,7 +41,7 @@ def train_demo(name: str, n_passes: int, seed: int = 0) -> HybridLM:
     model = HybridConfig(d_model=48, pattern="AG", n_heads=2, decay_rates=mini.decay_rates)
     optimizer = OptimizerConfig(muon_lr=5e-3, adamw_lr=mini.adamw_lr, warmup_steps=20)
     module = SleepModule(mini.task, model, optimizer)
-    with quiet():
+    with quiet(), exit_codes():
         trainer = L.Trainer(
             max_steps=mini.steps,
             accelerator="cpu",
