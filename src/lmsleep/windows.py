@@ -161,8 +161,16 @@ def check_n_passes(n_passes: int, name: str = "n_passes") -> None:
 
 
 def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, vocab_size: int) -> None:
-    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), of another dtype, or not in the
-    vocabulary. The last is looked at on a CPU alone: elsewhere a reading would wait for the device."""
+    """Raises ValueError as `check_shapes`, or if tokens or targets are not in the vocabulary. The last is looked at on
+    a CPU alone: elsewhere a reading would wait for the device."""
+    check_shapes(tokens, targets, mask)
+    for name, given in (("tokens", tokens), ("targets", targets)):
+        if given is not None and given.device.type == "cpu":
+            check_tokens(name, given, vocab_size)
+
+
+def check_shapes(tokens: Tensor, targets: Tensor | None = None, mask: Tensor | None = None) -> None:
+    """Raises ValueError if tokens, targets or mask are not of one shape (B, T), or of another dtype."""
     require(isinstance(tokens, Tensor), "tokens must be a tensor", type(tokens).__name__)
     shape = tuple(tokens.shape)
     require(len(shape) == 2 and all(shape), "tokens must be (B, T) with at least one row and one token", shape)
@@ -174,8 +182,6 @@ def check_batch(tokens: Tensor, targets: Tensor | None, mask: Tensor | None, voc
         kinds = (torch.bool,) if name == "mask" else (torch.int64, torch.int32) if name == "tokens" else (torch.int64,)
         rule = "bool" if name == "mask" else "integers (torch.int64)"
         require(given.dtype in kinds, f"{name} must be {rule}", given.dtype)
-        if name != "mask" and given.device.type == "cpu":
-            check_tokens(name, given, vocab_size)
 
 
 def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:

@@ -88,9 +88,18 @@ def test_a_session_starts_its_passes_alike(build, draw_tokens, name):
 
 
 def test_a_session_keeps_no_tokens_to_embed_anew(build, draw_tokens):
-    session = Session(build(between_passes="embed"), n_passes=2)
-    with pytest.raises(ValueError, match=r"^between_passes must not be 'embed' in a session, which keeps no tokens$"):
-        session.feed(draw_tokens(1, L + 1))
+    """Neither for `between_passes` nor for a sleep of one's own, which a reading gives them."""
+
+    def anew(blocks, h, S):
+        return blocks(blocks.wake.embedded, S)
+
+    tokens, model = draw_tokens(1, L + 1), build(between_passes="embed")
+    reading = read_windows(build(), tokens, on_overflow=anew)
+    torch.testing.assert_close(reading.fast_weights.states, read_windows(model, tokens, n_passes=2).fast_weights.states)
+    rule = "between_passes must not be 'embed', nor an on_overflow read wake.embedded, in a session"
+    for session in (Session(model, n_passes=2), Session(build(), on_overflow=anew)):
+        with pytest.raises(ValueError, match=f"^{rule}, which keeps no tokens$"):
+            session.feed(tokens)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,35 @@ def test_a_pass_over_more_than_a_window_is_refused(build, draw_tokens):
         model(tokens)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.tensor([[0, 1], [2, 7]]), r"tokens must lie in the vocabulary 0\.\.6, got 7 \(row 1, token 1\)"),
+        (torch.tensor([[0, -1]]), r"tokens must lie in the vocabulary 0\.\.6, got -1 \(row 0, token 1\)"),
+        (torch.tensor([[0.0, 1.0]]), r"tokens must be integers \(torch\.int64\), got torch\.float32"),
+        (torch.tensor([0, 1]), r"tokens must be \(B, T\) with at least one row and one token, got \(2,\)"),
+        ([[0, 1]], "tokens must be a tensor, got 'list'"),
+    ],
+)
+def test_a_pass_over_what_are_no_tokens_of_the_model_is_refused(build, tokens, message):
+    model = build("AG")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        model(tokens)
+    if isinstance(tokens, torch.Tensor) and "vocabulary" in message:
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            model.embed(tokens)
+
+
+def test_tokens_are_read_where_torch_cannot_branch_on_them(build, draw_tokens):
+    """In `vmap`, as for a gradient of each row, and in a graph of the compiler."""
+    model, tokens = build("AG"), draw_tokens(2, 6)
+    rows = torch.func.vmap(lambda row: model(row[None])[0][0])(tokens)
+    torch.compiler.reset()
+    whole = torch.compile(model, backend="eager", fullgraph=True)(tokens)[0]
+    for logits in (rows, whole):
+        torch.testing.assert_close(logits, model(tokens)[0])
+
+
 def test_zero_init_starts_as_the_identity(build, draw_tokens):
     model = build("AGMJ", zero_init=True)
     h = model.embed(draw_tokens(2, 6))

@@ -21,7 +21,7 @@ from lmsleep.model.lora import Lora, merged
 from lmsleep.model.mixers import checks_of_mixers, make_mixer
 from lmsleep.ops.window_attention.sdpa import visibility
 from lmsleep.tensors import usable_device
-from lmsleep.windows import check_n_passes
+from lmsleep.windows import check_n_passes, check_shapes, check_tokens
 
 MAX_TABLE = 8192  # rows of the rotary table; later positions are computed in every pass
 
@@ -179,7 +179,7 @@ class Wake:
         before, S: fast weights before and after.
         past, cache: attention cache before and after.
         mask: (B, n) or None.
-        embedded: (B, n, D) input of the first block; None if it was not kept.
+        inputs: (B, n, D) of the first block; None if they were not kept.
         shared: as in `PassContext`, for further passes too.
         run: takes the place of `Blocks.run` in further passes.
     """
@@ -191,22 +191,24 @@ class Wake:
     past: AttentionCache
     cache: AttentionCache
     mask: Tensor | None = None
-    embedded: Tensor | None = None
+    inputs: Tensor | None = None
     shared: SharedWeights | None = None
     run: RunFn | None = None
 
-
-def _embedded(wake: Wake) -> Tensor:
-    if wake.embedded is None:
-        raise ValueError("between_passes must not be 'embed' in a session, which keeps no tokens")
-    return wake.embedded
+    @property
+    def embedded(self) -> Tensor:
+        """The embedded tokens (B, n, D). Raises ValueError in a session, which keeps none."""
+        if self.inputs is None:
+            rule = "between_passes must not be 'embed', nor an on_overflow read wake.embedded"
+            raise ValueError(f"{rule}, in a session, which keeps no tokens")
+        return self.inputs
 
 
 # h (B, n, D) and S that the next pass of a sleep starts from, given those that the last one returned.
 BETWEEN_PASSES: dict[BetweenPasses, Callable[[Tensor, FastWeights, Wake], tuple[Tensor, FastWeights]]] = {
     "carry": lambda h, S, wake: (h, S),  # Algorithm 1
     "reset": lambda h, S, wake: (h, wake.before),  # S from before the window: only the last pass counts
-    "embed": lambda h, S, wake: (_embedded(wake), S),  # the embedded tokens
+    "embed": lambda h, S, wake: (wake.embedded, S),  # the embedded tokens
     "cut_h": lambda h, S, wake: (h.detach(), S),  # no gradient through h
     "cut": lambda h, S, wake: (h.detach(), S.detach()),  # no gradient at all: only the last sleep is trained
 }
@@ -291,15 +293,21 @@ class HybridLM(nn.Module):
         return AttentionCache(self.window_size)
 
     def embed(self, tokens: Tensor, shared: SharedWeights | None = None) -> Tensor:
-        """(B, n) -> (B, n, D)."""
-        return lookup_embedding(self.embedding, tokens, shared)
+        """(B, n) -> (B, n, D). On a CPU, raises ValueError if a token is not in the vocabulary."""
+        try:
+            return lookup_embedding(self.embedding, tokens, shared)
+        except IndexError:  # not looked for before: `torch.func.vmap` cannot branch on values
+            check_tokens("tokens", tokens, self.vocab_size)
+            raise
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, V)."""
         return self.head(self.norm(h))
 
     def forward(self, tokens: Tensor, S: FastWeights | None = None) -> tuple[Tensor, FastWeights]:
-        """Logits (B, n, V) and S after one pass over one window (B, n). Raises ValueError if n is above L."""
+        """Logits (B, n, V) and S after one pass over one window (B, n). Raises ValueError if n is above L, or tokens
+        are no integers of that shape or, on a CPU, not in the vocabulary."""
+        check_shapes(tokens)
         rule = f"tokens must fit into a window of {self.window_size}; read_windows and Session read more"
         require(tokens.shape[1] <= self.window_size, rule, tokens.shape[1])
         h, after = self.blocks(self.embed(tokens), self.init_fast_weights(len(tokens)) if S is None else S)
