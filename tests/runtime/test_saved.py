@@ -21,8 +21,9 @@ def session_of(build, tokens, eviction="hard", pattern="AGAG", **options):
 
 @pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("length", [1, 6, 15])
-def test_goes_on_bit_for_bit(build, draw_tokens, tmp_path, eviction, length):
-    session = session_of(build, draw_tokens(2, length), eviction)
+@pytest.mark.parametrize("pattern", ["AGAG", "WMJ"])
+def test_goes_on_bit_for_bit(build, draw_tokens, tmp_path, eviction, length, pattern):
+    session = session_of(build, draw_tokens(2, length), eviction, pattern, sliding_window=3)
     session.save(tmp_path / "memory.safetensors")
     again = Session.load(tmp_path / "memory.safetensors", session.model)
     assert (again.n_passes, again.eviction) == (2, eviction)
@@ -192,6 +193,32 @@ def test_other_tensors_are_refused(build, draw_tokens, tmp_path):
     session.save(path)
     changed(path, tensors=lambda t: {"0.x" if name == "0.core" else name: x for name, x in t.items()})
     with pytest.raises(ValueError, match=r"tensors of the saved memory must be \[.*'core'.*\], got \[.*'x'\]"):
+        Session.load(path, session.model)
+
+
+def cut_off(name):
+    """change(tensors), which takes the last place from the last axis of one of them."""
+    return lambda tensors: {key: x[..., :-1].contiguous() if key == f"0.{name}" else x for key, x in tensors.items()}
+
+
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (cut_off("S.0"), r"S\.0 of the saved memory must be torch\.float64 of shape \(2, 2, 8, 8\), got .* 7\)\)"),
+        (cut_off("before.1"), r"before\.1 of the saved memory must be .*, got .*"),
+        (cut_off("cache.0.1"), r"cache\.0\.1 of the saved memory must be .* of shape \(2, 2, [38], 8\), got .*"),
+        (cut_off("core"), r"core of the saved memory must be torch\.float64 of shape \(2, 3, 16\), got .* 15\)\)"),
+        (lambda tensors: {name: x[:1] for name, x in tensors.items()}, r"S\.0 .* shape \(2, .*, got .* \(1, .*"),
+        (lambda tensors: {name: x.long() for name, x in tensors.items()}, r"S\.0 .*float64 of .*, got .*int64.*"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(build, draw_tokens, tmp_path, eviction, tensors, message):
+    """A file of before the digest may have any: torch would take some, and say nothing."""
+    session, path = session_of(build, draw_tokens(2, 9), eviction=eviction), tmp_path / "memory"
+    session.save(path)
+    changed(path, tensors=tensors)
+    with pytest.raises(ValueError, match=f"^{message}$"):
         Session.load(path, session.model)
 
 

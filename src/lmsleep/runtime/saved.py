@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmsleep.checks import parse_object, require, typed
-from lmsleep.memory import AttentionCache
+from lmsleep.memory import KV, AttentionCache, FastWeights
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.model.hybrid import INIT_FIELDS
 from lmsleep.runtime.memory import Memory
@@ -126,15 +126,26 @@ def _cache_spec(cache: AttentionCache) -> CacheSpec:
 
 def _restore(spec: GroupSpec, tensors: dict[str, Tensor], prefix: str, example: Memory) -> Memory:
     """The memory of a group, from the tensors with a prefix, built as `example`, one of a row and a token."""
-    cache, past = (_cache_of(part, example.cache) for part in (spec.cache, spec.past))
-    form = Memory((), example.S, cache, example.S, past, example.core if spec.cache.fresh else ())
+    B = len(spec.rows)
+    S = FastWeights(tuple(state.expand(B, *state.shape[1:]) for state in example.S.states))
+    cache, past = (_cache_of(part, B, example.cache) for part in (spec.cache, spec.past))
+    core = tuple(h.expand(B, spec.cache.fresh, -1) for h in example.core) if spec.cache.fresh else ()
+    form = Memory((), S, cache, S, past, core)
+    expected = form.tensors()
     saved = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-    expected = form.tensors().keys()
-    require(expected == saved.keys(), f"tensors of the saved memory must be {sorted(expected)}", sorted(saved))
+    require(expected.keys() == saved.keys(), f"tensors of the saved memory must be {sorted(expected)}", sorted(saved))
+    for name, like in expected.items():  # a file without a digest may hold any
+        kind = saved[name].dtype, tuple(saved[name].shape)
+        fits = kind[1] == like.shape and kind[0].is_floating_point == like.is_floating_point()
+        require(fits, f"{name} of the saved memory must be {like.dtype} of shape {tuple(like.shape)}", kind)
     return form.with_tensors((saved[name] for name in expected), spec.rows)
 
 
-def _cache_of(spec: CacheSpec, example: AttentionCache) -> AttentionCache:
-    """A cache with these counts and the layers of another."""
-    layers, mask = example.layers if spec.layers else (), torch.empty(0) if spec.mask else None
-    return AttentionCache(example.capacity, spec.position, spec.fresh, spec.held, layers, mask)
+def _cache_of(spec: CacheSpec, rows: int, example: AttentionCache) -> AttentionCache:
+    """A cache with these counts, and layers of the shapes that those of `example`, of one row and token, then have."""
+    m, layers = spec.held, []
+    for entry in example.layers:
+        size = (rows, -1, m, -1) if isinstance(entry, KV) else (rows, -1, -1)
+        layers.append(entry and entry._make(x.expand(size) for x in entry))
+    mask = torch.empty(1, 1, dtype=torch.bool).expand(rows, m) if spec.mask else None
+    return AttentionCache(example.capacity, spec.position, spec.fresh, m, tuple(layers) if spec.layers else (), mask)
