@@ -26,6 +26,8 @@ from lmsleep import Session, SleepModule
 from lmsleep.cli import COMMANDS, RUNS, TRAINER, main
 from lmsleep.commands.fit import SleepCLI
 from lmsleep.commands.parser import RunParser
+from lmsleep.model import mixers
+from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.tasks.gsm import MINI, DatasetConfig, make_dataset
 from lmsleep.training import LastCheckpoint
 
@@ -642,6 +644,31 @@ def test_a_task_is_held_to_its_contract_before_a_run_writes_anything(monkeypatch
     with pytest.raises(SystemExit, match=r"^error: Rule110, rows of train: tokens must be sequence_length=20 a row"):
         main([command, *TINY, "--trainer.max_steps=4", "--checkpoint.dirpath=run"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["fit", "plan"])
+def test_a_mixer_of_ones_own_that_breaks_its_contract_is_said_before_a_run(monkeypatch, tmp_path, command):
+    """This one tells every token the last one, which a training would only find easy."""
+
+    class Peeping(GatedDelta):
+        def forward(self, x, state, cache, ctx):
+            return super().forward(x + x[:, -1:], state, cache, ctx)
+
+    monkeypatch.setitem(mixers.MIXERS, "P", ("peeping", Peeping))
+    monkeypatch.setitem(mixers.MIXERS, "Q", ("quiet", type("Quiet", (GatedDelta,), {})))
+    words = [command, *TINY, "--trainer.max_steps=4", "--checkpoint.dirpath=run"]
+    with pytest.warns(UserWarning) as said:
+        main([*words, "--model.model.pattern=APQ"])
+    of_contract = [str(one.message) for one in said if "contract" in str(one.message)]
+    rule = r"the mixer P \(peeping\) must keep to the contract of lmsleep\.model\.check_mixer: "
+    assert len(of_contract) == 1
+    assert re.fullmatch(rf"{rule}y of a token must not depend on later ones, got a difference of .*", of_contract[0])
+
+
+def test_looking_at_a_mixer_of_ones_own_changes_no_number(fit, monkeypatch):
+    monkeypatch.setitem(mixers.MIXERS, "Q", ("quiet", type("Quiet", (GatedDelta,), {})))
+    built_in, own = (fit("--trainer.max_steps=2", f"--model.model.pattern={p}", folder=p) for p in ("AG", "AQ"))
+    assert all(map(torch.equal, built_in["state_dict"].values(), own["state_dict"].values()))
 
 
 def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit, monkeypatch, tmp_path):

@@ -36,6 +36,7 @@ from lmsleep.commands.run_errors import run_errors
 from lmsleep.commands.scores import print_scores
 from lmsleep.data import RowsDataModule
 from lmsleep.errors import HelpFormatter, naming_flags, of_constructors
+from lmsleep.model.mixers import warn_of_mixers
 from lmsleep.pretrained import pretrained_config
 from lmsleep.tasks import Task, check_task
 from lmsleep.training import LastCheckpoint, RunReport, SleepCallback, SleepModule, StopOnNonFinite
@@ -119,12 +120,13 @@ class SleepCLI(PlainCLI):
             check_empty(run[name].as_dict(), f"--{name}")
 
     def instantiate_classes(self) -> None:
-        """Checks the task of a run that trains."""
+        """Checks the task and the mixers of a run that trains."""
         with of_constructors():
             super().instantiate_classes()
         self.model.seed = self.config.get(str(self.subcommand), self.config).get("seed_everything")
         if self.subcommand in (None, "fit"):
             check_task(self.datamodule.task, min(self.datamodule.batch_size, 8))
+            warn_of_mixers(self.model.model.config)
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """Adds what follows from the other settings and from the task. Raises ValueError if the device is not here."""

@@ -5,17 +5,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from lmsleep.checks import PLUGINS, checked, require, typed
+from lmsleep.checks import PLUGINS, checked, first_line, require, typed
 from lmsleep.model.attention import Attention
 from lmsleep.model.block import Mixer
 from lmsleep.model.config import Check, ModelConfig
-from lmsleep.model.contract import check_parts
+from lmsleep.model.contract import check_mixer, check_parts
 from lmsleep.model.gated_delta import GatedDelta
 from lmsleep.model.jet import Jet
 from lmsleep.model.mamba2 import Mamba2
@@ -92,6 +92,17 @@ def make_mixer(config: ModelConfig, letter: str) -> Mixer:
     mixer = factory(config, **_options(config, letter))
     check_parts(mixer, f"the mixer {letter} ({name})")
     return mixer
+
+
+def warn_of_mixers(config: ModelConfig) -> None:
+    """Warns of each mixer of the pattern, other than the built-in ones, that `check_mixer` refuses: a model with it may
+    see what it is to say."""
+    for letter in sorted(set(config.pattern.upper()) - BUILT_IN):
+        try:
+            check_mixer(partial(make_mixer, letter=letter), config)
+        except Exception as error:  # whatever it raises on a CPU, where it may not run at all
+            rule = f"the mixer {letter} ({MIXERS[letter][0]}) must keep to the contract of lmsleep.model.check_mixer"
+            warnings.warn(f"{rule}: {first_line(error)}", stacklevel=2)
 
 
 def checks_of_mixers(config: ModelConfig) -> Iterator[Check]:
