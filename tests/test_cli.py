@@ -772,7 +772,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(fit, monkeypatch):
 
 
 @pytest.mark.parametrize(("command", "step"), [("predict", "predict_step"), ("test", "test_step")])
-def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_path, command, step):
+def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_path, caplog, command, step):
+    """And says nothing of going on, as only a training does."""
     rows, whole = [], getattr(SleepModule, step)
 
     def terminated(self, batch, batch_idx):
@@ -784,6 +785,7 @@ def test_sigterm_ends_every_command_within_a_batch(trained, monkeypatch, tmp_pat
     with pytest.raises(SystemExit, match="143"):
         main([command, *TINY, "--data.eval_rows=80", "--ckpt_path=run/last.ckpt", "--trainer.default_root_dir=out"])
     assert rows == [8] and not list(tmp_path.glob("out/*.csv"))
+    assert [line for line in caplog.messages if line.startswith("stopped")] == ["stopped by SIGTERM"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

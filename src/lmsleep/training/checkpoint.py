@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -212,11 +213,12 @@ class LastCheckpoint(GuardedCheckpoint):
                 if trainer.validating:
                     repeat_validation(trainer)
                 super().on_exception(trainer, pl_module, exception)
-                saved = f"{self.dirpath}/{LAST}"
-                goes_on = (
-                    f"; --ckpt_path={shlex.quote(os.path.relpath(saved))} goes on" if os.path.isfile(saved) else ""
-                )
-                rank_zero_info(f"stopped by SIGTERM at step {trainer.global_step}{goes_on}")
+                where = ""
+                if trainer.state.fn == TrainerFn.FITTING:  # nothing else goes on
+                    saved = os.path.relpath(f"{self.dirpath}/{LAST}")
+                    goes_on = f"; --ckpt_path={shlex.quote(saved)} goes on" if os.path.isfile(saved) else ""
+                    where = f" at step {trainer.global_step}{goes_on}"
+                rank_zero_info(f"stopped by SIGTERM{where}")
                 if self.requeue and trainer.is_global_zero:
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         finally:
