@@ -271,6 +271,22 @@ def test_ctrl_c_within_a_reading_ends_that_alone(folder, talk, monkeypatch):
     assert ended.value.code == 130
 
 
+def test_ctrl_c_within_an_answer_ends_its_line(folder, talk, monkeypatch, capsys):
+    """At the prompt the talk goes on. Of a command the half of an answer is no success."""
+
+    def half(self, question, *_, **__):
+        yield "blue"
+        if question == "Which?":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "stream", half)
+    out, log, _ = talk("Which?", "Where?")
+    assert out == "blue\nblue\n" and "stopped; what was read by then is kept" in log
+    with pytest.raises(SystemExit) as ended:
+        run("--ask=Which?")
+    assert ended.value.code == 130 and capsys.readouterr().out == "blue\n"
+
+
 @pytest.mark.parametrize("before", [(), ("Where?",)])
 def test_forgetting_is_a_clean_start(folder, talk, before):
     """A question that was asked stands in the window, where the next sleep would write it into S again."""

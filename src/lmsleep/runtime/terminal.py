@@ -104,14 +104,14 @@ class Chat:
             self.show = before
 
     def ask(self, question: str) -> None:
-        """Sleeps, asks, and streams the answer; Ctrl-C ends it."""
+        """Sleeps, asks, and streams the answer, whose line Ctrl-C ends, too."""
 
         def show(event: SleepEvent) -> None:
             if event.done:
                 notes.append(f"[dim]slept on {counted(event.n_tokens, 'tokens')}: {event}[/]")
 
         notes: list[str] = []  # not within the line of an answer
-        with suppress(KeyboardInterrupt), self.showing(show):
+        with self.showing(show):
             session, prompter = self.session, self.session.prompter
             if prompter and prompter.question_first:
                 session = deepcopy(session)
@@ -122,9 +122,11 @@ class Chat:
             beginning = next(pieces, "")
             while notes:
                 self.log.print(notes.pop(0))
-            for piece in chain([beginning], pieces):
-                self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
-        self.out.print()
+            try:
+                for piece in chain([beginning], pieces):
+                    self.out.print(printable(piece), end="", markup=False, highlight=False, soft_wrap=True)
+            finally:
+                self.out.print()
         for note in notes:
             self.log.print(note)
 
