@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections import Counter
 from functools import partial
 
@@ -17,10 +18,11 @@ from lmsleep.cli import main as lmsleep
 from lmsleep.hub import tokenizer_files
 from lmsleep.runtime import demo_models
 from lmsleep.runtime.demo import compare_answers, gain_text, share_text, show_answers
-from lmsleep.settle import forget
+from lmsleep.settle import Settle, forget
 from lmsleep.sleep import sleep
 from lmsleep.tasks import Batch, Depo, Rule110, Task, TextLM, TextQA
 from lmsleep.tasks.spec import task_spec
+from lmsleep.windows import policy_name
 
 DEPO = Depo(
     max_nodes=6,
@@ -84,6 +86,28 @@ def test_shows_sleeps_and_answers_of_a_saved_model(tmp_path, capsys):
     assert all(name in shown for name in ("asleep, N=4", "awake, N=1", "S to zero", "commonest"))
     assert len(re.findall(r"\d+\.\d%( \(\d+% to \d+%\))?", shown)) >= 4
     assert re.search(r"Asleep against awake, on the same 20 rows: [+-]\d+\.\d points", shown)
+
+
+def test_another_sleep_is_shown_as_the_passes_that_it_makes(tmp_path, capsys):
+    """One that never settles is N passes; and without a word of a training that slept so."""
+    task = Rule110(steps=1, width=6, n_states=3)
+    settle = Settle(0.0, 3)
+    trained = {"on_overflow": policy_name(settle), "eviction": "sliding", "task": task_spec(task)}
+    model_for(task, torch.float32).save_pretrained(tmp_path, trained=trained)
+    shown = []
+    with warnings.catch_warnings(action="error"):
+        for how in (
+            ["lmsleep.settle.Settle", "--on_overflow.threshold=0", "--on_overflow.most=3"],
+            ["lmsleep.settle.forget"],
+        ):
+            lmsleep(["demo", "--model", str(tmp_path), "--rows=20", "--pace=0", "--on_overflow", *how])
+            shown.append(capsys.readouterr().out)
+    with pytest.warns(UserWarning, match="the model was trained with on_overflow lmsleep"):
+        lmsleep(["demo", "--model", str(tmp_path), "--rows=20", "--pace=0", "--n_passes=3"])
+    passes = capsys.readouterr().out
+    for line in (r"pass 3/3, S changed by .*", r"The windows are gone.*", r"Asleep against awake.*"):
+        assert re.findall(line, shown[0]) == re.findall(line, passes) != []
+    assert "\nasleep: lmsleep.settle.Settle(threshold=0.0, most=3)\n" in shown[0] and "|S| = 0.00" in shown[1]
 
 
 def test_the_gain_of_sleep_has_an_interval_over_rows():
@@ -161,6 +185,14 @@ def test_the_small_models_need_their_sleep(name):
         (["--model", "not here"], "--model must be a folder or a name on the Hugging Face hub"),
         (["--model", "x/y", "--task", "depo"], "--task must be left out with a model, .* got 'depo'"),
         (["--task", "parity.Parity"], "--task must be rule110 or depo without a model, got 'parity.Parity'"),
+        (
+            ["--on_overflow", "lmsleep.settle.forget"],
+            "--on_overflow must be left out without a model, .* got .*forget'",
+        ),
+        (
+            ["--model", "x/y", "--n_passes", "2", "--on_overflow", "lmsleep.settle.forget"],
+            "--n_passes must be left out beside on_overflow, got 2",
+        ),
         (["--model", "x/y", "--seed", "0"], "--seed must be left out with a model, .* got '0'"),
         (["--model", "x/y", "--save", "z"], "--save must be left out with a model, .* got 'z'"),
         (

@@ -34,25 +34,22 @@ from lmsleep.sleep import OnOverflow, read_windows, sleep
 from lmsleep.tasks import IGNORE, Batch, Task
 from lmsleep.tasks.base import MAX_BATCH, split_answers
 from lmsleep.tasks.spec import build_task
-from lmsleep.windows import Eviction, check_n_passes
+from lmsleep.windows import Eviction, SleepSettings, policy_name
 
 EXAMPLES = 6
 MAX_PACE = 3600  # a larger value is a mistake
 
 
-def show_reading(
-    console: Console, model: HybridLM, task: Task, batch: Batch, n_passes: int, eviction: Eviction, pace: float
-) -> None:
+def show_reading(console: Console, session: Session, task: Task, batch: Batch, pace: float) -> None:
     """Reads the context of one row window by window; a progress bar for every sleep shows the change of S."""
-    session = Session(model, n_passes, eviction)
-    L, first_target = model.window_size, int((batch.targets != IGNORE).any(dim=0).nonzero()[0])
+    L, first_target = session.model.window_size, int((batch.targets != IGNORE).any(dim=0).nonzero()[0])
     mask = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.mask is None else batch.mask
     windows, masks = (x[:1, : first_target // L * L].split(L, dim=1) for x in (batch.tokens, mask))
     for number, (window, real) in enumerate(zip(windows, masks, strict=True), 1):
         console.print(f"[bold]awake[/]  window {number}: {tokens_text(task, window[real].tolist())}")
         session.feed(window, mask=real)
         with Progress(TextColumn("  asleep"), BarColumn(24), TextColumn("{task.fields[note]}"), console=console) as bar:
-            bar.add_task("", total=n_passes, note="")
+            bar.add_task("", total=session.n_passes, note="")
             session.callbacks = (partial(_show_pass, bar, pace),)
             session.sleep()
     norms = ", ".join(f"{norm:.2f}" for norm in session.fast_weights.norms()[:, 0].tolist())
@@ -60,7 +57,7 @@ def show_reading(
 
 
 def _show_pass(bar: Progress, pace: float, event: SleepEvent) -> None:
-    bar.update(TaskID(0), completed=event.passes, note=str(event))
+    bar.update(TaskID(0), total=event.n_passes, completed=event.passes, note=str(event))
     time.sleep(pace)
 
 
@@ -144,13 +141,13 @@ def _mark(task: Task, answer: tuple[int, ...], truth: tuple[int, ...]) -> str:
     return f"[green]{text} ✓[/]" if answer == truth else f"[red]{text} ✗[/]"
 
 
-def _load(source: str) -> HybridLM:
-    """A saved model, whose task finds the tokenizer in its folder."""
+def _load(source: str, policy: str | None) -> HybridLM:
+    """A saved model, whose task finds the tokenizer in its folder; `policy` as of `check_streamable`."""
     folder = checkpoint_folder(source, (WEIGHTS, CONFIG, CARD, *TOKENIZER), "model")
     _, trained = read_config(folder)
     if "task" not in trained:
         raise ValueError(f"model must have been saved with its task, but {CONFIG} in {folder} names none")
-    check_streamable(trained)
+    check_streamable(trained, policy)
     model = HybridLM.from_pretrained(folder)
     if (folder / TOKENIZER[0]).is_file() and "tokenizer" in model.trained["task"].get("init_args", {}):
         model.trained["task"]["init_args"]["tokenizer"] = str(folder)
@@ -161,6 +158,7 @@ def main(
     model: str | None = None,
     task: str | None = None,
     n_passes: int | None = None,
+    on_overflow: OnOverflow | None = None,
     rows: int = 400,
     seed: int | None = None,
     pace: float = 0.15,
@@ -173,6 +171,7 @@ def main(
         task: what to train on, rule110 (the default) or depo; with a model, the class of its task where that is of
             another package, which is then imported.
         n_passes: N; by default that of the training, 3 for the small model.
+        on_overflow: with a model, sleeps in place of passes 2..N, as in `lmsleep chat`.
         rows: test rows behind the accuracies.
         seed: of the training; by default 0.
         pace: seconds for which each pass is shown.
@@ -184,16 +183,18 @@ def main(
     check_integer("rows", rows, 1, MAX_BATCH)
     check_integer("seed", seed or 0, 0, 2**32 - 1)
     require(0 <= pace <= MAX_PACE, f"pace must be between 0 and {MAX_PACE} seconds", pace)
-    if n_passes is not None:
-        check_n_passes(n_passes)
+    policy = SleepSettings(1 if n_passes is None else n_passes, on_overflow=policy_name(on_overflow)).on_overflow
     if not model:
+        require(
+            policy is None, "on_overflow must be left out without a model, which is trained with passes 2..N", policy
+        )
         require(task in (None, *DEMO_TASKS), f"task must be {' or '.join(DEMO_TASKS)} without a model", task)
     for name, value in (("task", task if task in DEMO_TASKS else None), ("seed", seed), ("save", save)):
         if model and value is not None:
             raise ValueError(f"{name} must be left out with a model, which is not trained here, got {str(value)!r}")
     if save:
         check_no_model(save, "save")
-    reader = _load(model) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
+    reader = _load(model, policy) if model else train_demo(task or "rule110", n_passes or 3, seed or 0)
     if save:
         reader.save_pretrained(save, "The small model of `lmsleep demo`.")
     if model and task:
@@ -202,18 +203,25 @@ def main(
     if not shown.has_answers:
         name = type(shown).__name__
         raise ValueError(f"model must be of a task with answers, got {name}, free text; `lmsleep test` has its scores")
-    show(Console(highlight=False), reader, shown, n_passes or reader.trained.get("n_passes", 1), rows, pace)
+    passes = 1 if policy else n_passes or reader.trained.get("n_passes", 1)
+    session = Session(reader, passes, reader.trained.get("eviction", "hard"), on_overflow=on_overflow)
+    show(Console(highlight=False), session, shown, rows, pace)
 
 
-def show(console: Console, model: HybridLM, task: Task, n_passes: int, rows: int, pace: float) -> None:
-    """The demo of a model, from checked arguments."""
-    eviction = model.trained.get("eviction", "hard")
+def show(console: Console, session: Session, task: Task, rows: int, pace: float) -> None:
+    """The demo of the model of a session, which sleeps as that does, from checked arguments."""
+    model, policy = session.model, policy_name(session.on_overflow)
     sizes = f"{sum(w.numel() for w in model.parameters()):,} parameters, window of {model.window_size} tokens"
-    console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with N = {model.trained.get('n_passes', '?')}\n")
-    batch = task.rows(split="test", seed=0, step=0, batch_size=1)
-    show_reading(console, model, task, batch, n_passes, eviction, pace)
-    asleep, awake = (partial(sleep, n_passes=n) for n in (n_passes, 1))
-    readers = {f"asleep, N={n_passes}": asleep, "awake, N=1": awake, "S to zero": forget}
+    trained = model.trained.get("on_overflow") or f"N = {model.trained.get('n_passes', '?')}"
+    here = f"\nasleep: {policy}" if policy else ""
+    console.print(f"\n{task}\n{model.config.pattern}, {sizes}, trained with {trained}{here}\n")
+    show_reading(console, session, task, task.rows(split="test", seed=0, step=0, batch_size=1), pace)
+    asleep, awake = session.on_overflow or partial(sleep, n_passes=session.n_passes), partial(sleep, n_passes=1)
+    readers = {
+        "asleep" if policy else f"asleep, N={session.n_passes}": asleep,
+        "awake, N=1": awake,
+        "S to zero": forget,
+    }
     with torch.no_grad():
-        show_answers(console, model, task, readers, eviction, rows)
+        show_answers(console, model, task, readers, session.eviction, rows)
     console.print("[dim]All columns have the same weights; results/gpu/README.md has models trained awake.[/]")
