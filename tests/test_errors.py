@@ -145,3 +145,19 @@ def test_what_a_constructor_says_is_said_and_not_what_it_was_caused_by(tmp_path)
     given = parser.parse_args([f"--reader={__name__}.Reader", "--reader.path=nowhere"])
     with pytest.raises(ValueError, match=r"^path must be a file, got 'nowhere'$"), of_constructors():
         parser.instantiate(given)
+
+
+class Doubled:
+    """Computes with what it is given, unlooked at."""
+
+    def __init__(self, number=1):
+        self.number = 2 * number + 1
+
+
+def test_a_null_that_a_constructor_computes_with_is_said_with_its_module():
+    parser = ArgumentParser()
+    parser.add_argument("--doubled", type=Doubled | None)
+    given = parser.parse_args([f"--doubled={__name__}.Doubled", "--doubled.number=null"])
+    rule = rf"^{__name__} cannot take what it is given: unsupported operand .*'NoneType'$"
+    with pytest.raises(ValueError, match=rule), of_constructors():
+        parser.instantiate(given)

@@ -170,14 +170,16 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def of_constructors() -> Iterator[None]:
-    """Within the block a ValueError of a constructor is raised itself, in place of what jsonargparse makes of it."""
+    """Within the block a ValueError of a constructor is raised itself, in place of what jsonargparse makes of it; a
+    TypeError, as where a number is null, names no setting, and is said with the module that raised it."""
     try:
         yield
     except ValueError as error:
         cause: BaseException = error
         while cause.__cause__ is not None and _raised_in(cause).partition(".")[0] == "jsonargparse":
             cause = cause.__cause__
-        raise ValueError(str(cause)) from None
+        where = f"{_raised_in(cause)} cannot take what it is given: " if isinstance(cause, TypeError) else ""
+        raise ValueError(f"{where}{cause}") from None
 
 
 def _raised_in(error: BaseException) -> str:
