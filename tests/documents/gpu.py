@@ -80,12 +80,20 @@ def arm_sentences(folder: Path) -> tuple[str, ...]:
     steps4, small = arms.of_arm(folder, "steps4"), percent(mean(scores(folder / "small.csv")).value)
     awake, asleep = (pd.concat([arms.of_arm(folder, f"mamba{kind}") for kind in of]) for of in MAMBA)
     sleep = [Windows(length, 24, (False,) * 4 + (True,)).token_passes(4) / length for length in (100, 120)]
+    deep, deep16 = arms.of_arm(folder, "deep16"), arms.all_runs(folder, "deep16")
+    n4_runs = arms.all_runs(folder, "n4")
+    together = paired_p(*(of[deep16[0].index] for of, _ in (deep16, n4_runs)))
     return (
         f"up to {NUMERALS[max(r['n'] for r in verdicts)]} seeds ({n4.index.min()} to {n4.index.max()})",
         f"{decided} of the {questions} questions of this task are decided",
         f"{kept} of the {questions} stay below 0.05 with p times {questions}",
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one**",
         f"by seed: {percents(steps4)}",
+        f"One with four times as many blocks is ahead in {NUMERALS[(deep > n4).sum()]} of {NUMERALS[len(deep)]}, too "
+        f"(`deep16`: {percents(deep)})",
+        f"**four times as many blocks are {points(arms.above_all(folder, 'deep16'))} points above N = 4** "
+        f"({deep16[1]} runs of {len(deep16[0])} seeds against {n4_runs[1]}; p times {questions} is "
+        f"{questions * together:.2f}), four times as many steps {points(arms.above_all(folder, 'steps4'))}",
         f"{sum(p < 0.05 for p in before)} of {len(before)} stayed below 0.05 with p times {questions}",
         f"has {percent(n4.mean())} in its {len(n4)} runs, which go from {100 * n4.min():.1f} to {percent(n4.max())}, "
         f"and figure 2b's runs of these seeds have {percent(ten[n4.index].mean())}",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.documents.document import Document, document
-from tests.documents.pages import overview, paper, rule110
+from tests.documents.pages import arms, overview, paper, rule110
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from tests.documents.paper import whose_hops
@@ -77,6 +77,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         whose_hops(folder / "fig3.csv"),
         f"two hops from {millions(paper.hop_begins(folder / 'fig3_first.csv', 4, 2))} on",
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
+        f"one of four times the blocks is ahead in four, and {points(arms.above_all(root / 'results/gpu', 'deep16'))} "
+        "points with all its runs",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",
     )
 
