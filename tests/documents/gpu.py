@@ -6,8 +6,21 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.document import Document, document
 from tests.documents.pages import arms, gpu
+from tests.documents.pages.rule110 import majority, ones_tested
+from tests.documents.pages.states import PAPER, share_read
 from tests.documents.readme import step_times
-from tests.documents.scores import ahead, average_runs, averages, last_validations, mean, paired_p, read, scores, welch
+from tests.documents.scores import (
+    ahead,
+    average_runs,
+    averages,
+    last_validations,
+    mean,
+    paired_p,
+    read,
+    row_error,
+    scores,
+    welch,
+)
 from tests.documents.words import NUMERALS, listed, percents
 
 from lmsleep.figures.plots.text import validations
@@ -33,12 +46,25 @@ def sentences(folder: Path) -> tuple[str, ...]:
     spans = (f"{millions(tokens, 1)} tokens a run" for tokens in trained)
     return (
         *spans,
+        *states_sentences(folder),
         *figure_sentences(folder),
         *arm_sentences(folder),
         *passes_sentences(folder),
         *probe_sentences(folder),
         *text_sentences(folder),
         *memory_sentences(folder),
+    )
+
+
+def states_sentences(folder: Path) -> tuple[str, ...]:
+    """Of the rows of Rule 110's test: their states, their own error, and one answer to all of them."""
+    read_by = [share_read(PAPER, read(folder / f"{name}.csv").tokens.max()) for name in ("fig2b", "arms")]
+    rows = int(scores(folder / "fig2b.csv", "test_rows").value.max())
+    return (
+        f"which read {percent(read_by[0], 0)} of the states in test rows",
+        f"(and {percent(read_by[1], 0)} of the states in test rows)",
+        f"(at most {row_error(rows):.1f} points for {rows:,} rows, {row_error(1000):.1f} for 1,000)",
+        f"is right in {percent(majority(16), 2)} of all rows and in {percent(ones_tested(16), 2)} of those tested",
     )
 
 

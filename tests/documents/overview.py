@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from tests.documents.document import Document, document
-from tests.documents.pages import arms, overview, paper, rule110
+from tests.documents.pages import arms, overview, paper, rule110, states
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from tests.documents.paper import whose_hops
 from tests.documents.readme import step_times
 from tests.documents.rule110 import printed_2b
-from tests.documents.scores import ahead, last_validations, means, read, scores
+from tests.documents.scores import ahead, last_validations, means, read, row_error, scores
 from tests.documents.words import listed, percents
 
 from lmsleep.bench.tables import WINDOWED
@@ -34,6 +34,8 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
     return (
         f"The {shown.seed.nunique()} runs that `make repro` draws",
         f"they answer {percents(means(shown))} for N = 1, 2 and 4",
+        f"Training reads all of the {2**states.MINI.width:,} states there are, each "
+        f"{states.times_read(states.MINI, shown.tokens.max()):.0f} times in the mean",
         f"[all {rule.seed.nunique()} seeds](seeds/README.md) answer {percents(means(rule))} for N = 1, 2 and 4",
         f"**N = 2 is {points(ahead(rule, 2))} points above N = 1**, N = 4 {points(ahead(rule, 4))}",
         f"the second look alone, {late.seed.nunique()} seeds, says {points(ahead(late, 2))} and "
@@ -67,6 +69,8 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that ours leaves at {millions(left[1])} "
         "tokens",
         f"N = {listed(map(str, all_ends.index))} end at {percents(all_ends)}",
+        f"has been read {states.times_read(states.PAPER, 5e9):.0f} times",
+        f"(at most {row_error(end.rows):.1f} points for {end.rows:,} rows, {row_error(1000):.1f} for 1,000)",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
         f"without its short convolution N = 1 has {percent(bare)} after {millions(rule110.END_PART)} "

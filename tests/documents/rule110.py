@@ -6,9 +6,11 @@ import pandas as pd
 from tests.documents.pages import rule110
 from tests.documents.pages.paper import other_runs
 from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
+from tests.documents.pages.states import PAPER, bits_a_weight, share_read, times_read
 from tests.documents.scores import ahead, averages, last_validations, means, passes, read, scores
 from tests.documents.words import listed, percents, side
 
+from lmsleep import HybridConfig
 from lmsleep.checks import read_object
 from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import wilson
@@ -81,6 +83,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"{bare_end(folder, 2)}, N = 3 {bare_end(folder, 3)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
         *bare_sentences(folder),
+        *states_sentences(csv),
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
         f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, and answers "
         f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())} with S cut",
@@ -93,6 +96,20 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
         f"it is right on the rows of one answer alone: {rule110.answers_of_none(folder)}",
         f"N = 2 to 4 that may not sleep at test answer {100 * alone.min():.1f} to {percent(alone.max())}",
+    )
+
+
+def states_sentences(csv: Path) -> tuple[str, ...]:
+    """Of the states that training has read, in answer of which a table of them might do."""
+    loss = scores(csv, "test_loss").set_index("n_passes").value
+    ones = max(majority(32) ** 0.25, 0.5)
+    model = HybridConfig(vocab_size=PAPER.vocab_size, window_size=PAPER.window_size)
+    bits = {n: bits_a_weight(PAPER, ones, loss[n], model.num_params()) for n in (1, 4)}
+    return (
+        f"5 B tokens read each {times_read(PAPER, 5e9):.0f} times in the mean",
+        f"({millions(END_PART)} tokens read {percent(share_read(PAPER, END_PART), 0)} of those in test rows, 60 M "
+        f"{percent(share_read(PAPER, END_T12), 0)})",
+        f"it takes {bits[1]:.1f} bits a weight for N = 1 and {bits[4]:.1f} for N = 4",
     )
 
 
