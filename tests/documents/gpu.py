@@ -24,6 +24,7 @@ from tests.documents.scores import (
 from tests.documents.words import NUMERALS, listed, percents
 
 from lmsleep.figures.plots.text import validations
+from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import STEPS, UNDECIDED, Estimate, compare_steps, mean_difference
 from lmsleep.figures.words import millions, nats, percent, points
 from lmsleep.windows import Windows
@@ -93,7 +94,21 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
         f"have a standard deviation of {100 * alone.std():.1f} points over all hops",
         f"ahead by {100 * (tuned[-1] - tuned[-2]):.1f} points",
         f"{percent(last_validations(folder / 'pretrained.csv').value.mean())} of answers right at its last validation",
+        where_fig5_gains(folder),
     )
+
+
+def where_fig5_gains(folder: Path) -> str:
+    """At how many operations N = 4 is furthest above N = 1 under a sliding window, in the paper and here."""
+    printed = paper_values(folder.parents[1] / "docs/paper_values.csv").query(
+        "figure == 'fig5' and metric == 'accuracy'"
+    )
+    theirs, ours = (
+        runs.assign(value=runs.value.astype(float)).groupby(["slice", "n_passes"]).value.mean().unstack()
+        for runs in (printed, scores(folder / "fig5.csv"))
+    )
+    most = [(by_n[4] - by_n[1]).loc[[*theirs.index]].idxmax() for by_n in (theirs, ours)]
+    return f"of {listed(map(str, theirs.index))} operations that is {most[0]}, and here {most[1]}"
 
 
 def arm_sentences(folder: Path) -> tuple[str, ...]:
