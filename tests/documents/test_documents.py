@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from scipy import stats
 from tests.documents.__main__ import documents, main
 from tests.documents.document import Document, faults, markdown, renewed
@@ -130,6 +131,13 @@ def test_an_arm_against_n_4_over_all_runs_averages_the_runs_of_a_seed_first(arm)
         averaged.append({"n_passes": side, "seed": seed, "value": value})
     page = " ".join((ROOT / "results/gpu/README.md").read_text().split())
     assert re.search(rf"\| `{arm}` \|[^`]*% \| {re.escape(paired(averaged, '1', '4'))} \|", page)
+
+
+def test_the_readme_says_where_n_1_differs_in_its_warm_up_too():
+    settings = yaml.safe_load((ROOT / "configs/experiment/gpu/gsm_sliding.yaml").read_text())
+    (stage,) = settings["trainer"]["callbacks"]
+    differ = settings["sleep"]["eviction"] == "sliding" and stage["init_args"]["eviction"] is None
+    assert differ == ("| same direction, warm-ups differ |" in (ROOT / "README.md").read_text())
 
 
 def test_the_readme_is_short():
