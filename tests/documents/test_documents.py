@@ -18,7 +18,9 @@ from tests.documents.document import Document, faults, markdown, renewed
 from tests.documents.pages.states import bits_a_weight
 from tests.documents.scores import read
 
+from lmsleep import HybridLM, read_windows
 from lmsleep.tasks import Rule110
+from lmsleep.tasks.base import stream
 
 ROOT = Path(__file__).parents[2]
 
@@ -166,10 +168,25 @@ def test_the_share_of_tested_states_that_training_reads_is_that_of_its_rows():
     assert f"which read {100 * known[tested].mean():.0f} % of the states in test rows" in page
 
 
+def test_the_kept_model_answers_states_that_its_training_never_read():
+    task = Rule110(steps=12)
+    known = np.zeros(1 << task.width, bool)
+    for step in range(4680):
+        drawn = stream(100, "train", step).integers(0, 1 << 24, (512, 4), dtype=np.uint64)
+        known[drawn.astype(np.int64)] = True  # the bits of the rows' states: test_the_layout_is_that_of_the_docstring
+    batch = task.rows(split="test", seed=0, step=0, batch_size=192)
+    model = HybridLM.from_pretrained(ROOT / "results/gpu/model", dtype=torch.float32)
+    with torch.no_grad():
+        out = read_windows(model, batch.tokens, batch.targets, n_passes=4)
+    new = ~known[states(batch)].reshape(192, 4)
+    right = (out.scored_logits.argmax(-1) == out.scored_targets).numpy()
+    assert 0.5 < new.mean() < 0.65 and right[new].mean() > 0.99
+
+
 def states(batch):
     """The states of Rule 110's rows as numbers: 24 cells each."""
     cells = batch.tokens[:, :96].reshape(-1, 24)
-    return (cells << torch.arange(24)).sum(dim=1).numpy()
+    return (cells << torch.arange(23, -1, -1)).sum(dim=1).numpy()
 
 
 def test_a_table_of_all_states_holds_what_its_losses_leave_unknown():
