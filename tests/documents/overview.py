@@ -9,7 +9,7 @@ from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_r
 from tests.documents.paper import whose_hops
 from tests.documents.readme import step_times
 from tests.documents.rule110 import printed_2b
-from tests.documents.scores import ahead, last_validations, means, read, row_error, scores
+from tests.documents.scores import ahead, last_validations, means, passes, read, row_error, scores
 from tests.documents.words import listed, percents
 
 from lmsleep.bench.tables import WINDOWED
@@ -58,6 +58,10 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     bare, whole = rule110.tries_at_the_end(folder)[rule110.BARE], rule110.end_2b(folder, rule110.WITHOUT)
     more = paper.other_runs(folder, "more passes without short convolution").query("metric == 'test_exact'")
     gpu = scores(root / "results/gpu/fig3.csv")
+    depo = folder / "fig3.csv"
+    two_hops = scores(depo, slice=2).sort_values("n_passes")
+    four_hops = scores(depo, n_passes=4, slice=4).value.item()
+    awake = scores(depo, "test_n1_exact", n_passes=4, slice=2).value.item()
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
     return (
         f"decide {rule110.decided_2a(folder)} after "
@@ -78,7 +82,10 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"{millions(whole.tokens)}",
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
         f"The paper prints {printed_2b(root)} %.",
-        whose_hops(folder / "fig3.csv"),
+        whose_hops(depo),
+        f"N = {listed(map(str, passes(two_hops)))} end at {percents(two_hops.value)} of the answers at two hops, and "
+        f"four begin with N = 4 alone, at its end ({percent(four_hops)}). Two hops it follows in its sleep: without, "
+        f"it has {percent(awake)}",
         f"two hops from {millions(paper.hop_begins(folder / 'fig3_first.csv', 4, 2))} on",
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
         f"one of four times the blocks is ahead in four, and {points(arms.above_all(root / 'results/gpu', 'deep16'))} "

@@ -84,6 +84,7 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
         *bare_sentences(folder),
         *states_sentences(csv),
+        f"Another seed without the convolution answers {bare_end(folder, 1, 'no short convolution, another seed')}",
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
         f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, and answers "
         f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())} with S cut",
@@ -129,9 +130,9 @@ def bare_sentences(folder: Path) -> tuple[str, ...]:
     )
 
 
-def bare_end(folder: Path, n: int) -> str:
+def bare_end(folder: Path, n: int, name: str = "more passes without short convolution") -> str:
     """What so many passes answer without the short convolution."""
-    runs = other_runs(folder, "more passes without short convolution")
+    runs = other_runs(folder, name)
     end = runs[runs.n_passes == n].set_index("metric").value
     spread = interval(wilson(end.test_exact, end.test_rows))
     return f"{percent(end.test_exact)} ({spread}; loss {end.test_loss:.4f})"

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from tests.documents.pages.gpu import passes_at_test
-from tests.documents.pages.paper import other_runs
+from tests.documents.pages.paper import other_runs, share_of_rows
 from tests.documents.scores import ahead, average_runs, last_validations, mean, passes, read, scores
 from tests.documents.words import listed
 
 from lmsleep.data import RowsDataModule
-from lmsleep.figures.stats import paired_differences, wilson
+from lmsleep.figures.stats import paired_differences
 from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import IGNORE, Rule110
 
@@ -119,7 +119,7 @@ def ends_2b(folder: Path) -> pd.Series:
 
 def accuracy_and_loss(share: float, loss: float, rows: int) -> str:
     """A share of so many rows with its interval, and a loss."""
-    return f"{percent(share)} ({interval(wilson(share, rows))}); {loss:.3f}"
+    return f"{share_of_rows(share, rows)}; {loss:.3f}"
 
 
 def fig2b_part(folder: Path) -> pd.DataFrame:
