@@ -218,7 +218,8 @@ def require(allowed: object, rule: str, got: object) -> None:
 def check_file(path: Path, remedy: str = "") -> None:
     """Raises ValueError if there is no such file; `remedy` ends its message where no run left anything."""
     if not path.is_file():
-        raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent) or remedy}")
+        folder = "the current folder" if path.parent == Path() else path.parent
+        raise ValueError(f"{folder} must hold {path.name}, found none{left_by_run(path.parent) or remedy}")
 
 
 def program() -> str:

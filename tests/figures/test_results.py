@@ -42,6 +42,14 @@ def test_other_results_are_those_that_are_listed():
     assert changed == []
 
 
+def test_the_columns_of_a_table_stand_in_one_order():
+    headers = {path: path.read_text(encoding="utf-8").partition("\n")[0] for path in (ROOT / "results").rglob("*.csv")}
+    ours = {path: [name for name in header.split(",") if name in tables.COLUMNS] for path, header in headers.items()}
+    whole = {path: columns for path, columns in ours.items() if len(columns) == len(tables.COLUMNS)}
+    assert len(whole) > 30
+    assert [str(path) for path, columns in whole.items() if columns != tables.COLUMNS] == []
+
+
 CURVES = [f"gpu/{name}" for name in ("fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5")]
 CURVES += [f"paper/{name}" for name in ("fig2a", "fig2b", "fig2b_part", "fig3", "fig3_words", "rule110_t12")]
 KINDS = ("majority", "chance", "floor", "answer_floor", "names", "neighbours", "undirected")

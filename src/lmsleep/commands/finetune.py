@@ -42,7 +42,6 @@ PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
     "trainer.check_val_every_n_epoch": "null",
-    "trainer.enable_model_summary": "false",
     "trainer.logger": "lightning.pytorch.loggers.CSVLogger",
     "trainer.logger.init_args.name": "",
 }

@@ -70,8 +70,8 @@ def threads_in_words() -> str:
 
 class RunReport(L.Callback):
     """Prints task, model and settings at the start, and from which step a run goes on; logs tokens per second, sleeps
-    per row, learning rates, the gradient norm before clipping and, after a validation, by how much each pass of a sleep
-    changes S."""
+    per row, learning rates, the gradient norm before clipping and, after a validation or test, by how much each pass of
+    a sleep changes S."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trains = False  # until the first step
@@ -108,6 +108,8 @@ class RunReport(L.Callback):
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
             if layers:  # none without fast weights
                 pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0
