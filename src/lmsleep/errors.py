@@ -4,7 +4,6 @@ import argparse
 import inspect
 import os
 import re
-import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmsleep.checks import require, sentence
+from lmsleep.signals import INTERRUPTED, UNREAD
 
 WHERE = "PYTHONPATH=FOLDER says where it lies"
 TASK = "data.task.init_args"
@@ -163,7 +163,7 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
             raise
         sys.exit(f"error: {in_yaml(error_sentence(error))}")
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     finally:
         warnings.formatwarning = written
 
@@ -218,7 +218,7 @@ def quiet_at_closed_pipe() -> Iterator[None]:
             raise
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # which is flushed once more at the end
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(UNREAD)
 
 
 def in_yaml(sentence: str) -> str:

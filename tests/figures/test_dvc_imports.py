@@ -26,6 +26,7 @@ ALLOWED = {
     ("", "atomic.py"): "whether a file is there whole and undamaged, never what is in it",
     ("", "tensors.py"): "as atomic.py",
     ("", "errors.py"): "how an error is said; there are no outputs then",
+    ("", "signals.py"): "when a stage stops; there are no outputs then",
     ("", "figures/__init__.py"): "a docstring alone",
     ("", "bench/__init__.py"): "a docstring alone",
     ("", "figures/provenance.py"): "says where a run was made, which is no reason to train again",

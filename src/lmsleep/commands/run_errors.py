@@ -1,6 +1,5 @@
 """Errors of a run, from Lightning or the machine, as sentences that a user can act on."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.commands.quiet import without_notices
 from lmsleep.errors import one_sentence
+from lmsleep.signals import INTERRUPTED, TERMINATED
 
 
 @contextmanager
@@ -19,10 +19,10 @@ def run_errors() -> Iterator[None]:
         try:
             yield
         except SIGTERMException:
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(TERMINATED)
         except SystemExit as end:
             if isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1, as of an error
-                sys.exit(128 + signal.SIGINT)
+                sys.exit(INTERRUPTED)
             raise
         except ImportError as error:
             if not str(error).lower().startswith(("install ", "please install ")):
