@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmsleep.atomic import check_replaceable
 from lmsleep.checks import naming_file, require
 
 # Of every results file.
@@ -36,13 +35,6 @@ def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.Data
     """A table with the columns of every results file."""
     frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
     return frame.assign(figure=figure, seed=seed)[COLUMNS]
-
-
-def check_out(path: Path) -> None:
-    """Raises ValueError if no file can be written there."""
-    usable = path.parent.is_dir() and not path.is_dir()
-    require(usable, "out must be a file in a folder that exists", str(path))
-    check_replaceable(path, "out")
 
 
 def read(path: Path) -> pd.DataFrame:

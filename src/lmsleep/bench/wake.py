@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.atomic import save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.bench.subject import choose_device, random_model, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
+from lmsleep.bench.tables import Measurement, check_distinct, pivot_text, tidy
 from lmsleep.checks import check_integer, require
 from lmsleep.memory import KV, AttentionCache
 from lmsleep.model import HybridConfig, HybridLM
@@ -243,7 +243,7 @@ def main(
         seed: of the weights.
         out: CSV file for the measurements.
     """
-    check_out(out)
+    check_output(out, "out")
     model = read_model(config)
     if window_size is not None:
         model = replace(model, window_size=window_size)

@@ -22,10 +22,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
-from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
+from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, pivot_text, tidy
 from lmsleep.checks import check_integer, counted, require, typed
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
@@ -180,7 +180,7 @@ def main(
         seed: of the weights.
         out: CSV file for the measurements.
     """
-    check_out(out)
+    check_output(out, "out")
     settings = (windows, passes, length, batch_sizes, repeats, eviction, choose_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):
