@@ -23,6 +23,7 @@ ALLOWED = {
     "signals": set(),
     "tensors": set(),
     "ops": set(),
+    "tidy": set(),
     "windows": set(),
     "memory": {"windows"},
     "model": {"windows", "memory", "ops"},

@@ -12,9 +12,9 @@ from tests.documents.rule110 import printed_2b
 from tests.documents.scores import ahead, last_validations, means, passes, read, row_error, scores
 from tests.documents.words import listed, percents
 
-from lmsleep.bench.tables import WINDOWED
 from lmsleep.figures.stats import wilson
 from lmsleep.figures.words import interval, millions, percent, points
+from lmsleep.tidy import WINDOWED
 
 
 def documents(root: Path) -> list[Document]:

@@ -12,9 +12,9 @@ from tests.documents.rule110 import rule110_sentences
 from tests.documents.scores import ahead, last_validations, means, scores
 from tests.documents.words import listed, percents
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.checks import read_object
 from lmsleep.figures.words import millions, percent, points
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 
 def documents(root: Path) -> list[Document]:

@@ -25,9 +25,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lmsleep.atomic import check_output, save_text
-from lmsleep.bench.tables import check_distinct
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
-from lmsleep.checks import counted, require
+from lmsleep.checks import check_distinct, counted, require
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.commands.run_errors import run_errors

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.scores import read, scores
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.stats import wilson
 from lmsleep.figures.words import counted, interval, millions, percent
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 SHOWN = (276_480_000, 691_200_000, 1_105_920_000, 1_520_640_000, 1_843_200_000)  # tokens, of figure 3's curves
 WORDS = (73_728_000, 193_536_000, 313_344_000)  # of Depo with words

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.plots import style
 from lmsleep.figures.stats import over_seeds
 from lmsleep.figures.words import readable
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 LOOK = {"markersize": 5, "linewidth": 1.6, "markevery": 1, "clip_on": False}  # a marker may lie on the frame
 

@@ -1,4 +1,4 @@
-"""Measurements as tidy tables."""
+"""The format of all results: tidy tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +22,8 @@ _KINDS |= {"slice": LEVEL, "value": NUMBER}
 Measurement = tuple[str, int, int, int, str, float]
 
 
-def check_distinct(**values: Sequence[object]) -> None:
-    """Raises ValueError if one of the lists is empty or has a value twice."""
-    for name, numbers in values.items():
-        if not numbers:
-            raise ValueError(f"{name} must be one or more, got none")
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"{name} must differ, got {', '.join(map(str, numbers))}")
-
-
-def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """A table with the columns of every results file."""
+def measured(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A table of measurements."""
     frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
     return frame.assign(figure=figure, seed=seed)[COLUMNS]
 
