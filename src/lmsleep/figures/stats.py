@@ -9,7 +9,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -41,6 +41,14 @@ class Estimate(NamedTuple):
     def sign(self) -> int:
         """1 or -1 if the interval lies above or below zero, else 0, also if there is none."""
         return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def bars(self) -> list[list[float]] | None:
+        """How far the ends lie from the mean, as Matplotlib's error bars take it."""
+        return None if math.isnan(self.low) else [[self.value - self.low], [self.high - self.value]]
+
+
+Mean = Callable[[pd.Series], Estimate]
 
 
 def wilson(share: float, n: int) -> Estimate:
@@ -148,10 +156,10 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     return records
 
 
-def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """`mean_loss` for each combination of `keys`, slices as numbers."""
-    groups = per_slice(table, *metrics).groupby(keys)
-    return [dict(zip(keys, key, strict=True)) | mean_loss(group.value)._asdict() for key, group in groups]
+def means(scores: pd.DataFrame, keys: list[str], mean: Mean) -> list[dict[str, Any]]:
+    """A record for each combination of `keys`: the mean over its seeds and the interval (value, low, high, n)."""
+    groups = scores.groupby(keys).value
+    return [dict(zip(keys, key, strict=True)) | mean(values)._asdict() for key, values in groups]
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:

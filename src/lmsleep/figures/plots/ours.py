@@ -1,6 +1,5 @@
 """Our figures: controls (S cut) and ablations (other numbers of passes at test), and the arms of configs/arms.yaml."""
 
-import math
 import re
 import textwrap
 from pathlib import Path
@@ -16,7 +15,8 @@ from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
-from lmsleep.figures.stats import UNDECIDED, mean_difference, verdict
+from lmsleep.figures.stats import UNDECIDED, Estimate, mean_difference, verdict
+from lmsleep.figures.words import span
 
 BASE = "n4"
 N1, N4 = style.looks([1, 4]).values()
@@ -159,17 +159,14 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         for word, fill in KEY.items():
             ax.plot([], [], **OTHER | fill, label=word)
         for i, r in enumerate(rows):
-            ends = None if math.isnan(r["low"]) else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
-            ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == UNDECIDED else {}))
+            ax.errorbar(r["value"], i, xerr=Estimate.of(r).bars, **OTHER | KEY.get(r["verdict"], {}))
         names = [known[r["arm"]].title for r in rows]
         others = ["" if r["against"] == BASE else f" (from {known[r['against']].title})" for r in rows]
         ax.set_yticks(range(len(rows)), [a + b for a, b in zip(names, others, strict=True)], fontsize=8)
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-        seeds = sorted({r["n"] for r in rows})
-        count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:])))
-        word = "seed" if count == "1" else "seeds"
-        ax.set_title(f"{style.task(table, figure)}, {count} {word}", fontsize=10)
+        seeds = span([r["n"] for r in rows], "seeds")
+        ax.set_title(f"{style.task(table, figure)}, {seeds}", fontsize=10)
     bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in records) else ""
     apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)
