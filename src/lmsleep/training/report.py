@@ -11,6 +11,7 @@ from lmsleep.checks import counted
 from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
+from lmsleep.tensors import threads
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import total_steps
 from lmsleep.training.sharded import full_tensor
@@ -35,7 +36,7 @@ def summary(trainer: L.Trainer, data: RowsDataModule, model: HybridLM) -> str:
         f"{counted(model.window_size, 'tokens')}; {passes_in_words(sleeps)} ({sleeps.eviction} eviction)",
         f"{data.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, "
         f"{total} step{'' if total == '1' else 's'}; seed {data.seed}",
-        f"backends: {backends_in_words(device)}{threads_in_words() if device == 'cpu' else ''}",
+        f"backends: {backends_in_words(device)}{f' on {threads()}' if device == 'cpu' else ''}",
     ]
     return "\n".join([*lines, *([f"goes on at step {trainer.global_step:,} of {total}"] if trainer.ckpt_path else [])])
 
@@ -60,12 +61,6 @@ def backends_in_words(device: str) -> str:
     if len(ops_by_backend) == 1:
         return f"{next(iter(ops_by_backend))} for every op"
     return "; ".join(f"{backend} for {', '.join(ops)}" for backend, ops in ops_by_backend.items())
-
-
-def threads_in_words() -> str:
-    """The threads that torch computes with, if there are several."""
-    n = torch.get_num_threads()
-    return f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)" if n > 1 else ""
 
 
 class RunReport(L.Callback):
