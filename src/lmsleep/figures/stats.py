@@ -10,6 +10,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -62,14 +63,20 @@ def wilson(share: float, n: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds of unbounded values (n,); fewer than FEWEST have no interval."""
+def over_seeds(values: np.ndarray | pd.Series, least: float = -math.inf, most: float = math.inf) -> Estimate:
+    """Mean and t interval over seeds of values (n,), clipped to what these can be at `least` and at `most`; fewer than
+    FEWEST have no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < FEWEST:
         return Estimate(mean, math.nan, math.nan, n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    low, high = np.clip([mean - half, mean + half], least, most)
+    return Estimate(mean, float(low), float(high), n)
+
+
+mean_difference = partial(over_seeds, least=-1.0, most=1.0)  # of shares
+mean_loss = partial(over_seeds, least=0.0)
 
 
 def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
@@ -88,19 +95,6 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
     low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
     return mean._replace(low=float(low), high=float(high))
-
-
-def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of differences of shares (n,), with the t interval clipped to -1 to 1; NaN below FEWEST seeds."""
-    mean = over_seeds(differences)
-    low, high = np.clip([mean.low, mean.high], -1, 1)
-    return mean._replace(low=float(low), high=float(high))
-
-
-def mean_loss(losses: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of losses (n,), with the t interval clipped at 0; NaN below FEWEST seeds."""
-    mean = over_seeds(losses)
-    return mean._replace(low=float(np.maximum(mean.low, 0.0)))
 
 
 def verdict(difference: Estimate, up: str = HELPS, down: str = HURTS) -> str:
