@@ -595,10 +595,7 @@ def test_a_session_says_that_it_sleeps_in_another_way_than_the_training(fit, tmp
             [*SETTLE, "--sleep.on_overflow.mots=3"],
             "--sleep.on_overflow must be a function or a class that can be called: Option 'mots' is not accepted",
         ),
-        (
-            [*SETTLE, "--sleep.on_overflow.most=x"],
-            "--sleep.on_overflow must be a function or a class that can be called: most: Expected a <class 'int'>",
-        ),
+        ([*SETTLE, "--sleep.on_overflow.most=x"], "--sleep.on_overflow.init_args.most must be an integer, got x"),
     ],
 )
 def test_a_sleep_that_cannot_be_had_is_one_sentence(fit, capsys, words, sentence):

@@ -31,7 +31,7 @@ NO_TASK = "a run needs a task: give --config, for example configs/experiment/rul
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
 _NOT_CALLABLE = re.compile(
-    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
+    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got (?!.*\. Got ).*)?$', re.M
 )
 _SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
 _SPOKEN |= {"PositiveInt": "an integer of 1 or more"}
@@ -107,6 +107,8 @@ def value_sentence(key: str, rest: str, options: Mapping[str, argparse.Action]) 
     if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
     if refused := _NOT_CALLABLE.search(rest):
+        if refused[1] and _EXPECTED.match(refused[2]):
+            return value_sentence(f"{key}.init_args.{refused[1]}", refused[2], options)
         return f"{key} must be a function or a class that can be called: {': '.join(filter(None, refused.groups()))}"
     value = re.search(r"(?:Given|Got) value: (.*)", rest)
     settings = ["a mapping of settings"] if "Not a valid subclass of" in rest else []

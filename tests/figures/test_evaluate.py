@@ -220,6 +220,8 @@ def test_a_sleep_of_its_own_may_have_another_among_its_arguments(tmp_path, monke
     rule = {"class_path": "lmsleep.settle.Settle", "init_args": {"threshold": 0.1, "most": 3}}
     own = own_sleep({"class_path": "cautious.Cautious", "init_args": {"rule": rule, "share": 1}})
     assert own.rule == Settle(threshold=0.1, most=3) and own.share == 1
+    with pytest.raises(ValueError, match=r"^on_overflow.init_args.share must be a finite number, got half$"):
+        own_sleep({"class_path": "cautious.Cautious", "init_args": {"rule": rule, "share": "half"}})
 
 
 def test_only_of_its_own_passes_a_score_that_is_not_finite_is_kept(saved_run, tmp_path, monkeypatch):
