@@ -1,4 +1,4 @@
-"""Runs the notebooks and keeps their outputs, pictures with 32 colours.
+"""Runs the notebooks and keeps their outputs, pictures with few colours.
 
 python -m tests.notebooks                      all of them, some minutes
 python -m tests.notebooks notebooks/1_tasks.ipynb
@@ -16,7 +16,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-FOLDER, WIDTH = Path("notebooks"), 600  # pixels
+FOLDER, WIDTH, COLOURS = Path("notebooks"), 800, 64  # pixels
 READERS = "23"  # notebooks that read `results/`; the others write into the folder that they run in
 
 
@@ -31,7 +31,7 @@ def execute(path: Path, folder: Path) -> "NotebookNode":
 
 
 def small(notebook: "NotebookNode") -> "NotebookNode":
-    """The notebook without stderr and HTML, its pictures no wider than WIDTH and with 32 colours."""
+    """The notebook without stderr and HTML, its pictures no wider than WIDTH and with COLOURS."""
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -47,7 +47,9 @@ def smaller(png: str) -> str:
     with Image.open(BytesIO(base64.b64decode(png))) as picture, BytesIO() as out:
         whole = picture.convert("RGB")
         whole.thumbnail((WIDTH, WIDTH))
-        whole.quantize(32, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        # Colours of the most different kinds: the most frequent ones would make a red frame brown.
+        few = whole.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(out, "PNG", optimize=True)
         return base64.b64encode(out.getvalue()).decode()
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from tests.disks import full_disk
 
-from lmsleep.atomic import atomic_write, check_replaceable, check_writable, remove_stale
+from lmsleep.atomic import atomic_write, check_output, remove_stale
 
 
 def test_a_file_of_safetensors_has_the_permissions_of_any_new_file(tmp_path):
@@ -60,11 +60,10 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, free):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_to_is_named_by_the_file(tmp_path):
+def test_a_folder_in_the_place_of_a_file_is_named_before_the_work(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(IsADirectoryError) as error, atomic_write(tmp_path / "x") as temporary:
-        temporary.write_text("new")
-    assert error.value.filename == str(tmp_path / "x")
+    with pytest.raises(ValueError, match=r"^path must be a regular file, got '.*x'$"), atomic_write(tmp_path / "x"):
+        pytest.fail("the work began")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
@@ -75,7 +74,7 @@ def test_a_pipe_or_a_device_stays_what_it_is(tmp_path):
     assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
     for device in map(Path, ("/dev/null", "/dev/stdout")):
         with pytest.raises(ValueError, match=rf"^out must be a regular file, got '{device}'$"):
-            check_replaceable(device, "out")
+            check_output(device, "out")
 
 
 def test_an_error_about_another_file_stays_as_it_is(tmp_path):
@@ -126,9 +125,11 @@ def test_a_kill_at_any_call_leaves_a_file_in_its_place(tmp_path, monkeypatch, li
         assert (tmp_path / "new").read_text() == "a"
 
 
-def test_a_folder_that_cannot_be_written_is_found_by_a_look(tmp_path):
-    check_writable(tmp_path / "a" / "b")
-    assert not list((tmp_path / "a" / "b").iterdir())
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        check_writable(tmp_path / "file" / "folder")
+def test_what_cannot_be_written_is_found_by_a_look_that_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for name in ("file", "new"):
+        check_output(tmp_path / name)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    for folder in ("file", "none"):
+        with pytest.raises(ValueError, match=rf"^out must lie in a folder that exists, got '.*{folder}/x'$"):
+            check_output(tmp_path / folder / "x", "out")

@@ -28,6 +28,8 @@ def test_an_object_is_read_and_anything_else_is_refused_in_one_sentence(tmp_path
     path = tmp_path / "config.json"
     with pytest.raises(ValueError, match=r"must hold config\.json, found none"):
         read_object(path)
+    with pytest.raises(ValueError, match=r"^the current folder must hold none\.json, found none$"):
+        read_object(Path("none.json"))
     path.write_text('{"a": [1, 2]}')
     assert read_object(path) == {"a": [1, 2]}
     path.write_text("{")

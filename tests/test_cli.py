@@ -597,10 +597,7 @@ def test_a_session_says_that_it_sleeps_in_another_way_than_the_training(fit, tmp
             [*SETTLE, "--sleep.on_overflow.mots=3"],
             "--sleep.on_overflow must be a function or a class that can be called: Option 'mots' is not accepted",
         ),
-        (
-            [*SETTLE, "--sleep.on_overflow.most=x"],
-            "--sleep.on_overflow must be a function or a class that can be called: most: Expected a <class 'int'>",
-        ),
+        ([*SETTLE, "--sleep.on_overflow.most=x"], "--sleep.on_overflow.init_args.most must be an integer, got x"),
     ],
 )
 def test_a_sleep_that_cannot_be_had_is_one_sentence(fit, capsys, words, sentence):
@@ -685,6 +682,19 @@ def test_a_file_where_a_folder_belongs_is_one_sentence_before_the_first_step(fit
             main([command, *TINY, *(["--trainer.max_steps=1"] if command == "fit" else []), *arguments])
 
 
+def test_a_folder_where_a_file_belongs_is_one_sentence_before_the_first_step(fit, monkeypatch):
+    monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr("lmsleep.training.SleepModule.predict_step", lambda *_: pytest.fail("a row was answered"))
+    Path("predictions.csv").mkdir()
+    curve = ["--trainer.callbacks+=lmsleep.training.LearningCurve", "--trainer.callbacks.path=predictions.csv"]
+    for command, arguments, name in (
+        ("fit", ["--trainer.max_steps=1", *curve], "path of the learning curve"),
+        ("predict", ["--trainer.default_root_dir=."], "path"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: {name} must be a regular file, got 'predictions.csv'$"):
+            main([command, *TINY, *arguments])
+
+
 def test_what_may_not_be_written_or_read_is_one_sentence_before_the_first_step(fit, trained, monkeypatch):
     """Root, who may do all, becomes somebody else for a while."""
     monkeypatch.setattr("lmsleep.training.SleepModule.training_step", lambda *_: pytest.fail("a step was taken"))
@@ -707,7 +717,7 @@ def test_what_may_not_be_written_or_read_is_one_sentence_before_the_first_step(f
             for words, name in (
                 (["--checkpoint.dirpath=locked"], ".*/locked/.lock"),
                 (["--checkpoint.dirpath=locked/run"], ".*/locked/run"),
-                ([curve, "--trainer.callbacks.path=locked/curve.csv"], "locked"),
+                ([curve, "--trainer.callbacks.path=locked/curve.csv"], "locked/curve.csv"),
                 ([logger, "--trainer.logger.save_dir=locked"], ".*/locked/lightning_logs"),
                 (["--ckpt_path=last.ckpt"], "last.ckpt"),
             ):

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lmsleep.data import BLOCK, RowsDataModule, TrainRows, outlive_signals
+from lmsleep.data import BLOCK, RowsDataModule, TrainRows
+from lmsleep.signals import outlive_signals
 from lmsleep.tasks import Batch, Rule110, Task, check_task
 from lmsleep.training import SleepModule
 

@@ -12,15 +12,18 @@ import lmsleep
 
 ROOT = Path(lmsleep.__file__).parent
 
-FILES = {"atomic", "checks", "errors", "hub", "tensors"}  # whoever reads files or speaks to a user may import them
+# Whoever reads files or speaks to a user may import them.
+FILES = {"atomic", "checks", "errors", "hub", "signals", "tensors"}
 # What each room may import of the package besides itself and FILES. Rooms that are not named may import all but cli.
 ALLOWED = {
     "atomic": set(),
     "checks": set(),
     "errors": set(),
     "hub": set(),
+    "signals": set(),
     "tensors": set(),
     "ops": set(),
+    "tidy": set(),
     "windows": set(),
     "memory": {"windows"},
     "model": {"windows", "memory", "ops"},

@@ -2,11 +2,15 @@
 
 import re
 import shutil
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from tests.notebooks import execute
+from PIL import Image
+from tests.notebooks import execute, smaller
 
 ROOT = Path(__file__).parents[1]
 FIGURES = {"1_tasks": 6, "2_mechanism": 4, "4_your_own": 1, "5_your_documents": 0}
@@ -29,6 +33,16 @@ def test_kept_with_small_outputs_of_one_run(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert path.stat().st_size < 250_000 and "/tmp" not in str(outputs)
+
+
+def test_a_small_frame_keeps_its_colour():
+    x = np.arange(400, dtype=np.uint8)
+    shades = np.stack([np.add.outer(x, k * x).astype(np.uint8) // 4 + 180 for k in (1, 3, 7)], axis=2)  # pale
+    shades[200:206, 200:206] = red = 213, 94, 0
+    with BytesIO() as file:
+        Image.fromarray(shades).save(file, "PNG")
+        kept = np.asarray(Image.open(BytesIO(b64decode(smaller(b64encode(file.getvalue()))))).convert("RGB"))
+    assert np.abs(kept[202, 202].astype(int) - red).max() < 20
 
 
 def run(path, folder, monkeypatch):

@@ -15,7 +15,7 @@ RUN = ["--config", str(SMOKE), "--sleep.n_passes=2", "--trainer.accelerator=cpu"
 SAYS_NOTHING = (
     r"Epoch|Training|Validation|Testing|v_num|DataLoader|warning|Seed set|GPU available|Tip:|weights_only|dirpath"
 )
-SAYS_NOTHING += "|Trainer.fit"
+SAYS_NOTHING += "|Trainer.fit|Params|FLOPs"
 
 
 def seen(folder, *words):
@@ -49,6 +49,7 @@ def test_every_command_fits_and_says_what_matters(tmp_path):
         assert not re.search(SAYS_NOTHING, "\n".join(told)), name
     assert lines["predict"][-1] == "run/predictions.csv: 96 answers of 96 rows"
     assert any(line.startswith("predict 3/3 ") for line in lines["predict"])
+    assert all(re.match(r"change_of_S/pass-2 0\.\d+$", lines[name][-1]) for name in ("validate", "test"))
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])

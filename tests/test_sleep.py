@@ -381,6 +381,11 @@ def test_the_loss_is_the_mean_over_all_targets_of_all_windows(build, draw_tokens
     assert out.scored_targets.shape == (3, L + 3) and out.scored_logits.shape == (3, L + 3, 7)
 
 
+def test_a_reading_is_shown_in_a_line_or_two(build, rows):
+    shown = repr(read_windows(build("AG"), *rows, n_passes=2))
+    assert shown.startswith("Reading(windows=Windows(") and "loss=tensor(" in shown and len(shown) < 200
+
+
 def test_without_targets_there_is_no_loss(build, draw_tokens):
     out = read_windows(build("AG"), draw_tokens(2, L + 1))
     assert out.loss is None and out.scored_logits is None

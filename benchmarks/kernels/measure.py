@@ -26,8 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.kernels.job import Job, Run, Subject, Way
 from benchmarks.kernels.jobs import JOBS
-from lmsleep.atomic import save_text
-from lmsleep.bench.tables import check_out
+from lmsleep.atomic import check_output, save_text
 from lmsleep.bench.train import device_kind, device_name
 from lmsleep.checks import require
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
@@ -59,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
         asked = cli.config
         with cli.folder:
             if asked.out:
-                check_out(asked.out)
+                check_output(asked.out, "out")
             unknown = [name for name in asked.jobs if name not in JOBS]
             require(not unknown, f"jobs must be some of {', '.join(JOBS)}", ", ".join(unknown))
             require(asked.repeats >= 1, "repeats must be 1 or more", asked.repeats)

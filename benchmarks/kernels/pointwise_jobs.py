@@ -16,7 +16,7 @@ from lmsleep.model.linear import _Split
 from lmsleep.ops import add_norm, swiglu
 from lmsleep.ops.add_norm.naive import add_norm_naive
 from lmsleep.ops.delta_layer.composed import l2_normalise
-from lmsleep.ops.swiglu import swiglu_naive
+from lmsleep.ops.swiglu.naive import swiglu_naive
 from lmsleep.windows import IGNORE
 
 

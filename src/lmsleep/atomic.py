@@ -1,6 +1,5 @@
 """Atomic writes, a check of files of `torch.save`, and folders that one process at a time may use."""
 
-import errno
 import fcntl
 import glob
 import json
@@ -10,7 +9,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, Any
 from uuid import uuid4
 
@@ -25,24 +23,12 @@ def atomic_write(path: str | Path, keep: Path | None = None) -> Iterator[Path]:
         keep: a path in the same folder, under which the previous file of `path` is kept.
 
     Raises:
-        ValueError: if the folder of `path` does not exist, or takes no files, or `path` is a device or a pipe.
-        OSError: with the name of `path` if it cannot be written.
+        ValueError, OSError: as `check_output`; OSError, with the name of `path`, also if the disk is full.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"path must lie in a folder that exists, got {str(path)!r}")
-    check_replaceable(path)
-    if path.is_dir() and not path.is_symlink():  # said before the work, not after it
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     remove_stale(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        lock = temporary.open("xb")
-    except FileNotFoundError:  # although its folder is there, as in /proc
-        raise ValueError(f"path must be one that can be written, got {str(path)!r}") from None
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    with lock:
+    with _begin(path, "path") as lock:
+        temporary = Path(lock.name)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         mode = temporary.stat().st_mode  # that of any new file: safetensors writes private ones
@@ -94,21 +80,25 @@ def remove_stale(path: Path) -> None:
             leftover.unlink()
 
 
-def check_replaceable(path: Path, name: str = "path") -> None:
-    """Raises ValueError, which says `name`, if `path` is a device or a pipe: root would replace it for the whole
-    machine."""
-    in_devices = os.path.realpath(path.parent) == "/dev"  # where a link may lead to a file, as of standard output
-    if path.exists() and (in_devices or not (path.is_file() or path.is_dir())):
-        raise ValueError(f"{name} must be a regular file, got {str(path)!r}")
+def check_output(path: Path, name: str = "path") -> None:
+    """Raises ValueError, which says `name`, unless `path` can be a file: its folder exists, and there is nothing else
+    in its place. Raises OSError, with the name of `path`, if it may not be written."""
+    with _begin(path, name) as probe:
+        os.unlink(probe.name)
 
 
-def check_writable(folder: str | Path) -> None:
-    """Makes the folder if it is missing. Raises OSError if no file can be written in it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def _begin(path: Path, name: str) -> IO[bytes]:
+    """The temporary file of `atomic_write(path)`, new and empty. Raises as `check_output`."""
+    require(path.parent.is_dir(), f"{name} must lie in a folder that exists", str(path))
+    # Devices and pipes root would replace for the whole machine; a link in /dev may lead to a file, as of an output.
+    regular = path.is_file() and os.path.realpath(path.parent) != "/dev"
+    require(regular or not path.exists(), f"{name} must be a regular file", str(path))
     try:
-        TemporaryFile(dir=folder).close()
+        return path.with_name(f".{path.name}.{uuid4().hex[:8]}").open("xb")
+    except FileNotFoundError:  # although its folder is there, as in /proc
+        raise ValueError(f"{name} must be one that can be written, got {str(path)!r}") from None
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def check_folder(folder: str | Path, name: str = "folder") -> None:

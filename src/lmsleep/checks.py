@@ -209,6 +209,15 @@ def check_integer(name: str, value: Any, low: int, high: int, note: str = "") ->
         raise ValueError(f"{name} must be {allowed}, got {shortened(value)}")
 
 
+def check_distinct(**values: Sequence[object]) -> None:
+    """Raises ValueError if one of the lists is empty or has a value twice."""
+    for name, numbers in values.items():
+        if not numbers:
+            raise ValueError(f"{name} must be one or more, got none")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{name} must differ, got {', '.join(map(str, numbers))}")
+
+
 def require(allowed: object, rule: str, got: object) -> None:
     """Raises ValueError unless `allowed`; `rule` names the value and what is allowed: "steps must be 0 or more"."""
     if not allowed:
@@ -218,7 +227,8 @@ def require(allowed: object, rule: str, got: object) -> None:
 def check_file(path: Path, remedy: str = "") -> None:
     """Raises ValueError if there is no such file; `remedy` ends its message where no run left anything."""
     if not path.is_file():
-        raise ValueError(f"{path.parent} must hold {path.name}, found none{left_by_run(path.parent) or remedy}")
+        folder = "the current folder" if path.parent == Path() else path.parent
+        raise ValueError(f"{folder} must hold {path.name}, found none{left_by_run(path.parent) or remedy}")
 
 
 def program() -> str:

@@ -4,9 +4,7 @@ import importlib
 import inspect
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
@@ -24,6 +22,7 @@ from lmsleep.errors import (
     one_sentence,
     quiet_at_closed_pipe,
 )
+from lmsleep.signals import ending_at_ctrl_c
 
 TRAINER = {
     "fit": "train: lmsleep fit --config configs/experiment/rule110.yaml --sleep.n_passes=4",
@@ -88,16 +87,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def load(module: str) -> ModuleType:
-    """Imports a module. Ctrl-C meanwhile, which takes seconds, ends the program at once: raised within an import, it
-    would be a page of traceback, or be swallowed by a library that does without a part of it."""
-    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not default or threading.current_thread() is not threading.main_thread():
+    """Imports a module, unless Ctrl-C ends the program meanwhile."""
+    with ending_at_ctrl_c():
         return importlib.import_module(module)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        return importlib.import_module(module)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(function: Callable[..., Any], args: Sequence[str] | None = None, prog: str | None = None) -> None:

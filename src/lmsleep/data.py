@@ -1,7 +1,6 @@
 """The data module of all tasks: rows depend on (seed, split, step), not on workers, ranks or resuming."""
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from lmsleep.checks import check_integer, checked, require
+from lmsleep.signals import outlive_signals
 from lmsleep.tasks import Batch, Task
 from lmsleep.tasks.base import MAX_BATCH, MAX_ROWS, check_counter
 
@@ -114,15 +114,6 @@ class RowsDataModule(L.LightningDataModule):
             return 0
         done, few = self.trainer.fit_loop.total_batch_idx + 1, int(self.trainer.overfit_batches)  # pyright: ignore
         return done % few if few else done
-
-
-def outlive_signals(_: int) -> None:
-    """Has a worker ignore what is sent to all processes of a run, as SLURM and terminals do: the run itself stops, once
-    it is saved, and its workers with it. One that died before would end the run in the middle of a step. A second
-    SIGTERM ends it, as one in a slow batch gets from its loader and from Python at the end of the program."""
-    for signum in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 @dataclass(eq=False)

@@ -4,7 +4,6 @@ import argparse
 import inspect
 import os
 import re
-import signal
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
@@ -22,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lmsleep.checks import require, sentence
+from lmsleep.signals import INTERRUPTED, UNREAD
 
 WHERE = "PYTHONPATH=FOLDER says where it lies"
 TASK = "data.task.init_args"
@@ -31,7 +31,7 @@ NO_TASK = "a run needs a task: give --config, for example configs/experiment/rul
 _KEY = re.compile(r'^( *)(?:- )?Parser key "([^"]+)":(.*(?:\n(?:\1 .*)?)*)', re.M)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?:\w+\.)*|typing\.Literal\[)?(.+?)(?:'>|\])?(?:\. .*)?$", re.M)
 _NOT_CALLABLE = re.compile(
-    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got .*)?$', re.M
+    r'expects a function or a callable class: (?:Parser key "(\w+)":\s+)?(.+?)(?:\. Got (?!.*\. Got ).*)?$', re.M
 )
 _SPOKEN = {"int": "an integer", "float": "a finite number", "bool": "true or false", "NoneType": "null"}
 _SPOKEN |= {"PositiveInt": "an integer of 1 or more"}
@@ -107,6 +107,8 @@ def value_sentence(key: str, rest: str, options: Mapping[str, argparse.Action]) 
     if name := re.search(r"dot import path string: (.*)", rest):
         return f"{key} must be the name of a class, got {name[1]}{known_classes(options.get(key), name[1])}"
     if refused := _NOT_CALLABLE.search(rest):
+        if refused[1] and _EXPECTED.match(refused[2]):
+            return value_sentence(f"{key}.init_args.{refused[1]}", refused[2], options)
         return f"{key} must be a function or a class that can be called: {': '.join(filter(None, refused.groups()))}"
     value = re.search(r"(?:Given|Got) value: (.*)", rest)
     settings = ["a mapping of settings"] if "Not a valid subclass of" in rest else []
@@ -163,7 +165,7 @@ def one_sentence(*others: type[Exception]) -> Iterator[None]:
             raise
         sys.exit(f"error: {in_yaml(error_sentence(error))}")
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(INTERRUPTED)
     finally:
         warnings.formatwarning = written
 
@@ -220,7 +222,7 @@ def quiet_at_closed_pipe() -> Iterator[None]:
             raise
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # which is flushed once more at the end
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(UNREAD)
 
 
 def in_yaml(sentence: str) -> str:

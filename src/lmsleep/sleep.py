@@ -26,7 +26,7 @@ window, as a looped language model does. `after_loss` (default off) lets a windo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -185,15 +185,15 @@ def sleep_window(blocks: WindowPass, on_overflow: OnOverflow) -> FastWeights:
 @dataclass(frozen=True)
 class Reading:
     """The result of `read_windows`: `windows`, wake-pass outputs `hidden` (B, T, D), final S, mean loss over all
-    targets, and logits (B, P, V) and targets (B, P) of the windows with loss."""
+    targets, and logits (B, P, V) and targets (B, P) of the windows with loss. Printed, it is windows and loss."""
 
-    model: HybridLM
+    model: HybridLM = field(repr=False)
     windows: Windows
-    hidden: Tensor
-    fast_weights: FastWeights
+    hidden: Tensor = field(repr=False)
+    fast_weights: FastWeights = field(repr=False)
     loss: Tensor | None
-    scored_logits: Tensor | None
-    scored_targets: Tensor | None
+    scored_logits: Tensor | None = field(repr=False)
+    scored_targets: Tensor | None = field(repr=False)
 
     @property
     def logits(self) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmsleep.atomic import atomic_write
-from lmsleep.checks import first_line
+from lmsleep.checks import counted, first_line
 
 _BLANK = "0" * 64  # stands in the place of the digest while the digest is computed
 _DIGEST = re.compile(rb'(?<=\\"sha256\\": \\")[^"]{64}(?=\\")')  # in JSON that is a string within JSON
@@ -27,6 +27,13 @@ def usable_device(name: Any) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts
         reason = first_line(error)
         raise ValueError(f"device must be one that torch can use here, got {str(name)!r}: {reason}") from None
+
+
+def threads() -> str:
+    """How many threads torch computes with on the CPU, and if there are several, where they are slow."""
+    n = torch.get_num_threads()
+    fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores"
+    return counted(n, "threads") + (fewer if n > 1 else "")
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], entry: str, header: Mapping[str, Any]) -> None:

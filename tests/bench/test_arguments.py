@@ -21,6 +21,7 @@ OPTIONS = {
 # What measures, and so must not be called.
 MEASURES = {"wake": "measure", "window": "measure", "train": "measure", "scale": "run_ranks"}
 DEVICES, DEVICE = ("cuda:99", "abacus"), "--device must be one that torch can use here, got"
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that takes no files")
 HERE = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
 
 
@@ -89,12 +90,19 @@ def test_bad_arguments_are_refused(command, argument, message, tmp_path):
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-@pytest.mark.parametrize("out", [".", "none/table"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(command, out, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("out", "rule"),
+    [
+        (".", "be a regular file"),
+        ("none/table", "lie in a folder that exists"),
+        pytest.param("/proc/table", "be one that can be written", marks=NEEDS_PROC),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    command, out, rule, tmp_path, monkeypatch
+):
     monkeypatch.setattr(f"lmsleep.bench.{command}.{MEASURES[command]}", lambda *_: pytest.fail("measured"))
-    with pytest.raises(
-        SystemExit, match=f"^error: --out must be a file in a folder that exists, got '{tmp_path / out}'"
-    ):
+    with pytest.raises(SystemExit, match=f"^error: --out must {rule}, got '{tmp_path / out}'"):
         lmsleep(["bench", command, *OPTIONS[command], f"--out={tmp_path / out}"])
 
 

@@ -87,8 +87,8 @@ def test_prints_a_table_and_writes_where_and_what(tmp_path, capsys):
     [
         ("--jobs=[norm,abacus]", "jobs must be some of add + norm in float32, add + norm, norm"),
         ("--repeats=0", "repeats must be 1 or more, got 0"),
-        ("--out=.", "out must be a file in a folder that exists, got '.'"),
-        ("--out=none/table", "out must be a file in a folder that exists, got 'none/table'"),
+        ("--out=.", "out must be a regular file, got '.'"),
+        ("--out=none/table", "out must lie in a folder that exists, got 'none/table'"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_measured(argument, message, monkeypatch):

@@ -6,11 +6,25 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.document import Document, document
 from tests.documents.pages import arms, gpu
+from tests.documents.pages.rule110 import majority, ones_tested
+from tests.documents.pages.states import PAPER, share_read
 from tests.documents.readme import step_times
-from tests.documents.scores import ahead, average_runs, averages, last_validations, mean, paired_p, read, scores, welch
+from tests.documents.scores import (
+    ahead,
+    average_runs,
+    averages,
+    last_validations,
+    mean,
+    paired_p,
+    read,
+    row_error,
+    scores,
+    welch,
+)
 from tests.documents.words import NUMERALS, listed, percents
 
 from lmsleep.figures.plots.text import validations
+from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import STEPS, UNDECIDED, Estimate, compare_steps, mean_difference
 from lmsleep.figures.words import millions, nats, percent, points
 from lmsleep.windows import Windows
@@ -33,12 +47,25 @@ def sentences(folder: Path) -> tuple[str, ...]:
     spans = (f"{millions(tokens, 1)} tokens a run" for tokens in trained)
     return (
         *spans,
+        *states_sentences(folder),
         *figure_sentences(folder),
         *arm_sentences(folder),
         *passes_sentences(folder),
         *probe_sentences(folder),
         *text_sentences(folder),
         *memory_sentences(folder),
+    )
+
+
+def states_sentences(folder: Path) -> tuple[str, ...]:
+    """Of the rows of Rule 110's test: their states, their own error, and one answer to all of them."""
+    read_by = [share_read(PAPER, read(folder / f"{name}.csv").tokens.max()) for name in ("fig2b", "arms")]
+    rows = int(scores(folder / "fig2b.csv", "test_rows").value.max())
+    return (
+        f"which read {percent(read_by[0], 0)} of the states in test rows",
+        f"(and {percent(read_by[1], 0)} of the states in test rows)",
+        f"(at most {row_error(rows):.1f} points for {rows:,} rows, {row_error(1000):.1f} for 1,000)",
+        f"is right in {percent(majority(16), 2)} of all rows and in {percent(ones_tested(16), 2)} of those tested",
     )
 
 
@@ -67,7 +94,21 @@ def figure_sentences(folder: Path) -> tuple[str, ...]:
         f"have a standard deviation of {100 * alone.std():.1f} points over all hops",
         f"ahead by {100 * (tuned[-1] - tuned[-2]):.1f} points",
         f"{percent(last_validations(folder / 'pretrained.csv').value.mean())} of answers right at its last validation",
+        where_fig5_gains(folder),
     )
+
+
+def where_fig5_gains(folder: Path) -> str:
+    """At how many operations N = 4 is furthest above N = 1 under a sliding window, in the paper and here."""
+    printed = paper_values(folder.parents[1] / "docs/paper_values.csv").query(
+        "figure == 'fig5' and metric == 'accuracy'"
+    )
+    theirs, ours = (
+        runs.assign(value=runs.value.astype(float)).groupby(["slice", "n_passes"]).value.mean().unstack()
+        for runs in (printed, scores(folder / "fig5.csv"))
+    )
+    most = [(by_n[4] - by_n[1]).loc[[*theirs.index]].idxmax() for by_n in (theirs, ours)]
+    return f"of {listed(map(str, theirs.index))} operations that is {most[0]}, and here {most[1]}"
 
 
 def arm_sentences(folder: Path) -> tuple[str, ...]:
@@ -80,12 +121,20 @@ def arm_sentences(folder: Path) -> tuple[str, ...]:
     steps4, small = arms.of_arm(folder, "steps4"), percent(mean(scores(folder / "small.csv")).value)
     awake, asleep = (pd.concat([arms.of_arm(folder, f"mamba{kind}") for kind in of]) for of in MAMBA)
     sleep = [Windows(length, 24, (False,) * 4 + (True,)).token_passes(4) / length for length in (100, 120)]
+    deep, deep16 = arms.of_arm(folder, "deep16"), arms.all_runs(folder, "deep16")
+    n4_runs = arms.all_runs(folder, "n4")
+    together = paired_p(*(of[deep16[0].index] for of, _ in (deep16, n4_runs)))
     return (
         f"up to {NUMERALS[max(r['n'] for r in verdicts)]} seeds ({n4.index.min()} to {n4.index.max()})",
         f"{decided} of the {questions} questions of this task are decided",
         f"{kept} of the {questions} stay below 0.05 with p times {questions}",
         f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one**",
         f"by seed: {percents(steps4)}",
+        f"One with four times as many blocks is ahead in {NUMERALS[(deep > n4).sum()]} of {NUMERALS[len(deep)]}, too "
+        f"(`deep16`: {percents(deep)})",
+        f"**four times as many blocks are {points(arms.above_all(folder, 'deep16'))} points above N = 4** "
+        f"({deep16[1]} runs of {len(deep16[0])} seeds against {n4_runs[1]}; p times {questions} is "
+        f"{questions * together:.2f}), four times as many steps {points(arms.above_all(folder, 'steps4'))}",
         f"{sum(p < 0.05 for p in before)} of {len(before)} stayed below 0.05 with p times {questions}",
         f"has {percent(n4.mean())} in its {len(n4)} runs, which go from {100 * n4.min():.1f} to {percent(n4.max())}, "
         f"and figure 2b's runs of these seeds have {percent(ten[n4.index].mean())}",

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from tests.documents.document import Document, document
-from tests.documents.pages import overview, paper, rule110
+from tests.documents.pages import arms, overview, paper, rule110, states
 from tests.documents.pages.overview import most_seeds
 from tests.documents.pages.seeds import CHOSEN_ON, DEPO_HOPS, count_runs, depo_runs
 from tests.documents.paper import whose_hops
 from tests.documents.readme import step_times
 from tests.documents.rule110 import printed_2b
-from tests.documents.scores import ahead, last_validations, means, read, scores
+from tests.documents.scores import ahead, last_validations, means, passes, read, row_error, scores
 from tests.documents.words import listed, percents
 
-from lmsleep.bench.tables import WINDOWED
 from lmsleep.figures.stats import wilson
 from lmsleep.figures.words import interval, millions, percent, points
+from lmsleep.tidy import WINDOWED
 
 
 def documents(root: Path) -> list[Document]:
@@ -34,6 +34,8 @@ def mini_sentences(root: Path) -> tuple[str, ...]:
     return (
         f"The {shown.seed.nunique()} runs that `make repro` draws",
         f"they answer {percents(means(shown))} for N = 1, 2 and 4",
+        f"Training reads all of the {2**states.MINI.width:,} states there are, each "
+        f"{states.times_read(states.MINI, shown.tokens.max()):.0f} times in the mean",
         f"[all {rule.seed.nunique()} seeds](seeds/README.md) answer {percents(means(rule))} for N = 1, 2 and 4",
         f"**N = 2 is {points(ahead(rule, 2))} points above N = 1**, N = 4 {points(ahead(rule, 4))}",
         f"the second look alone, {late.seed.nunique()} seeds, says {points(ahead(late, 2))} and "
@@ -56,17 +58,23 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
     bare, whole = rule110.tries_at_the_end(folder)[rule110.BARE], rule110.end_2b(folder, rule110.WITHOUT)
     more = paper.other_runs(folder, "more passes without short convolution").query("metric == 'test_exact'")
     gpu = scores(root / "results/gpu/fig3.csv")
+    depo = folder / "fig3.csv"
+    two_hops = scores(depo, slice=2).sort_values("n_passes")
+    four_hops = scores(depo, n_passes=4, slice=4).value.item()
+    awake = scores(depo, "test_n1_exact", n_passes=4, slice=2).value.item()
     ordered = most_seeds(root, "fig2b"), scores(root / "results/gpu/fig2b.csv"), six
     return (
         f"decide {rule110.decided_2a(folder)} after "
         f"{millions(last_validations(folder / 'fig2a.csv').tokens.min())} tokens",
-        f"**N = 2 is {points(ahead(both, 2))} points above N = 1** over six seeds after {millions(rule110.END_T12)} "
-        f"tokens, three of them run twice and averaged; the six once each give {points(ahead(six, 2))}. N = 4 is "
+        f"**N = 2 is {points(ahead(six, 2))} points above N = 1** over the six seeds fixed before, after "
+        f"{millions(rule110.END_T12)} tokens; with three earlier runs averaged in, {points(ahead(both, 2))}. N = 4 is "
         f"{points(ahead(six, 4))} above N = 1",
         f"N = 1 answers {percent(end.value)} ({spread} over its rows)",
         f"always answering 1 gives {percent(rule110.majority(32), 2)}, a line that ours leaves at {millions(left[1])} "
         "tokens",
         f"N = {listed(map(str, all_ends.index))} end at {percents(all_ends)}",
+        f"has been read {states.times_read(states.PAPER, 5e9):.0f} times",
+        f"(at most {row_error(end.rows):.1f} points for {end.rows:,} rows, {row_error(1000):.1f} for 1,000)",
         f"{millions(rule110.END_PART)} tokens of a schedule that ends there give {percents(ends)} for N = 1, 2, 3 and "
         "4",
         f"without its short convolution N = 1 has {percent(bare)} after {millions(rule110.END_PART)} "
@@ -74,9 +82,14 @@ def paper_sentences(root: Path) -> tuple[str, ...]:
         f"{millions(whole.tokens)}",
         f"another seed ends at {percent(rule110.end_2b(folder, rule110.SECOND_SEED).value)}",
         f"The paper prints {printed_2b(root)} %.",
-        whose_hops(folder / "fig3.csv"),
+        whose_hops(depo),
+        f"N = {listed(map(str, passes(two_hops)))} end at {percents(two_hops.value)} of the answers at two hops, and "
+        f"four begin with N = 4 alone, at its end ({percent(four_hops)}). Two hops it follows in its sleep: without, "
+        f"it has {percent(awake)}",
         f"two hops from {millions(paper.hop_begins(folder / 'fig3_first.csv', 4, 2))} on",
         f"over all hops N = 4 is {points(ahead(gpu, 4))} points above N = 1, N = 2 {points(ahead(gpu, 2))}",
+        f"one of four times the blocks is ahead in four, and {points(arms.above_all(root / 'results/gpu', 'deep16'))} "
+        "points with all its runs",
         f"N = 4 is {listed(points(ahead(runs, 4, 2)) for runs in ordered)} points above N = 2",
     )
 

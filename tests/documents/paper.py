@@ -12,9 +12,9 @@ from tests.documents.rule110 import rule110_sentences
 from tests.documents.scores import ahead, last_validations, means, scores
 from tests.documents.words import listed, percents
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.checks import read_object
 from lmsleep.figures.words import millions, percent, points
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 
 def documents(root: Path) -> list[Document]:
@@ -32,20 +32,52 @@ def depo_sentences(folder: Path) -> tuple[str, ...]:
     """Of Depo, in the printed layout and with words."""
     csv, words = folder / "fig3.csv", folder / "fig3_words.csv"
     begins = [millions(hop_begins(words, n)) for n in (1, 2)]
-    one, two = (scores(csv, n_passes=n).set_index("slice").value for n in (1, 2))
-    so_far = last_validations(csv).query("n_passes == 4")
     hours = read_object(folder / "fig3.meta.json")["seconds"] / 3600
     return (
         f"{hours:.2f} hours of one",
+        whose_hops(csv),
+        f"One of 75 names at random is {percent(1 / 75)}",
+        *hops_in_sleep(csv),
         *first_n4(folder),
-        f"{whose_hops(csv)}",
-        f"N = 1 ends at {percents(one[[1, 2]])} of the test answers at one and two hops, N = 2 at "
-        f"{percents(two[[1, 2]])}",
-        f"at 4, 8 and 16 they have {100 * min(runs[[4, 8, 16]].min() for runs in (one, two)):.1f} to "
-        f"{percent(max(runs[[4, 8, 16]].max() for runs in (one, two)))}",
-        f"N = 4 has {percents(so_far.set_index('slice').value[[1, 2]])} at {millions(so_far.tokens.max())} tokens",
+        *where_they_part(folder),
         f"from {begins[0]} tokens on with N = 1 and from {begins[1]} with N = 2",
         f"({millions(last_validations(words).query('n_passes == 4').tokens.max(), 1)})",
+    )
+
+
+def hops_in_sleep(csv: Path) -> tuple[str, ...]:
+    """What figure 3's models answer with other numbers of passes, and with S cut."""
+    one, two = (
+        [
+            scores(csv, "test_exact" if n == 4 else f"test_n{n}_exact", n_passes=4, slice=hops).value.item()
+            for n in range(1, 7)
+        ]
+        for hops in (1, 2)
+    )
+    more = scores(csv, "test_n6_exact", n_passes=1, slice=2).value.item()
+    return (
+        f"asked with 1 to 6 passes, answers {percents(one)} at one hop and {percents(two)} at two",
+        f"more make it worse ({percent(more)} with six)",
+        f"With S cut nobody knows more than {percent(scores(csv, 'cut_exact').value.max())}",
+    )
+
+
+def where_they_part(folder: Path) -> tuple[str, ...]:
+    """From which validation on two runs of one command differ; and two of Rule 110 that do not."""
+    keys = ["tokens", "slice"]
+    once, again = (
+        other_runs(folder, f"one command, {time} time").set_index(keys).value for time in ("first", "second")
+    )
+    apart = (once - again).abs().groupby("tokens").max()
+    assert list(apart.index) == [4_608_000, 9_216_000, 13_824_000] and apart.iloc[0] == 0
+    trial = (
+        other_runs(folder, "nothing changed, until the rate falls").query("metric == 'val_loss'").set_index("tokens")
+    )
+    whole = scores(folder / "fig2b.csv", "val_loss", n_passes=1).set_index("tokens")
+    assert (trial.value == whole.value[trial.index]).all()
+    return (
+        f"after 200 they are up to {apart.iloc[1]:.5f} nats apart",
+        f"at all {len(trial)} validations before that, over {millions(trial.index.max())} tokens",
     )
 
 
@@ -64,7 +96,7 @@ def first_n4(folder: Path) -> tuple[str, ...]:
         f"found one hop from {millions(begins[0])} and two from {millions(begins[1])} tokens on and had "
         f"{ended} at {millions(end)}, where the second has {beside}",
         f"after {hours:.2f} hours of an H200",
-        f"parted by rounding ({start:.4f} and {again:.4f} nats at one hop after 1,000 steps)",
+        f"the two had {start:.4f} and {again:.4f} nats at one hop after 1,000 steps",
     )
 
 
@@ -103,22 +135,22 @@ def verdict_sentences(folder: Path) -> tuple[str, ...]:
     """What the verdicts say."""
     words, depo, first = (folder / f"{name}.csv" for name in ("fig3_words", "fig3", "fig3_first"))
     early, left = last_validations(folder / "fig2a.csv"), rule110.leaves(folder / "fig2b.csv")
-    seen = last_validations(depo).groupby("n_passes").tokens.max()
+    seen = last_validations(depo).tokens.drop_duplicates()  # the same for every N
     one_hop = scores(words, "val_exact", tokens=193_536_000, slice=1).set_index("n_passes").value
     tokens = last_validations(words).groupby("n_passes").tokens.max() / 1e6
     ends, again = rule110.ends_2b(folder), rule110.end_2b(folder, rule110.SECOND_SEED)
+    six = rule110.six_seeds(folder)
     return (
         f"Three seeds, {millions(early.tokens.min())} tokens. The intervals decide {rule110.decided_2a(folder)}",
         f"N = {listed(map(str, ends.index))} end at {percents(ends)} of test rows",
         f"{percent(again.value)} with another seed",
-        f"N = 1 and 2 have seen {millions(seen[1])} tokens, N = 4 {millions(seen[4])}",
+        f"a schedule of 40,000 of 100,000 steps, {millions(seen.item())} of 4.6 B tokens",
         f"Of its runs {whose_hops(depo)}",
         f"found them from {hop_begins(first, 4) / 1e6:.0f} and {millions(hop_begins(first, 4, 2))} on",
         f"Always answering 1 has {percent(majority(32), 2)}, and our N = 1 stays above that from {millions(left[1])} "
         "tokens on",
-        f"six seeds, N = 1, 2 and 4 have {percents(means(rule110.six_seeds(folder)))} at {millions(END_T12)} tokens",
-        f"N = 2 is {points(ahead(rule110.both_sets(folder), 2))} points above N = 1 over six seeds, three of them run "
-        "twice and averaged",
+        f"six seeds, N = 1, 2 and 4 have {percents(means(six))} at {millions(END_T12)} tokens",
+        f"N = 2 is {points(ahead(six, 2))} points above N = 1 and N = 4 {points(ahead(six, 4))}",
         f"saw {tokens[1]:.0f}, {tokens[2]:.0f} and {tokens[4]:.0f} M of 4.6 B tokens",
         f"at {millions(193_536_000)} tokens {percent(one_hop[1], 0)} with N = 1, {percent(one_hop[2], 0)} with N = 2",
         f"windows of 1,000 tokens trains {percent(slower(fig6_rates(folder))[1000], 0)} slower than a parallel sliding "

@@ -26,12 +26,14 @@ def sentences(root: Path) -> tuple[str, ...]:
     shown = scores(gpu / "fig2b.csv")
     alone, *asleep = means(shown, passes(shown))
     arms = {record["arm"]: record for record in arm_verdicts(gpu, "controls", "arms")}
-    steps4, n4 = of_arm(gpu, "steps4"), of_arm(gpu, "n4")
+    n4, with_as_many = of_arm(gpu, "n4"), [of_arm(gpu, arm) for arm in ("steps4", "deep16")]
+    (won,) = {(int((runs > n4).sum()), len(runs)) for runs in with_as_many}  # the same of both arms
     return (
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
         f"Is it sleep, or just more computing? {arms['steps4']['verdict'].capitalize()}",
-        f"is ahead in {NUMERALS[(steps4 > n4).sum()]} of {NUMERALS[len(steps4)]} seeds and far behind in one",
+        f"models without sleep are ahead in {NUMERALS[won[0]]} of {NUMERALS[won[1]]} seeds, with more steps (one far "
+        "behind) or blocks",
         f"one seed of each N ends at {percents(ends_2b(root / 'results/paper'))}",
         f"another seed: {percent(end_2b(root / 'results/paper', SECOND_SEED).value)}",
         f"without its short convolution ({percent(end_2b(root / 'results/paper', WITHOUT).value)})",

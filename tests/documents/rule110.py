@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pandas as pd
 from tests.documents.pages import rule110
 from tests.documents.pages.paper import other_runs
 from tests.documents.pages.rule110 import END_PART, END_T12, MIDDLE_T12, majority
+from tests.documents.pages.states import PAPER, bits_a_weight, share_read, times_read
 from tests.documents.scores import ahead, averages, last_validations, means, passes, read, scores
 from tests.documents.words import listed, percents, side
 
+from lmsleep import HybridConfig
 from lmsleep.checks import read_object
 from lmsleep.figures.results import paper_values
 from lmsleep.figures.stats import wilson
@@ -80,6 +83,8 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"{bare_end(folder, 2)}, N = 3 {bare_end(folder, 3)}, N = 4 {bare_end(folder, 4)}",
         f"with it N = 2, 3 and 4 had {percents(part[[2, 3, 4]])}",
         *bare_sentences(folder),
+        *states_sentences(csv),
+        f"Another seed without the convolution answers {bare_end(folder, 1, 'no short convolution, another seed')}",
         f"Another seed ends at {percent(again.value)} ({interval(wilson(again.value, again.rows))})",
         f"from {millions(rule110.leaves(folder / rule110.SECOND_SEED)[1])} tokens on, and answers "
         f"{percent(scores(folder / rule110.SECOND_SEED, 'cut_exact').value.item())} with S cut",
@@ -92,6 +97,20 @@ def fig2b_sentences(root: Path) -> tuple[str, ...]:
         f"With S cut they answer {100 * cut.min():.1f} to {percent(cut.max())}",
         f"it is right on the rows of one answer alone: {rule110.answers_of_none(folder)}",
         f"N = 2 to 4 that may not sleep at test answer {100 * alone.min():.1f} to {percent(alone.max())}",
+    )
+
+
+def states_sentences(csv: Path) -> tuple[str, ...]:
+    """Of the states that training has read, in answer of which a table of them might do."""
+    loss = scores(csv, "test_loss").set_index("n_passes").value
+    ones = max(majority(32) ** 0.25, 0.5)
+    model = HybridConfig(vocab_size=PAPER.vocab_size, window_size=PAPER.window_size)
+    bits = {n: bits_a_weight(PAPER, ones, loss[n], model.num_params()) for n in (1, 4)}
+    return (
+        f"5 B tokens read each {times_read(PAPER, 5e9):.0f} times in the mean",
+        f"({millions(END_PART)} tokens read {percent(share_read(PAPER, END_PART), 0)} of those in test rows, 60 M "
+        f"{percent(share_read(PAPER, END_T12), 0)})",
+        f"it takes {bits[1]:.1f} bits a weight for N = 1 and {bits[4]:.1f} for N = 4",
     )
 
 
@@ -111,9 +130,9 @@ def bare_sentences(folder: Path) -> tuple[str, ...]:
     )
 
 
-def bare_end(folder: Path, n: int) -> str:
+def bare_end(folder: Path, n: int, name: str = "more passes without short convolution") -> str:
     """What so many passes answer without the short convolution."""
-    runs = other_runs(folder, "more passes without short convolution")
+    runs = other_runs(folder, name)
     end = runs[runs.n_passes == n].set_index("metric").value
     spread = interval(wilson(end.test_exact, end.test_rows))
     return f"{percent(end.test_exact)} ({spread}; loss {end.test_loss:.4f})"
@@ -148,13 +167,21 @@ def t12_sentences(folder: Path) -> tuple[str, ...]:
     """Of t = 12."""
     six = rule110.six_seeds(folder)
     middle, end = (rule110.first_set(folder, tokens) for tokens in (MIDDLE_T12, END_T12))
-    two, four = ahead(six, 2), ahead(six, 4)
+    two, four, both = ahead(six, 2), ahead(six, 4), rule110.both_sets(folder)
     return (
         f"to leave the majority line ({percent(majority(12), 2)})",
-        f"With both sets N = 2 is {points(ahead(rule110.both_sets(folder), 2))} points above N = 1",
-        f"With the six seeds alone the interval at {millions(END_T12)} tokens lies {side(two)} for N = 2, and "
-        f"{side(four)} for N = 4 by a hair, {points(four)}",
+        f"With the six seeds, which were fixed before, the interval at {millions(END_T12)} tokens lies {side(two)} for "
+        f"N = 2, and {side(four)} for N = 4 by a hair, {points(four)}",
+        f"With both sets N = 2 is {points(ahead(both, 2))} points above N = 1, an interval narrower by luck: its six "
+        f"differences scatter by {scatter(both):.1f} points, those of the sets by {scatter(six):.1f} and "
+        f"{scatter(end):.1f}",
         f"N = 4 is {points(ahead(six, 4, 2))} points above N = 2",
         f"had {percents(means(middle, passes(middle)))} for N = 1, 2 and 4 at {millions(MIDDLE_T12, 1)}",
         f"and {percents(means(end, passes(end)))} for N = 1 and 2 at {millions(END_T12)}",
     )
+
+
+def scatter(runs: pd.DataFrame) -> float:
+    """Standard deviation over seeds of how far N = 2 is above N = 1, in points."""
+    one, two = (averages(runs[runs.n_passes == n]) for n in (1, 2))
+    return float(100 * (two - one).std())

@@ -1,5 +1,6 @@
 """Scores from tables of results, a row for each run and slice, and their means and differences."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import norm, ttest_ind, ttest_rel
 
 from lmsleep.figures.stats import LEVEL, Estimate, mean_difference, mean_share, per_slice
 
@@ -71,6 +72,11 @@ def ahead(runs: pd.DataFrame, n: int, base: int = 1) -> Estimate:
     """How far N = n is above N = base, paired by seed, over all slices together."""
     value, base_value = (averages(runs[runs.n_passes == m]) for m in (n, base))
     return steady(mean_difference((value - base_value).dropna()))
+
+
+def row_error(rows: int) -> float:
+    """Half a 95 % interval over so many rows, in points, where it is widest: at a share of one half."""
+    return float(100 * norm.ppf((1 + LEVEL) / 2) * math.sqrt(0.25 / rows))
 
 
 def welch(values: pd.Series, base: pd.Series) -> tuple[Estimate, float]:

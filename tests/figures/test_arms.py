@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from lmsleep.bench.tables import COLUMNS
 from lmsleep.commands.fit import SleepCLI, make_cli
 from lmsleep.figures import settings as module
 from lmsleep.figures.plots.ours import verdicts
@@ -16,6 +15,7 @@ from lmsleep.figures.settings import arm_of, arms
 from lmsleep.figures.stats import HELPS, HURTS, UNDECIDED, Estimate, verdict
 from lmsleep.figures.train import arguments_of_arm, main
 from lmsleep.model import HybridConfig
+from lmsleep.tidy import COLUMNS
 from lmsleep.training import DrawPasses
 from lmsleep.training.callbacks import SleepCallback
 

@@ -26,8 +26,8 @@ ALLOWED = {
     ("", "atomic.py"): "whether a file is there whole and undamaged, never what is in it",
     ("", "tensors.py"): "as atomic.py",
     ("", "errors.py"): "how an error is said; there are no outputs then",
+    ("", "signals.py"): "when a stage stops; there are no outputs then",
     ("", "figures/__init__.py"): "a docstring alone",
-    ("", "bench/__init__.py"): "a docstring alone",
     ("", "figures/provenance.py"): "says where a run was made, which is no reason to train again",
     ("data", "checks.py"): "reads the arguments of a task as they are written, or refuses them",
     ("data", "hub.py"): "as checks.py",
@@ -156,7 +156,7 @@ def test_where_tasks_are_imported_all_of_them_are_a_dependency(name):
         (
             "measure",
             "bench",
-            {f"bench/{name}.py" for name in ("parallel", "subject", "tables", "wake", "window")},
+            {f"bench/{name}.py" for name in ("__init__", "parallel", "subject", "wake", "window")},
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_every_exception_is_needed(exception):
 
 def test_the_files_of_a_small_stage():
     assert closure("lmsleep.figures.plots.runtime") == {
-        *("__init__.py", "atomic.py", "bench/__init__.py", "bench/tables.py", "checks.py"),
+        *("__init__.py", "atomic.py", "checks.py", "tidy.py"),
         *("figures/__init__.py", "figures/stats.py", "figures/words.py"),
         *(f"figures/plots/{name}.py" for name in ("__init__", "runtime", "style")),
     }

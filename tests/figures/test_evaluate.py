@@ -11,7 +11,7 @@ from lmsleep import HybridConfig
 from lmsleep.cli import run
 from lmsleep.data import RowsDataModule
 from lmsleep.figures.data import held_out, make_data
-from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, score_rows
+from lmsleep.figures.evaluate import THRESHOLDS, batches, evaluate_run, main, own_sleep, score_rows
 from lmsleep.settle import Settle, forget
 from lmsleep.sleep import read_windows, sleep
 from lmsleep.tasks import IGNORE, GSMInfinite, Rule110
@@ -201,8 +201,27 @@ def test_a_run_with_a_sleep_of_its_own_is_tested_with_that_and_with_every_n(save
     }
     assert found["test_loss"] == found["test_n3_loss"] != found["test_n1_loss"]
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("Settle", "Seddle"))
-    with pytest.raises(ValueError, match=r"on_overflow must be a function or a class that can be imported, got 'lmsle"):
+    sentence = f"^{folder}/config.yaml: on_overflow must be a function or a class that can be called: .* 'Seddle'$"
+    with pytest.raises(ValueError, match=sentence):
         evaluate_run("arms", folder, tmp_path / "data")
+
+
+def test_a_sleep_of_its_own_may_have_another_among_its_arguments(tmp_path, monkeypatch):
+    """As `lmsleep fit` builds it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cautious.py").write_text(
+        "from lmsleep.sleep import OnOverflow\n\n\n"
+        "class Cautious:\n"
+        "    def __init__(self, rule: OnOverflow, share: float = 0.5) -> None:\n"
+        "        self.rule, self.share = rule, share\n\n"
+        "    def __call__(self, blocks, h, S):\n"
+        "        return self.rule(blocks, h, S)\n"
+    )
+    rule = {"class_path": "lmsleep.settle.Settle", "init_args": {"threshold": 0.1, "most": 3}}
+    own = own_sleep({"class_path": "cautious.Cautious", "init_args": {"rule": rule, "share": 1}})
+    assert own.rule == Settle(threshold=0.1, most=3) and own.share == 1
+    with pytest.raises(ValueError, match=r"^on_overflow.init_args.share must be a finite number, got half$"):
+        own_sleep({"class_path": "cautious.Cautious", "init_args": {"rule": rule, "share": "half"}})
 
 
 def test_only_of_its_own_passes_a_score_that_is_not_finite_is_kept(saved_run, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lmsleep.bench.tables import COLUMNS
 from lmsleep.figures import draw, report, results, table
 from lmsleep.figures.evaluate import read_rows
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.model import HybridConfig
+from lmsleep.tidy import COLUMNS
 
 HALF = '{"test_exact": [{"n_passes": 1, "val'
 NUMBERS = [

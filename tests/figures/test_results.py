@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmsleep.bench import tables
+from lmsleep import tidy
 from lmsleep.figures.draw import draw
 from lmsleep.figures.stats import rounded
 
@@ -42,6 +42,14 @@ def test_other_results_are_those_that_are_listed():
     assert changed == []
 
 
+def test_the_columns_of_a_table_stand_in_one_order():
+    headers = {path: path.read_text(encoding="utf-8").partition("\n")[0] for path in (ROOT / "results").rglob("*.csv")}
+    ours = {path: [name for name in header.split(",") if name in tidy.COLUMNS] for path, header in headers.items()}
+    whole = {path: columns for path, columns in ours.items() if len(columns) == len(tidy.COLUMNS)}
+    assert len(whole) > 30
+    assert [str(path) for path, columns in whole.items() if columns != tidy.COLUMNS] == []
+
+
 CURVES = [f"gpu/{name}" for name in ("fig2a", "fig2b", "fig3", "fig4a", "fig4b", "fig5")]
 CURVES += [f"paper/{name}" for name in ("fig2a", "fig2b", "fig2b_part", "fig3", "fig3_words", "rule110_t12")]
 KINDS = ("majority", "chance", "floor", "answer_floor", "names", "neighbours", "undirected")
@@ -50,7 +58,7 @@ KINDS = ("majority", "chance", "floor", "answer_floor", "names", "neighbours", "
 @pytest.mark.parametrize("name", CURVES)
 def test_the_numbers_of_a_figure_are_those_of_its_table(name, tmp_path):
     """What guessing scores is not: it stands in no table."""
-    table = tables.read(ROOT / f"results/{name}.csv")
+    table = tidy.read(ROOT / f"results/{name}.csv")
     levels = sorted({*table["slice"]} - {"all"})
     guesses = json.dumps({kind: dict.fromkeys(levels, 0.5) for kind in KINDS})
     for folder in (tmp_path, *(tmp_path / f"t{level}" for level in levels)):

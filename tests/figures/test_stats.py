@@ -14,10 +14,11 @@ from lmsleep.figures.stats import (
     exact_accuracy,
     mean_difference,
     mean_loss,
-    mean_scores,
     mean_share,
+    means,
     over_seeds,
     paired_differences,
+    per_slice,
     rounded,
     verdict,
     wilson,
@@ -222,7 +223,8 @@ def test_mean_losses_are_those_over_seeds_for_each_level_and_not_below_zero():
     rows = [("2", n, seed, "test_loss", value) for n, seed, value in seeds]
     rows += [("all", 1, 0, "test_loss", 9.0), ("2", 1, 0, "test_exact", 9.0), ("2", 1, 0, "val_loss", 9.0)]
     table = pd.DataFrame(rows, columns=["slice", "n_passes", "seed", "metric", "value"])
-    several, one = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
+    losses = per_slice(table, "test_loss", "test_answer_loss")
+    several, one = means(losses, ["metric", "slice", "n_passes"], mean_loss)
     half = 4.30265 * math.sqrt(1.75) / math.sqrt(3)  # the quantile, the standard deviation and the root of three seeds
     assert (several["metric"], several["slice"], several["n_passes"], several["value"]) == ("test_loss", 2, 1, 1.5)
     assert 1.5 - half < 0 and (several["low"], several["high"]) == pytest.approx((0.0, 1.5 + half), rel=1e-5)

@@ -53,6 +53,13 @@ def op(monkeypatch):
     return loads
 
 
+def test_the_definition_of_every_op_is_in_naive_py_of_its_folder():
+    tables = backends._TABLES
+    assert len(tables) > 7
+    homes = {name: table["naive"].load().__module__ for name, table in tables.items()}
+    assert not {name: home for name, home in homes.items() if not home.endswith(".naive")}
+
+
 def test_takes_the_first_that_can_run_and_says_so_once(op, caplog):
     with caplog.at_level(logging.INFO, logger="lmsleep.ops.backend"):
         assert resolve("double", CPU, torch.float32) is torch.add

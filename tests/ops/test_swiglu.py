@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lmsleep.ops import swiglu
-from lmsleep.ops.swiglu import swiglu_naive
+from lmsleep.ops.swiglu.naive import swiglu_naive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 mark = pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.interpreter

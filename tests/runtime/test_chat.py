@@ -139,7 +139,7 @@ def test_what_sleeps_is_said_and_no_number_of_passes(folder, capsys, monkeypatch
         (["--question=what?"], "--question must have {question} in it, got 'what?'"),
         (["--memory=one.txt"], "--memory must be a saved memory"),
         (["--read=one.txt", "--memory=no/where"], "--memory must lie in a folder that exists, got 'no/where'"),
-        (["--read=one.txt", "--memory=model"], "--memory must be a file, got 'model'"),
+        (["--read=one.txt", "--memory=model"], "--memory must be a regular file, got 'model'"),
         (["--read=model/model.safetensors"], "model/model.safetensors: must be text in UTF-8, got the byte"),
         (["--read=/dev/null"], "--read must name files, but there is none at '/dev/null'"),
         (["--read=empty.txt"], "empty.txt: a document must have text in it, got '\\n'"),

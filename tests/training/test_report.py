@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 
 from lmsleep import SleepCallback
+from lmsleep.tensors import threads
 from lmsleep.training import RunReport
 
 from .conftest import fitted
@@ -21,7 +22,7 @@ def test_a_run_begins_with_a_summary_and_shows_its_speed(run, caplog):
         f"{sum(p.numel() for p in cell.module.parameters()):,} parameters",
         "3 windows of up to 6 tokens; 3 passes (hard eviction)",
         f"{8 * 14 * 2} tokens a step, 3 steps; seed 0",
-        "backends: torch for every op",
+        f"backends: torch for every op on {threads()}",
     ):
         assert words in text
     assert cell.trainer.callback_metrics["tokens_per_second"] > 0

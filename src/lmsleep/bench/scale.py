@@ -24,10 +24,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from lmsleep.atomic import save_text
-from lmsleep.bench.tables import check_distinct, check_out
+from lmsleep.atomic import check_output, save_text
 from lmsleep.bench.train import BenchCLI, Variant, device_kind, json_line, measure
-from lmsleep.checks import counted, require
+from lmsleep.checks import check_distinct, counted, require
 from lmsleep.commands.plan import plan_run
 from lmsleep.commands.quiet import quiet
 from lmsleep.commands.run_errors import run_errors
@@ -87,7 +86,7 @@ def main(args: list[str] | None = None) -> None:
             check_distinct(counts=options.counts, passes=options.passes)
             require(min(options.counts) >= 1, "counts must be 1 or more", min(options.counts))
             if options.out:
-                check_out(options.out)
+                check_output(options.out, "out")
         if "RANK" in os.environ:
             run_rank(args, options)
             return

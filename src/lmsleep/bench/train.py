@@ -18,8 +18,7 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
-from lmsleep.atomic import save_text
-from lmsleep.bench.tables import check_out
+from lmsleep.atomic import check_output, save_text
 from lmsleep.checks import require
 from lmsleep.commands.plan import PlanCLI, hide, plan_run
 from lmsleep.commands.quiet import quiet
@@ -78,7 +77,7 @@ def main(args: list[str] | None = None) -> None:
             for n_passes in options.passes:
                 check_n_passes(n_passes, "passes")
             if options.out:
-                check_out(options.out)
+                check_output(options.out, "out")
         device = device_kind(options)
         rows: list[dict[str, Any]] = []
         for n_passes in options.passes:

@@ -19,16 +19,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lmsleep.atomic import save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.bench.subject import choose_device, random_model, read_model
-from lmsleep.bench.tables import Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import check_integer, require
+from lmsleep.checks import check_distinct, check_integer, require
 from lmsleep.memory import KV, AttentionCache
 from lmsleep.model import HybridConfig, HybridLM
 from lmsleep.runtime import Session, SleepEvent
 from lmsleep.runtime.events import OnSleep
 from lmsleep.runtime.memory import Memory
 from lmsleep.tasks.base import MAX_LENGTH
+from lmsleep.tidy import Measurement, measured, pivot_text
 from lmsleep.windows import check_n_passes
 
 WARM_UP = 5  # tokens read before the clock starts
@@ -131,7 +131,7 @@ def measure(
         for reader in readers
         for metric in reader.metrics().items()
     ]
-    return tidy("latency", seed, measurements + _time_sleeps(model, first, [n for n in passes if n > 1]))
+    return measured("latency", seed, measurements + _time_sleeps(model, first, [n for n in passes if n > 1]))
 
 
 def _time_readers(readers: Sequence[TimedSession], tokens: list[int]) -> None:
@@ -243,7 +243,7 @@ def main(
         seed: of the weights.
         out: CSV file for the measurements.
     """
-    check_out(out)
+    check_output(out, "out")
     model = read_model(config)
     if window_size is not None:
         model = replace(model, window_size=window_size)

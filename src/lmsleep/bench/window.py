@@ -22,14 +22,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lmsleep.atomic import save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.bench.parallel import parallel_hidden, parallel_twin
 from lmsleep.bench.subject import choose_device, random_model, read_model
-from lmsleep.bench.tables import PARALLEL, WINDOWED, Measurement, check_distinct, check_out, pivot_text, tidy
-from lmsleep.checks import check_integer, counted, require, typed
+from lmsleep.checks import check_distinct, check_integer, counted, require, typed
 from lmsleep.model import HybridConfig, HybridLM, SharedWeights
 from lmsleep.sleep import masked_cross_entropy, read_windows
 from lmsleep.tasks.base import MAX_LENGTH
+from lmsleep.tidy import PARALLEL, WINDOWED, Measurement, measured, pivot_text
 from lmsleep.windows import IGNORE, Eviction, check_n_passes
 
 Loss = Callable[[HybridLM, Tensor, Tensor], Tensor]
@@ -78,7 +78,7 @@ def measure(
                 if runner.fits:
                     runner.step(*_batch(runner.model, batch_size, length), timed=repeat > 0)
             of_window = [m for runner in runners for m in runner.measurements(window)]
-            yield tidy("fig6", seed, measurements + of_window)
+            yield measured("fig6", seed, measurements + of_window)
         measurements += of_window
         del model, twin, runners
 
@@ -180,7 +180,7 @@ def main(
         seed: of the weights.
         out: CSV file for the measurements.
     """
-    check_out(out)
+    check_output(out, "out")
     settings = (windows, passes, length, batch_sizes, repeats, eviction, choose_device(device), seed)
     table = pd.DataFrame()
     for table in measure(read_model(config), *settings):

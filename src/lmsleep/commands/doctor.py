@@ -24,6 +24,7 @@ from lmsleep.checks import counted
 from lmsleep.ops import describe
 from lmsleep.ops.backend import WINDOW
 from lmsleep.ops.packages import FROM_SOURCE, INSTALL
+from lmsleep.tensors import threads
 
 NEEDED_GB = 1  # of scale mini: runs, data, DVC's cache
 
@@ -48,9 +49,8 @@ PACKAGES = (
 def main() -> None:
     """Prints the report. Nothing is installed; the exit code is 0 whatever is missing."""
     console = Console()
-    console.print(
-        "\n".join([*machine(), threads(), disk(), *version_drift(), *pipeline()]), highlight=False, markup=False
-    )
+    lines = [*machine(), f"CPU: {threads()}", disk(), *version_drift(), *pipeline()]
+    console.print("\n".join(lines), highlight=False, markup=False)
     console.print(packages())
     console.print(backends())
     console.print("\n".join(advice()), highlight=False, markup=False, soft_wrap=True)
@@ -67,13 +67,6 @@ def machine() -> list[str]:
         card = torch.cuda.get_device_properties(i)
         lines.append(f"device {i}: {card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}")
     return lines
-
-
-def threads() -> str:
-    """How many threads torch computes with on the CPU."""
-    n = torch.get_num_threads()
-    fewer = "; a small model is faster with OMP_NUM_THREADS=1 where other programs take the cores"
-    return f"CPU: {counted(n, 'threads')}{fewer if n > 1 else ''}"
 
 
 def disk() -> str:

@@ -42,7 +42,6 @@ PRESET = {
     "model.optimizer.warmup_steps": 10,
     "model.checkpointing": "true",
     "trainer.check_val_every_n_epoch": "null",
-    "trainer.enable_model_summary": "false",
     "trainer.logger": "lightning.pytorch.loggers.CSVLogger",
     "trainer.logger.init_args.name": "",
 }
@@ -120,11 +119,11 @@ def main(args: Sequence[str] | None = None) -> None:
         commonest = cli.datamodule.task.baselines().get("commonest", {})
         text = scores_table(scores, commonest, cli.datamodule.task.has_answers) + unread(scores, commonest)
         card = card_text(out, cli, text)
-        export(out / "last.ckpt", out, card=card)
+        export(out / LAST, out, card=card)
     print(f"Scores on test rows:\n\n{text}\n")
     how = "go on from a text" if isinstance(cli.datamodule.task, Documents) else "ask"
     shown = f"; its README.md shows how to {how}" if "```" in card else ""
-    print(f"{out}: model, tokenizer, last.ckpt{shown}")
+    print(f"{out}: model, tokenizer, {LAST}{shown}")
 
 
 def fit_options(options: Mapping[str, Any], folder: Path) -> list[str]:

@@ -224,7 +224,8 @@ def make_cli(
         RowsDataModule,
         args=args,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), *callbacks]},
+        # `RunReport` says what the model summary would, in a line.
+        trainer_defaults={"callbacks": [StopOnNonFinite(), RunReport(), *callbacks], "enable_model_summary": False},
         parser_kwargs=parser | {"usage": f"{prog} --config FILE [options]", "allow_abbrev": False},
         load_from_checkpoint_support=False,  # a checkpoint gives no settings
         **{"parser_class": RunParser} | options,

@@ -94,7 +94,7 @@ class PlanCLI(SleepCLI):
         trainer.val_check_interval = self.config.steps * trainer.accumulate_grad_batches
         trainer.check_val_every_n_epoch, trainer.max_time = None, None
         trainer.num_sanity_val_steps, trainer.logger, trainer.callbacks = 0, False, None
-        trainer.enable_model_summary, trainer.enable_progress_bar = False, False
+        trainer.enable_model_summary = trainer.enable_progress_bar = False
         self.trainer_defaults["callbacks"] = [self.clock, StopOnNonFinite()]  # no report of a run of so few steps
         trainer.default_root_dir = self.config.checkpoint.dirpath = self.folder.name
 

@@ -10,7 +10,7 @@ import pandas as pd
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from lmsleep.atomic import check_writable, save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.checks import counted
 from lmsleep.data import HeldOutRows
 from lmsleep.tasks import Batch
@@ -44,7 +44,8 @@ class PredictionWriter(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             raise ValueError(f"devices of the trainer must be 1 to write predictions, got {trainer.world_size}")
-        check_writable(self.path.parent)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(self.path)
         self.n_rows = 0
         self.lines: list[tuple[int, int, str, str, int]] = []
 

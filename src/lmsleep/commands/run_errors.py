@@ -1,6 +1,5 @@
 """Errors of a run, from Lightning or the machine, as sentences that a user can act on."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from lmsleep.commands.quiet import without_notices
 from lmsleep.errors import one_sentence
+from lmsleep.signals import INTERRUPTED, TERMINATED
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(TERMINATED)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
-            sys.exit(128 + signal.SIGINT)
+            sys.exit(INTERRUPTED)
         raise

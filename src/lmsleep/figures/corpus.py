@@ -37,9 +37,8 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     stdlib = stdlib or Path(sysconfig.get_path("stdlib"))
     names = sorted(path.relative_to(stdlib).as_posix() for path in stdlib.rglob("*.py"))
     texts = {name: (stdlib / name).read_bytes() for name in names if not NOT_PYTHONS.search(name)}
-    texts = {name: text for name, text in texts.items() if text and _is_utf8(text)}
-    if not texts:
-        raise ValueError(f"stdlib must be a folder with the sources of Python's standard library, got {str(stdlib)!r}")
+    texts = {name: text for name, text in texts.items() if _has_text(text)}
+    require(texts, "stdlib must be a folder with the sources of Python's standard library", str(stdlib))
     order = [list(texts)[i] for i in np.random.default_rng(seed).permutation(len(texts))]
     sizes = np.array([len(texts[name]) for name in order])
     before = (np.cumsum(sizes) - sizes) / sizes.sum()  # the share of all bytes that come before each file
@@ -61,7 +60,7 @@ def write_corpus(out: Path, seed: int, stdlib: Path | None = None) -> None:
     save_json(out.with_suffix(".json"), source)
 
 
-def _is_utf8(text: bytes) -> bool:
+def _has_text(text: bytes) -> bool:
     try:
         return bool(text.decode())
     except UnicodeDecodeError:

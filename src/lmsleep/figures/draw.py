@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from lmsleep import tidy
 from lmsleep.atomic import save_csv, save_json
-from lmsleep.bench import tables
 from lmsleep.checks import naming_file, require
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.curves import fig2a, fig2b, fig3, operations
@@ -69,14 +69,14 @@ def read(table: Path) -> pd.DataFrame:
     """A table, slices as text; for a folder, the scores of all figures over N and of the arms. Raises ValueError if a
     row is there twice: its seed would count twice."""
     if not table.is_dir():
-        frame = tables.read(table)
+        frame = tidy.read(table)
         with naming_file(table):  # of all slices together a figure over t has a row for each t
-            tables.check_once(frame[frame.slice != "all"])
+            tidy.check_once(frame[frame.slice != "all"])
         return frame
     names = [name for name, grid in grids().items() if grid.get("n_passes") or grid.get("arms")]
-    scores = pd.concat([tables.read(table / f"{name}.csv") for name in names])
+    scores = pd.concat([tidy.read(table / f"{name}.csv") for name in names])
     with naming_file(table):
-        tables.check_once(scores)
+        tidy.check_once(scores)
     scores = scores.sort_values(["figure", "model", "n_passes", "seed", "metric", "slice"])
     return scores.assign(value=[float(f"{value:.6g}") for value in scores.value])
 
@@ -85,7 +85,7 @@ def with_seeds(table: pd.DataFrame, more: Path) -> pd.DataFrame:
     """A table with the runs of another, of other seeds. Raises ValueError if it has them already, or if no curve would
     have one seed beside others with more, as then the picture has means, which are not those of the numbers."""
     with naming_file(more):
-        joined = pd.concat([table, tables.read(more)], ignore_index=True)
+        joined = pd.concat([table, tidy.read(more)], ignore_index=True)
         twice = joined[joined.duplicated([name for name in joined if name != "value"])].seed.unique().tolist()
         require(not twice, "seeds must be others than those of the table", twice)
         least, most = style.seeds_each(joined)

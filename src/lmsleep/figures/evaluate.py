@@ -5,12 +5,12 @@ python -m lmsleep.figures.evaluate --figure fig2b --runs runs/mini/fig2b --data 
 """
 
 import math
+from argparse import ArgumentError
 from collections.abc import Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.checks import LAST, naming_file, require, typed
+from lmsleep.checks import LAST, naming_file, require
+from lmsleep.errors import Parser, argument_sentence, of_constructors, options
 from lmsleep.figures.settings import has_arms, merge_configs
 from lmsleep.figures.table import run_columns, run_folders
 from lmsleep.metrics import SliceScores
@@ -90,16 +91,16 @@ def ways_to_sleep(trained: int, is_arm: bool, own: OnOverflow | None = None) -> 
 
 
 def own_sleep(spec: Any) -> OnOverflow | None:
-    """What `sleep.on_overflow` of a run's configuration names, if anything: a function, or a class with `init_args`.
-    Raises ValueError if it cannot be imported, or its arguments do not fit."""
-    if spec is None:
-        return None
-    path, given = (spec, {}) if isinstance(spec, str) else (spec.get("class_path"), spec.get("init_args", {}))
-    found: Any = locate(str(path))
-    require(callable(found), "on_overflow must be a function or a class that can be imported", path)
-    if is_dataclass(found):
-        return typed(found, given, f"init_args of {path}")  # pyright: ignore[reportArgumentType]
-    return found(**given) if isinstance(found, type) else found
+    """What `sleep.on_overflow` of a run's configuration names, built as `lmsleep fit` does. Raises ValueError if it
+    cannot be imported, or its arguments do not fit."""
+    parser = Parser(exit_on_error=False)
+    parser.add_argument("--on_overflow", type=OnOverflow | None)
+    try:
+        parsed = parser.parse_object({"on_overflow": spec})
+    except ArgumentError as error:
+        raise ValueError(argument_sentence(str(error), options(parser)).replace("--", "")) from None
+    with of_constructors():
+        return parser.instantiate(parsed).on_overflow
 
 
 def read_rows(path: Path, model: HybridLM) -> dict[str, Tensor]:

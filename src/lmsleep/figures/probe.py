@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsleep.atomic import save_csv
-from lmsleep.bench.tables import COLUMNS, check_distinct
-from lmsleep.checks import LAST, require
+from lmsleep.checks import LAST, check_distinct, require
 from lmsleep.figures.settings import merge_configs
 from lmsleep.figures.table import run_columns
 from lmsleep.memory import FastWeights
@@ -32,6 +31,7 @@ from lmsleep.sleep import Pass, read_windows
 from lmsleep.tasks import Batch, Depo, Rule110, Task
 from lmsleep.tasks.rule110 import rule110_step
 from lmsleep.tasks.spec import build_task
+from lmsleep.tidy import COLUMNS
 
 STEPS, HOPS = (0, 1, 2, 4, 8), (1, 2, 4)
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # relative to the mean square of a row's features

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 import pandas as pd
 import yaml
 
-from lmsleep.bench import tables
-from lmsleep.bench.tables import ANY_INTEGER
+from lmsleep import tidy
 from lmsleep.checks import naming_file, read_object, require, typed
 from lmsleep.figures.stats import FEWEST, OPERATIONS, STEPS, UNDECIDED, Estimate, verdict
 from lmsleep.figures.words import counted, nats, points
+from lmsleep.tidy import ANY_INTEGER
 
 SAME, OPPOSITE = "same direction", "opposite direction"
 SLEEP_HELPS, HELPS_AT_STEPS, SLEEP_HARMS = "sleep helps", "helps at equal steps alone", "sleep harms"
@@ -116,7 +116,7 @@ def load_figure(folder: Path, caption: Caption, written: Verdict | None = None) 
     if caption.measured and csv.exists():
         with naming_file(csv):
             keys = ["model", "n_passes", "slice", "tokens"]
-            wide = tables.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
+            wide = tidy.read(csv).astype({"slice": int}).pivot(index=keys, columns="metric", values="value")
             numbers = {"measurements": wide.reset_index().to_dict("records")}
     picture = read_drawing(svg) if svg.exists() else None
     with naming_file(json):
@@ -146,7 +146,7 @@ def read_drawing(path: Path) -> str:
 def runs_of(csv: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds and the training tokens of the runs in a table: at the test or, of those not tested, at the last
     validation."""
-    table = tables.read(csv)
+    table = tidy.read(csv)
     scored = table[table.metric.isin(("test_exact", "val_exact"))]
     last = scored.groupby(["model", "n_passes", "seed", "slice"]).tokens.max().reset_index()
     return tuple(sorted(map(int, last.seed.unique()))), tuple(sorted(map(int, last.tokens.unique())))
@@ -204,6 +204,6 @@ def paper_values(path: Path) -> pd.DataFrame:
     """What the paper prints: figure, model, n_passes (NA if not known), slice, metric, value (as printed), note. Raises
     ValueError, with the path, if the table is another."""
     with naming_file(path):
-        table = tables.read_texts(path, PAPER_COLUMNS)[PAPER_COLUMNS]
-        counts = {name: tables.parsed(table[name], ANY_INTEGER).astype("Int64") for name in ("n_passes", "slice")}
+        table = tidy.read_texts(path, PAPER_COLUMNS)[PAPER_COLUMNS]
+        counts = {name: tidy.parsed(table[name], ANY_INTEGER).astype("Int64") for name in ("n_passes", "slice")}
         return table.assign(**counts).reset_index(drop=True)

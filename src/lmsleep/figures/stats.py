@@ -9,7 +9,8 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -42,6 +43,14 @@ class Estimate(NamedTuple):
         """1 or -1 if the interval lies above or below zero, else 0, also if there is none."""
         return int(self.low > 0) - int(self.high < 0)
 
+    @property
+    def bars(self) -> list[list[float]] | None:
+        """How far the ends lie from the mean, as Matplotlib's error bars take it."""
+        return None if math.isnan(self.low) else [[self.value - self.low], [self.high - self.value]]
+
+
+Mean = Callable[[pd.Series], Estimate]
+
 
 def wilson(share: float, n: int) -> Estimate:
     """Wilson score interval of a share over n independent examples (Wilson 1927, equation 8). Raises ValueError if
@@ -54,14 +63,20 @@ def wilson(share: float, n: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
-def over_seeds(values: np.ndarray | pd.Series) -> Estimate:
-    """Mean and t interval over seeds of unbounded values (n,); fewer than FEWEST have no interval."""
+def over_seeds(values: np.ndarray | pd.Series, least: float = -math.inf, most: float = math.inf) -> Estimate:
+    """Mean and t interval over seeds of values (n,), clipped to what these can be at `least` and at `most`; fewer than
+    FEWEST have no interval."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n < FEWEST:
         return Estimate(mean, math.nan, math.nan, n)
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
+    low, high = np.clip([mean - half, mean + half], least, most)
+    return Estimate(mean, float(low), float(high), n)
+
+
+mean_difference = partial(over_seeds, least=-1.0, most=1.0)  # of shares
+mean_loss = partial(over_seeds, least=0.0)
 
 
 def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estimate:
@@ -80,19 +95,6 @@ def mean_share(shares: np.ndarray | pd.Series, rows: float = math.nan) -> Estima
     half = (mean.high - mean.value) / (mean.value * (1 - mean.value))
     low, high = special.expit(special.logit(mean.value) + np.array([-half, half]))
     return mean._replace(low=float(low), high=float(high))
-
-
-def mean_difference(differences: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of differences of shares (n,), with the t interval clipped to -1 to 1; NaN below FEWEST seeds."""
-    mean = over_seeds(differences)
-    low, high = np.clip([mean.low, mean.high], -1, 1)
-    return mean._replace(low=float(low), high=float(high))
-
-
-def mean_loss(losses: np.ndarray | pd.Series) -> Estimate:
-    """Mean over seeds of losses (n,), with the t interval clipped at 0; NaN below FEWEST seeds."""
-    mean = over_seeds(losses)
-    return mean._replace(low=float(np.maximum(mean.low, 0.0)))
 
 
 def verdict(difference: Estimate, up: str = HELPS, down: str = HURTS) -> str:
@@ -148,10 +150,10 @@ def exact_accuracy(table: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]
     return records
 
 
-def mean_scores(table: pd.DataFrame, metrics: list[str], keys: list[str]) -> list[dict[str, Any]]:
-    """`mean_loss` for each combination of `keys`, slices as numbers."""
-    groups = per_slice(table, *metrics).groupby(keys)
-    return [dict(zip(keys, key, strict=True)) | mean_loss(group.value)._asdict() for key, group in groups]
+def means(scores: pd.DataFrame, keys: list[str], mean: Mean) -> list[dict[str, Any]]:
+    """A record for each combination of `keys`: the mean over its seeds and the interval (value, low, high, n)."""
+    groups = scores.groupby(keys).value
+    return [dict(zip(keys, key, strict=True)) | mean(values)._asdict() for key, values in groups]
 
 
 def compare_passes(table: pd.DataFrame, by_slice: bool = False) -> dict[str, Any]:

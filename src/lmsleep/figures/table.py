@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmsleep import tidy
 from lmsleep.atomic import save_csv, save_json
-from lmsleep.bench import tables
-from lmsleep.bench.tables import ANY_NUMBER, COLUMNS, INTEGER
 from lmsleep.checks import naming_file, read_object, require, typed
 from lmsleep.figures.settings import arm_of, cells, has_arms, merge_configs
+from lmsleep.tidy import ANY_NUMBER, COLUMNS, INTEGER
 
 ORDER = ["model", "n_passes", "seed", "metric", "slice", "tokens"]
 # Counts of answers and rows that a table with test scores does without: test_count and test_rows say the same.
@@ -52,7 +52,7 @@ def main(figure: str, runs: Path, out: Path, scores: Path | None = None) -> None
 
 def read_scores(figure: str, path: Path) -> pd.DataFrame:
     """The test scores of a figure. Raises ValueError, with the path, if they are of another one."""
-    scores = tables.read(path)
+    scores = tidy.read(path)
     others = ", ".join(sorted({*scores.figure} - {figure}))
     require(not others, f"{path}: figure must be {figure!r} in every row", others)
     return scores
@@ -98,9 +98,9 @@ def validations(run: Path) -> pd.DataFrame:
     path = run / "curve.csv"
     with naming_file(path):
         counts = ["step", "tokens"]
-        frame = tables.read_texts(path, counts)
+        frame = tidy.read_texts(path, counts)
         kinds = {name: INTEGER if name in counts else ANY_NUMBER for name in frame}
-        return frame.apply(lambda column: tables.parsed(column, kinds[column.name])).reset_index(drop=True)
+        return frame.apply(lambda column: tidy.parsed(column, kinds[column.name])).reset_index(drop=True)
 
 
 def curve(figure: str, run: Path) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from lmsleep.figures.settings import ARMS_FILE, arm_of, arms, merge_configs
 from lmsleep.hub import TOKENIZER
 from lmsleep.model.mixers import GROUP, named_plugins
 from lmsleep.pretrained.export import export
+from lmsleep.signals import INTERRUPTED, TERMINATED
 from lmsleep.tasks.base import SPLITS
 from lmsleep.tasks.gsm import Dataset
 from lmsleep.tasks.line_index import text_files
@@ -49,7 +50,6 @@ from lmsleep.windows import IdleWarning
 
 RESUME = Path("runs/.resume")
 SECONDS = "seconds.json"  # beside the checkpoint, which must not depend on the clock
-STOPPED = (130, 143)  # exit codes after Ctrl-C and TERM
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,7 +91,7 @@ def train(out: Path, fit_args: list[str], exports: bool = False) -> None:
                 callbacks=[clock],
             )
     except SystemExit as end:
-        if end.code in STOPPED and state.is_dir():
+        if end.code in (INTERRUPTED, TERMINATED) and state.is_dir():
             clock.note()
         raise
     if cli.trainer.is_global_zero:  # the folders are of the first of several processes

@@ -2,9 +2,16 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from lmsleep.checks import counted as counted  # of these, too
 from lmsleep.figures.stats import Estimate
+
+
+def span(numbers: Sequence[int], things: str) -> str:
+    """How many things there are, from the least to the most: 1 seed, 3 to 6 seeds."""
+    least, most = min(numbers), max(numbers)
+    return counted(most, things) if least == most else f"{least} to {most} {things}"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lmsleep.atomic import check_replaceable, check_writable
+from lmsleep.atomic import check_output
 from lmsleep.checks import check_integer, require, typed
 from lmsleep.errors import naming_flags
 from lmsleep.hub import TOKENIZER, checkpoint_folder
@@ -77,17 +77,13 @@ def open_prompter(folder: Path, tokenizer: str | None, templates: dict[str, str 
 
 
 def check_files(read: list[Path], memory: Path | None) -> None:
-    """Raises ValueError if a document or the folder of `memory` is not there, or OSError if that takes no files: known
-    before a long document is read."""
+    """Raises ValueError or OSError if a document is not there, or `memory` cannot be written, before a long document is
+    read."""
     for file in read:
         if not file.is_file():
             raise ValueError(f"--read must name files, but there is none at {str(file)!r}")
-    if memory is not None:
-        require(memory.absolute().parent.is_dir(), "memory must lie in a folder that exists", str(memory))
-        require(not memory.is_dir(), "memory must be a file", str(memory))
-        if read:
-            check_replaceable(memory, "memory")
-            check_writable(memory.absolute().parent)
+    if memory is not None and (read or not memory.is_file()):
+        check_output(memory, "memory")
 
 
 def check_web(**options: object) -> None:

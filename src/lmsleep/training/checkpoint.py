@@ -3,9 +3,7 @@
 import os
 import pickle
 import shlex
-import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lmsleep import signals
 from lmsleep.atomic import atomic_write, check_checkpoint_file, lock_folder, remove_stale
 from lmsleep.checks import LAST, ONE_FILE, checked, first_line, left_by_run, require
 from lmsleep.training.callbacks import find_callback
@@ -150,7 +149,7 @@ class LastCheckpoint(GuardedCheckpoint):
     def _on_requeue(self, signum: int, _: Any) -> None:
         """Handles SLURM's signal to requeue like SIGTERM."""
         self.requeue = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        signals.stop()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Locks the folder for this run."""
@@ -174,7 +173,7 @@ class LastCheckpoint(GuardedCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves a checkpoint and removes it, so that a run that cannot save fails before its first step."""
         super().on_train_start(trainer, pl_module)
-        stop_with_terminal()
+        signals.stop_with_terminal()
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             fresh = [optimizer for optimizer in trainer.optimizers if not optimizer.state]
             probe = f"{self.dirpath}/.probe.ckpt"
@@ -223,20 +222,6 @@ class LastCheckpoint(GuardedCheckpoint):
                     subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         finally:
             self.teardown(trainer, pl_module, "fit")
-
-
-def stop_with_terminal() -> None:
-    """Makes SIGHUP stop a run as SIGTERM does, where it would kill it; Lightning puts the old handler back."""
-
-    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
-
-    def handle(*_: Any) -> None:
-        for stream in terminals:  # to write to what is gone would be an error, before the run is saved
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, handle)
 
 
 def pending_batches(trainer: L.Trainer) -> int:

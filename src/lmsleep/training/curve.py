@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import pandas as pd
 
-from lmsleep.atomic import check_replaceable, check_writable, save_csv
+from lmsleep.atomic import check_output, save_csv
 from lmsleep.checks import checked, require
 from lmsleep.data import RowsDataModule
 from lmsleep.training.report import all_steps
@@ -28,8 +28,8 @@ class LearningCurve(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gives a run that is shorter than the validation interval a validation at its end."""
-        check_replaceable(self.path, "path of the learning curve")
-        check_writable(self.path.parent)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(self.path, "path of the learning curve")
         batches, interval = trainer.max_steps * trainer.accumulate_grad_batches, trainer.val_check_batch
         if interval is not None and 0 < batches < interval:
             trainer.val_check_batch = batches

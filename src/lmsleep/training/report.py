@@ -11,6 +11,7 @@ from lmsleep.checks import counted
 from lmsleep.data import RowsDataModule
 from lmsleep.model import HybridLM
 from lmsleep.ops.backend import describe
+from lmsleep.tensors import threads
 from lmsleep.training.callbacks import SleepCallback, find_callback, sleep_settings
 from lmsleep.training.optimizer import total_steps
 from lmsleep.training.sharded import full_tensor
@@ -35,7 +36,7 @@ def summary(trainer: L.Trainer, data: RowsDataModule, model: HybridLM) -> str:
         f"{counted(model.window_size, 'tokens')}; {passes_in_words(sleeps)} ({sleeps.eviction} eviction)",
         f"{data.tokens_per_batch * trainer.accumulate_grad_batches:,} tokens a step, "
         f"{total} step{'' if total == '1' else 's'}; seed {data.seed}",
-        f"backends: {backends_in_words(device)}{threads_in_words() if device == 'cpu' else ''}",
+        f"backends: {backends_in_words(device)}{f' on {threads()}' if device == 'cpu' else ''}",
     ]
     return "\n".join([*lines, *([f"goes on at step {trainer.global_step:,} of {total}"] if trainer.ckpt_path else [])])
 
@@ -62,16 +63,10 @@ def backends_in_words(device: str) -> str:
     return "; ".join(f"{backend} for {', '.join(ops)}" for backend, ops in ops_by_backend.items())
 
 
-def threads_in_words() -> str:
-    """The threads that torch computes with, if there are several."""
-    n = torch.get_num_threads()
-    return f"; {n} threads (on busy cores a small model is faster with OMP_NUM_THREADS=1)" if n > 1 else ""
-
-
 class RunReport(L.Callback):
     """Prints task, model and settings at the start, and from which step a run goes on; logs tokens per second, sleeps
-    per row, learning rates, the gradient norm before clipping and, after a validation, by how much each pass of a sleep
-    changes S."""
+    per row, learning rates, the gradient norm before clipping and, after a validation or test, by how much each pass of
+    a sleep changes S."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.trains = False  # until the first step
@@ -108,6 +103,8 @@ class RunReport(L.Callback):
         for n, layers in enumerate(sleeper.change if sleeper else [], 2):
             if layers:  # none without fast weights
                 pl_module.log(f"change_of_S/pass-{n}", sum(layers) / len(layers), rank_zero_only=True)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.batches = time.perf_counter(), 0

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tests.documents.scores import averages, read, scores, welch
+from tests.documents.scores import averages, read, scores, steady, welch
 
 from lmsleep.checks import read_object
-from lmsleep.figures.stats import Estimate
+from lmsleep.figures.stats import Estimate, mean_difference
 from lmsleep.figures.tables import verdicts_table
 from lmsleep.figures.words import percent, points, probed
 
 TASKS = {"fig2b": "Rule 110", "fig3": "Depo"}
 HARDEST = 8  # hops
 PAIRED = "points apart, paired by seed"
+TOGETHER = "points above N = 4, all runs of both commits"
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -66,19 +67,33 @@ def earlier_runs(folder: Path) -> dict[str, pd.Series]:
     return {str(arm): part.set_index("seed").exact for arm, part in runs}
 
 
+def all_runs(folder: Path, arm: str) -> tuple[pd.Series, int]:
+    """The scores of an arm by seed, the mean over its runs at both commits, and how many runs these are."""
+    runs = [of_arm(folder, arm), ten_runs(folder) if arm == "n4" else earlier_runs(folder)[arm]]
+    every = pd.concat(runs).rename("value").rename_axis("seed").reset_index()
+    return averages(every), len(every)
+
+
+def above_all(folder: Path, arm: str) -> Estimate:
+    """How far an arm is above N = 4, paired by seed, over the runs of both commits."""
+    (ours, _), (n4, _) = all_runs(folder, arm), all_runs(folder, "n4")
+    return steady(mean_difference((ours - n4).dropna()))
+
+
 def against_ten(folder: Path) -> pd.DataFrame:
-    """The arms of figure 2b's commit against all its runs with N = 4, p multiplied by the number of questions, and
-    what the same seeds and all seeds of the arm score at the commit of the other arms."""
+    """The arms of figure 2b's commit against all its runs with N = 4, p multiplied by the number of questions, what the
+    same seeds and all seeds of the arm score at the commit of the other arms, and both commits together."""
     rows, ten, times = [], ten_runs(folder), questions(folder)
     for arm, runs in earlier_runs(folder).items():
         difference, p = welch(runs, ten)
         corrected = "below 0.001" if times * p < 0.001 else f"{min(times * p, 1):.1g}"
         again = of_arm(folder, arm)
         once_more = [percent(again[runs.index].mean()), percent(again.mean())]
-        rows.append([f"`{arm}`", percent(runs.mean()), points(difference), corrected, *once_more])
+        together = points(above_all(folder, arm))
+        rows.append([f"`{arm}`", percent(runs.mean()), points(difference), corrected, *once_more, together])
     seeds = len(next(iter(earlier_runs(folder).values())))
     header = ["arm", f"right, {seeds} seeds", f"points above N = 4, {len(ten)} runs", f"p, times {times}"]
-    return pd.DataFrame(rows, columns=[*header, "the same seeds again", "all seeds"])
+    return pd.DataFrame(rows, columns=[*header, "the same seeds again", "all seeds", TOGETHER])
 
 
 def depo(folder: Path) -> pd.DataFrame:

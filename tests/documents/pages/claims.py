@@ -20,6 +20,7 @@ CLAIMS = {
     "fig5": "5: under a sliding window, too",
     "fig6": "6: reading by windows costs little",
 }
+BESIDES = {"fig5": "warm-ups differ"}  # what else than N is not the same
 GPU, PAPER = "[scale `gpu`](results/gpu/README.md)", "[the paper's sizes](results/paper/README.md)"
 
 
@@ -39,7 +40,9 @@ def at_gpu(root: Path, name: str) -> str:
     if caption.measured:
         return "–"
     verdict = effect_verdict(caption, read_object(numbers)) if numbers.exists() else None
-    return verdict.word if verdict else "not run yet"
+    if verdict is None:
+        return "not run yet"
+    return ", ".join([verdict.word, *([BESIDES[name]] if name in BESIDES else [])])
 
 
 def order(runs: pd.DataFrame) -> str:

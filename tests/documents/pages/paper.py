@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 from tests.documents.scores import read, scores
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
-from lmsleep.figures.words import counted, millions, percent
+from lmsleep.figures.stats import wilson
+from lmsleep.figures.words import counted, interval, millions, percent
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 SHOWN = (276_480_000, 691_200_000, 1_105_920_000, 1_520_640_000, 1_843_200_000)  # tokens, of figure 3's curves
 WORDS = (73_728_000, 193_536_000, 313_344_000)  # of Depo with words
@@ -15,7 +16,7 @@ WORDS = (73_728_000, 193_536_000, 313_344_000)  # of Depo with words
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
     """All by name."""
     figure3, words = depo(folder / "fig3.csv", SHOWN), depo(folder / "fig3_words.csv", WORDS)
-    return {"fig3": figure3, "fig3 words": words, "fig6": fig6(folder)}
+    return {"fig3": figure3, "fig3 test": depo_test(folder / "fig3.csv"), "fig3 words": words, "fig6": fig6(folder)}
 
 
 def other_runs(folder: Path, name: str) -> pd.DataFrame:
@@ -34,6 +35,20 @@ def depo(csv: Path, shown: tuple[int, ...]) -> pd.DataFrame:
     table = runs.assign(cell=cells).pivot(index=keys[:2], columns="slice", values="cell").loc[[*shown]].reset_index()
     table["tokens"] = [millions(tokens, 1) for tokens in table.tokens]
     return table.rename(columns=lambda name: {"tokens": "tokens", "n_passes": "N"}.get(name) or counted(name, "hops"))
+
+
+def depo_test(csv: Path) -> pd.DataFrame:
+    """Accuracy for each number of hops at the test, with its interval over rows, whose answers hang together."""
+    keys = ["n_passes", "slice"]
+    runs = scores(csv).merge(scores(csv, "test_rows"), on=keys, suffixes=("", "_rows"))
+    cells = [share_of_rows(value, int(rows)) for value, rows in zip(runs.value, runs.value_rows, strict=True)]
+    table = runs.assign(cell=cells).pivot(index="n_passes", columns="slice", values="cell").reset_index()
+    return table.rename(columns=lambda name: "N" if name == "n_passes" else counted(name, "hops"))
+
+
+def share_of_rows(value: float, rows: int) -> str:
+    """A share with Wilson's interval over so many rows."""
+    return f"{percent(value)} ({interval(wilson(value, rows))})"
 
 
 def hop_begins(csv: Path, n: int, hops: int = 1) -> float:

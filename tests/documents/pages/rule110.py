@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from tests.documents.pages.gpu import passes_at_test
-from tests.documents.pages.paper import other_runs
+from tests.documents.pages.paper import other_runs, share_of_rows
 from tests.documents.scores import ahead, average_runs, last_validations, mean, passes, read, scores
 from tests.documents.words import listed
 
 from lmsleep.data import RowsDataModule
-from lmsleep.figures.stats import paired_differences, wilson
+from lmsleep.figures.stats import paired_differences
 from lmsleep.figures.words import interval, millions, percent, points
 from lmsleep.tasks import IGNORE, Rule110
 
@@ -119,7 +119,7 @@ def ends_2b(folder: Path) -> pd.Series:
 
 def accuracy_and_loss(share: float, loss: float, rows: int) -> str:
     """A share of so many rows with its interval, and a loss."""
-    return f"{percent(share)} ({interval(wilson(share, rows))}); {loss:.3f}"
+    return f"{share_of_rows(share, rows)}; {loss:.3f}"
 
 
 def fig2b_part(folder: Path) -> pd.DataFrame:
@@ -150,17 +150,23 @@ def ends_part(folder: Path) -> pd.Series:
 
 
 @cache
-def rows_by_answers() -> Counter[str]:
-    """How many test rows of t = 32 have which four answers, drawn as configs/experiment/paper/rule110.yaml says."""
-    data = RowsDataModule(Rule110(steps=32), batch_size=1024, eval_rows=8192)
+def rows_by_answers(t: int) -> Counter[str]:
+    """How many test rows have which four answers, drawn as configs/experiment/paper/rule110.yaml says."""
+    data = RowsDataModule(Rule110(steps=t), batch_size=1024, eval_rows=8192)
     targets = torch.cat([batch.targets for batch in data.test_dataloader()])
     return Counter(" ".join(map(str, answers)) for answers in targets[targets != IGNORE].view(-1, 4).tolist())
+
+
+def ones_tested(t: int) -> float:
+    """What always answering 1 scores on the test rows."""
+    return rows_by_answers(t)["1 1 1 1"] / rows_by_answers(t).total()
 
 
 def answers_of_none(folder: Path) -> str:
     """What figure 2b's models say of every row with S cut, when they know nothing of it: the four answers that as many
     of its test rows have as they get right. Raises ValueError if no four answers have so many."""
-    said = {f"{count / rows_by_answers().total():.6g}": answers for answers, count in rows_by_answers().items()}
+    drawn = rows_by_answers(32)
+    said = {f"{count / drawn.total():.6g}": answers for answers, count in drawn.items()}
     by_n = scores(folder / "fig2b.csv", "cut_exact").set_index("n_passes").value.map("{:.6g}".format).map(said)
     if by_n.isna().any():
         raise ValueError(f"cut_exact must be the share of rows of one answer, got {by_n.to_dict()}")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.style import CURVES, Drawing
-from lmsleep.figures.stats import compare_passes, compare_steps, mean_scores, per_slice
+from lmsleep.figures.stats import compare_passes, compare_steps, mean_loss, means, per_slice
 from lmsleep.figures.words import counted
 
 PASSES = "passes N over each full window (N = 1: no sleep)"
@@ -75,7 +75,7 @@ def fig3(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     exact = per_slice(table, "val_exact")
     style.note(fig, exact, scale, CURVES, apart=style.unequal(exact))
     style.legend(fig, axes, f"Depo, by hops along the cycle: {PASSES}")
-    losses = mean_scores(table, ["test_loss", "test_answer_loss"], ["metric", "slice", "n_passes"])
+    losses = means(per_slice(table, "test_loss", "test_answer_loss"), ["metric", "slice", "n_passes"], mean_loss)
     names = ("floor", "answer_floor", "names", "neighbours", "undirected")
     parts = [{"slice": int(k), **{name: baselines(data, name)[str(k)] for name in names}} for k in hops]
     return fig, compare_passes(table, by_slice=True) | {"test_loss": losses, "baselines": parts}

@@ -1,8 +1,8 @@
 """Our figures: controls (S cut) and ablations (other numbers of passes at test), and the arms of configs/arms.yaml."""
 
-import math
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from lmsleep.figures.plots import style
 from lmsleep.figures.plots.baselines import baselines
 from lmsleep.figures.plots.style import CURVES, Drawing, Look
 from lmsleep.figures.settings import ARMS, has_arms
-from lmsleep.figures.stats import UNDECIDED, mean_difference, verdict
+from lmsleep.figures.stats import UNDECIDED, Estimate, mean_difference, verdict
+from lmsleep.figures.words import span
 
 BASE = "n4"
 N1, N4 = style.looks([1, 4]).values()
@@ -33,7 +34,7 @@ AT_TEST = {"n4": N4, "drawn": OTHER | {"marker": "*"}, "n1": N1}  # arms drawn w
 def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy of each run as trained and with S set to zero at every overflow; and the arms of the group
     `controls`."""
-    names, fig, over, axes, below = panels(table, "controls")
+    names, fig, over, axes, compared = panels(table, "controls", "Is it the sleep?")
     tested, numbers = select_controls(table), []
     for ax, name in zip(axes, names, strict=True):
         part = tested[tested.figure == name]
@@ -55,13 +56,13 @@ def controls(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     axes[0].set_ylabel("answers right")
     style.note(over, tested[tested.figure.isin(names)], scale, "Marks: test rows, {}{}.")
     style.legend(over, axes, "Does S alone cross the end of a window?")
-    return fig, {"controls": numbers} | draw_verdicts(below, table, "controls", "Is it the sleep?")
+    return fig, {"controls": numbers} | compared
 
 
 def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     """Test accuracy against the passes at test, one curve for each N of the training; and the arms of the group
     `ablations`."""
-    names, fig, over, axes, below = panels(table, "ablations", extra=1)
+    names, fig, over, axes, compared = panels(table, "ablations", "What of the sleep does it?", extra=1)
     tested = select_ablations(table)
     means = tested.groupby(["figure", "n_passes", "at_test"]).value.mean().reset_index()
     for ax, name in zip(axes, names, strict=False):
@@ -80,22 +81,24 @@ def ablations(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     numbers: dict[str, Any] = {"passes_at_test": means[~means.figure.map(has_arms)].to_dict("records")}
     if len(axes) > len(names):
         numbers["arms_at_test"] = passes_at_test(axes[-1], table)
-    return fig, numbers | draw_verdicts(below, table, "ablations", "What of the sleep does it?")
+    return fig, numbers | compared
 
 
 def panels(
-    table: pd.DataFrame, group: str, extra: int = 0
-) -> tuple[list[str], Figure, FigureBase, list[Axes], FigureBase | None]:
+    table: pd.DataFrame, group: str, title: str, extra: int = 0
+) -> tuple[list[str], Figure, FigureBase, list[Axes], dict[str, Any]]:
     """The figures over N with a panel each; if the table has arms, `extra` panels more; if it has some of the group, a
-    part of the figure below."""
+    part of the figure below with their `verdicts`, which are returned too."""
     names = sorted(name for name in set(table.figure) if not has_arms(name))
     n = len(names) + extra * (len(names) < table.figure.nunique())
-    if not verdicts(table, group):
+    if not (records := verdicts(table, group)):
         fig, axes = style.subplots(n, columns=n, width=2 * n + 1, height=3.4, share_x=n == len(names))
-        return names, fig, fig, axes, None
+        return names, fig, fig, axes, {}
     fig = Figure(figsize=(max(10.0, 2 * n + 1), 7.4), layout="constrained")
     over, below = fig.subfigures(2, 1, squeeze=False, hspace=0.06).flat
-    return names, fig, over, style.subplots(n, columns=n, share_x=False, parent=over)[1], below
+    axes = style.subplots(n, columns=n, share_x=False, parent=over)[1]
+    draw_verdicts(below, table, records, title)
+    return names, fig, over, axes, {"verdicts": records}
 
 
 def select_controls(table: pd.DataFrame) -> pd.DataFrame:
@@ -145,12 +148,9 @@ def arms(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     return fig, {"exact": {str(name): value for name, value in ends.items()}}
 
 
-def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, title: str) -> dict[str, Any]:
-    """Draws each arm's difference from its reference arm with its interval, a panel for each task; returns `verdicts`,
-    nothing if there is no place for them."""
-    if below is None:
-        return {}
-    records, known = verdicts(table, group), settings.arms()
+def draw_verdicts(below: FigureBase, table: pd.DataFrame, records: Sequence[dict[str, Any]], title: str) -> None:
+    """Draws each arm's difference from its reference arm with its interval, a panel for each task."""
+    known = settings.arms()
     figures = list(dict.fromkeys(record["figure"] for record in records))
     _, axes = style.subplots(len(figures), columns=len(figures), share_y=False, parent=below)
     for ax, figure in zip(axes, figures, strict=True):
@@ -159,22 +159,18 @@ def draw_verdicts(below: FigureBase | None, table: pd.DataFrame, group: str, tit
         for word, fill in KEY.items():
             ax.plot([], [], **OTHER | fill, label=word)
         for i, r in enumerate(rows):
-            ends = None if math.isnan(r["low"]) else [[r["value"] - r["low"]], [r["high"] - r["value"]]]
-            ax.errorbar(r["value"], i, xerr=ends, **OTHER | (HOLLOW if r["verdict"] == UNDECIDED else {}))
+            ax.errorbar(r["value"], i, xerr=Estimate.of(r).bars, **OTHER | KEY.get(r["verdict"], {}))
         names = [known[r["arm"]].title for r in rows]
         others = ["" if r["against"] == BASE else f" (from {known[r['against']].title})" for r in rows]
         ax.set_yticks(range(len(rows)), [a + b for a, b in zip(names, others, strict=True)], fontsize=8)
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-        seeds = sorted({r["n"] for r in rows})
-        count = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:])))
-        word = "seed" if count == "1" else "seeds"
-        ax.set_title(f"{style.task(table, figure)}, {count} {word}", fontsize=10)
+        seeds = span([r["n"] for r in rows], "seeds")
+        ax.set_title(f"{style.task(table, figure)}, {seeds}", fontsize=10)
     bracketed = " (or from the arm in brackets)" if any(r["against"] != BASE for r in records) else ""
     apart = f"points of accuracy from sleep with N = 4{bracketed}, paired by seed, with 95 % interval"
     below.supxlabel(apart, fontsize=9)
     style.legend(below, axes, title)
-    return {"verdicts": records}
 
 
 def verdicts(table: pd.DataFrame, group: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import TASKS, Drawing, Look
-from lmsleep.figures.stats import LESS, MORE, Estimate, mean_share, paired_differences, verdict
+from lmsleep.figures.stats import LESS, MORE, Estimate, mean_share, means, paired_differences, verdict
 from lmsleep.figures.words import probed
 
 COLUMNS = 3
@@ -41,11 +41,8 @@ def probe(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
 
 def probe_means(read: pd.DataFrame) -> list[dict[str, Any]]:
     """The mean accuracy of each probe after each pass, with its interval."""
-    records = []
-    for (figure, trained, metric, passes), group in read.groupby(["figure", "n_passes", "metric", "passes"]):
-        places = {"figure": figure, "n_passes": trained, "read": str(metric).removeprefix("probe_"), "pass": passes}
-        records.append(places | mean_share(group.value)._asdict())
-    return records
+    named = read.assign(read=read.metric.str.removeprefix("probe_")).rename(columns={"passes": "pass"})
+    return means(named, ["figure", "n_passes", "read", "pass"], mean_share)
 
 
 def probe_gains(read: pd.DataFrame) -> list[dict]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from scipy import stats
 
-from lmsleep.bench.tables import PARALLEL, WINDOWED
 from lmsleep.figures.plots import style
 from lmsleep.figures.stats import over_seeds
 from lmsleep.figures.words import readable
+from lmsleep.tidy import PARALLEL, WINDOWED
 
 LOOK = {"markersize": 5, "linewidth": 1.6, "markevery": 1, "clip_on": False}  # a marker may lie on the frame
 
@@ -35,9 +35,11 @@ def latency(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
         ax.set_title(title, fontsize=10)
         first, last = ax.get_xlim()
         ax.xaxis.set_major_locator(LogLocator(subs=(1,) if last > 30 * first else (1, 2, 5)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+        ax.xaxis.set_major_formatter(lambda x, _: readable(x))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        _label_log(ax, FuncFormatter(lambda y, _: f"{y:g}") if ax is speed else EngFormatter("B"))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}" if ax is speed else EngFormatter("B"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         low, high = ax.get_ylim()
         if high < 10 * low:  # so that what is flat looks flat
             middle = np.sqrt(low * high)
@@ -88,7 +90,7 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     for ax, title in ((left, "one pass, N = 1"), (right, f"{WINDOWED}, N passes")):
         ax.set(xlabel="window size L (tokens)", ylabel="training throughput (tokens/s)")
         ax.set_ylim(bottom=0)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: readable(y)))
+        ax.yaxis.set_major_formatter(lambda y, _: readable(y))
         ax.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
         ax.set_title(title, fontsize=10)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=4, fontsize=9, frameon=False)
@@ -96,12 +98,6 @@ def fig6(frame: pd.DataFrame, data: Path, scale: str) -> style.Drawing:
     largest = windowed[windowed["slice"] == windowed["slice"].max()]
     rates = {f"N={n}": rate for n, rate in largest.groupby("n_passes").value.mean().items()}
     return fig, {"throughput": frame.to_dict("records"), "tokens_per_second": rates}
-
-
-def _label_log(ax: Axes, formatter: Formatter) -> None:
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(formatter)
-    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _pauses(ax: Axes, hybrid: pd.DataFrame, looks: dict[int, dict[str, str]]) -> None:

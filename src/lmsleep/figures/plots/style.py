@@ -1,7 +1,7 @@
 """The common style of figures. Every N has its colour and its marker, the same in every figure."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +12,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from lmsleep.atomic import atomic_write, save_text
-from lmsleep.figures.stats import FEWEST, Estimate, mean_loss, mean_share
-from lmsleep.figures.words import counted, readable
+from lmsleep.figures.stats import FEWEST, Estimate, Mean, mean_loss, mean_share
+from lmsleep.figures.words import readable, span
 
 Drawing = tuple[Figure, dict[str, Any]]  # a figure and its numbers
-Mean = Callable[[pd.Series], Estimate]
 Look = dict[str, Any]  # colour, marker and label of a line, as Matplotlib takes them
 # For N = 1 to 6: the palette of Okabe and Ito after a neutral colour, and markers that tell them apart in grey.
 PALETTE = ("#4c566a", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
@@ -95,9 +94,8 @@ def score(ax: Axes, x: float, values: pd.Series, mean: Mean = mean_share, **look
         dots = {"s": 7, "color": look["color"], "alpha": 0.6, "linewidths": 0, "clip_on": False}
         ax.scatter([x] * len(values), values, transform=beside, **dots)
     share = mean(values)
-    ends = None if np.isnan(share.low) else [[share.value - share.low], [share.high - share.value]]
     shape = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.7, "linewidth": 1.3, "clip_on": False}
-    ax.errorbar(x, share.value, ends, **shape | look)
+    ax.errorbar(x, share.value, share.bars, **shape | look)
 
 
 def learning(
@@ -140,11 +138,10 @@ def legend(fig: FigureBase, axes: Sequence[Axes], title: str = "") -> None:
 def note(fig: FigureBase, table: pd.DataFrame, scale: str, shown: str, more: str = "", apart: bool = False) -> None:
     """Below the axes: the scale, the seeds, and what is `shown`, with places for what lines and dots are."""
     least, most = seeds_each(table)
-    seeds = counted(least, "seeds") if least == most else f"{least} to {most} seeds"
     spread = "mean over seeds" if most < FEWEST else "mean and 95 % interval over seeds"
     spread += " (no interval below 3)" if least < FEWEST else ""
     places = ("one run each", "") if apart or most == 1 else (spread, ", a dot for each seed")
-    text = f"{scale} scale, {seeds}. {shown.format(*places)}{more}"
+    text = f"{scale} scale, {span((least, most), 'seeds')}. {shown.format(*places)}{more}"
     fig.supxlabel(text, fontsize=8, color="#5b6477")
 
 
@@ -162,7 +159,7 @@ def unequal(table: pd.DataFrame) -> bool:
 
 def token_axis(ax: Axes, ticks: int = 7) -> None:
     """Tokens as 1.5M, from zero on, with at most so many ticks and one."""
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: readable(x)))
+    ax.xaxis.set_major_formatter(lambda x, _: readable(x))
     ax.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     ax.set_xlim(left=0)
 

@@ -10,7 +10,7 @@ import pandas as pd
 from lmsleep.checks import read_object, require
 from lmsleep.figures.plots import style
 from lmsleep.figures.plots.style import Drawing
-from lmsleep.figures.stats import OPERATIONS, STEPS, over_seeds
+from lmsleep.figures.stats import OPERATIONS, STEPS, means, over_seeds
 
 PANELS = {  # metric -> title, what a slice counts
     "test_window_loss": ("all bytes", "windows read before"),
@@ -19,6 +19,7 @@ PANELS = {  # metric -> title, what a slice counts
     "test_needle_loss": ("a needle of random letters", "windows since then"),
 }
 NUMBERS = ("test_loss", *PANELS, "test_needle_exact", "test_new_loss", "cut_loss")
+RUN = ["metric", "slice", "n_passes", "trained_as", "tokens"]  # of a mean over seeds
 FEWEST_BYTES = 500  # of a group whose loss is shown
 
 
@@ -28,7 +29,7 @@ def natural_text(table: pd.DataFrame, data: Path, scale: str) -> Drawing:
     whole = (table.metric == "test_loss") & (table.slice == "all")
     require(whole.any(), "metric must be test_loss for some rows over all slices", ", ".join(table.metric.unique()))
     scores = with_trained_as(table)
-    loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric])]
+    loss = [record for metric in NUMBERS for record in means(scores[scores.metric == metric], RUN, over_seeds)]
     curves = validations(table)
     best = best_lengths(scores, curves)
     ahead = [record for metric in NUMBERS for record in differences(scores[scores.metric == metric], best)]
@@ -80,12 +81,6 @@ def with_trained_as(table: pd.DataFrame) -> pd.DataFrame:
     few = scores[scores.metric.str.fullmatch("test_(repeat|rare|new)_count") & (scores.value < FEWEST_BYTES)]
     left_out = set(zip(few.metric.str.replace("_count", "_loss"), few.slice, strict=True))
     return scores[[place not in left_out for place in zip(scores.metric, scores.slice, strict=True)]]
-
-
-def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean and interval over seeds of one metric, for each group and run."""
-    keys = ["metric", "slice", "n_passes", "trained_as", "tokens"]
-    return [dict(zip(keys, key, strict=True)) | over_seeds(g.value)._asdict() for key, g in scores.groupby(keys)]
 
 
 def best_lengths(scores: pd.DataFrame, curves: list[dict[str, Any]]) -> dict[int, int]:

@@ -5,16 +5,12 @@ from torch import Tensor
 
 from lmsleep.ops.backend import Backend, kernel, register, resolve
 from lmsleep.ops.shapes import check_shapes
+from lmsleep.ops.swiglu.naive import swiglu_naive
 
 
 def swiglu_torch(gate: Tensor, up: Tensor) -> Tensor:
     """`swiglu_naive` in two calls."""
     return F.silu(gate) * up
-
-
-def swiglu_naive(gate: Tensor, up: Tensor) -> Tensor:
-    """gate / (1 + exp(-gate)) * up, (..., D) each."""
-    return gate / (1 + (-gate).exp()) * up
 
 
 register(

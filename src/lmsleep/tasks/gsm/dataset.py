@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import signal
-import threading
 from collections.abc import Container
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +16,7 @@ from rich.progress import track
 
 from lmsleep.atomic import check_folder
 from lmsleep.checks import check_integer, check_types, require
+from lmsleep.signals import deaf_to_ctrl_c
 from lmsleep.tasks.base import MAX_ROWS, SPLITS, stream
 from lmsleep.tasks.gsm.draws import Draws
 from lmsleep.tasks.gsm.encoder import Encoder, TokenizerFile, WordVocabulary
@@ -107,14 +106,9 @@ def draw_split(config: DatasetConfig, split: str, workers: int = 1) -> list[Prob
 
 def fresh_processes(count: int) -> Pool:
     """Processes that are no forks, which would copy locks that torch's or the tokenizer's threads may hold, and leave
-    Ctrl-C to this one: each would say where it was."""
-    alone = threading.current_thread() is not threading.main_thread()  # there no handler can be set
-    before = None if alone else signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    Ctrl-C to this one."""
+    with deaf_to_ctrl_c():
         return multiprocessing.get_context("spawn").Pool(count)
-    finally:
-        if not alone:
-            signal.signal(signal.SIGINT, before)
 
 
 def _draw_row(config: DatasetConfig, split: str, row: int, seen: Container[int] = ()) -> Problem:

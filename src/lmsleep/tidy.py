@@ -1,4 +1,4 @@
-"""Measurements as tidy tables."""
+"""The format of all results: tidy tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmsleep.atomic import check_replaceable
 from lmsleep.checks import naming_file, require
 
 # Of every results file.
@@ -23,26 +22,10 @@ _KINDS |= {"slice": LEVEL, "value": NUMBER}
 Measurement = tuple[str, int, int, int, str, float]
 
 
-def check_distinct(**values: Sequence[object]) -> None:
-    """Raises ValueError if one of the lists is empty or has a value twice."""
-    for name, numbers in values.items():
-        if not numbers:
-            raise ValueError(f"{name} must be one or more, got none")
-        if len(set(numbers)) < len(numbers):
-            raise ValueError(f"{name} must differ, got {', '.join(map(str, numbers))}")
-
-
-def tidy(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """A table with the columns of every results file."""
+def measured(figure: str, seed: int, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A table of measurements."""
     frame = pd.DataFrame(measurements, columns=["model", "n_passes", "slice", "tokens", "metric", "value"])
     return frame.assign(figure=figure, seed=seed)[COLUMNS]
-
-
-def check_out(path: Path) -> None:
-    """Raises ValueError if no file can be written there."""
-    usable = path.parent.is_dir() and not path.is_dir()
-    require(usable, "out must be a file in a folder that exists", str(path))
-    check_replaceable(path, "out")
 
 
 def read(path: Path) -> pd.DataFrame:
