@@ -222,6 +222,29 @@ def test_tensors_of_other_shapes_are_refused(build, draw_tokens, tmp_path, evict
         Session.load(path, session.model)
 
 
+@pytest.mark.parametrize("dtype", [torch.long, torch.uint8])
+def test_a_mask_that_is_none_is_refused(build, draw_tokens, tmp_path, dtype):
+    """Not in the next reading, by torch and without a name."""
+    session, path = Session(build("AG"), n_passes=2), tmp_path / "memory"
+    session.feed(draw_tokens(2, 4), mask=torch.tensor([[True] * 4, [False] + [True] * 3]))
+    session.save(path)
+    changed(path, tensors=lambda tensors: {k: x.to(dtype) if x.dtype == torch.bool else x for k, x in tensors.items()})
+    rule = rf"cache\.mask of the saved memory must be torch\.bool of shape \(2, 4\), got \({dtype}, \(2, 4\)\)"
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        Session.load(path, session.model)
+
+
+def test_a_memory_of_autocast_goes_on_within_it(build, draw_tokens, tmp_path):
+    """Its cache is in bfloat16, while S is not."""
+    session, path = Session(build("AG").float(), n_passes=2), tmp_path / "memory"
+    with torch.autocast("cpu", torch.bfloat16):
+        session.feed(draw_tokens(2, 9))
+        session.save(path)
+        again = Session.load(path, session.model)
+        assert {x.dtype for x in again.groups[0].tensors().values()} == {torch.float32, torch.bfloat16}
+        assert torch.equal(again.feed([[1], [2]]), session.feed([[1], [2]]))
+
+
 @pytest.mark.parametrize("lost", [(), ("embedding_std",), ("rope_theta", "zero_init", "loop")])
 def test_a_memory_of_before_a_field_or_the_digest_goes_on(build, draw_tokens, tmp_path, lost):
     session, path = session_of(build, draw_tokens(2, 9)), tmp_path / "memory"

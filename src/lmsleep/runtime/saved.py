@@ -136,7 +136,8 @@ def _restore(spec: GroupSpec, tensors: dict[str, Tensor], prefix: str, example: 
     require(expected.keys() == saved.keys(), f"tensors of the saved memory must be {sorted(expected)}", sorted(saved))
     for name, like in expected.items():  # a file without a digest may hold any
         kind = saved[name].dtype, tuple(saved[name].shape)
-        fits = kind[1] == like.shape and kind[0].is_floating_point == like.is_floating_point()
+        floats = kind[0].is_floating_point and like.is_floating_point()  # of another precision within autocast
+        fits = kind[1] == like.shape and (floats or kind[0] == like.dtype)
         require(fits, f"{name} of the saved memory must be {like.dtype} of shape {tuple(like.shape)}", kind)
     return form.with_tensors((saved[name] for name in expected), spec.rows)
 
