@@ -133,3 +133,18 @@ def test_what_cannot_be_written_is_found_by_a_look_that_leaves_nothing(tmp_path)
     for folder in ("file", "none"):
         with pytest.raises(ValueError, match=rf"^out must lie in a folder that exists, got '.*{folder}/x'$"):
             check_output(tmp_path / folder / "x", "out")
+
+
+def test_a_look_goes_on_where_another_writer_removes_what_it_left(tmp_path, monkeypatch):
+    """It is not locked, and so left over for others, before it is removed."""
+    unlink = os.unlink
+
+    def beaten(path):
+        monkeypatch.undo()
+        remove_stale(tmp_path / "file")
+        assert not list(tmp_path.iterdir())
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", beaten)
+    check_output(tmp_path / "file")
+    assert os.unlink is unlink

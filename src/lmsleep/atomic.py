@@ -84,7 +84,7 @@ def check_output(path: Path, name: str = "path") -> None:
     """Raises ValueError, which says `name`, unless `path` can be a file: its folder exists, and there is nothing else
     in its place. Raises OSError, with the name of `path`, if it may not be written."""
     with _begin(path, name) as probe:
-        os.unlink(probe.name)
+        Path(probe.name).unlink(missing_ok=True)  # as `remove_stale` of another process takes it for left over
 
 
 def _begin(path: Path, name: str) -> IO[bytes]:
