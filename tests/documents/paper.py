@@ -56,9 +56,9 @@ def hops_in_sleep(csv: Path) -> tuple[str, ...]:
     )
     more = scores(csv, "test_n6_exact", n_passes=1, slice=2).value.item()
     return (
-        f"asked with 1 to 6 passes, answers {percents(one)} at one hop and {percents(two)} at two",
-        f"more make it worse ({percent(more)} with six)",
-        f"With S cut nobody knows more than {percent(scores(csv, 'cut_exact').value.max())}",
+        f"Asked with 1 to 6 passes, it answers {percents(one)} at one hop and {percents(two)} at two",
+        f"more passes make it worse ({percent(more)} with six)",
+        f"With S cut no model answers more than {percent(scores(csv, 'cut_exact').value.max())}",
     )
 
 

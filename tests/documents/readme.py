@@ -32,8 +32,8 @@ def sentences(root: Path) -> tuple[str, ...]:
         f"Without sleep (N = 1) all four are right in {percent(alone)} of test rows, with N = "
         f"{listed(map(str, passes(shown)[1:]))} in {percents(asleep)}",
         f"Is it sleep, or just more computing? {arms['steps4']['verdict'].capitalize()}",
-        f"models without sleep are ahead in {NUMERALS[won[0]]} of {NUMERALS[won[1]]} seeds, with more steps (one far "
-        "behind) or blocks",
+        "models without sleep but with more steps (one far behind) or blocks are ahead in "
+        f"{NUMERALS[won[0]]} of {NUMERALS[won[1]]} seeds",
         f"one seed of each N ends at {percents(ends_2b(root / 'results/paper'))}",
         f"another seed: {percent(end_2b(root / 'results/paper', SECOND_SEED).value)}",
         f"without its short convolution ({percent(end_2b(root / 'results/paper', WITHOUT).value)})",
