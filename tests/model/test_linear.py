@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lmsleep.model.linear import MAX_PRODUCT_ROWS, GradAccumulator, SharedWeights, lookup_embedding, project
-from lmsleep.ops import use_backend
+from lmsleep.ops import backend, use_backend
 from lmsleep.runtime import Session
 from lmsleep.sleep import read_windows, sleep
 
@@ -238,7 +238,9 @@ def test_autocast_leaves_float64_alone():
 
 
 @pytest.mark.slow
-def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens):
+def test_compiled_code_is_whole_where_nothing_is_shared(build, draw_tokens, monkeypatch):
+    for cache in ("_LOADED", "_CHOSEN"):  # as in a new process, in which no backend was used yet
+        monkeypatch.setattr(backend, cache, {})
     model, tokens = build("AG", torch.float32), draw_tokens(2, 4)
     h, S, cache = model.embed(tokens).detach(), model.init_fast_weights(2), model.init_cache()
 

@@ -164,6 +164,9 @@ def _chosen(
     which runs this while it traces, and would take what it raised for an error of its own."""
     key = (op, device, dtype, forced, long, beyond, compiled)
     if key not in _CHOSEN:
+        if compiled:  # tracing sees `_LOADED` as it first was: whatever another op will want is loaded before
+            for other in _TABLES:
+                _choose(other, device, dtype, long, beyond)
         if forced is None:
             choice = _choose(op, device, dtype, long, beyond, compiled)
             name, why = choice.backend, _why_not_better(_in_order(op, long), choice)
