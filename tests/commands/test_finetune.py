@@ -33,9 +33,9 @@ AWAKE = [*SHORT, "--n_passes=1"]  # where nothing hangs on sleep, which takes mo
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Ouro with random weights and a tokenizer."""
+    """A tiny Ouro with random weights and a tokenizer, of two layers: behind them one that sleeps is inserted."""
     folder = tmp_path_factory.mktemp("ouro")
-    config = tiny_ouro() | {"vocab_size": 900, "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}
+    config = tiny_ouro() | {"vocab_size": 900, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
     write(folder, config, random_weights(ouro_shapes(config)))
     shutil.move(gsm_bpe.train_bpe(folder), folder / "tokenizer.json")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": gsm_bpe.EOS}))
